@@ -1,0 +1,214 @@
+"""A document against its JSON Schema.
+
+The schemas say, under ``x-buildrun``, how each failing keyword is reported; this module only
+carries that out.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jsonschema import Draft202012Validator
+
+from buildrun import schema
+from buildrun.project.compose import Path
+from buildrun.project.findings import Findings, describe, did_you_mean
+
+Rule = Mapping[str, Any]
+
+_CODES = {
+    "type": "wrong-type",
+    "required": "missing-key",
+    "additionalProperties": "unknown-key",
+}
+_TYPES = {
+    "string": "a string",
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "empty",
+}
+_LOST_SPACE = re.compile(r"(?P<key>[\w-]+)\s*[:=\s]\s*(?P<value>.*)", re.DOTALL)
+
+
+class _Failure(NamedTuple):
+    """One failing keyword, without the ``Unset`` that jsonschema's own record allows."""
+
+    keyword: str
+    wanted: Any
+    instance: Any
+    schema: Any
+    path: Path
+    message: str
+
+    @property
+    def rule(self) -> Rule:
+        """What the schema says about reporting this."""
+        rules = self.schema.get("x-buildrun", {}) if isinstance(self.schema, dict) else {}
+        rule: Rule = rules.get(self.keyword, {})
+        if self.keyword == "type":
+            return {**rule, **rule.get(_kind(self.instance), {})}
+        return rule
+
+
+@functools.cache
+def validator(name: str) -> Draft202012Validator:
+    """Return the validator of a schema, made once a process; raises as ``schema.load`` does."""
+    return Draft202012Validator(schema.load(name))
+
+
+def check_schema(name: str, findings: Findings) -> None:
+    """Add what the schema called ``name`` finds in the document."""
+    for error in validator(name).iter_errors(findings.document.value):
+        failure = _Failure(
+            str(error.validator),
+            error.validator_value,
+            error.instance,
+            error.schema,
+            tuple(error.absolute_path),
+            error.message,
+        )
+        if failure.rule.get("severity") == "ignore":
+            continue
+        if failure.keyword == "additionalProperties":
+            _unknown_keys(failure, findings)
+        else:
+            _report(failure, findings)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return "object" if isinstance(value, dict) else ""
+
+
+def _report(failure: _Failure, findings: Findings) -> None:
+    rule, path = failure.rule, failure.path
+    words = _words(failure, findings)
+    message = str(rule.get("message") or _default_message(failure)).format(**words)
+    hint = str(rule.get("hint", "")).format(**words)
+    if failure.keyword == "enum":
+        hint = did_you_mean(failure.instance, failure.wanted, rule.get("synonyms")) or hint
+    findings.add(
+        rule.get("severity", "error"),
+        rule.get("code", _CODES.get(failure.keyword, "bad-value")),
+        message,
+        path,
+        key=failure.keyword == "required" and bool(path),
+        hint=hint,
+    )
+
+
+def _words(failure: _Failure, findings: Findings) -> dict[str, str]:
+    path, instance = failure.path, failure.instance
+    raw = findings.document.raw(path)
+    return {
+        "label": _label(path),
+        "parent": _label(path[:-1]),
+        "actual": describe(instance),
+        "value": _short("null" if not raw and instance is None else raw or instance),
+        "key": _missing(failure),
+        "expected": " or ".join(_expected(failure)),
+    }
+
+
+def _missing(failure: _Failure) -> str:
+    if failure.keyword != "required":
+        return ""
+    missing = [str(key) for key in failure.wanted if failure.message.startswith(repr(key))]
+    return missing[0] if missing else ""
+
+
+def _expected(failure: _Failure) -> list[str]:
+    types = failure.wanted if failure.keyword == "type" else []
+    return [_TYPES[kind] for kind in ([types] if isinstance(types, str) else types)]
+
+
+def _default_message(failure: _Failure) -> str:
+    if failure.keyword == "type":
+        return "`{label}` must be {expected}, not {actual}"
+    if failure.keyword == "minLength":
+        return "`{label}` is empty"
+    return "`{label}` does not fit: " + failure.message.replace("{", "{{").replace("}", "}}")
+
+
+def _label(path: Path) -> str:
+    if not path:
+        return "the file"
+    if isinstance(path[-1], int) and len(path) > 1:
+        return f"{path[-2]}[{path[-1]}]"
+    return _short(path[-1])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _unknown_keys(failure: _Failure, findings: Findings) -> None:
+    instance, known = failure.instance, list(failure.schema["properties"])
+    unknown = [key for key in instance if key not in known]
+    lost = {key: text for key in unknown if (text := _lost_space(key, instance[key], known))}
+    if lost:
+        key, meant = next(iter(lost)), ", ".join(lost.values())
+        message = f"`{_short(key)}` is one key without a value"
+        if "default" in known:
+            message = f"{message}; {_what_is_read(instance)}"
+        hint = f"write `{{{meant}}}`: a space belongs after each colon"
+        findings.warning("lost-space", message, (*failure.path, key), key=True, hint=hint)
+    for key in unknown:
+        if key not in lost:
+            _unknown_key(failure, key, known, findings)
+
+
+def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Findings) -> None:
+    rule = failure.rule
+    severity = rule.get("severity", "error")
+    message = f"unknown key `{_short(key)}`" + ("; it is ignored" * (severity == "warning"))
+    hint = did_you_mean(key, known, rule.get("synonyms"))
+    if "default" in known:
+        hint = _parameter_hint(failure.instance, key) or hint
+    hint = hint or f"the known keys are {', '.join(f'`{word}`' for word in known)}"
+    code = rule.get("code", _CODES["additionalProperties"])
+    findings.add(severity, code, message, (*failure.path, key), key=True, hint=hint)
+
+
+def _lost_space(key: object, value: object, known: list[str]) -> str | None:
+    """Return ``type: int`` for the key ``type:int``, which YAML takes as one word."""
+    match = _LOST_SPACE.fullmatch(key) if value is None and isinstance(key, str) else None
+    if match is None or match["key"] not in known:
+        return None
+    return f"{match['key']}: {_short(match['value'])}"
+
+
+def _what_is_read(parameter: Mapping[Any, Any]) -> str:
+    kind = _short(parameter.get("type") or "string")
+    if parameter.get("default") is None:
+        return f"what is read is a required parameter of type `{kind}`"
+    return f"what is read is a parameter of type `{kind}` with a default"
+
+
+def _parameter_hint(parameter: Mapping[Any, Any], key: object) -> str:
+    """Return what ``{int, 0.001}`` and ``{int: int}`` were meant to be."""
+    types = schema_part("MLproject", "$defs", "type")
+    words = [*types["enum"], *types["x-buildrun"]["enum"]["synonyms"]]
+    if isinstance(key, (int, float)) and parameter[key] is None and "default" not in parameter:
+        return f"did you mean `default: {key}`?"
+    if key in words and parameter[key] in (None, key):
+        return f"did you mean `type: {key}`?" * ("type" not in parameter)
+    return ""
+
+
+def schema_part(name: str, *keys: str) -> Any:
+    """Return the part of a schema that ``keys`` lead to."""
+    part: Any = validator(name).schema
+    for key in keys:
+        part = part[key]
+    return part

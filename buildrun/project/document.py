@@ -1,0 +1,299 @@
+"""A YAML or JSON file as data that remembers where everything stands.
+
+Whatever a file holds, reading it ends in a ``Document`` or in one finding, in bounded time and
+memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+from yaml.constructor import SafeConstructor
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from buildrun.memo import Reader
+from buildrun.project.compose import Duplicate, LimitError, Path, compose, construct_key
+from buildrun.project.diagnostics import Diagnostic
+
+SIZE_LIMIT = 1 << 20  # bytes
+
+_C_LOADER: Any = getattr(yaml, "CSafeLoader", None)
+# The characters that PyYAML accepts; what else a file holds, it refuses.
+_UNPRINTABLE = re.compile(
+    "[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
+# libyaml takes some of these where PyYAML, whose verdict is MLflow's, does not.
+_RISKY = re.compile(r"[\t\x85\u2028\u2029\ufeff?%]|!(?!\S)")
+_TEMPLATE = re.compile(r"\{%|\{\{.*\}\}")
+_FAILURES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
+
+
+class Document:
+    """A file's value, and the place of each part of it.
+
+    value: as ``yaml.safe_load`` gives it. duplicates: keys that stand twice in one mapping, of
+    which the last counts. Parts are named by a path: keys (as in ``value``) and indexes.
+    """
+
+    def __init__(
+        self, path: str, text: str, value: Any, root: Node | None, duplicates: tuple[Duplicate, ...]
+    ) -> None:
+        """Keep what was read."""
+        self.path = path
+        self.text = text
+        self.value = value
+        self.duplicates = duplicates
+        self._root = root
+        self._children: dict[int, dict[Hashable, tuple[Node, Node]]] = {}
+
+    def place(self, path: Path, *, key: bool = False) -> tuple[int, int]:
+        """Return line and column, from 1, of a value or of its key.
+
+        For what is not there, the place of the nearest part around it.
+        """
+        node, key_node = self._find(path)
+        node = key_node if key and key_node is not None else node
+        return _place(node.start_mark) if node is not None else (1, 1)
+
+    def raw(self, path: Path) -> str | None:
+        """Return a scalar's text as it is written, without quotes; None for anything else."""
+        node, _ = self._find(path, exact=True)
+        return str(node.value) if isinstance(node, ScalarNode) else None
+
+    def is_plain(self, path: Path) -> bool:
+        """Return whether the value is a scalar written without quotes."""
+        node, _ = self._find(path, exact=True)
+        return isinstance(node, ScalarNode) and not node.style
+
+    def find(self, path: Path, text: str, start: int = 0) -> tuple[int, int, int]:
+        """Return line and column of ``text`` inside a scalar's source, and the offset after it.
+
+        start: the offset to search from, as an earlier call returned it. Where the text is
+        written otherwise (escapes, folding), the place is the scalar's own.
+        """
+        node, _ = self._find(path, exact=True)
+        if node is None or node.end_mark is None:
+            return (*self.place(path), start)
+        begin = max(node.start_mark.index, start)
+        index = self.text.find(text, begin, node.end_mark.index)
+        if index < 0:
+            return (*_place(node.start_mark), start)
+        line = self.text.count("\n", 0, index) + 1
+        return line, index - self.text.rfind("\n", 0, index), index + len(text)
+
+    def _find(self, path: Path, *, exact: bool = False) -> tuple[Node | None, Node | None]:
+        node, key_node = self._root, None
+        for part in path:
+            found = self._child(node, part)
+            if found is None:
+                return (None, None) if exact else (node, key_node)
+            key_node, node = found
+        return node, key_node
+
+    def _child(self, node: Node | None, part: Any) -> tuple[Node | None, Node] | None:
+        if isinstance(node, SequenceNode):
+            within = isinstance(part, int) and part < len(node.value)
+            return (None, node.value[part]) if within else None
+        if not isinstance(node, MappingNode):
+            return None
+        if id(node) not in self._children:
+            self._children[id(node)] = {
+                construct_key(key): (key, value) for key, value in node.value
+            }
+        return self._children[id(node)].get(part)
+
+
+def pointer(path: Path) -> str:
+    """Return a path as an RFC 6901 JSON pointer."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def load(path: str, reader: Reader) -> Document | Diagnostic:
+    """Read a YAML file, or return the one finding that says why it cannot be read."""
+    content = read_text(path, reader)
+    return content if isinstance(content, Diagnostic) else parse(path, content)
+
+
+def read_text(path: str, reader: Reader) -> str | Diagnostic:
+    """Read a file as Python's text mode does: UTF-8, all newlines as ``\\n``.
+
+    Looks at size and kind before it opens anything: neither a 100 MB file nor a pipe is read.
+    """
+    refusal = _refuse(path)
+    if refusal is not None:
+        return refusal
+    try:
+        content = reader.read(path)
+    except OSError as error:
+        return _unreadable(path, error)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _not_utf8(path, content, error)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    bad = _UNPRINTABLE.search(text)
+    return text if bad is None else _unprintable(path, text, bad)
+
+
+def parse(path: str, text: str) -> Document | Diagnostic:
+    """Read YAML text; the verdict is PyYAML's own, also where libyaml does the work."""
+    if _C_LOADER is not None and not _RISKY.search(text):
+        document = _parse(path, text, _C_LOADER)
+        if isinstance(document, Document):
+            return document
+    return _parse(path, text, yaml.SafeLoader)
+
+
+def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
+    root: Node | None = None
+    try:
+        loader = kind(text)
+        root, duplicates = compose(loader)
+        value = loader.construct_document(root) if root is not None else None
+        return Document(path, text, value, root, duplicates)
+    except LimitError as error:
+        return _finding(path, error.code, error.message, error.mark, _LIMIT_HINTS[error.code])
+    except yaml.YAMLError as error:
+        return _syntax(path, text, error)
+    except _FAILURES as error:
+        return _bad_value(path, root, error)
+
+
+_LIMIT_HINTS = {
+    "too-deep": "write the values out flat; no key of these files lies that deep",
+    "too-many-aliases": "write the values out instead of repeating them with `*`",
+    "recursive-alias": "write the value out instead of repeating it with `*`",
+    "multiple-documents": "keep one document: remove the `---` and what does not belong",
+}
+
+
+def _refuse(path: str) -> Diagnostic | None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return _unreadable(path, error)
+    except ValueError:
+        return Diagnostic("error", "missing-file", "no file can have this name", path)
+    if stat.S_ISDIR(status.st_mode):
+        hint = "put a file in its place"
+        return Diagnostic("error", "not-a-file", "this is a directory, not a file", path, hint=hint)
+    if not stat.S_ISREG(status.st_mode):
+        message = "this is a device, pipe or socket, not a file"
+        return Diagnostic("error", "not-a-file", message, path, hint="put a file in its place")
+    if status.st_size > SIZE_LIMIT:
+        message = f"the file has {status.st_size} bytes; more than {SIZE_LIMIT} are not read"
+        hint = "is it the right file? Data belongs in files of its own"
+        return Diagnostic("error", "too-large", message, path, hint=hint)
+    return None
+
+
+def _unreadable(path: str, error: OSError) -> Diagnostic:
+    reason = error.strerror or str(error)
+    if error.errno == errno.ELOOP:
+        message, hint = "the symbolic link leads back to itself", "replace the link by the file"
+        return Diagnostic("error", "symlink-loop", message, path, hint=hint)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = "check the path" if not os.path.islink(path) else "its symbolic link leads nowhere"
+        return Diagnostic("error", "missing-file", "no such file", path, hint=hint)
+    message = f"the file cannot be read: {reason}"
+    hint = "give yourself the right to read it" if error.errno == errno.EACCES else ""
+    return Diagnostic("error", "unreadable-file", message, path, hint=hint)
+
+
+def _not_utf8(path: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic:
+    before = content[: error.start].decode("utf-8", "replace")
+    line, column = _line_and_column(before.replace("\r\n", "\n").replace("\r", "\n"))
+    message = f"the byte 0x{content[error.start]:02x} is not UTF-8 text"
+    hint = "save the file as UTF-8"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        message = "the file is UTF-16 text"
+    return Diagnostic("error", "not-utf-8", message, path, line, column, hint=hint)
+
+
+def _unprintable(path: str, text: str, bad: re.Match[str]) -> Diagnostic:
+    line, column = _line_and_column(text[: bad.start()])
+    name = "a NUL byte" if bad.group() == "\0" else f"the character U+{ord(bad.group()):04X}"
+    message = f"the file holds {name}, which YAML does not allow"
+    hint = 'remove it, or write it as an escape such as `"\\x07"`'
+    if bad.group() == "\0":
+        hint = "is it a text file? Save it as UTF-8"
+    return Diagnostic("error", "bad-character", message, path, line, column, hint=hint)
+
+
+def _syntax(path: str, text: str, error: yaml.YAMLError) -> Diagnostic:
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    message = problem.replace("'", "`")
+    if context and not context.startswith("while scanning for the next token"):
+        message = f"{message} ({context})"
+    return _finding(path, "yaml-syntax", message, mark, _syntax_hint(text, problem, mark))
+
+
+def _syntax_hint(text: str, problem: str, mark: yaml.Mark | None) -> str:
+    lines = text.split("\n")
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if _TEMPLATE.search(text):
+        return "this is a template that was not rendered (`{{ … }}`): check the files it makes"
+    if "\t" in line:
+        return "YAML takes no tabs here: indent with spaces"
+    near = lines[max(mark.line - 1, 0) : mark.line + 1] if mark is not None else []
+    if "expected ':'" in problem and any(re.match(r"\s*-[^\s-]", item) for item in near):
+        return "a list item needs a space after its `-`"
+    if line.count(": ") > 1:
+        return "put a value that holds `: ` in quotes"
+    return "check quotes, brackets and indentation here and in the line above"
+
+
+def _bad_value(path: str, root: Node | None, error: Exception) -> Diagnostic:
+    culprit = next((node for node in _scalars(root) if _fails(node)), root)
+    text = str(getattr(culprit, "value", ""))[:40]
+    message = f"`{text}` is not the value that its form or tag promises: {error}"
+    mark = culprit.start_mark if culprit is not None else None
+    return _finding(path, "bad-yaml-value", message, mark, "put it in quotes")
+
+
+def _scalars(root: Node | None) -> list[ScalarNode]:
+    found, waiting, seen = [], [root] if root is not None else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, ScalarNode):
+            found.append(node)
+        elif isinstance(node, SequenceNode):
+            waiting += node.value
+        elif isinstance(node, MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+    return found
+
+
+def _fails(node: ScalarNode) -> bool:
+    try:
+        construct = SafeConstructor().construct_object
+        construct(node)
+    except (yaml.YAMLError, *_FAILURES):
+        return True
+    return False
+
+
+def _finding(
+    path: str, code: str, message: str, mark: yaml.Mark | None, hint: str = ""
+) -> Diagnostic:
+    line, column = _place(mark) if mark is not None else (1, 1)
+    return Diagnostic("error", code, message, path, line, column, hint=hint)
+
+
+def _place(mark: yaml.Mark) -> tuple[int, int]:
+    return mark.line + 1, mark.column + 1
+
+
+def _line_and_column(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")

@@ -1,0 +1,89 @@
+"""Findings about one document, as they are gathered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from buildrun.project.compose import Path
+from buildrun.project.diagnostics import Diagnostic, Severity
+from buildrun.project.document import Document, pointer
+
+
+class Findings:
+    """Findings about ``document``; of several with one code at one place, the first stays."""
+
+    def __init__(self, document: Document) -> None:
+        """Start with none but the document's duplicate keys."""
+        self.document = document
+        self._found: dict[tuple[Any, ...], Diagnostic] = {}
+        for path, line, column, first_line in document.duplicates:
+            self.warning(
+                "duplicate-key",
+                f"`{path[-1]}` stands here a second time and replaces line {first_line}",
+                path,
+                place=(line, column),
+                hint="keep one of the two",
+            )
+
+    def error(self, code: str, message: str, path: Path = (), **more: Any) -> None:
+        """Add an error; more: as for ``add``."""
+        self.add("error", code, message, path, **more)
+
+    def warning(self, code: str, message: str, path: Path = (), **more: Any) -> None:
+        """Add a warning; more: as for ``add``."""
+        self.add("warning", code, message, path, **more)
+
+    def add(
+        self,
+        severity: Severity,
+        code: str,
+        message: str,
+        path: Path = (),
+        *,
+        key: bool = False,
+        place: tuple[int, int] | None = None,
+        hint: str = "",
+    ) -> None:
+        """Add a finding about a value, about its key, or at another place."""
+        where = place if place is not None else self.document.place(path, key=key)
+        finding = Diagnostic(
+            severity, code, message, self.document.path, *where, pointer(path), hint
+        )
+        known = self._found.setdefault((code, where), finding)
+        if severity == "error" and known.severity == "warning":
+            self._found[code, where] = finding
+
+    def sorted(self) -> tuple[Diagnostic, ...]:
+        """Return all findings by place."""
+        return tuple(sorted(self._found.values(), key=lambda found: (found.line, found.column)))
+
+
+def did_you_mean(
+    word: object, options: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str:
+    """Return "did you mean …?" for the option that a word stands for, or "" where none is near."""
+    text = str(word).strip().lower()
+    known = list(options)
+    meant = (synonyms or {}).get(text)
+    if meant is None:
+        lowered = {option.lower(): option for option in known}
+        near = difflib.get_close_matches(text, lowered, 1) if len(text) < 100 else []
+        meant = lowered[near[0]] if near else None
+    return f"did you mean `{meant}`?" if meant else ""
+
+
+def describe(value: object) -> str:
+    """Return what kind of value it is, as a reader of YAML would say it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"the number {value}" if len(str(value)) < 40 else "a number"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list):
+        return "a list"
+    return "a mapping" if isinstance(value, dict) else f"a {type(value).__name__}"

@@ -1,0 +1,149 @@
+"""A project's files to its spec, with everything that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from buildrun.errors import ProjectError
+from buildrun.memo import Reader
+from buildrun.project.check_docker import read_docker_env
+from buildrun.project.check_environment import read_conda_env, read_python_env
+from buildrun.project.check_mlproject import (
+    check_databricks,
+    check_environment_keys,
+    read_entry_points,
+    read_name,
+)
+from buildrun.project.check_schema import check_schema
+from buildrun.project.choose_environment import EnvironmentFile, environment_files
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.document import Document, load
+from buildrun.project.findings import Findings
+from buildrun.project.locate import find_mlproject
+from buildrun.project.spec import EnvironmentSpec, ProjectSpec, PythonEnv
+
+
+class Reading(NamedTuple):
+    """A project as far as it can be read; spec is None only where nothing of it can be."""
+
+    spec: ProjectSpec | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+class FileReading(NamedTuple):
+    """What was found about one file, or about a directory without an MLproject."""
+
+    path: str
+    diagnostics: tuple[Diagnostic, ...]
+
+
+class Survey(NamedTuple):
+    """A project's spec, and its findings file by file, the MLproject's first."""
+
+    spec: ProjectSpec | None
+    files: tuple[FileReading, ...]
+
+
+def read_project(root: str, reader: Reader) -> Reading:
+    """Read the project in the directory ``root``; all findings at once, never an exception."""
+    spec, files = survey(root, reader)
+    return Reading(spec, tuple(finding for file in files for finding in file.diagnostics))
+
+
+def survey(root: str, reader: Reader, file: str | None = None) -> Survey:
+    """Read the project in ``root``, by default from its MLproject, or else from ``file``."""
+    root = os.path.abspath(root)
+    try:
+        file = file or find_mlproject(root)
+    except ProjectError as error:
+        finding = Diagnostic("error", "unreadable-file", error.message, root, hint=error.hint or "")
+        return Survey(None, (FileReading(root, (finding,)),))
+    if file is None:
+        return _without_mlproject(root, reader)
+    document = load(file, reader)
+    if isinstance(document, Diagnostic):
+        return Survey(None, (FileReading(file, (document,)),))
+    return _with_mlproject(root, document, reader)
+
+
+def read_environment(
+    file: EnvironmentFile, root: str | None, reader: Reader
+) -> tuple[EnvironmentSpec, FileReading]:
+    """Read an environment file; root: the project's, or None for a file on its own."""
+    document = load(file.path, reader)
+    if isinstance(document, Diagnostic):
+        return PythonEnv(), FileReading(file.path, (document,))
+    findings = Findings(document)
+    read = read_conda_env if file.is_conda else read_python_env
+    environment = read(findings, root, reader)
+    return environment, FileReading(file.path, findings.sorted())
+
+
+def _without_mlproject(root: str, reader: Reader) -> Survey:
+    reader.exists(os.path.join(root, "MLproject"))  # so that its arrival is noticed
+    environment, files = _environment(None, root, reader)
+    spec = ProjectSpec(_directory_name(root), root, None, (), environment)
+    misnamed = [
+        Diagnostic(
+            "warning",
+            "misnamed-file",
+            f"`{name}` is ignored: the file must be called `MLproject`",
+            os.path.join(root, name),
+            hint="rename it to `MLproject`",
+        )
+        for name in sorted(os.listdir(root))
+        if is_misnamed(name)
+    ]
+    return Survey(spec, (FileReading(root, tuple(misnamed)), *files))
+
+
+def is_misnamed(name: str) -> bool:
+    """Return whether a file's name is that of an MLproject with a suffix, which MLflow ignores."""
+    return name.lower() in ("mlproject.yaml", "mlproject.yml")
+
+
+def _with_mlproject(root: str, document: Document, reader: Reader) -> Survey:
+    findings = Findings(document)
+    if document.value is None:
+        message = "the file is empty; MLflow fails on it, buildrun reads no entry points"
+        findings.warning("empty-file", message, hint="declare an entry point, or remove the file")
+    else:
+        check_schema("MLproject", findings)
+    if not isinstance(document.value, dict | None):
+        return Survey(None, (FileReading(document.path, findings.sorted()),))
+    environment, files = _environment(findings, root, reader)
+    spec = _spec(findings, root, environment)
+    return Survey(spec, (FileReading(document.path, findings.sorted()), *files))
+
+
+def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> ProjectSpec:
+    path, name = findings.document.path, _directory_name(root)
+    if findings.document.value is None:
+        return ProjectSpec(name, root, path, (), environment)
+    check_environment_keys(findings)
+    check_databricks(findings)
+    return ProjectSpec(
+        read_name(findings, name), root, path, read_entry_points(findings), environment
+    )
+
+
+def _environment(
+    findings: Findings | None, root: str, reader: Reader
+) -> tuple[EnvironmentSpec, list[FileReading]]:
+    """Return the environment, the default one where what is declared cannot be read."""
+    chosen: list[EnvironmentSpec] = []
+    readings = []
+    value: Any = findings.document.value if findings is not None else None
+    if findings is not None and isinstance(value, dict) and value.get("docker_env"):
+        docker = read_docker_env(findings)
+        chosen += [docker] if docker is not None else []
+    for file in environment_files(findings, root, reader):
+        environment, reading = read_environment(file, root, reader)
+        chosen.append(environment)
+        readings.append(reading)
+    return (chosen[0] if chosen else PythonEnv()), readings
+
+
+def _directory_name(root: str) -> str:
+    return os.path.basename(root) or "project"
