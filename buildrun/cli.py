@@ -1,0 +1,137 @@
+"""The command line: arguments to one command; the only place that prints an error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import FrameType
+
+from buildrun import __version__
+from buildrun.errors import BUG, FAILURE, INTERRUPTED, BuildrunError, Interrupted
+
+# Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
+COMMANDS = {
+    "run": "run an entry point of a project",
+    "plan": "show what would run and why",
+    "build": "prepare the environment a run needs, without running",
+    "cache": "list, check and clear what buildrun keeps",
+    "validate": "check project and environment files",
+    "schema": "print a JSON Schema for editors",
+}
+
+_EPILOG = "`buildrun URI …` is `buildrun run URI …`. `buildrun COMMAND --help` tells its options."
+
+
+def entry() -> None:
+    """Run the command line and exit; the console script."""
+    sys.exit(main(sys.argv[1:], os.environ, os.getcwd))
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.getcwd) -> int:
+    """Return the exit code for these arguments; prints every error, and no traceback."""
+    arguments = list(argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        _heed_signals()
+        return _dispatch(arguments, dict(environ), _current_directory(getcwd))
+    except BuildrunError as error:
+        if debug:
+            raise
+        return _complain(error, environ)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return FAILURE
+    except Exception as error:
+        if debug:
+            raise
+        return _confess(error, environ)
+
+
+def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        sys.stdout.write(f"buildrun {__version__}\n")
+        return 0
+    verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
+    module = import_module(f"buildrun.commands.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"buildrun {verb}", description=COMMANDS[verb], allow_abbrev=False
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as request:
+        return int(request.code or 0)
+    code = module.execute(parsed, environ, cwd)
+    sys.stdout.flush()
+    return int(code)
+
+
+def _overview() -> str:
+    lines = ["usage: buildrun [COMMAND] …", "", "Run MLflow Projects, fast and safely.", ""]
+    lines += [f"  {verb:<10} {text}" for verb, text in COMMANDS.items()]
+    return "\n".join([*lines, "", _EPILOG, ""])
+
+
+def _current_directory(getcwd: object) -> str:
+    try:
+        return str(getcwd())  # type: ignore[operator]
+    except FileNotFoundError:
+        raise BuildrunError(
+            "the current directory no longer exists", hint="change to one that does"
+        ) from None
+
+
+def _heed_signals() -> None:
+    """Make the signals that end a program unwind it, so that nothing is left half made."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        try:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _interrupt)
+        except ValueError:
+            return  # not the main thread: its owner decides
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _complain(error: BuildrunError, environ: Mapping[str, str]) -> int:
+    from buildrun.console import Console
+
+    text = f"{error.place}: {error.message}" if error.place else error.message
+    Console(environ).error(text, error.hint or "")
+    return error.exit_code
+
+
+def _confess(error: Exception, environ: Mapping[str, str]) -> int:
+    from buildrun.console import Console
+
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        Console(environ).error(f"{place}{error.strerror or error}", "`--debug` shows where")
+        return FAILURE
+    Console(environ).error(
+        f"buildrun has a defect: {type(error).__name__}: {error}",
+        "run again with `--debug` and report what it prints",
+    )
+    return BUG
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining about a reader that went away."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,144 @@
+"""From a template and parameters to the text of a command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from buildrun.errors import ParameterError, ProjectError
+from buildrun.project.spec import EntryPoint, Parameter
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+# Takes a parameter's name and the URI given for it, and returns the path of a local copy.
+Download = Callable[[str, str], str]
+
+
+class Rendered(NamedTuple):
+    """A command that is ready, and what it was made of.
+
+    parameters: every value as the command gets it, without quotes; declared ones first.
+    problems: what would stop a run; the text stands as far as it could be made.
+    """
+
+    command: str
+    parameters: tuple[tuple[str, str], ...]
+    problems: tuple[ParameterError, ...] = ()
+
+
+def render(
+    entry_point: EntryPoint,
+    values: Mapping[str, str],
+    cwd: str,
+    download: Download | None = None,
+) -> Rendered:
+    """Return the command for these values, as MLflow computes it.
+
+    values: what the caller gave; cwd: where relative paths begin.
+    download: fetches remote ``path`` parameters; without it their URIs stand as they are.
+    Raises ParameterError for a missing or unfit value, ProjectError for a template that fails.
+    """
+    _require(entry_point, values)
+    problems: list[ParameterError] = []
+    declared = {
+        parameter.name: _resolve(parameter, values, cwd, download, problems)
+        for parameter in entry_point.parameters
+    }
+    extra = {name: value for name, value in values.items() if name not in declared}
+    words = [_fill(entry_point, {name: shlex.quote(value) for name, value in declared.items()})]
+    words += [f"--{shlex.quote(name)} {shlex.quote(value)}" for name, value in extra.items()]
+    return Rendered(" ".join(words), tuple({**declared, **extra}.items()), tuple(problems))
+
+
+def is_remote(value: str) -> bool:
+    """Return whether a ``path`` value has to be downloaded: it has a scheme other than file."""
+    scheme = _SCHEME.match(value)
+    return scheme is not None and scheme.group().lower() != "file:"
+
+
+def _require(entry_point: EntryPoint, values: Mapping[str, str]) -> None:
+    missing = [
+        parameter.name
+        for parameter in entry_point.parameters
+        if parameter.default is None and parameter.name not in values
+    ]
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise ParameterError(
+            f"no value given for missing parameters: {names}",
+            place=f"entry point `{entry_point.name}`",
+            hint="give each one: " + " ".join(f"-P {name}=VALUE" for name in missing),
+        )
+
+
+def _resolve(
+    parameter: Parameter,
+    values: Mapping[str, str],
+    cwd: str,
+    download: Download | None,
+    problems: list[ParameterError],
+) -> str:
+    given = values.get(parameter.name)
+    value = given if given is not None else parameter.default or ""
+    if parameter.type == "float" and given is not None:
+        _check_number(parameter.name, given)
+    if parameter.type == "uri" and not _SCHEME.match(value):
+        return os.path.abspath(os.path.join(cwd, value))
+    if parameter.type == "path":
+        return _resolve_path(parameter.name, value, cwd, download, problems)
+    return value
+
+
+def _check_number(name: str, value: str) -> None:
+    try:
+        float(value)
+    except ValueError:
+        raise ParameterError(
+            f"parameter `{name}` is a float, and `{value}` is not a number",
+            hint=f"give a number, such as `-P {name}=0.5`, or declare the parameter as a string",
+        ) from None
+
+
+def _resolve_path(
+    name: str, value: str, cwd: str, download: Download | None, problems: list[ParameterError]
+) -> str:
+    local = os.path.abspath(os.path.join(cwd, _without_scheme(value)))
+    if os.path.exists(local):
+        return local
+    if is_remote(value):
+        return download(name, value) if download else value
+    problems.append(
+        ParameterError(
+            f"got value `{value}` for parameter `{name}`, but there is no such file or directory",
+            place=local,
+            hint="a path is taken relative to the directory that buildrun is called in",
+        )
+    )
+    return value
+
+
+def _without_scheme(value: str) -> str:
+    if not value.lower().startswith("file:"):
+        return value
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(value)
+    host = "" if parts.netloc == "localhost" else parts.netloc
+    return unquote(host + parts.path)
+
+
+def _fill(entry_point: EntryPoint, quoted: Mapping[str, str]) -> str:
+    try:
+        return entry_point.command.format(**quoted)
+    except KeyError as error:
+        fact = f"nothing fills the placeholder {{{error.args[0]}}}"
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        fact = f"the command is not a valid format string: {error}"
+    raise ProjectError(
+        fact,
+        place=f"entry point `{entry_point.name}`",
+        hint="declare the parameter, or write a literal brace twice: `{{` and `}}`",
+    )

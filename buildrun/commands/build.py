@@ -1,0 +1,63 @@
+"""``buildrun build``: prepare the environment that a run needs, without running."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+from buildrun.commands import project_options, session
+from buildrun.environments import provision
+from buildrun.environments.contract import Environment
+from buildrun.errors import ExecutionError
+
+HELP = "prepare the environment a run needs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    project_options.add(parser)
+    parser.add_argument("--refresh", action="store_true", help="build it anew")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
+    """Build, and say where the environment is, its key, and whether it was there already."""
+    options = project_options.read(arguments, environ)
+    running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    opened = session.open_project(running)
+    session.check(running, opened, entry_point=False)
+    manager, request, identity = session.environment_of(running, opened.project, fetch=True)
+    if manager is None or identity is None:
+        raise ExecutionError(
+            "this version of buildrun does not build docker images",
+            hint="`buildrun plan` and `buildrun validate` work on docker projects",
+        )
+    environment, lock = provision.provide(
+        manager, identity, request, running.home, running.console, refresh=arguments.refresh
+    )
+    if lock is not None:
+        lock.release()
+    sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
+    return 0
+
+
+def _json(environment: Environment) -> str:
+    value = {
+        "version": 1,
+        "kind": "environment",
+        "key": environment.key,
+        "reused": environment.reused,
+        "path": environment.prefix,
+        "reference": None,
+    }
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _text(environment: Environment) -> str:
+    if environment.prefix is None:
+        return "the caller's own environment; nothing to build\n"
+    how = "reused" if environment.reused else "built"
+    return f"{environment.prefix}\nkey: {environment.key}\n{how}\n"

@@ -1,0 +1,137 @@
+"""The options that every command on a project takes, with MLflow's names and meaning."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from buildrun.environments import MANAGERS
+from buildrun.errors import UsageError
+
+BACKENDS = ("local", "docker", "kubernetes", "databricks")
+
+
+class ProjectOptions(NamedTuple):
+    """What the command line says of a project; see the help texts for each."""
+
+    uri: str
+    entry_point: str
+    version: str | None
+    parameters: Mapping[str, str]
+    docker_args: Mapping[str, str | bool]
+    experiment_name: str | None
+    experiment_id: str | None
+    backend: str | None
+    backend_config: Mapping[str, Any]
+    env_manager: str | None
+    storage_dir: str | None
+    run_id: str | None
+    run_name: str | None
+    build_image: bool
+    offline: bool
+    locked: bool
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("uri", metavar="URI", help="a directory; `#subdirectory` may follow")
+    option = parser.add_argument
+    option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
+    option("-v", "--version", metavar="VERSION", help="the version of a git project")
+    option(
+        "-P", "--param-list", metavar="NAME=VALUE", action="append", default=[], dest="param_list",
+        help="a parameter; repeatable; one that is not declared is added as `--NAME VALUE`",
+    )  # fmt: skip
+    option(
+        "-A", "--docker-args", metavar="NAME=VALUE", action="append", default=[],
+        help="an argument or flag for `docker run`; repeatable",
+    )  # fmt: skip
+    option("--experiment-name", metavar="NAME", help="the MLflow experiment of the run")
+    option("--experiment-id", metavar="ID", help="the MLflow experiment of the run")
+    option("-b", "--backend", choices=BACKENDS, help="where to run; default: local")
+    option(
+        "-c", "--backend-config", metavar="FILE|JSON", help="a file ending in .json, or JSON text"
+    )
+    option(
+        "--env-manager", choices=tuple(MANAGERS),
+        help="default: what the project declares; local is your own environment",
+    )  # fmt: skip
+    option("--storage-dir", metavar="DIR", help="where remote `path` parameters are downloaded to")
+    option("--run-id", metavar="ID", help="the MLflow run to use")
+    option("--run-name", metavar="NAME", help="the MLflow run's name")
+    option("--build-image", action="store_true", help="build an image with the project's code")
+    option("--locked", action="store_true", help="refuse an environment without a fresh lock")
+    option("--offline", action="store_true", help="fetch nothing from the network")
+
+
+def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOptions:
+    """Return the options as a record; raises UsageError with MLflow's facts."""
+    name, identifier = arguments.experiment_name, arguments.experiment_id
+    if name is not None and identifier is not None:
+        raise UsageError("specify only one of 'experiment-name' or 'experiment-id' options")
+    if name is None and identifier is None:
+        identifier = environ.get("MLFLOW_EXPERIMENT_ID") or None
+        name = None if identifier else environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    if arguments.backend == "kubernetes" and arguments.backend_config is None:
+        raise UsageError("specify 'backend_config' when using kubernetes mode")
+    return ProjectOptions(
+        uri=arguments.uri,
+        entry_point=arguments.entry_point,
+        version=arguments.version,
+        parameters=parse_parameters(arguments.param_list),
+        docker_args=_parse_docker_args(arguments.docker_args),
+        experiment_name=name,
+        experiment_id=identifier,
+        backend=arguments.backend,
+        backend_config=_parse_config(arguments.backend_config),
+        env_manager=arguments.env_manager,
+        storage_dir=arguments.storage_dir or environ.get("MLFLOW_TMP_DIR") or None,
+        run_id=arguments.run_id,
+        run_name=arguments.run_name,
+        build_image=arguments.build_image,
+        offline=arguments.offline,
+        locked=arguments.locked,
+    )
+
+
+def parse_parameters(pairs: list[str]) -> dict[str, str]:
+    """Return ``NAME=VALUE`` pairs as a mapping, split at the first ``=``; raises UsageError."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"invalid format for -P parameter: '{pair}'", hint="use -P name=value")
+        if name in values:
+            raise UsageError(f"repeated parameter: '{name}'")
+        values[name] = value
+    return values
+
+
+def _parse_docker_args(pairs: list[str]) -> dict[str, str | bool]:
+    values: dict[str, str | bool] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if name in values:
+            raise UsageError(f"repeated parameter: '{name}'")
+        values[name] = value if equals else True
+    return values
+
+
+def _parse_config(given: str | None) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    try:
+        if given.endswith(".json"):
+            with open(given, encoding="utf-8") as file:
+                config = json.load(file)
+        else:
+            config = json.loads(given)
+    except OSError as error:
+        raise UsageError(f"cannot read the backend config: {error.strerror}", place=given) from None
+    except ValueError as error:
+        raise UsageError(f"invalid backend config JSON: {error}", place=given[:80]) from None
+    if not isinstance(config, dict):
+        raise UsageError("invalid backend config JSON: it must be an object", place=given[:80])
+    return config

@@ -1,0 +1,173 @@
+"""A command's way from options to a project that is checked and an environment that is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun import environments, home, plan
+from buildrun.commands.project_options import ProjectOptions
+from buildrun.console import Console
+from buildrun.environments import provision
+from buildrun.environments.contract import Identity, Manager, Request
+from buildrun.environments.identify import identify
+from buildrun.errors import EnvironmentFailure, ProjectError
+from buildrun.memo import Memory, Reader, recall
+from buildrun.project import locate, snapshot, source
+from buildrun.project.spec import ProjectSpec
+
+if TYPE_CHECKING:
+    from buildrun.project.diagnostics import Diagnostic
+
+
+class Session(NamedTuple):
+    """What a command on a project works with."""
+
+    options: ProjectOptions
+    environ: Mapping[str, str]
+    cwd: str
+    home: home.Home
+    console: Console
+    memory: Memory
+
+
+class Opened(NamedTuple):
+    """A project; ``fresh`` says that it was read and checked just now, not remembered."""
+
+    project: ProjectSpec
+    diagnostics: tuple[Diagnostic, ...]
+    fresh: bool
+
+
+def begin(
+    options: ProjectOptions, environ: Mapping[str, str], cwd: str, *, quiet: bool, write: bool
+) -> Session:
+    """Return a session; ``write`` False leaves the store alone."""
+    store = home.locate(environ)
+    return Session(
+        options, environ, cwd, store, Console(environ, quiet=quiet), Memory(store.memory, write)
+    )
+
+
+def open_project(session: Session) -> Opened:
+    """Return the project that the options name, with every finding about it.
+
+    Raises ProjectError where it cannot be read at all, or where an error concerns the run.
+    """
+    root = source.fetch(session.options.uri, session.cwd, session.options.version)
+    fresh = False
+
+    def compute(reader: Reader) -> dict[str, Any]:
+        nonlocal fresh
+        fresh = True
+        from buildrun.project.read import read_project
+
+        reading = read_project(root, reader)
+        return {
+            "spec": snapshot.encode(reading.spec) if reading.spec else None,
+            "diagnostics": snapshot.encode_diagnostics(reading.diagnostics),
+        }
+
+    name = f"project {root} {locate.find_mlproject(root) or ''}"
+    value = recall(session.memory, name, session.environ, compute)
+    diagnostics = snapshot.decode_diagnostics(value["diagnostics"])
+    if value["spec"] is None:
+        raise _refusal(session, diagnostics)
+    return Opened(snapshot.decode(value["spec"]), diagnostics, fresh)
+
+
+def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None:
+    """Say what was found; raises ProjectError for an error that concerns the run.
+
+    entry_point: False where no entry point will be run, so that none is of concern.
+    Warnings are said when the project is read, not again while its files are unchanged.
+    """
+    chosen = session.options.entry_point if entry_point else None
+    concerned = [item for item in opened.diagnostics if _concerns(item, chosen, opened.project)]
+    errors = tuple(item for item in concerned if item.severity == "error")
+    if errors:
+        raise _refusal(session, errors)
+    if opened.fresh:
+        for item in concerned:
+            place = _relative(item.place, session.cwd)
+            session.console.warn(f"{place}: {item.message} [{item.code}]", item.hint)
+
+
+def environment_of(
+    session: Session, project: ProjectSpec, *, fetch: bool
+) -> tuple[Manager | None, Request, Identity | None]:
+    """Return the manager, the request and the identity of the project's environment.
+
+    Manager and identity are None for docker. fetch: a Python that is missing may be downloaded.
+    Raises EnvironmentFailure.
+    """
+    name = environments.choose(project.environment, session.options.env_manager)
+    request = Request(
+        project,
+        name,
+        session.environ,
+        session.memory,
+        session.options.offline,
+        session.options.locked,
+    )
+    if name == "docker":
+        return None, request, None
+    manager = environments.load(name)
+    try:
+        return manager, request, identify(manager, request)
+    except EnvironmentFailure as failure:
+        obtain = getattr(failure, "obtain", None)
+        if not fetch or obtain is None or session.options.offline:
+            raise
+        obtain(session.console)
+        return manager, request, identify(manager, request)
+
+
+def environment_state(
+    session: Session, manager: Manager | None, identity: Identity | None
+) -> plan.EnvironmentState:
+    """Return how the environment stands, for a plan."""
+    if manager is None or identity is None:
+        return plan.EnvironmentState("docker", None, False)
+    if not identity.key:
+        return plan.EnvironmentState(manager.NAME, None, True)
+    prefix = provision.prefix_of(session.home, identity.key)
+    return plan.EnvironmentState(
+        manager.NAME, identity.key, provision.flaw(prefix, identity.key) is None
+    )
+
+
+def wish(session: Session) -> plan.Wish:
+    """Return what the options ask for."""
+    options = session.options
+    return plan.Wish(
+        options.entry_point, options.parameters, session.cwd, session.environ, options.backend
+    )
+
+
+def _concerns(diagnostic: Diagnostic, entry_point: str | None, project: ProjectSpec) -> bool:
+    prefix = "/entry_points/"
+    if diagnostic.severity == "warning" or not diagnostic.pointer.startswith(prefix):
+        return True
+    name = diagnostic.pointer[len(prefix) :].split("/")[0].replace("~1", "/").replace("~0", "~")
+    if diagnostic.path != project.file:
+        return True
+    return name == entry_point
+
+
+def _refusal(session: Session, diagnostics: tuple[Diagnostic, ...]) -> ProjectError:
+    errors = [item for item in diagnostics if item.severity == "error"]
+    first, rest = errors[0], errors[1:]
+    lines = [f"{first.message} [{first.code}]"]
+    for item in rest[:9]:
+        lines.append(f"{_relative(item.place, session.cwd)}: {item.message} [{item.code}]")
+    if len(rest) > 9:
+        lines.append(f"and {len(rest) - 9} more; `buildrun validate` shows them all")
+    hint = first.hint or "`buildrun validate` shows every finding"
+    return ProjectError("\n".join(lines), place=_relative(first.place, session.cwd), hint=hint)
+
+
+def _relative(place: str, cwd: str) -> str:
+    inside = cwd.rstrip(os.sep) + os.sep
+    return place[len(inside) :] if place.startswith(inside) else place

@@ -1,0 +1,165 @@
+"""Python interpreters on this machine, chosen by version."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.memo import recall
+
+if TYPE_CHECKING:
+    from buildrun.memo import Memory, Reader
+
+Version = tuple[int, ...]
+
+_CLAUSE = re.compile(r"^(===|==|~=|!=|<=|>=|<|>|=)?\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?$")
+_DIRECTORY = re.compile(r"^(?:cpython-)?([0-9]+\.[0-9]+\.[0-9]+)(?:-|$)")
+_PROGRAM = re.compile(r"^python(?:3(?:\.[0-9]+)?)?$")
+_ASK = (
+    "import sys; sys.implementation.name == 'cpython' and sys.version_info[3] == 'final' "
+    "and print('%d.%d.%d' % sys.version_info[:3])"
+)
+
+
+class Interpreter(NamedTuple):
+    """A CPython: the path of its program and its full version, such as ``3.11.7``."""
+
+    path: str
+    version: str
+
+
+def running() -> Interpreter:
+    """Return the interpreter that runs buildrun, outside of its virtualenv."""
+    path = getattr(sys, "_base_executable", None) or sys.executable
+    return Interpreter(os.path.realpath(path), ".".join(str(part) for part in sys.version_info[:3]))
+
+
+def find(
+    request: str | None, reader: Reader, memory: Memory, environ: Mapping[str, str]
+) -> Interpreter | None:
+    """Return the newest interpreter that fits, or None.
+
+    request: ``3``, ``3.11``, ``3.11.7``, ``3.11.*`` or a range such as ``>=3.10,<3.13``; None is
+        the very version that runs buildrun, as in MLflow.
+    A choice is kept while its program is unchanged, even when a newer Python is installed later.
+    """
+    here = running()
+    if request is None or request.strip() == here.version:
+        found: Interpreter | None = here
+    else:
+        value = recall(memory, f"python {request}", environ, lambda inner: _newest(request, inner))
+        found = Interpreter(*value) if value else None
+    if found is not None:
+        reader.executable(found.path)
+    return found
+
+
+def _newest(request: str, reader: Reader) -> Interpreter | None:
+    fitting = [item for item in _candidates(reader) if fits(item.version, request)]
+    if not fitting:
+        reader.volatile = True
+        return None
+    best = max(fitting, key=lambda item: _parse(item.version))
+    reader.executable(best.path)
+    return best
+
+
+def installed(reader: Reader) -> list[Interpreter]:
+    """Return the interpreters of pyenv, of uv and on PATH, and the running one."""
+    found = {interpreter.path: interpreter for interpreter in _candidates(reader)}
+    return list(found.values())
+
+
+def fits(version: str, request: str) -> bool:
+    """Return whether a full version satisfies a request; an unreadable request fits nothing."""
+    have = _parse(version)
+    return all(_satisfies(have, clause.strip()) for clause in request.split(","))
+
+
+def is_readable(request: str) -> bool:
+    """Return whether a request has a form that ``fits`` understands."""
+    return all(_CLAUSE.match(clause.strip()) for clause in request.split(","))
+
+
+def _satisfies(have: Version, clause: str) -> bool:
+    match = _CLAUSE.match(clause)
+    if match is None:
+        return False
+    operator, want = match.group(1) or "", _parse(match.group(2))
+    head = have[: len(want)]
+    if operator in ("", "=", "==", "==="):
+        return head == want
+    if operator == "!=":
+        return head != want
+    if operator == "~=":
+        return head >= want and have[: len(want) - 1] == want[:-1]
+    return {
+        "<": have < want,
+        "<=": head <= want,
+        ">": head > want,
+        ">=": have >= want,
+    }[operator]
+
+
+def _candidates(reader: Reader) -> Iterator[Interpreter]:
+    yield running()
+    home = reader.home()
+    pyenv = reader.variable("PYENV_ROOT") or os.path.join(home, ".pyenv")
+    yield from _versioned(os.path.join(pyenv, "versions"))
+    data = reader.variable("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
+    uv = reader.variable("UV_PYTHON_INSTALL_DIR") or os.path.join(data, "uv", "python")
+    yield from _versioned(uv)
+    yield from _on_path(reader.variable("PATH") or os.defpath)
+
+
+def _versioned(directory: str) -> Iterator[Interpreter]:
+    for name in _names(directory):
+        match = _DIRECTORY.match(name)
+        if match:
+            path = os.path.join(directory, name, "bin", "python3")
+            if os.access(path, os.X_OK):
+                yield Interpreter(os.path.realpath(path), match.group(1))
+
+
+def _on_path(search: str) -> Iterator[Interpreter]:
+    asked: set[str] = set()
+    for directory in search.split(os.pathsep):
+        if not directory or "shims" in directory.split(os.sep):
+            continue  # pyenv's shims are scripts that answer for another version
+        for name in _names(directory):
+            path = os.path.realpath(os.path.join(directory, name))
+            if _PROGRAM.match(name) and path not in asked and os.access(path, os.X_OK):
+                asked.add(path)
+                if version := _ask(path):
+                    yield Interpreter(path, version)
+
+
+def _ask(path: str) -> str | None:
+    import subprocess
+
+    try:
+        answer = subprocess.run(
+            (path, "-I", "-S", "-c", _ASK),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version = answer.stdout.decode(errors="replace").strip()
+    return version if answer.returncode == 0 and version else None
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _parse(version: str) -> Version:
+    return tuple(int(part) for part in version.split("."))

@@ -1,0 +1,159 @@
+"""Lock files: every package of an environment with version and hashes, beside its file.
+
+``python_env.yaml`` is locked by ``python_env.lock``, ``conda.yaml`` by ``conda.lock``; both are
+JSON. A lock is fresh while what it was resolved from is unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun import digest
+from buildrun.errors import EnvironmentFailure
+
+if TYPE_CHECKING:
+    from buildrun.memo import Reader
+
+VERSION = 1
+
+
+class Package(NamedTuple):
+    """A locked package.
+
+    line: what the manager installs from. hashes: each with its algorithm, such as ``sha256:…``.
+    stage: packages of one stage are installed together, stages in the order of their appearance.
+    """
+
+    name: str
+    version: str
+    line: str
+    hashes: tuple[str, ...] = ()
+    stage: str = "run"
+
+
+class Lock(NamedTuple):
+    """A lock file's content.
+
+    manager: which manager made it. inputs: what it was resolved from, JSON values; python: the
+    ``major.minor`` it was resolved for, "" where the packages bring their own.
+    """
+
+    manager: str
+    inputs: Mapping[str, Any]
+    python: str
+    platforms: Mapping[str, tuple[Package, ...]]
+
+
+def path_for(environment_file: str) -> str:
+    """Return where the lock of an environment file lies."""
+    return os.path.splitext(environment_file)[0] + ".lock"
+
+
+def load(environment_file: str | None, reader: Reader) -> Lock | None:
+    """Return the lock beside an environment file, or None where there is none.
+
+    Raises EnvironmentFailure for a file that is no lock of this version.
+    """
+    if environment_file is None:
+        return None
+    path = path_for(environment_file)
+    try:
+        text = reader.read(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the lock cannot be read: {error.strerror}", place=path, hint="mend its permissions"
+        ) from None
+    try:
+        return _decode(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EnvironmentFailure(
+            "this is not a lock that this version of buildrun can read",
+            place=path,
+            hint="make it anew with `buildrun lock`, or delete it",
+        ) from None
+
+
+def dump(lock: Lock) -> bytes:
+    """Return the file's content; the same lock gives the same bytes."""
+    value = {
+        "version": VERSION,
+        "manager": lock.manager,
+        "digest": digest.key("lock inputs", lock.inputs),
+        "inputs": lock.inputs,
+        "python": lock.python,
+        "platforms": {
+            platform: [_encode_package(package) for package in packages]
+            for platform, packages in sorted(lock.platforms.items())
+        },
+    }
+    return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def changes(lock: Lock, inputs: Mapping[str, Any], platform: str, python: str) -> list[str]:
+    """Return why a lock does not serve, in words; empty while it is fresh."""
+    found = [_change(name, lock.inputs.get(name), inputs.get(name)) for name in sorted(inputs)]
+    reasons = [text for group in found for text in group]
+    if platform not in lock.platforms:
+        reasons.append(f"it has no packages for {platform}")
+    if python != lock.python:
+        reasons.append(f"it is for Python {lock.python}, and the environment has {python}")
+    return reasons
+
+
+def difference(old: Sequence[Package], new: Sequence[Package]) -> list[str]:
+    """Return a readable list of what changes from one set of packages to another."""
+    before, after = ({(item.stage, item.name): item for item in group} for group in (old, new))
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was is None and now is not None:
+            lines.append(f"+ {now.name} {now.version}")
+        elif now is None and was is not None:
+            lines.append(f"- {was.name} {was.version}")
+        elif was is not None and now is not None and was != now:
+            how = f"{was.version} -> {now.version}"
+            lines.append(f"~ {now.name} {how if was.version != now.version else 'other files'}")
+    return lines
+
+
+def _change(name: str, old: Any, new: Any) -> list[str]:
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list):
+        added = [item for item in new if item not in old]
+        removed = [item for item in old if item not in new]
+        words = [f"{_said(item)} was added" for item in added]
+        words += [f"{_said(item)} was removed" for item in removed]
+        return words or [f"the order of `{name}` changed"]
+    return [f"`{name}` changed from {_said(old)} to {_said(new)}"]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    return f"`{value}`"
+
+
+def _encode_package(package: Package) -> dict[str, Any]:
+    return {**package._asdict(), "hashes": list(package.hashes)}
+
+
+def _decode(value: dict[str, Any]) -> Lock:
+    if value["version"] != VERSION:
+        raise ValueError(value["version"])
+    return Lock(
+        manager=str(value["manager"]),
+        inputs=dict(value["inputs"]),
+        python=str(value["python"]),
+        platforms={
+            platform: tuple(
+                Package(**{**item, "hashes": tuple(item["hashes"])}) for item in packages
+            )
+            for platform, packages in value["platforms"].items()
+        },
+    )

@@ -1,0 +1,183 @@
+"""Requirement lines: followed through the files they name, kept with their places.
+
+The grammar is pip's: comments, continuation lines, ``-r``, ``-c``, ``-e`` and local paths.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun import digest
+from buildrun.errors import EnvironmentFailure
+
+if TYPE_CHECKING:
+    from buildrun.memo import Reader
+
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)(?:\s*=\s*|\s*)(.+)$")
+_EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
+_DIRECT = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(.+)$")
+_SUFFIXES = re.compile(r"(\.whl|\.zip|\.tar\.gz|\.tar\.bz2|\.tgz|\.tar)$")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+# What an editable install takes from the directory; the code itself is used where it lies.
+_BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
+
+
+class Line(NamedTuple):
+    """One requirement or option.
+
+    text: without comment. path and number: where it stands. constraint: it came through ``-c``.
+    """
+
+    text: str
+    path: str
+    number: int
+    constraint: bool = False
+
+
+def follow(lines: Sequence[str], origin: str, root: str, reader: Reader) -> tuple[Line, ...]:
+    """Return every line, those of the files named by ``-r`` and ``-c`` in their place.
+
+    lines: the top level, read from ``origin``. root: what its paths are relative to; paths in a
+        file are relative to that file.
+    Raises EnvironmentFailure for an unreadable file and for a cycle.
+    """
+    top = _logical_lines("\n".join(lines), origin, located=False)
+    return tuple(_walk(top, root, (), reader, constraint=False))
+
+
+def describe(line: Line, root: str, reader: Reader) -> dict[str, str]:
+    """Return what decides the line's effect, free of absolute paths where it can be.
+
+    A local project counts with the content of its tree; an editable one with its place and the
+    files that its build reads. Variables in a line count with a digest of their values, unless
+    they stand where a URL has its credentials.
+    """
+    parts = {"text": without_credentials(line.text)}
+    if line.constraint:
+        parts["kind"] = "constraint"
+    for name in _VARIABLE.findall(line.text):
+        if f"${{{name}}}" in parts["text"]:
+            value = reader.variable(name) or ""
+            parts[f"variable {name}"] = digest.content(value.encode(errors="replace"))
+    parts.update(_local(line, root, reader))
+    return parts
+
+
+def local_path(line: Line, root: str) -> str | None:
+    """Return the absolute path that a line installs from, or None."""
+    editable = _EDITABLE.match(line.text)
+    target = editable.group(1) if editable else line.text
+    if direct := _DIRECT.match(target):
+        target = direct.group(1)
+    target = target.split(" ;")[0].strip()
+    if target.startswith("file:"):
+        target = re.sub(r"^file:(//(localhost)?)?", "", target).split("#")[0]
+    elif "://" in target or not (editable or _looks_local(target)):
+        return None
+    path = re.sub(r"\[[^]/]*\]$", "", target)
+    base = root if line.number == 0 else os.path.dirname(line.path)
+    candidates = (os.path.join(base, path), os.path.join(root, path))
+    return os.path.abspath(next((item for item in candidates if os.path.exists(item)), path))
+
+
+def name_of(text: str) -> str:
+    """Return the distribution's normalised name at the start of a line, or ""."""
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", text)
+    return re.sub(r"[-_.]+", "-", match.group()).lower() if match else ""
+
+
+def _looks_local(target: str) -> bool:
+    return target.startswith((".", "/")) or (
+        bool(_SUFFIXES.search(target)) or ("/" in target and " " not in target)
+    )
+
+
+def _local(line: Line, root: str, reader: Reader) -> dict[str, str]:
+    path = local_path(line, root)
+    if path is None:
+        return {}
+    reader.volatile = True
+    try:
+        if not _EDITABLE.match(line.text):
+            return {"content": digest.tree(path)}
+        found = [name for name in _BUILD_FILES if os.path.isfile(os.path.join(path, name))]
+        contents = [[name, digest.tree(os.path.join(path, name))] for name in found]
+        return {"editable": path, "content": digest.key("editable", contents)}
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",
+            place=_place(line),
+            hint="paths are relative to the project's root",
+        ) from None
+
+
+def _walk(
+    lines: Sequence[Line], base: str, trail: tuple[str, ...], reader: Reader, *, constraint: bool
+) -> Iterator[Line]:
+    for line in lines:
+        include = _INCLUDE.match(line.text)
+        if include is None:
+            yield line._replace(constraint=constraint)
+            continue
+        path = os.path.abspath(os.path.join(base, include.group(2).strip().strip("'\"")))
+        if "://" in include.group(2):
+            yield line._replace(constraint=constraint)
+            continue
+        if path in trail:
+            chain = " -> ".join(os.path.basename(item) for item in (*trail, path))
+            raise EnvironmentFailure(
+                f"requirement files include each other: {chain}",
+                place=_place(line),
+                hint="take one of the `-r` lines out",
+            )
+        inner = _logical_lines(_read(path, line, reader), path, located=True)
+        is_constraint = constraint or include.group(1) in ("-c", "--constraint")
+        yield from _walk(
+            inner, os.path.dirname(path), (*trail, path), reader, constraint=is_constraint
+        )
+
+
+def _read(path: str, line: Line, reader: Reader) -> str:
+    try:
+        return reader.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise EnvironmentFailure(
+            f"`{path}` is not UTF-8 text", place=_place(line), hint="save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"`{line.text}` names a file that cannot be read: {error.strerror}",
+            place=_place(line),
+            hint=f"make `{path}`; the path is relative to "
+            + ("the project's root" if line.number == 0 else "the file that names it"),
+        ) from None
+
+
+def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
+    found: list[Line] = []
+    pending, start = "", 0
+    for number, raw in enumerate(text.splitlines(), 1):
+        start = start or number
+        if raw.endswith("\\") and not raw.lstrip().startswith("#"):
+            pending += raw[:-1]
+            continue
+        whole = _COMMENT.sub("", pending + raw).strip()
+        if whole:
+            found.append(Line(whole, path, start if located else 0))
+        pending, start = "", 0
+    if pending.strip():
+        found.append(Line(pending.strip(), path, start if located else 0))
+    return found
+
+
+def without_credentials(text: str) -> str:
+    """Return the text with the user and password of every URL in it left out."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1", text)
+
+
+def _place(line: Line) -> str:
+    return f"{line.path}:{line.number}" if line.number else line.path

@@ -1,0 +1,52 @@
+"""The caller's own environment: nothing is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from buildrun.environments.contract import Identity, Request
+from buildrun.errors import EnvironmentFailure
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.lockfile import Lock
+    from buildrun.memo import Reader
+
+NAME = "local"
+
+
+def identify(request: Request, reader: Reader) -> Identity:  # noqa: ARG001
+    """Return an identity without a key: what the caller has is not known."""
+    return Identity(NAME, "", {})
+
+
+def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
+    """Never called: there is no prefix."""
+    raise AssertionError((identity, prefix, request, console, lock))
+
+
+def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:  # noqa: ARG001
+    """Return nothing."""
+    return {}, ""
+
+
+def damage(prefix: str) -> Sequence[str]:  # noqa: ARG001
+    """Return nothing."""
+    return ()
+
+
+def lock(
+    request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
+) -> Lock:
+    """Refuse: there is nothing to lock."""
+    raise EnvironmentFailure(
+        "the caller's own environment cannot be locked",
+        place=str((request.project.root, platforms, previous, console)[0]),
+        hint="leave `--env-manager` out",
+    )
+
+
+def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None]:  # noqa: ARG001
+    """Change nothing."""
+    return {}

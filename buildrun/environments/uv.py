@@ -1,0 +1,143 @@
+"""Calls of the uv program."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from buildrun.errors import EnvironmentFailure
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n]*\r(?!\n)")
+_KEPT_BYTES = 1 << 16
+
+# Variables of an active environment, which must not steer uv away from the one being built.
+_DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON")
+
+
+class ToolFailure(Exception):
+    """A program ended with an error; ``output`` is the end of what it said."""
+
+    def __init__(self, output: str) -> None:
+        """Keep the program's words."""
+        super().__init__(output)
+        self.output = output
+
+
+def program(environ: Mapping[str, str]) -> str:
+    """Return the path of uv: the one installed with buildrun, else the one on PATH.
+
+    Raises EnvironmentFailure.
+    """
+    try:
+        from uv import find_uv_bin
+
+        return str(find_uv_bin())
+    except (ImportError, OSError):
+        found = shutil.which("uv", path=environ.get("PATH"))
+    if found is None:
+        raise EnvironmentFailure(
+            "the uv program is not installed, and it builds the environments",
+            hint="pip install uv, or run in your own environment with `--env-manager local`",
+        )
+    return found
+
+
+def environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the caller's variables as uv should see them."""
+    kept = {name: value for name, value in environ.items() if name not in _DROPPED}
+    return {**kept, **extra}
+
+
+def call(
+    arguments: Sequence[str],
+    *,
+    cwd: str,
+    environ: Mapping[str, str],
+    console: Console,
+    lock: int = -1,
+    text: str = "",
+) -> str:
+    """Run a program to its end and return what it said.
+
+    On a terminal its progress is seen as well, elsewhere only its failure. text: its standard
+    input. lock: a descriptor that it inherits, so that the lock is held until
+    it ends even if buildrun is killed.
+    Raises ToolFailure.
+    """
+    show, sink, watch = _open_channel(console)
+    try:
+        process = subprocess.Popen(
+            arguments,
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=sink,
+            pass_fds=(lock,) if lock >= 0 else (),
+        )
+    finally:
+        os.close(sink)
+    try:
+        _feed(process, text)
+        output = _collect(watch, console if show else None)
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        os.close(watch)
+    said = _ESCAPES.sub("", output.decode(errors="replace")).strip()
+    if code != 0:
+        raise ToolFailure(said)
+    return said
+
+
+def _open_channel(console: Console) -> tuple[bool, int, int]:
+    """Return whether to show, the end to write to and the end to read from."""
+    if not console.live:
+        reading, writing = os.pipe()
+        return False, writing, reading
+    import fcntl
+    import pty
+    import termios
+
+    reading, writing = pty.openpty()
+    try:
+        window = fcntl.ioctl(console.stream.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
+        fcntl.ioctl(writing, termios.TIOCSWINSZ, window)
+    except (OSError, ValueError):
+        pass
+    return True, writing, reading
+
+
+def _feed(process: subprocess.Popen[bytes], text: str) -> None:
+    if process.stdin is None:
+        return
+    try:
+        process.stdin.write(text.encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # it ended before reading; its exit code says why
+
+
+def _collect(watch: int, console: Console | None) -> bytes:
+    kept = b""
+    while True:
+        try:
+            chunk = os.read(watch, 1 << 14)
+        except OSError:
+            break  # a pseudo-terminal whose other end is closed
+        if not chunk:
+            break
+        kept = (kept + chunk)[-_KEPT_BYTES:]
+        if console is not None:
+            console.raw(chunk)
+    return kept

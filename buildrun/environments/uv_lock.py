@@ -1,0 +1,111 @@
+"""Resolving requirements into locked packages, with ``uv pip compile``."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from buildrun.environments.lockfile import Package
+from buildrun.environments.requirements import name_of
+from buildrun.environments.uv import ToolFailure
+from buildrun.environments.uv_failure import explain
+from buildrun.errors import EnvironmentFailure, UsageError
+
+if TYPE_CHECKING:
+    from buildrun.environments.lockfile import Lock
+    from buildrun.environments.requirements import Line
+
+# Our names of platforms, and uv's; a Linux lock holds for glibc 2.28 and newer.
+PLATFORMS = {
+    "linux-x86_64": "x86_64-manylinux_2_28",
+    "linux-aarch64": "aarch64-manylinux_2_28",
+    "darwin-arm64": "aarch64-apple-darwin",
+    "darwin-x86_64": "x86_64-apple-darwin",
+}
+
+_VERSION = re.compile(r"===?\s*([^\s;]+)")
+_HASH = re.compile(r"--hash=([a-z0-9]+:[0-9a-f]+)")
+
+
+def resolve(
+    pip: Callable[..., str],
+    stages: Mapping[str, Sequence[str]],
+    known: Mapping[str, Sequence[Line]],
+    default: str,
+    platform: str,
+    python: str,
+    previous: Lock | None,
+) -> tuple[Package, ...]:
+    """Return the packages of every stage for one platform and Python version.
+
+    pip: calls ``uv pip``. known: the lines with their places, default: the place of the rest.
+    previous: its versions are kept where they still fit.
+    Raises EnvironmentFailure with uv's reason.
+    """
+    if platform not in PLATFORMS:
+        raise UsageError(f"unknown platform `{platform}`", hint=f"choose of {', '.join(PLATFORMS)}")
+    packages: list[Package] = []
+    for stage, requirements in stages.items():
+        if not requirements:
+            continue
+        before = previous.platforms.get(platform, ()) if previous else ()
+        kept = [item.line for item in before if item.stage == stage]
+        try:
+            text = _compile(pip, requirements, PLATFORMS[platform], python, kept)
+        except ToolFailure as failure:
+            what = f"the requirements could not be resolved for {platform}"
+            raise explain(failure.output, what, known.get(stage, ()), default) from None
+        packages += _parse(text, stage)
+    return tuple(packages)
+
+
+def lines(packages: Sequence[Sequence[Any]]) -> dict[str, list[str]]:
+    """Return locked packages as requirement lines with hashes, by stage."""
+    stages: dict[str, list[str]] = {}
+    for fields in packages:
+        package = Package(*fields)
+        hashes = "".join(f" --hash={item}" for item in package.hashes)
+        stages.setdefault(package.stage, []).append(package.line + hashes)
+    return stages
+
+
+def _compile(
+    pip: Callable[..., str], requirements: Sequence[str], platform: str, python: str,
+    kept: Sequence[str],
+) -> str:  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
+        output = os.path.join(directory, "requirements.txt")
+        if kept:
+            with open(output, "w", encoding="utf-8") as file:
+                file.write("\n".join(kept) + "\n")
+        pip(
+            "compile", "-", "--quiet", "--generate-hashes", "--no-annotate", "--no-header",
+            "--python-platform", platform, "--python-version", python, "--output-file", output,
+            text="\n".join(requirements) + "\n",
+        )  # fmt: skip
+        with open(output, encoding="utf-8") as file:
+            return file.read()
+
+
+def _parse(text: str, stage: str) -> list[Package]:
+    whole = re.sub(r"\\\n\s*", " ", text)
+    return [
+        _package(line.strip(), stage)
+        for line in whole.splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+
+
+def _package(text: str, stage: str) -> Package:
+    hashes = tuple(sorted(_HASH.findall(text)))
+    line = re.sub(r"\s*--hash=\S+", "", text).strip()
+    if line.startswith(("-e", "--editable")):
+        raise EnvironmentFailure(
+            f"`{line}` is an editable install, which has no version to lock",
+            hint="list the package without `-e`, or leave the environment unlocked",
+        )
+    version = _VERSION.search(line)
+    return Package(name_of(line), version.group(1) if version else "", line, hashes, stage)

@@ -1,0 +1,89 @@
+"""Locks between processes: one file each, released by the system when its holders end.
+
+A lock file is never deleted, since a process may be waiting on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from types import TracebackType
+
+
+class Lock:
+    """A shared or exclusive hold on a lock file.
+
+    descriptor: the open file; a child that inherits it keeps the lock after its parent's death.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over an open descriptor that already holds the lock."""
+        self.descriptor = descriptor
+
+    def share(self) -> None:
+        """Let other readers in; between the two a writer may have been, so look again after."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Let go; calling it again is harmless."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> Lock:
+        """Hold the lock for a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go at the block's end."""
+        self.release()
+
+
+def exclusive(path: str, *, waiting: Callable[[], None] | None = None) -> Lock:
+    """Return the only hold on the lock at ``path``.
+
+    waiting: is called once if another process holds it. Raises OSError where the file cannot be
+    made.
+    """
+    return _acquire(path, fcntl.LOCK_EX, waiting)
+
+
+def shared(path: str, *, waiting: Callable[[], None] | None = None) -> Lock:
+    """Return a hold that other readers may share; raises OSError as ``exclusive`` does."""
+    return _acquire(path, fcntl.LOCK_SH, waiting)
+
+
+def attempt(path: str) -> Lock | None:
+    """Return the only hold on the lock, or None at once where somebody else has it."""
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return Lock(descriptor)
+
+
+def _acquire(path: str, kind: int, waiting: Callable[[], None] | None) -> Lock:
+    descriptor = _open(path)
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(descriptor, kind)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Lock(descriptor)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

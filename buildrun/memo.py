@@ -1,0 +1,190 @@
+"""Values remembered together with what they were computed from.
+
+``recall`` returns a stored value as long as every file and variable that its computation looked
+at is unchanged; that is how a warm run skips YAML, schemas and resolvers. A damaged or missing
+record only costs the computation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import xxhash
+
+from buildrun import __version__
+from buildrun.files import publish
+
+# A file whose times are this close to the moment it was read may change again without its times
+# moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
+YOUNG_NS = 20_000_000
+
+Signature = list[int]
+
+
+class Reader:
+    """Reads files and variables and keeps what it saw.
+
+    environ: the variables that ``variable`` looks into.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Start with nothing seen."""
+        self._environ = environ
+        self.files: dict[str, Any] = {}
+        self.variables: dict[str, str | None] = {}
+        # Set where something was looked at that no record can watch, such as a source tree.
+        self.volatile = False
+
+    def read(self, path: str) -> bytes:
+        """Return the file's content.
+
+        Raises OSError; an absent file is kept as seen absent.
+        """
+        try:
+            before = _signature(path)
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError:
+            self.files[path] = None
+            raise
+        young = before is None or max(before[0], before[1]) > time.time_ns() - YOUNG_NS
+        self.files[path] = {"stat": before, "digest": _digest(content), "young": young}
+        return content
+
+    def exists(self, path: str) -> bool:
+        """Return whether the path exists, and keep the answer."""
+        there = os.path.exists(path)
+        self.files.setdefault(path, {"exists": True} if there else None)
+        return there
+
+    def executable(self, path: str) -> bool:
+        """Return whether the path is a file that may be run; a replacement of it is noticed."""
+        there = os.path.isfile(path) and os.access(path, os.X_OK)
+        self.files[path] = {"stat": _signature(path)} if there else None
+        return there
+
+    def variable(self, name: str) -> str | None:
+        """Return an environment variable; only a digest of its value is kept."""
+        value = self._environ.get(name)
+        self.variables[name] = None if value is None else _digest(value.encode(errors="replace"))
+        return value
+
+    def home(self) -> str:
+        """Return the user's home directory."""
+        return self.variable("HOME") or os.path.expanduser("~")
+
+    def is_current(self, files: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
+        """Return whether all that was once seen is still so."""
+        for name, digest in variables.items():
+            self.variable(name)
+            if self.variables[name] != digest:
+                return False
+        return all(_same(path, seen) for path, seen in files.items())
+
+
+class Memory(NamedTuple):
+    """Where values are remembered.
+
+    directory: None remembers nothing. write: False leaves the disk alone.
+    """
+
+    directory: str | None = None
+    write: bool = True
+
+
+def recall(
+    memory: Memory,
+    name: str,
+    environ: Mapping[str, str],
+    compute: Callable[[Reader], Any],
+    *,
+    subject: Any = None,
+) -> Any:
+    """Return ``compute``'s JSON value, from its record while what it was made from is unchanged.
+
+    name: tells values apart, any text. subject: a JSON value that ``compute`` depends on besides
+    what it reads.
+    """
+    if memory.directory is None:
+        return compute(Reader(environ))
+    digest = xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape"))
+    path = os.path.join(memory.directory, digest)
+    record = _load(path, name)
+    if (
+        record is not None
+        and record["subject"] == subject
+        and Reader(environ).is_current(record["files"], record["variables"])
+    ):
+        return record["value"]
+    reader = Reader(environ)
+    value = compute(reader)
+    if memory.write and not reader.volatile:
+        _save(path, name, subject, reader, value)
+    return value
+
+
+def _save(path: str, name: str, subject: Any, reader: Reader, value: Any) -> None:
+    record = {
+        "version": __version__,
+        "name": name,
+        "subject": subject,
+        "files": reader.files,
+        "variables": reader.variables,
+        "value": value,
+    }
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        publish(path, json.dumps(record).encode(), mode=0o600)
+    except OSError:
+        pass  # a read-only or full disk costs speed, nothing else
+
+
+def _load(path: str, name: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            record = json.loads(file.read())
+        if record["version"] == __version__ and record["name"] == name:
+            return {key: record[key] for key in ("subject", "files", "variables", "value")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _same(path: str, seen: Any) -> bool:
+    signature = _signature(path)
+    if seen is None or signature is None:
+        return seen is None and signature is None
+    if "stat" not in seen:
+        return True
+    if seen["stat"] == signature and not seen.get("young"):
+        return True
+    if "digest" not in seen:
+        return False
+    try:
+        with open(path, "rb") as file:
+            return bool(_digest(file.read()) == seen["digest"])
+    except OSError:
+        return False
+
+
+def _signature(path: str) -> Signature | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_size,
+        status.st_ino,
+        status.st_dev,
+        status.st_mode,
+    ]
+
+
+def _digest(content: bytes) -> str:
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(content)}"

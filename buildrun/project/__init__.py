@@ -1,0 +1,1 @@
+"""Projects: where they come from, what they declare, and whether that can work."""

@@ -1,0 +1,71 @@
+"""Projects as JSON, so that a warm run need not parse YAML again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.spec import (
+    CondaEnv,
+    DockerEnv,
+    EntryPoint,
+    EnvironmentSpec,
+    Parameter,
+    ProjectSpec,
+    PythonEnv,
+)
+
+
+def encode(spec: ProjectSpec) -> dict[str, Any]:
+    """Return the project as JSON values; ``decode`` gives back an equal project."""
+    return {**spec._asdict(), "environment": encode_environment(spec.environment)}
+
+
+def decode(value: dict[str, Any]) -> ProjectSpec:
+    """Return the project that ``encode`` was given."""
+    return ProjectSpec(
+        name=value["name"],
+        root=value["root"],
+        file=value["file"],
+        entry_points=tuple(
+            EntryPoint(name, tuple(Parameter(*item) for item in parameters), command)
+            for name, parameters, command in value["entry_points"]
+        ),
+        environment=_decode_environment(value["environment"]),
+    )
+
+
+def encode_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> list[list[Any]]:
+    """Return findings as JSON values."""
+    return [list(diagnostic) for diagnostic in diagnostics]
+
+
+def decode_diagnostics(value: list[list[Any]]) -> tuple[Diagnostic, ...]:
+    """Return the findings that ``encode_diagnostics`` was given."""
+    return tuple(Diagnostic(*item) for item in value)
+
+
+_KINDS: dict[str, type[EnvironmentSpec]] = {
+    "python": PythonEnv,
+    "conda": CondaEnv,
+    "docker": DockerEnv,
+}
+
+
+def encode_environment(environment: EnvironmentSpec) -> dict[str, Any]:
+    """Return an environment as JSON values."""
+    kind = next(name for name, record in _KINDS.items() if isinstance(environment, record))
+    return {"kind": kind, **{name: _thawed(item) for name, item in environment._asdict().items()}}
+
+
+def _decode_environment(value: dict[str, Any]) -> EnvironmentSpec:
+    fields = {key: _frozen(item) for key, item in value.items() if key != "kind"}
+    return _KINDS[value["kind"]](**fields)
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

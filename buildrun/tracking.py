@@ -1,0 +1,25 @@
+"""The MLflow variables that a command sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def variables(
+    *, run_id: str | None, experiment_id: str | None, experiment_name: str | None
+) -> Mapping[str, str | None]:
+    """Return what to set (a text) or remove (None) for MLflow's client in the command.
+
+    Without a run of that name in the store, MLFLOW_RUN_ID would make the client fail; so it is
+    set only where the caller names a run, and the command's own ``start_run`` makes one else.
+    """
+    wanted: dict[str, str | None] = {}
+    if run_id is not None:
+        wanted["MLFLOW_RUN_ID"] = run_id
+    if experiment_id is not None:
+        wanted["MLFLOW_EXPERIMENT_ID"] = experiment_id
+        wanted["MLFLOW_EXPERIMENT_NAME"] = None
+    elif experiment_name is not None:
+        wanted["MLFLOW_EXPERIMENT_NAME"] = experiment_name
+        wanted["MLFLOW_EXPERIMENT_ID"] = None
+    return wanted

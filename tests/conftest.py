@@ -1,0 +1,89 @@
+"""What every test starts from: a store and a home of its own, and a way to call buildrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class Outcome(NamedTuple):
+    """How a call of buildrun ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """Return standard output as JSON."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty store, so that none can touch the user's."""
+    directory = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("BUILDRUN_HOME", str(directory))
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return directory
+
+
+Buildrun = Callable[..., Outcome]
+
+
+@pytest.fixture
+def buildrun(tmp_path: Path) -> Buildrun:
+    """Return a function that calls the command line in a process of its own."""
+
+    def call(
+        *arguments: str | os.PathLike[str],
+        cwd: Path = tmp_path,
+        environ: Mapping[str, str | None] | None = None,
+        stdin: str = "",
+    ) -> Outcome:
+        changed = {**os.environ, **(environ or {})}
+        done = subprocess.run(
+            (sys.executable, "-m", "buildrun", *arguments),
+            cwd=cwd,
+            env={name: value for name, value in changed.items() if value is not None},
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+        return Outcome(
+            done.returncode,
+            done.stdout.decode(errors="surrogateescape"),
+            done.stderr.decode(errors="surrogateescape"),
+        )
+
+    return call
+
+
+Project = Callable[..., Path]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Return a function that writes a project's files and returns its directory."""
+
+    def write(mlproject: str | None = None, name: str = "project", **files: str) -> Path:
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        if mlproject is not None:
+            (directory / "MLproject").write_text(mlproject)
+        for file, text in files.items():
+            (directory / file.replace("__", ".")).write_text(text)
+        return directory
+
+    return write

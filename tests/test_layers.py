@@ -1,0 +1,102 @@
+"""The packages import downwards only, and a warm run imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Buildrun, Project
+
+PACKAGE = REPOSITORY / "buildrun"
+
+# Lower layers first; a module may import from its own layer and from those before it.
+LAYERS = (
+    {"__init__", "errors"},
+    {"files", "locks", "digest", "home", "console", "schema"},
+    {"memo"},
+    {"project"},
+    {"entry_point", "command", "download", "tracking"},
+    {"environments", "executors"},
+    {"plan"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+
+
+def layer_of(module: str) -> int:
+    part = module.split(".")[1] if "." in module else "__init__"
+    for number, names in enumerate(LAYERS):
+        if part in names:
+            return number
+    raise AssertionError(f"{module} has no layer; add it to LAYERS")
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "buildrun"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[module_of(path) for path in SOURCES])
+def test_no_module_imports_upwards(path: Path) -> None:
+    own = layer_of(module_of(path))
+    upward = {name for name in imports_of(path) if layer_of(name) > own}
+    assert not upward
+
+
+# All that a warm run may import beyond what Python itself does at its start.
+WARM = {
+    "argparse", "array", "base64", "collections", "copyreg", "enum", "errno", "fcntl", "functools",
+    "gettext", "importlib", "itertools", "json", "keyword", "locale", "math", "operator", "re",
+    "reprlib", "select", "shlex", "shutil", "signal", "string", "subprocess", "tempfile", "termios",
+    "time", "types", "typing", "uuid", "warnings", "xxhash", "__future__", "buildrun", "contextlib",
+    "platform", "resource", "struct", "unicodedata", "fnmatch", "heapq", "weakref", "random",
+    "threading", "selectors", "zlib", "bz2", "lzma", "bisect", "hashlib", "statistics", "numbers",
+    "decimal", "fractions", "linecache", "textwrap", "tokenize", "token", "_weakrefset",
+}  # fmt: skip
+HEAVY = ("yaml", "jsonschema", "docker", "kubernetes", "fsspec", "uv", "rattler", "asyncio",
+         "inspect", "dataclasses", "pathlib", "urllib", "logging", "socket", "ssl", "hashlib")  # fmt: skip
+
+
+def test_warm_run_imports_only_what_is_listed(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(
+        "name: warm\npython_env: python_env.yaml\n"
+        "entry_points:\n  main:\n    command: python -c pass\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    assert buildrun("-q", directory).code == 0
+    script = tmp_path / "imports.py"
+    script.write_text(
+        "import os, sys\n"
+        "before = set(sys.modules)\n"
+        "from buildrun.cli import main\n"
+        f"code = main(['-q', {str(directory)!r}], os.environ)\n"
+        "print(code, *sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run(
+        (sys.executable, "-I", script), capture_output=True, text=True, check=True, timeout=60
+    )
+    code, *modules = done.stdout.split()
+    assert code == "0", done.stderr
+    roots = {name.split(".")[0] for name in modules}
+    assert not roots.intersection(HEAVY)
+    assert {name for name in roots if not name.startswith("_")} <= WARM
+    assert "buildrun.project.read" not in modules
