@@ -1,0 +1,67 @@
+"""What conda's own records of a prefix say of its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_RECORDS = "conda-meta"
+
+
+def damaged(prefix: str) -> list[str]:
+    """Return the files of conda packages that are missing or have another size than recorded."""
+    return [path for _, record in _records(prefix) for path in _damaged(prefix, record)]
+
+
+def damaged_packages(prefix: str) -> list[str]:
+    """Return the packages with such files, as ``name-version-build``."""
+    return [name for name, record in _records(prefix) if _damaged(prefix, record)]
+
+
+def owned(prefix: str) -> set[str]:
+    """Return the paths that conda packages installed, relative to the prefix."""
+    return {entry["_path"] for _, record in _records(prefix) for entry in _paths(record)}
+
+
+def _records(prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    folder = os.path.join(prefix, _RECORDS)
+    for name in sorted(_names(folder)):
+        if name.endswith(".json"):
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    yield name.removesuffix(".json"), json.load(file)
+            except (OSError, ValueError):
+                unreadable = {"_path": f"{_RECORDS}/{name}", "path_type": "hardlink"}
+                yield name, {"paths_data": {"paths": [{**unreadable, "size_in_bytes": -1}]}}
+
+
+def _paths(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    paths: Sequence[Mapping[str, Any]] = (record.get("paths_data") or {}).get("paths") or ()
+    return paths
+
+
+def _damaged(prefix: str, record: Mapping[str, Any]) -> list[str]:
+    return [entry["_path"] for entry in _paths(record) if _differs(prefix, entry)]
+
+
+def _differs(prefix: str, entry: Mapping[str, Any]) -> bool:
+    path: str = entry["_path"]
+    if path.endswith(".pyc"):
+        return False  # Python writes it anew as it likes
+    try:
+        status = os.lstat(os.path.join(prefix, path))
+    except OSError:
+        return True
+    if entry.get("path_type") != "hardlink" or entry.get("file_mode") == "text":
+        return False  # a link, or text in which the prefix was put, which changed its size
+    expected = entry.get("size_in_bytes")
+    return expected is not None and status.st_size != expected
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

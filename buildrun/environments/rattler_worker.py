@@ -1,0 +1,271 @@
+"""Solves and installs with rattler, in a process of its own.
+
+A process, because rattler's threads cannot be stopped: one that is killed stops writing into the
+prefix, holds the environment's lock until then, and cannot take buildrun down with it (py-rattler
+0.28 crashes now and then when its interpreter exits). It reads one line of JSON and then waits
+for the end of its input, which says that its parent is gone; it writes lines of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from buildrun.console import size
+from buildrun.environments import package_cache
+from buildrun.environments.package_cache import Entry
+
+# Seconds until a channel that has not delivered is asked whether it answers at all, and how long
+# it may take then.
+_PATIENCE = 15.0
+_ANSWER = 30.0
+_RETRIES = 2
+
+
+class Refusal(Exception):
+    """What stops the work, with a kind that the parent knows a remedy for."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """Take both."""
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+def main() -> NoReturn:
+    """Do what the first line of standard input asks for, then leave without ceremony."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    events = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not get in between
+
+    def say(event: str, **fields: Any) -> None:
+        os.write(events, json.dumps({"event": event, **fields}).encode() + b"\n")
+
+    request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    try:
+        asyncio.run(_work(request, say))
+        say("done")
+    except Refusal as refusal:
+        say("failure", kind=refusal.kind, reason=refusal.reason)
+    except package_cache.WrongHash as error:
+        say("failure", kind="hash", reason=str(error))
+    except BaseException as error:
+        say("failure", kind=type(error).__name__, reason=str(error) or repr(error))
+    os._exit(0)
+
+
+def _follow_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+async def _work(request: Mapping[str, Any], say: Any) -> None:
+    import rattler
+
+    client = _client(rattler, request)
+    say("progress", text="reading the channels and solving")
+    started = time.monotonic()
+    records = await _patiently(_solve(rattler, client, request), request["channels"])
+    entries = [_entry(record) for record in records]
+    if request["needs_python"] and "python" not in {entry.name for entry in entries}:
+        raise Refusal("no-python", "the `pip:` section needs a Python, and none is installed")
+    wanted = package_cache.missing(entries, request["packages"])
+    seconds = time.monotonic() - started
+    bytes_ = size(sum(entry.size for entry in wanted))
+    fetch = f"{len(wanted)} to fetch, {bytes_}" if wanted else "all of them at hand"
+    say("note", text=f"solved in {seconds:.1f} s: {len(entries)} packages, {fetch}")
+    if request["offline"]:
+        _refuse_remote(wanted)
+    package_cache.prepare(
+        entries,
+        request["packages"],
+        lambda: say("note", text="waiting for another run that fetches conda packages"),
+    )
+    await _install(rattler, client, request, records, entries, say)
+
+
+async def _solve(rattler: Any, client: Any, request: Mapping[str, Any]) -> Any:
+    action = "force-cache-only" if request["offline"] else "cache-or-fetch"
+    gateway = rattler.Gateway(
+        cache_dir=request["repodata"],
+        client=client,
+        default_config=rattler.SourceConfig(cache_action=action),
+    )
+    channels = [rattler.Channel(address) for address in request["channels"]]
+    platforms = [rattler.Subdir(request["platform"]), rattler.Subdir("noarch")]
+    specs = [_spec(rattler, text) for text in request["specs"]]
+    # conda gives every Python a pip, where there is one.
+    pip = await gateway.query(channels, platforms, ["pip"], recursive=False)
+    return await rattler.solve(
+        channels,
+        specs,
+        gateway=gateway,
+        platforms=platforms,
+        virtual_packages=[_virtual(rattler, text) for text in request["virtual_packages"]],
+        channel_priority=getattr(rattler.ChannelPriority, request["priority"].capitalize()),
+        add_pip_as_python_dependency=any(pip),
+    )
+
+
+async def _patiently(solving: Any, channels: Sequence[str]) -> Any:
+    """Await, but not for ever for a channel that takes a connection and says nothing."""
+    task = asyncio.ensure_future(solving)
+    done, _ = await asyncio.wait({task}, timeout=_PATIENCE)
+    if not done:
+        asked = [asyncio.to_thread(_answers, channel) for channel in channels]
+        for channel, answers in zip(channels, await asyncio.gather(*asked), strict=True):
+            if not answers and not task.done():
+                raise Refusal("silent", f"{channel} does not answer")
+    return await task
+
+
+def _answers(channel: str) -> bool:
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen
+
+    if not channel.startswith(("http://", "https://")):
+        return True
+    request = Request(f"{channel}/noarch/repodata.json", method="HEAD")  # noqa: S310
+    try:
+        urlopen(request, timeout=_ANSWER).close()  # noqa: S310
+    except TimeoutError:
+        return False
+    except URLError as error:
+        return not isinstance(error.reason, TimeoutError)
+    except (OSError, ValueError):
+        pass  # whatever is wrong, rattler will say it
+    return True
+
+
+async def _install(
+    rattler: Any,
+    client: Any,
+    request: Mapping[str, Any],
+    records: Sequence[Any],
+    entries: Sequence[Entry],
+    say: Any,
+) -> None:
+    for attempt in ("first", "last"):
+        await rattler.install(
+            list(records),
+            request["prefix"],
+            cache_dir=request["packages"],
+            platform=rattler.Subdir(request["platform"]),
+            client=client,
+            # As conda does; what a package runs here it could as well run later.
+            execute_link_scripts=True,
+            show_progress=False,
+            reporter=_Reporter(entries, say) if request["live"] else None,
+        )
+        flawed = _flawed(request["prefix"], entries)
+        if not flawed:
+            return
+        if attempt == "last" or request["offline"]:
+            names = ", ".join(entry.name for entry in flawed)
+            raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
+        # Somebody wrote into an installed file, which is the cache's own.
+        package_cache.discard(flawed, request["packages"])
+        shutil.rmtree(request["prefix"])
+
+
+def _flawed(prefix: str, entries: Sequence[Entry]) -> list[Entry]:
+    from buildrun.environments.conda_files import damaged_packages
+
+    names = {name.rpartition("/")[2] for name in damaged_packages(prefix)}
+    return [entry for entry in entries if f"{entry.name}-{entry.version}-{entry.build}" in names]
+
+
+def _client(rattler: Any, request: Mapping[str, Any]) -> Any:
+    settings = "" if request["verify"] else "tls-no-verify = true"
+    try:
+        return rattler.Client.from_config(
+            rattler.Config.from_toml(settings), max_retries=_RETRIES, user_agent="buildrun"
+        )
+    except ValueError as error:
+        raise Refusal("certificates", f"certificates cannot be read ({error})") from None
+
+
+def _spec(rattler: Any, text: str) -> Any:
+    try:
+        return rattler.MatchSpec(text, strict=False)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise Refusal("spec", f"`{text}` is not a conda requirement: {reason}") from None
+
+
+def _virtual(rattler: Any, text: str) -> Any:
+    name, version, build = text.split("=")
+    return rattler.GenericVirtualPackage(
+        rattler.PackageName(name), rattler.Version(version), rattler.BuildString(build)
+    )
+
+
+def _entry(record: Any) -> Entry:
+    digest = record.sha256
+    return Entry(
+        record.name.normalized,
+        str(record.version),
+        str(record.build),
+        record.url,
+        digest.hex() if digest else "",
+        record.size or 0,
+    )
+
+
+def _refuse_remote(wanted: Sequence[Entry]) -> None:
+    remote = [entry for entry in wanted if not entry.url.startswith("file:")]
+    if remote:
+        names = ", ".join(f"{entry.name} {entry.version}" for entry in remote[:5])
+        more = f" and {len(remote) - 5} more" if len(remote) > 5 else ""
+        raise Refusal("offline", f"not downloaded yet: {names}{more}")
+
+
+class _Reporter:
+    """Says how far it is, ten times a second at most; rattler calls the methods by name."""
+
+    def __init__(self, entries: Sequence[Entry], say: Any) -> None:
+        self._say = say
+        self._count = len(entries)
+        self._linked = 0
+        self._bytes: dict[int, int] = {}
+        self._whole = 0
+        self._started = time.monotonic()
+        self._said = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            return lambda *_: 0
+        raise AttributeError(name)
+
+    def on_download_start(self, cache_entry: int) -> int:
+        self._bytes[cache_entry] = 0
+        return cache_entry
+
+    def on_download_progress(self, download_idx: int, progress: int, total: int | None) -> None:
+        if not self._bytes.get(download_idx):
+            self._whole += total or 0
+        self._bytes[download_idx] = progress
+        self._draw()
+
+    def on_link_complete(self, index: int) -> None:  # noqa: ARG002
+        self._linked += 1
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._said < 0.1:
+            return
+        self._said = now
+        done = sum(self._bytes.values())
+        speed = size(int(done / max(now - self._started, 0.001)))
+        fetched = f"fetched {size(done)} of {size(self._whole)}, {speed}/s; " if done else ""
+        self._say("progress", text=f"{fetched}linked {self._linked} of {self._count} packages")

@@ -1,0 +1,128 @@
+"""What this machine offers to a conda solve: its platform and its virtual packages.
+
+Source: conda's documentation, "Managing virtual packages". They are found here and not by the
+solver, because they are a part of an environment's key, and computing a key must stay cheap. The
+same list is handed to the solver, so that key and solve cannot disagree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from buildrun.memo import Reader
+
+_MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32", "armv6l": "armv6l"}
+
+# The features of each level of the x86-64 psABI, by the names of /proc/cpuinfo.
+_X86_LEVELS = (
+    ("x86_64_v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
+    ("x86_64_v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
+    ("x86_64_v4", "avx512bw avx512cd avx512dq avx512f avx512vl"),
+)
+_CPU_BYTES = 1 << 14  # enough for the first processor
+
+
+def platform(reader: Reader) -> str:
+    """Return conda's name of the platform, such as ``linux-64``; CONDA_SUBDIR is respected."""
+    if chosen := reader.variable("CONDA_SUBDIR"):
+        return chosen
+    machine = os.uname().machine
+    system = "osx" if sys.platform == "darwin" else sys.platform
+    return f"{system}-{_MACHINES.get(machine, machine)}"
+
+
+def detect(reader: Reader) -> tuple[str, ...]:
+    """Return the virtual packages as ``name=version=build``.
+
+    The kernel counts with its major and minor version only, the processor with its level: neither
+    a patch of the kernel nor another processor of the same level makes a new environment.
+    CONDA_OVERRIDE_CUDA, _GLIBC, _LINUX, _OSX and _ARCHSPEC are respected; an empty one removes
+    its package.
+    """
+    found = {"unix": "0", **(_mac(reader) if sys.platform == "darwin" else _linux(reader))}
+    for name in ("cuda", "glibc", "linux", "osx", "archspec"):
+        chosen = reader.variable(f"CONDA_OVERRIDE_{name.upper()}")
+        if chosen is not None:
+            found[name] = chosen.strip()
+    return tuple(_spell(name, version) for name, version in sorted(found.items()) if version)
+
+
+def _spell(name: str, version: str) -> str:
+    return f"__archspec=1={version}" if name == "archspec" else f"__{name}={version}=0"
+
+
+def _linux(reader: Reader) -> dict[str, str]:
+    return {
+        "linux": _head(_text(reader, "/proc/sys/kernel/osrelease") or os.uname().release),
+        "glibc": _glibc(reader),
+        "archspec": _processor(),
+        "cuda": _cuda(reader),
+    }
+
+
+def _mac(reader: Reader) -> dict[str, str]:
+    from platform import mac_ver
+
+    _text(reader, "/System/Library/CoreServices/SystemVersion.plist")
+    machine = os.uname().machine
+    return {"osx": _head(mac_ver()[0]), "archspec": "m1" if machine == "arm64" else machine}
+
+
+def _glibc(reader: Reader) -> str:
+    for path in (f"/lib/{os.uname().machine}-linux-gnu/libc.so.6", "/lib64/libc.so.6"):
+        _text(reader, path)  # so that an upgrade is noticed
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (ValueError, OSError):
+        return ""
+    return version if name == "glibc" else ""
+
+
+def _processor() -> str:
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return machine
+    try:
+        # Not through the reader: the text differs at each look, for it has the clock's speed.
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            match = re.search(r"^flags\s*:(.*)$", file.read(_CPU_BYTES), re.MULTILINE)
+    except OSError:
+        return machine
+    features = set(match.group(1).split()) if match else set()
+    level = machine
+    for name, needed in _X86_LEVELS:
+        if not features.issuperset(needed.split()):
+            break
+        level = name
+    return level
+
+
+def _cuda(reader: Reader) -> str:
+    """Return the newest CUDA that the driver can run, or ""."""
+    driver = _text(reader, "/proc/driver/nvidia/version")
+    if not driver and not reader.exists("/dev/dxg"):
+        return ""
+    import ctypes
+
+    try:
+        number = ctypes.c_int()
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _text(reader: Reader, path: str) -> str:
+    try:
+        return reader.read(path).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _head(version: str) -> str:
+    match = re.match(r"[0-9]+(\.[0-9]+)?", version)
+    return match.group() if match else "0"
