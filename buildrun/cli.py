@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import FrameType
 
-from buildrun import __version__
+from buildrun import __version__, warm
 from buildrun.errors import BUG, FAILURE, INTERRUPTED, BuildrunError, Interrupted
 
 # Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
@@ -39,7 +38,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         arguments.remove("--debug")
     try:
         _heed_signals()
-        return _dispatch(arguments, dict(environ), _current_directory(getcwd))
+        cwd = _current_directory(getcwd)
+        code = warm.attempt(arguments, environ, cwd)
+        return code if code is not None else _dispatch(arguments, dict(environ), cwd)
     except BuildrunError as error:
         if debug:
             raise
@@ -62,10 +63,15 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
         return 0
+    import argparse
+
+    given = tuple(arguments)
     verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
     module = import_module(f"buildrun.commands.{verb}")
     parser = argparse.ArgumentParser(
-        prog=f"buildrun {verb}", description=COMMANDS[verb], allow_abbrev=False
+        prog=f"buildrun {verb}",
+        description=COMMANDS[verb],
+        allow_abbrev=False,
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
@@ -73,7 +79,8 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int
         parsed = parser.parse_args(arguments)
     except SystemExit as request:
         return int(request.code or 0)
-    code = module.execute(parsed, environ, cwd)
+    extra = (given,) if verb == "run" else ()
+    code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
     return int(code)
 

@@ -1,17 +1,11 @@
 """From a template and parameters to the text of a command."""
 
-from __future__ import annotations
-
 import os
-import re
-import shlex
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from buildrun.errors import ParameterError, ProjectError
 from buildrun.project.spec import EntryPoint, Parameter
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 # Takes a parameter's name and the URI given for it, and returns the path of a local copy.
 Download = Callable[[str, str], str]
@@ -48,6 +42,10 @@ def render(
         for parameter in entry_point.parameters
     }
     extra = {name: value for name, value in values.items() if name not in declared}
+    if not declared and not extra:
+        return Rendered(_fill(entry_point, {}), (), ())
+    import shlex
+
     words = [_fill(entry_point, {name: shlex.quote(value) for name, value in declared.items()})]
     words += [f"--{shlex.quote(name)} {shlex.quote(value)}" for name, value in extra.items()]
     return Rendered(" ".join(words), tuple({**declared, **extra}.items()), tuple(problems))
@@ -55,8 +53,14 @@ def render(
 
 def is_remote(value: str) -> bool:
     """Return whether a ``path`` value has to be downloaded: it has a scheme other than file."""
-    scheme = _SCHEME.match(value)
-    return scheme is not None and scheme.group().lower() != "file:"
+    return has_scheme(value) and not value.lower().startswith("file:")
+
+
+def has_scheme(value: str) -> bool:
+    """Return whether a value begins like a URI (RFC 3986, section 3.1)."""
+    scheme, colon, _ = value.partition(":")
+    legal = scheme.replace("+", "a").replace("-", "a").replace(".", "a")
+    return bool(colon) and legal.isascii() and legal.isalnum() and scheme[0].isalpha()
 
 
 def _require(entry_point: EntryPoint, values: Mapping[str, str]) -> None:
@@ -85,7 +89,7 @@ def _resolve(
     value = given if given is not None else parameter.default or ""
     if parameter.type == "float" and given is not None:
         _check_number(parameter.name, given)
-    if parameter.type == "uri" and not _SCHEME.match(value):
+    if parameter.type == "uri" and not has_scheme(value):
         return os.path.abspath(os.path.join(cwd, value))
     if parameter.type == "path":
         return _resolve_path(parameter.name, value, cwd, download, problems)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 
 from buildrun.errors import ProjectError
@@ -20,6 +19,8 @@ def find(spec: ProjectSpec, name: str, environ: Mapping[str, str]) -> EntryPoint
     declared = spec.entry_point(name)
     if declared is not None:
         return declared
+    import shlex
+
     extension = os.path.splitext(name)[1]
     if extension == ".py":
         command = f"python {shlex.quote(name)}"

@@ -1,7 +1,5 @@
 """The store's place on disk."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping

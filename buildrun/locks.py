@@ -59,11 +59,14 @@ def shared(path: str, *, waiting: Callable[[], None] | None = None) -> Lock:
     return _acquire(path, fcntl.LOCK_SH, waiting)
 
 
-def attempt(path: str) -> Lock | None:
-    """Return the only hold on the lock, or None at once where somebody else has it."""
-    descriptor = _open(path)
+def attempt(path: str, *, shared: bool = False) -> Lock | None:
+    """Return a hold on the lock, or None at once where somebody else has it or it has no file."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = _open(path)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -5,8 +5,6 @@ at is unchanged; that is how a warm run skips YAML, schemas and resolvers. A dam
 record only costs the computation.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -77,6 +75,18 @@ class Reader:
         """Return the user's home directory."""
         return self.variable("HOME") or os.path.expanduser("~")
 
+    def add(
+        self,
+        files: Mapping[str, Any],
+        variables: Mapping[str, str | None],
+        *,
+        volatile: bool = False,
+    ) -> None:
+        """Take over what another reader saw."""
+        self.files.update(files)
+        self.variables.update(variables)
+        self.volatile = self.volatile or volatile
+
     def is_current(self, files: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
         """Return whether all that was once seen is still so."""
         for name, digest in variables.items():
@@ -90,10 +100,13 @@ class Memory(NamedTuple):
     """Where values are remembered.
 
     directory: None remembers nothing. write: False leaves the disk alone.
+    watch: is told all that any recalled value was made from, so that a larger value can be
+        remembered as well.
     """
 
     directory: str | None = None
     write: bool = True
+    watch: Reader | None = None
 
 
 def recall(
@@ -111,23 +124,40 @@ def recall(
     """
     if memory.directory is None:
         return compute(Reader(environ))
-    digest = xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape"))
-    path = os.path.join(memory.directory, digest)
-    record = _load(path, name)
+    record = _load(_path(memory.directory, name), name)
     if (
         record is not None
         and record["subject"] == subject
         and Reader(environ).is_current(record["files"], record["variables"])
     ):
+        if memory.watch is not None:
+            memory.watch.add(record["files"], record["variables"])
         return record["value"]
     reader = Reader(environ)
-    value = compute(reader)
-    if memory.write and not reader.volatile:
-        _save(path, name, subject, reader, value)
+    try:
+        value = compute(reader)
+    finally:
+        if memory.watch is not None:
+            memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
+    remember(memory, name, reader, value, subject=subject)
     return value
 
 
-def _save(path: str, name: str, subject: Any, reader: Reader, value: Any) -> None:
+def known(memory: Memory, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
+    """Return a remembered value that is still current, or None."""
+    if memory.directory is None:
+        return None
+    record = _load(_path(memory.directory, name), name)
+    if record is None or record["subject"] != subject:
+        return None
+    current = Reader(environ).is_current(record["files"], record["variables"])
+    return record["value"] if current else None
+
+
+def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: Any = None) -> None:
+    """Keep a JSON value, unless it was made from what cannot be watched."""
+    if memory.directory is None or not memory.write or reader.volatile:
+        return
     record = {
         "version": __version__,
         "name": name,
@@ -137,10 +167,15 @@ def _save(path: str, name: str, subject: Any, reader: Reader, value: Any) -> Non
         "value": value,
     }
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        publish(path, json.dumps(record).encode(), mode=0o600)
+        os.makedirs(memory.directory, exist_ok=True)
+        publish(_path(memory.directory, name), json.dumps(record).encode(), mode=0o600)
     except OSError:
         pass  # a read-only or full disk costs speed, nothing else
+
+
+def _path(directory: str, name: str) -> str:
+    digest = xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape"))
+    return os.path.join(directory, digest)
 
 
 def _load(path: str, name: str) -> dict[str, Any] | None:

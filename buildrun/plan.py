@@ -1,7 +1,5 @@
 """What would run, in which order, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 

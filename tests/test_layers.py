@@ -14,13 +14,14 @@ PACKAGE = REPOSITORY / "buildrun"
 
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"__init__", "errors"},
-    {"files", "locks", "digest", "home", "console", "schema"},
+    {"__init__", "__version__", "errors"},
+    {"files", "locks", "digest", "home", "console", "schemas"},
     {"memo"},
     {"project"},
     {"entry_point", "command", "download", "tracking"},
     {"environments", "executors"},
-    {"plan"},
+    {"plan", "run"},
+    {"warm"},
     {"commands"},
     {"cli"},
     {"__main__"},

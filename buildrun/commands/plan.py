@@ -47,7 +47,7 @@ def show(options: ProjectOptions, environ: Mapping[str, str], cwd: str, *, form:
 
 
 def _manager(running: session.Session, project: Any) -> str:
-    from buildrun.environments import choose
+    from buildrun.environments.registry import choose
 
     return choose(project.environment, running.options.env_manager)
 

@@ -1,13 +1,11 @@
 """The options that every command on a project takes, with MLflow's names and meaning."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from buildrun.environments import MANAGERS
+from buildrun.environments.registry import MANAGERS
 from buildrun.errors import UsageError
 
 BACKENDS = ("local", "docker", "kubernetes", "databricks")

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import tempfile
 import time
-import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from buildrun import plan, tracking
+from buildrun import plan, tracking, warm
 from buildrun.commands import project_options, session
 from buildrun.environments import provision
-from buildrun.errors import FAILURE, BuildrunError, ExecutionError, UsageError
-from buildrun.executors.job import Job, Result
+from buildrun.errors import BuildrunError, ExecutionError, UsageError
+from buildrun.project.locate import find_mlproject
+from buildrun.project.spec import DockerEnv, EnvironmentSpec
+from buildrun.run import Prepared, perform, report
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.environments.contract import Environment
+    from buildrun.executors.job import Result
+    from buildrun.locks import Lock
 
 HELP = "run an entry point of a project"
+
+# Variables of the caller that a prepared command depends on, beside those that readers note.
+_VARIABLES = (
+    "BUILDRUN_HOME", "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR",
+    "PATH", "SHELL", "XDG_CACHE_HOME",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="FILE", help="write how the run went, as JSON")
 
 
-def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
-    """Run, and return the command's own exit code."""
+def execute(
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, argv: Sequence[str] = ()
+) -> int:
+    """Run, and return the command's own exit code.
+
+    argv: the command line as it was given, for the record that makes its next run short.
+    """
     options = project_options.read(arguments, environ)
     if arguments.dry_run:
         from buildrun.commands import plan as plan_command
@@ -43,18 +54,30 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
         return plan_command.show(options, environ, cwd, form="text")
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     started = time.monotonic()
-    run_id = options.run_id or uuid.uuid4().hex
-    outcome: tuple[plan.Plan, Result] | None = None
+    downloads = _Downloads(running)
+    prepared: Prepared | None = None
+    lock: Lock | None = None
+    result: Result | None = None
     try:
-        outcome = _run(running, refresh=arguments.refresh)
-        return outcome[1].exit_code
+        prepared, lock = _prepare(running, downloads, refresh=arguments.refresh)
+        if argv and not downloads.used:
+            _keep(argv, running, prepared)
+        result = perform(prepared, environ, running.console)
+        return result.exit_code
     finally:
+        downloads.close()
+        if lock is not None:
+            lock.release()
         if arguments.report is not None:
-            seconds = time.monotonic() - started
-            _report(os.path.join(cwd, arguments.report), run_id, outcome, seconds)
+            run_id = options.run_id or os.urandom(16).hex()
+            value = report(run_id, prepared, result, time.monotonic() - started)
+            _write_report(os.path.join(cwd, arguments.report), value)
 
 
-def _run(running: Session, *, refresh: bool) -> tuple[plan.Plan, Result]:
+def _prepare(
+    running: Session, downloads: _Downloads, *, refresh: bool
+) -> tuple[Prepared, Lock | None]:
+    """Return the command that is ready to run, and the lock that keeps its environment."""
     opened = session.open_project(running)
     session.check(running, opened)
     # What no environment can mend is found before one is built.
@@ -66,18 +89,54 @@ def _run(running: Session, *, refresh: bool) -> tuple[plan.Plan, Result]:
     environment, lock = provision.provide(
         manager, identity, request, running.home, running.console, refresh=refresh
     )
-    downloads = _Downloads(running)
     try:
         state = session.environment_state(running, manager, identity)
         made = plan.make(opened.project, session.wish(running), state, downloads.fetch)
-        result = _execute(running, made, environment)
-        if result.exit_code != 0 and result.interrupted is None:
-            _look_for_damage(running, manager, environment)
-        return made, result
-    finally:
-        downloads.close()
+    except BaseException:
         if lock is not None:
             lock.release()
+        raise
+    return _prepared(running, made, environment), lock
+
+
+def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Prepared:
+    options, step = running.options, made.steps[-1]
+    changes = {
+        **environment.variables,
+        **tracking.variables(
+            run_id=options.run_id,
+            experiment_id=options.experiment_id,
+            experiment_name=options.experiment_name,
+        ),
+    }
+    return Prepared(
+        step=step.id,
+        entry_point=step.entry_point,
+        parameters=step.parameters,
+        command=step.command,
+        cwd=made.project.root,
+        manager=environment.manager,
+        key=environment.key or "",
+        prefix=environment.prefix,
+        changes=changes,
+        reasons=step.reasons,
+    )
+
+
+def _keep(argv: Sequence[str], running: Session, prepared: Prepared) -> None:
+    """Leave a record for the next run of the same command line."""
+    seen = running.seen
+    for name in (*_VARIABLES, *prepared.changes):
+        seen.variable(name)
+    for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
+        seen.exists(os.path.join(prepared.cwd, path))
+    value = {
+        "root": prepared.cwd,
+        "mlproject": find_mlproject(prepared.cwd),
+        "quiet": running.console.quiet,
+        "prepared": prepared._asdict(),
+    }
+    warm.keep(argv, running.cwd, running.memory, seen, value)
 
 
 _UNKNOWN = plan.EnvironmentState("", None, False)
@@ -88,49 +147,15 @@ def _refuse(made: plan.Plan) -> None:
         raise problem
 
 
-def _supported(running: Session, environment: object) -> None:
+def _supported(running: Session, environment: EnvironmentSpec) -> None:
     backend = running.options.backend
     if backend == "databricks":
         raise UsageError("buildrun does not run projects on Databricks", hint="use `mlflow run`")
-    from buildrun.project.spec import DockerEnv
-
     if backend in ("docker", "kubernetes") or isinstance(environment, DockerEnv):
         wanted = backend if backend in ("docker", "kubernetes") else "docker"
         raise ExecutionError(
             f"this version of buildrun does not run projects on {wanted}",
             hint="`buildrun plan` and `buildrun validate` work; use `mlflow run` to run it",
-        )
-
-
-def _execute(running: Session, made: plan.Plan, environment: Environment) -> Result:
-    from buildrun.executors import local
-
-    options, step = running.options, made.steps[-1]
-    changes = {
-        **environment.variables,
-        **tracking.variables(
-            run_id=options.run_id,
-            experiment_id=options.experiment_id,
-            experiment_name=options.experiment_name,
-        ),
-    }
-    environ = {name: value for name, value in running.environ.items() if name not in changes}
-    environ.update({name: value for name, value in changes.items() if value is not None})
-    running.console.note(running.console.style(f"[{step.id}] {step.command}", "dim"))
-    return local.execute(Job(step.command, made.project.root, environ))
-
-
-def _look_for_damage(running: Session, manager: Any, environment: Environment) -> None:
-    """After a failure, see whether the environment is to blame, and have it built again if so."""
-    if environment.prefix is None:
-        return
-    damaged = manager.damage(environment.prefix)
-    if damaged:
-        provision.discard(environment.prefix)
-        running.console.warn(
-            f"{len(damaged)} files of the environment were changed or are gone, "
-            f"such as `{damaged[0]}`",
-            "run again; the environment will be built anew",
         )
 
 
@@ -140,6 +165,7 @@ class _Downloads:
     def __init__(self, running: Session) -> None:
         self._running = running
         self._temporary: str | None = None
+        self.used = False
 
     def fetch(self, name: str, uri: str) -> str:
         """Return the path of a local copy."""
@@ -147,6 +173,7 @@ class _Downloads:
         from buildrun.download import fetch
 
         console = self._running.console
+        self.used = True
 
         def progress(label: str, done: int, total: int | None) -> None:
             whole = f" of {size(total)}" if total else ""
@@ -161,50 +188,26 @@ class _Downloads:
         if self._running.options.storage_dir is not None:
             return os.path.join(self._running.cwd, self._running.options.storage_dir)
         if self._temporary is None:
+            import tempfile
+
             self._temporary = tempfile.mkdtemp(prefix="buildrun-")
         return self._temporary
 
     def close(self) -> None:
         """Remove what was only for this run."""
         if self._temporary is not None:
+            import shutil
+
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def _report(
-    path: str,
-    run_id: str,
-    outcome: tuple[plan.Plan, Result] | None,
-    seconds: float,
-) -> None:
+def _write_report(path: str, value: object) -> None:
+    import json
+
     from buildrun.files import publish
 
-    exit_code = outcome[1].exit_code if outcome else FAILURE
-    state = "ok" if exit_code == 0 else "failed"
-    if outcome is not None and outcome[1].interrupted is not None:
-        state = "cancelled"
-    steps = []
-    if outcome is not None:
-        step = outcome[0].steps[-1]
-        steps.append(
-            {
-                "id": step.id,
-                "entry_point": step.entry_point,
-                "state": state,
-                "exit_code": exit_code,
-                "seconds": round(seconds, 3),
-                "log": None,
-                "reasons": [reason._asdict() for reason in step.reasons],
-            }
-        )
-    report = {
-        "version": 1,
-        "run_id": run_id,
-        "status": state,
-        "exit_code": exit_code,
-        "steps": steps,
-    }
     try:
-        publish(path, (json.dumps(report, indent=2) + "\n").encode())
+        publish(path, (json.dumps(value, indent=2) + "\n").encode())
     except OSError as error:
         raise BuildrunError(
             f"cannot write the report: {error.strerror}", place=path, hint="check `--report`"

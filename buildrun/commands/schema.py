@@ -12,14 +12,14 @@ HELP = "print a JSON Schema"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    from buildrun.schema import NAMES
+    from buildrun.schemas import NAMES
 
     parser.add_argument("name", metavar="NAME", choices=tuple(NAMES), help=", ".join(NAMES))
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:  # noqa: ARG001
     """Write the schema to standard output."""
-    from buildrun.schema import load
+    from buildrun.schemas import load
 
     sys.stdout.write(json.dumps(load(arguments.name), indent=2) + "\n")
     return 0

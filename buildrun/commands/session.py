@@ -1,28 +1,31 @@
 """A command's way from options to a project that is checked and an environment that is known."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import environments, home, plan
+from buildrun import home, plan
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.console import Console
-from buildrun.environments import provision
-from buildrun.environments.contract import Identity, Manager, Request
+from buildrun.environments import registry
+from buildrun.environments.contract import Identity, Request
 from buildrun.environments.identify import identify
+from buildrun.environments.prefix import flaw, prefix_of
 from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.memo import Memory, Reader, recall
 from buildrun.project import locate, snapshot, source
 from buildrun.project.spec import ProjectSpec
 
 if TYPE_CHECKING:
+    from buildrun.environments.manager import Manager
     from buildrun.project.diagnostics import Diagnostic
 
 
 class Session(NamedTuple):
-    """What a command on a project works with."""
+    """What a command on a project works with.
+
+    seen: everything that was read so far, and so what a prepared command depends on.
+    """
 
     options: ProjectOptions
     environ: Mapping[str, str]
@@ -30,13 +33,14 @@ class Session(NamedTuple):
     home: home.Home
     console: Console
     memory: Memory
+    seen: Reader
 
 
 class Opened(NamedTuple):
     """A project; ``fresh`` says that it was read and checked just now, not remembered."""
 
     project: ProjectSpec
-    diagnostics: tuple[Diagnostic, ...]
+    diagnostics: "tuple[Diagnostic, ...]"
     fresh: bool
 
 
@@ -45,9 +49,9 @@ def begin(
 ) -> Session:
     """Return a session; ``write`` False leaves the store alone."""
     store = home.locate(environ)
-    return Session(
-        options, environ, cwd, store, Console(environ, quiet=quiet), Memory(store.memory, write)
-    )
+    seen = Reader(environ)
+    memory = Memory(store.memory, write, seen)
+    return Session(options, environ, cwd, store, Console(environ, quiet=quiet), memory, seen)
 
 
 def open_project(session: Session) -> Opened:
@@ -96,13 +100,13 @@ def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None
 
 def environment_of(
     session: Session, project: ProjectSpec, *, fetch: bool
-) -> tuple[Manager | None, Request, Identity | None]:
+) -> "tuple[Manager | None, Request, Identity | None]":
     """Return the manager, the request and the identity of the project's environment.
 
     Manager and identity are None for docker. fetch: a Python that is missing may be downloaded.
     Raises EnvironmentFailure.
     """
-    name = environments.choose(project.environment, session.options.env_manager)
+    name = registry.choose(project.environment, session.options.env_manager)
     request = Request(
         project,
         name,
@@ -113,7 +117,7 @@ def environment_of(
     )
     if name == "docker":
         return None, request, None
-    manager = environments.load(name)
+    manager = registry.load(name)
     try:
         return manager, request, identify(manager, request)
     except EnvironmentFailure as failure:
@@ -125,17 +129,15 @@ def environment_of(
 
 
 def environment_state(
-    session: Session, manager: Manager | None, identity: Identity | None
+    session: Session, manager: "Manager | None", identity: Identity | None
 ) -> plan.EnvironmentState:
     """Return how the environment stands, for a plan."""
     if manager is None or identity is None:
         return plan.EnvironmentState("docker", None, False)
     if not identity.key:
         return plan.EnvironmentState(manager.NAME, None, True)
-    prefix = provision.prefix_of(session.home, identity.key)
-    return plan.EnvironmentState(
-        manager.NAME, identity.key, provision.flaw(prefix, identity.key) is None
-    )
+    prefix = prefix_of(session.home, identity.key)
+    return plan.EnvironmentState(manager.NAME, identity.key, flaw(prefix, identity.key) is None)
 
 
 def wish(session: Session) -> plan.Wish:
@@ -146,7 +148,7 @@ def wish(session: Session) -> plan.Wish:
     )
 
 
-def _concerns(diagnostic: Diagnostic, entry_point: str | None, project: ProjectSpec) -> bool:
+def _concerns(diagnostic: "Diagnostic", entry_point: str | None, project: ProjectSpec) -> bool:
     prefix = "/entry_points/"
     if diagnostic.severity == "warning" or not diagnostic.pointer.startswith(prefix):
         return True
@@ -156,7 +158,7 @@ def _concerns(diagnostic: Diagnostic, entry_point: str | None, project: ProjectS
     return name == entry_point
 
 
-def _refusal(session: Session, diagnostics: tuple[Diagnostic, ...]) -> ProjectError:
+def _refusal(session: Session, diagnostics: "tuple[Diagnostic, ...]") -> ProjectError:
     errors = [item for item in diagnostics if item.severity == "error"]
     first, rest = errors[0], errors[1:]
     lines = [f"{first.message} [{first.code}]"]

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import environments, locks
-from buildrun.environments import provision
+from buildrun import locks
+from buildrun.environments import prefix, registry
 
 if TYPE_CHECKING:
     from buildrun.home import Home
@@ -65,7 +65,7 @@ def remove(item: Kept) -> bool:
     if lock is None:
         return False
     with lock:
-        provision.discard(item.path)
+        prefix.discard(item.path)
         shutil.rmtree(item.path, ignore_errors=True)
     return not os.path.lexists(item.path)
 
@@ -76,15 +76,15 @@ def verify(home: Home) -> list[tuple[str, str]]:
     for item in survey(home):
         if not item.complete or item.manager is None or item.key is None:
             continue
-        reason = provision.flaw(item.path, item.key) or _damage(item)
+        reason = prefix.flaw(item.path, item.key) or _damage(item)
         if reason:
             damaged.append((item.name, reason))
-            provision.discard(item.path)
+            prefix.discard(item.path)
     return damaged
 
 
 def _damage(item: Kept) -> str | None:
-    manager = environments.load(item.manager or "")
+    manager = registry.load(item.manager or "")
     files = manager.damage(item.path)
     return f"{len(files)} files changed or gone, such as `{files[0]}`" if files else None
 
@@ -107,7 +107,7 @@ def _look(path: str) -> Kept | None:
 
 def _projects(path: str) -> tuple[str, ...]:
     try:
-        with open(os.path.join(path, provision.USES), "rb") as file:
+        with open(os.path.join(path, prefix.USES), "rb") as file:
             return tuple(str(json.loads(line)) for line in file)
     except (OSError, ValueError):
         return ()
@@ -115,7 +115,7 @@ def _projects(path: str) -> tuple[str, ...]:
 
 def _marker(path: str) -> dict[str, Any]:
     try:
-        with open(os.path.join(path, provision.MARKER), "rb") as file:
+        with open(os.path.join(path, prefix.MARKER), "rb") as file:
             value = json.loads(file.read())
         return value if isinstance(value, dict) else {}
     except (OSError, ValueError):
@@ -123,7 +123,7 @@ def _marker(path: str) -> dict[str, Any]:
 
 
 def _used(path: str) -> float:
-    for name in (os.path.join(path, provision.USES), path):
+    for name in (os.path.join(path, prefix.USES), path):
         try:
             return os.stat(name).st_mtime
         except OSError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments.contract import Identity, Manager, Request
+from buildrun.environments.contract import Identity, Request
 from buildrun.memo import recall
 from buildrun.project import snapshot
 
 if TYPE_CHECKING:
+    from buildrun.environments.manager import Manager
     from buildrun.memo import Reader
 
 

@@ -9,42 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildrun import locks
-from buildrun.environments.contract import Environment, Identity, Manager, Request
+from buildrun.environments.contract import Environment, Identity, Request
+from buildrun.environments.prefix import (
+    MARKER,
+    VERSION,
+    discard,
+    flaw,
+    prefix_of,
+    record_use,
+    signature,
+)
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.files import publish
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.environments.manager import Manager
     from buildrun.home import Home
-
-MARKER = ".buildrun.json"
-# The roots of the projects that used the environment, a JSON text a line; its time is the last use.
-USES = ".buildrun-uses"
-_VERSION = 1
-
-
-def prefix_of(home: Home, key: str) -> str:
-    """Return where the environment of this key lies; short, for ``#!`` lines have a limit."""
-    return os.path.join(home.environments, key.rpartition(":")[2][:24])
-
-
-def flaw(prefix: str, key: str) -> str | None:
-    """Return why a prefix cannot be used, or None when it can."""
-    try:
-        with open(os.path.join(prefix, MARKER), "rb") as file:
-            marker = json.loads(file.read())
-        if marker["version"] != _VERSION or marker["key"] != key:
-            return "it was made by another version of buildrun"
-        return _missing(prefix, marker)
-    except FileNotFoundError:
-        return "an earlier build did not finish" if os.path.lexists(prefix) else "it is new"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its marker cannot be read ({error})"
 
 
 def provide(
@@ -64,38 +49,38 @@ def provide(
     if not identity.key:
         return Environment(manager.NAME, None, None, True, {}), None
     prefix = prefix_of(home, identity.key)
-    variables = manager.activate(prefix, request.environ)
     try:
         lock = _lock(prefix, shared=True, console=console)
     except StoreError:
         if refresh or flaw(prefix, identity.key) is not None:
             raise
         # A store that may only be read serves what it has; nobody can take it away meanwhile.
-        return Environment(manager.NAME, identity.key, prefix, True, variables), None
+        return _ready(manager, identity, prefix, request, reused=True), None
     try:
         reused = True
         while refresh or flaw(prefix, identity.key) is not None:
             lock.release()
             lock = _lock(prefix, shared=False, console=console)
             reason = "it is to be refreshed" if refresh else flaw(prefix, identity.key)
+            if reason is not None and not reused:
+                raise _unstable(prefix, reason)
             if reason is not None:
                 reused = False
                 _build(manager, identity, prefix, request, console, lock, reason)
             refresh = False
             lock.share()
-        _record_use(prefix, request.project.root)
+        record_use(prefix, request.project.root)
     except BaseException:
         lock.release()
         raise
-    return Environment(manager.NAME, identity.key, prefix, reused, variables), lock
+    return _ready(manager, identity, prefix, request, reused=reused), lock
 
 
-def discard(prefix: str) -> None:
-    """Make the next run build the environment again."""
-    try:
-        os.unlink(os.path.join(prefix, MARKER))
-    except OSError:
-        pass
+def _ready(
+    manager: Manager, identity: Identity, prefix: str, request: Request, *, reused: bool
+) -> Environment:
+    variables = manager.activate(prefix, request.environ)
+    return Environment(manager.NAME, identity.key, prefix, reused, variables)
 
 
 def _build(
@@ -138,35 +123,15 @@ def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -
         )
     listed, base = manager.witnesses(prefix)
     marker = {
-        "version": _VERSION,
+        "version": VERSION,
         "key": identity.key,
         "manager": manager.NAME,
         "parts": identity.parts,
         "witnesses": listed,
-        "base": [base, _signature(base)] if base else None,
+        "base": [base, signature(base)] if base else None,
         "created": int(time.time()),
     }
     publish(os.path.join(prefix, MARKER), json.dumps(marker).encode())
-
-
-def _missing(prefix: str, marker: dict[str, Any]) -> str | None:
-    for directory, names in marker["witnesses"].items():
-        gone = set(names).difference(os.listdir(os.path.join(prefix, directory)))
-        if gone:
-            return f"`{os.path.join(directory, min(gone))}` is missing from it"
-    if marker["base"] is not None:
-        path, signature = marker["base"]
-        if _signature(path) != signature:
-            return f"its interpreter {path} was changed or removed"
-    return None
-
-
-def _signature(path: str) -> list[int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _lock(prefix: str, *, shared: bool, console: Console) -> locks.Lock:
@@ -186,6 +151,8 @@ def _lock(prefix: str, *, shared: bool, console: Console) -> locks.Lock:
 def _clear(prefix: str, *, quietly: bool = False) -> None:
     if not os.path.lexists(prefix):
         return
+    import shutil
+
     discard(prefix)
     try:
         shutil.rmtree(prefix)
@@ -194,17 +161,12 @@ def _clear(prefix: str, *, quietly: bool = False) -> None:
             raise
 
 
-def _record_use(prefix: str, project: str) -> None:
-    """Record the use, for collection by age and for `cache ls`."""
-    path, line = os.path.join(prefix, USES), json.dumps(project).encode() + b"\n"
-    try:
-        with open(path, "ab+") as file:
-            file.seek(0)
-            if line not in file.readlines():
-                file.write(line)
-        os.utime(path)
-    except OSError:
-        pass  # a store that may only be read
+def _unstable(prefix: str, reason: str) -> StoreError:
+    return StoreError(
+        f"the environment was built and cannot be used at once: {reason}",
+        place=prefix,
+        hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
+    )
 
 
 def _store_failure(prefix: str, error: OSError) -> StoreError:

@@ -1,9 +1,7 @@
 """What every executor takes and returns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class Job(NamedTuple):
@@ -29,10 +27,3 @@ class Result(NamedTuple):
 
     exit_code: int
     interrupted: int | None = None
-
-
-class Executor(Protocol):
-    """A place to run jobs."""
-
-    # Runs the job to its end; raises ExecutionError where it cannot be started.
-    def execute(self, job: Job) -> Result: ...

@@ -1,7 +1,5 @@
 """A finding about a file, with its place."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]

@@ -1,9 +1,8 @@
 """What a project declares, as records without behaviour.
 
-Named tuples, because a warm run must not pay for importing ``dataclasses``.
+Named tuples, because a warm run must not pay for importing ``dataclasses``; and annotations that
+are values, not texts, because ``typing`` compiles each text when the class is made.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 

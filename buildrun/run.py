@@ -1,0 +1,85 @@
+"""Running what is prepared: hold the environment, run the command, look after it."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.environments.prefix import discard
+from buildrun.executors import local
+from buildrun.executors.job import Job, Result
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+
+
+class Prepared(NamedTuple):
+    """A step with all that its run needs; JSON values throughout.
+
+    manager, key, prefix: its environment; key is "" and prefix None for the caller's own.
+    changes: variables that the command sees set to a text, or removed (None).
+    """
+
+    step: str
+    entry_point: str
+    parameters: tuple[tuple[str, str], ...]
+    command: str
+    cwd: str
+    manager: str
+    key: str
+    prefix: str | None
+    changes: Mapping[str, str | None]
+    reasons: tuple[tuple[str, str], ...]
+
+
+def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") -> Result:
+    """Run the command in an environment that the caller holds; raises ExecutionError."""
+    seen = {name: value for name, value in environ.items() if name not in prepared.changes}
+    seen.update({name: text for name, text in prepared.changes.items() if text is not None})
+    console.note(console.style(f"[{prepared.step}] {prepared.command}", "dim"))
+    result = local.execute(Job(prepared.command, prepared.cwd, seen))
+    if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
+        _look_for_damage(prepared, console)
+    return result
+
+
+def report(run_id: str, prepared: Prepared | None, result: Result | None, seconds: float) -> Any:
+    """Return how a run went, in the stable shape of `run --report`."""
+    exit_code = result.exit_code if result is not None else 1
+    state = "ok" if exit_code == 0 else "failed"
+    if result is not None and result.interrupted is not None:
+        state = "cancelled"
+    steps = [] if prepared is None else [_step(prepared, state, exit_code, seconds)]
+    return {
+        "version": 1,
+        "run_id": run_id,
+        "status": state,
+        "exit_code": exit_code,
+        "steps": steps,
+    }
+
+
+def _step(prepared: Prepared, state: str, exit_code: int, seconds: float) -> Any:
+    return {
+        "id": prepared.step,
+        "entry_point": prepared.entry_point,
+        "state": state,
+        "exit_code": exit_code,
+        "seconds": round(seconds, 3),
+        "log": None,
+        "reasons": [{"code": code, "detail": detail} for code, detail in prepared.reasons],
+    }
+
+
+def _look_for_damage(prepared: Prepared, console: "Console") -> None:
+    """After a failure, see whether the environment is to blame, and have it built again if so."""
+    from buildrun.environments import registry
+
+    prefix = prepared.prefix or ""
+    damaged = registry.load(prepared.manager).damage(prefix)
+    if damaged:
+        discard(prefix)
+        console.warn(
+            f"{len(damaged)} files of the environment were changed or are gone, "
+            f"such as `{os.path.basename(damaged[0])}`",
+            "run again; the environment will be built anew",
+        )
