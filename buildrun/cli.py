@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run an entry point of a project",
     "plan": "show what would run and why",
     "build": "prepare the environment a run needs, without running",
+    "lock": "pin the environment to versions and hashes",
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",
     "schema": "print a JSON Schema for editors",

@@ -19,11 +19,15 @@ class Reason(NamedTuple):
 
 
 class EnvironmentState(NamedTuple):
-    """The environment a step runs in; key is None where it cannot be known yet."""
+    """The environment a step runs in; key is None where it cannot be known yet.
+
+    lock: ``locked``, ``stale`` or ``unlocked``; None where nothing can be locked.
+    """
 
     manager: str
     key: str | None
     ready: bool
+    lock: str | None = None
 
 
 class Step(NamedTuple):

@@ -88,6 +88,7 @@ def _text(made: plan.Plan) -> str:
     for step in made.steps:
         state = step.environment
         ready = "ready" if state.ready else "to be built"
+        ready += f", {state.lock}" if state.lock else ""
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",

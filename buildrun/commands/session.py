@@ -119,13 +119,21 @@ def environment_of(
         return None, request, None
     manager = registry.load(name)
     try:
-        return manager, request, identify(manager, request)
+        return manager, request, _identify(session, manager, request)
     except EnvironmentFailure as failure:
         obtain = getattr(failure, "obtain", None)
         if not fetch or obtain is None or session.options.offline:
             raise
         obtain(session.console)
-        return manager, request, identify(manager, request)
+        return manager, request, _identify(session, manager, request)
+
+
+def _identify(session: Session, manager: "Manager", request: Request) -> Identity:
+    identity = identify(manager, request)
+    if identity.lock == "stale":
+        reasons = "; ".join(identity.stale)
+        session.console.warn(f"the lock is stale and not used: {reasons}", "run `buildrun lock`")
+    return identity
 
 
 def environment_state(
@@ -137,7 +145,8 @@ def environment_state(
     if not identity.key:
         return plan.EnvironmentState(manager.NAME, None, True)
     prefix = prefix_of(session.home, identity.key)
-    return plan.EnvironmentState(manager.NAME, identity.key, flaw(prefix, identity.key) is None)
+    ready = flaw(prefix, identity.key) is None
+    return plan.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
 
 
 def wish(session: Session) -> plan.Wish:

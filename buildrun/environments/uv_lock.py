@@ -8,23 +8,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from buildrun.environments import platforms
 from buildrun.environments.lockfile import Package
 from buildrun.environments.requirements import name_of
 from buildrun.environments.uv import ToolFailure
 from buildrun.environments.uv_failure import explain
-from buildrun.errors import EnvironmentFailure, UsageError
+from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
     from buildrun.environments.lockfile import Lock
     from buildrun.environments.requirements import Line
-
-# Our names of platforms, and uv's; a Linux lock holds for glibc 2.28 and newer.
-PLATFORMS = {
-    "linux-x86_64": "x86_64-manylinux_2_28",
-    "linux-aarch64": "aarch64-manylinux_2_28",
-    "darwin-arm64": "aarch64-apple-darwin",
-    "darwin-x86_64": "x86_64-apple-darwin",
-}
 
 _VERSION = re.compile(r"===?\s*([^\s;]+)")
 _HASH = re.compile(r"--hash=([a-z0-9]+:[0-9a-f]+)")
@@ -45,8 +38,7 @@ def resolve(
     previous: its versions are kept where they still fit.
     Raises EnvironmentFailure with uv's reason.
     """
-    if platform not in PLATFORMS:
-        raise UsageError(f"unknown platform `{platform}`", hint=f"choose of {', '.join(PLATFORMS)}")
+    target = platforms.UV[platforms.check(platform)]
     packages: list[Package] = []
     for stage, requirements in stages.items():
         if not requirements:
@@ -54,7 +46,7 @@ def resolve(
         before = previous.platforms.get(platform, ()) if previous else ()
         kept = [item.line for item in before if item.stage == stage]
         try:
-            text = _compile(pip, requirements, PLATFORMS[platform], python, kept)
+            text = _compile(pip, requirements, target, python, kept)
         except ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
             raise explain(failure.output, what, known.get(stage, ()), default) from None
@@ -70,6 +62,21 @@ def lines(packages: Sequence[Sequence[Any]]) -> dict[str, list[str]]:
         hashes = "".join(f" --hash={item}" for item in package.hashes)
         stages.setdefault(package.stage, []).append(package.line + hashes)
     return stages
+
+
+def export(run: Callable[..., str]) -> list[str]:
+    """Return the packages of the project's own ``uv.lock``, as ``uv sync --no-dev`` takes them.
+
+    run: calls uv in the project's root. Raises ToolFailure.
+    """
+    with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
+        output = os.path.join(directory, "requirements.txt")
+        run(
+            "export", "--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header",
+            "--no-annotate", "--output-file", output,
+        )  # fmt: skip
+        with open(output, encoding="utf-8") as file:
+            return file.read().splitlines()
 
 
 def _compile(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments.contract import Identity, Request
+from buildrun.environments.platforms import here
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.spec import CondaEnv, PythonEnv
 
@@ -38,12 +38,14 @@ class Wanted(NamedTuple):
 
     stages: requirement lines of each installation, in MLflow's order.
     lines: the same with the files they name followed, for digests and places.
+    inputs: what was declared, the same on every machine; indexes: where packages come from here.
     """
 
     declared: PythonEnv
     stages: Mapping[str, tuple[str, ...]]
     lines: Mapping[str, tuple[Line, ...]]
     inputs: Mapping[str, Any]
+    indexes: tuple[str, ...]
     settings: Settings
     warnings: tuple[str, ...]
 
@@ -58,18 +60,18 @@ def identify(request: Request, reader: Reader) -> Identity:
     parts: dict[str, Any] = {
         "manager": NAME,
         "python": interpreter.version,
-        "platform": platform(),
+        "platform": here(),
     }
     lock, state, stale = _usable_lock(wanted, reader), "unlocked", []
     if lock is not None:
-        stale = lockfile.changes(lock, wanted.inputs, platform(), _minor(interpreter.version))
+        stale = lockfile.changes(lock, wanted.inputs, here(), _minor(interpreter.version))
         state = "stale" if stale else "locked"
     if request.locked and state != "locked":
         raise _not_locked(wanted.declared, stale)
     if lock is not None and state == "locked":
-        parts["packages"] = [list(package) for package in lock.platforms[platform()]]
+        parts["packages"] = [list(package) for package in lock.platforms[here()]]
     else:
-        parts["inputs"] = wanted.inputs
+        parts.update(wanted.inputs, indexes=list(wanted.indexes))
     key = digest.key("environment", parts)
     return Identity(NAME, key, parts, state, stale, wanted.warnings)
 
@@ -86,13 +88,16 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
     target = ("--python", os.path.join(prefix, "bin", "python"))
     try:
         tool.run("venv", "--no-project", "--quiet", "--python", interpreter.path, prefix)
-        for lines in _stages(identity, wanted, interpreter.path):
+        for lines in _stages(identity, wanted, interpreter.path, tool):
             tool.pip("install", *target, "-r", "-", text="\n".join(lines) + "\n")
     except uv.ToolFailure as failure:
         known = [line for lines in wanted.lines.values() for line in lines]
         default = request.project.file or request.project.root
         what = "the environment could not be built"
-        raise uv_failure.explain(failure.output, what, known, default) from None
+        error = uv_failure.explain(failure.output, what, known, default)
+        if request.offline:
+            error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
+        raise error from None
 
 
 def lock(
@@ -115,11 +120,6 @@ def lock(
         for name in platforms
     }
     return Lock(NAME, wanted.inputs, _minor(version), packages)
-
-
-def platform() -> str:
-    """Return this machine's platform, such as ``linux-x86_64``."""
-    return f"{sys.platform}-{os.uname().machine}"
 
 
 def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
@@ -195,16 +195,14 @@ def _read(request: Request, reader: Reader) -> Wanted:
         stage: requirements.follow(texts, origin, root, reader) for stage, texts in stages.items()
     }
     settings = pip_settings.read(reader)
-    inputs: dict[str, Any] = {
-        "python": declared.python,
-        "settings": [*settings.indexes, *_uv_settings(root, reader)],
-    }
+    indexes = (*settings.indexes, *_uv_settings(root, reader))
+    inputs: dict[str, Any] = {"requested": declared.python}
     if request.manager == "uv" and reader.exists(os.path.join(root, _UV_LOCK)):
         inputs["uv.lock"] = _contents(root, (_UV_LOCK, "pyproject.toml"), reader)
         stages, lines = {}, {}
     for stage, found in lines.items():
         inputs[stage] = [requirements.describe(line, root, reader) for line in found]
-    return Wanted(declared, stages, lines, inputs, settings, warnings)
+    return Wanted(declared, stages, lines, inputs, indexes, settings, warnings)
 
 
 def _declared(request: Request) -> tuple[PythonEnv, tuple[str, ...]]:
@@ -251,11 +249,13 @@ def _not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure
     return EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")
 
 
-def _stages(identity: Identity, wanted: Wanted, python: str) -> list[list[str]]:
+def _stages(identity: Identity, wanted: Wanted, python: str, tool: _Uv) -> list[list[str]]:
     """Return the requirement lines of each installation."""
     from buildrun.environments import uv_lock
 
-    if identity.lock == "locked":
+    if _UV_LOCK in wanted.inputs:
+        stages = {"run": uv_lock.export(tool.run)}
+    elif identity.lock == "locked":
         stages = uv_lock.lines(identity.parts["packages"])
     else:
         stages = {stage: list(lines) for stage, lines in wanted.stages.items()}

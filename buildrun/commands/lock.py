@@ -1,0 +1,132 @@
+"""``buildrun lock``: pin an environment to versions and hashes, in a file beside its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from buildrun.commands import project_options, session
+from buildrun.environments import lockfile, registry
+from buildrun.environments.contract import Request
+from buildrun.environments.identify import identify
+from buildrun.environments.lockfile import Lock
+from buildrun.environments.platforms import here
+from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError
+from buildrun.files import publish
+from buildrun.memo import Reader
+from buildrun.project.spec import DockerEnv, ProjectSpec
+
+HELP = "pin the environment to versions and hashes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    project_options.add(parser)
+    option = parser.add_argument
+    option(
+        "--platform", metavar="PLATFORM", action="append", default=[],
+        help="such as linux-x86_64; repeatable; default: those of the lock, else this machine's",
+    )  # fmt: skip
+    option("--update", action="store_true", help="take the newest versions that fit")
+    option("--check", action="store_true", help="only say whether the lock is fresh; exit 1 if not")
+    option("--dry-run", action="store_true", help="show what would change and write nothing")
+    option("--format", choices=("text", "json"), default="text", help="default: text")
+    option("-q", "--quiet", action="store_true", help="say only what went wrong")
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
+    """Lock, and show what changed."""
+    options = project_options.read(arguments, environ)
+    running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    opened = session.open_project(running)
+    session.check(running, opened, entry_point=False)
+    path = _environment_file(opened.project)
+    name = registry.choose(opened.project.environment, options.env_manager)
+    request = Request(opened.project, name, environ, running.memory, options.offline)
+    manager = registry.load(name)
+    previous, reasons = _state(request, path)
+    if arguments.check:
+        return _say_state(lockfile.path_for(path), reasons)
+    platforms = _platforms(arguments.platform, previous)
+    fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
+    if fresh and not arguments.update:
+        return _show(lockfile.path_for(path), previous, previous, arguments.format)
+    made = manager.lock(request, platforms, None if arguments.update else previous, running.console)
+    if not arguments.dry_run:
+        _write(lockfile.path_for(path), made)
+    return _show(lockfile.path_for(path), previous, made, arguments.format)
+
+
+def _environment_file(project: ProjectSpec) -> str:
+    environment = project.environment
+    if isinstance(environment, DockerEnv):
+        raise ProjectError(
+            "a docker project has no environment to lock",
+            place=project.file,
+            hint="name the image by its digest instead: `image: NAME@sha256:…`",
+        )
+    if environment.path is None:
+        raise ProjectError(
+            "the project declares no environment, so there is nothing to lock",
+            place=project.file or project.root,
+            hint="list its dependencies in `python_env.yaml`",
+        )
+    return environment.path
+
+
+def _state(request: Request, path: str) -> tuple[Lock | None, Sequence[str]]:
+    """Return the lock that is there and why it does not serve; reasons are empty when it does."""
+    try:
+        previous = lockfile.load(path, Reader(request.environ))
+    except EnvironmentFailure as failure:
+        return None, [failure.message]
+    if previous is None:
+        return None, ["there is no lock"]
+    identity = identify(registry.load(request.manager), request)
+    return previous, identity.stale if identity.lock == "stale" else ()
+
+
+def _say_state(path: str, reasons: Sequence[str]) -> int:
+    if not reasons:
+        sys.stdout.write(f"{path}: fresh\n")
+        return 0
+    for reason in reasons:
+        sys.stdout.write(f"{path}: {reason}\n")
+    return FAILURE
+
+
+def _platforms(asked: Sequence[str], previous: Lock | None) -> list[str]:
+    if asked:
+        return list(dict.fromkeys(asked))
+    return list(previous.platforms) if previous is not None else [here()]
+
+
+def _write(path: str, lock: Lock) -> None:
+    try:
+        publish(path, lockfile.dump(lock))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the lock: {error.strerror}", place=path, hint="check its directory"
+        ) from None
+
+
+def _show(path: str, old: Lock | None, new: Lock | None, form: str) -> int:
+    before = old.platforms if old is not None else {}
+    after = new.platforms if new is not None else {}
+    names = sorted(before.keys() | after.keys())
+    changes = {
+        name: lockfile.difference(before.get(name, ()), after.get(name, ())) for name in names
+    }
+    if form == "json":
+        value = {"version": 1, "path": path, "changes": changes}
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return 0
+    sys.stdout.write(f"{os.path.relpath(path)}\n")
+    for name, lines in changes.items():
+        count = len(after.get(name, ()))
+        sys.stdout.write(f"{name}: {count} packages{'' if lines else ', unchanged'}\n")
+        sys.stdout.writelines(f"  {line}\n" for line in lines)
+    return 0

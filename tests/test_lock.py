@@ -1,0 +1,181 @@
+"""Locks: made, used, refused when stale, and shown as differences."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Outcome, Project
+from wheels import write_wheel
+
+MLPROJECT = """\
+name: locked
+python_env: python_env.yaml
+entry_points:
+  main:
+    command: python -c "import alpha; print(alpha.VERSION)"
+"""
+HERE = f"{sys.platform}-{os.uname().machine}"
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    directory = tmp_path / "wheels"
+    write_wheel(directory, "alpha", "1.0")
+    return directory
+
+
+@pytest.fixture
+def offline(buildrun: Buildrun, links: Path) -> Call:
+    environ = {
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_FIND_LINKS": str(links),
+        "UV_INDEX": None,
+    }
+    return lambda *arguments: buildrun(*arguments, environ=environ)
+
+
+@pytest.fixture
+def directory(project: Project) -> Path:
+    return project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
+
+
+def test_lock_holds_every_package_with_version_and_hash(directory: Path, offline: Call) -> None:
+    outcome = offline("lock", directory)
+    assert outcome.code == 0, outcome.err
+    lock = json.loads((directory / "python_env.lock").read_text())
+    (package,) = lock["platforms"][HERE]
+    assert (package["name"], package["version"]) == ("alpha", "1.0")
+    assert package["hashes"][0].startswith("sha256:")
+    assert "+ alpha 1.0" in outcome.out
+
+
+def test_locked_environment_stays_when_newer_packages_come(
+    directory: Path, offline: Call, links: Path
+) -> None:
+    offline("lock", directory)
+    write_wheel(links, "alpha", "2.0")
+    assert offline("-q", "--locked", directory).out == "1.0\n"
+    assert offline("-q", directory).out == "1.0\n"
+
+
+def test_unlocked_environment_takes_the_newest(directory: Path, offline: Call, links: Path) -> None:
+    write_wheel(links, "alpha", "2.0")
+    assert offline("-q", directory).out == "2.0\n"
+
+
+def test_locked_refuses_a_missing_lock(directory: Path, offline: Call, store: Path) -> None:
+    outcome = offline("--locked", directory)
+    assert outcome.code == 1
+    assert "the environment is not locked" in outcome.err
+    assert "buildrun lock" in outcome.err
+    assert not (store / "envs").exists()
+
+
+def test_locked_refuses_a_stale_lock_and_says_what_changed(
+    directory: Path, offline: Call, links: Path
+) -> None:
+    offline("lock", directory)
+    write_wheel(links, "beta")
+    (directory / "python_env.yaml").write_text("dependencies: [alpha, beta]\n")
+    outcome = offline("--locked", directory)
+    assert outcome.code == 1
+    assert "the lock is stale: `beta` was added" in outcome.err
+
+
+def test_stale_lock_is_told_and_left_aside(directory: Path, offline: Call, links: Path) -> None:
+    offline("lock", directory)
+    write_wheel(links, "alpha", "2.0")
+    (directory / "python_env.yaml").write_text("dependencies: [alpha>=2]\n")
+    outcome = offline(directory)
+    assert outcome.out == "2.0\n"
+    assert "the lock is stale and not used" in outcome.err
+
+
+@pytest.mark.parametrize(("text", "state"), [("[alpha]", "locked"), ("['alpha>0']", "stale")])
+def test_plan_tells_the_state_of_the_lock(
+    directory: Path, offline: Call, text: str, state: str
+) -> None:
+    offline("lock", directory)
+    (directory / "python_env.yaml").write_text(f"dependencies: {text}\n")
+    plan = offline("plan", directory, "--format=json").data
+    assert plan["steps"][-1]["environment"]["lock"] == state
+
+
+def test_check_tells_fresh_from_stale(directory: Path, offline: Call) -> None:
+    assert offline("lock", "--check", directory).code == 1
+    offline("lock", directory)
+    assert offline("lock", "--check", directory).code == 0
+    (directory / "python_env.yaml").write_text("dependencies: []\n")
+    outcome = offline("lock", "--check", directory)
+    assert outcome.code == 1
+    assert "`alpha` was removed" in outcome.out
+
+
+def test_new_lock_keeps_versions_and_update_takes_the_newest(
+    directory: Path, offline: Call, links: Path
+) -> None:
+    offline("lock", directory)
+    write_wheel(links, "alpha", "2.0")
+    write_wheel(links, "beta")
+    (directory / "python_env.yaml").write_text("dependencies: [alpha, beta]\n")
+    kept = offline("lock", directory, "--format=json").data["changes"][HERE]
+    assert kept == ["+ beta 1.0"]
+    shown = offline("lock", directory, "--update", "--dry-run", "--format=json").data
+    assert shown["changes"][HERE] == ["~ alpha 1.0 -> 2.0"]
+    assert "2.0" not in (directory / "python_env.lock").read_text()
+    offline("lock", directory, "--update")
+    assert offline("-q", "--locked", directory).out == "2.0\n"
+
+
+def test_lock_for_several_platforms(directory: Path, offline: Call) -> None:
+    offline("lock", directory, "--platform=linux-x86_64", "--platform=darwin-arm64")
+    lock = json.loads((directory / "python_env.lock").read_text())
+    assert sorted(lock["platforms"]) == ["darwin-arm64", "linux-x86_64"]
+
+
+def test_same_inputs_give_the_same_lock(directory: Path, offline: Call) -> None:
+    offline("lock", directory)
+    first = (directory / "python_env.lock").read_bytes()
+    (directory / "python_env.lock").unlink()
+    offline("lock", directory)
+    assert (directory / "python_env.lock").read_bytes() == first
+
+
+def test_installing_verifies_the_locked_hashes(directory: Path, offline: Call) -> None:
+    offline("lock", directory)
+    path = directory / "python_env.lock"
+    value = json.loads(path.read_text())
+    value["platforms"][HERE][0]["hashes"] = ["sha256:" + "0" * 64]
+    path.write_text(json.dumps(value))
+    outcome = offline("--locked", directory)
+    assert outcome.code == 1
+    assert "ash mismatch" in outcome.err
+
+
+def test_damaged_lock_is_told(directory: Path, offline: Call) -> None:
+    (directory / "python_env.lock").write_text("{")
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "python_env.lock: this is not a lock" in outcome.err
+    assert offline("lock", directory).code == 0
+    assert offline("-q", directory).code == 0
+
+
+def test_unknown_platform_is_a_usage_error(directory: Path, offline: Call) -> None:
+    outcome = offline("lock", directory, "--platform=amiga")
+    assert outcome.code == 2
+    assert "linux-x86_64" in outcome.err
+
+
+def test_project_without_environment_has_nothing_to_lock(project: Project, offline: Call) -> None:
+    outcome = offline("lock", project("entry_points: {main: {command: 'true'}}\n"))
+    assert outcome.code == 1
+    assert "nothing to lock" in outcome.err

@@ -1,0 +1,240 @@
+"""Running: what the command sees, what comes back, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+
+LOCAL = "--env-manager=local"
+
+
+def test_commands_own_code_is_buildruns(project: Project, buildrun: Buildrun) -> None:
+    assert buildrun(project("entry_points: {main: {command: exit 7}}\n"), LOCAL).code == 7
+
+
+def test_command_runs_in_the_projects_root(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: pwd}}\n")
+    assert buildrun(directory, LOCAL).out == f"{directory}\n"
+
+
+def test_command_sees_the_callers_environment(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: 'echo $FLAVOUR'}}\n")
+    assert buildrun(directory, LOCAL, environ={"FLAVOUR": "mint"}).out == "mint\n"
+
+
+def test_command_reads_standard_input(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: cat}}\n")
+    assert buildrun(directory, LOCAL, stdin="a line\n").out == "a line\n"
+
+
+def test_later_lines_decide_as_in_bash(project: Project, buildrun: Buildrun) -> None:
+    directory = project('entry_points: {main: {command: "false\\necho done"}}\n')
+    outcome = buildrun(directory, LOCAL)
+    assert (outcome.code, outcome.out) == (0, "done\n")
+
+
+def test_warm_run_sees_changes_of_the_project(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: echo one}}\n")
+    assert [buildrun("-q", directory, LOCAL).out for _ in range(2)] == ["one\n", "one\n"]
+    (directory / "MLproject").write_text("entry_points: {main: {command: echo two}}\n")
+    assert buildrun("-q", directory, LOCAL).out == "two\n"
+
+
+def test_warm_run_sees_an_edit_of_the_same_size_with_its_time_put_back(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {command: echo one}}\n")
+    file = directory / "MLproject"
+    assert buildrun("-q", directory, LOCAL).out == "one\n"
+    status = file.stat()
+    file.write_text("entry_points: {main: {command: echo two}}\n")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert buildrun("-q", directory, LOCAL).out == "two\n"
+
+
+def test_warm_run_sees_a_new_environment_file(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    assert buildrun("-q", directory).code == 0
+    (directory / "python_env.yaml").write_text("python: '3.99'\n")
+    outcome = buildrun("-q", directory, environ={"UV_PYTHON_DOWNLOADS": "never"})
+    assert outcome.code == 1
+    assert "Python 3.99" in outcome.err
+
+
+def test_warm_run_sees_a_path_that_vanished(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.write_text("x")
+    directory = project("entry_points: {main: {parameters: {f: path}, command: 'cat {f}'}}\n")
+    assert buildrun("-q", directory, LOCAL, "-P", "f=data").out == "x"
+    data.unlink()
+    outcome = buildrun("-q", directory, LOCAL, "-P", "f=data")
+    assert outcome.code == 1
+    assert "no such file" in outcome.err
+
+
+def test_warm_run_passes_the_current_variables(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: 'echo $FLAVOUR'}}\n")
+    for flavour in ("mint", "rose"):
+        assert buildrun("-q", directory, environ={"FLAVOUR": flavour}).out == f"{flavour}\n"
+
+
+def test_subdirectory_by_fragment(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: echo top}}\n")
+    (directory / "v1.2").mkdir()
+    (directory / "v1.2" / "MLproject").write_text("entry_points: {main: {command: echo sub}}\n")
+    assert buildrun(f"{directory}#v1.2", LOCAL).out == "sub\n"
+
+
+@pytest.mark.parametrize("fragment", ["../other", "/etc", "no/such", "link"])
+def test_subdirectory_stays_in_the_project(
+    project: Project, buildrun: Buildrun, tmp_path: Path, fragment: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    directory = project("entry_points: {main: {command: echo top}}\n")
+    (directory / "link").symlink_to(tmp_path / "other")
+    outcome = buildrun(f"{directory}#{fragment}", LOCAL)
+    assert outcome.code == 1
+    assert "subdirectory" in outcome.err
+
+
+def test_file_uri_and_quotes_name_a_project(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: echo hi}}\n", name="a b")
+    assert buildrun(f"file://{directory}".replace(" ", "%20"), LOCAL).out == "hi\n"
+    assert buildrun(f"'{directory}'", LOCAL).out == "hi\n"
+
+
+def test_scripts_are_entry_points_without_mlproject(project: Project, buildrun: Buildrun) -> None:
+    directory = project(None, a__py="import sys; print(sys.argv[1:])", b__sh="echo sh $@")
+    assert buildrun(directory, LOCAL, "-e", "a.py", "-P", "x=1").out == "['--x', '1']\n"
+    shell = buildrun(directory, LOCAL, "-e", "b.sh", "-P", "y=2", environ={"SHELL": None})
+    assert shell.out == "sh --y 2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [("nothing.py", "no script `nothing.py`"), ("train", "could not find `train`")],
+)
+def test_unknown_entry_point_is_told(
+    project: Project, buildrun: Buildrun, name: str, fact: str
+) -> None:
+    outcome = buildrun(project(None, trains__py=""), LOCAL, "-e", name)
+    assert outcome.code == 1
+    assert fact in outcome.err
+
+
+def test_close_name_is_proposed(project: Project, buildrun: Buildrun) -> None:
+    outcome = buildrun(project("entry_points: {train: {command: x}}\n"), LOCAL, "-e", "tran")
+    assert "did you mean `-e train`?" in outcome.err
+
+
+def test_report_tells_how_the_run_went(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project("entry_points: {main: {command: exit 3}}\n")
+    buildrun(directory, LOCAL, "--report", "report.json", "--run-id", "abc")
+    report = json.loads((tmp_path / "report.json").read_text())
+    (step,) = report["steps"]
+    assert (report["version"], report["run_id"], report["status"]) == (1, "abc", "failed")
+    assert (report["exit_code"], step["exit_code"], step["state"]) == (3, 3, "failed")
+    assert step["id"] == step["entry_point"] == "main"
+
+
+def test_report_is_written_when_nothing_could_run(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    assert buildrun(project("entry_points: []\n"), "--report", "r.json").code == 1
+    assert json.loads((tmp_path / "r.json").read_text())["status"] == "failed"
+
+
+def test_mlflow_variables_reach_the_command(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points: {main: {command: 'echo $MLFLOW_RUN_ID $MLFLOW_EXPERIMENT_ID "
+        "$MLFLOW_TRACKING_URI'}}\n"
+    )
+    outcome = buildrun(
+        directory, LOCAL, "--run-id=r1", "--experiment-id=7",
+        environ={"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"},
+    )  # fmt: skip
+    assert outcome.out == "r1 7 http://127.0.0.1:5000\n"
+
+
+def test_experiment_name_replaces_an_inherited_id(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points: {main: {command: 'echo [$MLFLOW_EXPERIMENT_ID] $MLFLOW_EXPERIMENT_NAME'}}\n"
+    )
+    outcome = buildrun(
+        directory, LOCAL, "--experiment-name=new", environ={"MLFLOW_EXPERIMENT_ID": "7"}
+    )
+    assert outcome.out == "[] new\n"
+
+
+def test_error_elsewhere_in_the_project_does_not_stop_the_run(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(
+        "entry_points:\n  main: {command: echo fine}\n  broken: {command: 'echo {nothing}'}\n"
+    )
+    assert buildrun(directory, LOCAL).out == "fine\n"
+    assert buildrun(directory, LOCAL, "-e", "broken").code == 1
+
+
+def test_warnings_are_told_once(project: Project, buildrun: Buildrun) -> None:
+    directory = project("nmae: x\nentry_points: {main: {command: 'true'}}\n")
+    assert "unknown-key" in buildrun(directory, LOCAL).err
+    assert "unknown-key" not in buildrun(directory, LOCAL, "-P", "x=1").err
+
+
+def test_dry_run_is_the_plan(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
+    directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/made}}}}\n")
+    assert "touch" in buildrun(directory, LOCAL, "--dry-run").out
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("form", ["text", "mermaid", "dot"])
+def test_plan_has_other_forms(project: Project, buildrun: Buildrun, form: str) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    outcome = buildrun("plan", directory, LOCAL, f"--format={form}")
+    assert outcome.code == 0
+    assert "main" in outcome.out
+
+
+def test_read_only_store_is_told(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = buildrun(
+        project("entry_points: {main: {command: 'true'}}\n"),
+        environ={"BUILDRUN_HOME": str(tmp_path / "file" / "store")},
+    )
+    assert outcome.code == 1
+    assert "cannot write into the store" in outcome.err
+    assert "BUILDRUN_HOME" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://example.invalid/a.git", "git@example.invalid:a/b", "nowhere"]
+)
+def test_project_that_is_not_here_is_told(buildrun: Buildrun, uri: str) -> None:
+    outcome = buildrun(uri)
+    assert outcome.code == 1
+    assert f"there is no project at `{uri}`" in outcome.err
+
+
+def test_docker_projects_are_planned_and_refused(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "name: d\ndocker_env: {image: img}\nentry_points: {main: {command: 'true'}}\n"
+    )
+    step = buildrun("plan", directory, "--format=json").data["steps"][-1]
+    assert (step["backend"], step["image"]) == ("docker", "img")
+    assert buildrun(directory).code == 1
+
+
+def test_help_and_version(buildrun: Buildrun) -> None:
+    assert "usage: buildrun" in buildrun("--help").out
+    assert buildrun("--version").out.startswith("buildrun ")
+    assert buildrun("run", "--help").code == 0
+    assert buildrun().code == 2

@@ -1,0 +1,352 @@
+"""Virtualenvs through the command line: what they are made of, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Outcome, Project
+from wheels import write_wheel
+
+MLPROJECT = """\
+name: packages
+python_env: python_env.yaml
+entry_points:
+  main:
+    command: python -c "import sys, alpha; print(alpha.VERSION, sys.prefix)"
+"""
+
+# Packages come from a directory of wheels, and from nowhere else.
+ONLY_LINKS = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "UV_INDEX": None}
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    directory = tmp_path / "wheels"
+    write_wheel(directory, "alpha", "1.0")
+    write_wheel(directory, "alpha", "2.0", requires=("beta",))
+    write_wheel(directory, "beta", "1.5")
+    return directory
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def offline(buildrun: Buildrun, links: Path) -> Call:
+    def call(*arguments: str | Path, **changes: str | None) -> Outcome:
+        environ = {**ONLY_LINKS, "PIP_FIND_LINKS": str(links), **changes}
+        return buildrun(*arguments, environ=environ)
+
+    return call
+
+
+def key(outcome: Outcome) -> str:
+    assert outcome.code == 0, outcome.err
+    return str(outcome.data["key"])
+
+
+def test_packages_of_python_env_are_there(project: Project, offline: Call, store: Path) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    outcome = offline("-q", directory)
+    version, prefix = outcome.out.split()
+    assert (outcome.code, version) == (0, "1.0")
+    assert Path(prefix).parent == store / "envs"
+
+
+def test_build_says_whether_it_was_there(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
+    first = offline("build", directory, "--format=json").data
+    second = offline("build", directory, "--format=json").data
+    anew = offline("build", directory, "--refresh", "--format=json").data
+    assert (first["kind"], first["reused"], second["reused"]) == ("environment", False, True)
+    assert (anew["reused"], anew["path"], anew["key"]) == (False, first["path"], first["key"])
+    assert second == {**first, "reused": True}
+
+
+def test_plan_builds_nothing_and_writes_nothing(
+    project: Project, offline: Call, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
+    before = offline("plan", directory, "--format=json").data["steps"][0]["environment"]
+    assert list(store.iterdir()) == []
+    offline("build", directory)
+    after = offline("plan", directory, "--format=json").data["steps"][0]["environment"]
+    assert (before["manager"], before["ready"], before["lock"]) == ("virtualenv", False, "unlocked")
+    assert after == {**before, "ready": True}
+
+
+def test_same_content_elsewhere_is_the_same_environment(project: Project, offline: Call) -> None:
+    text = "dependencies: [alpha]\n"
+    one = project(MLPROJECT, name="one", python_env__yaml=text)
+    two = project(MLPROJECT.replace("packages", "other"), name="two", python_env__yaml=text)
+    assert key(offline("build", one, "--format=json")) == key(
+        offline("build", two, "--format=json")
+    )
+
+
+def test_files_named_by_requirements_count_from_the_projects_root(
+    project: Project, offline: Call
+) -> None:
+    directory = project(MLPROJECT.replace("python_env.yaml", "conf/env.yaml"))
+    (directory / "conf").mkdir()
+    (directory / "conf" / "env.yaml").write_text("dependencies: ['-r requirements.txt']\n")
+    (directory / "requirements.txt").write_text("-r more/inner.txt  # inner\n-c pins.txt\n")
+    (directory / "more").mkdir()
+    (directory / "more" / "inner.txt").write_text("alpha\n")
+    (directory / "pins.txt").write_text("alpha<2\n")
+    first = key(offline("build", directory, "--format=json"))
+    assert offline("-q", directory).out.startswith("1.0 ")
+    (directory / "pins.txt").write_text("alpha<3\n")
+    assert key(offline("build", directory, "--format=json")) != first
+    assert offline("-q", directory).out.startswith("2.0 ")
+
+
+def test_comments_do_not_change_the_key(project: Project, offline: Call) -> None:
+    directory = project(
+        MLPROJECT, python_env__yaml="dependencies: [-r r.txt]\n", r__txt="alpha # a\n\n# b\n"
+    )
+    first = key(offline("build", directory, "--format=json"))
+    (directory / "r.txt").write_text("alpha\n")
+    assert key(offline("build", directory, "--format=json")) == first
+
+
+def test_build_dependencies_come_first(project: Project, offline: Call) -> None:
+    directory = project(
+        MLPROJECT, python_env__yaml="build_dependencies: [beta]\ndependencies: [alpha==1.0]\n"
+    )
+    environment = offline("build", directory, "--format=json").data["path"]
+    installed = {path.name for path in Path(environment).glob("lib/python*/site-packages/*.py")}
+    assert {"alpha.py", "beta.py"} <= installed
+
+
+def test_local_package_counts_by_its_content(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: ['./local']\n")
+    local = directory / "local"
+    local.mkdir()
+    (local / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+        "[project]\nname = 'alpha'\nversion = '7'\n"
+    )
+    wheel = write_wheel(directory.parent / "made", "alpha", "7")
+    (local / "backend.py").write_text(
+        "import shutil\n"
+        "def build_wheel(directory, config_settings=None, metadata_directory=None):\n"
+        f"    return shutil.copy({str(wheel)!r}, directory).rsplit('/', 1)[1]\n"
+    )
+    first = key(offline("build", directory, "--format=json"))
+    assert offline("-q", directory).out.startswith("7 ")
+    (local / "module.py").write_text("changed = True\n")
+    assert key(offline("build", directory, "--format=json")) != first
+
+
+def test_python_is_chosen_by_version(project: Project, offline: Call) -> None:
+    minor = ".".join(str(part) for part in sys.version_info[:2])
+    directory = project(
+        MLPROJECT.replace("print(alpha.VERSION, ", "print('%d.%d' % sys.version_info[:2], "),
+        python_env__yaml=f"python: '{minor}'\ndependencies: [alpha]\n",
+    )
+    assert offline("-q", directory).out.split()[0] == minor
+
+
+@pytest.mark.parametrize("request_", [">=3.10", "3", ">=3.8,<4"])
+def test_ranges_of_python_are_understood(project: Project, offline: Call, request_: str) -> None:
+    directory = project(
+        MLPROJECT, python_env__yaml=f"python: '{request_}'\ndependencies: [alpha]\n"
+    )
+    assert offline("-q", directory).code == 0
+
+
+def test_missing_python_names_what_is_there(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml='python: "3.99"\n')
+    outcome = offline(directory, UV_PYTHON_DOWNLOADS="never")
+    running = ".".join(str(part) for part in sys.version_info[:3])
+    assert outcome.code == 1
+    assert "python_env.yaml:1:10: Python 3.99 is not on this machine" in outcome.err
+    assert running in outcome.err
+
+
+def test_unknown_package_is_placed_and_leaves_nothing(
+    project: Project, offline: Call, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies:\n  - alpha\n  - no-such-thing\n")
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "python_env.yaml:3:5:" in outcome.err
+    assert "uv says:" in outcome.err
+    assert "hint:" in outcome.err
+    assert not [path for path in (store / "envs").iterdir() if path.is_dir()]
+
+
+def test_conflict_is_told_in_uvs_words(project: Project, offline: Call, links: Path) -> None:
+    write_wheel(links, "gamma", requires=("alpha>5",))
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0, gamma]\n")
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "gamma" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_wrong_hash_is_refused(project: Project, offline: Call) -> None:
+    wrong = "0" * 64
+    directory = project(
+        MLPROJECT,
+        python_env__yaml="dependencies: ['-r r.txt']\n",
+        r__txt=f"alpha==1.0 --hash=sha256:{wrong}\n",
+    )
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "r.txt:1" in outcome.err
+
+
+def test_unreadable_requirement_file_is_placed(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: ['-r a.txt']\n", a__txt="-r b\n")
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "a.txt:1: `-r b` names a file that cannot be read" in outcome.err
+
+
+def test_cycle_of_requirement_files_is_named(project: Project, offline: Call) -> None:
+    directory = project(
+        MLPROJECT, python_env__yaml="dependencies: ['-r a.txt']\n",
+        a__txt="-r b.txt\n", b__txt="-r a.txt\n",
+    )  # fmt: skip
+    outcome = offline(directory)
+    assert outcome.code == 1
+    assert "include each other: a.txt -> b.txt -> a.txt" in outcome.err
+
+
+def test_pip_conf_is_honoured(project: Project, buildrun: Buildrun, links: Path) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    config = links.parent / "pip.conf"
+    config.write_text(f"[global]\nno-index = true\nfind-links = {links}\n")
+    environ = {name: None for name in os.environ if name.startswith("PIP_") and name != "PIP_CERT"}
+    outcome = buildrun("-q", directory, environ={**environ, "PIP_CONFIG_FILE": str(config)})
+    assert outcome.out.startswith("1.0 ")
+
+
+def test_credentials_of_indexes_are_kept_out_of_the_store(
+    project: Project, offline: Call, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
+    outcome = offline("build", directory, PIP_EXTRA_INDEX_URL="https://me:hunter2@127.0.0.1:9/s")
+    assert "hunter2" not in outcome.out + outcome.err
+    held = b"".join(
+        path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and path.stat().st_size < 1e6
+    )
+    assert b"hunter2" not in held
+
+
+def test_damage_found_after_a_failure_is_mended(
+    project: Project, offline: Call, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    assert offline("-q", directory).code == 0
+    module = next(store.glob("envs/*/lib/python*/site-packages/alpha.py"))
+    module.unlink()  # hard links: writing into it would change uv's cache
+    module.write_text("raise SystemExit(9)\n")
+    failed = offline("-q", directory)
+    assert failed.code == 9
+    assert "files of the environment were changed or are gone" in failed.err
+    assert offline("-q", directory).out.startswith("1.0 ")
+
+
+def test_pip_is_there_as_in_a_virtualenv(project: Project, offline: Call) -> None:
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {command: python -m pip --version}}\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    assert offline("-q", directory).out.startswith("pip ")
+
+
+def test_activation_is_that_of_a_virtualenv(project: Project, offline: Call) -> None:
+    directory = project(
+        "entry_points: {main: {command: 'echo $VIRTUAL_ENV; command -v python; echo $PYTHONHOME'}}"
+    )
+    prefix, python, home = offline("-q", directory, PYTHONHOME=None).out.split("\n")[:3]
+    assert python == f"{prefix}/bin/python"
+    assert home == ""
+
+
+def test_conda_project_under_virtualenv_drops_conda_packages(
+    project: Project, offline: Call
+) -> None:
+    directory = project(
+        MLPROJECT.replace("python_env: python_env.yaml", "conda_env: conda.yaml"),
+        conda__yaml="dependencies:\n  - numpy=1.2\n  - pip\n  - pip:\n    - alpha==1.0\n",
+    )
+    (directory / "conda.yaml").write_text(
+        "dependencies:\n  - numpy=1.2\n  - pip:\n    - alpha==1.0\n"
+    )
+    outcome = offline(directory, "--env-manager=virtualenv")
+    assert outcome.out.startswith("1.0 ")
+    assert "a virtualenv leaves out: `numpy=1.2`" in outcome.err
+
+
+def test_python_env_under_conda_is_refused(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: []\n")
+    outcome = offline(directory, "--env-manager=conda")
+    assert outcome.code == 1
+    assert "python_env project cannot be executed using conda" in outcome.err
+    assert "`virtualenv` or `local`" in outcome.err
+
+
+def test_local_manager_makes_nothing(project: Project, offline: Call, store: Path) -> None:
+    directory = project(
+        "entry_points: {main: {command: echo here}}", python_env__yaml="dependencies: [nothing]\n"
+    )
+    outcome = offline("-q", directory, "--env-manager=local")
+    assert (outcome.code, outcome.out) == (0, "here\n")
+    assert not (store / "envs").exists()
+
+
+def test_uv_manager_follows_a_uv_lock(project: Project, offline: Call, links: Path) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [no-such-thing]\n")
+    (directory / "pyproject.toml").write_text(
+        "[project]\nname = 'p'\nversion = '1'\nrequires-python = '>=3.10'\n"
+        f"dependencies = ['alpha==1.0']\n[tool.uv]\nno-index = true\nfind-links = ['{links}']\n"
+    )
+    import subprocess
+
+    from uv import find_uv_bin
+
+    subprocess.run((find_uv_bin(), "lock", "--quiet"), cwd=directory, check=True, timeout=120)
+    outcome = offline("-q", directory, "--env-manager=uv")
+    assert outcome.out.startswith("1.0 "), outcome.err
+
+
+def test_no_uv_is_told(project: Project, offline: Call, tmp_path: Path) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: []\n")
+    (tmp_path / "stub" / "uv").mkdir(parents=True)
+    (tmp_path / "stub" / "uv" / "__init__.py").write_text("raise ImportError\n")
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    (bare / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
+    outcome = offline(directory, PYTHONPATH=str(tmp_path / "stub"), PATH=str(bare))
+    assert outcome.code == 1
+    assert "the uv program is not installed" in outcome.err
+
+
+def test_offline_says_so(project: Project, offline: Call) -> None:
+    directory = project(
+        MLPROJECT,
+        python_env__yaml="dependencies: ['alpha @ http://127.0.0.1:9/a-1-py3-none-any.whl']\n",
+    )
+    outcome = offline(directory, "--offline")
+    assert outcome.code == 1
+    assert "--offline" in outcome.err
+
+
+def test_marker_tells_what_the_environment_is_made_of(project: Project, offline: Call) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    path = Path(offline("build", directory, "--format=json").data["path"])
+    marker = json.loads((path / ".buildrun.json").read_text())
+    assert marker["parts"]["run"] == [{"text": "alpha==1.0"}]
+    assert marker["key"].startswith("sha256:")
