@@ -89,6 +89,8 @@ def _resolve(
     value = given if given is not None else parameter.default or ""
     if parameter.type == "float" and given is not None:
         _check_number(parameter.name, given)
+    if not value:
+        return value  # an optional path or URI that was left empty
     if parameter.type == "uri" and not has_scheme(value):
         return os.path.abspath(os.path.join(cwd, value))
     if parameter.type == "path":

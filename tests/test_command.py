@@ -123,6 +123,13 @@ def test_uri_with_scheme_stands(project: Project, buildrun: Buildrun, tmp_path: 
     assert text == f"run {tmp_path}/d s3://b/k"
 
 
+def test_empty_path_stays_empty(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points: {main: {parameters: {f: {type: path, default: ''}}, command: 'run {f}'}}\n"
+    )
+    assert planned(buildrun, directory) == "run ''"
+
+
 def test_missing_path_stops_the_run_before_anything(
     project: Project, buildrun: Buildrun, store: Path
 ) -> None:
