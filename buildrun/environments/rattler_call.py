@@ -48,12 +48,14 @@ def install(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=(lock,) if lock >= 0 else (),
+        # A group of its own, so that the scripts of packages can be ended with it.
+        start_new_session=True,
     )
     try:
         end, said = _converse(process, request, console)
         code = process.wait()
     except BaseException:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     finally:

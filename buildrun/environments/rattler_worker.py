@@ -65,7 +65,7 @@ def main() -> NoReturn:
 
 def _follow_parent() -> None:
     sys.stdin.buffer.read()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)  # with the scripts of packages that run now
 
 
 async def _work(request: Mapping[str, Any], say: Any) -> None:

@@ -1,0 +1,605 @@
+"""Conda environments: channels, spellings, activation, failures and the cache of packages."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import conda_channel
+import pytest
+from conda_channel import MINOR, PLATFORM, Package, module, python
+from environment_harness import Place, write
+
+from buildrun.console import Console
+from buildrun.environments import channels, conda, virtual_packages
+from buildrun.environments.conda_failure import locate
+from buildrun.environments.contract import Request
+from buildrun.errors import EnvironmentFailure
+from buildrun.memo import Memory, Reader
+from buildrun.project.spec import CondaEnv, ProjectSpec
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    pytest.importorskip("rattler")
+    return Place(tmp_path / "place")
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Path:
+    directory = tmp_path / "channel"
+    conda_channel.make(directory)
+    return directory
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Serves files; asks for a password where ``secret`` is set."""
+
+    secret: str | None = None
+
+    def do_GET(self) -> None:
+        wanted = None
+        if self.secret is not None:
+            wanted = "Basic " + base64.b64encode(self.secret.encode()).decode()
+        if wanted is not None and self.headers.get("Authorization") != wanted:
+            self.send_error(401)
+            return
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Return a function that serves a directory over HTTP and returns the address."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(
+        directory: Path, *, secret: str | None = None, context: ssl.SSLContext | None = None
+    ) -> str:
+        handler = type("Handler", (_Handler,), {"secret": secret})
+        server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(handler, directory=str(directory))
+        )
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        scheme = "http" if context is None else "https"
+        return f"{scheme}://localhost:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def declare(
+    directory: Path, source: str | Path, *dependencies: str, rest: str = "", command: str = "true"
+) -> Path:
+    listed = "".join(f"  - {item}\n" for item in dependencies)
+    write(
+        directory,
+        MLproject=(
+            "name: demo\nconda_env: conda.yaml\n"
+            f"entry_points:\n  main:\n    command: |\n      {command}\n"
+        ),
+        conda__yaml=f"channels:\n  - {source}\n  - nodefaults\ndependencies:\n{listed}{rest}",
+    )
+    return directory
+
+
+def failure(place: Place, project: Path, *arguments: str, **environ: str) -> str:
+    run = place.start("run", project, *arguments, **environ)
+    assert run.fail() == 1
+    assert place.leftovers() == []
+    return run.err
+
+
+# --- spellings
+
+
+@pytest.mark.parametrize(
+    ("spec", "version"),
+    [
+        ("alpha=1.0", "1.0"),
+        ("alpha==1.0", "1.0"),
+        ("alpha=1", "1.0"),
+        ("alpha 1.*", "1.0"),
+        ("alpha >=1,<2", "1.0"),
+        ("alpha<2", "1.0"),
+        ("alpha=1.0=0", "1.0"),
+        ("alpha 1.0 0", "1.0"),
+        ("'alpha[version=\"<2\"]'", "1.0"),
+        ("alpha", "2.0"),
+        ("alpha!=1.0", "2.0"),
+        ("ALPHA = 2.0", "2.0"),
+    ],
+)
+def test_match_spec_is_understood(spec: str, version: str, place: Place, channel: Path) -> None:
+    command = 'python -c "import alpha; print(alpha.VERSION)"'
+    project = declare(place.project(), channel.as_uri(), "python<4", spec, command=command)
+    assert place.run(project)[0].strip() == version
+
+
+def test_channel_of_a_spec_is_used(place: Place, tmp_path: Path, channel: Path) -> None:
+    other = conda_channel.make(tmp_path / "other", [module("extra", "7.0")])
+    command = 'python -c "import extra; print(extra.VERSION)"'
+    project = declare(
+        place.project(), channel.as_uri(), "python", f"'{other}::extra'", command=command
+    )
+    assert place.run(project)[0].strip() == "7.0"
+
+
+def test_first_channel_wins(place: Place, tmp_path: Path, channel: Path) -> None:
+    first = conda_channel.make(tmp_path / "first", [module("alpha", "0.5")])
+    command = 'python -c "import alpha; print(alpha.VERSION)"'
+    source = f"{first}\n  - {channel}"
+    project = declare(place.project(), source, "python", "alpha", command=command)
+    assert place.run(project)[0].strip() == "0.5"
+
+
+def test_channel_may_be_a_path_beside_the_file(place: Place) -> None:
+    project = place.project()
+    conda_channel.make(project / "channel")
+    declare(project, "./channel", "python", "pure")
+    place.run(project)
+    moved = place.project("moved")
+    shutil.copytree(project, moved, dirs_exist_ok=True)
+    assert "building" not in place.run(moved)[1]
+
+
+# --- activation
+
+
+def test_activation_is_as_conda_would_have_it(place: Place, channel: Path) -> None:
+    names = ("CONDA_PREFIX", "TOOL_HOME", "TOOL_KIND", "TOOL_PATH", "GREETING", "TOOL_LEGACY")
+    code = f"import json, os; print(json.dumps([os.environ.get(name) for name in {names}]))"
+    project = declare(
+        place.project(), channel.as_uri(), "python", "tool",
+        rest="variables:\n  GREETING: hello\n", command="python show.py; tool-says",
+    )  # fmt: skip
+    write(project, show__py=code)
+    prefix = str(place.prefix(project))
+    caller = {"TOOL_LEGACY": "1", "VIRTUAL_ENV": "/venv"}
+    out = place.run(project, **caller)[0].splitlines()
+    ours = [prefix, f"{prefix}/share/tool", "hammer", f"{prefix}/tool:", "hello", None]
+    assert json.loads(out[0]) == ours
+    assert out[1] == f"tool in {prefix}"
+    ours[3] = f"{prefix}/tool:/mine"
+    out = place.run(project, **caller, TOOL_PATH="/mine")[0].splitlines()
+    assert json.loads(out[0]) == ours
+
+
+def test_failing_activation_script_is_passed_over(place: Place, tmp_path: Path) -> None:
+    files = {"etc/conda/activate.d/bad.sh": "export GOOD=1\nfalse\nno-such-command\n"}
+    source = conda_channel.make(tmp_path / "c", [Package("bad", files=files)])
+    project = declare(place.project(), source, "bad", command="echo got $GOOD")
+    assert place.run(project)[0].strip() == "got 1"
+
+
+# --- the pip section
+
+
+def test_pip_section_is_installed_relative_to_the_file(place: Place, channel: Path) -> None:
+    from environment_harness import wheel
+
+    project = place.project()
+    wheel(project / "w", "delta", "3.0")
+    rest = "  - pip:\n    - ./w/delta-3.0-py3-none-any.whl\n"
+    declare(
+        project, channel.as_uri(), "python", rest=rest,
+        command='python -c "import delta; print(delta.VERSION)"',
+    )  # fmt: skip
+    assert place.run(project)[0].strip() == "3.0"
+
+
+def test_pip_section_without_python_is_refused(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "data", rest="  - pip:\n    - six\n")
+    said = failure(place, project)
+    assert "needs a Python" in said
+    assert "add `python` to the dependencies" in said
+
+
+def test_pip_failure_has_its_place(place: Place, channel: Path) -> None:
+    rest = "  - pip:\n    - ./nowhere-1.0-py3-none-any.whl\n"
+    project = declare(place.project(), channel.as_uri(), "python", rest=rest)
+    assert "nowhere-1.0-py3-none-any.whl" in failure(place, project)
+
+
+# --- failures
+
+
+def test_unknown_package_has_place_and_remedy(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "python", "nonesuch >=1")
+    said = failure(place, project)
+    assert "conda.yaml:6:5: the environment could not be built" in said
+    assert "No candidates were found for nonesuch" in said
+    assert "add the channel that has it" in said
+
+
+def test_conflict_is_explained(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "python", "beta", "gamma")
+    said = failure(place, project)
+    assert "alpha <2" in said
+    assert "alpha >=2" in said
+    assert "conda.yaml:" in said
+    assert "loosen or correct" in said
+
+
+def test_package_for_another_system_is_explained(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "choosy")
+    assert "__glibc >=99" in failure(place, project)
+
+
+def test_malformed_spec_is_named(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "alpha=>1.2")
+    said = failure(place, project)
+    assert "alpha=>1.2" in said
+
+
+def test_channel_that_is_not_there(place: Place, tmp_path: Path) -> None:
+    project = declare(place.project(), (tmp_path / "nowhere").as_uri(), "python")
+    said = failure(place, project)
+    assert "could not find subdir" in said
+    assert "conda.yaml:2:5" in said
+    assert "check the channel's name and address" in said
+
+
+def test_channel_that_refuses_connections(place: Place) -> None:
+    project = declare(place.project(), "http://user:secret@127.0.0.1:9/t/token-1/chan", "python")
+    said = failure(place, project)
+    assert "Connection refused" in said
+    assert "check the network" in said
+    assert "secret" not in said
+    assert "token-1" not in said
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_wrong_hash_is_refused(remote: bool, place: Place, channel: Path, serve: Serve) -> None:
+    source = serve(channel) if remote else channel.as_uri()
+    project = declare(place.project(), source, "damaged")
+    said = failure(place, project)
+    assert "hash mismatch" in said
+    assert "do not use it blindly" in said
+
+
+def test_certificate_that_nobody_vouches_for(
+    place: Place, channel: Path, serve: Serve, tmp_path: Path
+) -> None:
+    context, authority = certificates(tmp_path)
+    source = serve(channel, context=context)
+    project = declare(place.project(), source, "data")
+    said = failure(place, project)
+    assert "certificate" in said
+    assert "SSL_CERT_FILE" in said
+    for environ in (
+        {"REQUESTS_CA_BUNDLE": str(authority), "SSL_CERT_FILE": ""},
+        {"SSL_CERT_FILE": str(authority)},
+        {"CONDA_SSL_VERIFY": str(authority)},
+        {"CONDA_SSL_VERIFY": "false"},
+    ):
+        place.run(project, "--refresh", **environ)
+        shutil.rmtree(place.store / "conda")
+
+
+def certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return a server's context, and the file of the authority that vouches for it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no `openssl`")
+    (directory / "ext").write_text("subjectAltName=DNS:localhost\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 9 -subj /CN=authority",
+        "req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=localhost",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 9 "
+        "-extfile ext",
+    ):
+        arguments = ("openssl", *command.split())
+        subprocess.run(arguments, cwd=directory, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    return context, directory / "ca.pem"
+
+
+# --- credentials and offline
+
+
+def test_credentials_come_from_netrc(place: Place, channel: Path, serve: Serve) -> None:
+    source = serve(channel, secret="bob:pw")
+    project = declare(place.project(), source, "data")
+    said = failure(place, project)
+    assert "401" in said
+    assert "~/.netrc" in said
+    netrc = place.directory / "home" / ".netrc"
+    netrc.write_text("machine localhost login bob password pw\n")
+    netrc.chmod(0o600)
+    place.run(project)
+
+
+def test_credentials_come_from_rattlers_file(place: Place, channel: Path, serve: Serve) -> None:
+    source = serve(channel, secret="bob:pw")
+    project = declare(place.project(), source, "data")
+    file = place.directory / "credentials.json"
+    entry = {"BasicHTTP": {"username": "bob", "password": "pw"}}
+    file.write_text(json.dumps({source.partition("//")[2]: entry, "localhost": entry}))
+    place.run(project, RATTLER_AUTH_FILE=str(file))
+
+
+def test_credentials_may_stand_in_the_channel_and_in_variables(
+    place: Place, channel: Path, serve: Serve
+) -> None:
+    source = serve(channel, secret="bob:pw").replace("//", "//bob:${CHANNEL_PASSWORD}@")
+    project = declare(place.project(), source, "data")
+    place.run(project, CHANNEL_PASSWORD="pw")
+    kept = [path for path in place.store.rglob("*.json") if b":pw@" in path.read_bytes()]
+    assert not [path for path in kept if "index" in path.parts or path.name == ".buildrun.json"]
+
+
+def test_offline_says_what_is_missing(place: Place, channel: Path, serve: Serve) -> None:
+    project = declare(place.project(), serve(channel), "data")
+    said = failure(place, project, "--offline")
+    assert "run once without `--offline`" in said
+    place.run(project)
+    declare(project, serve(channel), "data", "pure", "python")
+    assert "run once without `--offline`" in failure_kept(place, project, "--offline")
+
+
+def failure_kept(place: Place, project: Path, *arguments: str) -> str:
+    """Return the messages of a run that fails where other environments are."""
+    run = place.start("run", project, *arguments)
+    assert run.fail() == 1
+    return run.err
+
+
+def test_offline_builds_from_what_was_fetched(place: Place, channel: Path, serve: Serve) -> None:
+    project = declare(place.project(), serve(channel), "data")
+    place.run(project)
+    place.run(project, "--offline", "--refresh")
+
+
+# --- the cache of packages
+
+
+def test_same_name_of_two_channels_is_not_mixed_up(place: Place, tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        files = {"share/text.txt": text}
+        source = conda_channel.make(tmp_path / text, [Package("data", files=files)])
+        project = declare(place.project(text), source, "data", command="cat $CONDA_PREFIX/share/*")
+        assert place.run(project)[0] == text
+
+
+def test_failed_fetch_does_not_make_old_content_pass_for_new(place: Place, tmp_path: Path) -> None:
+    def provide(text: str, *, damaged: bool) -> Path:
+        package = Package("data", files={"share/text.txt": text}, damaged=damaged)
+        source = conda_channel.make(tmp_path / "channel", [package])
+        return declare(place.project(), source, "data", command="cat $CONDA_PREFIX/share/*")
+
+    assert place.run(provide("old", damaged=False))[0] == "old"
+    run = place.start("run", provide("new", damaged=True), "--refresh")
+    assert run.fail() == 1
+    assert place.run(provide("new", damaged=False), "--refresh")[0] == "new"
+
+
+def test_what_a_kill_left_in_the_cache_is_swept_away(place: Place, channel: Path) -> None:
+    left = place.store / "conda" / "pkgs" / ".data-1.0-0abc"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    place.run(declare(place.project(), channel.as_uri(), "data"))
+    assert not left.exists()
+
+
+def test_similar_environments_share_their_files(place: Place, channel: Path) -> None:
+    paths = []
+    for more in ("pure", "tool"):
+        project = declare(place.project(more), channel.as_uri(), "python", "data", more)
+        place.run(project)
+        paths.append(place.prefix(project) / "share" / "data.txt")
+    one, other = (path.stat() for path in paths)
+    assert one.st_ino == other.st_ino or one.st_nlink == 1  # a reflink is as good
+
+
+def test_rattlers_own_cache_is_used_where_it_is_named(place: Place, channel: Path) -> None:
+    cache = place.directory / "shared"
+    place.run(declare(place.project(), channel.as_uri(), "data"), RATTLER_CACHE_DIR=str(cache))
+    assert (cache / "pkgs" / "data-1.0-0").is_dir()
+    assert not (place.store / "conda").exists()
+
+
+# --- conda itself
+
+
+def fake_conda(directory: Path, name: str = "conda", code: int = 0) -> Path:
+    """Write a program that makes an empty environment and notes what it was called with."""
+    path = directory / "bin" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'#!/bin/sh\necho "$@" > {directory}/called\n[ {code} = 0 ] || echo it is broken >&2\n'
+        f'[ {code} = 0 ] && mkdir -p "$4/bin" "$4/conda-meta"\nexit {code}\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("variables", "program"),
+    [
+        (("MLFLOW_CONDA_HOME",), "conda"),
+        (("CONDA_EXE",), "conda"),
+        (("MLFLOW_CONDA_HOME", "MLFLOW_CONDA_CREATE_ENV_CMD"), "mamba"),
+        (("CONDA_EXE", "MLFLOW_CONDA_CREATE_ENV_CMD"), "mamba"),
+        (("PATH", "MLFLOW_CONDA_CREATE_ENV_CMD"), "mamba"),
+    ],
+)
+def test_conda_that_mlflows_variables_name_is_used(
+    variables: tuple[str, ...], program: str, place: Place, channel: Path
+) -> None:
+    home = place.directory / "conda-home"
+    fake_conda(home, program)
+    values = {
+        "MLFLOW_CONDA_HOME": str(home),
+        "CONDA_EXE": str(home / "bin" / "conda"),
+        "MLFLOW_CONDA_CREATE_ENV_CMD": "mamba",
+        "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }
+    environ = {name: values[name] for name in variables}
+    project = declare(place.project(), channel.as_uri(), "python", command="echo $CONDA_PREFIX")
+    prefix = place.run(project, **environ)[0].strip()
+    called = (home / "called").read_text().strip()
+    assert called == f"env create -p {prefix} --file {project / 'conda.yaml'}"
+
+
+def test_conda_that_is_not_there(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "python")
+    said = failure(place, project, MLFLOW_CONDA_HOME="/nowhere")
+    assert "there is no program `/nowhere/bin/conda`, which MLFLOW_CONDA_HOME asks for" in said
+
+
+def test_conda_that_fails(place: Place, channel: Path) -> None:
+    home = place.directory / "conda-home"
+    fake_conda(home, code=1)
+    project = declare(place.project(), channel.as_uri(), "python")
+    said = failure(place, project, MLFLOW_CONDA_HOME=str(home))
+    assert "conda says:" in said
+    assert "it is broken" in said
+
+
+# --- without a build
+
+
+def request_for(directory: Path, **environ: str) -> Request:
+    declared = CondaEnv(str(directory / "conda.yaml"), channels=("x",), dependencies=("python",))
+    project = ProjectSpec("demo", str(directory), None, (), declared)
+    variables = {"HOME": str(directory), **environ}
+    return Request(project, "conda", variables, Memory())
+
+
+def test_missing_rattler_has_three_remedies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "rattler", None)
+    request = request_for(tmp_path)
+    identity = conda.identify(request, Reader(request.environ))
+    with pytest.raises(EnvironmentFailure) as caught:
+        conda.build(identity, str(tmp_path / "prefix"), request, Console({}), -1)
+    for remedy in ("buildrun[conda]", "MLFLOW_CONDA_HOME", "--env-manager virtualenv"):
+        assert remedy in (caught.value.hint or "")
+
+
+def resolved(names: list[str], directory: Path, condarc: str = "", **environ: str) -> list[str]:
+    (directory / ".condarc").write_text(condarc)
+    reader = Reader({"HOME": str(directory), **environ})
+    settings = channels.read(reader)
+    file = str(directory / "conda.yaml")
+    return [item.address for item in channels.resolve(names, file, settings, reader)]
+
+
+ANACONDA = ["https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r"]
+
+
+@pytest.mark.parametrize(
+    ("names", "condarc", "addresses"),
+    [
+        (["conda-forge"], "", ["https://conda.anaconda.org/conda-forge"]),
+        ([], "", ANACONDA),
+        (["defaults", "x"], "", [*ANACONDA, "https://conda.anaconda.org/x"]),
+        (["x/label/dev"], "", ["https://conda.anaconda.org/x/label/dev"]),
+        (["https://a.b/c/linux-64"], "", ["https://a.b/c"]),
+        (["/abs/a b"], "", ["file:///abs/a%20b"]),
+        (["pkgs/main"], "", ANACONDA[:1]),
+        (["x"], "channel_alias: https://a.b/", ["https://a.b/x"]),
+        (["x"], "channels: [y, x]", ["https://conda.anaconda.org/x", "https://conda.anaconda.org/y"]),
+        (["x", "nodefaults"], "channels: [y]", ["https://conda.anaconda.org/x"]),
+        (["defaults"], "default_channels: [https://a.b/m]", ["https://a.b/m"]),
+        (["x/y"], "custom_channels: {x: https://a.b}", ["https://a.b/x/y"]),
+        (["both"], "custom_multichannels: {both: [https://a.b/1, https://a.b/2]}",
+         ["https://a.b/1", "https://a.b/2"]),
+    ],
+)  # fmt: skip
+def test_channel_names_stand_for(
+    names: list[str], condarc: str, addresses: list[str], tmp_path: Path
+) -> None:
+    assert resolved(names, tmp_path, condarc) == addresses
+
+
+def test_channel_alias_may_come_from_a_variable(tmp_path: Path) -> None:
+    assert resolved(["x"], tmp_path, CONDA_CHANNEL_ALIAS="https://a.b") == ["https://a.b/x"]
+
+
+def test_local_channel_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailure, match="conda-build"):
+        resolved(["local"], tmp_path)
+
+
+def test_label_of_a_channel_has_no_secrets(tmp_path: Path) -> None:
+    reader = Reader({"HOME": str(tmp_path), "TOKEN": "tk-1"})
+    (found,) = channels.expand(
+        "https://me:pw@a.b/t/$TOKEN/c", str(tmp_path / "f"), channels.read(reader), reader
+    )
+    assert found.address == "https://me:pw@a.b/t/tk-1/c"
+    assert found.label == "https://a.b/c"
+
+
+def test_priority_is_condas(tmp_path: Path) -> None:
+    for text, priority in (("", "flexible"), ("strict", "strict"), ("false", "disabled")):
+        (tmp_path / ".condarc").write_text(f"channel_priority: {text}\n")
+        assert channels.read(Reader({"HOME": str(tmp_path)})).priority == priority
+
+
+def test_unreadable_condarc_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".condarc").write_text("channels: [")
+    with pytest.raises(EnvironmentFailure, match="conda's settings") as caught:
+        channels.read(Reader({"HOME": str(tmp_path)}))
+    assert caught.value.place == str(tmp_path / ".condarc")
+
+
+def test_virtual_packages_may_be_overridden() -> None:
+    overridden = {"CONDA_OVERRIDE_CUDA": "12.4", "CONDA_OVERRIDE_GLIBC": ""}
+    found = virtual_packages.detect(Reader(overridden))
+    assert "__cuda=12.4=0" in found
+    assert not [name for name in found if name.startswith("__glibc")]
+
+
+def test_virtual_packages_have_no_patch_of_the_kernel() -> None:
+    kernel = [name for name in virtual_packages.detect(Reader({})) if name.startswith("__linux=")]
+    assert all(name.split("=")[1].count(".") <= 1 for name in kernel)
+
+
+def test_platform_is_condas_name() -> None:
+    assert virtual_packages.platform(Reader({})) == PLATFORM
+    assert virtual_packages.platform(Reader({"CONDA_SUBDIR": "osx-64"})) == "osx-64"
+
+
+def test_locate_finds_list_items_only(tmp_path: Path) -> None:
+    path = tmp_path / "conda.yaml"
+    path.write_text('name: numpy\ndependencies:\n  - "numpy"  # yes\n')
+    assert locate(str(path), "numpy") == f"{path}:3:6"
+    assert locate(str(path), "scipy") == str(path)
+
+
+def test_damage_names_what_was_changed(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "python", "data", "pure")
+    place.run(project)
+    prefix = place.prefix(project)
+    assert list(conda.damage(str(prefix))) == []
+    (prefix / "share" / "data.txt").unlink()
+    assert list(conda.damage(str(prefix))) == ["share/data.txt"]
+
+
+def test_noarch_python_lands_where_its_python_looks(place: Place, tmp_path: Path) -> None:
+    source = conda_channel.make(tmp_path / "c", [python(1), module("pure", noarch="python")])
+    project = declare(place.project(), source, "pure")
+    place.run(project)
+    assert (place.prefix(project) / f"lib/python{MINOR}/site-packages/pure.py").is_file()
