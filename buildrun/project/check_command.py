@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from buildrun.project.compose import Path
+from buildrun.project.diagnostics import Severity
 from buildrun.project.findings import Findings, did_you_mean
 from buildrun.project.template import Placeholder, cuts, placeholders, trial
 
@@ -29,9 +30,7 @@ def check_command(
         return
     _check_placeholders(findings, (*path, "command"), found, defaults)
     used = {item.name for item in found}
-    for name in defaults:
-        if name not in used:
-            _unused(findings, path, name, sorted(used - set(defaults)))
+    _check_unused(findings, (*path, "parameters"), defaults, used)
     if used <= set(defaults):
         problem = trial(command, defaults)
         if problem is not None:
@@ -46,24 +45,35 @@ def _check_placeholders(
     found: tuple[Placeholder, ...],
     defaults: Mapping[str, str | None],
 ) -> None:
-    offset = 0
-    seen: set[str] = set()
+    document, offset = findings.document, 0
+    unknown: set[str] = set()
     for item in found:
-        line, column, offset = findings.document.find(path, item.source, offset)
-        place = (line, column)
-        if not item.name or item.name.isdigit():
-            message = f"`{item.source}}}` is a field by position; only parameters fill a command"
-            hint = f"name a parameter: `{{name}}`; {_BRACES}"
-            findings.error("bad-template", message, path, place=place, hint=hint)
-        elif item.name not in defaults and item.name not in seen:
-            seen.add(item.name)
-            message = f"no parameter fills `{{{item.name[:60]}}}`"
-            hint = _unknown_hint(item, defaults)
-            findings.error("unknown-placeholder", message, path, place=place, hint=hint)
-        elif item.quote and item.name in defaults:
-            message = f"`{{{item.name}}}` stands in quotes, and its value comes quoted already"
-            hint = f"remove the {item.quote} around it; a value with blanks stays one word"
-            findings.warning("quoted-placeholder", message, path, place=place, hint=hint)
+        offset = document.find(path, item.source, offset)
+        problem = _problem(item, defaults)
+        if problem is not None and item.name not in unknown:
+            severity, code, message, hint = problem
+            place = document.place_at(path, offset)
+            findings.add(severity, code, message, path, place=place, hint=hint)
+        if item.name not in defaults:
+            unknown.add(item.name)
+        offset += 1 if offset >= 0 else 0
+
+
+def _problem(
+    item: Placeholder, defaults: Mapping[str, str | None]
+) -> tuple[Severity, str, str, str] | None:
+    """Return severity, code, message and hint of what is wrong with a placeholder."""
+    if not item.name or item.name.isdigit():
+        message = f"`{item.source[:60]}}}` is a field by position; only names fill a command"
+        return "error", "bad-template", message, f"write a parameter's name; {_BRACES}"
+    if item.name not in defaults:
+        message = f"no parameter fills `{{{item.name[:60]}}}`"
+        return "error", "unknown-placeholder", message, _unknown_hint(item, defaults)
+    if item.quote:
+        message = f"`{{{item.name}}}` stands in quotes, and its value comes quoted already"
+        hint = f"remove the {item.quote} around it; a value with blanks stays one word"
+        return "warning", "quoted-placeholder", message, hint
+    return None
 
 
 def _unknown_hint(item: Placeholder, defaults: Mapping[str, str | None]) -> str:
@@ -75,30 +85,39 @@ def _unknown_hint(item: Placeholder, defaults: Mapping[str, str | None]) -> str:
     return meant or f"declare `{item.name}` under `parameters:`; {_BRACES}"
 
 
-def _unused(findings: Findings, path: Path, name: str, unknown: list[str]) -> None:
-    message = f"the command never uses the parameter `{name}`"
-    hint = did_you_mean(name, unknown)
-    hint = f"{hint[:-1]} in the command?" if hint else f"put `{{{name}}}` where it belongs"
-    where = _key_path(findings, (*path, "parameters"), name)
-    findings.warning("unused-parameter", message, where, key=True, hint=hint)
+def _check_unused(
+    findings: Findings, path: Path, defaults: Mapping[str, str | None], used: set[str]
+) -> None:
+    unknown = sorted(used - set(defaults))
+    for key in _declared(findings, path):
+        name = str(key)
+        if name not in used:
+            message = f"the command never uses the parameter `{name[:60]}`"
+            meant = did_you_mean(name, unknown)
+            hint = (
+                f"{meant[:-1]} in the command?" if meant else f"put `{{{name}}}` where it belongs"
+            )
+            findings.warning("unused-parameter", message, (*path, key), key=True, hint=hint)
 
 
-def _key_path(findings: Findings, path: Path, name: str) -> Path:
+def _declared(findings: Findings, path: Path) -> Iterable[object]:
     value = findings.document.value
-    for part in path:
+    for part in path[:-1]:
         value = value[part]
-    return (*path, next(key for key in value if str(key) == name))
+    return value.get(path[-1]) or ()
 
 
 def _check_cuts(findings: Findings, path: Path, command: str) -> None:
-    offset = 0
+    document, offset = findings.document, 0
     for cut in cuts(command):
-        line, column, offset = findings.document.find(path, cut.text, offset)
+        offset = document.find(path, cut.text, offset)
         message = "the command is cut in two: this line runs on its own"
         hint = "end the line before with a backslash"
         if cut.blank:
             hint = "remove the blanks after the backslash in the line before"
-        findings.warning("cut-command", message, path, place=(line, column), hint=hint)
+        place = document.place_at(path, offset)
+        findings.warning("cut-command", message, path, place=place, hint=hint)
+        offset += 1 if offset >= 0 else 0
 
 
 def _lower(text: str) -> str:

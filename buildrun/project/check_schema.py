@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
-from buildrun import schema
+from buildrun import schemas
 from buildrun.project.compose import Path
 from buildrun.project.findings import Findings, describe, did_you_mean
 
@@ -58,8 +58,8 @@ class _Failure(NamedTuple):
 
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
-    """Return the validator of a schema, made once a process; raises as ``schema.load`` does."""
-    return Draft202012Validator(schema.load(name))
+    """Return the validator of a schema, made once a process; raises as ``schemas.load`` does."""
+    return Draft202012Validator(schemas.load(name))
 
 
 def check_schema(name: str, findings: Findings) -> None:

@@ -61,6 +61,7 @@ def _named(findings: Findings, key: str, root: str, reader: Reader) -> Environme
     if os.path.isdir(path):
         message = f"the environment file `{name[:200]}` is a directory"
         hint = "name the file in it"
+        reader.executable(path)  # so that a file in its place is noticed
         findings.error("missing-environment-file", message, (key,), hint=hint)
         return None
     return EnvironmentFile(key == "conda_env", path)

@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
 import re
@@ -50,6 +51,7 @@ class Document:
         self.value = value
         self.duplicates = duplicates
         self._root = root
+        self._lines: list[int] = []
         self._children: dict[int, dict[Hashable, tuple[Node, Node]]] = {}
 
     def place(self, path: Path, *, key: bool = False) -> tuple[int, int]:
@@ -71,21 +73,24 @@ class Document:
         node, _ = self._find(path, exact=True)
         return isinstance(node, ScalarNode) and not node.style
 
-    def find(self, path: Path, text: str, start: int = 0) -> tuple[int, int, int]:
-        """Return line and column of ``text`` inside a scalar's source, and the offset after it.
+    def find(self, path: Path, text: str, start: int = 0) -> int:
+        """Return the offset of ``text`` in a scalar's source, from ``start`` on, or -1.
 
-        start: the offset to search from, as an earlier call returned it. Where the text is
-        written otherwise (escapes, folding), the place is the scalar's own.
+        What is written otherwise in the file (escapes, folding) is not found.
         """
         node, _ = self._find(path, exact=True)
-        if node is None or node.end_mark is None:
-            return (*self.place(path), start)
-        begin = max(node.start_mark.index, start)
-        index = self.text.find(text, begin, node.end_mark.index)
-        if index < 0:
-            return (*_place(node.start_mark), start)
-        line = self.text.count("\n", 0, index) + 1
-        return line, index - self.text.rfind("\n", 0, index), index + len(text)
+        if start < 0 or node is None or node.end_mark is None:
+            return -1
+        return self.text.find(text, max(node.start_mark.index, start), node.end_mark.index)
+
+    def place_at(self, path: Path, offset: int) -> tuple[int, int]:
+        """Return line and column of an offset that ``find`` returned; for -1, of the scalar."""
+        if offset < 0:
+            return self.place(path)
+        if not self._lines:
+            self._lines = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        line = bisect.bisect_right(self._lines, offset)
+        return line, offset - self._lines[line - 1] + 1
 
     def _find(self, path: Path, *, exact: bool = False) -> tuple[Node | None, Node | None]:
         node, key_node = self._root, None
@@ -127,6 +132,7 @@ def read_text(path: str, reader: Reader) -> str | Diagnostic:
     """
     refusal = _refuse(path)
     if refusal is not None:
+        reader.executable(path)  # keeps its state, so that the refusal is not remembered for ever
         return refusal
     try:
         content = reader.read(path)

@@ -12,7 +12,10 @@ from buildrun.project.document import Document, pointer
 
 
 class Findings:
-    """Findings about ``document``; of several with one code at one place, the first stays."""
+    """Findings about ``document``; of several with one code about one value, the worst stays.
+
+    Values that aliases repeat have one place and several pointers, and are several values.
+    """
 
     def __init__(self, document: Document) -> None:
         """Start with none but the document's duplicate keys."""
@@ -51,9 +54,10 @@ class Findings:
         finding = Diagnostic(
             severity, code, message, self.document.path, *where, pointer(path), hint
         )
-        known = self._found.setdefault((code, where), finding)
+        identity = (code, finding.pointer, where)
+        known = self._found.setdefault(identity, finding)
         if severity == "error" and known.severity == "warning":
-            self._found[code, where] = finding
+            self._found[identity] = finding
 
     def sorted(self) -> tuple[Diagnostic, ...]:
         """Return all findings by place."""
@@ -77,7 +81,7 @@ def did_you_mean(
 def describe(value: object) -> str:
     """Return what kind of value it is, as a reader of YAML would say it."""
     if value is None:
-        return "nothing"
+        return "an empty value"
     if isinstance(value, bool):
         return f"the truth value {str(value).lower()}"
     if isinstance(value, (int, float)):

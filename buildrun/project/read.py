@@ -57,6 +57,7 @@ def survey(root: str, reader: Reader, file: str | None = None) -> Survey:
     try:
         file = file or find_mlproject(root)
     except ProjectError as error:
+        reader.executable(root)  # so that a change of the directory is noticed
         finding = Diagnostic("error", "unreadable-file", error.message, root, hint=error.hint or "")
         return Survey(None, (FileReading(root, (finding,)),))
     if file is None:

@@ -51,19 +51,17 @@ def placeholders(template: str) -> tuple[Placeholder, ...]:
     found: list[Placeholder] = []
     shell = _Shell()
     for literal, field, specification, _ in string.Formatter().parse(template):
-        shell.read(literal)
+        shell.read(literal, len(found))
         if field is None:
             continue
-        name = _name(field)
         dollar = literal.endswith("$")
-        found.append(Placeholder(name, "{" + field, shell.quote, dollar, nested=False))
-        shell.field(len(found) - 1)
+        found.append(Placeholder(_name(field), "{" + field, shell.quote, dollar, nested=False))
+        shell.word = True
         for inner in _fields(specification or ""):
             found.append(Placeholder(_name(inner), "{" + inner, shell.quote, False, nested=True))
-    open_since = shell.open_fields()
-    return tuple(
-        item._replace(quote="") if index in open_since else item for index, item in enumerate(found)
-    )
+    end = shell.first_open()
+    rest = [] if end is None else [item._replace(quote="") for item in found[end:]]
+    return (*found[:end], *rest)
 
 
 def trial(template: str, defaults: Mapping[str, str | None]) -> str | None:
@@ -121,7 +119,8 @@ class _Shell:
 
     def __init__(self) -> None:
         self.stack: list[str] = []
-        self.since: list[list[int]] = []
+        self.begun: list[int] = []  # the number of fields before each quote of the stack
+        self.fields = 0
         self.word = False
         self.comment = False
 
@@ -130,16 +129,13 @@ class _Shell:
         top = self.stack[-1] if self.stack and not self.comment else ""
         return top if top in ("'", '"') else ""
 
-    def field(self, index: int) -> None:
-        self.word = True
-        for inside in self.since:
-            inside.append(index)
+    def first_open(self) -> int | None:
+        """Return the first field after a quote that never ends: an apostrophe, not a quote."""
+        pairs = zip(self.stack, self.begun, strict=True)
+        return next((fields for mark, fields in pairs if mark != "("), None)
 
-    def open_fields(self) -> set[int]:
-        """Return the fields in quotes that never end: an apostrophe, not a quote."""
-        return {index for inside in self.since for index in inside}
-
-    def read(self, text: str) -> None:
+    def read(self, text: str, fields: int) -> None:
+        self.fields = fields
         skip = False
         for index, character in enumerate(text):
             if skip:
@@ -151,6 +147,7 @@ class _Shell:
             self.word = not character.isspace()
 
     def _step(self, character: str, following: str) -> bool:
+        """Take one character; return whether the next one goes with it."""
         top = self.stack[-1] if self.stack else ""
         if top == "'":
             if character == "'":
@@ -168,10 +165,10 @@ class _Shell:
             self.comment = True
         return False
 
-    def _push(self, what: str) -> None:
-        self.stack.append(what)
-        self.since.append([])
+    def _push(self, mark: str) -> None:
+        self.stack.append(mark)
+        self.begun.append(self.fields)
 
     def _pop(self) -> None:
         self.stack.pop()
-        self.since.pop()
+        self.begun.pop()

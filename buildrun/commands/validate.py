@@ -1,0 +1,47 @@
+"""``buildrun validate``: projects and their files, checked without running anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+HELP = "check project and environment files"
+
+FORMATS = ("text", "json", "github", "sarif")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", default=["."],
+        help="a project's directory, an MLproject, or an environment file; default: .",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument("--strict", action="store_true", help="make warnings fail")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="show errors only, and no summary"
+    )
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
+    """Write the findings to standard output; return 0 where all is valid, else 1."""
+    from buildrun.memo import Reader
+    from buildrun.project import report
+    from buildrun.project.check_files import check_files
+
+    rows = check_files(arguments.paths or ["."], cwd, Reader(environ))
+    colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    style = report.Style(cwd, strict=arguments.strict, quiet=arguments.quiet, colour=colour)
+    _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
+    if arguments.format == "text" and not arguments.quiet:
+        _write(sys.stderr, report.summary(rows) + "\n")
+    return 0 if all(row.is_valid(strict=arguments.strict) for row in rows) else 1
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write what the stream's encoding can hold, and escapes for the rest."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()

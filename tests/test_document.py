@@ -1,0 +1,257 @@
+"""Files of every kind end in a document or in one finding."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buildrun.memo import Reader
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.document import SIZE_LIMIT, Document, load, parse, pointer
+
+TEXT = """\
+name: 010
+"quoted": 'it''s'
+entry_points:
+  main:
+    parameters: {alpha: 12:30, ~: yes}
+    command: |
+      python x.py \\
+        {alpha}
+"""
+
+
+def document(text: str) -> Document:
+    found = parse("MLproject", text)
+    assert isinstance(found, Document), found
+    return found
+
+
+def refusal(path: Path, content: bytes | None = None) -> Diagnostic:
+    if content is not None:
+        path.write_bytes(content)
+    found = load(str(path), Reader({}))
+    assert isinstance(found, Diagnostic)
+    assert found.severity == "error"
+    assert found.message
+    assert found.path == str(path)
+    return found
+
+
+def test_values_are_those_of_safe_load() -> None:
+    assert document(TEXT).value == yaml.safe_load(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "place"),
+    [
+        (("name",), False, (1, 7)),
+        (("name",), True, (1, 1)),
+        (("entry_points", "main", "parameters", "alpha"), False, (5, 25)),
+        (("entry_points", "main", "parameters", None), True, (5, 32)),
+        (("entry_points", "main", "absent"), True, (4, 3)),
+        (("absent", "deeper"), False, (1, 1)),
+    ],
+)
+def test_place_counts_from_one(path: tuple[object, ...], key: bool, place: tuple[int, int]) -> None:
+    assert document(TEXT).place(path, key=key) == place
+
+
+def test_raw_text_is_what_is_written() -> None:
+    found = document(TEXT)
+    assert found.raw(("name",)) == "010"
+    assert found.raw(("entry_points", "main", "parameters", "alpha")) == "12:30"
+    assert found.raw(("quoted",)) == "it's"
+    assert found.raw(("entry_points",)) is None
+    assert found.raw(("absent",)) is None
+    assert found.is_plain(("name",))
+    assert not found.is_plain(("quoted",))
+
+
+def test_text_inside_a_scalar_has_its_own_place() -> None:
+    found, path = document(TEXT), ("entry_points", "main", "command")
+    assert found.place_at(path, found.find(path, "{alpha")) == (8, 9)
+    assert found.place_at(path, found.find(path, "not there")) == (6, 14)
+
+
+def test_duplicate_keys_name_the_first_line() -> None:
+    found = document("a: {b: 1, b: 2}\nc: 3\na: 4\n")
+    assert [(pointer(item.path), item.line, item.column, item.first_line) for item in
+            found.duplicates] == [("/a/b", 1, 11, 1), ("/a", 3, 1, 1)]  # fmt: skip
+
+
+def test_merged_keys_are_no_duplicates() -> None:
+    found = document("a: &x {t: 1}\nb: {<<: *x, t: 2}\n")
+    assert found.value["b"] == {"t": 2}
+    assert not found.duplicates
+    assert found.place(("b", "t")) == (2, 16)
+
+
+def test_pointer_escapes_as_rfc_6901_says() -> None:
+    assert pointer(("a/b", "m~n", 0)) == "/a~1b/m~0n/0"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_newlines_are_read_as_in_text_mode(tmp_path: Path, newline: str) -> None:
+    path = tmp_path / "MLproject"
+    path.write_bytes(f"a: 1{newline}b: |{newline}  x{newline}  y{newline}".encode())
+    found = load(str(path), Reader({}))
+    assert isinstance(found, Document)
+    assert found.value == {"a": 1, "b": "x\ny\n"}
+    assert found.place(("b",), key=True) == (2, 1)
+
+
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "MLproject"
+    path.write_bytes(b"\xef\xbb\xbfname: x\n")
+    found = load(str(path), Reader({}))
+    assert isinstance(found, Document)
+    assert found.place(("name",)) == (1, 7)
+
+
+LIMITS = {
+    "too-deep": "a: " + "[" * 100_000,
+    "too-many-aliases": "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ),
+    "recursive-alias": "a: &a {b: [*a]}\n",
+    "multiple-documents": "a: 1\n---\nb: 2\n",
+    "bad-yaml-value": "a: [1, 2020-13-45]\n",
+    "yaml-syntax": "a: 'never closed\n",
+}
+
+
+@pytest.mark.parametrize("code", LIMITS)
+def test_hostile_yaml_is_one_finding(tmp_path: Path, code: str) -> None:
+    assert refusal(tmp_path / "MLproject", LIMITS[code].encode()).code == code
+
+
+def test_nested_block_mappings_have_a_limit(tmp_path: Path) -> None:
+    text = "\n".join(" " * level + "a:" for level in range(900))
+    found = refusal(tmp_path / "MLproject", text.encode())
+    assert (found.code, found.line, found.column) == ("too-deep", 65, 65)
+
+
+def test_many_digits_are_a_bad_value(tmp_path: Path) -> None:
+    found = refusal(tmp_path / "MLproject", b"name: x\nrows: " + b"1" * 5000)
+    assert (found.code, found.line, found.column) == ("bad-yaml-value", 2, 7)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "absent").code == "missing-file"
+    assert refusal(tmp_path / "nul\0byte").code == "missing-file"
+
+
+def test_link_to_nowhere_says_so(tmp_path: Path) -> None:
+    link = tmp_path / "MLproject"
+    link.symlink_to("nowhere")
+    found = refusal(link)
+    assert (found.code, found.hint) == ("missing-file", "its symbolic link leads nowhere")
+
+
+def test_link_to_itself(tmp_path: Path) -> None:
+    link = tmp_path / "MLproject"
+    link.symlink_to("MLproject")
+    assert refusal(link).code == "symlink-loop"
+
+
+def test_directory_in_place_of_a_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path).code == "not-a-file"
+
+
+def test_pipe_and_device_are_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe").code == "not-a-file"
+    assert refusal(Path("/dev/zero")).code == "not-a-file"
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "MLproject"
+    if os.geteuid() == 0:  # root may read anything but what the kernel itself refuses
+        path.symlink_to("/proc/self/mem")
+    else:
+        path.write_text("name: x\n")
+        path.chmod(0)
+    assert refusal(path).code == "unreadable-file"
+
+
+def test_huge_file_is_refused_by_its_size_alone(tmp_path: Path) -> None:
+    path = tmp_path / "MLproject"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    reader = Reader({})
+    found = load(str(path), reader)
+    assert isinstance(found, Diagnostic)
+    assert found.code == "too-large"
+    assert str(SIZE_LIMIT) in found.message
+
+
+def test_refusal_is_not_remembered_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "MLproject"
+    with path.open("wb") as file:
+        file.truncate(SIZE_LIMIT + 1)
+    reader = Reader({})
+    load(str(path), reader)
+    path.write_text("name: x\n")
+    assert not Reader({}).is_current(reader.files, reader.variables)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "place"),
+    [
+        (b"name: x\ntitle: caf\xe9\n", "not-utf-8", (2, 11)),
+        ("name: x\n".encode("utf-16"), "not-utf-8", (1, 1)),
+        ("é: ü\r\nb: \0".encode(), "bad-character", (2, 4)),
+        (b"a: \x1b[31m\n", "bad-character", (1, 4)),
+    ],
+)
+def test_bytes_that_are_no_yaml_have_a_place(
+    tmp_path: Path, content: bytes, code: str, place: tuple[int, int]
+) -> None:
+    found = refusal(tmp_path / "MLproject", content)
+    assert (found.code, (found.line, found.column)) == (code, place)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("name: {{ cookiecutter.name }}\n", "template"),
+        ("a:\n{% for x in y %}\n", "template"),
+        ("a:\n\tb: 1\n", "tabs"),
+        ("a:\n  - b\n  -c\n  - d\n", "space after its `-`"),
+        ("a: b: c: d\n", "quotes"),
+    ],
+)
+def test_syntax_hint_tells_what_was_meant(text: str, hint: str) -> None:
+    found = parse("MLproject", text)
+    assert isinstance(found, Diagnostic)
+    assert hint in found.hint
+
+
+PIECES = (
+    "a", "b: ", "- ", "\n", "\n  ", "\n    ", " ", '"', "'", "{", "}", "[", "]", ", ", ":", "#",
+    "&x ", "*x", "|\n", ">-\n", "!!str ", "! ", "!!int ", "---\n", "é", "🎉", "<<: ", "010",
+    "12:30", "yes", "~", "1.5", "\\", "`", "=", "key: ", "?", "%", "\t", "2001-01-01", "!!set ",
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_verdict_is_that_of_the_pure_loader(text: str) -> None:
+    found = parse("MLproject", text)
+    try:
+        expected = repr(yaml.load(text, yaml.SafeLoader))
+    except Exception:
+        assert isinstance(found, Diagnostic)
+    else:
+        if isinstance(found, Diagnostic):
+            assert found.code == "recursive-alias"
+        else:
+            assert repr(found.value) == expected

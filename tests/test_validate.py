@@ -1,0 +1,250 @@
+"""``buildrun validate``, from argv to what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+
+from buildrun.commands import validate
+from buildrun.memo import Reader
+from buildrun.project.check_files import check_files
+from buildrun.project.report import FORMATS, Style
+
+GOOD = "name: good\nentry_points:\n  main: {command: echo}\n"
+WARNED = "name: good\nnmae: x\n"
+BAD = "name: bad\nentry_points:\n  main:\n    command: echo {alpha}\n"
+
+
+def test_valid_project(buildrun: Buildrun, project: Project) -> None:
+    done = buildrun("validate", cwd=project(GOOD))
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "1 file checked: 0 errors, 0 warnings\n"
+
+
+def test_error_has_place_code_and_hint(buildrun: Buildrun, project: Project) -> None:
+    done = buildrun("validate", ".", cwd=project(BAD))
+    assert done.code == 1
+    first, second = done.out.splitlines()
+    assert first == "MLproject:4:19: error[unknown-placeholder]: no parameter fills `{alpha}`"
+    assert second.startswith("    hint: declare `alpha`")
+    assert done.err == "1 file checked: 1 error, 0 warnings\n"
+
+
+def test_warnings_fail_only_when_strict(buildrun: Buildrun, project: Project) -> None:
+    directory = project(WARNED)
+    assert buildrun("validate", directory).code == 0
+    done = buildrun("validate", "--strict", directory, "--format", "json")
+    assert done.code == 1
+    assert done.data["valid"] is False
+
+
+def test_quiet_leaves_errors(buildrun: Buildrun, project: Project) -> None:
+    done = buildrun("validate", "-q", project(WARNED, "a"), project(BAD, "b"))
+    assert done.err == ""
+    assert "unknown-placeholder" in done.out
+    assert "unknown-key" not in done.out
+
+
+def test_json_has_the_documented_shape(buildrun: Buildrun, project: Project) -> None:
+    directory = project(BAD + "python_env: env.yaml\n", env__yaml="python: 3.10\n")
+    done = buildrun("validate", "--format", "json", "project", cwd=directory.parent)
+    assert done.code == 1
+    assert done.data == {
+        "version": 1,
+        "valid": False,
+        "files": [
+            {
+                "argument": "project",
+                "path": "project/MLproject",
+                "valid": False,
+                "diagnostics": [
+                    {
+                        "severity": "error",
+                        "code": "unknown-placeholder",
+                        "message": "no parameter fills `{alpha}`",
+                        "line": 4,
+                        "column": 19,
+                        "pointer": "/entry_points/main/command",
+                        "hint": "declare `alpha` under `parameters:`; "
+                        "write `{{` and `}}` for braces that the command should hold",
+                    }
+                ],
+            },
+            {
+                "argument": "project",
+                "path": "project/env.yaml",
+                "valid": True,
+                "diagnostics": [
+                    {
+                        "severity": "warning",
+                        "code": "unquoted-version",
+                        "message": "the unquoted 3.10 is a number, which MLflow refuses; "
+                        "buildrun reads the text `3.10`",
+                        "line": 1,
+                        "column": 9,
+                        "pointer": "/python",
+                        "hint": 'put it in quotes: `python: "3.10"`',
+                    }
+                ],
+            },
+        ],
+    }
+
+
+def test_directory_without_mlproject_is_its_own_row(buildrun: Buildrun, project: Project) -> None:
+    directory = project(conda__yaml="dependencies: [python=3.10]\n")
+    done = buildrun("validate", "--format", "json", directory, cwd=directory)
+    assert [(row["argument"], row["path"]) for row in done.data["files"]] == [
+        (str(directory), "."),
+        (str(directory), "conda.yaml"),
+    ]
+
+
+def test_mlproject_as_an_argument_is_one_row(buildrun: Buildrun, project: Project) -> None:
+    directory = project(GOOD + "python_env: env.yaml\n", env__yaml="nonsense: 1\n")
+    done = buildrun("validate", "--format", "json", "MLproject", cwd=directory)
+    assert done.code == 0
+    assert [row["path"] for row in done.data["files"]] == ["MLproject"]
+    (directory / "env.yaml").unlink()
+    done = buildrun("validate", "--format", "json", "MLproject", cwd=directory)
+    assert done.data["files"][0]["diagnostics"][0]["code"] == "missing-environment-file"
+
+
+def test_missing_argument_is_a_row(buildrun: Buildrun, project: Project) -> None:
+    done = buildrun("validate", "--format", "json", "absent", "", project(GOOD))
+    assert done.code == 1
+    assert [row["valid"] for row in done.data["files"]] == [False, False, True]
+    assert done.data["files"][0]["diagnostics"][0]["code"] == "missing-file"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("MlProject", "- a\n", "wrong-type"),
+        ("MLproject.yml", "name: x\n", "misnamed-file"),
+        ("python_env.yml", "name: x\n", "unknown-key"),
+        ("python_env_dev.yaml", "name: x\n", "unknown-key"),
+        ("conda.yml", "- a\n", "wrong-type"),
+        ("environment-gpu.yaml", "dependencies: x\n", "wrong-type"),
+        ("other.yaml", "entry_points: []\n", "wrong-type"),
+        ("other.yaml", "channels: [a]\ndependencies: 5\n", "wrong-type"),
+        ("other.yaml", "python: 3.10\n", "unquoted-version"),
+        ("other.yaml", "some: thing\n", "unknown-file"),
+        ("other.yaml", "a: [\n", "yaml-syntax"),
+        ("other.txt", "just text\n", "unknown-file"),
+        ("k8s.json", '{"kube-context": 5}', "wrong-type"),
+        ("k8s.json", '{"repository-uri": ""}', "bad-value"),
+        ("k8s.json", '{"kube-context": "a"}', "missing-key"),
+        ("k8s.json", '{"kube-context": "a",}', "json-syntax"),
+        ("k8s.json", '{"a": ' + "[" * 99999, "too-deep"),
+        ("k8s.json", "[]", "unknown-file"),
+    ],
+)
+def test_file_is_judged_by_name_then_content(
+    buildrun: Buildrun, tmp_path: Path, name: str, text: str, code: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    done = buildrun("validate", "--format", "json", name, cwd=tmp_path)
+    (row,) = done.data["files"]
+    assert code in [item["code"] for item in row["diagnostics"]]
+
+
+def test_kubernetes_configuration(buildrun: Buildrun, tmp_path: Path) -> None:
+    config = {
+        "kube-context": "docker-for-desktop",
+        "repository-uri": "username/mlflow-kubernetes-example",
+        "kube-job-template-path": "template.yaml",
+        "namespce": "a",
+    }
+    (tmp_path / "kubernetes_config.json").write_text(json.dumps(config, indent="\t"))
+    done = buildrun("validate", "--format", "json", "kubernetes_config.json", cwd=tmp_path)
+    assert done.code == 0
+    assert [
+        (item["code"], item["line"], item["column"], item["hint"])
+        for item in done.data["files"][0]["diagnostics"]
+    ] == [
+        ("missing-job-template", 4, 28,
+         "the path is relative to the directory that buildrun is called in"),
+        ("unknown-key", 5, 2, "did you mean `namespace`?"),
+    ]  # fmt: skip
+
+
+def test_github_annotations_are_escaped(buildrun: Buildrun, project: Project) -> None:
+    directory = project(BAD, name="50%, a:b")
+    done = buildrun("validate", "--format", "github", directory.name, cwd=directory.parent)
+    assert done.code == 1
+    assert done.out.startswith(
+        "::error file=50%25%2C a%3Ab/MLproject,line=4,col=19,title=buildrun unknown-placeholder::"
+        "no parameter fills `{alpha}`%0Ahint: "
+    )
+    assert done.out.count("\n") == 1
+
+
+def test_sarif_names_rules_and_places(buildrun: Buildrun, project: Project) -> None:
+    directory = project(BAD, name="a b")
+    log = buildrun("validate", "--format", "sarif", directory, cwd=directory.parent).data
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    assert run["tool"]["driver"]["name"] == "buildrun"
+    assert run["tool"]["driver"]["rules"] == [{"id": "unknown-placeholder"}]
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("unknown-placeholder", "error")
+    assert result["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "a%20b/MLproject"},
+        "region": {"startLine": 4, "startColumn": 19},
+    }
+    assert "hint" not in result["message"]["text"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["line\nbreak", os.fsdecode(b"by\xffte"), "émoji 🎉", "\x1b[31m"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_unusual_names_break_no_format(
+    buildrun: Buildrun, project: Project, kind: str, name: str, encoding: str
+) -> None:
+    directory = project(BAD.replace("alpha", name.encode("unicode_escape").decode()), name=name)
+    environ = {"PYTHONIOENCODING": encoding}
+    done = buildrun("validate", "--format", kind, name, cwd=directory.parent, environ=environ)
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert "\x1b" not in done.out
+    if kind in ("json", "sarif"):
+        assert done.data
+    elif kind == "github":
+        assert done.out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\0", b"\xff\xfe", b"a: [" * 100_000, b"? {a: b}\n: c\n", b'name: "\\ud800"\n', b"\t", b"-"],
+)
+def test_bad_bytes_end_in_a_finding(buildrun: Buildrun, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "MLproject").write_bytes(content)
+    done = buildrun("validate", cwd=tmp_path)
+    assert "Traceback" not in done.err
+    assert "MLproject:1:" in done.out
+
+
+def test_findings_are_plain_text_without_a_terminal(buildrun: Buildrun, project: Project) -> None:
+    assert "\x1b" not in buildrun("validate", project(BAD)).out
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_colour_is_the_callers_choice(project: Project, colour: bool) -> None:
+    rows = check_files([str(project(BAD))], "/", Reader({}))
+    text = FORMATS["text"](rows, Style("/", colour=colour))
+    assert ("\x1b[1;31merror[unknown-placeholder]\x1b[0m" in text) is colour
+
+
+def test_every_format_can_be_asked_for() -> None:
+    assert tuple(FORMATS) == validate.FORMATS
+
+
+def test_many_projects_are_checked_in_one_call(buildrun: Buildrun, project: Project) -> None:
+    directories = [project(BAD, name=f"p{number}") for number in range(50)]
+    done = buildrun("validate", "--format", "json", *directories)
+    assert [row["valid"] for row in done.data["files"]] == [False] * 50
