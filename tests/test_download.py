@@ -1,0 +1,110 @@
+"""Remote `path` parameters, from a real S3 endpoint and a real HTTP server."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+
+MLPROJECT = "entry_points: {main: {parameters: {f: path}, command: 'cat {f} && echo {f} >&2'}}\n"
+LOCAL = "--env-manager=local"
+
+
+class _Counting(http.server.SimpleHTTPRequestHandler):
+    gets = 0
+
+    def do_GET(self) -> None:
+        type(self).gets += 1
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    root = tmp_path / "served"
+    root.mkdir()
+    (root / "a b.csv").write_text("1,2\n")
+    _Counting.gets = 0
+    handler = lambda *arguments: _Counting(*arguments, directory=str(root))  # noqa: E731
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str | None]]:
+    """Return the variables that lead to an S3 endpoint with a bucket named `bucket`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    environ = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    client = boto3.client(
+        "s3",
+        endpoint_url=environ["AWS_ENDPOINT_URL"],
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket="bucket")
+    client.put_object(Bucket="bucket", Key="data/one.csv", Body=b"one\n")
+    client.put_object(Bucket="bucket", Key="data/deep/two.csv", Body=b"two\n")
+    yield dict(environ)
+    running.stop()
+
+
+def test_http_is_downloaded(project: Project, buildrun: Buildrun, server: str) -> None:
+    outcome = buildrun("-q", project(MLPROJECT), LOCAL, "-P", f"f={server}/a%20b.csv")
+    assert (outcome.code, outcome.out) == (0, "1,2\n"), outcome.err
+
+
+def test_missing_remote_file_is_told(project: Project, buildrun: Buildrun, server: str) -> None:
+    outcome = buildrun(project(MLPROJECT), LOCAL, "-P", f"f={server}/none.csv")
+    assert outcome.code == 1
+    assert "there is nothing at this address" in outcome.err
+
+
+def test_current_copy_is_used_again(
+    project: Project, buildrun: Buildrun, s3: dict[str, str | None], tmp_path: Path
+) -> None:
+    arguments = ("-q", project(MLPROJECT), LOCAL, "-P", "f=s3://bucket/data/one.csv")
+    copies = []
+    for _ in range(2):
+        outcome = buildrun(*arguments, "--storage-dir", tmp_path / "kept", environ=s3)
+        assert (outcome.code, outcome.out) == (0, "one\n"), outcome.err
+        copies.append(Path(outcome.err.split()[-1]).stat().st_mtime_ns)
+    assert copies[0] == copies[1]
+
+
+def test_directory_is_downloaded_whole(
+    project: Project, buildrun: Buildrun, s3: dict[str, str | None]
+) -> None:
+    directory = project(
+        "entry_points: {main: {parameters: {d: path}, command: 'cd {d} && cat one.csv deep/*'}}\n"
+    )
+    outcome = buildrun("-q", directory, LOCAL, "-P", "d=s3://bucket/data", environ=s3)
+    assert (outcome.code, outcome.out) == (0, "one\ntwo\n"), outcome.err
+
+
+def test_secrets_are_in_no_message(
+    project: Project, buildrun: Buildrun, s3: dict[str, str | None]
+) -> None:
+    outcome = buildrun(project(MLPROJECT), LOCAL, "-P", "f=s3://bucket/none", environ=s3)
+    assert outcome.code == 1
+    assert "secret" not in outcome.err
+    assert os.environ.get("AWS_SECRET_ACCESS_KEY") != "secret"

@@ -1,0 +1,69 @@
+"""Every example runs, is valid, and is told of in the README."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Buildrun
+
+EXAMPLES = REPOSITORY / "examples"
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that copies an example, so that runs leave nothing in the checkout."""
+    return lambda name: Path(shutil.copytree(EXAMPLES / name, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_valid_without_warnings(buildrun: Buildrun, name: str) -> None:
+    outcome = buildrun("validate", "--strict", EXAMPLES / name)
+    assert outcome.code == 0, outcome.out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_tells_of_every_example(name: str) -> None:
+    assert f"(examples/{name})" in (REPOSITORY / "README.md").read_text()
+
+
+def test_hello_greets(buildrun: Buildrun, example: Callable[[str], Path]) -> None:
+    directory = example("hello")
+    assert buildrun("-q", directory).out == "Hello, world!\n"
+    twice = buildrun("-q", directory, "-P", "name=Ada L.", "-P", "times=2")
+    assert twice.out == "Hello, Ada L.!\n" * 2
+
+
+def test_no_mlproject_runs_scripts(buildrun: Buildrun, example: Callable[[str], Path]) -> None:
+    directory = example("no_mlproject")
+    assert int(buildrun("-q", directory, "-e", "count_words.py").out) > 10
+    assert "count_words.py" in buildrun("-q", directory, "-e", "list_files.sh").out
+
+
+def test_text_tools_has_several_entry_points(
+    buildrun: Buildrun, example: Callable[[str], Path]
+) -> None:
+    directory = example("text_tools")
+    assert buildrun("-q", ".", cwd=directory).out == "24 words\nlongest: without\n"
+    counted = buildrun("-q", ".", "-e", "count", "-P", "text=poem.txt", "-P", "unit=lines",
+                       cwd=directory)  # fmt: skip
+    assert counted.out == "4 lines\n"
+
+
+def test_diabetes_trains_a_model(buildrun: Buildrun, example: Callable[[str], Path]) -> None:
+    directory = example("diabetes")
+    outcome = buildrun("-q", directory, "-P", "alpha=0.5")
+    assert outcome.code == 0, outcome.err
+    assert re.match(r"alpha=0.5 l1_ratio=0.5\nrmse=[0-9.]+ r2=", outcome.out)
+    assert (directory / "model.joblib").stat().st_size > 100
+
+
+def test_readme_shows_the_commands_there_are(buildrun: Buildrun) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    verbs = re.findall(r"^  (\w+) ", buildrun("--help").out, re.MULTILINE)
+    assert "run" in verbs
+    assert [verb for verb in verbs if f"`buildrun {verb} " not in readme] == []
