@@ -17,7 +17,7 @@ from pathlib import Path
 import conda_channel
 import pytest
 from conda_channel import MINOR, PLATFORM, Package, module, python
-from environment_harness import Place, write
+from environment_harness import Place, wheel, write
 
 from buildrun.console import Console
 from buildrun.environments import channels, conda, virtual_packages
@@ -195,8 +195,6 @@ def test_failing_activation_script_is_passed_over(place: Place, tmp_path: Path) 
 
 
 def test_pip_section_is_installed_relative_to_the_file(place: Place, channel: Path) -> None:
-    from environment_harness import wheel
-
     project = place.project()
     wheel(project / "w", "delta", "3.0")
     rest = "  - pip:\n    - ./w/delta-3.0-py3-none-any.whl\n"
@@ -416,6 +414,121 @@ def test_rattlers_own_cache_is_used_where_it_is_named(place: Place, channel: Pat
     place.run(declare(place.project(), channel.as_uri(), "data"), RATTLER_CACHE_DIR=str(cache))
     assert (cache / "pkgs" / "data-1.0-0").is_dir()
     assert not (place.store / "conda").exists()
+
+
+# --- locks
+
+SAY_ALPHA = 'python -c "import alpha; print(alpha.VERSION)"'
+
+
+def lock(place: Place, project: Path, *arguments: str, **environ: str) -> str:
+    return place.start("lock", project, *arguments, **environ).finish()
+
+
+def test_locked_environment_stays_when_newer_packages_come(place: Place, tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    source = conda_channel.make(directory, [python(1), module("alpha", "1.0")])
+    project = declare(place.project(), source, "python", "alpha", command=SAY_ALPHA)
+    assert "+ alpha 1.0" in lock(place, project)
+    content = json.loads((project / "conda.lock").read_text())
+    (packages,) = content["platforms"].values()
+    assert {item["name"] for item in packages} == {"python", "alpha"}
+    assert all(item["hashes"][1].startswith("sha256:") for item in packages)
+    conda_channel.make(directory, [python(1), module("alpha", "1.0"), module("alpha", "2.0")])
+    assert place.environment(project)["lock"] == "locked"
+    assert place.run(project, "--locked")[0].strip() == "1.0"
+    assert "alpha 1.0 -> 2.0" in lock(place, project, "--update")
+    assert place.run(project)[0].strip() == "2.0"
+
+
+def test_lock_keeps_what_still_fits(place: Place, tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    packages = [python(1), module("alpha", "1.0"), Package("data", files={"share/d": "d"})]
+    source = conda_channel.make(directory, packages)
+    project = declare(place.project(), source, "alpha", command=SAY_ALPHA)
+    lock(place, project)
+    conda_channel.make(directory, [*packages, module("alpha", "2.0")])
+    declare(project, source, "alpha", "data", command=SAY_ALPHA)
+    changed = lock(place, project)
+    assert "+ data 1.0" in changed
+    assert "alpha" not in changed
+
+
+def test_stale_lock_is_refused_and_says_what_changed(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "python", "alpha=1.0")
+    assert "not locked" in failure(place, project, "--locked")
+    lock(place, project)
+    declare(project, channel.as_uri(), "python", "alpha=1.0", "data")
+    said = failure(place, project, "--locked")
+    assert "`data` was added" in said
+    assert place.environment(project)["lock"] == "stale"
+
+
+def test_locked_package_with_another_content_is_refused(
+    place: Place, channel: Path, serve: Serve
+) -> None:
+    project = declare(place.project(), serve(channel), "data")
+    lock(place, project)
+    conda_channel.make(channel, [Package("data", noarch="generic", files={"share/d": "new"})])
+    assert "hash mismatch" in failure(place, project, "--locked")
+
+
+def test_locked_environment_has_activation_and_noarch_packages(place: Place, channel: Path) -> None:
+    command = "python -c \"import pure, os; print(pure.VERSION, os.environ['TOOL_KIND'])\""
+    project = declare(place.project(), channel.as_uri(), "pure", "tool", command=command)
+    lock(place, project)
+    assert place.run(project)[0].strip() == "1.0 hammer"
+
+
+def test_lock_has_no_secrets_and_serves_with_them(
+    place: Place, channel: Path, serve: Serve
+) -> None:
+    source = serve(channel, secret="bob:pw").replace("//", "//bob:${CHANNEL_PASSWORD}@")
+    project = declare(place.project(), source, "data")
+    lock(place, project, CHANNEL_PASSWORD="pw")
+    assert "pw@" not in (project / "conda.lock").read_text()
+    place.run(project, "--locked", CHANNEL_PASSWORD="pw")
+
+
+def test_lock_beside_a_relative_channel_may_be_moved(place: Place) -> None:
+    project = place.project()
+    conda_channel.make(project / "channel")
+    declare(project, "./channel", "python", "pure")
+    lock(place, project)
+    assert str(project) not in (project / "conda.lock").read_text()
+    place.run(project, "--locked")
+    moved = place.directory / "moved"
+    shutil.copytree(project, moved)
+    assert "building" not in place.run(moved, "--locked")[1]
+
+
+def test_pip_section_is_locked_too(place: Place, channel: Path) -> None:
+    project = place.project()
+    wheel(project / "w", "delta", "3.0")
+    links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project / "w")}
+    command = 'python -c "import delta; print(delta.VERSION)"'
+    rest = "  - pip:\n    - delta\n"
+    declare(project, channel.as_uri(), "python", rest=rest, command=command)
+    assert "+ delta 3.0" in lock(place, project, **links)
+    wheel(project / "w", "delta", "4.0")
+    assert place.run(project, "--locked", **links)[0].strip() == "3.0"
+
+
+def test_lock_for_another_platform(place: Place, channel: Path) -> None:
+    other = "darwin-arm64" if PLATFORM != "osx-arm64" else "linux-x86_64"
+    subdir = "osx-arm64" if PLATFORM != "osx-arm64" else "linux-64"
+    shutil.copytree(channel / PLATFORM, channel / subdir)
+    project = declare(place.project(), channel.as_uri(), "alpha")
+    assert f"{other}: " in lock(place, project, "--platform", other)
+    assert "no packages for" in failure(place, project, "--locked")
+
+
+def test_lock_that_cannot_be_solved_has_its_place(place: Place, channel: Path) -> None:
+    project = declare(place.project(), channel.as_uri(), "nonesuch")
+    run = place.start("lock", project)
+    assert run.fail() == 1
+    assert "conda.yaml:5:5" in run.err
+    assert not (project / "conda.lock").exists()
 
 
 # --- conda itself

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from buildrun.project.spec import CondaEnv
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.channels import Settings
+    from buildrun.environments.lockfile import Lock, Package
     from buildrun.memo import Reader
 
 NAME = "conda"
@@ -22,52 +21,52 @@ NAME = "conda"
 def identify(request: Request, reader: Reader) -> Identity:
     """Return what the conda environment is made of; raises EnvironmentFailure."""
     from buildrun import digest
-    from buildrun.environments import channels, conda_executable, virtual_packages
+    from buildrun.environments import conda_lock, virtual_packages
 
     declared = _declared(request)
-    settings = channels.read(reader)
-    executable = conda_executable.find(reader)
-    used = channels.resolve(declared.channels, declared.path, settings, reader)
+    subdir = virtual_packages.platform(reader)
+    packages, state, stale = conda_lock.usable(request, declared, subdir, reader)
     parts: dict[str, Any] = {
         "manager": NAME,
-        "solver": os.path.basename(executable.path) if executable else "rattler",
-        "platform": virtual_packages.platform(reader),
-        "virtual_packages": list(virtual_packages.detect(reader)),
-        "channels": [channel.label for channel in used],
-        "priority": settings.priority,
-        "dependencies": [_normalised(spec) for spec in declared.dependencies],
+        "platform": subdir,
         "variables": dict(declared.variables),
-        "pip": _pip_parts(declared, reader),
     }
-    return Identity(NAME, digest.key("environment", parts), parts)
+    if packages is not None:
+        parts["packages"] = [list(package) for package in packages]
+    else:
+        parts |= _unlocked_parts(declared, reader)
+    return Identity(NAME, digest.key("environment", parts), parts, state, stale)
 
 
 def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
-    """Solve, install and run the pip section; raises EnvironmentFailure."""
-    from buildrun.environments import conda_activation, conda_executable, uv
-    from buildrun.environments.conda_failure import explain
+    """Install what is locked, or solve, install and run the pip section.
+
+    Raises EnvironmentFailure.
+    """
+    from buildrun.environments import conda_activation, conda_executable, conda_pip
+    from buildrun.environments.lockfile import Package
     from buildrun.memo import Reader
 
-    declared, reader = _declared(request), Reader(request.environ)
-    executable = conda_executable.find(reader)
-    if executable is None:
-        _build_with_rattler(identity, prefix, request, console, lock)
-        if declared.pip:
-            _install_pip_section(prefix, request, console, lock)
+    declared = _declared(request)
+    executable = conda_executable.find(Reader(request.environ))
+    packages = None
+    if identity.lock == "locked":
+        packages = [Package(*fields) for fields in identity.parts["packages"]]
+    if executable is None or packages is not None:
+        _install(identity, prefix, request, packages, console, lock)
+        conda_pip.install(prefix, request, declared, packages, console, lock)
     else:
-        try:
-            conda_executable.create(
-                executable,
-                declared.path,
-                prefix,
-                environ=request.environ,
-                console=console,
-                lock=lock,
-                offline=request.offline,
-            )
-        except uv.ToolFailure as failure:
-            raise explain("", failure.output, declared, identity.parts["solver"]) from None
+        conda_executable.create(executable, declared, prefix, request, console, lock)
     conda_activation.record(prefix, dict(declared.variables), request.environ)
+
+
+def lock(
+    request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
+) -> Lock:
+    """Return every package with its address and hashes; raises EnvironmentFailure."""
+    from buildrun.environments import conda_lock
+
+    return conda_lock.make(request, _declared(request), platforms, previous, console)
 
 
 def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
@@ -115,135 +114,49 @@ def _declared(request: Request) -> CondaEnv:
     return environment
 
 
-def _normalised(spec: str) -> str:
-    """Return a match spec without blanks that do not matter, and without secrets."""
-    from buildrun.environments.channels import without_secrets
+def _unlocked_parts(declared: CondaEnv, reader: Reader) -> dict[str, Any]:
+    from buildrun.environments import conda_executable, conda_lock, conda_order, virtual_packages
 
-    text = " ".join(spec.split())
-    return without_secrets(re.sub(r"\s*([<>=!~,|]+)\s*", r"\1", text))
-
-
-def _pip_parts(declared: CondaEnv, reader: Reader) -> dict[str, Any] | None:
-    if not declared.pip:
-        return None
-    from buildrun.environments import pip_settings, requirements, virtualenv
-
-    root = os.path.dirname(declared.path)
-    lines = requirements.follow(declared.pip, declared.path, root, reader)
-    settings = pip_settings.read(reader)
-    return {
-        "lines": [requirements.describe(line, root, reader) for line in lines],
-        "settings": [*settings.indexes, *virtualenv._uv_settings(root, reader)],
+    executable = conda_executable.find(reader)
+    used = conda_order.sources(declared, reader)
+    parts = {
+        **conda_lock.inputs(declared, reader),
+        "solver": os.path.basename(executable.path) if executable else "rattler",
+        "virtual_packages": list(virtual_packages.detect(reader)),
+        "channels": [channel.label for channel in used.channels],
+        "priority": used.settings.priority,
     }
+    if declared.pip:
+        from buildrun.environments import conda_pip
+
+        parts["indexes"] = conda_pip.indexes(declared, reader)
+    return parts
 
 
-def _build_with_rattler(
-    identity: Identity, prefix: str, request: Request, console: Console, lock: int
+def _install(
+    identity: Identity,
+    prefix: str,
+    request: Request,
+    packages: Sequence[Package] | None,
+    console: Console,
+    lock: int,
 ) -> None:
-    from importlib.util import find_spec
-
-    from buildrun.environments import channels, rattler_call
-    from buildrun.environments.conda_failure import explain, missing_rattler
+    from buildrun.environments import conda_lock, conda_order, rattler_call, virtual_packages
     from buildrun.memo import Reader
 
     declared, reader = _declared(request), Reader(request.environ)
-    if find_spec("rattler") is None:
-        raise missing_rattler(declared.path)
-    settings = channels.read(reader)
-    used = channels.resolve(declared.channels, declared.path, settings, reader)
-    packages, repodata = _caches(request)
-    specs, more = _specs(declared, settings, reader)
-    order = {
-        "prefix": prefix,
-        "packages": packages,
-        "repodata": repodata,
-        "channels": [*dict.fromkeys([*(channel.address for channel in used), *more])],
-        "specs": specs,
-        "platform": identity.parts["platform"],
-        "virtual_packages": identity.parts["virtual_packages"],
-        "priority": settings.priority,
-        "verify": settings.verify is not False,
-        "offline": request.offline,
-        "needs_python": bool(declared.pip),
-        "live": console.live,
-    }
-    environ = _connection(request.environ, settings)
-    try:
-        rattler_call.install(order, environ=environ, console=console, lock=lock)
-    except rattler_call.RattlerFailure as failure:
-        raise explain(failure.kind, failure.reason, declared, "rattler") from None
-
-
-def _specs(declared: CondaEnv, settings: Settings, reader: Reader) -> tuple[list[str], list[str]]:
-    """Return the match specs with their channels' addresses, and these addresses.
-
-    As conda has it, a channel that is only named in ``channel::package`` is used after the others.
-    """
-    from buildrun.environments import channels
-
-    specs, addresses = [], []
-    for text in declared.dependencies:
-        name, separator, rest = text.partition("::")
-        if not separator:
-            specs.append(text)
-            continue
-        found = channels.expand(name, declared.path, settings, reader)
-        addresses += [channel.address for channel in found]
-        specs.append(f"{found[0].address}::{rest.strip()}")
-    return specs, addresses
-
-
-def _caches(request: Request) -> tuple[str, str]:
-    """Return where packages and indexes are kept: RATTLER_CACHE_DIR, else in the store."""
-    from buildrun import home
-
-    shared = request.environ.get("RATTLER_CACHE_DIR")
-    root = shared or os.path.join(home.locate(request.environ).root, "conda")
-    return os.path.join(root, "pkgs"), os.path.join(root, "repodata")
-
-
-def _connection(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """Return the caller's variables, with what conda was told of certificates and proxies."""
-    found = dict(environ)
-    certificates = (
-        settings.verify if isinstance(settings.verify, str) else "",
-        environ.get("SSL_CERT_FILE", ""),
-        environ.get("REQUESTS_CA_BUNDLE", ""),
-        environ.get("CURL_CA_BUNDLE", ""),
-    )
-    if path := next((path for path in certificates if path), ""):
-        found["SSL_CERT_FILE"] = path
-    for scheme, proxy in settings.proxies.items():
-        found.setdefault(f"{scheme.upper()}_PROXY", proxy)
-    return found
-
-
-def _install_pip_section(prefix: str, request: Request, console: Console, lock: int) -> None:
-    """Install the ``pip:`` lines with uv, relative to the file's folder, as conda does."""
-    from buildrun.environments import pip_settings, requirements, uv, uv_failure
-    from buildrun.memo import Reader
-
-    declared, reader = _declared(request), Reader(request.environ)
-    folder = os.path.dirname(declared.path)
-    settings = pip_settings.read(reader)
-    python = os.path.join(prefix, "bin", "python")
-    command = [uv.program(request.environ), "pip", "install", "--python", python]
-    command += [*settings.arguments, "-r", "-"]
-    command += [] if console.live else ["--no-progress"]
-    command += ["--offline"] if request.offline else []
-    try:
-        uv.call(
-            command,
-            cwd=folder,
-            environ=uv.environment(request.environ, dict(settings.variables)),
-            console=console,
-            lock=lock,
-            text="\n".join(declared.pip) + "\n",
-        )
-    except uv.ToolFailure as failure:
-        lines = requirements.follow(declared.pip, declared.path, folder, reader)
-        what = "the environment could not be built"
-        raise uv_failure.explain(failure.output, what, lines, declared.path) from None
+    used = conda_order.sources(declared, reader)
+    records = [] if packages is None else conda_lock.records(packages, used.channels)
+    order = conda_order.make(
+        request, declared, used, reader,
+        action="install" if packages is None else "install-records",
+        prefix=prefix,
+        platform=identity.parts["platform"],
+        virtual_packages=virtual_packages.detect(reader),
+        records=records,
+        live=console.live,
+    )  # fmt: skip
+    rattler_call.perform(order, declared, used.settings, request, console, lock)
 
 
 def _pythons(prefix: str) -> list[str]:

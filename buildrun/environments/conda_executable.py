@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from buildrun.console import Console
+    from buildrun.environments.contract import Request
     from buildrun.memo import Reader
+    from buildrun.project.spec import CondaEnv
 
 
 class Executable(NamedTuple):
@@ -46,19 +46,14 @@ def find(reader: Reader) -> Executable | None:
 
 def create(
     executable: Executable,
-    file: str,
+    declared: CondaEnv,
     prefix: str,
-    *,
-    environ: Mapping[str, str],
+    request: Request,
     console: Console,
     lock: int,
-    offline: bool,
 ) -> None:
-    """Let the program make the environment of ``file`` at ``prefix``.
-
-    Raises ToolFailure with its words, EnvironmentFailure where it cannot be started.
-    """
-    from buildrun.environments import uv
+    """Let the program make the environment at ``prefix``; raises EnvironmentFailure."""
+    from buildrun.environments import conda_failure, uv
 
     if not os.access(executable.path, os.X_OK):
         raise EnvironmentFailure(
@@ -66,12 +61,16 @@ def create(
             hint=f"correct or unset {executable.variable}; without it buildrun needs no conda",
         )
     unasked = {"CONDA_ALWAYS_YES": "true", "MAMBA_ALWAYS_YES": "true"}
-    if offline:
+    if request.offline:
         unasked |= {"CONDA_OFFLINE": "true", "MAMBA_OFFLINE": "true"}
-    uv.call(
-        (executable.path, "env", "create", "-p", prefix, "--file", file),
-        cwd=os.path.dirname(file),
-        environ=uv.environment(environ, unasked),
-        console=console,
-        lock=lock,
-    )
+    try:
+        uv.call(
+            (executable.path, "env", "create", "-p", prefix, "--file", declared.path),
+            cwd=os.path.dirname(declared.path),
+            environ=uv.environment(request.environ, unasked),
+            console=console,
+            lock=lock,
+        )
+    except uv.ToolFailure as failure:
+        who = os.path.basename(executable.path)
+        raise conda_failure.explain("", failure.output, declared, who) from None

@@ -9,8 +9,6 @@ from buildrun.environments.channels import without_secrets
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from buildrun.project.spec import CondaEnv
 
 _LINES = 14
@@ -78,14 +76,14 @@ def missing_rattler(path: str) -> EnvironmentFailure:
 
 
 def blame(reason: str, declared: CondaEnv) -> str:
-    """Return the place of the dependency or the channel that is spoken of, else the file."""
+    """Return the place of the dependency, else of the channel that is spoken of, else the file."""
     found: list[tuple[int, str]] = []
     for dependency in declared.dependencies:
-        name = _name(dependency)
-        said = re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", reason, re.IGNORECASE)
+        name = re.escape(_name(dependency))
+        said = re.search(rf"(?<![\w.-]){name}(?=-\d|(?![\w.-]))", reason, re.IGNORECASE)
         if name and said:
             found.append((said.start(), dependency))
-    for channel in declared.channels:
+    for channel in () if found else declared.channels:
         last = without_secrets(channel).rstrip("/").rpartition("/")[2]
         if last and f"/{last}/" in reason:
             found.append((reason.index(f"/{last}/"), channel))
@@ -124,8 +122,3 @@ def _remedy(kind: str, reason: str) -> str:
         if sign in said:
             return remedy
     return "correct the file, or run with `--env-manager virtualenv` or `local`"
-
-
-def names(dependencies: Sequence[str]) -> set[str]:
-    """Return the package names of match specs."""
-    return {_name(dependency) for dependency in dependencies}

@@ -7,11 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from buildrun.environments import conda_failure, conda_order
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.environments.channels import Settings
+    from buildrun.environments.contract import Request
+    from buildrun.project.spec import CondaEnv
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -20,7 +26,7 @@ _START = (
 _KEPT_LINES = 12
 
 
-class RattlerFailure(Exception):
+class _Failure(Exception):
     """rattler could not do it; ``kind`` is for a remedy, ``reason`` its own words."""
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -30,19 +36,36 @@ class RattlerFailure(Exception):
         self.reason = reason
 
 
-def install(
-    request: Mapping[str, Any], *, environ: Mapping[str, str], console: Console, lock: int
-) -> None:
-    """Solve and install what the request says, relaying what the process has to tell.
+def perform(
+    order: Mapping[str, Any],
+    declared: CondaEnv,
+    settings: Settings,
+    request: Request,
+    console: Console,
+    lock: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the records of what was solved or installed.
 
-    request: see ``rattler_worker``. lock: a descriptor that the process inherits; it ends when
-    this process does, and the lock is held until then.
-    Raises RattlerFailure.
+    order: see ``conda_order``. lock: a descriptor that the process inherits; it ends with all that
+    it started when this process does, and the lock is held until then.
+    Raises EnvironmentFailure with rattler's reason.
     """
+    if find_spec("rattler") is None:
+        raise conda_failure.missing_rattler(declared.path)
+    environ = conda_order.connection(request.environ, settings)
+    try:
+        return _perform(order, environ, console, lock)
+    except _Failure as failure:
+        raise conda_failure.explain(failure.kind, failure.reason, declared, "rattler") from None
+
+
+def _perform(
+    order: Mapping[str, Any], environ: Mapping[str, str], console: Console, lock: int
+) -> Sequence[Mapping[str, Any]]:
     process = subprocess.Popen(
         # Isolated from the caller's Python variables and directory, with our own import path.
         (sys.executable, "-I", "-c", _START, json.dumps(_import_path())),
-        cwd=os.path.dirname(request["prefix"]),
+        cwd=os.path.dirname(order["prefix"]),
         env=dict(environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -52,7 +75,7 @@ def install(
         start_new_session=True,
     )
     try:
-        end, said = _converse(process, request, console)
+        end, said = _converse(process, order, console)
         code = process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
@@ -61,13 +84,15 @@ def install(
     finally:
         console.done()
     if end is None:
-        raise RattlerFailure("crash", said or f"rattler's process ended with {_ending(code)}")
+        raise _Failure("crash", said or f"rattler's process ended with {_ending(code)}")
     if end["event"] == "failure":
-        raise RattlerFailure(end["kind"], end["reason"])
+        raise _Failure(end["kind"], end["reason"])
+    records: Sequence[Mapping[str, Any]] = end["records"]
+    return records
 
 
 def _converse(
-    process: subprocess.Popen[bytes], request: Mapping[str, Any], console: Console
+    process: subprocess.Popen[bytes], order: Mapping[str, Any], console: Console
 ) -> tuple[Mapping[str, Any] | None, str]:
     """Return the last event, if the process came to one, and the end of what else was said."""
     if process.stdin is None or process.stdout is None:
@@ -76,7 +101,7 @@ def _converse(
     end: Mapping[str, Any] | None = None
     try:
         # Kept open: its closing is how the process learns of our end.
-        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
     except BrokenPipeError:
         pass  # it says why, or how it ended does

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buildrun.console import size
-from buildrun.environments import package_cache
+from buildrun.environments import package_cache, rattler_records
 from buildrun.environments.package_cache import Entry
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
@@ -49,11 +49,11 @@ def main() -> NoReturn:
     def say(event: str, **fields: Any) -> None:
         os.write(events, json.dumps({"event": event, **fields}).encode() + b"\n")
 
-    request = json.loads(sys.stdin.buffer.readline())
+    order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
-        asyncio.run(_work(request, say))
-        say("done")
+        records = asyncio.run(_work(order, say))
+        say("done", records=[rattler_records.describe(record) for record in records])
     except Refusal as refusal:
         say("failure", kind=refusal.kind, reason=refusal.reason)
     except package_cache.WrongHash as error:
@@ -68,41 +68,38 @@ def _follow_parent() -> None:
     os.killpg(0, signal.SIGKILL)  # with the scripts of packages that run now
 
 
-async def _work(request: Mapping[str, Any], say: Any) -> None:
+async def _work(order: Mapping[str, Any], say: Any) -> Sequence[Any]:
+    """Do it and return the records.
+
+    order: ``action`` is ``solve``, ``install`` or ``install-records``; ``records`` are those to
+    keep in a solve where they fit, or to install. The rest is as ``conda_order`` has it.
+    """
     import rattler
 
-    client = _client(rattler, request)
-    say("progress", text="reading the channels and solving")
-    started = time.monotonic()
-    records = await _patiently(_solve(rattler, client, request), request["channels"])
-    entries = [_entry(record) for record in records]
-    if request["needs_python"] and "python" not in {entry.name for entry in entries}:
+    client = _client(rattler, order)
+    if order["action"] == "install-records":
+        records = [rattler_records.record_of(rattler, fields) for fields in order["records"]]
+    else:
+        say("progress", text="reading the channels and solving")
+        records = await _patiently(_solve(rattler, client, order), order["channels"])
+    names = {record.name.normalized for record in records}
+    if order["needs_python"] and "python" not in names:
         raise Refusal("no-python", "the `pip:` section needs a Python, and none is installed")
-    wanted = package_cache.missing(entries, request["packages"])
-    seconds = time.monotonic() - started
-    bytes_ = size(sum(entry.size for entry in wanted))
-    fetch = f"{len(wanted)} to fetch, {bytes_}" if wanted else "all of them at hand"
-    say("note", text=f"solved in {seconds:.1f} s: {len(entries)} packages, {fetch}")
-    if request["offline"]:
-        _refuse_remote(wanted)
-    package_cache.prepare(
-        entries,
-        request["packages"],
-        lambda: say("note", text="waiting for another run that fetches conda packages"),
-    )
-    await _install(rattler, client, request, records, entries, say)
+    if order["action"] != "solve":
+        await _install(rattler, client, order, records, say)
+    return records
 
 
-async def _solve(rattler: Any, client: Any, request: Mapping[str, Any]) -> Any:
-    action = "force-cache-only" if request["offline"] else "cache-or-fetch"
+async def _solve(rattler: Any, client: Any, order: Mapping[str, Any]) -> Any:
+    action = "force-cache-only" if order["offline"] else "cache-or-fetch"
     gateway = rattler.Gateway(
-        cache_dir=request["repodata"],
+        cache_dir=order["repodata"],
         client=client,
         default_config=rattler.SourceConfig(cache_action=action),
     )
-    channels = [rattler.Channel(address) for address in request["channels"]]
-    platforms = [rattler.Subdir(request["platform"]), rattler.Subdir("noarch")]
-    specs = [_spec(rattler, text) for text in request["specs"]]
+    channels = [rattler.Channel(address) for address in order["channels"]]
+    platforms = [rattler.Subdir(order["platform"]), rattler.Subdir("noarch")]
+    specs = [_spec(rattler, text) for text in order["specs"]]
     # conda gives every Python a pip, where there is one.
     pip = await gateway.query(channels, platforms, ["pip"], recursive=False)
     return await rattler.solve(
@@ -110,8 +107,9 @@ async def _solve(rattler: Any, client: Any, request: Mapping[str, Any]) -> Any:
         specs,
         gateway=gateway,
         platforms=platforms,
-        virtual_packages=[_virtual(rattler, text) for text in request["virtual_packages"]],
-        channel_priority=getattr(rattler.ChannelPriority, request["priority"].capitalize()),
+        virtual_packages=[_virtual(rattler, text) for text in order["virtual_packages"]],
+        channel_priority=getattr(rattler.ChannelPriority, order["priority"].capitalize()),
+        locked_packages=[rattler_records.record_of(rattler, fields) for fields in order["records"]],
         add_pip_as_python_dependency=any(pip),
     )
 
@@ -147,34 +145,42 @@ def _answers(channel: str) -> bool:
 
 
 async def _install(
-    rattler: Any,
-    client: Any,
-    request: Mapping[str, Any],
-    records: Sequence[Any],
-    entries: Sequence[Entry],
-    say: Any,
+    rattler: Any, client: Any, order: Mapping[str, Any], records: Sequence[Any], say: Any
 ) -> None:
+    entries = [rattler_records.entry_of(record) for record in records]
+    wanted = package_cache.missing(entries, order["packages"])
+    _announce(entries, wanted, say)
+    if order["offline"]:
+        _refuse_remote(wanted)
+    waiting = "waiting for another run that fetches conda packages"
+    package_cache.prepare(entries, order["packages"], lambda: say("note", text=waiting))
     for attempt in ("first", "last"):
         await rattler.install(
             list(records),
-            request["prefix"],
-            cache_dir=request["packages"],
-            platform=rattler.Subdir(request["platform"]),
+            order["prefix"],
+            cache_dir=order["packages"],
+            platform=rattler.Subdir(order["platform"]),
             client=client,
             # As conda does; what a package runs here it could as well run later.
             execute_link_scripts=True,
             show_progress=False,
-            reporter=_Reporter(entries, say) if request["live"] else None,
+            reporter=_Reporter(entries, say) if order["live"] else None,
         )
-        flawed = _flawed(request["prefix"], entries)
+        flawed = _flawed(order["prefix"], entries)
         if not flawed:
             return
-        if attempt == "last" or request["offline"]:
+        if attempt == "last" or order["offline"]:
             names = ", ".join(entry.name for entry in flawed)
             raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
         # Somebody wrote into an installed file, which is the cache's own.
-        package_cache.discard(flawed, request["packages"])
-        shutil.rmtree(request["prefix"])
+        package_cache.discard(flawed, order["packages"])
+        shutil.rmtree(order["prefix"])
+
+
+def _announce(entries: Sequence[Entry], wanted: Sequence[Entry], say: Any) -> None:
+    fetched = size(sum(entry.size for entry in wanted))
+    rest = f"{len(wanted)} to fetch, {fetched}" if wanted else "all of them at hand"
+    say("note", text=f"{len(entries)} conda packages, {rest}")
 
 
 def _flawed(prefix: str, entries: Sequence[Entry]) -> list[Entry]:
@@ -184,8 +190,8 @@ def _flawed(prefix: str, entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if f"{entry.name}-{entry.version}-{entry.build}" in names]
 
 
-def _client(rattler: Any, request: Mapping[str, Any]) -> Any:
-    settings = "" if request["verify"] else "tls-no-verify = true"
+def _client(rattler: Any, order: Mapping[str, Any]) -> Any:
+    settings = "" if order["verify"] else "tls-no-verify = true"
     try:
         return rattler.Client.from_config(
             rattler.Config.from_toml(settings), max_retries=_RETRIES, user_agent="buildrun"
@@ -206,18 +212,6 @@ def _virtual(rattler: Any, text: str) -> Any:
     name, version, build = text.split("=")
     return rattler.GenericVirtualPackage(
         rattler.PackageName(name), rattler.Version(version), rattler.BuildString(build)
-    )
-
-
-def _entry(record: Any) -> Entry:
-    digest = record.sha256
-    return Entry(
-        record.name.normalized,
-        str(record.version),
-        str(record.build),
-        record.url,
-        digest.hex() if digest else "",
-        record.size or 0,
     )
 
 

@@ -23,6 +23,9 @@ _X86_LEVELS = (
     ("x86_64_v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
     ("x86_64_v4", "avx512bw avx512cd avx512dq avx512f avx512vl"),
 )
+# As in locks for pip's packages, and what Python's own macOS wheels ask for.
+_ASSUMED = {"linux": {"linux": "4.18", "glibc": "2.28"}, "osx": {"osx": "11.0"}}
+_LEVELS = {"64": "x86_64", "arm64": "m1"}
 _CPU_BYTES = 1 << 14  # enough for the first processor
 
 
@@ -43,7 +46,20 @@ def detect(reader: Reader) -> tuple[str, ...]:
     CONDA_OVERRIDE_CUDA, _GLIBC, _LINUX, _OSX and _ARCHSPEC are respected; an empty one removes
     its package.
     """
-    found = {"unix": "0", **(_mac(reader) if sys.platform == "darwin" else _linux(reader))}
+    return _listed(_mac(reader) if sys.platform == "darwin" else _linux(reader), reader)
+
+
+def assumed(subdir: str, reader: Reader) -> tuple[str, ...]:
+    """Return what a lock for a platform counts on, whatever machine makes it.
+
+    CONDA_OVERRIDE_* variables are respected, such as CONDA_OVERRIDE_CUDA.
+    """
+    system, _, machine = subdir.partition("-")
+    return _listed({**_ASSUMED.get(system, {}), "archspec": _LEVELS.get(machine, machine)}, reader)
+
+
+def _listed(found: dict[str, str], reader: Reader) -> tuple[str, ...]:
+    found["unix"] = "0"
     for name in ("cuda", "glibc", "linux", "osx", "archspec"):
         chosen = reader.variable(f"CONDA_OVERRIDE_{name.upper()}")
         if chosen is not None:
