@@ -1,0 +1,1 @@
+"""Measures buildrun beside its peers: ``python -m benchmarks`` from the repository's root."""

@@ -1,0 +1,24 @@
+"""The cases: one line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.case import Case
+from benchmarks.cases import (
+    first_conda,
+    first_environment,
+    twenty_at_once,
+    validate_300,
+    warm_check,
+    warm_run,
+)
+
+CASES: Mapping[str, Case] = {
+    "warm-run": warm_run,
+    "first-environment": first_environment,
+    "validate-300": validate_300,
+    "warm-check": warm_check,
+    "twenty-at-once": twenty_at_once,
+    "first-conda": first_conda,
+}

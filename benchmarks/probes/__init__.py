@@ -1,0 +1,1 @@
+"""Scripts that run inside of a subject's Python."""

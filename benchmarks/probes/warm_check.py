@@ -1,0 +1,65 @@
+"""Prints the wall and processor time of one check of the environment of `buildrun .` here.
+
+``long``: the identity of the environment from its record, then the environment itself.
+``short``: the record of the whole command line, then the environment itself.
+Imports are part of neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from buildrun import home, memo, warm
+from buildrun.environments import prefix, registry
+from buildrun.environments.contract import Request
+from buildrun.environments.identify import identify
+from buildrun.project.read import read_project
+
+
+def main() -> None:
+    """Check once, and print the times."""
+    check = {"long": _long, "short": _short}[sys.argv[1]](os.getcwd())
+    cpu, started = time.process_time(), time.perf_counter()
+    ready = check()
+    seconds, used = time.perf_counter() - started, time.process_time() - cpu
+    if not ready:
+        sys.exit("the environment is not ready, so nothing was measured")
+    print(json.dumps([seconds, used]))
+
+
+def _long(cwd: str) -> Callable[[], bool]:
+    store = home.locate(os.environ)
+    spec = read_project(cwd, memo.Reader(os.environ)).spec
+    if spec is None:
+        sys.exit("the project cannot be read")
+    name = registry.choose(spec.environment, None)
+    manager = registry.load(name)
+    request = Request(spec, name, os.environ, memo.Memory(store.memory, write=False))
+
+    def check() -> bool:
+        key = identify(manager, request).key
+        return prefix.hold(prefix.prefix_of(store, key), key, cwd) is not None
+
+    return check
+
+
+def _short(cwd: str) -> Callable[[], bool]:
+    memory = memo.Memory(home.locate(os.environ).memory, write=False)
+    name, subject = warm._name(["."], cwd), warm._subject()
+
+    def check() -> bool:
+        value = memo.known(memory, name, os.environ, subject=subject)
+        if value is None:
+            return False
+        prepared = value["prepared"]
+        return prefix.hold(prepared["prefix"], prepared["key"], cwd) is not None
+
+    return check
+
+
+if __name__ == "__main__":
+    main()
