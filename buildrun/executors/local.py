@@ -1,0 +1,177 @@
+"""Runs commands on this machine, as ``bash -c`` would in the user's own shell.
+
+The command is the leader of a process group of its own, so that it can be ended together with
+everything it started, and without anything else that runs in ours: `make`, the other parts of a
+pipeline, a CI runner. A process that leaves the group, as daemons do, is left alone; so is what
+a command has left running when it ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from buildrun.executors.ending import GRACE, Ending, Grace
+from buildrun.executors.group import Members, send
+from buildrun.executors.job import Job, Result
+from buildrun.executors.signals import CAUGHT, ENDING, Signals
+from buildrun.executors.spawn import find_bash, spawn
+from buildrun.executors.terminal import Terminal
+
+# Pauses in seconds between looks at a group whose last members are not our children: nothing
+# tells us of their end.
+_FIRST_PAUSE = 0.001
+_LAST_PAUSE = 0.05
+
+# Seconds that another thread may need to note our being continued.
+_CONTINUE_NOTICE = 0.5
+
+
+def execute(job: Job, *, grace: Grace = GRACE) -> Result:
+    """Run the command to its end with our stdin, stdout, stderr and terminal.
+
+    grace: how long an interrupted command may take.
+
+    SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, and the whole group has ended when this
+    returns. Outside the main thread they cannot be: there they have the effect that the caller
+    has chosen. Raises ExecutionError where the command cannot be started.
+    """
+    bash = find_bash(job)
+    with Terminal() as terminal, Signals() as signals:
+        descriptor = terminal.descriptor_to_give()
+        group = spawn(bash, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
+        if descriptor is not None:
+            terminal.record_given(group)
+        try:
+            return _Watch(group, terminal, signals, grace).to_end()
+        except BaseException:
+            # A handler of our caller's has raised; the command must not be lost.
+            _destroy(group)
+            raise
+
+
+class _Watch:
+    """A running command, with all that is done for it until it has ended."""
+
+    def __init__(self, group: int, terminal: Terminal, signals: Signals, grace: Grace) -> None:
+        self._group = group
+        self._terminal = terminal
+        self._signals = signals
+        self._ending = Ending(group, grace)
+
+    def to_end(self) -> Result:
+        self._signals.release()
+        status = self._leader_to_end()
+        code = status if status >= 0 else 128 - status
+        # Ctrl-C has then reached the command's group alone.
+        was_given = self._terminal.given
+        # Before the rest is ended, so that the user can hurry us with Ctrl-C.
+        self._terminal.take_back()
+        if code > 128:
+            self._terminal.restore_modes()
+        if was_given and (number := _ended_by(status)):
+            self._ending.follow(number)
+        self._ending.leader_has_ended()
+        self._note_requests(0)
+        if self._ending.interrupted is not None:
+            self._rest_to_end()
+        return Result(code, self._ending.interrupted)
+
+    def _leader_to_end(self) -> int:
+        # Asked without waiting, then waited for by reading: the byte of a SIGCHLD that arrives
+        # in between is in the pipe.
+        flags = os.WUNTRACED | (os.WNOHANG if self._signals.active else 0)
+        while True:
+            pid, status = os.waitpid(self._group, flags)
+            if pid == 0:
+                for number in self._signals.read(self._ending.seconds()):
+                    self._receive(number)
+                self._ending.advance_if_due()
+            elif os.WIFSTOPPED(status):
+                self._stopped(os.WSTOPSIG(status))
+            else:
+                return os.waitstatus_to_exitcode(status)
+
+    def _rest_to_end(self) -> None:
+        members = Members(self._group)
+        pause = _FIRST_PAUSE
+        # Once the last member has gone its number could be another group's, but only after all
+        # process numbers were used within one pause.
+        while members.exist() and not self._ending.given_up:
+            left = self._ending.seconds()
+            self._note_requests(pause if left is None else min(pause, left))
+            self._ending.advance_if_due()
+            pause = min(2 * pause, _LAST_PAUSE)
+
+    def _note_requests(self, seconds: float) -> None:
+        for number in self._signals.read(seconds):
+            if number in ENDING:
+                self._ending.ask(number)
+
+    def _receive(self, number: int) -> None:
+        if number in ENDING:
+            self._ending.ask(number)
+        elif number == signal.SIGTSTP:
+            # Ctrl-Z while we have the terminal reaches our group alone. We stop when the command
+            # has, which may ignore it.
+            send(self._group, number)
+        elif number == signal.SIGCONT:
+            self._resume()
+        elif number == signal.SIGWINCH and not self._terminal.given:
+            send(self._group, number)
+
+    def _stopped(self, number: int) -> None:
+        """Do what the terminal would have done, had the command been in our group."""
+        wants_terminal = number in (signal.SIGTTIN, signal.SIGTTOU)
+        if wants_terminal and self._terminal.give(self._group):
+            send(self._group, signal.SIGCONT)
+        elif self._terminal.exists:
+            self._suspend(number)
+        # Without a terminal there is no job control: whoever has stopped it will continue it.
+
+    def _suspend(self, number: int) -> None:
+        """Stop like the stopped command, so that our shell takes over; resume after `fg`, `bg`."""
+        self._terminal.take_back()
+        # Unlike SIGSTOP, SIGTSTP is discarded where nobody could continue us.
+        own = signal.SIGTSTP if number == signal.SIGSTOP else number
+        self._signals.stop_group(own)
+        wants_terminal = number in (signal.SIGTTIN, signal.SIGTTOU)
+        if self._was_continued(0) or number == signal.SIGTSTP:
+            self._resume()
+        elif wants_terminal and not self._was_continued(_CONTINUE_NOTICE):
+            # Nobody can give us the terminal any more. Continued, the command would ask again,
+            # on and on; so it gets what stopped groups get that have lost their shell.
+            self._ending.ask(signal.SIGHUP)
+        elif wants_terminal:
+            self._resume()
+
+    def _was_continued(self, seconds: float) -> bool:
+        if not self._signals.active:
+            # Nothing tells; the pause is for a command that nobody can give the terminal to,
+            # and that stops again and again.
+            self._signals.read(_LAST_PAUSE)
+            return True
+        numbers = self._signals.read(seconds)
+        for number in numbers:
+            if number != signal.SIGCONT:
+                self._receive(number)
+        return signal.SIGCONT in numbers
+
+    def _resume(self) -> None:
+        self._terminal.give_again(self._group)
+        send(self._group, signal.SIGCONT)
+
+
+def _ended_by(status: int) -> int | None:
+    """Return the signal that made the command end, also where it says so by 130 alone."""
+    if status == 128 + signal.SIGINT:
+        return int(signal.SIGINT)
+    return -status if -status in ENDING else None
+
+
+def _destroy(group: int) -> None:
+    send(group, signal.SIGKILL)
+    try:
+        os.waitpid(group, 0)
+    except ChildProcessError:
+        pass  # it had ended already

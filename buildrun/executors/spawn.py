@@ -1,0 +1,127 @@
+"""Starts a job's command in a process group of its own.
+
+``subprocess`` takes six times as long to import as what is needed here, and has no place for the
+hand-over of the terminal before exec. Fork is safe as long as the child only makes system calls
+until exec: with other threads about, any lock they hold stays locked in the child, which is why
+it imports nothing and logs nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterable
+from typing import NoReturn
+
+from buildrun.errors import ExecutionError
+from buildrun.executors.job import Job
+
+# Python ignores them at its own start; commands such as `yes | head` rely on the default.
+_IGNORED_BY_PYTHON = tuple(
+    getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)
+)
+
+
+def find_bash(job: Job) -> str:
+    """Return the path of the `bash` that the job's PATH leads to; raises ExecutionError."""
+    for directory in job.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(job.cwd, directory, "bash")
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    raise ExecutionError(
+        "`bash` is not on the command's `PATH`",
+        hint="install bash, or add its directory to `PATH`",
+    )
+
+
+def spawn(
+    bash: str, job: Job, *, terminal: int | None, caught: Iterable[int], mask: set[int]
+) -> int:
+    """Start the command as the leader of a new process group, and return the group's number.
+
+    terminal: a descriptor of the terminal whose foreground the group becomes, else None.
+    caught: the signals that may have handlers of ours; the caller has blocked them.
+    mask: the signals that stay blocked in the command.
+
+    Raises ExecutionError where the command cannot be started. Once this has returned, the
+    command runs in its group and bash has been loaded. Descriptors of this process are not
+    inherited because Python opens them close-on-exec; what our own caller passed on deliberately,
+    such as make's job server or bash's ``<(...)``, is.
+    """
+    reader, writer = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(reader)
+        os.close(writer)
+        raise ExecutionError(f"no process can be started: {_reason(error)}") from None
+    if pid == 0:
+        _become(bash, job, writer, terminal, caught, mask)
+    os.close(writer)
+    try:
+        report = os.read(reader, 4096)
+        if report:
+            os.waitpid(pid, 0)
+    except BaseException:
+        # A handler of our caller's has raised; the child must not be lost.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(reader)
+    if report:
+        raise _failure(job, report.decode(errors="replace"))
+    return pid
+
+
+def _become(
+    bash: str, job: Job, writer: int, terminal: int | None, caught: Iterable[int], mask: set[int]
+) -> NoReturn:
+    """Turn the forked child into the command; the pipe is closed by exec, or says what failed."""
+    step = "start"
+    try:
+        os.setpgid(0, 0)
+        if terminal is not None:
+            # SIGTTOU is blocked, so this succeeds from the background; and it is done before
+            # exec, so the command never sees itself there.
+            try:
+                os.tcsetpgrp(terminal, os.getpid())
+            except OSError:
+                pass  # hung up meanwhile
+        # From here to exec our own handlers must not run, and their wake-up pipe is the parent's.
+        signal.set_wakeup_fd(-1)
+        for number in caught:
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        for number in _IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_DFL)
+        step = "cwd"
+        os.chdir(job.cwd)
+        step = "exec"
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.execve(bash, ("bash", "-c", job.command), job.environ)
+    except OSError as error:
+        os.write(writer, f"{step}:{error.errno}:{_reason(error)}".encode())
+    except BaseException as error:
+        os.write(writer, f"{step}:0:{error}".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def _failure(job: Job, report: str) -> ExecutionError:
+    step, number, reason = report.split(":", 2)
+    if step == "cwd":
+        if int(number) == errno.ENOENT:
+            return ExecutionError("the working directory does not exist", place=job.cwd)
+        return ExecutionError(f"the working directory cannot be entered: {reason}", place=job.cwd)
+    if int(number) == errno.E2BIG:
+        return ExecutionError(
+            "the command and its environment are longer than the system allows",
+            hint="pass long values in a file, or unset large environment variables",
+        )
+    return ExecutionError(f"the command cannot be started: {reason}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
