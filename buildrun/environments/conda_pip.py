@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.environments import pip_settings, requirements, uv, uv_failure, uv_lock
+from buildrun.environments import pip_settings, requirements, uv, uv_failure, uv_lock, uv_settings
 from buildrun.memo import Reader
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ def describe(declared: CondaEnv, reader: Reader) -> list[dict[str, str]]:
 
 def indexes(declared: CondaEnv, reader: Reader) -> list[str]:
     """Return where the packages come from, without credentials."""
-    from buildrun.environments import virtualenv
-
     folder = os.path.dirname(declared.path)
-    return [*pip_settings.read(reader).indexes, *virtualenv._uv_settings(folder, reader)]
+    return [*pip_settings.read(reader).indexes, *uv_settings.choices(folder, reader)]
 
 
 def install(

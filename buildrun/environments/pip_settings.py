@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildrun.environments.requirements import without_credentials
+
 if TYPE_CHECKING:
     from buildrun.memo import Reader
 
@@ -140,8 +142,6 @@ def _is_true(values: dict[str, str], key: str) -> bool:
 
 
 def _indexes(values: dict[str, str]) -> tuple[str, ...]:
-    from buildrun.environments.requirements import without_credentials
-
     named = ("index-url", "extra-index-url", "find-links", "no-index", "no-binary", "only-binary")
     return tuple(
         f"{key}={without_credentials(values[key])}" for key in (*named, "pre") if key in values

@@ -13,6 +13,8 @@ from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.environments.contract import Request
+    from buildrun.environments.pip_settings import Settings
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n]*\r(?!\n)")
 _KEPT_BYTES = 1 << 16
@@ -98,6 +100,34 @@ def call(
     if code != 0:
         raise ToolFailure(said)
     return said
+
+
+class Tool:
+    """uv with the caller's settings, in the project's root."""
+
+    def __init__(self, request: Request, settings: Settings, console: Console, lock: int) -> None:
+        """Find the program; raises EnvironmentFailure where there is none."""
+        self._program = program(request.environ)
+        self._environ = environment(request.environ, dict(settings.variables))
+        self._settings, self._request = settings, request
+        self._console, self._lock = console, lock
+
+    def run(self, *arguments: str, text: str = "") -> str:
+        """Return what it wrote; raises ToolFailure."""
+        quiet = () if self._console.live else ("--no-progress",)
+        offline = ("--offline",) if self._request.offline else ()
+        return call(
+            (self._program, *arguments, *quiet, *offline),
+            cwd=self._request.project.root,
+            environ=self._environ,
+            console=self._console,
+            lock=self._lock,
+            text=text,
+        )
+
+    def pip(self, verb: str, *arguments: str, text: str = "") -> str:
+        """Call one of the ``uv pip`` verbs with pip's settings."""
+        return self.run("pip", verb, *self._settings.arguments, *arguments, text=text)
 
 
 def _open_channel(console: Console) -> tuple[bool, int, int]:
