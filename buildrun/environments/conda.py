@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.environments.contract import Identity, Request
+from buildrun.environments.site_packages import names_in
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.spec import CondaEnv
 
@@ -76,7 +77,7 @@ def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
     """
     folders = ["", "bin", "lib", "conda-meta", os.path.join("etc", "conda", "activate.d")]
     folders += [os.path.join("lib", name, "site-packages") for name in _pythons(prefix)]
-    listed = {folder: _names(os.path.join(prefix, folder)) for folder in folders}
+    listed = {folder: names_in(os.path.join(prefix, folder)) for folder in folders}
     python = os.path.join(prefix, "bin", "python")
     there = os.path.exists(python)
     return (
@@ -87,11 +88,11 @@ def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
 
 def damage(prefix: str) -> Sequence[str]:
     """Return installed files that are missing or have another size than was recorded."""
-    from buildrun.environments import conda_files, virtualenv
+    from buildrun.environments import conda_files, site_packages
 
     owned = conda_files.owned(prefix)
     found = conda_files.damaged(prefix)
-    for path in virtualenv.damage(prefix):
+    for path in site_packages.damage(prefix):
         for name in _pythons(prefix):
             if os.path.normpath(os.path.join("lib", name, "site-packages", path)) not in owned:
                 found.append(path)
@@ -160,11 +161,4 @@ def _install(
 
 
 def _pythons(prefix: str) -> list[str]:
-    return [name for name in _names(os.path.join(prefix, "lib")) if name.startswith("python3.")]
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(directory) if name != "__pycache__")
-    except OSError:
-        return []
+    return [name for name in names_in(os.path.join(prefix, "lib")) if name.startswith("python3.")]

@@ -23,8 +23,8 @@ _KINDS = {
     "hash": "the package is not the one that its channel describes; do not use it blindly",
     "spec": "write it as `name`, `name=1.2` or `name>=1.2,<2`",
     "certificates": "check SSL_CERT_FILE, REQUESTS_CA_BUNDLE and `ssl_verify` in .condarc",
-    "ImportError": "pip install 'buildrun[conda]'",
-    "ModuleNotFoundError": "pip install 'buildrun[conda]'",
+    "AttributeError": "py-rattler is too old for this: pip install -U 'buildrun[conda]'",
+    "TypeError": "py-rattler is too old for this: pip install -U 'buildrun[conda]'",
 }
 _SIGNS = (
     ("no space left", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
@@ -85,8 +85,9 @@ def blame(reason: str, declared: CondaEnv) -> str:
             found.append((said.start(), dependency))
     for channel in () if found else declared.channels:
         last = without_secrets(channel).rstrip("/").rpartition("/")[2]
-        if last and f"/{last}/" in reason:
-            found.append((reason.index(f"/{last}/"), channel))
+        said = re.search(rf"/{re.escape(last)}(?![\w.-])", reason)
+        if last and said:
+            found.append((said.start(), channel))
     return locate(declared.path, min(found)[1]) if found else declared.path
 
 

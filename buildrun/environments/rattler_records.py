@@ -51,7 +51,7 @@ def record_of(rattler: Any, fields: Mapping[str, Any]) -> Any:
     known = rattler.PackageRecord(
         name=fields["name"],
         version=fields["version"],
-        build=rattler.BuildString(fields["build"]),
+        build=build_string(rattler, fields["build"]),
         build_number=fields["build_number"],
         subdir=fields["subdir"],
         noarch=fields["noarch"],
@@ -63,3 +63,8 @@ def record_of(rattler: Any, fields: Mapping[str, Any]) -> Any:
         python_site_packages_path=fields["python_site_packages_path"],
     )
     return rattler.RepoDataRecord(known, fields["file_name"], fields["url"], fields["channel"])
+
+
+def build_string(rattler: Any, text: str) -> Any:
+    """Return a build string as rattler's constructors take it: a text before 0.28."""
+    return getattr(rattler, "BuildString", str)(text)

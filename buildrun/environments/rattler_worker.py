@@ -149,7 +149,9 @@ async def _install(
 ) -> None:
     entries = [rattler_records.entry_of(record) for record in records]
     wanted = package_cache.missing(entries, order["packages"])
-    _announce(entries, wanted, say)
+    whole = sum(entry.size for entry in wanted)
+    rest = f"{len(wanted)} to fetch, {size(whole)}" if wanted else "all of them at hand"
+    say("note", text=f"{len(entries)} conda packages, {rest}")
     if order["offline"]:
         _refuse_remote(wanted)
     waiting = "waiting for another run that fetches conda packages"
@@ -164,7 +166,7 @@ async def _install(
             # As conda does; what a package runs here it could as well run later.
             execute_link_scripts=True,
             show_progress=False,
-            reporter=_Reporter(entries, say) if order["live"] else None,
+            reporter=_Reporter(len(entries), whole, say) if order["live"] else None,
         )
         flawed = _flawed(order["prefix"], entries)
         if not flawed:
@@ -175,12 +177,6 @@ async def _install(
         # Somebody wrote into an installed file, which is the cache's own.
         package_cache.discard(flawed, order["packages"])
         shutil.rmtree(order["prefix"])
-
-
-def _announce(entries: Sequence[Entry], wanted: Sequence[Entry], say: Any) -> None:
-    fetched = size(sum(entry.size for entry in wanted))
-    rest = f"{len(wanted)} to fetch, {fetched}" if wanted else "all of them at hand"
-    say("note", text=f"{len(entries)} conda packages, {rest}")
 
 
 def _flawed(prefix: str, entries: Sequence[Entry]) -> list[Entry]:
@@ -211,7 +207,9 @@ def _spec(rattler: Any, text: str) -> Any:
 def _virtual(rattler: Any, text: str) -> Any:
     name, version, build = text.split("=")
     return rattler.GenericVirtualPackage(
-        rattler.PackageName(name), rattler.Version(version), rattler.BuildString(build)
+        rattler.PackageName(name),
+        rattler.Version(version),
+        rattler_records.build_string(rattler, build),
     )
 
 
@@ -226,27 +224,23 @@ def _refuse_remote(wanted: Sequence[Entry]) -> None:
 class _Reporter:
     """Says how far it is, ten times a second at most; rattler calls the methods by name."""
 
-    def __init__(self, entries: Sequence[Entry], say: Any) -> None:
+    def __init__(self, packages: int, whole: int, say: Any) -> None:
         self._say = say
-        self._count = len(entries)
+        self._packages, self._whole = packages, whole
         self._linked = 0
-        self._bytes: dict[int, int] = {}
-        self._whole = 0
-        self._started = time.monotonic()
-        self._said = 0.0
+        self._bytes: list[int] = []
+        self._started = self._said = time.monotonic()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("on_"):
             return lambda *_: 0
         raise AttributeError(name)
 
-    def on_download_start(self, cache_entry: int) -> int:
-        self._bytes[cache_entry] = 0
-        return cache_entry
+    def on_download_start(self, cache_entry: int) -> int:  # noqa: ARG002
+        self._bytes.append(0)
+        return len(self._bytes) - 1
 
-    def on_download_progress(self, download_idx: int, progress: int, total: int | None) -> None:
-        if not self._bytes.get(download_idx):
-            self._whole += total or 0
+    def on_download_progress(self, download_idx: int, progress: int, total: int | None) -> None:  # noqa: ARG002
         self._bytes[download_idx] = progress
         self._draw()
 
@@ -259,7 +253,7 @@ class _Reporter:
         if now - self._said < 0.1:
             return
         self._said = now
-        done = sum(self._bytes.values())
-        speed = size(int(done / max(now - self._started, 0.001)))
+        done = sum(self._bytes)
+        speed = size(int(done / (now - self._started)))
         fetched = f"fetched {size(done)} of {size(self._whole)}, {speed}/s; " if done else ""
-        self._say("progress", text=f"{fetched}linked {self._linked} of {self._count} packages")
+        self._say("progress", text=f"{fetched}linked {self._linked} of {self._packages} packages")
