@@ -10,7 +10,7 @@ from importlib import import_module
 from types import FrameType
 
 from buildrun import __version__, warm
-from buildrun.errors import BUG, FAILURE, INTERRUPTED, BuildrunError, Interrupted
+from buildrun.errors import BUG, FAILURE, INTERRUPTED, BuildrunError, Interrupted, UsageError
 
 # Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
 COMMANDS = {
@@ -23,12 +23,26 @@ COMMANDS = {
     "schema": "print a JSON Schema for editors",
 }
 
+# Options whose value may begin with a dash.
+_WITH_VALUE = frozenset(
+    {"-P", "--param-list", "-A", "--docker-args", "--run-name", "--run-id", "--experiment-name"}
+)
+
 _EPILOG = "`buildrun URI …` is `buildrun run URI …`. `buildrun COMMAND --help` tells its options."
 
 
 def entry() -> None:
     """Run the command line and exit; the console script."""
-    sys.exit(main(sys.argv[1:], os.environ, os.getcwd))
+    _open_missing_streams()
+    code = main(sys.argv[1:], os.environ, os.getcwd)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _silence_stdout()
+        code = code or FAILURE
+    # The interpreter's own end would take longer than a warm run's whole beginning.
+    os._exit(code)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.getcwd) -> int:
@@ -68,6 +82,8 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int
 
     given = tuple(arguments)
     verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
+    if verb == "run" and len(given) == len(arguments):
+        _refuse_typing_error(given, cwd)
     module = import_module(f"buildrun.commands.{verb}")
     parser = argparse.ArgumentParser(
         prog=f"buildrun {verb}",
@@ -77,13 +93,46 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args(_joined(arguments))
     except SystemExit as request:
         return int(request.code or 0)
     extra = (given,) if verb == "run" else ()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
     return int(code)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with values that begin with a dash joined to their options.
+
+    argparse takes such a value for an option; MLflow's command line takes it for what it is.
+    """
+    joined: list[str] = []
+    waiting = ""
+    for argument in arguments:
+        if waiting and argument.startswith("-"):
+            joined[-1] = f"{waiting}={argument}" if waiting.startswith("--") else waiting + argument
+            waiting = ""
+        else:
+            joined.append(argument)
+            waiting = argument if argument in _WITH_VALUE and not waiting else ""
+    return joined
+
+
+def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
+    """Raise UsageError for a first word that is nearly a command and no project."""
+    word = arguments[0]
+    if not word:
+        raise UsageError("the project's URI is empty", hint="give a directory, such as `.`")
+    if not word.isalpha() or os.path.exists(os.path.join(cwd, word)):
+        return
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, COMMANDS, n=1)
+    if close:
+        raise UsageError(
+            f"`{word}` is neither a command nor a project", hint=f"did you mean `{close[0]}`?"
+        )
 
 
 def _overview() -> str:
@@ -127,14 +176,27 @@ def _confess(error: Exception, environ: Mapping[str, str]) -> int:
     from buildrun.console import Console
 
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        Console(environ).error(f"{place}{error.strerror or error}", "`--debug` shows where")
+        # Without a name it is a stream: the store's and the project's files have theirs.
+        place = error.filename or "standard output"
+        Console(environ).error(f"{place}: {error.strerror or error}")
         return FAILURE
     Console(environ).error(
         f"buildrun has a defect: {type(error).__name__}: {error}",
         "run again with `--debug` and report what it prints",
     )
     return BUG
+
+
+def _open_missing_streams() -> None:
+    """Give a process that was started without standard streams ones that lead nowhere."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _silence_stdout() -> None:

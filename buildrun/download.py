@@ -13,6 +13,7 @@ from typing import Any
 from buildrun import locks
 from buildrun.errors import ParameterError
 from buildrun.files import publish
+from buildrun.secrets import redact
 
 # Schemes that only MLflow can resolve: they name what a tracking server holds.
 _MLFLOW_SCHEMES = ("runs:", "models:", "mlflow-artifacts:")
@@ -147,7 +148,7 @@ def _failure(name: str, uri: str, error: Exception) -> ParameterError:
     if isinstance(error, FileNotFoundError):
         reason = "there is nothing at this address"
     return ParameterError(
-        f"parameter `{name}`: could not download `{_without_credentials(uri)}`: {reason}",
+        f"parameter `{name}`: could not download `{redact(uri)}`: {reason}",
         hint=_remedy(uri, error),
     )
 
@@ -161,9 +162,3 @@ def _remedy(uri: str, error: Exception) -> str:
     if isinstance(error, ValueError) and "Protocol" in str(error):
         return "give a local path, or a URI that fsspec knows, such as s3://, gs:// or https://"
     return "check the address, your credentials and the network, then run again"
-
-
-def _without_credentials(uri: str) -> str:
-    head, separator, tail = uri.partition("://")
-    host, slash, path = tail.partition("/")
-    return f"{head}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri

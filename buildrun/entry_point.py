@@ -45,7 +45,7 @@ def missing_script(spec: ProjectSpec, entry_point: EntryPoint) -> str | None:
 def _unknown(spec: ProjectSpec, name: str) -> ProjectError:
     names = [entry_point.name for entry_point in spec.entry_points]
     return ProjectError(
-        f"could not find `{name}` among the entry points {names}, "
+        f"could not find `{name}` among the entry points, "
         "nor is it the name of a script (.py, .sh or .R)",
         place=spec.file or spec.root,
         hint=_choices(spec, name, names),

@@ -27,6 +27,17 @@ def locate(environ: Mapping[str, str]) -> Home:
     if chosen := environ.get("BUILDRUN_HOME"):
         return Home(os.path.abspath(os.path.expanduser(chosen)))
     if sys.platform == "darwin":
-        return Home(os.path.expanduser("~/Library/Caches/buildrun"))
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return Home(os.path.join(_user(environ), "Library", "Caches", "buildrun"))
+    base = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # a relative one is to be ignored, says the XDG specification
+        base = os.path.join(_user(environ), ".cache")
     return Home(os.path.join(base, "buildrun"))
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    given = environ.get("HOME", "")
+    if os.path.isabs(given):
+        return given
+    from pwd import getpwuid
+
+    return getpwuid(os.getuid()).pw_dir

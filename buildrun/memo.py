@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from buildrun import __version__
+from buildrun import __version__, locks
 from buildrun.files import publish
 
 # A file whose times are this close to the moment it was read may change again without its times
@@ -124,34 +124,28 @@ def recall(
     """
     if memory.directory is None:
         return compute(Reader(environ))
-    record = _load(_path(memory.directory, name), name)
-    if (
-        record is not None
-        and record["subject"] == subject
-        and Reader(environ).is_current(record["files"], record["variables"])
-    ):
-        if memory.watch is not None:
-            memory.watch.add(record["files"], record["variables"])
-        return record["value"]
-    reader = Reader(environ)
-    try:
-        value = compute(reader)
-    finally:
-        if memory.watch is not None:
-            memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
-    remember(memory, name, reader, value, subject=subject)
-    return value
+    found = _current(memory, name, environ, subject)
+    if found is not None:
+        return found[0]
+    # Of many that start at once, one computes and the others take over what it found.
+    with _computing(memory, name) as waited:
+        found = _current(memory, name, environ, subject) if waited else None
+        if found is not None:
+            return found[0]
+        reader = Reader(environ)
+        try:
+            value = compute(reader)
+        finally:
+            if memory.watch is not None:
+                memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
+        remember(memory, name, reader, value, subject=subject)
+        return value
 
 
 def known(memory: Memory, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
     """Return a remembered value that is still current, or None."""
-    if memory.directory is None:
-        return None
-    record = _load(_path(memory.directory, name), name)
-    if record is None or record["subject"] != subject:
-        return None
-    current = Reader(environ).is_current(record["files"], record["variables"])
-    return record["value"] if current else None
+    found = _current(memory, name, environ, subject)
+    return found[0] if found is not None else None
 
 
 def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: Any = None) -> None:
@@ -160,7 +154,6 @@ def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: 
         return
     record = {
         "version": __version__,
-        "name": name,
         "subject": subject,
         "files": reader.files,
         "variables": reader.variables,
@@ -173,16 +166,80 @@ def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: 
         pass  # a read-only or full disk costs speed, nothing else
 
 
+def prune(memory: Memory, seconds: float) -> int:
+    """Remove the records that were written more than so many seconds ago; returns how many."""
+    gone = 0
+    for entry in _entries(memory.directory):
+        try:
+            if time.time() - entry.stat().st_mtime >= seconds:
+                os.unlink(entry.path)
+                gone += 1
+        except OSError:
+            continue
+    return gone
+
+
+def _entries(directory: str | None) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory or "") as listing:
+            return [entry for entry in listing if entry.is_file(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _current(
+    memory: Memory, name: str, environ: Mapping[str, str], subject: Any
+) -> tuple[Any] | None:
+    """Return a tuple with the value, or None; a value may be None itself."""
+    if memory.directory is None:
+        return None
+    record = _load(_path(memory.directory, name))
+    if record is None or record["subject"] != subject:
+        return None
+    if not Reader(environ).is_current(record["files"], record["variables"]):
+        return None
+    if memory.watch is not None:
+        memory.watch.add(record["files"], record["variables"])
+    return (record["value"],)
+
+
+class _computing:
+    """Holds the lock of a name while its value is computed; says whether it had to wait."""
+
+    def __init__(self, memory: Memory, name: str) -> None:
+        self._path = None
+        if memory.directory is not None and memory.write:
+            self._path = _path(memory.directory, name) + ".lock"
+        self._lock: locks.Lock | None = None
+        self._waited = False
+
+    def __enter__(self) -> bool:
+        if self._path is not None:
+            try:
+                os.makedirs(os.path.dirname(self._path), exist_ok=True)
+                self._lock = locks.exclusive(self._path, waiting=self._wait)
+            except OSError:
+                pass  # a store that may only be read: everybody computes
+        return self._waited
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _wait(self) -> None:
+        self._waited = True
+
+
 def _path(directory: str, name: str) -> str:
-    digest = xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape"))
-    return os.path.join(directory, digest)
+    # Only the digest of a name is kept: names hold arguments, and those may hold secrets.
+    return os.path.join(directory, xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape")))
 
 
-def _load(path: str, name: str) -> dict[str, Any] | None:
+def _load(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             record = json.loads(file.read())
-        if record["version"] == __version__ and record["name"] == name:
+        if record["version"] == __version__:
             return {key: record[key] for key in ("subject", "files", "variables", "value")}
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from buildrun.environments.prefix import discard
 from buildrun.executors import local
 from buildrun.executors.job import Job, Result
+from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -35,18 +36,21 @@ def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") 
     """Run the command in an environment that the caller holds; raises ExecutionError."""
     seen = {name: value for name, value in environ.items() if name not in prepared.changes}
     seen.update({name: text for name, text in prepared.changes.items() if text is not None})
-    console.note(console.style(f"[{prepared.step}] {prepared.command}", "dim"))
+    console.note(console.style(f"[{prepared.step}] {redact(prepared.command)}", "dim"))
     result = local.execute(Job(prepared.command, prepared.cwd, seen))
     if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
         _look_for_damage(prepared, console)
     return result
 
 
-def report(run_id: str, prepared: Prepared | None, result: Result | None, seconds: float) -> Any:
-    """Return how a run went, in the stable shape of `run --report`."""
-    exit_code = result.exit_code if result is not None else 1
+def report(run_id: str, prepared: Prepared | None, result: Result, seconds: float) -> Any:
+    """Return how a run went, in the stable shape of `run --report`.
+
+    prepared: None where it ended before there was a command; result then tells how.
+    """
+    exit_code = result.exit_code
     state = "ok" if exit_code == 0 else "failed"
-    if result is not None and result.interrupted is not None:
+    if result.interrupted is not None:
         state = "cancelled"
     steps = [] if prepared is None else [_step(prepared, state, exit_code, seconds)]
     return {
@@ -77,7 +81,7 @@ def _look_for_damage(prepared: Prepared, console: "Console") -> None:
     prefix = prepared.prefix or ""
     damaged = registry.load(prepared.manager).damage(prefix)
     if damaged:
-        discard(prefix)
+        discard(prefix, suspect=True)
         console.warn(
             f"{len(damaged)} files of the environment were changed or are gone, "
             f"such as `{os.path.basename(damaged[0])}`",

@@ -222,11 +222,8 @@ def test_missing_file_is_noticed_and_the_environment_built_anew(
 
 
 def test_changed_file_makes_the_run_after_a_failure_build_anew(
-    adapter: Adapter, place: Place, request: pytest.FixtureRequest
+    adapter: Adapter, place: Place
 ) -> None:
-    if adapter.name == "virtualenv":
-        reason = "uv links the changed file from its cache again"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     project = place.project()
     adapter.declare(project)
     out, _ = place.run(project)

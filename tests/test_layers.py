@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "buildrun"
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = (
     {"__init__", "__version__", "errors"},
-    {"files", "locks", "digest", "home", "console", "schemas"},
+    {"files", "locks", "digest", "secrets", "home", "console", "schemas"},
     {"memo"},
     {"project"},
     {"entry_point", "command", "download", "tracking"},
@@ -81,6 +81,7 @@ OWN = {
     "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.spawn",
     "buildrun.executors.terminal", "buildrun.files", "buildrun.home", "buildrun.locks",
     "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.run",
+    "buildrun.secrets",
     "buildrun.warm",
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -313,8 +314,6 @@ def test_uv_manager_follows_a_uv_lock(project: Project, offline: Call, links: Pa
         "[project]\nname = 'p'\nversion = '1'\nrequires-python = '>=3.10'\n"
         f"dependencies = ['alpha==1.0']\n[tool.uv]\nno-index = true\nfind-links = ['{links}']\n"
     )
-    import subprocess
-
     from uv import find_uv_bin
 
     subprocess.run((find_uv_bin(), "lock", "--quiet"), cwd=directory, check=True, timeout=120)
@@ -322,16 +321,26 @@ def test_uv_manager_follows_a_uv_lock(project: Project, offline: Call, links: Pa
     assert outcome.out.startswith("1.0 "), outcome.err
 
 
-def test_no_uv_is_told(project: Project, offline: Call, tmp_path: Path) -> None:
+def test_no_uv_is_told(project: Project, tmp_path: Path) -> None:
     directory = project(MLPROJECT, python_env__yaml="dependencies: []\n")
     (tmp_path / "stub" / "uv").mkdir(parents=True)
     (tmp_path / "stub" / "uv" / "__init__.py").write_text("raise ImportError\n")
     bare = tmp_path / "bin"
     bare.mkdir()
     (bare / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
-    outcome = offline(directory, PYTHONPATH=str(tmp_path / "stub"), PATH=str(bare))
-    assert outcome.code == 1
-    assert "the uv program is not installed" in outcome.err
+    # An interpreter that has no uv beside it, as with a system-wide installation.
+    (bare / "python").symlink_to(os.path.realpath(sys.executable))
+    search = os.pathsep.join([str(tmp_path / "stub"), *(path for path in sys.path if path)])
+    outcome = subprocess.run(
+        (bare / "python", "-m", "buildrun", directory),
+        env={**os.environ, "PATH": str(bare), "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert outcome.returncode == 1
+    assert "the uv program is not installed" in outcome.stderr
 
 
 def test_offline_says_so(project: Project, offline: Call) -> None:

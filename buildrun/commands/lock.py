@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option(
         "--platform", metavar="PLATFORM", action="append", default=[],
-        help="such as linux-x86_64; repeatable; default: those of the lock, else this machine's",
+        help="such as linux-x86_64; repeatable; those of the lock stay; default: this one",
     )  # fmt: skip
     option("--update", action="store_true", help="take the newest versions that fit")
     option("--check", action="store_true", help="only say whether the lock is fresh; exit 1 if not")
@@ -43,10 +42,13 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     opened = session.open_project(running)
     session.check(running, opened, entry_point=False)
-    path = _environment_file(opened.project)
+    path = _environment_file(opened.project, is_checked=arguments.check)
     name = registry.choose(opened.project.environment, options.env_manager)
     request = Request(opened.project, name, environ, running.memory, options.offline)
     manager = registry.load(name)
+    if not path:
+        sys.stdout.write("the project declares no environment; there is nothing to lock\n")
+        return 0
     previous, reasons = _state(request, path)
     if arguments.check:
         return _say_state(lockfile.path_for(path), reasons)
@@ -60,7 +62,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     return _show(lockfile.path_for(path), previous, made, arguments.format)
 
 
-def _environment_file(project: ProjectSpec) -> str:
+def _environment_file(project: ProjectSpec, *, is_checked: bool) -> str:
     environment = project.environment
     if isinstance(environment, DockerEnv):
         raise ProjectError(
@@ -68,6 +70,8 @@ def _environment_file(project: ProjectSpec) -> str:
             place=project.file,
             hint="name the image by its digest instead: `image: NAME@sha256:…`",
         )
+    if environment.path is None and is_checked:
+        return ""
     if environment.path is None:
         raise ProjectError(
             "the project declares no environment, so there is nothing to lock",
@@ -99,9 +103,8 @@ def _say_state(path: str, reasons: Sequence[str]) -> int:
 
 
 def _platforms(asked: Sequence[str], previous: Lock | None) -> list[str]:
-    if asked:
-        return list(dict.fromkeys(asked))
-    return list(previous.platforms) if previous is not None else [here()]
+    known = list(previous.platforms) if previous is not None else []
+    return list(dict.fromkeys([*known, *asked])) or [here()]
 
 
 def _write(path: str, lock: Lock) -> None:
@@ -124,7 +127,7 @@ def _show(path: str, old: Lock | None, new: Lock | None, form: str) -> int:
         value = {"version": 1, "path": path, "changes": changes}
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return 0
-    sys.stdout.write(f"{os.path.relpath(path)}\n")
+    sys.stdout.write(f"{path}\n")
     for name, lines in changes.items():
         count = len(after.get(name, ()))
         sys.stdout.write(f"{name}: {count} packages{'' if lines else ', unchanged'}\n")

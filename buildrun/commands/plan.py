@@ -12,6 +12,7 @@ from buildrun import plan
 from buildrun.commands import project_options, session
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.errors import EnvironmentFailure
+from buildrun.secrets import redact
 
 HELP = "show what would run and why"
 FORMATS = ("text", "json", "mermaid", "dot")
@@ -93,7 +94,7 @@ def _text(made: plan.Plan) -> str:
         lines += [
             "",
             f"{step.id}: {step.cache_state}, on {step.backend}, {where}",
-            *(f"    {line}" for line in step.command.splitlines()),
+            *(f"    {line}" for line in redact(step.command).splitlines()),
             *(f"  because {reason.detail}" for reason in step.reasons),
         ]
     return "\n".join(lines) + "\n"

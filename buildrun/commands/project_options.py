@@ -99,7 +99,7 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
     values: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name:
             raise UsageError(f"invalid format for -P parameter: '{pair}'", hint="use -P name=value")
         if name in values:
             raise UsageError(f"repeated parameter: '{name}'")

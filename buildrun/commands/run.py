@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import plan, tracking, warm
 from buildrun.commands import project_options, session
+from buildrun.commands.report_file import report_path, write_report
 from buildrun.environments import provision
-from buildrun.errors import BuildrunError, ExecutionError, UsageError
+from buildrun.errors import (
+    FAILURE,
+    INTERRUPTED,
+    BuildrunError,
+    ExecutionError,
+    Interrupted,
+    ParameterError,
+    UsageError,
+)
+from buildrun.executors.job import Result
 from buildrun.project.locate import find_mlproject
 from buildrun.project.spec import DockerEnv, EnvironmentSpec
 from buildrun.run import Prepared, perform, report
+from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.environments.contract import Environment
-    from buildrun.executors.job import Result
     from buildrun.locks import Lock
 
 HELP = "run an entry point of a project"
@@ -53,33 +64,41 @@ def execute(
 
         return plan_command.show(options, environ, cwd, form="text")
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    report_file = report_path(arguments.report, cwd)
     started = time.monotonic()
-    downloads = _Downloads(running)
     prepared: Prepared | None = None
+    result = Result(FAILURE)
+    downloads = _Downloads(running)
     lock: Lock | None = None
-    result: Result | None = None
     try:
-        prepared, lock = _prepare(running, downloads, refresh=arguments.refresh)
+        opened = session.open_project(running)
+        session.check(running, opened)
+        prepared, lock = _prepare(running, opened, downloads, refresh=arguments.refresh)
         if argv and not downloads.used:
-            _keep(argv, running, prepared)
+            _keep(argv, running, opened, prepared)
         result = perform(prepared, environ, running.console)
-        return result.exit_code
+    except KeyboardInterrupt:
+        result = Result(INTERRUPTED, signal.SIGINT)
+        raise
+    except BuildrunError as error:
+        interrupted = error.exit_code - 128 if isinstance(error, Interrupted) else None
+        result = Result(error.exit_code, interrupted)
+        raise
     finally:
         downloads.close()
         if lock is not None:
             lock.release()
-        if arguments.report is not None:
+        if report_file is not None:
             run_id = options.run_id or os.urandom(16).hex()
             value = report(run_id, prepared, result, time.monotonic() - started)
-            _write_report(os.path.join(cwd, arguments.report), value)
+            write_report(report_file, value, running.console)
+    return result.exit_code
 
 
 def _prepare(
-    running: Session, downloads: _Downloads, *, refresh: bool
+    running: Session, opened: session.Opened, downloads: _Downloads, *, refresh: bool
 ) -> tuple[Prepared, Lock | None]:
     """Return the command that is ready to run, and the lock that keeps its environment."""
-    opened = session.open_project(running)
-    session.check(running, opened)
     # What no environment can mend is found before one is built.
     _refuse(plan.make(opened.project, session.wish(running), _UNKNOWN))
     _supported(running, opened.project.environment)
@@ -123,7 +142,9 @@ def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Pr
     )
 
 
-def _keep(argv: Sequence[str], running: Session, prepared: Prepared) -> None:
+def _keep(
+    argv: Sequence[str], running: Session, opened: session.Opened, prepared: Prepared
+) -> None:
     """Leave a record for the next run of the same command line."""
     seen = running.seen
     for name in (*_VARIABLES, *prepared.changes):
@@ -134,6 +155,7 @@ def _keep(argv: Sequence[str], running: Session, prepared: Prepared) -> None:
         "root": prepared.cwd,
         "mlproject": find_mlproject(prepared.cwd),
         "quiet": running.console.quiet,
+        "notice": session.notice(opened, running.cwd),
         "prepared": prepared._asdict(),
     }
     warm.keep(argv, running.cwd, running.memory, seen, value)
@@ -169,6 +191,11 @@ class _Downloads:
 
     def fetch(self, name: str, uri: str) -> str:
         """Return the path of a local copy."""
+        if self._running.options.offline:
+            raise ParameterError(
+                f"parameter `{name}`: `{redact(uri)}` would have to be downloaded",
+                hint="give a local path, or run without `--offline`",
+            )
         from buildrun.console import size
         from buildrun.download import fetch
 
@@ -199,16 +226,3 @@ class _Downloads:
             import shutil
 
             shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-def _write_report(path: str, value: object) -> None:
-    import json
-
-    from buildrun.files import publish
-
-    try:
-        publish(path, (json.dumps(value, indent=2) + "\n").encode())
-    except OSError as error:
-        raise BuildrunError(
-            f"cannot write the report: {error.strerror}", place=path, hint="check `--report`"
-        ) from None

@@ -1,5 +1,6 @@
 """A command's way from options to a project that is checked and an environment that is known."""
 
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,10 +16,15 @@ from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.memo import Memory, Reader, recall
 from buildrun.project import locate, snapshot, source
 from buildrun.project.spec import ProjectSpec
+from buildrun.secrets import are_in
 
 if TYPE_CHECKING:
     from buildrun.environments.manager import Manager
     from buildrun.project.diagnostics import Diagnostic
+
+
+# Findings said in full by a command that does something else than validating.
+_SHOWN = 10
 
 
 class Session(NamedTuple):
@@ -68,10 +74,13 @@ def open_project(session: Session) -> Opened:
         from buildrun.project.read import read_project
 
         reading = read_project(root, reader)
-        return {
+        found = {
             "spec": snapshot.encode(reading.spec) if reading.spec else None,
             "diagnostics": snapshot.encode_diagnostics(reading.diagnostics),
         }
+        # What bears credentials is read again each time rather than kept.
+        reader.volatile = reader.volatile or are_in(json.dumps(found))
+        return found
 
     name = f"project {root} {locate.find_mlproject(root) or ''}"
     value = recall(session.memory, name, session.environ, compute)
@@ -81,21 +90,37 @@ def open_project(session: Session) -> Opened:
     return Opened(snapshot.decode(value["spec"]), diagnostics, fresh)
 
 
+def notice(opened: Opened, cwd: str) -> str:
+    """Return the line that stands for warnings which were said before, or ""."""
+    count = sum(item.severity == "warning" for item in opened.diagnostics)
+    if not count:
+        return ""
+    file = _relative(opened.project.file or opened.project.root, cwd)
+    warnings = "1 warning" if count == 1 else f"{count} warnings"
+    return f"{file}: {warnings}; `buildrun validate` shows them"
+
+
 def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None:
     """Say what was found; raises ProjectError for an error that concerns the run.
 
     entry_point: False where no entry point will be run, so that none is of concern.
-    Warnings are said when the project is read, not again while its files are unchanged.
+    Warnings are said in full when the project is read; while its files are unchanged, a line
+    stands for them.
     """
     chosen = session.options.entry_point if entry_point else None
     concerned = [item for item in opened.diagnostics if _concerns(item, chosen, opened.project)]
     errors = tuple(item for item in concerned if item.severity == "error")
     if errors:
         raise _refusal(session, errors)
+    if not opened.fresh and (line := notice(opened, session.cwd)):
+        session.console.note(line)
     if opened.fresh:
-        for item in concerned:
+        for item in concerned[:_SHOWN]:
             place = _relative(item.place, session.cwd)
             session.console.warn(f"{place}: {item.message} [{item.code}]", item.hint)
+        if len(concerned) > _SHOWN:
+            more = len(concerned) - _SHOWN
+            session.console.warn(f"and {more} more; `buildrun validate` shows them all")
 
 
 def environment_of(
@@ -131,6 +156,7 @@ def environment_of(
 def _identify(session: Session, manager: "Manager", request: Request) -> Identity:
     identity = identify(manager, request)
     if identity.lock == "stale":
+        session.seen.volatile = True  # so that the warning is said each time
         reasons = "; ".join(identity.stale)
         session.console.warn(f"the lock is stale and not used: {reasons}", "run `buildrun lock`")
     return identity
@@ -171,10 +197,11 @@ def _refusal(session: Session, diagnostics: "tuple[Diagnostic, ...]") -> Project
     errors = [item for item in diagnostics if item.severity == "error"]
     first, rest = errors[0], errors[1:]
     lines = [f"{first.message} [{first.code}]"]
-    for item in rest[:9]:
+    for item in rest[: _SHOWN - 1]:
         lines.append(f"{_relative(item.place, session.cwd)}: {item.message} [{item.code}]")
-    if len(rest) > 9:
-        lines.append(f"and {len(rest) - 9} more; `buildrun validate` shows them all")
+    if len(rest) >= _SHOWN:
+        more = len(rest) - _SHOWN + 1
+        lines.append(f"and {more} more; `buildrun validate` shows them all")
     hint = first.hint or "`buildrun validate` shows every finding"
     return ProjectError("\n".join(lines), place=_relative(first.place, session.cwd), hint=hint)
 

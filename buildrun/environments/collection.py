@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import locks
 from buildrun.environments import prefix, registry
+from buildrun.errors import StoreError
 
 if TYPE_CHECKING:
     from buildrun.home import Home
@@ -60,8 +61,16 @@ def expendable(
 
 
 def remove(item: Kept) -> bool:
-    """Remove an environment; returns False where somebody builds or uses it."""
-    lock = locks.attempt(item.path + ".lock")
+    """Remove an environment; returns False where somebody builds or uses it.
+
+    Raises StoreError for a store that may only be read.
+    """
+    if not os.access(os.path.dirname(item.path), os.W_OK):
+        raise StoreError(
+            "the store may only be read", place=os.path.dirname(item.path), hint="set BUILDRUN_HOME"
+        )
+    base = item.path.removesuffix(prefix.ASIDE)
+    lock = locks.attempt(base + ".lock")
     if lock is None:
         return False
     with lock:
@@ -79,7 +88,7 @@ def verify(home: Home) -> list[tuple[str, str]]:
         reason = prefix.flaw(item.path, item.key) or _damage(item)
         if reason:
             damaged.append((item.name, reason))
-            prefix.discard(item.path)
+            prefix.discard(item.path, suspect=True)
     return damaged
 
 
@@ -92,7 +101,7 @@ def _damage(item: Kept) -> str | None:
 def _look(path: str) -> Kept | None:
     if not os.path.isdir(path) or os.path.islink(path):
         return None
-    marker = _marker(path)
+    marker = {} if path.endswith(prefix.ASIDE) else _marker(path)
     return Kept(
         name=os.path.basename(path),
         path=path,

@@ -55,7 +55,7 @@ def install(
     except uv.ToolFailure as failure:
         known = _lines(declared, Reader(request.environ))
         what = "the environment could not be built"
-        raise uv_failure.explain(failure.output, what, known, declared.path) from None
+        raise uv_failure.explain(failure, what, known, declared.path) from None
 
 
 def lock(

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.environments.requirements import without_credentials
+from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.memo import Reader
@@ -114,6 +114,7 @@ def _translate(values: dict[str, str], reader: Reader) -> Settings:
 
 def _variables(values: dict[str, str], reader: Reader) -> tuple[tuple[str, str], ...]:
     timeout = values.get("timeout") or values.get("default-timeout") or ""
+    seconds = timeout.partition(".")[0]
     provider = values.get("keyring-provider", "")
     extra = values.get("extra-index-url", "")
     wanted = {
@@ -127,7 +128,7 @@ def _variables(values: dict[str, str], reader: Reader) -> tuple[tuple[str, str],
         "UV_PRERELEASE": "allow" if _is_true(values, "pre") else "",
         "UV_REQUIRE_HASHES": "1" if _is_true(values, "require-hashes") else "",
         "UV_NO_BUILD_ISOLATION": "1" if _is_true(values, "no-build-isolation") else "",
-        "UV_HTTP_TIMEOUT": timeout.partition(".")[0],
+        "UV_HTTP_TIMEOUT": seconds if seconds.isdigit() else "",
         "SSL_CERT_FILE": values.get("cert", ""),
         "SSL_CLIENT_CERT": values.get("client-cert", ""),
         "ALL_PROXY": values.get("proxy", ""),
@@ -143,6 +144,4 @@ def _is_true(values: dict[str, str], key: str) -> bool:
 
 def _indexes(values: dict[str, str]) -> tuple[str, ...]:
     named = ("index-url", "extra-index-url", "find-links", "no-index", "no-binary", "only-binary")
-    return tuple(
-        f"{key}={without_credentials(values[key])}" for key in (*named, "pre") if key in values
-    )
+    return tuple(f"{key}={redact(values[key])}" for key in (*named, "pre") if key in values)

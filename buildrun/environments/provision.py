@@ -1,8 +1,8 @@
 """Environments in the store: each built once for its key, under a lock, marker last.
 
 A prefix is built at its final path, since virtualenvs and conda environments cannot be moved.
-Without its marker it is what a killed build left, and is removed. The lock of a key is held
-exclusively while its prefix is built and shared while a command runs in it.
+Without its marker it is what a killed build left, and is removed. A key has two locks: one for
+building, and one for the prefix, held exclusively while it is built and shared while it is used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from buildrun import locks
 from buildrun.environments.contract import Environment, Identity, Request
 from buildrun.environments.prefix import (
+    ASIDE,
     MARKER,
     VERSION,
+    clear_suspicion,
     discard,
     flaw,
     prefix_of,
@@ -25,11 +27,15 @@ from buildrun.environments.prefix import (
 )
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.files import publish
+from buildrun.memo import Reader
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.manager import Manager
     from buildrun.home import Home
+
+# How often an environment is built when others keep removing it.
+_TRIES = 3
 
 
 def provide(
@@ -50,30 +56,57 @@ def provide(
         return Environment(manager.NAME, None, None, True, {}), None
     prefix = prefix_of(home, identity.key)
     try:
-        lock = _lock(prefix, shared=True, console=console)
+        lock, reused = _obtain(manager, identity, prefix, request, console, refresh=refresh)
     except StoreError:
         if refresh or flaw(prefix, identity.key) is not None:
             raise
         # A store that may only be read serves what it has; nobody can take it away meanwhile.
         return _ready(manager, identity, prefix, request, reused=True), None
+    record_use(prefix, request.project.root)
     try:
-        reused = True
-        while refresh or flaw(prefix, identity.key) is not None:
-            lock.release()
-            lock = _lock(prefix, shared=False, console=console)
-            reason = "it is to be refreshed" if refresh else flaw(prefix, identity.key)
-            if reason is not None and not reused:
-                raise _unstable(prefix, reason)
-            if reason is not None:
-                reused = False
-                _build(manager, identity, prefix, request, console, lock, reason)
-            refresh = False
-            lock.share()
-        record_use(prefix, request.project.root)
+        return _ready(manager, identity, prefix, request, reused=reused), lock
     except BaseException:
         lock.release()
         raise
-    return _ready(manager, identity, prefix, request, reused=reused), lock
+
+
+def _obtain(
+    manager: Manager,
+    identity: Identity,
+    prefix: str,
+    request: Request,
+    console: Console,
+    *,
+    refresh: bool,
+) -> tuple[locks.Lock, bool]:
+    """Return a shared hold on an environment that is whole, and whether it was there already."""
+    for _ in range(_TRIES):
+        use = _lock(prefix, ".lock", console, shared=True)
+        if not refresh and flaw(prefix, identity.key) is None:
+            return use, True
+        use.release()
+        # Those who come to build wait for the build alone, not for the commands of those who
+        # use what was built.
+        with _lock(prefix, ".build.lock", console):
+            if not refresh and flaw(prefix, identity.key) is None:
+                continue
+            use = _lock(prefix, ".lock", console)
+            try:
+                built = _build(manager, identity, prefix, request, console, use, refresh=refresh)
+                refresh = False
+                # Between the two holds a collection may come in.
+                use.share()
+                if flaw(prefix, identity.key) is None:
+                    return use, not built
+            except BaseException:
+                use.release()
+                raise
+            use.release()
+    raise StoreError(
+        f"the environment was built and cannot be used at once: {flaw(prefix, identity.key)}",
+        place=prefix,
+        hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
+    )
 
 
 def _ready(
@@ -90,32 +123,56 @@ def _build(
     request: Request,
     console: Console,
     lock: locks.Lock,
-    reason: str,
-) -> None:
+    *,
+    refresh: bool,
+) -> bool:
+    """Build under the lock, unless a refresh that was killed left a whole one; return whether."""
+    _restore(prefix)
+    reason = flaw(prefix, identity.key)
+    if reason is None and not refresh:
+        return False
     for warning in identity.warnings:
         console.warn(warning)
+    reason = reason or "it is to be refreshed"
     console.note(console.style(f"building the {manager.NAME} environment ({reason})", "dim"))
     started = time.monotonic()
-    _clear(prefix)
     try:
+        _set_aside(prefix, keep=flaw(prefix, identity.key) is None)
         manager.build(identity, prefix, request, console, lock.descriptor)
         _mark(manager, identity, prefix, request)
+        clear_suspicion(prefix)
+        _clear(prefix + ASIDE, quietly=True)
     except OSError as error:
-        _clear(prefix, quietly=True)
+        _restore(prefix)
         raise _store_failure(prefix, error) from error
     except BaseException:
-        _clear(prefix, quietly=True)
+        _restore(prefix)
         raise
     seconds = time.monotonic() - started
     console.note(console.style(f"environment ready in {seconds:.1f} s: {prefix}", "dim"))
+    return True
+
+
+def _set_aside(prefix: str, *, keep: bool) -> None:
+    """Make room for a new prefix; a whole one is kept until the new one is."""
+    if keep:
+        os.rename(prefix, prefix + ASIDE)
+    else:
+        _clear(prefix)
+
+
+def _restore(prefix: str) -> None:
+    """Remove what a failed or killed build left, and bring back what it was to replace."""
+    if not os.path.lexists(os.path.join(prefix, MARKER)):
+        _clear(prefix, quietly=True)
+    if not os.path.lexists(prefix) and os.path.lexists(prefix + ASIDE):
+        os.rename(prefix + ASIDE, prefix)
+    _clear(prefix + ASIDE, quietly=True)
 
 
 def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -> None:
     """Write the marker, unless what the environment was made from changed meanwhile."""
-    from buildrun.memo import Reader
-
-    again = manager.identify(request, Reader(request.environ))
-    if again.key != identity.key:
+    if _changed(manager, identity, request):
         raise EnvironmentFailure(
             "the requirements changed while the environment was built",
             place=request.project.file or request.project.root,
@@ -134,7 +191,14 @@ def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -
     publish(os.path.join(prefix, MARKER), json.dumps(marker).encode())
 
 
-def _lock(prefix: str, *, shared: bool, console: Console) -> locks.Lock:
+def _changed(manager: Manager, identity: Identity, request: Request) -> bool:
+    seen = request.memory.watch
+    if seen is not None and not seen.volatile and seen.is_current(seen.files, seen.variables):
+        return False
+    return manager.identify(request, Reader(request.environ)).key != identity.key
+
+
+def _lock(prefix: str, suffix: str, console: Console, *, shared: bool = False) -> locks.Lock:
     name = os.path.basename(prefix)
 
     def waiting() -> None:
@@ -143,30 +207,23 @@ def _lock(prefix: str, *, shared: bool, console: Console) -> locks.Lock:
     try:
         os.makedirs(os.path.dirname(prefix), exist_ok=True)
         acquire = locks.shared if shared else locks.exclusive
-        return acquire(prefix + ".lock", waiting=waiting)
+        return acquire(prefix + suffix, waiting=waiting)
     except OSError as error:
         raise _store_failure(prefix, error) from error
 
 
-def _clear(prefix: str, *, quietly: bool = False) -> None:
-    if not os.path.lexists(prefix):
-        return
+def _clear(path: str, *, quietly: bool = False) -> None:
     import shutil
 
-    discard(prefix)
     try:
-        shutil.rmtree(prefix)
+        if os.path.islink(path) or os.path.isfile(path):
+            os.unlink(path)
+        elif os.path.lexists(path):
+            discard(path)
+            shutil.rmtree(path)
     except OSError:
         if not quietly:
             raise
-
-
-def _unstable(prefix: str, reason: str) -> StoreError:
-    return StoreError(
-        f"the environment was built and cannot be used at once: {reason}",
-        place=prefix,
-        hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
-    )
 
 
 def _store_failure(prefix: str, error: OSError) -> StoreError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import digest
 from buildrun.errors import EnvironmentFailure
+from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.memo import Reader
@@ -56,7 +57,7 @@ def describe(line: Line, root: str, reader: Reader) -> dict[str, str]:
     files that its build reads. Variables in a line count with a digest of their values, unless
     they stand where a URL has its credentials.
     """
-    parts = {"text": without_credentials(line.text)}
+    parts = {"text": redact(line.text)}
     if line.constraint:
         parts["kind"] = "constraint"
     for name in _VARIABLE.findall(line.text):
@@ -172,11 +173,6 @@ def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
     if pending.strip():
         found.append(Line(pending.strip(), path, start if located else 0))
     return found
-
-
-def without_credentials(text: str) -> str:
-    """Return the text with the user and password of every URL in it left out."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1", text)
 
 
 def _place(line: Line) -> str:

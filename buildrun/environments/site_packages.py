@@ -17,17 +17,12 @@ def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
 
 def damage(prefix: str) -> Sequence[str]:
     """Return installed files that are missing or have another size than their RECORD says."""
-    import csv
+    return [path for paths in _damage(prefix).values() for path in paths]
 
-    site = os.path.join(prefix, _site_packages(prefix))
-    found: list[str] = []
-    for name in names_in(site):
-        record = os.path.join(site, name, "RECORD")
-        if name.endswith(".dist-info") and os.path.isfile(record):
-            with open(record, encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.reader(file) if row]
-            found += [row[0] for row in rows if _differs(site, row)]
-    return found
+
+def damaged_packages(prefix: str) -> Sequence[str]:
+    """Return the names of the packages that have damaged files."""
+    return [name for name, paths in _damage(prefix).items() if paths]
 
 
 def names_in(directory: str) -> list[str]:
@@ -36,6 +31,21 @@ def names_in(directory: str) -> list[str]:
         return sorted(name for name in os.listdir(directory) if name != "__pycache__")
     except OSError:
         return []
+
+
+def _damage(prefix: str) -> dict[str, list[str]]:
+    """Return the damaged files of each package."""
+    import csv
+
+    site = os.path.join(prefix, _site_packages(prefix))
+    found: dict[str, list[str]] = {}
+    for name in names_in(site):
+        record = os.path.join(site, name, "RECORD")
+        if name.endswith(".dist-info") and os.path.isfile(record):
+            with open(record, encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.reader(file) if row]
+            found[name.partition("-")[0]] = [row[0] for row in rows if _differs(site, row)]
+    return found
 
 
 def _site_packages(prefix: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,16 @@ _DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "UV_PROJECT_ENVIRONMENT
 
 
 class ToolFailure(Exception):
-    """A program ended with an error; ``output`` is the end of what it said."""
+    """A program ended with an error.
 
-    def __init__(self, output: str) -> None:
+    output: the end of what it said. shown: the user has seen it on the terminal.
+    """
+
+    def __init__(self, output: str, *, shown: bool = False) -> None:
         """Keep the program's words."""
         super().__init__(output)
         self.output = output
+        self.shown = shown
 
 
 def program(environ: Mapping[str, str]) -> str:
@@ -37,6 +42,9 @@ def program(environ: Mapping[str, str]) -> str:
 
     Raises EnvironmentFailure.
     """
+    beside = os.path.join(os.path.dirname(sys.executable), "uv")
+    if os.path.isfile(beside):
+        return beside
     try:
         from uv import find_uv_bin
 
@@ -98,7 +106,7 @@ def call(
         os.close(watch)
     said = _ESCAPES.sub("", output.decode(errors="replace")).strip()
     if code != 0:
-        raise ToolFailure(said)
+        raise ToolFailure(said, shown=show)
     return said
 
 

@@ -11,6 +11,7 @@ from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
     from buildrun.environments.requirements import Line
+    from buildrun.environments.uv import ToolFailure
 
 _REMEDIES = (
     ("no space left", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
@@ -31,18 +32,22 @@ _REMEDIES = (
 _CHATTER = ("Using ", "Creating ", "Activate ", "warning:", "Resolved ", "Prepared ")
 
 
-def explain(output: str, what: str, lines: Sequence[Line], default: str) -> EnvironmentFailure:
+def explain(
+    failure: ToolFailure, what: str, lines: Sequence[Line], default: str
+) -> EnvironmentFailure:
     """Return the error to raise.
 
-    output: what uv said. what: the fact, such as "the environment could not be built".
+    failure: uv's; what the user has seen of it is not said again.
+    what: the fact, such as "the environment could not be built".
     lines: the requirements, one of which may be to blame. default: the place if none is.
     """
-    said = [line.rstrip() for line in output.splitlines() if line.strip()]
+    said = [line.rstrip() for line in failure.output.splitlines() if line.strip()]
     reason = [f"  {line}" for line in said if not line.startswith(_CHATTER)]
+    message = what if failure.shown else "\n".join([f"{what}; uv says:", *reason[-12:]])
     return EnvironmentFailure(
-        "\n".join([f"{what}; uv says:", *reason[-12:]]),
-        place=_blame(output, lines) or default,
-        hint=_remedy(output),
+        message,
+        place=_blame(failure.output, lines) or default,
+        hint=_remedy(failure.output),
     )
 
 

@@ -49,7 +49,7 @@ def resolve(
             text = _compile(pip, requirements, target, python, kept)
         except ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
-            raise explain(failure.output, what, known.get(stage, ()), default) from None
+            raise explain(failure, what, known.get(stage, ()), default) from None
         packages += _parse(text, stage)
     return tuple(packages)
 
@@ -115,4 +115,8 @@ def _package(text: str, stage: str) -> Package:
             hint="list the package without `-e`, or leave the environment unlocked",
         )
     version = _VERSION.search(line)
-    return Package(name_of(line), version.group(1) if version else "", line, hashes, stage)
+    name, found = name_of(line), version.group(1) if version else ""
+    wheel = re.search(r"([^/\\]+?)-([^-/]+)-[^/]*\.whl(?=$|[\s;#])", line)
+    if not found and wheel:
+        name, found = name_of(wheel.group(1)), wheel.group(2)
+    return Package(name, found, line, hashes, stage)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import digest
-from buildrun.environments.requirements import without_credentials
+from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.memo import Reader
@@ -29,7 +29,7 @@ def choices(root: str, reader: Reader) -> list[str]:
     found = []
     for name in _UV_CHOICES:
         if value := reader.variable(name):
-            found.append(f"{name}={without_credentials(value)}")
+            found.append(f"{name}={redact(value)}")
     config = reader.variable("XDG_CONFIG_HOME") or os.path.join(reader.home(), ".config")
     for directory in ("/etc/uv", os.path.join(config, "uv"), root):
         found += contents(directory, ("uv.toml",), reader)

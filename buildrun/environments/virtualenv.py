@@ -12,6 +12,7 @@ from buildrun.environments import lockfile, site_packages
 from buildrun.environments.contract import Identity, Request
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.platforms import here
+from buildrun.environments.prefix import is_suspect
 from buildrun.environments.site_packages import names_in
 from buildrun.environments.wanted import UV_LOCK, Wanted, find_interpreter, read
 from buildrun.errors import EnvironmentFailure
@@ -20,7 +21,7 @@ from buildrun.project.spec import PythonEnv
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.uv import Tool
+    from buildrun.environments.uv import Tool, ToolFailure
 
 NAME = "virtualenv"
 
@@ -41,6 +42,8 @@ def identify(request: Request, reader: Reader) -> Identity:
     if lock is not None:
         stale = lockfile.changes(lock, wanted.inputs, here(), _minor(interpreter.version))
         state = "stale" if stale else "locked"
+    if lock is None and not any(wanted.lines.values()) and UV_LOCK not in wanted.inputs:
+        state = "locked"  # nothing is installed, so there is nothing to pin
     if request.locked and state != "locked":
         raise _not_locked(wanted.declared, stale)
     if lock is not None and state == "locked":
@@ -53,7 +56,7 @@ def identify(request: Request, reader: Reader) -> Identity:
 
 def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
     """Make the virtualenv and install what it is made of; raises EnvironmentFailure."""
-    from buildrun.environments import uv, uv_failure
+    from buildrun.environments import uv
 
     reader = Reader(request.environ)
     wanted = read(request, reader)
@@ -62,16 +65,14 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
     target = ("--python", os.path.join(prefix, "bin", "python"))
     try:
         tool.run("venv", "--no-project", "--quiet", "--python", interpreter.path, prefix)
-        for lines in _stages(identity, wanted, interpreter.path, tool):
-            tool.pip("install", *target, "-r", "-", text="\n".join(lines) + "\n")
+        stages = _stages(identity, wanted, tool)
+        _install(tool, target, stages, _bundled_pip(interpreter.path))
+        if is_suspect(prefix) and (changed := site_packages.damaged_packages(prefix)):
+            # Somebody wrote into an installed file, which is uv's cached one by a hard link.
+            tool.run("cache", "clean", *changed)
+            _install(tool, (*target, "--reinstall"), stages, None)
     except uv.ToolFailure as failure:
-        known = [line for lines in wanted.lines.values() for line in lines]
-        default = request.project.file or request.project.root
-        what = "the environment could not be built"
-        error = uv_failure.explain(failure.output, what, known, default)
-        if request.offline:
-            error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
-        raise error from None
+        raise _explain(failure, identity, wanted, request) from None
 
 
 def lock(
@@ -117,20 +118,57 @@ def _not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure
     return EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")
 
 
-def _stages(identity: Identity, wanted: Wanted, python: str, tool: Tool) -> list[list[str]]:
+def _explain(
+    failure: ToolFailure, identity: Identity, wanted: Wanted, request: Request
+) -> EnvironmentFailure:
+    from buildrun.environments.uv_failure import explain
+
+    known = [line for lines in wanted.lines.values() for line in lines]
+    default = request.project.file or request.project.root
+    if identity.lock == "locked":
+        known, default = [], lockfile.path_for(wanted.declared.path or "")
+    error = explain(failure, "the environment could not be built", known, default)
+    if request.offline:
+        error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
+    return error
+
+
+def _stages(identity: Identity, wanted: Wanted, tool: Tool) -> dict[str, list[str]]:
     """Return the requirement lines of each installation."""
     from buildrun.environments import uv_lock
 
     if UV_LOCK in wanted.inputs:
-        stages = {"run": uv_lock.export(tool.run)}
-    elif identity.lock == "locked":
-        stages = uv_lock.lines(identity.parts["packages"])
-    else:
-        stages = {stage: list(lines) for stage, lines in wanted.stages.items()}
-    first = stages.setdefault("build", [])
-    if not any(re.match(r"pip\b", line) for line in first) and (wheel := _bundled_pip(python)):
-        first.append(wheel)  # as `python -m venv` does
-    return [lines for lines in (first, stages.get("run", [])) if lines]
+        return {"run": uv_lock.export(tool.run)}
+    if identity.lock == "locked":
+        return uv_lock.lines(identity.parts.get("packages", ()))
+    return {stage: list(lines) for stage, lines in wanted.stages.items()}
+
+
+def _install(
+    tool: Tool, target: Sequence[str], stages: Mapping[str, Sequence[str]], pip: str | None
+) -> None:
+    """Install the stages in MLflow's order, and pip, as `python -m venv` does, where none asks.
+
+    pip: a wheel of it, or None. Raises ToolFailure.
+    """
+    from buildrun.environments.uv import ToolFailure
+
+    def install(lines: Sequence[str]) -> None:
+        if lines:
+            tool.pip("install", *target, "-r", "-", text="\n".join(lines) + "\n")
+
+    first, rest = list(stages.get("build", ())), list(stages.get("run", ()))
+    wheel = [pip] if pip and not any(re.match(r"pip\b", line) for line in first + rest) else []
+    if first:
+        install([*first, *wheel])
+        install(rest)
+        return
+    try:
+        install([*rest, *wheel])  # at once: each call of uv takes its time
+    except ToolFailure:
+        if not wheel or not rest:
+            raise
+        install(rest)  # packages may want another pip, and bring it themselves
 
 
 def _bundled_pip(python: str) -> str | None:
