@@ -154,7 +154,7 @@ def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: 
         return
     record = {
         "version": __version__,
-        "subject": subject,
+        "subject": _digest_of(subject),
         "files": reader.files,
         "variables": reader.variables,
         "value": value,
@@ -194,7 +194,7 @@ def _current(
     if memory.directory is None:
         return None
     record = _load(_path(memory.directory, name))
-    if record is None or record["subject"] != subject:
+    if record is None or record["subject"] != _digest_of(subject):
         return None
     if not Reader(environ).is_current(record["files"], record["variables"]):
         return None
@@ -276,6 +276,11 @@ def _signature(path: str) -> Signature | None:
         status.st_dev,
         status.st_mode,
     ]
+
+
+def _digest_of(subject: Any) -> str:
+    # Like names, subjects may hold secrets.
+    return _digest(json.dumps(subject, sort_keys=True).encode())
 
 
 def _digest(content: bytes) -> str:

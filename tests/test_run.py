@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,142 @@ def test_help_and_version(buildrun: Buildrun) -> None:
     assert buildrun("--version").out.startswith("buildrun ")
     assert buildrun("run", "--help").code == 0
     assert buildrun().code == 2
+
+
+def test_report_follows_links_and_leaves_devices_alone(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    target = tmp_path / "target.json"
+    (tmp_path / "link.json").symlink_to(target)
+    assert buildrun("-q", directory, LOCAL, "--report", "link.json").code == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads(target.read_text())["status"] == "ok"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert buildrun("-q", directory, LOCAL, "--report", "fifo").code == 0
+    assert json.loads(os.read(reader, 1 << 16))["exit_code"] == 0
+    os.close(reader)
+
+
+def test_report_is_written_by_warm_runs_too(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    for _ in range(2):
+        assert buildrun("-q", directory, LOCAL, "--report=r.json").code == 0
+        (tmp_path / "r.json").unlink()
+
+
+def test_report_that_cannot_be_written_is_refused_before_the_run(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/ran}}}}\n")
+    for path in (".", "no/such/r.json"):
+        assert buildrun(directory, LOCAL, "--report", path).code == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_credentials_in_parameters_are_not_kept_or_shown(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project("entry_points: {main: {parameters: {u: uri}, command: 'echo {u}'}}\n")
+    uri = "https://me:hunter2@example.invalid/x"
+    outcome = buildrun(directory, LOCAL, "-P", f"u={uri}")
+    assert outcome.out == f"{uri}\n"
+    assert "hunter2" not in outcome.err
+    assert "hunter2" not in buildrun("plan", directory, LOCAL, "-P", f"u={uri}").out
+    kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+    assert b"hunter2" not in kept
+
+
+def test_credentials_in_the_project_are_not_kept(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(
+        "entry_points: {main: {command: 'true'}}\n",
+        python_env__yaml="dependencies: ['--index-url https://me:hunter2@127.0.0.1:9/simple']\n",
+    )
+    assert buildrun(directory).code == 0
+    held = [path for path in store.glob("index/*") if b"hunter2" in path.read_bytes()]
+    assert held == []
+
+
+def test_offline_downloads_nothing(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {parameters: {f: path}, command: 'cat {f}'}}\n")
+    outcome = buildrun(directory, LOCAL, "--offline", "-P", "f=http://127.0.0.1:9/x")
+    assert outcome.code == 1
+    assert "would have to be downloaded" in outcome.err
+
+
+def test_warm_run_reminds_of_warnings(project: Project, buildrun: Buildrun) -> None:
+    directory = project("name: x\nnmae: y\nentry_points: {main: {command: 'true'}}\n")
+    buildrun(directory, LOCAL)
+    assert "1 warning; `buildrun validate` shows them" in buildrun(directory, LOCAL).err
+
+
+def test_many_warnings_are_capped(project: Project, buildrun: Buildrun) -> None:
+    unknown = "".join(f"key{number}: 1\n" for number in range(500))
+    directory = project(f"name: x\n{unknown}entry_points: {{main: {{command: 'true'}}}}\n")
+    outcome = buildrun(directory, LOCAL)
+    assert outcome.code == 0
+    assert "and 490 more" in outcome.err
+    assert len(outcome.err.splitlines()) < 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(("-P", "-dash=1"), "---dash 1"), (("-P", "a=-1", "-P", "--b=2"), "--a -1 ----b 2")],
+)
+def test_values_may_begin_with_a_dash(
+    project: Project, buildrun: Buildrun, arguments: tuple[str, ...], extra: str
+) -> None:
+    directory = project("entry_points: {main: {command: echo}}\n")
+    plan = buildrun("plan", directory, LOCAL, "--format=json", *arguments).data
+    assert plan["steps"][-1]["command"] == f"echo {extra}"
+
+
+@pytest.mark.parametrize(("word", "close"), [("plam", "plan"), ("valdate", "validate")])
+def test_mistyped_command_is_told(buildrun: Buildrun, word: str, close: str) -> None:
+    outcome = buildrun(word, ".")
+    assert outcome.code == 2
+    assert f"did you mean `{close}`?" in outcome.err
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_closed_streams_are_no_failure(project: Project, tmp_path: Path, stream: str) -> None:
+    directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/ran}}}}\n")
+    done = subprocess.run(
+        (
+            "bash",
+            "-c",
+            f'"$@" {stream}>&-',
+            "-",
+            sys.executable,
+            "-m",
+            "buildrun",
+            directory,
+            LOCAL,
+        ),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ran").exists()
+
+
+def test_full_output_is_told(project: Project) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            (sys.executable, "-m", "buildrun", "plan", directory, LOCAL),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -359,3 +359,46 @@ def test_marker_tells_what_the_environment_is_made_of(project: Project, offline:
     marker = json.loads((path / ".buildrun.json").read_text())
     assert marker["parts"]["run"] == [{"text": "alpha==1.0"}]
     assert marker["key"].startswith("sha256:")
+
+
+def test_failed_refresh_keeps_what_was_there(
+    project: Project, offline: Call, links: Path, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    assert offline("build", directory).code == 0
+    (prefix,) = (path for path in (store / "envs").iterdir() if path.is_dir())
+    shutil.rmtree(links)
+    failed = offline("build", directory, "--refresh", UV_CACHE_DIR=str(store / "empty"))
+    assert failed.code == 1
+    assert [path for path in (store / "envs").iterdir() if path.is_dir()] == [prefix]
+    assert offline("-q", directory).out.startswith("1.0 ")
+
+
+def test_whatever_lies_in_its_place_is_replaced(
+    project: Project, offline: Call, store: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0]\n")
+    prefix = Path(offline("build", directory, "--format=json").data["path"])
+    shutil.rmtree(prefix)
+    prefix.touch()
+    assert offline("-q", directory).out.startswith("1.0 ")
+    shutil.rmtree(prefix)
+    prefix.symlink_to(store / "nowhere")
+    assert offline("-q", directory).out.startswith("1.0 ")
+
+
+def test_package_that_wants_another_pip_gets_it(
+    project: Project, offline: Call, links: Path
+) -> None:
+    write_wheel(links, "pip", "99.0")
+    write_wheel(links, "alpha", "3.0", requires=("pip>=99",))
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==3.0]\n")
+    assert offline("-q", directory).out.startswith("3.0 ")
+
+
+def test_locked_run_of_a_project_without_dependencies_needs_no_lock(
+    project: Project, offline: Call
+) -> None:
+    directory = project("entry_points: {main: {command: echo fine}}\n")
+    assert offline("-q", "--locked", directory).out == "fine\n"
+    assert offline("lock", "--check", directory).code == 0

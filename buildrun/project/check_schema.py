@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from jsonschema import Draft202012Validator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import schemas
+from buildrun.project.accept import conforms
 from buildrun.project.compose import Path
 from buildrun.project.findings import Findings, describe, did_you_mean
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 Rule = Mapping[str, Any]
 
@@ -59,11 +61,20 @@ class _Failure(NamedTuple):
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
     """Return the validator of a schema, made once a process; raises as ``schemas.load`` does."""
-    return Draft202012Validator(schemas.load(name))
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(_schema(name))
+
+
+@functools.cache
+def _schema(name: str) -> dict[str, Any]:
+    return schemas.load(name)
 
 
 def check_schema(name: str, findings: Findings) -> None:
     """Add what the schema called ``name`` finds in the document."""
+    if conforms(_schema(name), findings.document.value):
+        return
     for error in validator(name).iter_errors(findings.document.value):
         failure = _Failure(
             str(error.validator),
