@@ -51,8 +51,10 @@ class Place:
         self.path = path
         self.argv: list[str] = []
 
-    def prepare(self, command: str, *, grace: Grace = PATIENT) -> None:
-        arguments = json.dumps([command, str(self.path), list(grace)])
+    def prepare(self, command: str, *, grace: Grace = PATIENT, directory: str = os.curdir) -> None:
+        cwd = self.path / directory
+        cwd.mkdir(exist_ok=True)
+        arguments = json.dumps([command, str(cwd), list(grace)])
         self.argv = [sys.executable, "-c", _DRIVER, str(ROOT), arguments]
         self.script("run", f"exec {shlex.join(self.argv)}\n")
 

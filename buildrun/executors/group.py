@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 
 def send(group: int, number: int) -> None:
@@ -30,7 +29,7 @@ class Members:
             os.killpg(self._group, 0)
         except (ProcessLookupError, PermissionError):
             return False  # macOS: PermissionError also for a group of nothing but zombies
-        if not sys.platform.startswith("linux") or not os.path.exists("/proc/self/stat"):
+        if not os.path.exists("/proc/self/stat"):
             return True
         # Zombies count for killpg until they are reaped, which the first process of a container
         # may do late or never. Looked for twice: a process that is passed on its way to its end

@@ -34,7 +34,10 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
 
     SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, and the whole group has ended when this
     returns. Outside the main thread they cannot be: there they have the effect that the caller
-    has chosen. Raises ExecutionError where the command cannot be started.
+    has chosen. Other threads do no harm to signals; `spawn` says what they mean for a fork. What
+    Python has buffered for stdout is the caller's to flush before.
+
+    Raises ExecutionError where the command cannot be started.
     """
     bash = find_bash(job)
     with Terminal() as terminal, Signals() as signals:
@@ -112,9 +115,11 @@ class _Watch:
         if number in ENDING:
             self._ending.ask(number)
         elif number == signal.SIGTSTP:
-            # Ctrl-Z while we have the terminal reaches our group alone. We stop when the command
-            # has, which may ignore it.
+            # Ctrl-Z while we have the terminal reaches our group alone. We do not wait for the
+            # command to stop: if it has just been stopped as it asked for the terminal, it does
+            # not stop again, and being given the terminal would undo the Ctrl-Z.
             send(self._group, number)
+            self._suspend(number, siblings=False)
         elif number == signal.SIGCONT:
             self._resume()
         elif number == signal.SIGWINCH and not self._terminal.given:
@@ -126,15 +131,19 @@ class _Watch:
         if wants_terminal and self._terminal.give(self._group):
             send(self._group, signal.SIGCONT)
         elif self._terminal.exists:
-            self._suspend(number)
+            self._suspend(number, siblings=True)
         # Without a terminal there is no job control: whoever has stopped it will continue it.
 
-    def _suspend(self, number: int) -> None:
-        """Stop like the stopped command, so that our shell takes over; resume after `fg`, `bg`."""
+    def _suspend(self, number: int, *, siblings: bool) -> None:
+        """Stop like the command, so that our shell takes over; resume after `fg` or `bg`.
+
+        siblings: whether the rest of our group has not had the signal, but is to stop too: a
+            shell waits for all of it, where we were called by a script or by `make`.
+        """
         self._terminal.take_back()
         # Unlike SIGSTOP, SIGTSTP is discarded where nobody could continue us.
         own = signal.SIGTSTP if number == signal.SIGSTOP else number
-        self._signals.stop_group(own)
+        self._signals.stop(own, siblings=siblings)
         wants_terminal = number in (signal.SIGTTIN, signal.SIGTTOU)
         if self._was_continued(0) or number == signal.SIGTSTP:
             self._resume()

@@ -95,17 +95,16 @@ class Signals:
         finally:
             os.set_blocking(self._reader, True)
 
-    def stop_group(self, number: int) -> None:
-        """Stop our process group as the terminal would do; return when continued.
+    def stop(self, number: int, *, siblings: bool) -> None:
+        """Stop this process, or its whole group, as the signal does; return when continued.
 
-        A shell waits for all of it to stop, as where we were called by a script or by `make`. The
-        kernel discards the signal where nobody could continue us: in a group that has no
+        The kernel discards the signal where nobody could continue us: in a group that has no
         parent in the session, such as a container's first process.
         """
         catching = self._handlers.get(number) is not None
         if catching:
             signal.signal(number, signal.SIG_DFL)
-        os.kill(0, number)
+        os.kill(0 if siblings else os.getpid(), number)
         if catching:
             signal.signal(number, _note)
 
