@@ -32,6 +32,14 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
     if uri.startswith(_MLFLOW_SCHEMES):
         return _from_mlflow(name, uri, directory)
     try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(
+            f"cannot write into the storage directory: {error.strerror}",
+            place=directory,
+            hint="choose another one with `--storage-dir`",
+        ) from None
+    try:
         return _from_filesystem(uri, directory, progress)
     except ParameterError:
         raise

@@ -83,7 +83,7 @@ class Screen:
                     signal.signal(number, signal.SIG_DFL)
                 os.chdir(place.path)
                 environ = os.environ | {"PS1": "prompt> ", "TERM": "dumb"}
-                os.execvpe(argv[0], argv, environ)
+                os.execvpe(argv[0], tuple(argv), environ)
             finally:
                 os._exit(127)
         self._code: int | None = None

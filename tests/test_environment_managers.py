@@ -114,11 +114,9 @@ def test_killed_at_a_milestone_leaves_nothing_that_is_used(
     number: int, adapter: Adapter, place: Place
 ) -> None:
     milestones = adapter.milestones()
-    if number >= len(milestones):
-        pytest.skip("this manager has fewer milestones")
     project = place.project()
     adapter.declare(project)
-    seen = place.prefix(project) / milestones[number]
+    seen = place.prefix(project) / milestones[number % len(milestones)]
     run = place.start("run", project)
     until(lambda: seen.exists() or not run.alive, str(seen))
     run.kill(group=True)

@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from buildrun import home
+from buildrun import home, memo
 from buildrun.console import Console, size
 from buildrun.environments import collection
 from buildrun.environments.collection import Kept
 from buildrun.errors import UsageError
 
 HELP = "list, check and clear what buildrun keeps"
+# Records of what was computed are short, and written again when they are needed.
+_RECORDS = 30 * 86400.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -48,6 +50,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "verify":
         return _verify(store, arguments.format)
     if arguments.verb == "clear":
+        memo.prune(memo.Memory(store.memory), 0)
         return _remove(collection.survey(store), arguments.format, Console(environ))
     chosen = collection.expendable(
         collection.survey(store),
@@ -57,6 +60,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     )
     if arguments.dry_run:
         return _write(chosen, arguments.format)
+    memo.prune(memo.Memory(store.memory), _RECORDS)
     return _remove(chosen, arguments.format, Console(environ))
 
 
@@ -99,8 +103,13 @@ def _remove(chosen: Sequence[Kept], form: str, console: Console) -> int:
         else:
             console.warn(f"{item.name} is in use and was kept")
     _write(gone, form)
-    console.note(f"removed {len(gone)} environments, {size(sum(item.bytes for item in gone))}")
+    total = sum(item.bytes for item in gone)
+    console.note(f"removed {_environments(len(gone))}, {size(total)}")
     return 0
+
+
+def _environments(count: int) -> str:
+    return "1 environment" if count == 1 else f"{count} environments"
 
 
 def _verify(store: home.Home, form: str) -> int:
@@ -111,6 +120,8 @@ def _verify(store: home.Home, form: str) -> int:
     else:
         for name, reason in damaged:
             sys.stdout.write(f"{name}: {reason}; it is built anew when next needed\n")
+        count = len(collection.survey(store))
+        sys.stdout.write(f"{_environments(count)} checked, {len(damaged) or 'none'} damaged\n")
     return 1 if damaged else 0
 
 

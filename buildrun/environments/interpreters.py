@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.memo import recall
+from buildrun.project.python_version import fits, parse
 
 if TYPE_CHECKING:
     from buildrun.memo import Memory, Reader
 
-Version = tuple[int, ...]
-
-_CLAUSE = re.compile(r"^(===|==|~=|!=|<=|>=|<|>|=)?\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?$")
 _DIRECTORY = re.compile(r"^(?:cpython-)?([0-9]+\.[0-9]+\.[0-9]+)(?:-|$)")
 _PROGRAM = re.compile(r"^python(?:3(?:\.[0-9]+)?)?$")
 _ASK = (
     "import sys; sys.implementation.name == 'cpython' and sys.version_info[3] == 'final' "
     "and print('%d.%d.%d' % sys.version_info[:3])"
 )
+
+
+_ANSWER = 20.0  # seconds that a program may take to tell its version
 
 
 class Interpreter(NamedTuple):
@@ -62,7 +63,7 @@ def _newest(request: str, reader: Reader) -> Interpreter | None:
     if not fitting:
         reader.volatile = True
         return None
-    best = max(fitting, key=lambda item: _parse(item.version))
+    best = max(fitting, key=lambda item: parse(item.version))
     reader.executable(best.path)
     return best
 
@@ -71,37 +72,6 @@ def installed(reader: Reader) -> list[Interpreter]:
     """Return the interpreters of pyenv, of uv and on PATH, and the running one."""
     found = {interpreter.path: interpreter for interpreter in _candidates(reader)}
     return list(found.values())
-
-
-def fits(version: str, request: str) -> bool:
-    """Return whether a full version satisfies a request; an unreadable request fits nothing."""
-    have = _parse(version)
-    return all(_satisfies(have, clause.strip()) for clause in request.split(","))
-
-
-def is_readable(request: str) -> bool:
-    """Return whether a request has a form that ``fits`` understands."""
-    return all(_CLAUSE.match(clause.strip()) for clause in request.split(","))
-
-
-def _satisfies(have: Version, clause: str) -> bool:
-    match = _CLAUSE.match(clause)
-    if match is None:
-        return False
-    operator, want = match.group(1) or "", _parse(match.group(2))
-    head = have[: len(want)]
-    if operator in ("", "=", "==", "==="):
-        return head == want
-    if operator == "!=":
-        return head != want
-    if operator == "~=":
-        return head >= want and have[: len(want) - 1] == want[:-1]
-    return {
-        "<": have < want,
-        "<=": head <= want,
-        ">": head > want,
-        ">=": have >= want,
-    }[operator]
 
 
 def _candidates(reader: Reader) -> Iterator[Interpreter]:
@@ -125,33 +95,40 @@ def _versioned(directory: str) -> Iterator[Interpreter]:
 
 
 def _on_path(search: str) -> Iterator[Interpreter]:
-    asked: set[str] = set()
+    programs: dict[str, None] = {}
     for directory in search.split(os.pathsep):
         if not directory or "shims" in directory.split(os.sep):
             continue  # pyenv's shims are scripts that answer for another version
         for name in _names(directory):
             path = os.path.realpath(os.path.join(directory, name))
-            if _PROGRAM.match(name) and path not in asked and os.access(path, os.X_OK):
-                asked.add(path)
-                if version := _ask(path):
-                    yield Interpreter(path, version)
+            if _PROGRAM.match(name) and os.access(path, os.X_OK):
+                programs[path] = None
+    yield from _ask(list(programs))
 
 
-def _ask(path: str) -> str | None:
+def _ask(paths: Sequence[str]) -> Iterator[Interpreter]:
+    """Ask programs for their versions, all at once; those that do not answer are left out."""
     import subprocess
 
-    try:
-        answer = subprocess.run(
-            (path, "-I", "-S", "-c", _ASK),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    version = answer.stdout.decode(errors="replace").strip()
-    return version if answer.returncode == 0 and version else None
+    asked = []
+    for path in paths:
+        try:
+            command = (path, "-I", "-S", "-c", _ASK)
+            null = subprocess.DEVNULL
+            asked.append(
+                (path, subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null))
+            )
+        except OSError:
+            continue
+    for path, process in asked:
+        try:
+            answer = process.communicate(timeout=_ANSWER)[0].decode(errors="replace").strip()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            continue
+        if process.returncode == 0 and answer:
+            yield Interpreter(path, answer)
 
 
 def _names(directory: str) -> list[str]:
@@ -159,7 +136,3 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
-
-
-def _parse(version: str) -> Version:
-    return tuple(int(part) for part in version.split("."))

@@ -27,12 +27,15 @@ from buildrun.environments.prefix import (
 )
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.files import publish
-from buildrun.memo import Reader
+from buildrun.memo import Reader, prune
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.manager import Manager
     from buildrun.home import Home
+
+# Seconds after which a record of what was computed is removed, when something is built anyway.
+_OLD_RECORDS = 30 * 86400.0
 
 # How often an environment is built when others keep removing it.
 _TRIES = 3
@@ -149,6 +152,7 @@ def _build(
         _restore(prefix)
         raise
     seconds = time.monotonic() - started
+    prune(request.memory, _OLD_RECORDS)
     console.note(console.style(f"environment ready in {seconds:.1f} s: {prefix}", "dim"))
     return True
 

@@ -94,8 +94,11 @@ def _check_unused(
         if name not in used:
             message = f"the command never uses the parameter `{name[:60]}`"
             meant = did_you_mean(name, unknown)
+            # Where the command has a misspelt placeholder, that is the finding to act on.
             hint = (
-                f"{meant[:-1]} in the command?" if meant else f"put `{{{name}}}` where it belongs"
+                "the command holds a placeholder much like it"
+                if meant
+                else f"put `{{{name}}}` where it belongs"
             )
             findings.warning("unused-parameter", message, (*path, key), key=True, hint=hint)
 

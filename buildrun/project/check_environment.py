@@ -11,6 +11,7 @@ from buildrun.project.check_schema import check_schema
 from buildrun.project.compose import Path
 from buildrun.project.conda_python import is_pin, is_unpinned
 from buildrun.project.findings import Findings
+from buildrun.project.python_version import is_readable
 from buildrun.project.requirement import is_valid, named_file, remedy
 from buildrun.project.spec import CondaEnv, PythonEnv
 
@@ -96,6 +97,10 @@ def _check_conda_lookalike(findings: Findings) -> None:
 
 def _python(findings: Findings) -> str | None:
     value = findings.document.value.get("python")
+    if isinstance(value, str) and value and not is_readable(value):
+        message = f"`{value[:60]}` is not a Python version"
+        hint = "ask for one such as `3.12`, `3.12.1` or `>=3.10,<3.13`"
+        findings.error("bad-version", message, ("python",), hint=hint)
     if value is None or isinstance(value, str):
         return value or None
     raw = findings.document.raw(("python",)) or ""
