@@ -52,7 +52,8 @@ class Console:
     def raw(self, chunk: bytes) -> None:
         """Pass on what another program draws on the terminal."""
         self.done()
-        self._emit(chunk.decode(errors="replace"))
+        # Its own terminal has turned each line's end into two characters; ours does so again.
+        self._emit(chunk.replace(b"\r\n", b"\n").decode(errors="replace"))
 
     def done(self) -> None:
         """Remove the live line."""

@@ -165,8 +165,8 @@ def _install(
         return
     try:
         install([*rest, *wheel])  # at once: each call of uv takes its time
-    except ToolFailure:
-        if not wheel or not rest:
+    except ToolFailure as failure:
+        if not wheel or not rest or not re.search(r"\bpip\b", failure.output):
             raise
         install(rest)  # packages may want another pip, and bring it themselves
 
