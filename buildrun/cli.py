@@ -53,9 +53,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         arguments.remove("--debug")
     try:
         _heed_signals()
-        cwd = _current_directory(getcwd)
-        code = warm.attempt(arguments, environ, cwd)
-        return code if code is not None else _dispatch(arguments, dict(environ), cwd)
+        return _go(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:
             raise
@@ -71,7 +69,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         return _confess(error, environ)
 
 
-def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
+def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
+    """Go the short way to a command that is prepared, else the long one."""
+    if arguments and arguments[0] in COMMANDS and arguments[0] != "run":
+        return _dispatch(arguments, dict(environ), cwd, warm.Claim())
+    done = warm.attempt(arguments, environ, cwd)
+    if isinstance(done, int):
+        return done
+    try:
+        return _dispatch(arguments, dict(environ), cwd, done)
+    finally:
+        done.release()
+
+
+def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
         return 0 if arguments else 2
@@ -96,7 +107,7 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int
         parsed = parser.parse_args(_joined(arguments))
     except SystemExit as request:
         return int(request.code or 0)
-    extra = (given,) if verb == "run" else ()
+    extra = (claim,) if verb == "run" else ()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
     return int(code)

@@ -128,18 +128,33 @@ def recall(
     if found is not None:
         return found[0]
     # Of many that start at once, one computes and the others take over what it found.
-    with _computing(memory, name) as waited:
-        found = _current(memory, name, environ, subject) if waited else None
-        if found is not None:
-            return found[0]
-        reader = Reader(environ)
-        try:
-            value = compute(reader)
-        finally:
-            if memory.watch is not None:
-                memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
-        remember(memory, name, reader, value, subject=subject)
-        return value
+    try:
+        lock = lock_of(memory, name)
+    except OSError:
+        lock = None  # a store that may only be read: everybody computes
+    try:
+        found = _current(memory, name, environ, subject) if lock is not None else None
+        return found[0] if found is not None else _compute(memory, name, environ, compute, subject)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _compute(
+    memory: Memory,
+    name: str,
+    environ: Mapping[str, str],
+    compute: Callable[[Reader], Any],
+    subject: Any,
+) -> Any:
+    reader = Reader(environ)
+    try:
+        value = compute(reader)
+    finally:
+        if memory.watch is not None:
+            memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
+    remember(memory, name, reader, value, subject=subject)
+    return value
 
 
 def known(memory: Memory, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
@@ -203,31 +218,17 @@ def _current(
     return (record["value"],)
 
 
-class _computing:
-    """Holds the lock of a name while its value is computed; says whether it had to wait."""
+def lock_of(
+    memory: Memory, name: str, *, waiting: Callable[[], None] | None = None
+) -> locks.Lock | None:
+    """Return the only hold on a name, for whoever computes its value; None for no memory.
 
-    def __init__(self, memory: Memory, name: str) -> None:
-        self._path = None
-        if memory.directory is not None and memory.write:
-            self._path = _path(memory.directory, name) + ".lock"
-        self._lock: locks.Lock | None = None
-        self._waited = False
-
-    def __enter__(self) -> bool:
-        if self._path is not None:
-            try:
-                os.makedirs(os.path.dirname(self._path), exist_ok=True)
-                self._lock = locks.exclusive(self._path, waiting=self._wait)
-            except OSError:
-                pass  # a store that may only be read: everybody computes
-        return self._waited
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
-
-    def _wait(self) -> None:
-        self._waited = True
+    waiting: is called once if somebody else holds it. Raises OSError.
+    """
+    if memory.directory is None or not memory.write:
+        return None
+    os.makedirs(memory.directory, exist_ok=True)
+    return locks.exclusive(_path(memory.directory, name) + ".lock", waiting=waiting)
 
 
 def _path(directory: str, name: str) -> str:

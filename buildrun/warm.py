@@ -10,21 +10,66 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun import home
-from buildrun.memo import Memory, Reader, known, remember
+from buildrun import home, locks
+from buildrun.console import Console
+from buildrun.memo import Memory, Reader, known, lock_of, remember
 from buildrun.project.locate import find_mlproject
 from buildrun.secrets import are_in
 
 # Where something else than the command is asked for, or the record could not hold it all.
-_COLD = frozenset({"--report", "--refresh", "--dry-run"})
+_COLD = frozenset({"--report", "--refresh", "--dry-run", "--help", "-h"})
 
 
-def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | None:
-    """Run and return the exit code, or None where the long way has to be gone."""
+class Claim:
+    """The right to go the long way for a command line, while others of the same wait.
+
+    argv: the command line, empty where no record shall be left.
+    """
+
+    def __init__(self, argv: Sequence[str] = (), lock: locks.Lock | None = None) -> None:
+        """Take over a lock, if one is held."""
+        self.argv = argv
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let the others look for what was found; calling it again is harmless."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | Claim:
+    """Run and return the exit code, or a claim where the long way has to be gone."""
     if not argv or _is_cold(argv):
-        return None
-    memory = Memory(home.locate(environ).memory, write=False)
-    value = known(memory, _name(argv, cwd), environ, subject=_subject())
+        return Claim()
+    memory = Memory(home.locate(environ).memory)
+    name = _name(argv, cwd)
+    code = _run(memory, name, environ)
+    if code is not None:
+        return code
+    claim = Claim(argv, _wait(memory, name, environ))
+    # Of many that start at once one prepares the command, and the others find it prepared.
+    try:
+        code = _run(memory, name, environ)
+    except BaseException:
+        claim.release()
+        raise
+    if code is None:
+        return claim
+    claim.release()
+    return code
+
+
+def keep(claim: Claim, cwd: str, memory: Memory, seen: Reader, value: Mapping[str, Any]) -> None:
+    """Leave the record for ``attempt``, unless there are credentials in it.
+
+    seen: all that the value was made from.
+    """
+    if claim.argv and not are_in(json.dumps(value)):
+        remember(memory, _name(claim.argv, cwd), seen, value, subject=_subject())
+
+
+def _run(memory: Memory, name: str, environ: Mapping[str, str]) -> int | None:
+    value = known(memory, name, environ, subject=_subject())
     if value is None or find_mlproject(value["root"]) != value["mlproject"]:
         return None
     from buildrun.environments import prefix
@@ -36,8 +81,6 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
         lock = prefix.hold(prepared.prefix, prepared.key, value["root"])
         if lock is None:
             return None
-    from buildrun.console import Console
-
     console = Console(environ, quiet=value["quiet"])
     if value["notice"]:
         console.note(value["notice"])
@@ -48,15 +91,16 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
             lock.release()
 
 
-def keep(
-    argv: Sequence[str], cwd: str, memory: Memory, seen: Reader, value: Mapping[str, Any]
-) -> None:
-    """Leave the record for ``attempt``, unless there are credentials in it.
+def _wait(memory: Memory, name: str, environ: Mapping[str, str]) -> locks.Lock | None:
+    """Return the lock of a command line, or None where the store may only be read."""
 
-    seen: all that the value was made from.
-    """
-    if not _is_cold(argv) and not are_in(json.dumps(value)):
-        remember(memory, _name(argv, cwd), seen, value, subject=_subject())
+    def waiting() -> None:
+        Console(environ).note("waiting for another run that prepares the same command")
+
+    try:
+        return lock_of(memory, name, waiting=waiting)
+    except OSError:
+        return None
 
 
 def _is_cold(argv: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from buildrun import plan, tracking, warm
@@ -27,6 +27,7 @@ from buildrun.project.locate import find_mlproject
 from buildrun.project.spec import DockerEnv, EnvironmentSpec
 from buildrun.run import Prepared, perform, report
 from buildrun.secrets import redact
+from buildrun.warm import Claim
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -52,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(
-    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, argv: Sequence[str] = ()
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, claim: Claim
 ) -> int:
     """Run, and return the command's own exit code.
 
-    argv: the command line as it was given, for the record that makes its next run short.
+    claim: is released before the command starts, when its record is there for other runs.
     """
     options = project_options.read(arguments, environ)
     if arguments.dry_run:
@@ -74,8 +75,9 @@ def execute(
         opened = session.open_project(running)
         session.check(running, opened)
         prepared, lock = _prepare(running, opened, downloads, refresh=arguments.refresh)
-        if argv and not downloads.used:
-            _keep(argv, running, opened, prepared)
+        if not downloads.used:
+            _keep(claim, running, opened, prepared)
+        claim.release()
         result = perform(prepared, environ, running.console)
     except KeyboardInterrupt:
         result = Result(INTERRUPTED, signal.SIGINT)
@@ -142,9 +144,7 @@ def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Pr
     )
 
 
-def _keep(
-    argv: Sequence[str], running: Session, opened: session.Opened, prepared: Prepared
-) -> None:
+def _keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prepared) -> None:
     """Leave a record for the next run of the same command line."""
     seen = running.seen
     for name in (*_VARIABLES, *prepared.changes):
@@ -158,7 +158,7 @@ def _keep(
         "notice": session.notice(opened, running.cwd),
         "prepared": prepared._asdict(),
     }
-    warm.keep(argv, running.cwd, running.memory, seen, value)
+    warm.keep(claim, running.cwd, running.memory, seen, value)
 
 
 _UNKNOWN = plan.EnvironmentState("", None, False)
