@@ -96,6 +96,8 @@ def _wait(memory: Memory, name: str, environ: Mapping[str, str]) -> locks.Lock |
 
     def waiting() -> None:
         Console(environ).note("waiting for another run that prepares the same command")
+        # What comes after the waiting is loaded during it.
+        from buildrun import run  # noqa: F401
 
     try:
         return lock_of(memory, name, waiting=waiting)
