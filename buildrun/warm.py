@@ -43,20 +43,18 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
         return Claim()
     memory = Memory(home.locate(environ).memory)
     name = _name(argv, cwd)
-    code = _run(memory, name, environ)
+    code = _run(_record(memory, name, environ), environ)
     if code is not None:
         return code
+    # Of many that start at once one prepares the command, and the others find it prepared; they
+    # wait for that alone, not for each other's commands.
     claim = Claim(argv, _wait(memory, name, environ))
-    # Of many that start at once one prepares the command, and the others find it prepared.
-    try:
-        code = _run(memory, name, environ)
-    except BaseException:
-        claim.release()
-        raise
-    if code is None:
+    record = _record(memory, name, environ)
+    if record is None:
         return claim
     claim.release()
-    return code
+    code = _run(record, environ)
+    return code if code is not None else Claim(argv)
 
 
 def keep(claim: Claim, cwd: str, memory: Memory, seen: Reader, value: Mapping[str, Any]) -> None:
@@ -68,9 +66,17 @@ def keep(claim: Claim, cwd: str, memory: Memory, seen: Reader, value: Mapping[st
         remember(memory, _name(claim.argv, cwd), seen, value, subject=_subject())
 
 
-def _run(memory: Memory, name: str, environ: Mapping[str, str]) -> int | None:
+def _record(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:
+    """Return what a run left for the next one, or None where anything has changed since."""
     value = known(memory, name, environ, subject=_subject())
     if value is None or find_mlproject(value["root"]) != value["mlproject"]:
+        return None
+    return value
+
+
+def _run(value: Any, environ: Mapping[str, str]) -> int | None:
+    """Run what a record says; None where there is none or its environment is not ready."""
+    if value is None:
         return None
     from buildrun.environments import prefix
     from buildrun.run import Prepared, perform

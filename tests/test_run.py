@@ -379,3 +379,25 @@ def test_full_output_is_told(project: Project) -> None:
         )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_runs_that_waited_for_the_first_go_on_together(project: Project, tmp_path: Path) -> None:
+    # Each command ends only when all of them have started.
+    count = 4
+    directory = project(
+        "entry_points: {main: {command: 'touch ready.$$; until [ $(ls | grep -c ^ready) = "
+        f"{count} ]; do read -t 0.05 < fifo; done'}}}}\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    os.mkfifo(directory / "fifo")
+    keep = os.open(directory / "fifo", os.O_RDWR)
+    running = [
+        subprocess.Popen((sys.executable, "-m", "buildrun", "-q", directory), cwd=tmp_path)
+        for _ in range(count)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in running] == [0] * count
+    finally:
+        os.close(keep)
+        for process in running:
+            process.kill()
