@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -382,22 +383,28 @@ def test_full_output_is_told(project: Project) -> None:
 
 
 def test_runs_that_waited_for_the_first_go_on_together(project: Project, tmp_path: Path) -> None:
-    # Each command ends only when all of them have started.
-    count = 4
     directory = project(
-        "entry_points: {main: {command: 'touch ready.$$; until [ $(ls | grep -c ^ready) = "
-        f"{count} ]; do read -t 0.05 < fifo; done'}}}}\n",
+        "entry_points: {main: {command: 'echo started; read line'}}\n",
         python_env__yaml="dependencies: []\n",
     )
-    os.mkfifo(directory / "fifo")
-    keep = os.open(directory / "fifo", os.O_RDWR)
     running = [
-        subprocess.Popen((sys.executable, "-m", "buildrun", "-q", directory), cwd=tmp_path)
-        for _ in range(count)
+        subprocess.Popen(
+            (sys.executable, "-m", "buildrun", "-q", directory),
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(4)
     ]
     try:
-        assert [process.wait(timeout=120) for process in running] == [0] * count
+        # None has ended when the last one starts.
+        for process in running:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 120)[0], "it waits for another's end"
+            assert process.stdout.readline() == b"started\n"
+        for process in running:
+            process.communicate(b"\n", timeout=60)
+        assert [process.returncode for process in running] == [0] * 4
     finally:
-        os.close(keep)
         for process in running:
             process.kill()
