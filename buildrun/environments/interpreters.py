@@ -99,9 +99,9 @@ def _on_path(search: str) -> Iterator[Interpreter]:
     for directory in search.split(os.pathsep):
         if not directory or "shims" in directory.split(os.sep):
             continue  # pyenv's shims are scripts that answer for another version
-        for name in _names(directory):
+        for name in filter(_PROGRAM.match, _names(directory)):
             path = os.path.realpath(os.path.join(directory, name))
-            if _PROGRAM.match(name) and os.access(path, os.X_OK):
+            if os.access(path, os.X_OK):
                 programs[path] = None
     yield from _ask(list(programs))
 
