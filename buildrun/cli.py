@@ -71,7 +71,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
 
 def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     """Go the short way to a command that is prepared, else the long one."""
-    if arguments and arguments[0] in COMMANDS and arguments[0] != "run":
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        sys.stdout.write(f"buildrun {__version__}\n")
+        return 0
+    if arguments[0] in COMMANDS and arguments[0] != "run":
         return _dispatch(arguments, dict(environ), cwd, warm.Claim())
     done = warm.attempt(arguments, environ, cwd)
     if isinstance(done, int):
@@ -83,12 +89,6 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
 
 
 def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_overview())
-        return 0 if arguments else 2
-    if arguments[0] in ("--version", "-V"):
-        sys.stdout.write(f"buildrun {__version__}\n")
-        return 0
     import argparse
 
     given = tuple(arguments)

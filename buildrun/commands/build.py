@@ -12,8 +12,6 @@ from buildrun.environments import provision
 from buildrun.environments.contract import Environment
 from buildrun.errors import ExecutionError
 
-HELP = "prepare the environment a run needs"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -15,7 +15,6 @@ from buildrun.environments import collection
 from buildrun.environments.collection import Kept
 from buildrun.errors import UsageError
 
-HELP = "list, check and clear what buildrun keeps"
 # Records of what was computed are short, and written again when they are needed.
 _RECORDS = 30 * 86400.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -18,8 +18,6 @@ from buildrun.files import publish
 from buildrun.memo import Reader
 from buildrun.project.spec import DockerEnv, ProjectSpec
 
-HELP = "pin the environment to versions and hashes"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

@@ -14,7 +14,6 @@ from buildrun.commands.project_options import ProjectOptions
 from buildrun.errors import EnvironmentFailure
 from buildrun.secrets import redact
 
-HELP = "show what would run and why"
 FORMATS = ("text", "json", "mermaid", "dot")
 
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from buildrun.environments.contract import Environment
     from buildrun.locks import Lock
 
-HELP = "run an entry point of a project"
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.
 _VARIABLES = (

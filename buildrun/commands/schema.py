@@ -7,8 +7,6 @@ import json
 import sys
 from collections.abc import Mapping
 
-HELP = "print a JSON Schema"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""

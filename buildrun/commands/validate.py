@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-HELP = "check project and environment files"
-
 FORMATS = ("text", "json", "github", "sarif")
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MANAGER = "conda"
 CONDA_STAGE = "conda"
-PIP_STAGE = "pip"
 
 # Of a package's record, what an installation needs and its address does not tell.
 _KEPT = (

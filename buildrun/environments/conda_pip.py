@@ -48,10 +48,9 @@ def install(
         return
     python = os.path.join(prefix, "bin", "python")
     try:
-        _call(
-            request, declared, console, lock, "install", "--python", python, *more, "-r", "-",
-            text="\n".join(lines) + "\n",
-        )  # fmt: skip
+        _tool(request, declared, console, lock).pip(
+            "install", "--python", python, *more, "-r", "-", text="\n".join(lines) + "\n"
+        )
     except uv.ToolFailure as failure:
         known = _lines(declared, Reader(request.environ))
         what = "the environment could not be built"
@@ -71,37 +70,21 @@ def lock(
     known = _lines(declared, Reader(request.environ))
     asked = {requirements.name_of(line.text) for line in known}
 
-    def pip(verb: str, *arguments: str, text: str = "") -> str:
-        return _call(request, declared, console, -1, verb, *arguments, text=text)
-
     found = uv_lock.resolve(
-        pip, {_STAGE: declared.pip}, {_STAGE: known}, declared.path, platform, ours["python"],
+        _tool(request, declared, console, -1).pip,
+        {_STAGE: declared.pip},
+        {_STAGE: known},
+        declared.path,
+        platform,
+        ours["python"],
         previous,
-    )  # fmt: skip
+    )
     return [package for package in found if package.name in asked or package.name not in ours]
 
 
-def _call(
-    request: Request,
-    declared: CondaEnv,
-    console: Console,
-    lock: int,
-    verb: str,
-    *arguments: str,
-    text: str,
-) -> str:
+def _tool(request: Request, declared: CondaEnv, console: Console, lock: int) -> uv.Tool:
     settings = pip_settings.read(Reader(request.environ))
-    command = [uv.program(request.environ), "pip", verb, *settings.arguments, *arguments]
-    command += [] if console.live else ["--no-progress"]
-    command += ["--offline"] if request.offline else []
-    return uv.call(
-        command,
-        cwd=os.path.dirname(declared.path),
-        environ=uv.environment(request.environ, dict(settings.variables)),
-        console=console,
-        lock=lock,
-        text=text,
-    )
+    return uv.Tool(request, settings, console, lock, cwd=os.path.dirname(declared.path))
 
 
 def _lines(declared: CondaEnv, reader: Reader) -> tuple[Line, ...]:

@@ -111,14 +111,22 @@ def call(
 
 
 class Tool:
-    """uv with the caller's settings, in the project's root."""
+    """uv with the caller's settings, in the project's root or another directory."""
 
-    def __init__(self, request: Request, settings: Settings, console: Console, lock: int) -> None:
+    def __init__(
+        self,
+        request: Request,
+        settings: Settings,
+        console: Console,
+        lock: int,
+        cwd: str | None = None,
+    ) -> None:
         """Find the program; raises EnvironmentFailure where there is none."""
         self._program = program(request.environ)
         self._environ = environment(request.environ, dict(settings.variables))
         self._settings, self._request = settings, request
         self._console, self._lock = console, lock
+        self._cwd = cwd or request.project.root
 
     def run(self, *arguments: str, text: str = "") -> str:
         """Return what it wrote; raises ToolFailure."""
@@ -126,7 +134,7 @@ class Tool:
         offline = ("--offline",) if self._request.offline else ()
         return call(
             (self._program, *arguments, *quiet, *offline),
-            cwd=self._request.project.root,
+            cwd=self._cwd,
             environ=self._environ,
             console=self._console,
             lock=self._lock,
