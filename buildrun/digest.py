@@ -1,13 +1,20 @@
-"""Digests of records and trees; each bears its algorithm."""
+"""Digests of records, files and trees; each bears its algorithm.
+
+``xxh3`` (XXH3-128) is for what never leaves this machine, ``sha256`` for what others may rely on:
+collisions of the first can be made at will.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, Protocol
+
+Algorithm = Literal["xxh3", "sha256"]
+
+_CHUNK = 1 << 20
 
 # Directories that hold no source: version control, caches, environments and build products.
 _NOT_SOURCE = frozenset(
@@ -18,15 +25,40 @@ _NOT_SOURCE = frozenset(
 )  # fmt: skip
 
 
-def key(domain: str, parts: Any) -> str:
-    """Return ``sha256:…`` of canonical JSON: sorted keys, explicit nulls, a domain tag."""
+class Hash(Protocol):
+    """A digest in the making."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take more of the content."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was taken, in hexadecimal."""
+        ...
+
+
+def new(algorithm: Algorithm) -> Hash:
+    """Return an empty hash."""
+    if algorithm == "xxh3":
+        import xxhash
+
+        xxh3: Hash = xxhash.xxh3_128()
+        return xxh3
+    import hashlib
+
+    return hashlib.sha256()
+
+
+def key(domain: str, parts: Any, algorithm: Algorithm = "sha256") -> str:
+    """Return the digest of canonical JSON: sorted keys, explicit nulls, a domain tag."""
     text = json.dumps([domain, 1, parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return content(text.encode(), algorithm)
 
 
-def content(data: bytes) -> str:
-    """Return ``sha256:…`` of bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+def content(data: bytes | bytearray, algorithm: Algorithm = "sha256") -> str:
+    """Return the digest of bytes, such as ``sha256:9f86d0…``."""
+    made = new(algorithm)
+    made.update(data)
+    return f"{algorithm}:{made.hexdigest()}"
 
 
 def tree(root: str) -> str:
@@ -56,8 +88,8 @@ def _entries(root: str, below: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _file(path: str) -> str:
-    digest = hashlib.sha256()
+    made = new("sha256")
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
+        while chunk := file.read(_CHUNK):
+            made.update(chunk)
+    return f"sha256:{made.hexdigest()}"

@@ -17,6 +17,21 @@ class Home(NamedTuple):
         return os.path.join(self.root, "envs")
 
     @property
+    def blobs(self) -> str:
+        """Return the directory of contents, each named by its digest."""
+        return os.path.join(self.root, "blobs")
+
+    @property
+    def results(self) -> str:
+        """Return the directory of manifests, each named by its key."""
+        return os.path.join(self.root, "results")
+
+    @property
+    def runs(self) -> str:
+        """Return the directory of past runs and their logs."""
+        return os.path.join(self.root, "runs")
+
+    @property
     def memory(self) -> str:
         """Return the directory of remembered values."""
         return os.path.join(self.root, "index")

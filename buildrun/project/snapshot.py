@@ -7,10 +7,12 @@ from typing import Any
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.spec import (
     CondaEnv,
+    Dependency,
     DockerEnv,
     EntryPoint,
     EnvironmentSpec,
     Parameter,
+    Pattern,
     ProjectSpec,
     PythonEnv,
 )
@@ -27,11 +29,26 @@ def decode(value: dict[str, Any]) -> ProjectSpec:
         name=value["name"],
         root=value["root"],
         file=value["file"],
-        entry_points=tuple(
-            EntryPoint(name, tuple(Parameter(*item) for item in parameters), command)
-            for name, parameters, command in value["entry_points"]
-        ),
+        entry_points=tuple(_decode_entry_point(*item) for item in value["entry_points"]),
         environment=_decode_environment(value["environment"]),
+    )
+
+
+def _decode_entry_point(
+    name: str,
+    parameters: list[Any],
+    command: str,
+    depends_on: list[Any],
+    inputs: list[Any] | None,
+    *rest: Any,
+) -> EntryPoint:
+    return EntryPoint(
+        name,
+        tuple(Parameter(*item) for item in parameters),
+        command,
+        tuple(Dependency(target, _frozen(handed)) for target, handed in depends_on),
+        None if inputs is None else tuple(Pattern(*item) for item in inputs),
+        *(_frozen(item) for item in rest),
     )
 
 

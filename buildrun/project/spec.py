@@ -20,15 +20,47 @@ class Parameter(NamedTuple):
     default: str | None = None
 
 
+class Dependency(NamedTuple):
+    """An entry point that has to be done first.
+
+    parameters: what is handed down; each value is a template in Python's format syntax, filled
+        with the parameters of the entry point that depends on it.
+    """
+
+    entry_point: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+class Pattern(NamedTuple):
+    """An input pattern as it was written, with its place in the MLproject file, from 1."""
+
+    text: str
+    line: int
+    column: int
+
+
 class EntryPoint(NamedTuple):
     """A command that the project offers.
 
     command: a template in Python's format syntax.
+    inputs: None stands for every project file that git would not ignore.
+    outputs: normalised POSIX paths relative to the root; ``directory/`` ends in a slash. With
+        outputs the result is cached.
+    env: variables set for the command, part of the key. pass_env: names of variables taken from
+        the caller, not part of the key.
+    timeout: seconds, or None for no limit. retries: how often a failed command is tried again.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     command: str
+    depends_on: tuple[Dependency, ...] = ()
+    inputs: tuple[Pattern, ...] | None = None
+    outputs: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_env: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 0
 
 
 class PythonEnv(NamedTuple):
