@@ -1,0 +1,1 @@
+"""Results of steps: contents by digest, manifests by key, restored and collected."""

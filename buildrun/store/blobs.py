@@ -1,0 +1,221 @@
+"""Contents in the store, each in a file that is named by its digest.
+
+A file appears under its name whole or not at all. Nothing is synced to the disk: after a power
+loss a file may be short or empty, so sizes are looked at whenever one is used, and what is lost
+is only made again.
+"""
+
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from buildrun import digest as digests
+from buildrun.errors import StoreError
+from buildrun.home import Home
+from buildrun.store.copying import Copier, write
+
+# What collection leaves alone since a running process may be about to name it; seconds.
+GRACE = 3600.0
+TEMPORARY = ".tmp"
+_DIGEST = re.compile(r"(?:xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64})\Z")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What is read into memory: logs, listings and manifests, never an output.
+_LARGEST = 1 << 30
+
+
+class Lost(StoreError):
+    """A result names a content that is not in the store, or not as it was; so it is a miss."""
+
+
+def is_digest(text: object) -> bool:
+    """Return whether this is a digest as texts have it."""
+    return isinstance(text, str) and _DIGEST.match(text) is not None
+
+
+def algorithm_of(digest: str) -> digests.Algorithm:
+    """Return what a digest was made with; raises ValueError for what is none."""
+    if not is_digest(digest):
+        raise ValueError(f"not a digest: {digest!r}")
+    return "xxh3" if digest.startswith("xxh3:") else "sha256"
+
+
+def place(directory: str, digest: str) -> str:
+    """Return the path for a digest: ``<directory>/sha256/9f/9f86d0…``.
+
+    Raises ValueError for what is no digest, since that could lead anywhere.
+    """
+    algorithm = algorithm_of(digest)
+    name = digest[len(algorithm) + 1 :]
+    return f"{directory}/{algorithm}/{name[:2]}/{name}"
+
+
+def path_of(home: Home, digest: str) -> str:
+    """Return where a content lies, if it is there; raises ValueError for what is no digest."""
+    return place(home.blobs, digest)
+
+
+def has(home: Home, digest: str, size: int | None = None) -> bool:
+    """Return whether a content is there, of that size if one is given.
+
+    Then it is safe from collection for a while, as a new one is.
+    """
+    path = path_of(home, digest)
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
+            return False
+        if time.time() - status.st_mtime > GRACE / 4:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # a store that may only be read
+    return True
+
+
+def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None:
+    """Store what an open file holds from its beginning, unless it is there already.
+
+    Raises StoreError where the content is not what the digest says, or the store is full.
+    """
+    if has(home, digest, size):
+        return
+    with publishing(path_of(home, digest)) as target:
+        found = _fill(source, target, algorithm_of(digest), copier)
+        if found != (digest, size):
+            raise StoreError("it changed while it was stored")
+
+
+def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
+    """Store a file whose digest is not known yet, such as a log, and return that.
+
+    Raises StoreError.
+    """
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", place=path) from error
+    try:
+        copier = Copier()
+        digest, size = copier.digest(source, algorithm)
+        os.lseek(source, 0, os.SEEK_SET)
+        put(home, digest, source, size, copier)
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", place=path) from error
+    finally:
+        os.close(source)
+    return digest
+
+
+def put_bytes(home: Home, data: bytes, algorithm: digests.Algorithm) -> str:
+    """Store a short content and return its digest; raises StoreError."""
+    digest = digests.content(data, algorithm)
+    if not has(home, digest, len(data)):
+        publish(path_of(home, digest), data)
+    return digest
+
+
+def publish(path: str, data: bytes) -> None:
+    """Put a file in its place in the store in one step; raises StoreError."""
+    with publishing(path) as target:
+        write(target, data)
+
+
+def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
+    """Return a short content, or None where it is not there; a damaged one is removed.
+
+    Raises ValueError for what is no digest.
+    """
+    data = contents(path_of(home, digest), limit)
+    if data is not None and digests.content(data, algorithm_of(digest)) != digest:
+        discard(home, digest)
+        return None
+    return data
+
+
+def contents(path: str, limit: int) -> bytes | None:
+    """Return what a regular file holds, or None where there is none or it is longer."""
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            return None
+        with open(source, "rb", closefd=False) as file:
+            return file.read(limit)
+    except OSError:
+        return None
+    finally:
+        os.close(source)
+
+
+def discard(home: Home, digest: str) -> None:
+    """Remove a content that is damaged, so that it is made again."""
+    try:
+        os.unlink(path_of(home, digest))
+    except OSError:
+        pass  # gone already, or a store that may only be read
+
+
+@contextmanager
+def publishing(path: str) -> Iterator[int]:
+    """Give an empty file to write to, which is at ``path`` once the block ends well.
+
+    Raises StoreError with a remedy where the store cannot be written; nothing is left then.
+    """
+    # The name is nobody else's: threads and other machines may store the same at once.
+    temporary = f"{path}.{os.urandom(6).hex()}{TEMPORARY}"
+    try:
+        target = _create(temporary)
+        try:
+            try:
+                yield target
+            finally:
+                os.close(target)
+            os.replace(temporary, path)
+        except BaseException:
+            quietly(os.unlink, temporary)
+            raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def quietly(call: Callable[[str], object], path: str) -> None:
+    """Call for a path, and let it fail: it is gone, or may only be read."""
+    try:
+        call(path)
+    except OSError:
+        pass
+
+
+def _create(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    # Nobody writes to it again: what is restored is a file of its own.
+    try:
+        return os.open(path, flags, 0o444)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o444)
+
+
+def _fill(
+    source: int, target: int, algorithm: digests.Algorithm, copier: Copier
+) -> tuple[str, int]:
+    """Copy and return what was really copied, for a file may change between two looks at it."""
+    if not copier.clone(source, target):
+        return copier.copy(source, target, algorithm)
+    return copier.digest(target, algorithm)
+
+
+def _unwritable(path: str, error: OSError) -> StoreError:
+    if error.errno in _FULL:
+        hint = "make room, for example with `buildrun cache gc`, or set BUILDRUN_HOME"
+        return StoreError("the disk of the store is full", place=path, hint=hint)
+    text = f"the store cannot be written: {error.strerror or error}"
+    return StoreError(text, place=path, hint="set BUILDRUN_HOME")
