@@ -13,7 +13,7 @@ class Grace(NamedTuple):
     """How long a group that was asked to end may take, in seconds.
 
     interrupt: after SIGINT.
-    end: after any other signal.
+    end: after any other signal, and after a timeout's.
     rest: after SIGINT, for what is still there once the command itself has ended: mostly
         background jobs, which bash starts with SIGINT ignored.
     echo: within this time a second signal is the same request again. `timeout` signals its
@@ -34,34 +34,40 @@ _NEXT: dict[int, int | None] = {signal.SIGTERM: signal.SIGKILL, signal.SIGKILL: 
 # Seconds that the kernel gets to carry out SIGKILL.
 _KILL_TIME = 5.0
 
+# Seconds; poll and epoll take no more than 24 days.
+_LONGEST_WAIT = 86400.0
+
 
 class Ending:
     """Passes the user's signal on to a group; then SIGTERM and SIGKILL, each in its time."""
 
-    def __init__(self, group: int, grace: Grace) -> None:
-        """Take the group that is to end once `ask` or `follow` is called."""
+    def __init__(self, group: int, grace: Grace, timeout: float | None = None) -> None:
+        """Take the group that is to end once it is asked to, or after the timeout in seconds."""
+        self.begun = False
         self.interrupted: int | None = None
+        self.timed_out = False
         self._group = group
         self._grace = grace
-        self._next: int | None = None
-        self._due = 0.0
+        self._next = None if timeout is None else int(signal.SIGTERM)
+        self._due = time.monotonic() + (timeout or 0.0)
         self._asked = 0.0
 
     @property
     def given_up(self) -> bool:
         """Whether not even SIGKILL has helped, as with a process that hangs in the kernel."""
-        return self.interrupted is not None and self._next is None and self._left() == 0
+        return self.begun and self._next is None and self._left() == 0
 
     def seconds(self) -> float | None:
-        """Return the time to the next step, or None where there is none."""
-        return None if self._next is None else self._left()
+        """Return a time to wait before `advance_if_due`, or None where no step is to come."""
+        return None if self._next is None else min(self._left(), _LONGEST_WAIT)
 
     def ask(self, number: int) -> None:
         """Pass the signal on; a later request brings the next step forward."""
         now = time.monotonic()
         if self.interrupted is None:
             self.interrupted = number
-            self._send(number)
+            if not self.begun:
+                self._send(number)
         elif now - self._asked >= self._grace.echo:
             self._advance()
         self._asked = now
@@ -74,18 +80,31 @@ class Ending:
             # Ctrl-C has reached the whole group; twice means "at once" to some programs.
             self.interrupted = number
             self._asked = time.monotonic()
-            self._plan(number)
-        else:
+            if not self.begun:
+                self._plan(number)
+        elif not self.begun:
             self.ask(number)
 
+    def end(self) -> None:
+        """Have the group end for a reason of ours."""
+        if not self.begun:
+            self._send(signal.SIGTERM)
+
+    def postpone(self, seconds: float) -> None:
+        """Leave out a time in which the group was stopped."""
+        self._due += seconds
+
     def leader_has_ended(self) -> None:
-        """Allow what is left after SIGINT less time."""
-        if self.interrupted == signal.SIGINT and self._next == signal.SIGTERM:
+        """Allow what is left after SIGINT less time; a timeout is the leader's alone."""
+        if not self.begun:
+            self._next = None
+        elif self.interrupted == signal.SIGINT and self._next == signal.SIGTERM:
             self._due = min(self._due, time.monotonic() + self._grace.rest)
 
     def advance_if_due(self) -> None:
         """Take the next step if its time has come."""
         if self._next is not None and self._left() == 0:
+            self.timed_out = self.timed_out or not self.begun
             self._advance()
 
     def _left(self) -> float:
@@ -102,6 +121,7 @@ class Ending:
         self._plan(number)
 
     def _plan(self, number: int) -> None:
+        self.begun = True
         self._next = _NEXT.get(number, signal.SIGTERM)
         if number == signal.SIGKILL:
             seconds = _KILL_TIME

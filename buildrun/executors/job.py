@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+# What `timeout` exits with.
+TIMED_OUT = 124
+
 
 class Job(NamedTuple):
     """A command that is ready to run.
@@ -10,20 +13,26 @@ class Job(NamedTuple):
     command: shell text, given whole to ``bash -c``.
     cwd: the absolute directory it runs in.
     environ: every variable it sees.
+    timeout: seconds after which it is ended, else None; time that it is stopped together with us,
+        as by Ctrl-Z, does not count.
     """
 
     command: str
     cwd: str
     environ: Mapping[str, str]
+    timeout: float | None = None
 
 
 class Result(NamedTuple):
     """How a command ended.
 
-    exit_code: the command's own code; 128 plus the number for a command ended by a signal.
+    exit_code: the command's own code; 128 plus the number for a command ended by a signal;
+        TIMED_OUT for one that did not end in time.
     interrupted: the number of the signal by which the user or the system ended the run (Ctrl-C
         included), else None.
+    timed_out: whether the command was ended by its timeout.
     """
 
     exit_code: int
     interrupted: int | None = None
+    timed_out: bool = False

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from buildrun.executors.ending import GRACE, Ending, Grace
 from buildrun.executors.group import Members, send
-from buildrun.executors.job import Job, Result
+from buildrun.executors.job import TIMED_OUT, Job, Result
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
 from buildrun.executors.spawn import find_bash, spawn
 from buildrun.executors.terminal import Terminal
@@ -46,7 +47,8 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
         if descriptor is not None:
             terminal.record_given(group)
         try:
-            return _Watch(group, terminal, signals, grace).to_end()
+            ending = Ending(group, grace, job.timeout)
+            return _Watch(group, terminal, signals, ending).to_end()
         except BaseException:
             # A handler of our caller's has raised; the command must not be lost.
             _destroy(group)
@@ -56,11 +58,11 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
 class _Watch:
     """A running command, with all that is done for it until it has ended."""
 
-    def __init__(self, group: int, terminal: Terminal, signals: Signals, grace: Grace) -> None:
+    def __init__(self, group: int, terminal: Terminal, signals: Signals, ending: Ending) -> None:
         self._group = group
         self._terminal = terminal
         self._signals = signals
-        self._ending = Ending(group, grace)
+        self._ending = ending
 
     def to_end(self) -> Result:
         self._signals.release()
@@ -76,24 +78,32 @@ class _Watch:
             self._ending.follow(number)
         self._ending.leader_has_ended()
         self._note_requests(0)
-        if self._ending.interrupted is not None:
+        if self._ending.begun:
             self._rest_to_end()
+        if self._ending.timed_out:
+            return Result(TIMED_OUT, self._ending.interrupted, True)
         return Result(code, self._ending.interrupted)
 
     def _leader_to_end(self) -> int:
         # Asked without waiting, then waited for by reading: the byte of a SIGCHLD that arrives
         # in between is in the pipe.
-        flags = os.WUNTRACED | (os.WNOHANG if self._signals.active else 0)
+        waits = not self._signals.active and self._ending.seconds() is None
+        flags = os.WUNTRACED | (0 if waits else os.WNOHANG)
         while True:
             pid, status = os.waitpid(self._group, flags)
             if pid == 0:
-                for number in self._signals.read(self._ending.seconds()):
+                for number in self._signals.read(self._pause()):
                     self._receive(number)
                 self._ending.advance_if_due()
             elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             else:
                 return os.waitstatus_to_exitcode(status)
+
+    def _pause(self) -> float | None:
+        # Outside the main thread nothing tells of the command's end before its timeout.
+        seconds = self._ending.seconds()
+        return seconds if self._signals.active else min(seconds or 0, _LAST_PAUSE)
 
     def _rest_to_end(self) -> None:
         members = Members(self._group)
@@ -143,7 +153,9 @@ class _Watch:
         self._terminal.take_back()
         # Unlike SIGSTOP, SIGTSTP is discarded where nobody could continue us.
         own = signal.SIGTSTP if number == signal.SIGSTOP else number
+        before = time.monotonic()
         self._signals.stop(own, siblings=siblings)
+        self._ending.postpone(time.monotonic() - before)
         wants_terminal = number in (signal.SIGTTIN, signal.SIGTTOU)
         if self._was_continued(0) or number == signal.SIGTSTP:
             self._resume()

@@ -28,8 +28,8 @@ class Signals:
     arrives, so a signal that comes just before we block in ``read`` still wakes us. That is what
     a flag set by a Python handler cannot do: PEP 475 restarts the call it interrupted.
 
-    From entry until `release` signals are blocked: whatever arrives while the command is
-    forked waits, and is read once the command can be told of it.
+    From entry or `hold` until `release` signals are blocked: whatever arrives while the command
+    is forked waits, and is read once the command can be told of it.
 
     What our caller ignores, as `nohup` does with SIGHUP, stays ignored. Outside the main thread
     handlers cannot be installed: then nothing is caught, and the caller answers for signals.
@@ -49,7 +49,7 @@ class Signals:
         # call that blocks, and the old mask must be known by then.
         self.mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+            self.hold()
             self._install()
         except BaseException:
             self._uninstall()
@@ -64,6 +64,14 @@ class Signals:
     ) -> None:
         """Put handlers and mask back, and raise again what was not read."""
         self._uninstall()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for until `read` has something."""
+        return self._reader
+
+    def hold(self) -> None:
+        """Block signals while a command is started."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
     def release(self) -> None:
         """Let signals arrive; even where our caller has blocked those we cannot do without."""

@@ -11,10 +11,13 @@ import errno
 import os
 import signal
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.job import Job
+
+# What becomes a command's stdin, stdout and stderr; none of them is itself one of ours.
+Streams = tuple[int, int, int]
 
 # Python ignores them at its own start; commands such as `yes | head` rely on the default.
 _IGNORED_BY_PYTHON = tuple(
@@ -34,14 +37,50 @@ def find_bash(job: Job) -> str:
     )
 
 
+def open_pipe() -> tuple[int, int]:
+    """Return a new pipe's reader and writer, neither of them a standard stream; raises OSError.
+
+    Where a standard stream of ours is closed its number is free, and a stream that is given to a
+    command could overwrite the pipe.
+    """
+    reader, writer = os.pipe()
+    try:
+        reader = above_standard(reader)
+        writer = above_standard(writer)
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+    return reader, writer
+
+
+def above_standard(descriptor: int) -> int:
+    """Return the descriptor, moved where its number is a standard stream's; raises OSError."""
+    if descriptor > 2:
+        return descriptor
+    import fcntl  # only needed where a standard stream is closed
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
 def spawn(
-    bash: str, job: Job, *, terminal: int | None, caught: Iterable[int], mask: set[int]
+    bash: str,
+    job: Job,
+    *,
+    terminal: int | None,
+    caught: Iterable[int],
+    mask: set[int],
+    streams: Streams | None = None,
 ) -> int:
     """Start the command as the leader of a new process group, and return the group's number.
 
     terminal: a descriptor of the terminal whose foreground the group becomes, else None.
     caught: the signals that may have handlers of ours; the caller has blocked them.
     mask: the signals that stay blocked in the command.
+    streams: what the command has instead of our standard streams. It then leads a session of its
+        own, which has no terminal: what asks there for a password fails, instead of being stopped.
 
     Raises ExecutionError where the command cannot be started. Once this has returned, the
     command runs in its group and bash has been loaded. Descriptors of this process are not
@@ -49,16 +88,26 @@ def spawn(
     such as make's job server or bash's ``<(...)``, is.
     """
     if terminal is None and _is_here(job.cwd):
-        return _spawn_here(bash, job, mask)
-    return _fork(bash, job, terminal, caught, mask)
+        try:
+            return _spawn_here(bash, job, mask, streams)
+        except NotImplementedError:
+            pass  # a C library that knows no new sessions
+    return _fork(bash, job, terminal, caught, mask, streams)
 
 
-def _spawn_here(bash: str, job: Job, mask: set[int]) -> int:
+def _spawn_here(bash: str, job: Job, mask: set[int], streams: Streams | None) -> int:
     """Start the command as it is; what we catch gets its default by exec itself."""
     argv = ("bash", "-c", job.command)
+    group: dict[str, Any] = {"setpgroup": 0} if streams is None else {"setsid": True}
     try:
         return os.posix_spawn(
-            bash, argv, job.environ, setpgroup=0, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            bash,
+            argv,
+            job.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, n, i) for i, n in enumerate(streams or ())],
+            setsigmask=mask,
+            setsigdef=_IGNORED_BY_PYTHON,
+            **group,
         )
     except OSError as error:
         raise _failure(job, "exec", error.errno or 0, _reason(error)) from None
@@ -66,13 +115,23 @@ def _spawn_here(bash: str, job: Job, mask: set[int]) -> int:
         raise _failure(job, "exec", 0, str(error)) from None
 
 
-def _fork(bash: str, job: Job, terminal: int | None, caught: Iterable[int], mask: set[int]) -> int:
+def _fork(
+    bash: str,
+    job: Job,
+    terminal: int | None,
+    caught: Iterable[int],
+    mask: set[int],
+    streams: Streams | None,
+) -> int:
     """Start the command after what only a process of its own can do.
 
     With other threads about, any lock they hold stays locked in the child. So until exec it makes
     hardly more than system calls: it imports nothing and logs nothing.
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = open_pipe()
+    except OSError as error:
+        raise ExecutionError(f"no process can be started: {_reason(error)}") from None
     try:
         pid = os.fork()
     except OSError as error:
@@ -80,7 +139,7 @@ def _fork(bash: str, job: Job, terminal: int | None, caught: Iterable[int], mask
         os.close(writer)
         raise ExecutionError(f"no process can be started: {_reason(error)}") from None
     if pid == 0:
-        _become(bash, job, writer, terminal, caught, mask)
+        _become(bash, job, writer, terminal, caught, mask, streams)
     os.close(writer)
     try:
         report = os.read(reader, 4096)
@@ -100,12 +159,21 @@ def _fork(bash: str, job: Job, terminal: int | None, caught: Iterable[int], mask
 
 
 def _become(
-    bash: str, job: Job, writer: int, terminal: int | None, caught: Iterable[int], mask: set[int]
+    bash: str,
+    job: Job,
+    writer: int,
+    terminal: int | None,
+    caught: Iterable[int],
+    mask: set[int],
+    streams: Streams | None,
 ) -> NoReturn:
     """Turn the forked child into the command; the pipe is closed by exec, or says what failed."""
     step = "start"
     try:
-        os.setpgid(0, 0)
+        if streams is None:
+            os.setpgid(0, 0)
+        else:
+            os.setsid()
         if terminal is not None:
             # SIGTTOU is blocked, so this succeeds from the background; and it is done before
             # exec, so the command never sees itself there.
@@ -120,6 +188,8 @@ def _become(
                 signal.signal(number, signal.SIG_DFL)
         for number in _IGNORED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
+        for number, descriptor in enumerate(streams or ()):
+            os.dup2(descriptor, number)
         step = "cwd"
         os.chdir(job.cwd)
         step = "exec"

@@ -1,0 +1,288 @@
+"""Runs several commands of this machine at once, and captures what they write.
+
+Each command has a session and a process group of its own, nothing to read and no terminal. As
+with `local`, what leaves the group is left alone, and so is what a command has left running when
+it ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+
+from buildrun.errors import ExecutionError
+from buildrun.executors.captured import Captured, Sink
+from buildrun.executors.ending import GRACE, Grace
+from buildrun.executors.group import send
+from buildrun.executors.job import Job, Result
+from buildrun.executors.mailbox import Mailbox
+from buildrun.executors.signals import ENDING, Signals
+from buildrun.executors.spawn import above_standard
+
+__all__ = ["Sink", "Supervisor"]
+
+
+class Supervisor:
+    """Runs commands side by side; every child is a process group of its own.
+
+    Everything happens in one loop in the main thread, sinks and posted calls included, so they
+    need no locks against each other; while one of them takes its time, nothing else is served.
+    """
+
+    def __init__(self) -> None:
+        """Prepare; nothing is caught before entry."""
+        self._signals = Signals()
+        self._mailbox = Mailbox()
+        self._open = ExitStack()
+        self._selector: selectors.BaseSelector
+        self._null = -1
+        self._thread = 0
+        self._running: dict[int, tuple[Captured, _Order]] = {}
+        self._ticks: list[_Tick] = []
+        self._child_has_ended = False
+        self._interrupted: int | None = None
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._orders: set[_Order] = set()
+        # The signal in whose name nothing is started any more.
+        self._refusing: int | None = None
+
+    def __enter__(self) -> Supervisor:
+        """Catch signals as `Signals` does; raises ExecutionError without descriptors."""
+        with ExitStack() as stack:
+            stack.enter_context(self._signals)
+            if not self._signals.active:
+                raise RuntimeError("a supervisor belongs to the main thread")
+            try:
+                stack.enter_context(self._mailbox)
+                self._selector = stack.enter_context(selectors.DefaultSelector())
+                self._null = above_standard(os.open(os.devnull, os.O_RDONLY))
+                stack.callback(os.close, self._null)
+            except OSError as error:
+                raise ExecutionError(f"commands cannot be supervised: {error.strerror}") from None
+            self._selector.register(self._signals, selectors.EVENT_READ)
+            self._selector.register(self._mailbox, selectors.EVENT_READ)
+            self._thread = threading.get_ident()
+            self._signals.release()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Bring what still runs to its end, and let every `run` return; then as it was before."""
+        with self._open:
+            try:
+                self._end_all()
+            finally:
+                # A handler of our caller's has raised; no command and no thread must be lost.
+                for captured, _ in tuple(self._running.values()):
+                    captured.destroy()
+                self._settle()
+
+    @property
+    def interrupted(self) -> int | None:
+        """The number of the signal that has asked us to end, else None."""
+        return self._interrupted
+
+    def run(self, job: Job, sink: Sink, *, grace: Grace = GRACE) -> Result:
+        """Run the command to its end; from any thread but the loop's.
+
+        sink: is called in the loop's thread. What it raises ends the command, and is raised here.
+        grace: how long the command may take once it is asked to end.
+
+        After its end, what the command has left running in the background may write for a tenth
+        of a second more; then its output is closed. Once we are to end nothing is started, and
+        the result is as if the command had been ended by that signal at once.
+
+        Raises ExecutionError where the command cannot be started.
+        """
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("the loop cannot wait for a command")
+        order = _Order(job, sink, grace)
+        with self._lock:
+            if self._refusing is not None:
+                return _refused(self._refusing)
+            self._orders.add(order)
+        self.post(partial(self._start, order))
+        return order.wait()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have it called in the loop's thread soon; what it raises leaves the loop."""
+        self._mailbox.post(call)
+
+    def tick(self, seconds: float, call: Callable[[], None]) -> None:
+        """Have it called in the loop's thread every so often; only in that thread."""
+        self._ticks.append(_Tick(seconds, call))
+
+    def loop(self, done: Callable[[], bool]) -> int | None:
+        """Serve commands, signals and posted calls until it is done and no command runs.
+
+        done: is asked after every event. It decides after an interruption too, so that posted
+            results are not lost.
+
+        Return the number of the signal by which the user has ended the run, or None.
+        """
+        while not done() or self._running:
+            self._serve()
+            if call := self._mailbox.take():
+                call()
+            for tick in self._ticks:
+                tick.call_if_due()
+        return self._interrupted
+
+    def _serve(self) -> None:
+        """Wait for the next event, and do what it is for."""
+        for key, _ in self._selector.select(self._seconds()):
+            if key.fileobj is self._signals:
+                # Any signal: SIGCHLD's own number is lost where the pipe is full of others.
+                self._child_has_ended = True
+                for number in self._signals.read(0):
+                    self._receive(number)
+            elif key.fileobj is self._mailbox:
+                self._mailbox.quiet()
+            else:
+                key.data.read(key.fd)
+        leader, self._child_has_ended = self._child_has_ended, False
+        for captured, _ in self._running.values():
+            if leader or captured.seconds() == 0:
+                captured.look(leader=leader)
+        self._settle()
+
+    def _seconds(self) -> float | None:
+        if len(self._mailbox):
+            return 0
+        waits = [captured.seconds() for captured, _ in self._running.values()]
+        waits += [tick.seconds() for tick in self._ticks]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
+
+    def _receive(self, number: int) -> None:
+        if number in ENDING:
+            self._interrupted = self._interrupted or number
+            self._refuse(number)
+            for captured, _ in self._running.values():
+                captured.ending.ask(number)
+        elif number == signal.SIGTSTP:
+            self._suspend()
+        elif number == signal.SIGCONT:
+            self._send(signal.SIGCONT)
+
+    def _suspend(self) -> None:
+        """Stop with all commands, so that our shell takes over; go on after `fg` or `bg`."""
+        # In a session of which nobody could continue it, SIGTSTP would be discarded.
+        self._send(signal.SIGSTOP)
+        before = time.monotonic()
+        self._signals.stop(signal.SIGTSTP, siblings=False)
+        stopped = time.monotonic() - before
+        for captured, _ in self._running.values():
+            captured.ending.postpone(stopped)
+        self._send(signal.SIGCONT)
+        for number in self._signals.read(0):
+            if number != signal.SIGCONT:
+                self._receive(number)
+
+    def _send(self, number: int) -> None:
+        for group in self._running:
+            send(group, number)
+
+    def _start(self, order: _Order) -> None:
+        with self._lock:
+            self._orders.discard(order)
+        if self._refusing is not None:
+            order.settle(_refused(self._refusing), None)
+            return
+        self._signals.hold()
+        try:
+            captured = Captured(
+                order.job,
+                order.sink,
+                order.grace,
+                stdin=self._null,
+                mask=self._signals.mask,
+                selector=self._selector,
+            )
+            self._running[captured.group] = captured, order
+        except Exception as error:
+            order.settle(None, error)
+        finally:
+            self._signals.release()
+
+    def _settle(self) -> None:
+        """Hand over the results of commands that have ended."""
+        for group, (captured, order) in tuple(self._running.items()):
+            if captured.ended:
+                del self._running[group]
+                order.settle(captured.result, captured.error)
+
+    def _refuse(self, number: int) -> None:
+        with self._lock:
+            self._refusing = self._refusing or number
+
+    def _end_all(self) -> None:
+        self._refuse(signal.SIGTERM)
+        with self._lock:
+            orders, self._orders = self._orders, set()
+        for order in orders:
+            order.settle(_refused(self._refusing or signal.SIGTERM), None)
+        for captured, _ in self._running.values():
+            if not captured.ending.begun:
+                captured.ending.ask(signal.SIGTERM)
+        while self._running:
+            self._mailbox.take()  # too late
+            self._serve()
+
+
+class _Order:
+    """A command to be run, and the thread that waits for it."""
+
+    def __init__(self, job: Job, sink: Sink, grace: Grace) -> None:
+        self.job = job
+        self.sink = sink
+        self.grace = grace
+        self._settled = threading.Event()
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+
+    def settle(self, result: Result | None, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+        self._settled.set()
+
+    def wait(self) -> Result:
+        self._settled.wait()
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            raise RuntimeError("a command has ended without a result")
+        return self._result
+
+
+class _Tick:
+    """A call that is made every so often."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._due = time.monotonic() + seconds
+
+    def seconds(self) -> float:
+        return max(0.0, self._due - time.monotonic())
+
+    def call_if_due(self) -> None:
+        if self.seconds() == 0:
+            self._due = time.monotonic() + self._seconds
+            self._call()
+
+
+def _refused(number: int) -> Result:
+    return Result(128 + number, number)
