@@ -1,13 +1,12 @@
 """Looking results up; what is missing or not as it should be is a miss, never an error."""
 
 import os
-import posixpath
 import time
-from collections.abc import Mapping, Sequence
 
 from buildrun.home import Home
 from buildrun.store import blobs
-from buildrun.store.manifest import Manifest, decode, is_output
+from buildrun.store.flaw import flaw
+from buildrun.store.manifest import Manifest, decode
 from buildrun.tree import listing
 from buildrun.tree.listing import Entry
 
@@ -69,67 +68,6 @@ def listing_of(home: Home, digest: str) -> tuple[Entry, ...] | None:
         return None
 
 
-def flaw(entries: Sequence[Entry], declared: Sequence[str]) -> str | None:
-    """Return why entries are not what these outputs can be, or None.
-
-    Nothing may lie, or lead, outside of what was declared and of the project.
-    """
-    outputs = {path.rstrip("/"): path for path in declared}
-    if not all(map(is_output, declared)) or len(outputs) != len(declared):
-        return "the declared outputs are no paths in the project"
-    if any(output_of(posixpath.dirname(path), outputs) for path in outputs):
-        return "the declared outputs overlap"
-    kinds = {entry.path: entry.kind for entry in entries}
-    for path, name in outputs.items():
-        if name.endswith("/") and kinds.get(path, "directory") != "directory":
-            return f"`{name}` is not a directory"
-    found = {output_of(entry.path, outputs) for entry in entries}
-    if None in found:
-        return "there is more than what was declared"
-    if len(found) != len(outputs):
-        return "an output is missing"
-    for entry in entries:
-        if not _is_below_directories(entry.path, kinds):
-            return f"`{entry.path}` lies in something that is no directory"
-        if entry.kind == "symlink" and not _stays(entry):
-            return f"`{entry.path}` leads out of the project"
-        if entry.kind in ("file", "executable") and not blobs.is_digest(entry.content):
-            return f"`{entry.path}` has no digest"
-    return None
-
-
-def output_of(path: str, outputs: Mapping[str, object]) -> str | None:
-    """Return which output a path is or lies in; outputs: by path without a slash at the end."""
-    while path:
-        if path in outputs:
-            return path
-        path = posixpath.dirname(path)
-    return None
-
-
-def _is_below_directories(path: str, kinds: Mapping[str, str]) -> bool:
-    above = posixpath.dirname(path)
-    while above:
-        if kinds.get(above, "directory") != "directory":
-            return False
-        above = posixpath.dirname(above)
-    return True
-
-
-def _stays(link: Entry) -> bool:
-    """Return whether a link leads to a place inside the project, whatever else is a link.
-
-    So `..` may stand at the beginning only: behind a name it climbs from wherever that leads.
-    """
-    parts = link.content.split("/")
-    if not link.content or "\0" in link.content or parts[0] == "":
-        return False
-    climbs = 0
-    while climbs < len(parts) and parts[climbs] == "..":
-        climbs += 1
-    return climbs <= link.path.count("/") and ".." not in parts[climbs:]
-
-
 def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
     """Return all contents that a result names, with their sizes where these are known."""
     named: dict[str, int | None] = {
@@ -141,4 +79,3 @@ def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
         if entry.kind in ("file", "executable"):
             named[entry.content] = entry.size
     return named
-

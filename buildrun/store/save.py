@@ -2,25 +2,29 @@
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from buildrun.errors import StoreError
 from buildrun.home import Home
 from buildrun.store import blobs
 from buildrun.store.copying import Copier
-from buildrun.store.load import flaw, path_of
+from buildrun.store.flaw import flaw
+from buildrun.store.load import path_of
 from buildrun.store.manifest import Manifest, encode
 from buildrun.store.within import open_directory
 from buildrun.tree import listing
-from buildrun.tree.fingerprints import Taken
 from buildrun.tree.listing import Entry
+
+if TYPE_CHECKING:
+    from buildrun.tree.fingerprints import Taken
 
 
 def save(
     home: Home,
     root: str,
     manifest: Manifest,
-    outputs: Taken,
-    inputs: Taken | None,
+    outputs: "Taken",
+    inputs: "Taken | None",
     log_path: str,
 ) -> Manifest:
     """Store a result and return its manifest as it was stored.

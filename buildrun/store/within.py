@@ -28,7 +28,7 @@ def open_directory(root: str, path: str, *, make: bool = False) -> int:
     return directory
 
 
-def enter(directory: int, name: str) -> int:
+def enter(directory: int | None, name: str) -> int:
     """Return a descriptor of a directory in another one; raises OSError, also for a link."""
     return os.open(name, _DIRECTORY, dir_fd=directory)
 
