@@ -1,0 +1,192 @@
+"""Threads for work that may hang, and the moment when any of it last moved.
+
+A call that never returns cannot be ended from outside: its thread is left behind. All of them
+are daemons, so that they do not keep the process; ``concurrent.futures`` would wait for them.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+Result = TypeVar("Result")
+
+# Bytes in a second that a connection must carry where their progress cannot be seen: 4 Mbit/s.
+_SLOWEST = 512 << 10
+
+# Seconds between two looks of a waiter at how far the work is.
+_GLANCE = 0.1
+# A waiter looks at the clock this often; one that sleeps far longer was itself stopped (Ctrl-Z).
+_TICK = 0.5
+
+
+class Stalled(Exception):
+    """Nothing has moved for too long."""
+
+
+class Stopped(Exception):
+    """Nobody waits for the work any more."""
+
+
+class Task(Generic[Result]):
+    """One piece of work.
+
+    done: whether it has ended; then ``error`` is set or ``result`` is what the work returned.
+    """
+
+    def __init__(self, lane: "Lane", work: Callable[["Task[Any]"], Result]) -> None:
+        """Keep the work until a thread is free."""
+        self._lane = lane
+        self._work = work
+        self._dropped = False
+        self.done = False
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+
+    def move(self) -> None:
+        """Tell that bytes have arrived or left; raises Stopped where nobody wants more."""
+        self._lane.move()
+        if self._dropped or self._lane.stopped:
+            raise Stopped
+
+    def commit(self, publish: Callable[[], None]) -> None:
+        """Make the outcome visible; raises Stopped where whoever asked for it has gone."""
+        with self._lane.changed:
+            if self._dropped or self._lane.stopped:
+                raise Stopped
+            publish()
+
+    @contextmanager
+    def unseen(self, size: int) -> Iterator[None]:
+        """Allow more time while ``size`` bytes travel without a sign of their progress."""
+        self.move()
+        self._lane.owe(size)
+        try:
+            yield
+        finally:
+            self._lane.owe(-size)
+        self.move()
+
+    def drop(self) -> None:
+        """Forget the work: from now on it changes nothing that others see."""
+        with self._lane.changed:
+            self._dropped = True
+
+    def run(self) -> None:
+        """Do the work, in a thread of the lane."""
+        try:
+            self.result = self._work(self)
+        except BaseException as error:
+            self.error = error
+
+
+class Lane:
+    """Up to ``width`` pieces of work at once, in order.
+
+    seconds: how long all of them together may be without progress.
+    stopped: whether no more is started and what runs is to end soon.
+    """
+
+    def __init__(self, width: int, seconds: float) -> None:
+        """Start no thread yet."""
+        self.changed = threading.Condition()
+        self.stopped = False
+        self._width = width
+        self._seconds = seconds
+        self._waiting: deque[Task[Any]] = deque()
+        self._threads = 0
+        self._busy = 0
+        self._owed = 0
+        self._moved = monotonic()
+
+    def start(self, work: Callable[[Task[Any]], Result], *, first: bool = False) -> Task[Result]:
+        """Queue the work, at the front where it is to be ``first``; at once stopped, if we are."""
+        task = Task(self, work)
+        with self.changed:
+            if self.stopped:
+                task.error, task.done = Stopped(), True
+                return task
+            (self._waiting.appendleft if first else self._waiting.append)(task)
+            self.changed.notify_all()
+            if self._threads < min(self._width, self._busy + len(self._waiting)):
+                self._threads += 1
+                threading.Thread(target=self._work, name="remote cache", daemon=True).start()
+        return task
+
+    def wait(self, tasks: Iterable[Task[Result]], tick: Callable[[], None] | None = None) -> None:
+        """Return when the tasks have ended.
+
+        tick: is called now and then. Raises Stalled; whatever interrupts the wait passes.
+        """
+        waited = list(tasks)
+
+        def ended() -> bool:
+            while waited and waited[-1].done:
+                waited.pop()
+            return not waited
+
+        self._until(ended, tick)
+
+    def drain(self, tick: Callable[[], None] | None = None) -> None:
+        """Return when nothing waits or runs; raises Stalled."""
+        self._until(lambda: not (self._waiting or self._busy), tick)
+
+    def stop(self) -> None:
+        """Start nothing more; what waits ends now, what runs at its next move."""
+        with self.changed:
+            self.stopped = True
+            while self._waiting:
+                task = self._waiting.popleft()
+                task.error, task.done = Stopped(), True
+            self.changed.notify_all()
+
+    def settle(self, seconds: float) -> None:
+        """Return when nothing runs, or after the seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self._busy, seconds)
+
+    def move(self) -> None:
+        """Take note that something has moved."""
+        self._moved = monotonic()
+
+    def owe(self, size: int) -> None:
+        """Take note that so many more bytes, or fewer, travel unseen."""
+        with self.changed:
+            self._owed += size
+
+    def _until(self, ended: Callable[[], bool], tick: Callable[[], None] | None) -> None:
+        glanced = 0.0
+        while True:
+            with self.changed:
+                before = monotonic()
+                left = self._moved + self._seconds + self._owed / _SLOWEST - before
+                if ended():
+                    return
+                if self._busy and left <= 0:
+                    raise Stalled
+                self.changed.wait(min(left, _TICK) if self._busy else _TICK)
+                if monotonic() - before > _TICK + 2:
+                    self.move()
+            if tick and monotonic() - glanced > _GLANCE:
+                tick()
+                glanced = monotonic()
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                while not self._waiting:
+                    if self.stopped:
+                        return
+                    self.changed.wait()
+                task = self._waiting.popleft()
+                if not self._busy:
+                    self.move()
+                self._busy += 1
+            task.run()
+            with self.changed:
+                self._busy -= 1
+                self.move()
+                task.done = True
+                self.changed.notify_all()
