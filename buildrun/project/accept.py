@@ -7,6 +7,7 @@ goes to jsonschema, whose word counts. A test holds the two against each other.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -86,6 +87,10 @@ def _additional(wanted: Any, value: Any, schema: Schema, root: Schema) -> bool:
     return all(_conforms(wanted, value[key], root) for key in extra)
 
 
+def _property_names(wanted: Any, value: Any, _: Schema, root: Schema) -> bool:
+    return not isinstance(value, dict) or all(_conforms(wanted, key, root) for key in value)
+
+
 def _items(wanted: Any, value: Any, schema: Schema, root: Schema) -> bool:
     start = len(schema.get("prefixItems", ()))
     return not isinstance(value, list) or all(
@@ -97,6 +102,10 @@ def _prefix_items(wanted: Any, value: Any, _: Schema, root: Schema) -> bool:
     return not isinstance(value, list) or all(
         _conforms(schema, item, root) for schema, item in zip(wanted, value, strict=False)
     )
+
+
+def _bound(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any, Schema, Schema], bool]:
+    return lambda wanted, value, *_: not _TYPES["number"](value) or holds(value, wanted)
 
 
 def _reference(wanted: Any, value: Any, _: Schema, root: Schema) -> bool:
@@ -117,6 +126,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Schema, Schema], bool]] = {
     "const": lambda wanted, value, *_: _same(wanted, value),
     "properties": _properties,
     "additionalProperties": _additional,
+    "propertyNames": _property_names,
     "items": _items,
     "prefixItems": _prefix_items,
     "$ref": _reference,
@@ -130,4 +140,7 @@ _CHECKS: dict[str, Callable[[Any, Any, Schema, Schema], bool]] = {
     "minLength": lambda wanted, value, *_: not isinstance(value, str) or len(value) >= wanted,
     "minItems": lambda wanted, value, *_: not isinstance(value, list) or len(value) >= wanted,
     "maxItems": lambda wanted, value, *_: not isinstance(value, list) or len(value) <= wanted,
+    "minimum": _bound(operator.ge),
+    "maximum": _bound(operator.le),
+    "exclusiveMinimum": _bound(operator.gt),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from buildrun.project.compose import Path
 from buildrun.project.diagnostics import Severity
@@ -15,28 +15,69 @@ _BRACES = "write `{{` and `}}` for braces that the command should hold"
 
 
 def check_command(
-    findings: Findings, path: Path, command: str, defaults: Mapping[str, str | None]
+    findings: Findings,
+    path: Path,
+    command: str,
+    defaults: Mapping[str, str | None],
+    handed_down: Collection[str] = (),
 ) -> None:
     """Check the command of the entry point at ``path``.
 
     defaults: its parameters with their default text, None where a value is required.
+    handed_down: those that what it depends on gets.
     """
     _check_cuts(findings, (*path, "command"), command)
-    try:
-        found = placeholders(command)
-    except ValueError as error:
-        message = f"the command is no format string: {_lower(str(error))}"
-        findings.error("bad-template", message, (*path, "command"), hint=_BRACES)
+    found = _placeholders(findings, (*path, "command"), command, "the command")
+    if found is None:
         return
     _check_placeholders(findings, (*path, "command"), found, defaults)
     used = {item.name for item in found}
-    _check_unused(findings, (*path, "parameters"), defaults, used)
-    if used <= set(defaults):
-        problem = trial(command, defaults)
-        if problem is not None:
-            message = f"the command cannot be filled in: {_lower(problem)}"
-            hint = "every value is text: use `{name}` alone, or a text format such as `{name:>8}`"
-            findings.error("bad-template", message, (*path, "command"), hint=hint)
+    _check_unused(findings, (*path, "parameters"), defaults, used.union(handed_down))
+    _check_trial(findings, (*path, "command"), command, defaults, used, "the command")
+
+
+def check_value(
+    findings: Findings, path: Path, value: str, defaults: Mapping[str, str | None]
+) -> set[str]:
+    """Check a value that is handed down; return the names that it uses.
+
+    defaults: the parameters of the entry point that hands it down, as for ``check_command``.
+    """
+    found = _placeholders(findings, path, value, "the value")
+    if found is None:
+        return set()
+    # No shell reads it before it is quoted as a whole.
+    plain = tuple(item._replace(quote="", dollar=False) for item in found)
+    _check_placeholders(findings, path, plain, defaults)
+    used = {item.name for item in found}
+    _check_trial(findings, path, value, defaults, used, "the value")
+    return used
+
+
+def _placeholders(
+    findings: Findings, path: Path, template: str, what: str
+) -> tuple[Placeholder, ...] | None:
+    try:
+        return placeholders(template)
+    except ValueError as error:
+        message = f"{what} is no format string: {_lower(str(error))}"
+        findings.error("bad-template", message, path, hint=_BRACES)
+        return None
+
+
+def _check_trial(
+    findings: Findings,
+    path: Path,
+    template: str,
+    defaults: Mapping[str, str | None],
+    used: set[str],
+    what: str,
+) -> None:
+    problem = trial(template, defaults) if used <= set(defaults) else None
+    if problem is not None:
+        message = f"{what} cannot be filled in: {_lower(problem)}"
+        hint = "every value is text: use `{name}` alone, or a text format such as `{name:>8}`"
+        findings.error("bad-template", message, path, hint=hint)
 
 
 def _check_placeholders(
@@ -64,7 +105,7 @@ def _problem(
 ) -> tuple[Severity, str, str, str] | None:
     """Return severity, code, message and hint of what is wrong with a placeholder."""
     if not item.name or item.name.isdigit():
-        message = f"`{item.source[:60]}}}` is a field by position; only names fill a command"
+        message = f"`{item.source[:60]}}}` is a field by position; only names are filled in"
         return "error", "bad-template", message, f"write a parameter's name; {_BRACES}"
     if item.name not in defaults:
         message = f"no parameter fills `{{{item.name[:60]}}}`"

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from buildrun.memo import Reader
+from buildrun.project.check_inputs import unmatched
 from buildrun.project.check_kubernetes import KEYS, check_kubernetes, load_json
 from buildrun.project.choose_environment import EnvironmentFile
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.document import Document, load
 from buildrun.project.findings import Findings
-from buildrun.project.read import is_misnamed, read_environment, survey
+from buildrun.project.read import FileReading, Survey, is_misnamed, read_environment, survey
 
 Kind = Literal["mlproject", "python_env", "conda", "kubernetes"]
 
@@ -64,7 +65,7 @@ def check_files(arguments: Sequence[str], cwd: str, reader: Reader) -> tuple[Row
             missing = Diagnostic("error", "missing-file", "the path is empty", cwd)
             rows.append(Row(argument, cwd, (missing,)))
         elif os.path.isdir(path):
-            rows += [Row(argument, *file) for file in survey(path, reader).files]
+            rows += [Row(argument, *file) for file in _surveyed(survey(path, reader))]
         else:
             rows.append(Row(argument, path, _check_file(path, cwd, reader)))
     return tuple(rows)
@@ -93,12 +94,24 @@ def _check_file(path: str, cwd: str, reader: Reader) -> tuple[Diagnostic, ...]:
 
 
 def _check_mlproject(path: str, reader: Reader) -> tuple[Diagnostic, ...]:
-    found = survey(os.path.dirname(path), reader, path).files[0].diagnostics
+    found = _surveyed(survey(os.path.dirname(path), reader, path))[0].diagnostics
     if not is_misnamed(os.path.basename(path)):
         return found
     message = "MLflow ignores this file: it must be called `MLproject`"
     hint = "rename it to `MLproject`"
     return (Diagnostic("warning", "misnamed-file", message, path, hint=hint), *found)
+
+
+def _surveyed(found: Survey) -> tuple[FileReading, ...]:
+    """Return the findings file by file, with those that only a look at the disk brings."""
+    spec = found.spec
+    if spec is None or spec.file is None or not any(item.inputs for item in spec.entry_points):
+        return found.files
+    first, *rest = found.files
+    told = {(item.line, item.column) for item in first.diagnostics if item.severity == "error"}
+    more = [item for item in unmatched(spec) if (item.line, item.column) not in told]
+    every = sorted((*first.diagnostics, *more), key=lambda item: (item.line, item.column))
+    return FileReading(first.path, tuple(every)), *rest
 
 
 def _kind_by_content(document: Document) -> Kind | None:

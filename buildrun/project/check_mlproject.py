@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from buildrun.project.check_command import check_command
-from buildrun.project.check_scalar import FLOATS, check_scalar
-from buildrun.project.compose import Path
+from buildrun.project.check_entry_point import check_steps, read_entry_point
+from buildrun.project.check_scalar import check_scalar
 from buildrun.project.findings import Findings
-from buildrun.project.spec import EntryPoint, Parameter
+from buildrun.project.spec import EntryPoint
 
 ENVIRONMENTS = ("docker_env", "python_env", "conda_env")
 
@@ -35,8 +34,11 @@ def read_name(findings: Findings, fallback: str) -> str:
     return str(value)
 
 
-def read_entry_points(findings: Findings) -> tuple[EntryPoint, ...]:
-    """Return the entry points that have a command, and check all of them."""
+def read_entry_points(findings: Findings, reserved: Mapping[str, str]) -> tuple[EntryPoint, ...]:
+    """Return the entry points that have a command, and check all of them.
+
+    reserved: what lies at which path in the root and can be no output.
+    """
     declared = findings.document.value.get("entry_points")
     if not isinstance(declared, dict):
         return ()
@@ -48,8 +50,9 @@ def read_entry_points(findings: Findings) -> tuple[EntryPoint, ...]:
             hint = "put the name in quotes"
             findings.warning("unreachable-entry-point", message, path, key=True, hint=hint)
         if isinstance(value, dict):
-            found.append(_entry_point(findings, path, value))
-    return tuple(entry_point for entry_point in found if entry_point is not None)
+            found.append(read_entry_point(findings, path, value, reserved))
+    check_steps(findings, [item for item, _ in found])
+    return tuple(entry_point for _, entry_point in found if entry_point is not None)
 
 
 def check_environment_keys(findings: Findings) -> None:
@@ -108,53 +111,3 @@ def _parameter_types(entry_points: object) -> list[object]:
         for value in parameters.values() if isinstance(parameters, dict) else ():
             found.append(value.get("type") if isinstance(value, dict) else value)
     return found
-
-
-def _entry_point(findings: Findings, path: Path, value: Mapping[Any, Any]) -> EntryPoint | None:
-    declared = value.get("parameters", {})
-    parameters = _parameters(findings, (*path, "parameters"), declared)
-    command = value.get("command")
-    if not isinstance(command, str):
-        return None
-    if declared is None or isinstance(declared, dict):
-        defaults: dict[str, str | None] = {str(key): None for key in declared or ()}
-        defaults.update((parameter.name, parameter.default) for parameter in parameters)
-        check_command(findings, path, command, defaults)
-    return EntryPoint(str(path[-1]), parameters, command)
-
-
-def _parameters(findings: Findings, path: Path, declared: object) -> tuple[Parameter, ...]:
-    found: dict[str, Parameter] = {}
-    for key, value in declared.items() if isinstance(declared, dict) else ():
-        if not isinstance(key, str):
-            message = f"the name of this parameter is read as `{key}`; MLflow cannot set it"
-            hint = "put the name in quotes"
-            findings.warning("yaml-value", message, (*path, key), key=True, hint=hint)
-        parameter = _parameter(findings, (*path, key), value)
-        if parameter is not None:
-            found[parameter.name] = parameter
-    return tuple(found.values())
-
-
-def _parameter(findings: Findings, path: Path, value: object) -> Parameter | None:
-    name = str(path[-1])
-    if value is None:
-        return Parameter(name)
-    if isinstance(value, str):
-        return Parameter(name, value)
-    if not isinstance(value, dict):
-        return None
-    kind = str(value.get("type", "string"))
-    default = value.get("default")
-    if default is None:
-        return Parameter(name, kind)
-    _check_default(findings, (*path, "default"), default, kind)
-    return Parameter(name, kind, str(default))
-
-
-def _check_default(findings: Findings, path: Path, value: object, kind: str) -> None:
-    if isinstance(value, (dict, list, bytes, set)):
-        message = f"the command gets the text `{str(value)[:60]}`"
-        findings.warning("yaml-value", message, path, hint="write that text in quotes")
-    elif not (isinstance(value, bool) and kind in FLOATS):
-        check_scalar(findings, path, value, "the command gets", exact=False, kind=kind)

@@ -15,13 +15,14 @@ from buildrun.project.check_mlproject import (
     read_entry_points,
     read_name,
 )
+from buildrun.project.check_path import reserved
 from buildrun.project.check_schema import check_schema
 from buildrun.project.choose_environment import EnvironmentFile, environment_files
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.document import Document, load
 from buildrun.project.findings import Findings
 from buildrun.project.locate import find_mlproject
-from buildrun.project.spec import EnvironmentSpec, ProjectSpec, PythonEnv
+from buildrun.project.spec import DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
 
 
 class Reading(NamedTuple):
@@ -124,9 +125,11 @@ def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> Projec
         return ProjectSpec(name, root, path, (), environment)
     check_environment_keys(findings)
     check_databricks(findings)
-    return ProjectSpec(
-        read_name(findings, name), root, path, read_entry_points(findings), environment
-    )
+    files = {path: "the MLproject file"}
+    if not isinstance(environment, DockerEnv) and environment.path is not None:
+        files[environment.path] = "the environment file"
+    entry_points = read_entry_points(findings, reserved(root, files))
+    return ProjectSpec(read_name(findings, name), root, path, entry_points, environment)
 
 
 def _environment(

@@ -1,0 +1,140 @@
+"""What an entry point depends on, and what it hands down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from buildrun.project.check_command import check_value
+from buildrun.project.check_scalar import check_scalar
+from buildrun.project.compose import Path
+from buildrun.project.declared import Declared
+from buildrun.project.dependencies import Graph, cycles
+from buildrun.project.findings import Findings, did_you_mean
+from buildrun.project.spec import Dependency, Parameter
+
+
+def read_dependencies(
+    findings: Findings, path: Path, value: object
+) -> tuple[tuple[Path, Dependency], ...]:
+    """Return the dependencies that name an entry point, with their paths in the document."""
+    found = []
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        where = (*path, index)
+        if isinstance(item, str):
+            found.append((where, Dependency(item)))
+        elif isinstance(item, dict) and isinstance(item.get("entry_point"), str):
+            handed = _handed(findings, (*where, "parameters"), item.get("parameters"))
+            found.append((where, Dependency(item["entry_point"], handed)))
+    return tuple(found)
+
+
+def check_handed_down(
+    findings: Findings,
+    depends_on: Sequence[tuple[Path, Dependency]],
+    defaults: Mapping[str, str | None],
+) -> set[str]:
+    """Check the values handed down as templates; return the parameters that they use.
+
+    defaults: the parameters of the entry point that hands down, as for ``check_command``.
+    """
+    used: set[str] = set()
+    for path, dependency in depends_on:
+        for name, text in dependency.parameters:
+            used |= check_value(findings, (*path, "parameters", name), text, defaults)
+    return used
+
+
+def check_dependencies(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
+    """Check the dependencies of all entry points against each other."""
+    by_name = {entry_point.name: entry_point for entry_point in entry_points}
+    for entry_point in entry_points:
+        seen: set[Dependency] = set()
+        for path, dependency in entry_point.depends_on:
+            target = by_name.get(dependency.entry_point)
+            if dependency in seen:
+                message = f"`{dependency.entry_point}` stands here a second time"
+                findings.warning("repeated-dependency", message, path, hint="keep one of the two")
+            elif target is None:
+                _report_unknown(findings, path, dependency.entry_point, list(by_name))
+            else:
+                _check_parameters(findings, path, dependency, entry_point, target)
+            seen.add(dependency)
+    for cycle in dict.fromkeys(cycles(graph)):
+        _report_cycle(findings, by_name[cycle[0]], cycle)
+
+
+def _handed(findings: Findings, path: Path, value: object) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if not isinstance(item, (str, int, float)):
+            continue  # the schema says so
+        if not isinstance(key, str):
+            message = f"the name of this parameter is read as `{key}`"
+            hint = "put the name in quotes"
+            findings.warning("yaml-value", message, (*path, key), key=True, hint=hint)
+        check_scalar(findings, (*path, key), item, "what is handed down is", exact=False)
+        found[str(key)] = str(item)
+    return tuple(found.items())
+
+
+def _report_unknown(findings: Findings, path: Path, name: str, known: list[str]) -> None:
+    hint = did_you_mean(name, known)
+    if not hint and name.endswith((".py", ".sh", ".R")):
+        hint = f"declare an entry point whose command runs `{name[:60]}`, and name that"
+    hint = hint or f"declare `{name[:60]}` under `entry_points:`, or remove it"
+    message = f"there is no entry point `{name[:60]}` to depend on"
+    findings.error("unknown-dependency", message, path, hint=hint)
+
+
+def _report_cycle(findings: Findings, first: Declared, cycle: tuple[str, ...]) -> None:
+    following = cycle[1] if len(cycle) > 1 else cycle[0]
+    path = next(path for path, item in first.depends_on if item.entry_point == following)
+    alone = "the entry point waits for itself"
+    what = "the entry points wait for each other" if len(cycle) > 1 else alone
+    message = f"{what}: {' -> '.join((*cycle, cycle[0]))}"
+    findings.error("dependency-cycle", message, path, hint="remove one of them from `depends_on`")
+
+
+def _check_parameters(
+    findings: Findings, path: Path, dependency: Dependency, own: Declared, target: Declared
+) -> None:
+    if target.defaults is None:
+        return
+    handed = dict(dependency.parameters)
+    missing = [
+        parameter.name
+        for parameter in target.parameters
+        if parameter.default is None and parameter.name not in handed
+    ]
+    if missing:
+        named = ", ".join(f"`{name[:60]}`" for name in missing)
+        message = f"`{target.name}` needs a value for {named}, and none is handed down"
+        hint = f"{_missing_hint(target.name, missing[0], own)}, or give it a default"
+        findings.error("missing-parameter", message, path, hint=hint)
+    kinds = {parameter.name: parameter for parameter in target.parameters}
+    for name, text in handed.items():
+        where = (*path, "parameters", name)
+        if name in kinds:
+            _check_number(findings, where, target.name, kinds[name], text)
+        elif name not in target.defaults:
+            message = f"`{target.name}` declares no parameter `{name[:60]}`; its command gets the "
+            message += f"option `--{name[:60]}`"
+            hint = did_you_mean(name, target.defaults) or f"declare it for `{target.name}`"
+            findings.warning("undeclared-parameter", message, where, key=True, hint=hint)
+
+
+def _missing_hint(target: str, name: str, own: Declared) -> str:
+    value = f'"{{{name}}}"' if name in (own.defaults or ()) else "…"
+    return f"write `{{entry_point: {target}, parameters: {{{name}: {value}}}}}`"
+
+
+def _check_number(
+    findings: Findings, path: Path, target: str, parameter: Parameter, text: str
+) -> None:
+    if parameter.type != "float" or "{" in text:
+        return
+    try:
+        float(text)
+    except ValueError:
+        message = f"`{text[:60]}` is not a number, and `{parameter.name}` of `{target}` is a float"
+        findings.error("parameter-mismatch", message, path, hint="hand down a number")

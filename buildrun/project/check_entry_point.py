@@ -1,0 +1,124 @@
+"""What an entry point declares: its command, its parameters and its place among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from buildrun.project.check_command import check_command
+from buildrun.project.check_dependencies import (
+    check_dependencies,
+    check_handed_down,
+    read_dependencies,
+)
+from buildrun.project.check_inputs import all_inputs, check_effect, check_origins, read_inputs
+from buildrun.project.check_limits import read_retries, read_timeout
+from buildrun.project.check_outputs import check_overlaps, read_outputs
+from buildrun.project.check_scalar import FLOATS, check_scalar
+from buildrun.project.check_variables import read_env, read_pass_env
+from buildrun.project.compose import Path
+from buildrun.project.declared import Declared
+from buildrun.project.findings import Findings
+from buildrun.project.spec import EntryPoint, Parameter
+
+
+def read_entry_point(
+    findings: Findings, path: Path, value: Mapping[Any, Any], reserved: Mapping[str, str]
+) -> tuple[Declared, EntryPoint | None]:
+    """Return an entry point as it is declared, and as it runs: None without a command.
+
+    reserved: what lies at which path in the root and can be no output.
+    """
+    declared = _declared(findings, path, value, reserved)
+    env = read_env(findings, (*path, "env"), value.get("env"))
+    names = [name for name, _ in env]
+    pass_env = read_pass_env(findings, (*path, "pass_env"), value.get("pass_env"), names)
+    timeout = read_timeout(findings, (*path, "timeout"), value.get("timeout"))
+    command = value.get("command")
+    if declared.defaults is not None:
+        used = check_handed_down(findings, declared.depends_on, declared.defaults)
+        if isinstance(command, str):
+            check_command(findings, path, command, declared.defaults, used)
+    if not isinstance(command, str):
+        return declared, None
+    return declared, EntryPoint(
+        declared.name,
+        declared.parameters,
+        command,
+        tuple(dict.fromkeys(item for _, item in declared.depends_on)),
+        all_inputs(findings, (*path, "inputs"), value.get("inputs")),
+        tuple(dict.fromkeys(item for _, item in declared.outputs)),
+        env,
+        pass_env,
+        timeout,
+        read_retries(value.get("retries")),
+    )
+
+
+def check_steps(findings: Findings, entry_points: Sequence[Declared]) -> None:
+    """Check all entry points beside each other, as the steps of one project."""
+    graph = {
+        entry_point.name: tuple(item.entry_point for _, item in entry_point.depends_on)
+        for entry_point in entry_points
+    }
+    check_dependencies(findings, entry_points, graph)
+    check_overlaps(findings, entry_points)
+    check_origins(findings, entry_points, graph)
+    check_effect(findings, entry_points, graph)
+
+
+def _declared(
+    findings: Findings, path: Path, value: Mapping[Any, Any], reserved: Mapping[str, str]
+) -> Declared:
+    listed = value.get("parameters", {})
+    parameters = _parameters(findings, (*path, "parameters"), listed)
+    defaults: dict[str, str | None] | None = None
+    if listed is None or isinstance(listed, dict):
+        defaults = {str(key): None for key in listed or ()}
+        defaults.update((parameter.name, parameter.default) for parameter in parameters)
+    names = list(defaults or ())
+    return Declared(
+        path,
+        parameters,
+        defaults,
+        read_dependencies(findings, (*path, "depends_on"), value.get("depends_on")),
+        read_inputs(findings, (*path, "inputs"), value.get("inputs"), names),
+        read_outputs(findings, (*path, "outputs"), value.get("outputs"), names, reserved),
+    )
+
+
+def _parameters(findings: Findings, path: Path, declared: object) -> tuple[Parameter, ...]:
+    found: dict[str, Parameter] = {}
+    for key, value in declared.items() if isinstance(declared, dict) else ():
+        if not isinstance(key, str):
+            message = f"the name of this parameter is read as `{key}`; MLflow cannot set it"
+            hint = "put the name in quotes"
+            findings.warning("yaml-value", message, (*path, key), key=True, hint=hint)
+        parameter = _parameter(findings, (*path, key), value)
+        if parameter is not None:
+            found[parameter.name] = parameter
+    return tuple(found.values())
+
+
+def _parameter(findings: Findings, path: Path, value: object) -> Parameter | None:
+    name = str(path[-1])
+    if value is None:
+        return Parameter(name)
+    if isinstance(value, str):
+        return Parameter(name, value)
+    if not isinstance(value, dict):
+        return None
+    kind = str(value.get("type", "string"))
+    default = value.get("default")
+    if default is None:
+        return Parameter(name, kind)
+    _check_default(findings, (*path, "default"), default, kind)
+    return Parameter(name, kind, str(default))
+
+
+def _check_default(findings: Findings, path: Path, value: object, kind: str) -> None:
+    if isinstance(value, (dict, list, bytes, set)):
+        message = f"the command gets the text `{str(value)[:60]}`"
+        findings.warning("yaml-value", message, path, hint="write that text in quotes")
+    elif not (isinstance(value, bool) and kind in FLOATS):
+        check_scalar(findings, path, value, "the command gets", exact=False, kind=kind)

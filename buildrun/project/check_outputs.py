@@ -1,0 +1,118 @@
+"""What an entry point declares to make, and whether two make the same."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from buildrun.project.check_path import check_fields, problem
+from buildrun.project.compose import Path
+from buildrun.project.declared import Declared
+from buildrun.project.findings import Findings
+
+_STAGING = ".buildrun-"
+
+
+class _Output(NamedTuple):
+    """An output, with its number and its place in the document."""
+
+    parts: list[str]
+    number: int
+    path: Path
+    owner: str
+    text: str
+
+
+def read_outputs(
+    findings: Findings,
+    path: Path,
+    value: object,
+    parameters: Collection[str],
+    reserved: Mapping[str, str],
+) -> tuple[tuple[Path, str], ...]:
+    """Return the outputs that are in order, normalised, with their paths in the document.
+
+    parameters: the entry point's. reserved: what lies at which path and is no output.
+    """
+    found = []
+    for index, text in enumerate(value if isinstance(value, list) else ()):
+        where = (*path, index)
+        if isinstance(text, str) and text and _check(findings, where, text, reserved):
+            check_fields(findings, where, text, parameters)
+            found.append((where, _normal(text)))
+    return tuple(found)
+
+
+def check_overlaps(findings: Findings, entry_points: Sequence[Declared]) -> None:
+    """Check that no two outputs are the same or one within the other."""
+    every = [
+        _Output(output.rstrip("/").split("/"), number, where, entry_point.name, output)
+        for number, (entry_point, where, output) in enumerate(
+            (entry_point, *item) for entry_point in entry_points for item in entry_point.outputs
+        )
+    ]
+    above: list[_Output] = []
+    # In this order what lies within a directory follows it at once.
+    for item in sorted(every, key=lambda item: item[:2]):
+        while above and item.parts[: len(above[-1].parts)] != above[-1].parts:
+            above.pop()
+        if above:
+            first, second = sorted((above[-1], item), key=lambda each: each.number)
+            _report_overlap(findings, first, second)
+        above.append(item)
+
+
+def _report_overlap(findings: Findings, first: _Output, second: _Output) -> None:
+    line, column = findings.document.place(first.path)
+    owner = "the same entry point" if first.owner == second.owner else f"`{first.owner}`"
+    message = (
+        f"the output `{second.text[:60]}` of `{second.owner}` overlaps with "
+        f"`{first.text[:60]}` of {owner}, in line {line}, column {column}"
+    )
+    hint = "let each file be the output of one entry point, once"
+    findings.error("overlapping-outputs", message, second.path, hint=hint)
+
+
+def _check(findings: Findings, path: Path, text: str, reserved: Mapping[str, str]) -> bool:
+    found = problem(text, "the output")
+    if found is not None:
+        kind, message, hint = found
+        if kind == "outside":
+            findings.error("output-outside", message, path, hint=hint)
+        else:
+            findings.error("bad-output", message, path, hint=hint)
+        return False
+    refusal = _refusal(_normal(text).rstrip("/"), reserved)
+    if refusal is None:
+        return True
+    findings.error("bad-output", f"the output `{text[:60]}` {refusal[0]}", path, hint=refusal[1])
+    return False
+
+
+def _refusal(output: str, reserved: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return why a normalised path is no output, and what to do; or None."""
+    parts = output.split("/")
+    if output == ".":
+        return "is the project itself", "name the files and directories that the command makes"
+    if "*" in output or "?" in output:
+        return "is a pattern", "outputs are paths: name the directory that holds the files"
+    taken = {
+        "belongs to git": ".git" in parts,
+        f"begins as buildrun's own do, with `{_STAGING}`": any(
+            part.startswith(_STAGING) for part in parts
+        ),
+        "is the MLproject file": output.lower() == "mlproject",
+    }
+    taken |= {f"is {what}": path == output for path, what in reserved.items()}
+    taken |= {
+        f"holds {what}, `{path[:60]}`": path.startswith(output + "/")
+        for path, what in reserved.items()
+    }
+    reason = next((reason for reason, holds in taken.items() if holds), None)
+    return None if reason is None else (reason, "name another path, made by the command alone")
+
+
+def _normal(text: str) -> str:
+    slash = "/" if text.endswith(("/", "/.")) else ""
+    return posixpath.normpath(text) + slash
