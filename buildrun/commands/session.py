@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import home, plan
@@ -14,7 +14,7 @@ from buildrun.environments.identify import identify
 from buildrun.environments.prefix import flaw, prefix_of
 from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.memo import Memory, Reader, recall
-from buildrun.project import locate, snapshot, source
+from buildrun.project import dependencies, locate, snapshot, source
 from buildrun.project.spec import ProjectSpec
 from buildrun.secrets import are_in
 
@@ -107,7 +107,8 @@ def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None
     Warnings are said in full when the project is read; while its files are unchanged, a line
     stands for them.
     """
-    chosen = session.options.entry_point if entry_point else None
+    graph = dependencies.graph_of(opened.project)
+    chosen = dependencies.needed(graph, session.options.entry_point) if entry_point else ()
     concerned = [item for item in opened.diagnostics if _concerns(item, chosen, opened.project)]
     errors = tuple(item for item in concerned if item.severity == "error")
     if errors:
@@ -183,14 +184,17 @@ def wish(session: Session) -> plan.Wish:
     )
 
 
-def _concerns(diagnostic: "Diagnostic", entry_point: str | None, project: ProjectSpec) -> bool:
+def _concerns(
+    diagnostic: "Diagnostic", entry_points: Collection[str], project: ProjectSpec
+) -> bool:
+    """Return whether a run of these entry points has to know of the finding."""
     prefix = "/entry_points/"
     if diagnostic.severity == "warning" or not diagnostic.pointer.startswith(prefix):
         return True
     name = diagnostic.pointer[len(prefix) :].split("/")[0].replace("~1", "/").replace("~0", "~")
     if diagnostic.path != project.file:
         return True
-    return name == entry_point
+    return name in entry_points
 
 
 def _refusal(session: Session, diagnostics: "tuple[Diagnostic, ...]") -> ProjectError:
