@@ -71,6 +71,13 @@ class Arriving:
             raise Unwritable(error.strerror) from None
         return f"sha256:{self._hash.hexdigest()}"
 
+    def publish(self, path: str) -> None:
+        """Give the file its name; raises Unwritable."""
+        try:
+            os.replace(self.path, path)
+        except OSError as error:
+            raise Unwritable(error.strerror) from None
+
     def discard(self) -> None:
         """Remove the file, if it is there."""
         try:
@@ -89,7 +96,7 @@ class Leaving:
     digest: what its content must be. size: its bytes.
     """
 
-    def __init__(self, path: str, digest: str, size: int) -> None:
+    def __init__(self, digest: str, path: str, size: int) -> None:
         """Open nothing yet."""
         self.path = path
         self.size = size

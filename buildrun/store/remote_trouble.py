@@ -20,10 +20,18 @@ class Trouble(NamedTuple):
     hint: str
 
 
-def explain(error: BaseException, url: str, environ: Mapping[str, str]) -> Trouble:
-    """Return the warning for an error that any library below fsspec may have raised."""
+def explain(
+    error: BaseException,
+    url: str,
+    environ: Mapping[str, str],
+    outcome: str = "going on without it",
+) -> Trouble:
+    """Return the warning for an error that any library below fsspec may have raised.
+
+    outcome: what it means for the run.
+    """
     fact, hint = _classified(error, url)
-    text = f"the remote cache `{shown(url)}` {fact}; going on without it"
+    text = f"the remote cache `{shown(url)}` {fact}; {outcome}"
     return Trouble(hide(text, url, environ), hide(hint, url, environ))
 
 
