@@ -1,15 +1,38 @@
 """Names that are no part of a project wherever they are."""
 
-import re
+from collections.abc import Mapping
+from typing import Any
 
 # Version control's own, and what buildrun itself moves aside while it works.
-_NEVER = rb"\.git|\.buildrun-.*"
+_NEVER = b".git"
+_STAGING = b".buildrun-"
 
 # What programs leave behind while they run: it decides no result, and it comes and goes.
-_LEFTOVERS = (
-    rb"\.hg|\.svn|__pycache__|.*\.pyc|mlruns|mlartifacts|mlflow\.db.*|\.ipynb_checkpoints"
-    rb"|\.pytest_cache|\.mypy_cache|\.ruff_cache|\.DS_Store"
-)
+_LEFTOVERS = frozenset(
+    {
+        _NEVER, b".hg", b".svn", b"__pycache__", b"mlruns", b"mlartifacts", b".ipynb_checkpoints",
+        b".pytest_cache", b".mypy_cache", b".ruff_cache", b".DS_Store",
+    }
+)  # fmt: skip
+_STARTS = (_STAGING, b"mlflow.db")
+_END = b".pyc"
 
-never = re.compile(_NEVER, re.DOTALL).fullmatch
-leftover = re.compile(_NEVER + rb"|" + _LEFTOVERS, re.DOTALL).fullmatch
+# What a directory holds that is an environment of Python or conda.
+ENVIRONMENT = (b"pyvenv.cfg", b"conda-meta")
+
+
+def never(name: bytes) -> bool:
+    """Return whether a name is no part of a project even where a pattern spells it."""
+    return name == _NEVER or name.startswith(_STAGING)
+
+
+def leftover(name: bytes) -> bool:
+    """Return whether a name is no part of a project unless a pattern spells it."""
+    return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_END)
+
+
+def leftovers(held: Mapping[bytes, Any]) -> set[bytes]:
+    """Return the names that are leftovers."""
+    found = held.keys() & _LEFTOVERS
+    found.update([name for name in held if name.startswith(_STARTS) or name.endswith(_END)])
+    return found

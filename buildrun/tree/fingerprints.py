@@ -1,0 +1,286 @@
+"""Digests of what a project's files hold, from the disk or from what is known of them."""
+
+import errno
+import os
+import stat
+import time
+from _thread import RLock
+from functools import partial
+from typing import NamedTuple
+
+import xxhash
+
+from buildrun import digest
+from buildrun.digest import Algorithm
+from buildrun.errors import ProjectError
+from buildrun.tree import content, listing, select, signature
+from buildrun.tree.index import Index
+from buildrun.tree.listing import Entry
+from buildrun.tree.shown import shown
+from buildrun.tree.taken import Selection, Taken
+from buildrun.tree.tracked import Tracked
+
+# How often files that change under our eyes are looked at before that is told as a problem.
+_ATTEMPTS = 3
+
+# The kind of a walk, and the pattern, output or directory that it is about.
+Wanted = tuple[str, str]
+
+
+class _Failure(NamedTuple):
+    """Why a file has no digest; passing: whether another look may help."""
+
+    text: str
+    passing: bool
+
+
+class Fingerprints:
+    """Digests of files in and about one project.
+
+    root: the project's directory. index: the path of the index file; None remembers nothing from
+    run to run. write: False leaves the disk alone.
+    Within one process a walk is kept until ``forget`` is called. May be used by several threads.
+    """
+
+    def __init__(
+        self, root: str, index: str | None, algorithm: Algorithm, *, write: bool = True
+    ) -> None:
+        """Read the index; nothing is looked at yet."""
+        self._root = os.fsencode(os.path.abspath(root))
+        self._algorithm: Algorithm = algorithm
+        self._index = Index(index, self._root)
+        self._known = self._index.sections[algorithm]
+        self._tracked = Tracked(self._index.tracked)
+        self._write = write
+        self._lock = RLock()
+        self._walks: dict[Wanted, Selection] = {}
+        self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], Taken] = {}
+        # Rows of files so young that they hold for the walks that are kept, and no longer.
+        self._young: dict[bytes, bytes] = {}
+
+    def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> Taken:
+        """Return what the inputs are.
+
+        patterns: see `patterns`; None for every file that git would not ignore, less MLproject.
+        without: paths that do not count, with all that is beneath them.
+        """
+        if patterns is None:
+            return self._take((("project", ""),), without)
+        return self._take(tuple([("pattern", text) for text in patterns]), without)
+
+    def outputs(self, paths: tuple[str, ...]) -> Taken:
+        """Return what the outputs are: whole trees, with their directories and links as such."""
+        return self._take(tuple([("output", path) for path in paths]), ())
+
+    def content(self, path: str) -> str:
+        """Return the digest of what a file or a directory holds, links followed.
+
+        path: absolute. Raises OSError where something cannot be read or is a device, a socket or
+        a pipe.
+        """
+        name = os.path.abspath(path)
+        mode = os.stat(name).st_mode
+        if stat.S_ISREG(mode):
+            with self._lock:
+                return self._file(os.fsencode(name))
+        if not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "neither a file nor a directory", path)
+        taken = self._take((("tree", name),), ())
+        if taken.problems:
+            raise OSError(errno.EIO, taken.problems[0], path)
+        return digest.key("directory", taken.digest, self._algorithm)
+
+    def changed(self, taken: Taken) -> tuple[str, ...]:
+        """Return the paths of what was edited, added or removed since, by a look at the disk.
+
+        A file that was written anew counts as edited even with the same content: what it held in
+        between is not known.
+        """
+        with self._lock:
+            now = taken.again()
+            before = dict(zip(taken.selection.paths, taken.selection.signatures, strict=True))
+            after = dict(zip(now.paths, now.signatures, strict=True))
+            names = before.keys() ^ after.keys()
+            suspects = [
+                path
+                for path in before.keys() & after.keys()
+                if before[path] != after[path] or path in taken.young
+            ]
+            if suspects:
+                entries = {entry.path: entry for entry in taken.entries()}
+                for path in suspects:
+                    entry = entries.get(os.fsdecode(path))
+                    if entry is None or self._is_edited(path, before[path], after[path], entry):
+                        names.add(path)
+            names |= {path for path, _ in set(now.problems) - set(taken.selection.problems)}
+        return tuple([os.fsdecode(name) for name in sorted({path.rstrip(b"/") for path in names})])
+
+    def forget(self) -> None:
+        """Look at the disk anew from now on, since a command has run."""
+        with self._lock:
+            self._walks.clear()
+            self._taken.clear()
+            self._young.clear()
+
+    def save(self) -> None:
+        """Publish the index if it has changed; a full or read-only disk costs speed only."""
+        with self._lock:
+            if self._write:
+                self._index.save(self._tracked.remembered)
+
+    def _take(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> Taken:
+        with self._lock:
+            key = (wanted, without)
+            if key not in self._taken:
+                self._taken[key] = self._look(wanted, without)
+            return self._taken[key]
+
+    def _look(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> Taken:
+        select_anew = partial(self._selection, wanted, without, anew=True)
+        skip = len(os.fsencode(wanted[0][1])) + 1 if wanted and wanted[0][0] == "tree" else 0
+        for attempt in range(_ATTEMPTS):
+            selection = self._selection(wanted, without, anew=attempt > 0)
+            stream = _stream(selection)
+            known = None if selection.problems else self._known.listing(stream)
+            if known is not None:
+                make = partial(self._later, selection, skip)
+                return Taken(known, selection, make, (), frozenset(), select_anew)
+            targets, failures = self._read(selection)
+            if not any(failure.passing for failure in failures):
+                break
+        entries = self._entries(selection, targets, skip)
+        made = digest.content(listing.encode(entries), self._algorithm)
+        problems = [*(text for _, text in selection.problems), *(each.text for each in failures)]
+        young = frozenset([path for path in selection.paths if path in self._young])
+        if not problems and not young:
+            self._known.learn(stream, made)
+        return Taken(made, selection, entries, tuple(problems), young, select_anew)
+
+    def _selection(
+        self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
+    ) -> Selection:
+        found = []
+        for each in wanted:
+            if anew or each not in self._walks:
+                self._walks[each] = self._walk(*each)
+            found.append(self._walks[each])
+        return select.without(select.union(found), without)
+
+    def _walk(self, kind: str, text: str) -> Selection:
+        if kind == "project":
+            return select.project(self._root, self._tracked)
+        if kind == "tree":
+            return select.tree(os.fsencode(text))
+        return (select.pattern if kind == "pattern" else select.outputs)(self._root, text)
+
+    def _later(self, selection: Selection, skip: int) -> tuple[Entry, ...]:
+        with self._lock:
+            targets, failures = self._read(selection)
+            if failures:  # nothing is read again, unless the index was damaged meanwhile
+                raise ProjectError(failures[0].text)
+            return self._entries(selection, targets, skip)
+
+    def _read(self, selection: Selection) -> tuple[dict[bytes, str], list[_Failure]]:
+        """Learn what is not known yet; returns the links' targets, and what went wrong."""
+        began = time.time_ns()
+        targets: dict[bytes, str] = {}
+        failures: list[_Failure] = []
+        for path, seen in zip(selection.paths, selection.signatures, strict=True):
+            try:
+                if signature.is_link(seen):
+                    targets[path] = self._target(path, seen, began)
+                elif signature.is_file(seen) and self._row(path, seen) is None:
+                    self._hash(path, seen)
+            except (FileNotFoundError, content.Changed):
+                text = f"`{shown(path)}` changes or vanishes while it is read"
+                failures.append(_Failure(text, passing=True))
+            except OSError as error:
+                text = f"`{shown(path)}` cannot be read: {error.strerror}"
+                failures.append(_Failure(text, passing=False))
+        return targets, failures
+
+    def _entries(
+        self, selection: Selection, targets: dict[bytes, str], skip: int
+    ) -> tuple[Entry, ...]:
+        """Return the listing, less what could not be read."""
+        found: list[Entry] = []
+        prefix = f"{self._algorithm}:"
+        for path, seen in zip(selection.paths, selection.signatures, strict=True):
+            name = os.fsdecode(path[skip:])
+            if path in targets:
+                found.append(Entry(name, listing.SYMLINK, targets[path], 0))
+            elif signature.is_directory(seen):
+                found.append(Entry(name, listing.DIRECTORY, "", 0))
+            elif (row := self._row(path, seen)) is not None:
+                kind = listing.EXECUTABLE if signature.is_executable(seen) else listing.FILE
+                size = signature.unpack(seen).size
+                found.append(Entry(name, kind, prefix + row[signature.SIZE :].hex(), size))
+        return tuple(found)
+
+    def _row(self, path: bytes, seen: bytes) -> bytes | None:
+        for rows in (self._young, self._known.table):
+            row = rows.get(path)
+            if row is not None and row.startswith(seen):
+                return row
+        return None
+
+    def _hash(self, path: bytes, seen: bytes) -> bytes:
+        """Return the digest of a file that is still what was seen, and remember it."""
+        began = time.time_ns()
+        place = os.path.join(self._root, path.rstrip(b"/"))
+        made = content.of(place, seen, self._algorithm, follow=path.endswith(b"/"))
+        if signature.is_young(seen, began):
+            self._young[path] = seen + made
+        else:
+            self._known.add(path, seen + made)
+        return made
+
+    def _target(self, path: bytes, seen: bytes, began: int) -> str:
+        place = os.path.join(self._root, path)
+        target = os.readlink(place)
+        if signature.of(os.lstat(place)) != seen:
+            raise content.Changed
+        if signature.is_young(seen, began):
+            self._young[path] = seen
+        return os.fsdecode(target)
+
+    def _file(self, name: bytes) -> str:
+        """Return the digest of a file outside of any selection; a link's is that of its target."""
+        path = name + b"/"
+        for _ in range(_ATTEMPTS):
+            seen = signature.of(os.stat(name))
+            row = self._row(path, seen)
+            try:
+                made = self._hash(path, seen) if row is None else row[signature.SIZE :]
+            except content.Changed:
+                continue
+            return f"{self._algorithm}:{made.hex()}"
+        raise OSError(errno.EBUSY, "it changes while it is read", os.fsdecode(name))
+
+    def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:
+        old, new = signature.unpack(before), signature.unpack(after)
+        if signature.is_directory(after):
+            return not signature.is_directory(before)
+        try:
+            if signature.is_link(after):
+                place = os.path.join(self._root, path)
+                return (
+                    not signature.is_link(before)
+                    or os.fsdecode(os.readlink(place)) != entry.content
+                )
+            same = ("mtime_ns", "size", "inode", "device")
+            if any(getattr(old, name) != getattr(new, name) for name in same):
+                return True
+            if signature.is_executable(before) != signature.is_executable(after):
+                return True
+            return f"{self._algorithm}:{self._hash(path, after).hex()}" != entry.content
+        except OSError:
+            return True
+
+
+def _stream(selection: Selection) -> str:
+    """Return a digest of all paths and signatures."""
+    made = xxhash.xxh3_128(b"\0".join(selection.paths))
+    made.update(b"\0\0")
+    made.update(b"".join(selection.signatures))
+    return str(made.hexdigest())

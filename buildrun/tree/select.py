@@ -1,0 +1,204 @@
+"""Which files a step reads and writes: selections of a project's tree."""
+
+import os
+import stat
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
+
+from buildrun.tree import ignore, links, names, patterns, signature
+from buildrun.tree.ignore import Held
+from buildrun.tree.shown import shown
+from buildrun.tree.taken import Selection
+from buildrun.tree.tracked import Tracked
+from buildrun.tree.walk import everything, walk
+
+_MLPROJECT = b"MLproject"
+
+
+class _Sink:
+    """Gathers what is found, each path once."""
+
+    def __init__(self) -> None:
+        self.found: dict[bytes, bytes] = {}
+        self.problems: dict[bytes, str] = {}
+
+    def trouble(self, path: bytes, error: OSError) -> None:
+        name = path.rstrip(b"/") or b"."
+        self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
+
+    def odd(self, path: bytes) -> None:
+        self.problems[path] = f"`{shown(path)}` is neither a file nor a directory"
+
+    def selection(self, *unmatched: str) -> Selection:
+        paths = sorted(self.found)
+        signatures = [self.found[path] for path in paths]
+        return Selection(paths, signatures, tuple(self.problems.items()), unmatched)
+
+
+def project(root: bytes, known: Tracked) -> Selection:
+    """Return every file that git would not ignore, save what is left out of every project.
+
+    Devices, sockets and pipes are passed over, as git does.
+    """
+    sink = _Sink()
+    repository = ignore.repository(root)
+    chosen = ignore.Filter(root, repository)
+    found = sink.found
+    kinds = (stat.S_IFREG, stat.S_IFLNK)
+    for path, status in walk(root, b"", chosen, sink.trouble):
+        if stat.S_IFMT(status.st_mode) in kinds:
+            found[path] = signature.of(status)
+    if chosen.ignored and repository is not None:
+        for path in known.though_ignored(root, repository, chosen.digest):
+            if path not in found and not chosen.leaves_out(path):
+                _add_file(sink, root, path)
+    found.pop(_MLPROJECT, None)
+    return sink.selection()
+
+
+def _add_file(sink: _Sink, root: bytes, path: bytes) -> None:
+    try:
+        status = os.lstat(os.path.join(root, path))
+    except OSError:
+        return  # tracked, and gone
+    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        sink.found[path] = signature.of(status)
+
+
+def pattern(root: bytes, text: str) -> Selection:
+    """Return what a pattern names and everything beneath, also through links."""
+    sink = _Sink()
+    matched = False
+    done: set[tuple[int, int]] = set()
+    for path, status in patterns.found(root, text):
+        matched = True
+        _add(sink, root, path, status, done)
+    return sink.selection(*(() if matched else (text,)))
+
+
+def tree(root: bytes) -> Selection:
+    """Return everything beneath a directory, also through links, by absolute paths."""
+    found = pattern(root, ".")
+    return found._replace(paths=[os.path.join(root, path) for path in found.paths])
+
+
+def outputs(root: bytes, path: str) -> Selection:
+    """Return an output: a file, a link, or a whole tree with its directories, leftovers too."""
+    sink = _Sink()
+    name = os.fsencode(path.rstrip("/"))
+    try:
+        status = os.lstat(os.path.join(root, name))
+    except (FileNotFoundError, NotADirectoryError):
+        return sink.selection(path)
+    except OSError as error:
+        sink.trouble(name, error)
+        return sink.selection()
+    if links.leads_out(root, os.path.dirname(name)):
+        sink.problems[name] = f"`{shown(name)}` lies behind a link that leaves the project"
+        return sink.selection()
+    if path.endswith("/") and not os.path.isdir(os.path.join(root, name)):
+        sink.problems[name] = f"`{shown(name)}` is not a directory, but it is declared as `{path}`"
+        return sink.selection(path)
+    _add_output(sink, root, name, status)
+    if stat.S_ISDIR(status.st_mode):
+        below = name + b"/"
+        for found, its_status in walk(root, below, everything, sink.trouble, directories=True):
+            _add_output(sink, root, found, its_status)
+    return sink.selection()
+
+
+def _add_output(sink: _Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        sink.found[path] = signature.DIRECTORY
+    elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+        sink.found[path] = signature.of(status)
+        if stat.S_ISLNK(mode) and links.leads_out(root, path):
+            sink.problems[path] = f"`{shown(path)}` is a link that leaves the project"
+    else:
+        sink.odd(path)
+
+
+def _add(
+    sink: _Sink, root: bytes, path: bytes, status: os.stat_result, done: set[tuple[int, int]]
+) -> None:
+    """Add a file, a link with what it leads to, or all that a directory holds.
+
+    done: the directories that a link has led to, so that loops end.
+    """
+    met: list[bytes] = []
+    if stat.S_ISDIR(status.st_mode):
+        _add_tree(sink, root, path + b"/" if path else path, met)
+    else:
+        _add_one(sink, path, status, met)
+    for link in met:  # which grows meanwhile
+        try:
+            status = os.stat(os.path.join(root, link))
+        except OSError:
+            continue  # it leads nowhere, or in a circle
+        if not stat.S_ISDIR(status.st_mode):
+            _add_one(sink, link + b"/", status, met)
+        elif (place := (status.st_dev, status.st_ino)) not in done:
+            done.add(place)
+            _add_tree(sink, root, link + b"/", met)
+
+
+def _add_tree(sink: _Sink, root: bytes, below: bytes, met: list[bytes]) -> None:
+    for path, status in walk(root, below, _without_leftovers, sink.trouble):
+        _add_one(sink, path, status, met)
+
+
+def _add_one(sink: _Sink, path: bytes, status: os.stat_result, met: list[bytes]) -> None:
+    mode = status.st_mode
+    if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+        sink.found[path] = signature.of(status)
+        if stat.S_ISLNK(mode):
+            met.append(path)
+    else:
+        sink.odd(path)
+
+
+def _without_leftovers(below: bytes, held: Held) -> Held:
+    del below
+    dropped = names.leftovers(held)
+    return {name: held[name] for name in held.keys() - dropped} if dropped else held
+
+
+def union(selections: Iterable[Selection]) -> Selection:
+    """Return all that some selections hold."""
+    parts = tuple(selections)
+    if len(parts) == 1:
+        return parts[0]
+    sink = _Sink()
+    for part in parts:
+        sink.found.update(zip(part.paths, part.signatures, strict=True))
+        sink.problems.update(part.problems)
+    return sink.selection(*(text for part in parts for text in part.unmatched))
+
+
+def without(selection: Selection, paths: Iterable[str]) -> Selection:
+    """Return a selection less some paths and all that is beneath them, their problems too."""
+    paths = tuple(paths)
+    problems = tuple(
+        (name, problem)
+        for name, problem in selection.problems
+        if not any((name + b"/").startswith(os.fsencode(path.rstrip("/")) + b"/") for path in paths)
+    )
+    selection = selection._replace(problems=problems)
+    counts = bytearray(b"\1") * len(selection.paths)
+    for path in paths:
+        for start, end in _ranges(selection.paths, os.fsencode(path.rstrip("/"))):
+            counts[start:end] = bytes(end - start)
+    if all(counts):
+        return selection
+    return selection._replace(
+        paths=list(compress(selection.paths, counts)),
+        signatures=list(compress(selection.signatures, counts)),
+    )
+
+
+def _ranges(paths: Sequence[bytes], name: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a path and all that is beneath it are in a sorted list."""
+    for first, last in ((name, name + b"\0"), (name + b"/", name + b"0")):
+        yield bisect_left(paths, first), bisect_left(paths, last)

@@ -1,0 +1,91 @@
+"""What tells without reading whether a file is the one that was read."""
+
+import os
+import stat
+import struct
+from typing import NamedTuple
+
+from buildrun.memo import YOUNG_NS
+
+_LAYOUT = struct.Struct("<qqqQQI")
+_pack = _LAYOUT.pack
+SIZE = _LAYOUT.size
+_LAST = (1 << 63) - 1
+
+# A directory is there or it is not; its times tell nothing.
+DIRECTORY = _pack(0, 0, 0, 0, 0, stat.S_IFDIR)
+
+# Where the bytes of the mode are, which tell a file's kind.
+_KIND = SIZE - 3
+_BITS = SIZE - 4
+
+_SECOND_NS = 1_000_000_000
+
+
+class Signature(NamedTuple):
+    """A file's times in nanoseconds, its size in bytes, where it is and its mode."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    inode: int
+    device: int
+    mode: int
+
+
+def of(status: os.stat_result) -> bytes:
+    """Return the signature of what was looked at, packed: small, and quick to compare."""
+    try:
+        return _pack(
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_size,
+            status.st_ino,
+            status.st_dev,
+            status.st_mode,
+        )
+    except struct.error:  # some file systems know years after 2262
+        return _pack(
+            max(min(status.st_mtime_ns, _LAST), -_LAST),
+            max(min(status.st_ctime_ns, _LAST), -_LAST),
+            status.st_size,
+            status.st_ino,
+            status.st_dev,
+            status.st_mode,
+        )
+
+
+def unpack(packed: bytes) -> Signature:
+    """Return the values of a packed signature."""
+    return Signature(*_LAYOUT.unpack(packed))
+
+
+def is_file(packed: bytes) -> bool:
+    """Return whether it is a regular file."""
+    return packed[_KIND] & 0xF0 == 0x80
+
+
+def is_link(packed: bytes) -> bool:
+    """Return whether it is a symbolic link."""
+    return packed[_KIND] & 0xF0 == 0xA0
+
+
+def is_directory(packed: bytes) -> bool:
+    """Return whether it is a directory."""
+    return packed[_KIND] & 0xF0 == 0x40
+
+
+def is_executable(packed: bytes) -> bool:
+    """Return whether its owner may execute it."""
+    return packed[_BITS] & 0x40 != 0
+
+
+def is_young(packed: bytes, began_ns: int) -> bool:
+    """Return whether a file may change again without its signature changing.
+
+    began_ns: when reading it began. Times move on with the file system's clock: by the tick, or,
+    on FAT and old NFS, by whole seconds.
+    """
+    values = unpack(packed)
+    step = 2 * _SECOND_NS if values.ctime_ns % _SECOND_NS == 0 else YOUNG_NS
+    return max(values.mtime_ns, values.ctime_ns) > began_ns - step
