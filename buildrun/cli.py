@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": "show what would run and why",
     "build": "prepare the environment a run needs, without running",
     "lock": "pin the environment to versions and hashes",
+    "runs": "list past runs, how they went and what they wrote",
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",
     "schema": "print a JSON Schema for editors",
@@ -107,6 +108,7 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim:
         parsed = parser.parse_args(_joined(arguments))
     except SystemExit as request:
         return int(request.code or 0)
+    parsed.command_line = given
     extra = (claim,) if verb == "run" else ()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()

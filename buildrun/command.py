@@ -16,11 +16,16 @@ class Rendered(NamedTuple):
 
     parameters: every value as the command gets it, without quotes; declared ones first.
     problems: what would stop a run; the text stands as far as it could be made.
+    portable: the command with ``path_mark(name)`` for each path in ``paths``, and local URIs in
+        the project relative to it; it is the same on every machine.
+    paths: the ``path`` parameters that lead to something on this machine, with their place.
     """
 
     command: str
     parameters: tuple[tuple[str, str], ...]
     problems: tuple[ParameterError, ...] = ()
+    portable: str = ""
+    paths: tuple[tuple[str, str], ...] = ()
 
 
 def render(
@@ -28,10 +33,11 @@ def render(
     values: Mapping[str, str],
     cwd: str,
     download: Download | None = None,
+    root: str = "",
 ) -> Rendered:
     """Return the command for these values, as MLflow computes it.
 
-    values: what the caller gave; cwd: where relative paths begin.
+    values: what the caller gave; cwd: where relative paths begin; root: the project's.
     download: fetches remote ``path`` parameters; without it their URIs stand as they are.
     Raises ParameterError for a missing or unfit value, ProjectError for a template that fails.
     """
@@ -42,13 +48,45 @@ def render(
         for parameter in entry_point.parameters
     }
     extra = {name: value for name, value in values.items() if name not in declared}
+    text = _text(entry_point, declared, extra)
+    paths = {
+        parameter.name: declared[parameter.name]
+        for parameter in entry_point.parameters
+        if parameter.type == "path" and os.path.isabs(declared[parameter.name])
+    }
+    marked = {name: path_mark(name) for name in paths}
+    inside = {
+        parameter.name: _within(declared[parameter.name], root)
+        for parameter in entry_point.parameters
+        if parameter.type == "uri"
+    }
+    return Rendered(
+        text,
+        tuple({**declared, **extra}.items()),
+        tuple(problems),
+        _text(entry_point, {**declared, **inside, **marked}, extra) if marked or inside else text,
+        tuple(paths.items()),
+    )
+
+
+def path_mark(name: str) -> str:
+    """Return what stands for a path in a portable command; no value can hold it."""
+    return f"\0{name}\0"
+
+
+def _text(entry_point: EntryPoint, declared: Mapping[str, str], extra: Mapping[str, str]) -> str:
     if not declared and not extra:
-        return Rendered(_fill(entry_point, {}), (), ())
+        return _fill(entry_point, {})
     import shlex
 
     words = [_fill(entry_point, {name: shlex.quote(value) for name, value in declared.items()})]
     words += [f"--{shlex.quote(name)} {shlex.quote(value)}" for name, value in extra.items()]
-    return Rendered(" ".join(words), tuple({**declared, **extra}.items()), tuple(problems))
+    return " ".join(words)
+
+
+def _within(value: str, root: str) -> str:
+    inside = root.rstrip(os.sep) + os.sep
+    return f".{os.sep}{value[len(inside) :]}" if root and value.startswith(inside) else value
 
 
 def is_remote(value: str) -> bool:

@@ -65,6 +65,11 @@ class Reader:
         self.files[path] = {"stat": _signature(path)} if there else None
         return there
 
+    def directory(self, path: str) -> None:
+        """Notice when a name in the directory comes or goes, or when it is absent."""
+        signature = _signature(path)
+        self.files[path] = None if signature is None else {"stat": signature}
+
     def variable(self, name: str) -> str | None:
         """Return an environment variable; only a digest of its value is kept."""
         value = self._environ.get(name)

@@ -1,12 +1,14 @@
-"""What would run, in which order, and why."""
+"""What would run, in which order: the steps, before anything of their results is known."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from buildrun import command, entry_point
-from buildrun.command import Download
-from buildrun.errors import BuildrunError, ProjectError
-from buildrun.project.spec import DockerEnv, ProjectSpec
+from buildrun.errors import BuildrunError
+from buildrun.project.spec import Pattern, ProjectSpec
+
+if TYPE_CHECKING:
+    from buildrun.command import Download
+    from buildrun.project.spec import DockerEnv
 
 CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
 
@@ -33,7 +35,11 @@ class EnvironmentState(NamedTuple):
 class Step(NamedTuple):
     """An entry point with decided parameters.
 
-    image: what a docker step runs, else None. cache_key: None for a step without outputs.
+    image: what a docker step runs, else None.
+    portable, paths: the command for the key, see ``command.Rendered``.
+    inputs: None stands for every project file that git would not ignore.
+    downloads: ``path`` parameters that only a run fetches, so that their content is not known.
+    The rest is as declared, see ``EntryPoint``.
     """
 
     id: str
@@ -44,17 +50,29 @@ class Step(NamedTuple):
     backend: str
     environment: EnvironmentState
     image: str | None
-    cache_key: str | None
-    cache_state: CacheState
-    reasons: tuple[Reason, ...]
+    portable: str
+    paths: tuple[tuple[str, str], ...]
+    inputs: tuple[Pattern, ...] | None = None
+    outputs: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_env: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 0
+    downloads: tuple[str, ...] = ()
 
 
 class Plan(NamedTuple):
-    """The steps in order, the requested one last; problems are what would stop a run."""
+    """The steps in order, the requested one last; problems are what would stop a run.
+
+    outputs: of all entry points of the project, also of those that take no part.
+    content: what stands for the environment in the keys of results, or None where it is not known.
+    """
 
     project: ProjectSpec
     steps: tuple[Step, ...]
     problems: tuple[BuildrunError, ...]
+    outputs: tuple[str, ...] = ()
+    content: str | None = None
 
 
 class Wish(NamedTuple):
@@ -75,35 +93,68 @@ def make(
     project: ProjectSpec,
     wish: Wish,
     environment: EnvironmentState,
-    download: Download | None = None,
+    download: "Download | None" = None,
+    *,
+    content: str | None = None,
 ) -> Plan:
     """Return the plan; nothing is written, and without ``download`` nothing is fetched.
 
     Raises ProjectError and ParameterError where no command can be computed.
     """
-    chosen = entry_point.find(project, wish.entry_point, wish.environ)
-    rendered = command.render(chosen, wish.values, wish.cwd, download)
-    problems: list[BuildrunError] = list(rendered.problems)
-    if missing := entry_point.missing_script(project, chosen):
-        problems.append(ProjectError(missing, hint="check the name given with `-e`"))
-    docker = project.environment if isinstance(project.environment, DockerEnv) else None
-    step = Step(
-        id=chosen.name,
+    from buildrun import graph
+
+    nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
+    docker = _docker(project)
+    backend = _backend(wish.backend, docker)
+    image = docker.image if docker else None
+    steps = tuple(_step(node, backend, environment, image) for node in nodes)
+    problems = tuple(problem for node in nodes for problem in node.problems)
+    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
+    return Plan(project, steps, problems, tuple(outputs), content)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
+    (first, *rest) = plan.steps
+    return not rest and not first.outputs and first.timeout is None and not first.retries
+
+
+def _step(
+    node: "graph.Node", backend: str, environment: EnvironmentState, image: str | None
+) -> Step:
+    chosen, rendered = node.entry_point, node.rendered
+    return Step(
+        id=node.id,
         entry_point=chosen.name,
         parameters=rendered.parameters,
         command=rendered.command,
-        depends_on=(),
-        backend=_backend(wish.backend, docker),
+        depends_on=node.depends_on,
+        backend=backend,
         environment=environment,
-        image=docker.image if docker else None,
-        cache_key=None,
-        cache_state="uncached",
-        reasons=(Reason("no-outputs", "an entry point without outputs always runs"),),
+        image=image,
+        portable=rendered.portable,
+        paths=rendered.paths,
+        inputs=chosen.inputs,
+        outputs=chosen.outputs,
+        env=chosen.env,
+        pass_env=chosen.pass_env,
+        timeout=chosen.timeout,
+        retries=chosen.retries,
+        downloads=node.downloads,
     )
-    return Plan(project, (step,), tuple(problems))
 
 
-def _backend(requested: str | None, docker: DockerEnv | None) -> str:
+def _docker(project: ProjectSpec) -> "DockerEnv | None":
+    from buildrun.project.spec import DockerEnv
+
+    return project.environment if isinstance(project.environment, DockerEnv) else None
+
+
+def _backend(requested: str | None, docker: "DockerEnv | None") -> str:
     if requested is not None and requested != "local":
         return requested
     return "docker" if docker else "local"
+
+
+if TYPE_CHECKING:
+    from buildrun import graph

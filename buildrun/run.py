@@ -39,7 +39,7 @@ def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") 
     console.note(console.style(f"[{prepared.step}] {redact(prepared.command)}", "dim"))
     result = local.execute(Job(prepared.command, prepared.cwd, seen))
     if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
-        _look_for_damage(prepared, console)
+        look_for_damage(prepared.manager, prepared.prefix, console)
     return result
 
 
@@ -74,12 +74,11 @@ def _step(prepared: Prepared, state: str, exit_code: int, seconds: float) -> Any
     }
 
 
-def _look_for_damage(prepared: Prepared, console: "Console") -> None:
+def look_for_damage(manager: str, prefix: str, console: "Console") -> None:
     """After a failure, see whether the environment is to blame, and have it built again if so."""
     from buildrun.environments import registry
 
-    prefix = prepared.prefix or ""
-    damaged = registry.load(prepared.manager).damage(prefix)
+    damaged = registry.load(manager).damage(prefix)
     if damaged:
         discard(prefix, suspect=True)
         console.warn(

@@ -17,7 +17,7 @@ from buildrun.project.locate import find_mlproject
 from buildrun.secrets import are_in
 
 # Where something else than the command is asked for, or the record could not hold it all.
-_COLD = frozenset({"--report", "--refresh", "--dry-run", "--help", "-h"})
+_COLD = frozenset({"--report", "--refresh", "--dry-run", "--watch", "--help", "-h"})
 
 
 class Claim:
@@ -78,6 +78,11 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
     """Run what a record says; None where there is none or its environment is not ready."""
     if value is None:
         return None
+    console = Console(environ, quiet=value["quiet"])
+    if "plan" in value:
+        from buildrun import warm_steps
+
+        return warm_steps.attempt(value, environ, console)
     from buildrun.environments import prefix
     from buildrun.run import Prepared, perform
 
@@ -87,7 +92,6 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
         lock = prefix.hold(prepared.prefix, prepared.key, value["root"])
         if lock is None:
             return None
-    console = Console(environ, quiet=value["quiet"])
     if value["notice"]:
         console.note(value["notice"])
     try:

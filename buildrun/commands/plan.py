@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun import plan
-from buildrun.commands import project_options, session
+from buildrun.commands import cache_options, project_options, session
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.errors import EnvironmentFailure
+from buildrun.judge import Verdict
+from buildrun.place import CacheSettings, open_place
 from buildrun.secrets import redact
 
 FORMATS = ("text", "json", "mermaid", "dot")
@@ -19,31 +21,73 @@ FORMATS = ("text", "json", "mermaid", "dot")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser)
+    project_options.add(parser, uri=False)
+    cache_options.add(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Show the plan."""
-    return show(project_options.read(arguments, environ), environ, cwd, form=arguments.format)
+    settings = cache_options.read(arguments, environ, cwd)
+    options = project_options.read(arguments, environ)
+    return show(options, settings, environ, cwd, form=arguments.format)
 
 
-def show(options: ProjectOptions, environ: Mapping[str, str], cwd: str, *, form: str) -> int:
+def show(
+    options: ProjectOptions,
+    settings: CacheSettings,
+    environ: Mapping[str, str],
+    cwd: str,
+    *,
+    form: str,
+) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
     running = session.begin(options, environ, cwd, quiet=False, write=False)
     opened = session.open_project(running)
     session.check(running, opened)
+    content = None
     try:
-        manager, _, identity = session.environment_of(running, opened.project, fetch=False)
+        manager, request, identity = session.environment_of(running, opened.project, fetch=False)
         state = session.environment_state(running, manager, identity)
+        if identity is not None and any(item.outputs for item in opened.project.entry_points):
+            content = session.environment_content(request, identity)
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
         state = plan.EnvironmentState(_manager(running, opened.project), None, False)
-    made = plan.make(opened.project, session.wish(running), state)
+    made = plan.make(opened.project, session.wish(running), state, content=content)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
-    sys.stdout.write(_WRITERS[form](made))
+    sys.stdout.write(_WRITERS[form](made, _judge(running, made, settings)))
     return 0
+
+
+def _judge(running: session.Session, made: plan.Plan, settings: CacheSettings) -> list[Verdict]:
+    """Return how each step stands; nothing is written."""
+    where = open_place(
+        made, running.home, settings, running.environ, running.console, write=False, explain=True
+    )
+    verdicts: list[Verdict] = []
+    try:
+        for step in made.steps:
+            verdict = where.judge.verdict(step)
+            if _is_foreseen(step, verdict, verdicts, made):
+                where.judge.settle(step.id, verdict.outputs or "")
+            verdicts.append(verdict)
+    finally:
+        where.results.finish()
+    return verdicts
+
+
+def _is_foreseen(
+    step: plan.Step, verdict: Verdict, before: Sequence[Verdict], made: plan.Plan
+) -> bool:
+    """Return whether what the step hands on is known without running it."""
+    states = {
+        one.id: one_verdict.state for one, one_verdict in zip(made.steps, before, strict=False)
+    }
+    if verdict.state == "uncached":
+        return all(states[name] != "miss" for name in step.depends_on)
+    return verdict.state != "miss"
 
 
 def _manager(running: session.Session, project: Any) -> str:
@@ -52,16 +96,18 @@ def _manager(running: session.Session, project: Any) -> str:
     return choose(project.environment, running.options.env_manager)
 
 
-def to_json(made: plan.Plan) -> dict[str, Any]:
+def to_json(made: plan.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
         "project": {"name": made.project.name, "root": made.project.root},
-        "steps": [_step_to_json(step) for step in made.steps],
+        "steps": [
+            _step_to_json(step, verdict) for step, verdict in zip(made.steps, verdicts, strict=True)
+        ],
     }
 
 
-def _step_to_json(step: plan.Step) -> dict[str, Any]:
+def _step_to_json(step: plan.Step, verdict: Verdict) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
@@ -72,53 +118,50 @@ def _step_to_json(step: plan.Step) -> dict[str, Any]:
         "environment": step.environment._asdict(),
         "image": step.image,
         "cache": {
-            "key": step.cache_key,
-            "state": step.cache_state,
-            "reasons": [reason._asdict() for reason in step.reasons],
+            "key": verdict.key,
+            "state": verdict.state,
+            "reasons": [reason._asdict() for reason in verdict.reasons],
         },
     }
 
 
-def _json(made: plan.Plan) -> str:
-    return json.dumps(to_json(made), indent=2) + "\n"
+def _json(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
+    return json.dumps(to_json(made, verdicts), indent=2) + "\n"
 
 
-def _text(made: plan.Plan) -> str:
+def _text(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
     lines = [f"{made.project.name} ({made.project.root})"]
-    for step in made.steps:
+    for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment
         ready = "ready" if state.ready else "to be built"
         ready += f", {state.lock}" if state.lock else ""
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",
-            f"{step.id}: {step.cache_state}, on {step.backend}, {where}",
+            f"{step.id}: {verdict.state}, on {step.backend}, {where}",
             *(f"    {line}" for line in redact(step.command).splitlines()),
-            *(f"  because {reason.detail}" for reason in step.reasons),
+            *(f"  because {reason.detail}" for reason in verdict.reasons),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _mermaid(made: plan.Plan) -> str:
+def _mermaid(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
     number = {step.id: f"s{index}" for index, step in enumerate(made.steps)}
     lines = ["flowchart TD"]
-    for step in made.steps:
+    for step, verdict in zip(made.steps, verdicts, strict=True):
         label = step.id.replace("&", "#amp;").replace('"', "#quot;")
-        lines.append(f'    {number[step.id]}["{label}: {step.cache_state}"]')
+        lines.append(f'    {number[step.id]}["{label}: {verdict.state}"]')
         lines += [f"    {number[name]} --> {number[step.id]}" for name in step.depends_on]
     return "\n".join(lines) + "\n"
 
 
-def _dot(made: plan.Plan) -> str:
+def _dot(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
     lines = ["digraph plan {"]
-    for step in made.steps:
-        lines.append(f"    {json.dumps(step.id)} [label={json.dumps(_label(step))}];")
+    for step, verdict in zip(made.steps, verdicts, strict=True):
+        label = json.dumps(f"{step.id}: {verdict.state}")
+        lines.append(f"    {json.dumps(step.id)} [label={label}];")
         lines += [f"    {json.dumps(name)} -> {json.dumps(step.id)};" for name in step.depends_on]
     return "\n".join([*lines, "}"]) + "\n"
-
-
-def _label(step: plan.Step) -> str:
-    return f"{step.id}: {step.cache_state}"
 
 
 _WRITERS = {"text": _text, "json": _json, "mermaid": _mermaid, "dot": _dot}

@@ -32,10 +32,11 @@ class ProjectOptions(NamedTuple):
     locked: bool
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("uri", metavar="URI", help="a directory; `#subdirectory` may follow")
+def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
+    """Declare the options; uri: False leaves the URI to `cache_options`."""
     option = parser.add_argument
+    if uri:
+        option("uri", metavar="URI", help="a directory; `#subdirectory` may follow")
     option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
     option("-v", "--version", metavar="VERSION", help="the version of a git project")
     option(

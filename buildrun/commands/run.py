@@ -6,16 +6,16 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from buildrun import plan, tracking, warm
-from buildrun.commands import project_options, session
+from buildrun import plan, plan_record, runs, tracking, warm
+from buildrun.commands import cache_options, project_options, run_steps, session
 from buildrun.commands.report_file import report_path, write_report
+from buildrun.commands.run_steps import Wanted
 from buildrun.environments import provision
 from buildrun.errors import (
     FAILURE,
-    INTERRUPTED,
     BuildrunError,
     ExecutionError,
     Interrupted,
@@ -23,9 +23,11 @@ from buildrun.errors import (
     UsageError,
 )
 from buildrun.executors.job import Result
+from buildrun.output import MODES
 from buildrun.project.locate import find_mlproject
 from buildrun.project.spec import DockerEnv, EnvironmentSpec
 from buildrun.run import Prepared, perform, report
+from buildrun.schedule import Manner, Progress
 from buildrun.secrets import redact
 from buildrun.warm import Claim
 
@@ -37,18 +39,32 @@ if TYPE_CHECKING:
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.
 _VARIABLES = (
-    "BUILDRUN_HOME", "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR",
-    "PATH", "SHELL", "XDG_CACHE_HOME",
+    "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE", "BUILDRUN_REMOTE_CACHE_WRITE", "BUILDRUN_SALT",
+    "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR", "PATH", "SHELL",
+    "XDG_CACHE_HOME",
 )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
-    parser.add_argument("--refresh", action="store_true", help="build the environment anew")
-    parser.add_argument("--report", metavar="FILE", help="write how the run went, as JSON")
+    project_options.add(parser, uri=False)
+    cache_options.add(parser)
+    option = parser.add_argument
+    option("-j", "--jobs", metavar="N", default="1", help="how many steps at once; default: 1")
+    option(
+        "-k", "--keep-going", action="store_true",
+        help="after a failure, go on with what does not depend on it",
+    )  # fmt: skip
+    option(
+        "--output", choices=MODES,
+        help="what steps write: as it comes, behind their names, when they end, or only of those "
+        "that fail; default: stream, and prefixed where several run at once",
+    )  # fmt: skip
+    option("--watch", action="store_true", help="run again whenever an input changes")
+    option("-q", "--quiet", action="store_true", help="say only what went wrong")
+    option("--dry-run", action="store_true", help="show the plan and run nothing")
+    option("--refresh", action="store_true", help="build the environment anew")
+    option("--report", metavar="FILE", help="write how the run went, as JSON")
 
 
 def execute(
@@ -58,77 +74,172 @@ def execute(
 
     claim: is released before the command starts, when its record is there for other runs.
     """
+    settings = cache_options.read(arguments, environ, cwd)
     options = project_options.read(arguments, environ)
+    wanted = Wanted(settings, Manner(_jobs(arguments.jobs), arguments.keep_going), arguments.output)
     if arguments.dry_run:
         from buildrun.commands import plan as plan_command
 
-        return plan_command.show(options, environ, cwd, form="text")
+        return plan_command.show(options, settings, environ, cwd, form="text")
+    if arguments.watch:
+        from buildrun.commands import watch
+
+        return watch.watch(options, arguments.command_line, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     report_file = report_path(arguments.report, cwd)
-    started = time.monotonic()
-    prepared: Prepared | None = None
-    result = Result(FAILURE)
+    account = _Account(running)
     downloads = _Downloads(running)
-    lock: Lock | None = None
     try:
         opened = session.open_project(running)
         session.check(running, opened)
-        prepared, lock = _prepare(running, opened, downloads, refresh=arguments.refresh)
-        if not downloads.used:
-            _keep(claim, running, opened, prepared)
-        claim.release()
-        result = perform(prepared, environ, running.console)
+        _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
     except KeyboardInterrupt:
-        result = Result(INTERRUPTED, signal.SIGINT)
+        account.interrupt(signal.SIGINT)
         raise
     except BuildrunError as error:
-        interrupted = error.exit_code - 128 if isinstance(error, Interrupted) else None
-        result = Result(error.exit_code, interrupted)
+        account.fail(error)
         raise
     finally:
         downloads.close()
-        if lock is not None:
-            lock.release()
+        account.close()
         if report_file is not None:
-            run_id = options.run_id or os.urandom(16).hex()
-            value = report(run_id, prepared, result, time.monotonic() - started)
-            write_report(report_file, value, running.console)
-    return result.exit_code
+            write_report(report_file, account.report(), running.console)
+    return account.exit_code
 
 
-def _prepare(
-    running: Session, opened: session.Opened, downloads: _Downloads, *, refresh: bool
-) -> tuple[Prepared, Lock | None]:
-    """Return the command that is ready to run, and the lock that keeps its environment."""
+class _Account:
+    """How a run goes, for its report and its record."""
+
+    def __init__(self, running: Session) -> None:
+        self._running = running
+        self._started = time.monotonic()
+        self._record: runs.Record | None = None
+        self.run_id = running.options.run_id or runs.new_id()
+        self.prepared: Prepared | None = None
+        self.progress: Progress | None = None
+        self.result = Result(FAILURE)
+        self.lock: Lock | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return self.result.exit_code
+
+    def begin(self, made: plan.Plan) -> None:
+        """Record that the run has begun."""
+        project, name = made.project, made.steps[-1].entry_point
+        self._record = runs.begin(self.run_id, project.name, project.root, name)
+        if self.progress is not None:
+            runs.write(self._running.home.runs, self._record)
+
+    def interrupt(self, number: int) -> None:
+        """Note that a signal ended it."""
+        self.result = Result(128 + number, number)
+        if self.progress is not None:
+            self.progress.interrupted = number
+
+    def fail(self, error: BuildrunError) -> None:
+        """Note what stopped it."""
+        if isinstance(error, Interrupted):
+            self.interrupt(error.exit_code - 128)
+        else:
+            self.result = Result(error.exit_code)
+
+    def close(self) -> None:
+        """Let go of the environment, and record how the run went."""
+        if self.lock is not None:
+            self.lock.release()
+        if self.progress is not None:
+            self.progress.close()
+        if self._record is not None:
+            value = self.report()
+            seconds = time.monotonic() - self._started
+            record = runs.end(
+                self._record, value["status"], value["exit_code"], seconds, value["steps"]
+            )
+            runs.write(self._running.home.runs, record)
+
+    def report(self) -> Any:
+        """Return the run in the stable shape of `--report`."""
+        seconds = time.monotonic() - self._started
+        value = report(self.run_id, self.prepared, self.result, seconds)
+        if self.progress is not None:
+            value["steps"] = [
+                run_steps.to_json(self.progress.outcomes[step.id])
+                for step in self.progress.plan.steps
+                if step.id in self.progress.outcomes
+            ]
+        return value
+
+    def summary(self) -> None:
+        """Say how the steps went."""
+        if self.progress is not None:
+            self.progress.close()
+            seconds = time.monotonic() - self._started
+            self._running.console.note(run_steps.summary(self.progress, seconds))
+
+
+def _run(
+    running: Session,
+    opened: session.Opened,
+    wanted: Wanted,
+    account: _Account,
+    downloads: _Downloads,
+    claim: Claim,
+    *,
+    refresh: bool,
+) -> None:
     # What no environment can mend is found before one is built.
-    _refuse(plan.make(opened.project, session.wish(running), _UNKNOWN))
+    first = plan.make(opened.project, session.wish(running), _UNKNOWN)
+    _refuse(first)
     _supported(running, opened.project.environment)
     manager, request, identity = session.environment_of(running, opened.project, fetch=True)
     if manager is None or identity is None:
         raise AssertionError("docker projects were refused above")
-    environment, lock = provision.provide(
-        manager, identity, request, running.home, running.console, refresh=refresh
-    )
-    try:
+
+    def provide() -> Environment:
+        environment, account.lock = provision.provide(
+            manager, identity, request, running.home, running.console, refresh=refresh
+        )
+        return environment
+
+    def make() -> plan.Plan:
         state = session.environment_state(running, manager, identity)
-        made = plan.make(opened.project, session.wish(running), state, downloads.fetch)
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
-    return _prepared(running, made, environment), lock
+        content = session.environment_content(request, identity)
+        wish = session.wish(running)
+        return plan.make(opened.project, wish, state, downloads.fetch, content=content)
+
+    if plan.is_plain(first):
+        environment = provide()
+        made = make()
+        account.prepared = _prepared(running, made, environment)
+        account.begin(made)
+        if not downloads.used:
+            _keep(claim, running, opened, account.prepared)
+        claim.release()
+        account.result = perform(account.prepared, running.environ, running.console)
+        return
+    made = make()
+    account.progress = Progress(made)
+    account.begin(made)
+    if not downloads.used:
+        _keep_plan(claim, running, opened, made, wanted)
+    claim.release()
+    run_steps.run_steps(
+        running, account.progress, account.run_id, wanted, provide, _mlflow_variables(running)
+    )
+    account.result = Result(account.progress.exit_code(), account.progress.interrupted)
+    account.summary()
+
+
+def _jobs(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 10_000:
+        return int(text)
+    raise UsageError(f"`-j {text}` is not a number of steps", hint="give a number, such as `-j 4`")
 
 
 def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Prepared:
-    options, step = running.options, made.steps[-1]
-    changes = {
-        **environment.variables,
-        **tracking.variables(
-            run_id=options.run_id,
-            experiment_id=options.experiment_id,
-            experiment_name=options.experiment_name,
-        ),
-    }
+    step = made.steps[-1]
+    changes = {**environment.variables, **_mlflow_variables(running)}
     return Prepared(
         step=step.id,
         entry_point=step.entry_point,
@@ -139,23 +250,55 @@ def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Pr
         key=environment.key or "",
         prefix=environment.prefix,
         changes=changes,
-        reasons=step.reasons,
+        reasons=(("no-outputs", "an entry point without outputs always runs"),),
+    )
+
+
+def _mlflow_variables(running: Session) -> Mapping[str, str | None]:
+    options = running.options
+    return tracking.variables(
+        run_id=options.run_id,
+        experiment_id=options.experiment_id,
+        experiment_name=options.experiment_name,
     )
 
 
 def _keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prepared) -> None:
     """Leave a record for the next run of the same command line."""
-    seen = running.seen
-    for name in (*_VARIABLES, *prepared.changes):
-        seen.variable(name)
     for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
-        seen.exists(os.path.join(prepared.cwd, path))
+        running.seen.exists(os.path.join(prepared.cwd, path))
+    _remember(claim, running, opened, prepared.changes, {"prepared": prepared._asdict()})
+
+
+def _keep_plan(
+    claim: Claim, running: Session, opened: session.Opened, made: plan.Plan, wanted: Wanted
+) -> None:
+    """Leave a record for the next run, where the plan can be looked at without a command."""
+    if wanted.settings.force != () or not wanted.settings.cache:
+        return
+    for step in made.steps:
+        for path in (step.entry_point, *(value for _, value in step.parameters)):
+            running.seen.exists(os.path.join(made.project.root, path))
+    value = {"plan": plan_record.encode(made), "settings": list(wanted.settings)}
+    _remember(claim, running, opened, (), value)
+
+
+def _remember(
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    variables: Iterable[str],
+    more: Mapping[str, Any],
+) -> None:
+    seen, root = running.seen, opened.project.root
+    for name in (*_VARIABLES, *variables):
+        seen.variable(name)
     value = {
-        "root": prepared.cwd,
-        "mlproject": find_mlproject(prepared.cwd),
+        "root": root,
+        "mlproject": find_mlproject(root),
         "quiet": running.console.quiet,
         "notice": session.notice(opened, running.cwd),
-        "prepared": prepared._asdict(),
+        **more,
     }
     warm.keep(claim, running.cwd, running.memory, seen, value)
 

@@ -176,6 +176,15 @@ def environment_state(
     return plan.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
 
 
+def environment_content(request: Request, identity: Identity) -> str:
+    """Return what stands for the environment in the keys of results."""
+    if identity.key:
+        return identity.key
+    from buildrun.environments import caller
+
+    return caller.fingerprint(request)
+
+
 def wish(session: Session) -> plan.Wish:
     """Return what the options ask for."""
     options = session.options

@@ -1,0 +1,118 @@
+"""Running a plan of several steps, or of one whose result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun import graph, output, place, runs, schedule
+from buildrun.outcome import Outcome
+from buildrun.schedule import Manner, Progress
+from buildrun.work import Worker
+
+if TYPE_CHECKING:
+    from buildrun.commands.session import Session
+    from buildrun.environments.contract import Environment
+    from buildrun.place import CacheSettings, Place
+
+
+class Wanted(NamedTuple):
+    """What the user asked of a run of steps.
+
+    shown: how output is shown, None for what suits.
+    """
+
+    settings: CacheSettings
+    manner: Manner
+    shown: str | None
+
+
+def run_steps(
+    running: Session,
+    progress: Progress,
+    run_id: str,
+    wanted: Wanted,
+    provide: Callable[[], Environment],
+    changes: Mapping[str, str | None],
+) -> None:
+    """Bring the plan's steps to their end; how it went is in ``progress``.
+
+    provide: returns the environment, built if need be; it is called when a command has to run.
+    changes: variables that commands see set to a text, or removed (None).
+    """
+    made, console = progress.plan, running.console
+    directory = runs.directory(running.home.runs, run_id)
+    where = place.open_place(
+        made, running.home, wanted.settings, running.environ, console, logs=directory
+    )
+    mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
+    worker = Worker(where, output.Display(mode, console))
+    try:
+        schedule.settle(progress, worker)
+        if progress.remaining():
+            environment = provide()
+            environ = _environ(running.environ, {**environment.variables, **changes})
+            weights = graph.order(
+                {step.id: step.depends_on for step in made.steps}, where.history.seconds()
+            )
+            schedule.carry_out(progress, worker, environ, weights, wanted.manner, console)
+            _look_for_damage(progress, environment, console)
+    finally:
+        place.close(where)
+        _finish(where, progress)
+
+
+def _finish(where: Place, progress: Progress) -> None:
+    if progress.interrupted is not None:
+        where.results.abandon()
+    else:
+        where.results.finish()
+
+
+def summary(progress: Progress, seconds: float) -> str:
+    """Return one line on how it went and what the cache saved."""
+    outcomes = list(progress.outcomes.values())
+    counts = []
+    for state, word in (
+        ("ok", "ran"),
+        ("cached", "from the cache"),
+        ("up-to-date", "up to date"),
+        ("failed", "failed"),
+        ("skipped", "skipped"),
+        ("cancelled", "cancelled"),
+    ):
+        count = sum(outcome.state == state for outcome in outcomes)
+        if count:
+            counts.append(f"{count} {word}")
+    steps = "1 step" if len(outcomes) == 1 else f"{len(outcomes)} steps"
+    saved = sum(outcome.saved for outcome in outcomes)
+    rest = f", {saved:.1f} s saved" if saved >= 0.05 else ""
+    return f"{steps}: {', '.join(counts)} in {seconds:.1f} s{rest}"
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return how a step ended, in the stable shape of `run --report`."""
+    return {
+        "id": outcome.step.id,
+        "entry_point": outcome.step.entry_point,
+        "state": outcome.state,
+        "exit_code": outcome.exit_code,
+        "seconds": round(outcome.seconds, 3),
+        "log": outcome.log,
+        "reasons": [reason._asdict() for reason in outcome.reasons],
+    }
+
+
+def _environ(caller: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    seen = {name: value for name, value in caller.items() if name not in changes}
+    seen.update({name: text for name, text in changes.items() if text is not None})
+    # Its output goes through a pipe: without this a Python program's lines come late.
+    seen.setdefault("PYTHONUNBUFFERED", "1")
+    return seen
+
+
+def _look_for_damage(progress: Progress, environment: Environment, console: Any) -> None:
+    from buildrun.run import look_for_damage
+
+    if environment.prefix is not None and progress.failures():
+        look_for_damage(environment.manager, environment.prefix, console)

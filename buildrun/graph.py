@@ -1,0 +1,163 @@
+"""From entry points that depend on each other to steps in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from buildrun import command, entry_point
+from buildrun.command import Download, Rendered
+from buildrun.errors import BuildrunError, ProjectError
+from buildrun.project.spec import Dependency, EntryPoint, ProjectSpec
+
+
+class Node(NamedTuple):
+    """An entry point with decided parameters, and the ids of those that go before it."""
+
+    id: str
+    entry_point: EntryPoint
+    rendered: Rendered
+    depends_on: tuple[str, ...]
+    problems: tuple[BuildrunError, ...]
+    downloads: tuple[str, ...]
+
+
+_Identity = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class _Visit(NamedTuple):
+    """An entry point on the way down to what it depends on."""
+
+    identity: _Identity
+    entry_point: EntryPoint
+    rendered: Rendered
+    waiting: list[Dependency]
+    found: list[_Identity]
+
+
+def expand(
+    project: ProjectSpec,
+    name: str,
+    values: Mapping[str, str],
+    cwd: str,
+    environ: Mapping[str, str],
+    download: Download | None,
+) -> list[Node]:
+    """Return the entry point and all that it depends on, each after what it depends on.
+
+    An entry point that is needed twice with the same parameters is one node.
+    Raises ProjectError for an unknown entry point, a cycle, or two nodes with the same outputs;
+    ParameterError for a value that is missing or does not fit.
+    """
+
+    def visit(target: str, given: Mapping[str, str]) -> _Visit:
+        chosen = entry_point.find(project, target, environ)
+        rendered = command.render(chosen, given, cwd, download, project.root)
+        return _Visit((target, rendered.parameters), chosen, rendered, list(chosen.depends_on), [])
+
+    done: dict[_Identity, _Visit] = {}
+    path = [visit(name, values)]
+    while path:
+        here = path[-1]
+        if not here.waiting:
+            done[here.identity] = path.pop()
+            continue
+        dependency = here.waiting.pop(0)
+        _refuse_cycle(project, path, dependency.entry_point)
+        below = visit(dependency.entry_point, _handed_down(dependency, here))
+        here.found.append(below.identity)
+        if below.identity not in done:
+            path.append(below)
+    ids = _ids(list(done))
+    nodes = [_node(project, item, ids) for item in done.values()]
+    _refuse_same_outputs(project, nodes)
+    return nodes
+
+
+def order(
+    depends_on: Mapping[str, Sequence[str]], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """Return for each id the seconds of the longest chain that begins with it.
+
+    depends_on: the ids in order, each after what it depends on. seconds: past times; one that is
+    not known counts as a second.
+    """
+    longest = dict.fromkeys(depends_on, 0.0)
+    for name in reversed(list(depends_on)):
+        longest[name] += seconds.get(name, 1.0)
+        for before in depends_on[name]:
+            longest[before] = max(longest[before], longest[name])
+    return longest
+
+
+def _node(project: ProjectSpec, item: _Visit, ids: Mapping[_Identity, str]) -> Node:
+    problems: list[BuildrunError] = list(item.rendered.problems)
+    if missing := entry_point.missing_script(project, item.entry_point):
+        problems.append(ProjectError(missing, hint="check the name given with `-e`"))
+    values = dict(item.rendered.parameters)
+    local = dict(item.rendered.paths)
+    downloads = tuple(
+        parameter.name
+        for parameter in item.entry_point.parameters
+        if parameter.type == "path"
+        and parameter.name not in local
+        and command.is_remote(values[parameter.name])
+    )
+    depends_on = tuple(dict.fromkeys(ids[found] for found in item.found))
+    return Node(
+        ids[item.identity], item.entry_point, item.rendered, depends_on, tuple(problems), downloads
+    )
+
+
+def _handed_down(dependency: Dependency, dependent: _Visit) -> dict[str, str]:
+    values = dict(dependent.rendered.parameters)
+    handed = {}
+    for name, template in dependency.parameters:
+        try:
+            handed[name] = template.format(**values)
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+            raise ProjectError(
+                f"the parameter `{name}` for `{dependency.entry_point}` cannot be filled in: "
+                f"{error}",
+                place=f"entry point `{dependent.entry_point.name}`",
+                hint="use `{name}` of a parameter of this entry point, `{{` for a brace",
+            ) from None
+    return handed
+
+
+def _refuse_cycle(project: ProjectSpec, path: Sequence[_Visit], name: str) -> None:
+    names = [item.entry_point.name for item in path]
+    if name in names:
+        cycle = " -> ".join([*names[names.index(name) :], name])
+        raise ProjectError(
+            f"the entry points depend on each other in a cycle: {cycle}",
+            place=project.file,
+            hint="remove one of these from `depends_on`",
+        )
+
+
+def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[Node]) -> None:
+    seen: dict[str, Node] = {}
+    for node in nodes:
+        known = seen.setdefault(node.entry_point.name, node)
+        if known is not node and node.entry_point.outputs:
+            raise ProjectError(
+                f"`{node.entry_point.name}` is needed twice with different parameters, as "
+                f"`{known.id}` and `{node.id}`, and both would write "
+                f"`{node.entry_point.outputs[0]}`",
+                place=project.file,
+                hint="hand down the same parameters, or make it two entry points",
+            )
+
+
+def _ids(identities: Sequence[_Identity]) -> dict[_Identity, str]:
+    """Return the entry point's name, with parameters where it occurs more than once."""
+    counts: dict[str, int] = {}
+    for name, _ in identities:
+        counts[name] = counts.get(name, 0) + 1
+    return {
+        (name, parameters): name
+        if counts[name] == 1
+        else f"{name}[{','.join(f'{key}={value}' for key, value in parameters)}]"
+        for name, parameters in identities
+    }

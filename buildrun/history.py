@@ -1,0 +1,114 @@
+"""What each step of a project did last, as a journal that survives being killed.
+
+A line is added when a step has ended well; the last line of a step counts. It is what tells that
+a step is up to date, and what a change is explained by.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from buildrun import locks
+
+VERSION = 1
+
+# The journal is written anew when it has so many more lines than steps.
+_SLACK = 200
+
+
+class Last(NamedTuple):
+    """How a step ended when it last ended well.
+
+    key: "" where the result could not be keyed. inputs, outputs: digests of their listings.
+    parts, details: see ``keys.Parts``. seconds: that the command took.
+    """
+
+    key: str
+    parts: Mapping[str, Any]
+    details: Mapping[str, Any]
+    inputs: str
+    outputs: str
+    seconds: float
+
+
+class History:
+    """The journal of one project, a file; read at first use."""
+
+    def __init__(self, path: str, *, write: bool = True) -> None:
+        """Take the place; nothing is read yet."""
+        self._path = path
+        self._write = write
+        self._known: dict[str, Last] | None = None
+
+    def last(self, step: str) -> Last | None:
+        """Return how the step ended last, or None."""
+        if self._known is None:
+            self._known = self._read()
+        return self._known.get(step)
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long the command of each step took when it last ran."""
+        self.last("")
+        return {step: last.seconds for step, last in (self._known or {}).items()}
+
+    def add(self, step: str, last: Last) -> None:
+        """Note that a step has ended; a full or read-only disk costs the memory of it only."""
+        self.last(step)
+        known = self._known if self._known is not None else {}
+        known[step] = last
+        if not self._write:
+            return
+        line = json.dumps([VERSION, step, *last]).encode() + b"\n"
+        try:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            with locks.exclusive(self._path + ".lock"):
+                _append(self._path, line)
+        except OSError:
+            pass
+
+    def compact(self) -> None:
+        """Drop the lines that later ones have replaced, when there are many."""
+        if not self._write or self._known is None:
+            return
+        try:
+            with open(self._path, "rb") as file:
+                count = sum(1 for _ in file)
+            if count <= len(self._known) + _SLACK:
+                return
+            from buildrun.files import publish
+
+            with locks.exclusive(self._path + ".lock"):
+                known = self._read()  # another process may have added lines
+                lines = [json.dumps([VERSION, step, *last]) for step, last in known.items()]
+                publish(self._path, ("\n".join(lines) + "\n").encode(), mode=0o600)
+        except OSError:
+            pass
+
+    def _read(self) -> dict[str, Last]:
+        try:
+            with open(self._path, "rb") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return {}
+        known = {}
+        for line in lines:
+            try:
+                version, step, *fields = json.loads(line)
+                if version == VERSION:
+                    known[step] = Last(*fields)
+            except (ValueError, TypeError):
+                continue  # cut off where the process was killed
+        return known
+
+
+def _append(path: str, line: bytes) -> None:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        if end and os.pread(descriptor, 1, end - 1) != b"\n":
+            line = b"\n" + line  # after what a kill has cut off
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,330 @@
+"""Whether a step has to run: what its result is made from, and whether that result is there."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun import keys
+from buildrun.errors import ProjectError
+from buildrun.keys import Parts, printable
+from buildrun.plan import CacheState, Plan, Reason, Step
+
+if TYPE_CHECKING:
+    from buildrun.digest import Algorithm
+    from buildrun.history import History, Last
+    from buildrun.project.spec import Pattern
+    from buildrun.store.manifest import Manifest
+    from buildrun.store.results import Results
+    from buildrun.tree.fingerprints import Fingerprints
+    from buildrun.tree.taken import Taken
+
+
+class Verdict(NamedTuple):
+    """What is known of a step before it runs.
+
+    key: None while it cannot be known. inputs: what they were when the key was made.
+    outputs: the digest of the outputs that are there or will be restored, else None.
+    manifest: of a hit. obstacle: why the result of a run could not be kept, else "".
+    on_disk: paths of outputs as they are on disk now; None where nobody looked.
+    """
+
+    state: CacheState
+    reasons: tuple[Reason, ...]
+    key: str | None = None
+    parts: Parts | None = None
+    inputs: "Taken | None" = None
+    outputs: str | None = None
+    manifest: "Manifest | None" = None
+    obstacle: str = ""
+    on_disk: "Taken | None" = None
+
+
+class Choices(NamedTuple):
+    """What the user asked of the cache.
+
+    force: ids or entry points that run in any case; None means all of them.
+    cache: whether results are looked for and kept.
+    """
+
+    force: frozenset[str] | None = frozenset()
+    cache: bool = True
+
+    def forced(self, step: Step) -> bool:
+        """Return whether the step runs in any case."""
+        return self.force is None or step.id in self.force or step.entry_point in self.force
+
+
+_NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
+_NO_CACHE = Reason("no-cache", "`--no-cache` was given")
+_FORCED = Reason("forced", "`--force` was given")
+_NEVER = Reason("never-run", "it has not run yet")
+
+
+class Judge:
+    """Judges the steps of one plan, each after those it depends on."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        fingerprints: "Fingerprints",
+        results: "Results",
+        history: "History",
+        *,
+        algorithm: "Algorithm",
+        salt: str | None = None,
+        choices: Choices,
+        explain: bool = False,
+    ) -> None:
+        """Take what is looked into; explain: whether old results are searched for likeness."""
+        self._plan = plan
+        self._fingerprints = fingerprints
+        self._results = results
+        self._history = history
+        self._algorithm = algorithm
+        self._salt = salt
+        self._choices = choices
+        self._explain = explain
+        self._steps = {step.id: step for step in plan.steps}
+        self._makers = {path.rstrip("/"): step.id for step in plan.steps for path in step.outputs}
+        self._settled: dict[str, str] = {}
+
+    def settle(self, step: str, outputs: str) -> None:
+        """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
+        self._settled[step] = outputs
+
+    def verdict(self, step: Step) -> Verdict:
+        """Return what is known; raises ProjectError for an input pattern that matches nothing."""
+        if not step.outputs:
+            return self._without_outputs(step)
+        if not self._choices.cache:
+            return Verdict("miss", (_NO_CACHE,))
+        upstream = self._upstream(step)
+        pending = [name for name in upstream if name not in self._settled]
+        if pending:
+            return Verdict("miss", self._pending_reasons(step, pending))
+        known = self._known(step, upstream)
+        if isinstance(known, str):
+            reasons = (Reason("unknown-inputs", known),)
+            forced = (_FORCED,) if self._choices.forced(step) else ()
+            return Verdict("miss", forced + reasons, obstacle=known)
+        made, inputs = known
+        return self._compare(step, made, inputs)
+
+    def identity(self, step: Step) -> str:
+        """Return what stands for a step without outputs in the keys of those that follow it."""
+        upstream = self._upstream(step)
+        if any(name not in self._settled for name in upstream):
+            return ""
+        known = self._known(step, upstream)
+        return "" if isinstance(known, str) else known[0].key(self._algorithm)
+
+    def obstacle(self, taken: "Taken") -> str:
+        """Return why what was taken cannot be relied on, or ""."""
+        return taken.problems[0] if taken.problems else ""
+
+    def _without_outputs(self, step: Step) -> Verdict:
+        followed = any(step.id in other.depends_on and other.outputs for other in self._plan.steps)
+        identity = self.identity(step) if followed and self._choices.cache else ""
+        if not followed and step.inputs is not None:
+            self._inputs(step, self._upstream(step))
+        return Verdict("uncached", (_NO_OUTPUTS,), outputs=identity)
+
+    def _compare(self, step: Step, made: Parts, inputs: "Taken") -> Verdict:
+        key = made.key(self._algorithm)
+        last = self._history.last(step.id)
+        on_disk = self._fingerprints.outputs(step.outputs)
+        whole = not on_disk.problems and not on_disk.unmatched
+        known = Verdict("miss", (), key, made, inputs, on_disk=on_disk)
+        if self._choices.forced(step):
+            return known._replace(reasons=(_FORCED,))
+        if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
+            return known._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
+        manifest = self._results.find(key)
+        if manifest is not None and whole and manifest.outputs == on_disk.digest:
+            return known._replace(
+                state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
+            )
+        reasons = self._reasons(step, known, last)
+        if manifest is None:
+            return known._replace(reasons=reasons)
+        return known._replace(
+            state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
+        )
+
+    def _reasons(self, step: Step, known: Verdict, last: "Last | None") -> tuple[Reason, ...]:
+        made, inputs, on_disk = known.parts, known.inputs, known.on_disk
+        if made is None or inputs is None or on_disk is None:
+            raise AssertionError(step.id)
+        if last is None:
+            return (_NEVER, *self._nearest(step, made, inputs))
+        found: list[Reason] = []
+        if last.key != known.key:
+            found += keys.differences(
+                Parts(last.parts, last.details),
+                made,
+                lambda: self._results.listing(last.inputs),
+                inputs.entries,
+            )
+        found += self._output_reasons(on_disk, last)
+        return tuple(found)
+
+    def _output_reasons(self, on_disk: "Taken", last: "Last") -> list[Reason]:
+        if on_disk.unmatched:
+            return [
+                Reason("output-missing", f"output `{printable(path)}` is missing")
+                for path in on_disk.unmatched
+            ]
+        if on_disk.digest == last.outputs:
+            return []
+        before = self._results.listing(last.outputs)
+        if before is None:
+            return [Reason("output-modified", "the outputs are not as they were made")]
+        old = {entry.path: entry[1:3] for entry in before}
+        new = {entry.path: entry[1:3] for entry in on_disk.entries()}
+        changed = sorted(path for path in {**old, **new} if old.get(path) != new.get(path))
+        names = ", ".join(f"`{printable(path)}`" for path in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        code = "output-modified" if any(path in new for path in changed) else "output-missing"
+        what = "changed since it was made" if code == "output-modified" else "is missing"
+        return [Reason(code, f"output {names}{more} {what}")]
+
+    def _nearest(self, step: Step, made: Parts, inputs: "Taken") -> list[Reason]:
+        """Explain what is new against the most similar result that anybody has made."""
+        if not self._explain:
+            return []
+        best: Manifest | None = None
+        for manifest in self._results.like(self._plan.project.name, step.entry_point):
+            if best is None or _likeness(manifest, made) > _likeness(best, made):
+                best = manifest
+        if best is None:
+            return []
+        inputs_then = best.inputs
+        return keys.differences(
+            Parts(best.parts, best.details),
+            made,
+            lambda: self._results.listing(inputs_then),
+            inputs.entries,
+        )
+
+    def _pending_reasons(self, step: Step, pending: Sequence[str]) -> tuple[Reason, ...]:
+        forced = [_FORCED] if self._choices.forced(step) else []
+        never = [_NEVER] if self._history.last(step.id) is None else []
+        upstream = [Reason("upstream-changed", f"`{name}` runs before it") for name in pending]
+        return (*forced, *never, *upstream)
+
+    def _known(self, step: Step, upstream: Sequence[str]) -> "tuple[Parts, Taken] | str":
+        """Return the parts and the inputs, or why they cannot be known."""
+        if step.downloads:
+            return f"the parameter `{step.downloads[0]}` is downloaded when it runs"
+        inputs = self._inputs(step, upstream)
+        if inputs.problems:
+            return inputs.problems[0]
+        try:
+            contents = {name: self._content(step, path) for name, path in step.paths}
+        except OSError as error:
+            return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
+        made = keys.parts(
+            step,
+            environment=self._plan.content,
+            inputs=inputs.digest,
+            contents=contents,
+            upstream={name: self._settled[name] for name in upstream},
+            salt=self._salt,
+            algorithm=self._algorithm,
+        )
+        return made, inputs
+
+    def _inputs(self, step: Step, upstream: Sequence[str]) -> "Taken":
+        if step.inputs is None:
+            return self._fingerprints.inputs(None, self._plan.outputs)
+        made_before = [path for name in upstream for path in self._steps[name].outputs]
+        patterns = tuple(pattern.text for pattern in step.inputs)
+        taken = self._fingerprints.inputs(patterns, (*step.outputs, *made_before))
+        for pattern in step.inputs:
+            if pattern.text in taken.unmatched and not _meets(pattern, made_before):
+                raise self._unmatched(step, pattern)
+        return taken
+
+    def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
+        file = self._plan.project.file or self._plan.project.root
+        return ProjectError(
+            f"the input `{printable(pattern.text)}` of `{step.entry_point}` matches nothing "
+            "[unmatched-input]",
+            place=f"{file}:{pattern.line}:{pattern.column}",
+            hint="patterns are relative to the project; correct it, or make the file",
+        )
+
+    def _content(self, step: Step, path: str) -> str:
+        """Return what stands for a path's content in a key; raises OSError."""
+        root = self._plan.project.root
+        if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
+            return self._fingerprints.content(path)
+        inside = os.path.relpath(path, root).replace(os.sep, "/")
+        if self._maker(inside) is not None or _meets_any(inside, step.outputs):
+            return f"project:{inside}"  # what lies there is made by a step, and counted as such
+        if os.path.isdir(path):
+            patterns = None if inside == "." else (f"{_literal(inside)}/**",)
+            return self._fingerprints.inputs(patterns, self._plan.outputs).digest
+        return self._fingerprints.content(path)
+
+    def _upstream(self, step: Step) -> list[str]:
+        """Return the steps before this one whose outputs it may see."""
+        found = dict.fromkeys(step.depends_on)
+        wanted = [pattern.text for pattern in step.inputs or ()]
+        root = self._plan.project.root.rstrip(os.sep) + os.sep
+        wanted += [_literal(path[len(root) :]) for _, path in step.paths if path.startswith(root)]
+        for pattern in wanted:
+            for maker in self._makers_of(pattern):
+                if maker not in found and maker != step.id and self._comes_before(maker, step):
+                    found[maker] = None
+        return list(found)
+
+    def _makers_of(self, pattern: str) -> list[str]:
+        from buildrun.tree.overlap import is_literal, overlaps
+
+        if is_literal(pattern):
+            maker = self._maker(pattern)
+            if maker is not None:
+                return [maker]
+        return [maker for path, maker in self._makers.items() if overlaps(pattern, path)]
+
+    def _maker(self, path: str) -> str | None:
+        """Return the step that makes the path, or something that it lies in."""
+        while path:
+            if path in self._makers:
+                return self._makers[path]
+            path = path.rpartition("/")[0]
+        return None
+
+    def _comes_before(self, name: str, step: Step) -> bool:
+        waiting, seen = list(step.depends_on), set()
+        while waiting:
+            here = waiting.pop()
+            if here == name:
+                return True
+            if here not in seen:
+                seen.add(here)
+                waiting += self._steps[here].depends_on
+        return False
+
+
+_UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
+
+
+def _likeness(manifest: "Manifest", made: Parts) -> int:
+    return keys.likeness(manifest.parts, made.key_parts)
+
+
+def _literal(path: str) -> str:
+    """Return the pattern that matches this path alone."""
+    return "".join(f"\\{char}" if char in "*?[\\" else char for char in path)
+
+
+def _meets(pattern: "Pattern", outputs: Sequence[str]) -> bool:
+    from buildrun.tree.overlap import overlaps
+
+    return any(overlaps(pattern.text, path) for path in outputs)
+
+
+def _meets_any(path: str, outputs: Sequence[str]) -> bool:
+    return any(path == one.rstrip("/") or path.startswith(one.rstrip("/") + "/") for one in outputs)

@@ -1,0 +1,128 @@
+"""What commands write: kept in a log for each step, and shown as the user wants it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, Literal
+
+from buildrun.console import Console
+
+Mode = Literal["stream", "prefixed", "grouped", "errors"]
+MODES: tuple[Mode, ...] = ("stream", "prefixed", "grouped", "errors")
+
+_CHUNK = 1 << 16
+
+# A line without an end is shown in parts of this size, so that it does not gather in memory.
+_LONGEST_LINE = 1 << 20
+
+
+class Display:
+    """Our standard streams, shared by all steps.
+
+    mode: ``stream`` passes everything on as it comes, ``prefixed`` line by line behind the step's
+    name, ``grouped`` shows each step's output when it has ended, ``errors`` only that of steps
+    that failed.
+    """
+
+    def __init__(self, mode: Mode, console: Console) -> None:
+        """Take the mode; console: whose live line has to give way."""
+        self.mode = mode
+        self.console = console
+        self._lock = threading.Lock()
+
+    def write(self, stream: int, data: bytes | memoryview) -> None:
+        """Write to our standard output or error; raises BrokenPipeError where nobody reads."""
+        target = _stream(stream)
+        with self._lock:
+            self.console.done()
+            target.write(data)
+            target.flush()
+
+
+class Log:
+    """The output of one step: a file, and what is shown of it.
+
+    streams: runs of (1 or 2, bytes), which stream each part of the file went to.
+    """
+
+    def __init__(self, path: str, step: str, display: Display) -> None:
+        """Make the file; raises OSError."""
+        self.path = path
+        self.streams: list[tuple[int, int]] = []
+        self._display = display
+        self._prefix = f"[{step}] ".encode()
+        self._lines = {1: b"", 2: b""}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._file = os.open(path, flags, 0o600)
+
+    def sink(self, stream: int, chunk: bytes) -> None:
+        """Take a chunk of the command's output."""
+        _write_all(self._file, chunk)
+        if self.streams and self.streams[-1][0] == stream:
+            self.streams[-1] = (stream, self.streams[-1][1] + len(chunk))
+        else:
+            self.streams.append((stream, len(chunk)))
+        if self._display.mode == "stream":
+            self._display.write(stream, chunk)
+        elif self._display.mode == "prefixed":
+            self._prefixed(stream, chunk)
+
+    def close(self, *, failed: bool) -> None:
+        """End the log, and show what was kept back."""
+        if self._file < 0:
+            return
+        for stream, rest in self._lines.items():
+            if rest:
+                self._display.write(stream, self._prefix + rest + b"\n")
+        os.close(self._file)
+        self._file = -1
+        mode = self._display.mode
+        if mode == "grouped" or (mode == "errors" and failed):
+            replay(self.path, self.streams, self._display)
+
+    def _prefixed(self, stream: int, chunk: bytes) -> None:
+        *lines, rest = (self._lines[stream] + chunk).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._lines[stream] = rest
+        if lines:
+            self._display.write(stream, b"".join(self._prefix + line + b"\n" for line in lines))
+
+
+def replay(path: str, streams: Iterable[tuple[int, int]], display: Display) -> None:
+    """Show a log again, each part on the stream that it went to; raises OSError."""
+    with open(path, "rb") as file:
+        for stream, count in streams:
+            left = count
+            while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+                display.write(stream, chunk)
+                left -= len(chunk)
+
+
+def file_name(number: int, step: str) -> str:
+    """Return a log's name: the step's number, and as much of its id as a file name may have."""
+    safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in step[:80])
+    return f"{number:03}-{safe.encode('ascii', 'replace').decode().replace('?', '_')}.log"
+
+
+def choose(given: str | None, *, jobs: int, steps: Sequence[object]) -> Mode:
+    """Return the mode: as given, else prefixed where several steps may write at once."""
+    for mode in MODES:
+        if mode == given:
+            return mode
+    return "prefixed" if jobs > 1 and len(steps) > 1 else "stream"
+
+
+def _stream(number: int) -> BinaryIO:
+    stream = sys.stdout if number == 1 else sys.stderr
+    stream.flush()
+    return stream.buffer
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

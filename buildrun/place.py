@@ -1,0 +1,106 @@
+"""Where a plan is worked on: what tells, for its project, what is done and what was kept."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import xxhash
+
+from buildrun.history import History
+from buildrun.home import Home
+from buildrun.judge import Choices, Judge
+from buildrun.plan import Plan
+from buildrun.store.results import Results
+from buildrun.tree.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.digest import Algorithm
+
+
+class CacheSettings(NamedTuple):
+    """What the user asked of the cache; JSON values.
+
+    force: ids or entry points that run in any case; None means all. remote: the URL of a shared
+    cache. remote_write: whether results are put there as well.
+    """
+
+    force: tuple[str, ...] | None = ()
+    cache: bool = True
+    remote: str | None = None
+    remote_write: bool = False
+
+
+class Place(NamedTuple):
+    """Where a plan is worked on, and with what.
+
+    logs: the run's directory for them. keep: whether results are kept.
+    """
+
+    plan: Plan
+    home: Home
+    judge: Judge
+    fingerprints: Fingerprints
+    results: Results
+    history: History
+    console: "Console"
+    logs: str
+    keep: bool
+
+
+def open_place(
+    plan: Plan,
+    home: Home,
+    settings: CacheSettings,
+    environ: Mapping[str, str],
+    console: "Console",
+    *,
+    logs: str = "",
+    write: bool = True,
+    explain: bool = False,
+) -> Place:
+    """Return the place; nothing is read from it yet.
+
+    logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
+    whether old results are searched for the one most like a new one.
+    """
+    algorithm: Algorithm = "sha256" if settings.remote and settings.cache else "xxh3"
+    root = plan.project.root
+    directory = os.path.join(home.memory, "projects")
+    name = f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.{algorithm}"
+    index = os.path.join(directory, f"{name}.index")
+    fingerprints = Fingerprints(root, index, algorithm, write=write)
+    history = History(os.path.join(directory, f"{name}.steps"), write=write)
+    results = Results(home, root, _remote(settings, console), write=write)
+    judge = Judge(
+        plan,
+        fingerprints,
+        results,
+        history,
+        algorithm=algorithm,
+        salt=environ.get("BUILDRUN_SALT") or None,
+        choices=Choices(
+            None if settings.force is None else frozenset(settings.force), settings.cache
+        ),
+        explain=explain,
+    )
+    keep = write and settings.cache
+    return Place(plan, home, judge, fingerprints, results, history, console, logs, keep)
+
+
+def close(place: Place) -> None:
+    """Save what was found out."""
+    place.fingerprints.save()
+    place.history.compact()
+
+
+def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":
+    if not settings.remote or not settings.cache:
+        return None
+    from buildrun.store.remote import Remote
+
+    return Remote(settings.remote, write=settings.remote_write, warn=console.warn)
+
+
+if TYPE_CHECKING:
+    from buildrun.store.remote import Remote

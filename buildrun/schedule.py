@@ -1,0 +1,196 @@
+"""The loop over a plan: first what takes no command, then the rest, several at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.errors import BuildrunError
+from buildrun.executors.job import Job, Result
+from buildrun.outcome import GOOD, Outcome
+from buildrun.plan import Reason, Step
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.executors.supervisor import Supervisor
+    from buildrun.plan import Plan
+    from buildrun.work import Worker
+
+# Seconds between two looks of the live line.
+_LIVE = 0.25
+
+
+class Manner(NamedTuple):
+    """How the steps are gone through.
+
+    jobs: how many at once. keep_going: whether a failure stops only what depends on it.
+    """
+
+    jobs: int = 1
+    keep_going: bool = False
+
+
+class Progress:
+    """How far a plan has come; complete at any moment, so that an interruption can be reported.
+
+    interrupted: the number of the signal that ended it, else None.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing done."""
+        self.plan = plan
+        self.outcomes: dict[str, Outcome] = {}
+        self.interrupted: int | None = None
+        self.defect: BaseException | None = None
+
+    def settled(self, step: Step) -> bool:
+        """Return whether all that the step depends on has ended well."""
+        return all(
+            name in self.outcomes and self.outcomes[name].state in GOOD for name in step.depends_on
+        )
+
+    def remaining(self) -> list[Step]:
+        """Return the steps that have not ended."""
+        return [step for step in self.plan.steps if step.id not in self.outcomes]
+
+    def failures(self) -> list[Outcome]:
+        """Return the steps that failed, in the order in which they did."""
+        return [outcome for outcome in self.outcomes.values() if outcome.state == "failed"]
+
+    def exit_code(self) -> int:
+        """Return the code of the run: the first failed command's own."""
+        if self.interrupted is not None:
+            return 128 + self.interrupted
+        for outcome in self.failures():
+            return outcome.exit_code or 1
+        return 0
+
+    def close(self) -> None:
+        """Account for the steps that never started."""
+        for step in self.remaining():
+            self.outcomes[step.id] = self._not_started(step)
+
+    def _not_started(self, step: Step) -> Outcome:
+        if self.interrupted is not None:
+            return Outcome(step, "cancelled", (Reason("interrupted", "the run was interrupted"),))
+        for name in step.depends_on:
+            before = self.outcomes.get(name)
+            if before is not None and before.state not in GOOD:
+                word = "failed" if before.state == "failed" else "was skipped"
+                return Outcome(step, "skipped", (Reason("upstream-failed", f"`{name}` {word}"),))
+        reason = Reason("stopped", "another step failed; `--keep-going` goes on with the rest")
+        return Outcome(step, "skipped", (reason,))
+
+
+def settle(progress: Progress, worker: Worker) -> None:
+    """Do all that takes no command, as far as that is known now."""
+    for step in progress.plan.steps:
+        if progress.settled(step) and step.outputs:
+            outcome = worker.settle(step)
+            if outcome is not None:
+                progress.outcomes[step.id] = outcome
+
+
+def carry_out(
+    progress: Progress,
+    worker: Worker,
+    environ: Mapping[str, str],
+    weights: Mapping[str, float],
+    manner: Manner,
+    console: Console,
+) -> None:
+    """Carry out the remaining steps, those with the largest weight first.
+
+    environ: what commands see, those variables aside that a step sets for itself.
+    Raises what is a defect; failures of steps are in ``progress``.
+    """
+    from buildrun.executors.supervisor import Supervisor
+
+    with Supervisor() as supervisor:
+        loop = _Loop(progress, worker, environ, weights, manner, console, supervisor)
+        loop.start_ready()
+        if console.live and manner.jobs > 1:
+            supervisor.tick(_LIVE, loop.show)
+        progress.interrupted = supervisor.loop(loop.is_done)
+    console.done()
+    if progress.defect is not None:
+        raise progress.defect
+
+
+class _Loop:
+    """The state of the loop; everything but `_work` is called in the supervisor's thread."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        worker: Worker,
+        environ: Mapping[str, str],
+        weights: Mapping[str, float],
+        manner: Manner,
+        console: Console,
+        supervisor: Supervisor,
+    ) -> None:
+        self._progress = progress
+        self._worker = worker
+        self._environ = environ
+        self._manner = manner
+        self._console = console
+        self._supervisor = supervisor
+        self._running: dict[str, float] = {}
+        self._waiting = sorted(progress.remaining(), key=lambda step: -weights.get(step.id, 0.0))
+
+    def start_ready(self) -> None:
+        """Start what can be, as long as there is room."""
+        for step in list(self._waiting):
+            if len(self._running) >= self._manner.jobs or self._is_stopped():
+                return
+            if self._progress.settled(step):
+                self._waiting.remove(step)
+                self._running[step.id] = time.monotonic()
+                threading.Thread(target=self._work, args=(step,), daemon=True).start()
+
+    def is_done(self) -> bool:
+        """Return whether nothing runs and nothing can be started any more."""
+        return not self._running
+
+    def show(self) -> None:
+        """Draw the live line."""
+        now = time.monotonic()
+        done = len(self._progress.outcomes)
+        running = ", ".join(f"{name} {now - since:.0f} s" for name, since in self._running.items())
+        self._console.progress(f"[{done}/{len(self._progress.plan.steps)}] {running}"[:120])
+
+    def _is_stopped(self) -> bool:
+        if self._supervisor.interrupted is not None or self._progress.defect is not None:
+            return True
+        return bool(self._progress.failures()) and not self._manner.keep_going
+
+    def _work(self, step: Step) -> None:
+        """Carry the step out, in a thread of its own."""
+        try:
+            outcome = self._worker.carry_out(
+                step, self._execute, self._environ, waits=lambda: self._say_waiting(step)
+            )
+        except BuildrunError as error:
+            place = f"{error.place}: " if error.place else ""
+            self._console.error(f"[{step.id}] {place}{error.message}", error.hint or "")
+            outcome = Outcome(step, "failed", (Reason("error", error.message),), error.exit_code)
+        except BrokenPipeError:
+            outcome = Outcome(step, "failed", (Reason("error", "nobody reads the output"),), 1)
+        except BaseException as error:
+            self._progress.defect = error
+            outcome = Outcome(step, "failed", (Reason("error", str(error)),), 1)
+        self._supervisor.post(lambda: self._ended(outcome))
+
+    def _execute(self, job: Job, sink: Callable[[int, bytes], None]) -> Result:
+        return self._supervisor.run(job, sink)
+
+    def _say_waiting(self, step: Step) -> None:
+        self._console.note(f"[{step.id}] waiting for another run of it")
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._progress.outcomes[outcome.step.id] = outcome
+        del self._running[outcome.step.id]
+        self.start_ready()

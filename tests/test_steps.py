@@ -1,0 +1,286 @@
+"""Steps that depend on each other: what runs, what is taken from the cache, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Buildrun, Outcome, Project
+
+LOCAL = "--env-manager=local"
+
+CHAIN = """\
+name: chain
+entry_points:
+  prepare:
+    parameters: {rows: {type: float, default: 3}}
+    inputs: [raw.txt]
+    outputs: [data.txt]
+    command: "head -n {rows} raw.txt > data.txt; echo prepared"
+  train:
+    parameters: {rows: {type: float, default: 3}}
+    depends_on: [{entry_point: prepare, parameters: {rows: "{rows}"}}]
+    inputs: [train.sh]
+    outputs: [model/]
+    command: "mkdir model; bash train.sh > model/m.txt; echo trained; echo done >&2"
+"""
+
+
+@pytest.fixture
+def chain(project: Project) -> Path:
+    """Return a project of two steps."""
+    directory = project(CHAIN, train__sh="wc -l < data.txt\n")
+    (directory / "raw.txt").write_text("".join(f"line {number}\n" for number in range(9)))
+    return directory
+
+
+@pytest.fixture
+def run(buildrun: Buildrun, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that runs a project and gives back the state of each step."""
+
+    def call(directory: Path, *arguments: str, **more: Any) -> Any:
+        report = tmp_path / "report.json"
+        outcome = buildrun("run", directory, LOCAL, "--report", report, *arguments, **more)
+        value = json.loads(report.read_text())
+        assert value["exit_code"] == outcome.code, outcome.err
+        return {step["id"]: step["state"] for step in value["steps"]}
+
+    return call
+
+
+@pytest.fixture
+def plan(buildrun: Buildrun) -> Callable[..., Any]:
+    """Return a function that gives back each step's state and the codes of its reasons."""
+
+    def call(directory: Path, *arguments: str, **more: Any) -> Any:
+        outcome = buildrun("plan", directory, LOCAL, "--format=json", *arguments, **more)
+        assert outcome.code == 0, outcome.err
+        return {
+            step["id"]: (
+                step["cache"]["state"],
+                [reason["code"] for reason in step["cache"]["reasons"]],
+            )
+            for step in outcome.data["steps"]
+        }
+
+    return call
+
+
+Run = Callable[..., Any]
+
+
+def test_steps_run_in_order_and_then_are_up_to_date(chain: Path, run: Run) -> None:
+    assert run(chain, "-e", "train") == {"prepare": "ok", "train": "ok"}
+    assert (chain / "model/m.txt").read_text() == "3\n"
+    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "up-to-date"}
+
+
+def test_only_what_changed_runs_again(chain: Path, run: Run) -> None:
+    run(chain, "-e", "train")
+    (chain / "train.sh").write_text("cat data.txt\n")
+    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "ok"}
+    assert (chain / "model/m.txt").read_text() == "line 0\nline 1\nline 2\n"
+
+
+def test_handed_down_parameter_reaches_the_step_before(chain: Path, run: Run) -> None:
+    run(chain, "-e", "train", "-P", "rows=5")
+    assert (chain / "model/m.txt").read_text() == "5\n"
+
+
+def test_earlier_result_is_restored_with_its_output(
+    chain: Path, run: Run, buildrun: Buildrun
+) -> None:
+    run(chain, "-e", "train")
+    run(chain, "-e", "train", "-P", "rows=5")
+    outcome = buildrun("run", chain, LOCAL, "-e", "train")
+    assert (outcome.code, outcome.out) == (0, "prepared\ntrained\n")
+    assert "done\n" in outcome.err
+    assert (chain / "model/m.txt").read_text() == "3\n"
+
+
+def test_same_output_of_a_changed_step_stops_the_change(chain: Path, run: Run) -> None:
+    run(chain, "-e", "train")
+    text = (chain / "MLproject").read_text()
+    (chain / "MLproject").write_text(text.replace("echo prepared", "echo prepared anew"))
+    assert run(chain, "-e", "train") == {"prepare": "ok", "train": "up-to-date"}
+
+
+def test_outputs_are_restored_when_they_are_gone(chain: Path, run: Run, plan: Run) -> None:
+    run(chain, "-e", "train")
+    (chain / "model/m.txt").unlink()
+    (chain / "model").rmdir()
+    assert plan(chain, "-e", "train")["train"] == ("hit", ["output-missing"])
+    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "cached"}
+    assert (chain / "model/m.txt").read_text() == "3\n"
+
+
+def test_output_changed_by_hand_is_made_right(chain: Path, run: Run, plan: Run) -> None:
+    run(chain, "-e", "train")
+    (chain / "model/m.txt").write_text("4\n")
+    (chain / "model/stale").write_text("")
+    assert plan(chain, "-e", "train")["train"] == ("hit", ["output-modified"])
+    run(chain, "-e", "train")
+    assert (chain / "model/m.txt").read_text() == "3\n"
+    assert os.listdir(chain / "model") == ["m.txt"]
+
+
+def test_edit_of_the_same_size_with_its_time_put_back_is_seen(chain: Path, run: Run) -> None:
+    run(chain, "-e", "train")
+    file = chain / "raw.txt"
+    status = file.stat()
+    file.write_text(file.read_text().replace("line 0", "LINE 0"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run(chain, "-e", "train")["prepare"] == "ok"
+
+
+def test_new_checkout_takes_results_of_another(chain: Path, run: Run, project: Project) -> None:
+    run(chain, "-e", "train")
+    other = project(CHAIN, name="elsewhere", train__sh="wc -l < data.txt\n")
+    (other / "raw.txt").write_bytes((chain / "raw.txt").read_bytes())
+    assert run(other, "-e", "train") == {"prepare": "cached", "train": "cached"}
+    assert (other / "model/m.txt").read_text() == "3\n"
+
+
+def test_plan_writes_nothing(chain: Path, plan: Run, store: Path) -> None:
+    before = sorted(store.rglob("*"))
+    assert plan(chain, "-e", "train") == {
+        "prepare": ("miss", ["never-run"]),
+        "train": ("miss", ["never-run", "upstream-changed"]),
+    }
+    assert sorted(store.rglob("*")) == before
+    assert not (chain / "data.txt").exists()
+
+
+def test_steps_without_outputs_always_run(project: Project, run: Run) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  first: {command: echo x >> count}\n"
+        "  main: {depends_on: [first], command: 'true'}\n"
+    )
+    for _ in range(2):
+        assert run(directory) == {"first": "ok", "main": "ok"}
+    assert (directory / "count").read_text() == "x\nx\n"
+
+
+# Each part of a key: what changes it alone, and the reason that is told.
+ONE_STEP = """\
+name: parts
+python_env: python_env.yaml
+entry_points:
+  main:
+    parameters: {{p: {{type: string, default: a}}, f: {{type: path, default: {file}}}}}
+    inputs: ["*.txt"]
+    outputs: [out]
+    env: {{MODE: fast}}
+    command: "cat {{f}} *.txt > out; echo {{p}} $MODE >> out"
+"""
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        text = (directory / name).read_text()
+        assert old in text
+        (directory / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).write_text(text) and None
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str], dict[str, str], str]] = {
+    "command": (edit("MLproject", "cat ", "cat  "), [], {}, "command-changed"),
+    "parameter": (lambda _: None, ["-P", "p=b"], {}, "command-changed"),
+    "undeclared parameter": (lambda _: None, ["-P", "q=b"], {}, "command-changed"),
+    "content of a path": (write("data/f", "other\n"), [], {}, "command-changed"),
+    "content of an input": (write("a.txt", "other\n"), [], {}, "input-changed"),
+    "executable bit": (lambda d: (d / "a.txt").chmod(0o755), [], {}, "input-changed"),
+    "new input": (write("b.txt", "new\n"), [], {}, "input-added"),
+    "renamed input": (lambda d: (d / "a.txt").rename(d / "c.txt"), [], {}, "input-added"),
+    "removed input": (lambda d: (d / "z.txt").unlink(), [], {}, "input-removed"),
+    "link's target": (
+        lambda d: os.replace(d / "k.link", d / "l.txt"),
+        [],
+        {},
+        "input-changed",
+    ),
+    "variable": (edit("MLproject", "MODE: fast", "MODE: slow"), [], {}, "variable-changed"),
+    "new variable": (edit("MLproject", "MODE: fast", "MODE: fast, X: y"), [], {},
+                     "variable-changed"),
+    "environment": (write("python_env.yaml", "python: '3'\ndependencies: []\n"), [], {},
+                    "environment-changed"),
+    "outputs": (edit("MLproject", "[out]", "[out, more]"), [], {}, "outputs-changed"),
+    "salt": (lambda _: None, [], {"BUILDRUN_SALT": "2"}, "salt-changed"),
+}  # fmt: skip
+
+NO_CHANGES: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda _: None,
+    "description": edit("MLproject", "    inputs", "    description: new\n    inputs"),
+    "comment": edit("MLproject", "name: parts\n", "name: parts # a comment\n"),
+    "another entry point": edit("MLproject", "entry_points:\n",
+                                "entry_points:\n  other: {command: 'true'}\n"),
+    "times": lambda d: os.utime(d / "a.txt", (1, 1)),
+    "rewritten input": lambda d: (d / "a.txt").write_text((d / "a.txt").read_text()),
+    "file that is no input": write("README", "x"),
+    "timeout and retries": edit("MLproject", "    outputs",
+                                "    timeout: 5m\n    retries: 2\n    outputs"),
+    "pass_env": edit("MLproject", "    outputs", "    pass_env: [FLAVOUR]\n    outputs"),
+    "group's rights": lambda d: (d / "a.txt").chmod(0o640),
+}  # fmt: skip
+
+
+@pytest.fixture
+def parts(project: Project) -> Path:
+    """Return a project whose step has something of every part of a key."""
+    directory = project(python_env__yaml="dependencies: []\n", a__txt="a\n", z__txt="z\n")
+    (directory / "data").mkdir()
+    (directory / "data/f").write_text("f\n")
+    (directory / "l.txt").symlink_to("a.txt")
+    (directory / "k.link").symlink_to("z.txt")
+    (directory / "MLproject").write_text(ONE_STEP.format(file=directory / "data/f"))
+    return directory
+
+
+def planned(buildrun: Buildrun, directory: Path, *arguments: str, **more: Any) -> Any:
+    outcome: Outcome = buildrun("plan", directory, "--format=json", *arguments, **more)
+    assert outcome.code == 0, outcome.err
+    return outcome.data["steps"][-1]["cache"]
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_each_part_of_the_key_alone_causes_a_run(
+    part: str, parts: Path, buildrun: Buildrun
+) -> None:
+    change, arguments, environ, code = CHANGES[part]
+    assert buildrun("run", "-q", parts).code == 0
+    before = planned(buildrun, parts)
+    change(parts)
+    after = planned(buildrun, parts, *arguments, environ=environ)
+    assert (before["state"], after["state"]) == ("up-to-date", "miss")
+    assert before["key"] != after["key"]
+    assert code in [reason["code"] for reason in after["reasons"]]
+    others = {"input-removed"} if part == "renamed input" else set()
+    others |= {"output-missing"} if part == "outputs" else set()
+    assert {reason["code"] for reason in after["reasons"]} <= {code, *others}
+
+
+@pytest.mark.parametrize("name", NO_CHANGES)
+def test_nothing_else_causes_a_run(name: str, parts: Path, buildrun: Buildrun) -> None:
+    assert buildrun("run", "-q", parts).code == 0
+    before = planned(buildrun, parts)
+    NO_CHANGES[name](parts)
+    after = planned(buildrun, parts, environ={"FLAVOUR": "mint", "USER": "else"})
+    assert (after["state"], after["key"]) == ("up-to-date", before["key"])
+
+
+def test_key_is_the_same_in_another_place(parts: Path, buildrun: Buildrun) -> None:
+    one = planned(buildrun, parts)["key"]
+    other = parts.rename(parts.parent / "moved")
+    file = other / "MLproject"
+    file.write_text(file.read_text().replace("/project/", "/moved/"))
+    assert planned(buildrun, other)["key"] == one
