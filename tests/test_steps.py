@@ -190,7 +190,10 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda directory: (directory / name).write_text(text) and None
+    def change(directory: Path) -> None:
+        (directory / name).write_text(text)
+
+    return change
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], list[str], dict[str, str], str]] = {

@@ -10,8 +10,8 @@ from buildrun.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from buildrun.store.remote import Remote
-    from buildrun.tree.taken import Taken
     from buildrun.tree.listing import Entry
+    from buildrun.tree.taken import Taken
 
 # Manifests looked at for one like a new result.
 _LOOKED_AT = 500
