@@ -23,6 +23,8 @@ WORDS = st.sampled_from(
         "float", "int", "python_env", "conda_env", "docker_env", "image", "volumes",
         "environment", "python", "3.11", "dependencies", "build_dependencies", "pip", "channels",
         "kube-context", "repository-uri", "kube-job-template-path", "resources", "x", "",
+        "depends_on", "inputs", "outputs", "env", "pass_env", "timeout", "retries", "entry_point",
+        "data/*.csv", "/abs", "1h30m", "90\n", "0s", "A B", "é", "٣",
     ]
 )  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | WORDS
@@ -51,6 +53,33 @@ def test_projects_that_are_accepted_are_valid(parameters: Any, environment: Any)
     value = mlproject("run", parameters, environment)
     schema = schemas.load("MLproject")
     assert not conforms(schema, value) or VALIDATORS["MLproject"].is_valid(value)
+
+
+DIALECT = ("depends_on", "inputs", "outputs", "env", "pass_env", "timeout", "retries")
+NUMBERS = st.integers(-200, 200) | st.floats() | st.integers(10**300, 10**301)
+
+
+@settings(max_examples=500, deadline=None)
+@given(keys=st.dictionaries(st.sampled_from(DIALECT), VALUES | NUMBERS, max_size=4))
+def test_entry_points_that_are_accepted_are_valid(keys: Any) -> None:
+    value = {"entry_points": {"main": {"command": "run", **keys}}}
+    schema = schemas.load("MLproject")
+    assert not conforms(schema, value) or VALIDATORS["MLproject"].is_valid(value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"depends_on": ["a", {"entry_point": "b", "parameters": {"c": 1, "d": "{e}", "f": True}}]},
+        {"inputs": ["a", "b/*.csv"], "outputs": ["c", "d/"]},
+        {"env": {"A": 1, "B": "x", "C": 0.5}, "pass_env": ["D"]},
+        {"timeout": 90, "retries": 100},
+        {"timeout": "1h30m", "retries": 0},
+    ],
+)
+def test_usual_entry_points_are_accepted_at_once(keys: Any) -> None:
+    value = {"entry_points": {"main": {"command": "run", **keys}}}
+    assert conforms(schemas.load("MLproject"), value)
 
 
 EXAMPLES = sorted(REPOSITORY.glob("examples/*/MLproject"))

@@ -144,6 +144,14 @@ def test_many_digits_are_a_bad_value(tmp_path: Path) -> None:
     assert (found.code, found.line, found.column) == ("bad-yaml-value", 2, 7)
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 4000, "0b" + "1" * 15_000, "9" * 5000])
+def test_number_that_cannot_be_shown_is_one_finding(number: str) -> None:
+    found = parse("MLproject", f"name: x\nother: [1, {number}]\n")
+    assert isinstance(found, Diagnostic)
+    assert (found.code, found.line, found.column) == ("bad-yaml-value", 2, 12)
+    assert document(f"name: x\nother: '{number}'\n").value["other"] == number
+
+
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     assert refusal(tmp_path / "absent").code == "missing-file"
     assert refusal(tmp_path / "nul\0byte").code == "missing-file"

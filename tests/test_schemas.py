@@ -25,7 +25,7 @@ def subschemas(schema: Any, where: str = "#") -> Iterator[tuple[str, dict[str, A
             if key in ("properties", "$defs"):
                 for name, part in value.items():
                     yield from subschemas(part, f"{where}/{key}/{name}")
-            elif key in ("items", "additionalProperties", "not", "if", "then"):
+            elif key in ("items", "additionalProperties", "propertyNames", "not", "if", "then"):
                 yield from subschemas(value, f"{where}/{key}")
             elif key in ("allOf", "prefixItems"):
                 for number, part in enumerate(value):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
 
 from buildrun.project.check_path import check_fields, problem
 from buildrun.project.compose import Path
@@ -14,10 +12,10 @@ from buildrun.project.dependencies import Graph, graph_of, needed
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.document import pointer
 from buildrun.project.findings import Findings, did_you_mean
+from buildrun.project.makers import Makers, meets
 from buildrun.project.spec import EntryPoint, Pattern, ProjectSpec
 from buildrun.tree import globs, patterns
-
-_ANY_DEPTH = "**"
+from buildrun.tree.overlap import overlaps
 
 
 def read_inputs(
@@ -49,11 +47,11 @@ def all_inputs(findings: Findings, path: Path, value: object) -> tuple[Pattern, 
 
 def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
     """Check that inputs which others make are depended on, and none is an own output."""
-    made = _Made((item.name, output) for item in entry_points for _, output in item.outputs)
+    makers = Makers((item.name, output) for item in entry_points for _, output in item.outputs)
     for entry_point in entry_points:
         own, reached = entry_point.name, frozenset(graph[entry_point.name])
         for where, pattern in entry_point.inputs:
-            found = made.may_be_found(pattern.text)
+            found = makers.of(pattern.text)
             names = [name for name in found if name != own and name not in reached]
             if names and own in graph:
                 reached |= needed(graph, own)
@@ -91,7 +89,7 @@ def unmatched(spec: ProjectSpec) -> tuple[Diagnostic, ...]:
             graph = graph or graph_of(spec)
             before = needed(graph, entry_point.name) - {entry_point.name}
             made = (output for name in before for output in outputs.get(name, ()))
-            if not any(_meets(pattern.text, output, loosely=True) for output in made):
+            if not any(overlaps(pattern.text, output) for output in made):
                 found.append(unmatched_diagnostic(spec, entry_point, pattern))
     return tuple(found)
 
@@ -116,57 +114,17 @@ def unmatched_diagnostic(
     )
 
 
-class _Made:
-    """The outputs of all entry points, found without going through all of them."""
-
-    def __init__(self, outputs: Iterator[tuple[str, str]]) -> None:
-        """Take pairs of an entry point's name and an output."""
-        self._sorted = sorted((tuple(output.rstrip("/").split("/")), name, output)
-                              for name, output in outputs)  # fmt: skip
-        self._parts = [parts for parts, _, _ in self._sorted]
-
-    def may_be_found(self, pattern: str) -> Mapping[str, str]:
-        """Return an output by the entry point that makes it, for all that the pattern may match."""
-        parts = patterns.split(pattern) or ()
-        literal = next((at for at, part in enumerate(parts) if globs.is_glob(part)), len(parts))
-        found: dict[str, str] = {}
-        for name, output in self._near(parts[:literal]):
-            if name not in found and _meets(pattern, output, loosely=False):
-                found[name] = output
-        return found
-
-    def _near(self, parts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        """Yield the outputs above a directory, and those beneath it or equal to it."""
-        for length in range(1, len(parts)):
-            yield from self._from(parts[:length], beneath=False)
-        yield from self._from(parts, beneath=True)
-
-    def _from(self, parts: tuple[str, ...], *, beneath: bool) -> Iterator[tuple[str, str]]:
-        for at in range(bisect.bisect_left(self._parts, parts), len(self._parts)):
-            own = self._parts[at]
-            if own[: len(parts)] != parts or (not beneath and own != parts):
-                return
-            yield self._sorted[at][1:]
-
-
-class _Origin(NamedTuple):
-    """Who makes what an input pattern matches."""
-
-    name: str
-    output: str
-
-
 def _report_origin(
     findings: Findings, path: Path, own: str, made: Mapping[str, str], graph: Graph
 ) -> None:
-    origin = _Origin(*next(iter(made.items())))
+    name, output = next(iter(made.items()))
     message = (
-        f"the input `{_text(findings, path)}` matches the output `{origin.output[:60]}` of "
-        f"`{origin.name}`, and `{own}` does not depend on it"
+        f"the input `{_text(findings, path)}` matches the output `{output[:60]}` of "
+        f"`{name}`, and `{own}` does not depend on it"
     )
     hint = f"add {_listed(list(made))} to `depends_on`, or narrow the pattern"
-    if own in needed(graph, origin.name):
-        hint = f"narrow the pattern: `{origin.name}` depends on `{own}`, so it runs later"
+    if own in needed(graph, name):
+        hint = f"narrow the pattern: `{name}` depends on `{own}`, so it runs later"
     findings.warning("undeclared-dependency", message, path, hint=hint)
 
 
@@ -206,40 +164,6 @@ def _check(findings: Findings, path: Path, text: str) -> bool:
     return True
 
 
-def _meets(pattern: str, output: str, *, loosely: bool) -> bool:
-    """Return whether a pattern may match an output, or something beneath it.
-
-    loosely: also where only the disk could tell: what lacks a slash may be a directory, and a
-    pattern that begins with ``**`` may match beneath any.
-    """
-    if patterns.matches(pattern, output):
-        return True
-    if not loosely and not output.endswith("/"):
-        return False
-    parts = patterns.split(pattern) or ()
-    reached = {0}
-    for name in output.rstrip("/").split("/"):
-        reached = _step(parts, reached, name)
-    if not loosely and parts[:1] == (_ANY_DEPTH,):
-        reached.discard(0)
-    return bool(reached)
-
-
-def _step(parts: tuple[str, ...], reached: Collection[int], name: str) -> set[int]:
-    """Return how many parts may be used up after one more name, each of them or more to come."""
-    after = set()
-    waiting = list(reached)
-    for at in waiting:
-        if at == len(parts):
-            continue
-        if parts[at] == _ANY_DEPTH:
-            after.add(at)
-            waiting.append(at + 1)
-        elif patterns.matches(parts[at], name):
-            after.add(at + 1)
-    return after
-
-
 def _is_glob(text: str) -> bool:
     return any(globs.is_glob(part) for part in patterns.split(text) or ())
 
@@ -247,7 +171,7 @@ def _is_glob(text: str) -> bool:
 def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> str:
     for other in spec.entry_points:
         for output in other.outputs:
-            if other.name != entry_point.name and _meets(text, output, loosely=False):
+            if other.name != entry_point.name and meets(text, output):
                 return f"`{other.name}` makes it: add `{other.name}` to `depends_on`"
     if "{" in text and "," in text:
         return "braces name no alternatives: write a pattern for each"

@@ -58,7 +58,7 @@ def check_overlaps(findings: Findings, entry_points: Sequence[Declared]) -> None
         while above and item.parts[: len(above[-1].parts)] != above[-1].parts:
             above.pop()
         if above:
-            first, second = sorted((above[-1], item), key=lambda each: each.number)
+            first, second = sorted((above[0], item), key=lambda each: each.number)
             _report_overlap(findings, first, second)
         above.append(item)
 

@@ -72,7 +72,7 @@ def _check_value(findings: Findings, path: Path, name: str, value: object) -> bo
         message = f"the value of `{name}` holds what no variable can"
         findings.error("bad-variable", message, path, hint="remove the character")
     elif value and (_SECRET.fullmatch(name.upper()) or are_in(value)):
-        message = f"the value of `{name}` looks like a secret, and results keep what they are from"
+        message = f"the value of `{name}` looks like a secret, and this file is no place for one"
         hint = f"list `{name}` under `pass_env`, and set it where you call buildrun"
         findings.warning("secret-value", message, path, hint=hint)
     return fits

@@ -31,6 +31,8 @@ _UNPRINTABLE = re.compile(
 )
 # libyaml takes some of these where PyYAML, whose verdict is MLflow's, does not.
 _RISKY = re.compile(r"[\t\x85\u2028\u2029\ufeff?%]|!(?!\S)")
+# A number of more than 4300 decimal digits can be read in base 16, but never be shown as text.
+_HUGE_NUMBER = re.compile(r"(?<![0-9a-fA-Fxo_:])[0-9a-fA-Fxo_:]{3500}")
 _TEMPLATE = re.compile(r"\{%|\{\{.*\}\}")
 _FAILURES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
@@ -162,6 +164,8 @@ def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
         loader = kind(text)
         root, duplicates = compose(loader)
         value = loader.construct_document(root) if root is not None else None
+        if _HUGE_NUMBER.search(text) and any(_fails(node) for node in _scalars(root)):
+            raise ValueError("the number is too large to be shown")
         return Document(path, text, value, root, duplicates)
     except LimitError as error:
         return _finding(path, error.code, error.message, error.mark, _LIMIT_HINTS[error.code])
@@ -284,7 +288,7 @@ def _scalars(root: Node | None) -> list[ScalarNode]:
 def _fails(node: ScalarNode) -> bool:
     try:
         construct = SafeConstructor().construct_object
-        construct(node)
+        str(construct(node))
     except (yaml.YAMLError, *_FAILURES):
         return True
     return False

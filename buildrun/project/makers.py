@@ -1,0 +1,61 @@
+"""Which entry point makes what an input pattern matches, as far as the file alone can tell."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping
+
+from buildrun.tree import globs, patterns
+from buildrun.tree.overlap import overlaps
+
+_ANY_DEPTH = "**"
+
+
+class Makers:
+    """The outputs of all entry points, found without going through all of them."""
+
+    def __init__(self, outputs: Iterable[tuple[str, str]]) -> None:
+        """Take pairs of an entry point's name and an output."""
+        self._sorted = sorted(
+            (tuple(output.rstrip("/").split("/")), name, output) for name, output in outputs
+        )
+        self._parts = [parts for parts, _, _ in self._sorted]
+
+    def of(self, pattern: str) -> Mapping[str, str]:
+        """Return an output by the entry point that makes it, for all that the pattern may match."""
+        parts = patterns.split(pattern) or ()
+        literal = next((at for at, part in enumerate(parts) if globs.is_glob(part)), len(parts))
+        found: dict[str, str] = {}
+        for name, output in self._near(parts[:literal]):
+            if name not in found and meets(pattern, output):
+                found[name] = output
+        return found
+
+    def _near(self, parts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """Yield the outputs above a directory, and those beneath it or equal to it."""
+        for length in range(1, len(parts)):
+            yield from self._from(parts[:length], beneath=False)
+        yield from self._from(parts, beneath=True)
+
+    def _from(self, parts: tuple[str, ...], *, beneath: bool) -> Iterator[tuple[str, str]]:
+        for at in range(bisect.bisect_left(self._parts, parts), len(self._parts)):
+            own = self._parts[at]
+            if own[: len(parts)] != parts or (not beneath and own != parts):
+                return
+            yield self._sorted[at][1:]
+
+
+def meets(pattern: str, output: str) -> bool:
+    """Return whether a pattern surely or probably matches an output, or something beneath it.
+
+    What is only possible is left out: that something beneath a directory matches ``**/*.py``.
+    """
+    if patterns.matches(pattern, output):
+        return True
+    if not output.endswith("/"):
+        return False
+    first, *rest = patterns.split(pattern) or ("",)
+    if first != _ANY_DEPTH:
+        return overlaps(pattern, output)
+    names = output.rstrip("/").split("/")
+    return any(overlaps("/".join(rest), "/".join(names[at:])) for at in range(len(names)))
