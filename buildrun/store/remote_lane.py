@@ -62,11 +62,8 @@ class Task(Generic[Result]):
     def unseen(self, size: int) -> Iterator[None]:
         """Allow more time while ``size`` bytes travel without a sign of their progress."""
         self.move()
-        self._lane.owe(size)
-        try:
+        with self._lane.patience(size / _SLOWEST):
             yield
-        finally:
-            self._lane.owe(-size)
         self.move()
 
     def drop(self) -> None:
@@ -94,11 +91,10 @@ class Lane:
         self.changed = threading.Condition()
         self.stopped = False
         self._width = width
-        self._seconds = seconds
+        self._allowed = seconds
         self._waiting: deque[Task[Any]] = deque()
         self._threads = 0
         self._busy = 0
-        self._owed = 0
         self._moved = monotonic()
 
     def start(self, work: Callable[[Task[Any]], Result], *, first: bool = False) -> Task[Result]:
@@ -151,17 +147,24 @@ class Lane:
         """Take note that something has moved."""
         self._moved = monotonic()
 
-    def owe(self, size: int) -> None:
-        """Take note that so many more bytes, or fewer, travel unseen."""
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Allow so much more time without progress, within a block."""
         with self.changed:
-            self._owed += size
+            self._allowed += seconds
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._allowed -= seconds
+                self.move()
 
     def _until(self, ended: Callable[[], bool], tick: Callable[[], None] | None) -> None:
         glanced = 0.0
         while True:
             with self.changed:
                 before = monotonic()
-                left = self._moved + self._seconds + self._owed / _SLOWEST - before
+                left = self._moved + self._allowed - before
                 if ended():
                     return
                 if self._busy and left <= 0:

@@ -11,6 +11,9 @@ from buildrun.store.remote_goods import Changed, Refused
 from buildrun.store.remote_lane import Lane, Result, Stalled, Stopped, Task
 from buildrun.store.remote_trouble import explain, hide, is_absent, is_denied, shown
 
+# Seconds that loading a library may take, which is no fault of the place's.
+_LOADING = 20.0
+
 Work = Callable[[Task[Any]], Result]
 
 
@@ -59,9 +62,9 @@ class Link:
         """Return the place, for a thread of ours; raises whatever keeps us from it."""
         with self._opening:
             if self._place is None:
-                self._place = remote_place.connect(self.url, write=self._write)
-                self.reading.move()  # imports are slow, yet no fault of the place
-                self.writing.move()
+                extra = 0.0 if remote_place.is_directory(self.url) else _LOADING
+                with self.reading.patience(extra), self.writing.patience(extra):
+                    self._place = remote_place.connect(self.url, write=self._write)
             return self._place
 
     def ask(

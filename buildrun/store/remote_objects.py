@@ -31,6 +31,7 @@ def connect(url: str) -> Place:
     if scheme in ("s3", "s3a"):
         # It would hold ten parts of 50 MB in memory for each large object; one is a stream.
         filesystem.max_concurrency = 1
+        filesystem.connect()  # loads for long what describes the service; sends nothing to it
         return _Streamed(filesystem, root)
     return _Objects(filesystem, root) if scheme in OBJECT_STORES else _Tree(url, root)
 
@@ -56,12 +57,10 @@ def _following(task: Task[Any], into: Arriving) -> Any:
     from fsspec.callbacks import Callback
 
     class Following(Callback):  # type: ignore[misc]
-        def set_size(self, size: int | None) -> None:
-            into.check(size)
-
         def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002
             task.move()
-            # Counts do not tell: they may be of compressed bytes, or again of those of a retry.
+            # Counts do not tell: they may be of compressed bytes, or again of those of a retry;
+            # and the size that is told first may be that of a server's page for an error.
             into.check(os.stat(into.path).st_size)
 
     return Following()

@@ -41,9 +41,7 @@ class Place(Protocol):
 
 
 # Where what is put appears whole.
-OBJECT_STORES = frozenset(
-    {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https", "memory"}
-)
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https"})
 
 
 def scheme_of(url: str) -> str:
