@@ -20,8 +20,6 @@ _GIT_FILE = b".gitignore"
 _OWN_FILE = b".buildrunignore"
 _BOM = b"\xef\xbb\xbf"
 
-Held = dict[bytes, "os.DirEntry[bytes]"]
-
 
 class Rule(NamedTuple):
     """One line of such a file.
@@ -61,12 +59,12 @@ class Rules:
         self._globs = tuple(rule for rule in self._rules if rule.kind.endswith(" glob"))
         self._compiled: dict[Rule, Callable[[bytes], object]] = {}
 
-    def candidates(self, below: bytes, held: Held) -> set[bytes]:
+    def candidates(self, below: bytes, held: list[bytes]) -> set[bytes]:
         """Return the names in a directory that a rule might match."""
         directory = self._outer + below[self._base :]
-        found = held.keys() & self._names
+        found = set(self._names.intersection(held))
         if directory in self._paths:
-            found |= held.keys() & self._paths[directory]
+            found |= self._paths[directory].intersection(held)
         if self._suffixes:
             suffixes = self._suffixes
             found.update([name for name in held if name.endswith(suffixes)])
@@ -110,6 +108,13 @@ class Rules:
         if rule not in self._compiled:
             self._compiled[rule] = _compile(rule).fullmatch
         return self._compiled[rule]
+
+
+def _is_directory(name: bytes, descriptor: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode)
+    except OSError:
+        return False  # gone since the directory was listed
 
 
 def _verdict(chain: Sequence[Rules], below: bytes, name: bytes, *, directory: bool) -> bool | None:
@@ -259,19 +264,20 @@ class Filter:
         """Return a digest of all rules of git that were read."""
         return str(self._seen.hexdigest())
 
-    def __call__(self, below: bytes, held: Held) -> Held:
-        """Return what of a directory belongs to the project."""
-        if below and any(name in held for name in names.ENVIRONMENT):
-            return {}
+    def __call__(self, below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+        """Return the names in a directory that belong to the project."""
+        if below and any(mark in held for mark in names.ENVIRONMENT):
+            return []
         git, own = self._rules_of(below, held)
         dropped = names.leftovers(held)
         candidates: set[bytes] = set()
         for rules in (*git, *own):
             candidates |= rules.candidates(below, held)
-        dropped.update(
-            [name for name in candidates - dropped if self._is_ignored(below, held[name], git, own)]
-        )
-        return {name: held[name] for name in held.keys() - dropped} if dropped else held
+        for name in candidates - dropped:
+            directory = _is_directory(name, descriptor)
+            if self._is_ignored(below, name, git, own, directory=directory):
+                dropped.add(name)
+        return [name for name in held if name not in dropped] if dropped else held
 
     def leaves_out(self, path: bytes) -> bool:
         """Return whether a tracked file is left out all the same, by its name or by own rules."""
@@ -290,7 +296,9 @@ class Filter:
                 return True
         return False
 
-    def _rules_of(self, below: bytes, held: Held) -> tuple[tuple[Rules, ...], tuple[Rules, ...]]:
+    def _rules_of(
+        self, below: bytes, held: list[bytes]
+    ) -> tuple[tuple[Rules, ...], tuple[Rules, ...]]:
         above = below[: below.rfind(b"/", 0, -1) + 1]
         git = self._git[above] if below else self._outer
         if _GIT_FILE in held:
@@ -315,15 +323,16 @@ class Filter:
     def _is_ignored(
         self,
         below: bytes,
-        entry: "os.DirEntry[bytes]",
+        name: bytes,
         git: tuple[Rules, ...],
         own: tuple[Rules, ...],
+        *,
+        directory: bool,
     ) -> bool:
-        directory = entry.is_dir(follow_symlinks=False)
-        said = _verdict(own, below, entry.name, directory=directory)
+        said = _verdict(own, below, name, directory=directory)
         if said is not None:
             return said
-        said = bool(_verdict(git, below, entry.name, directory=directory))
+        said = bool(_verdict(git, below, name, directory=directory))
         self.ignored = self.ignored or said
         return said
 

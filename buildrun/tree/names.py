@@ -1,7 +1,6 @@
 """Names that are no part of a project wherever they are."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 # Version control's own, and what buildrun itself moves aside while it works.
 _NEVER = b".git"
@@ -31,8 +30,8 @@ def leftover(name: bytes) -> bool:
     return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_END)
 
 
-def leftovers(held: Mapping[bytes, Any]) -> set[bytes]:
+def leftovers(held: Iterable[bytes]) -> set[bytes]:
     """Return the names that are leftovers."""
-    found = held.keys() & _LEFTOVERS
+    found = set(_LEFTOVERS.intersection(held))
     found.update([name for name in held if name.startswith(_STARTS) or name.endswith(_END)])
     return found

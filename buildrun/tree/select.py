@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 
 from buildrun.tree import ignore, links, names, patterns, signature
-from buildrun.tree.ignore import Held
 from buildrun.tree.shown import shown
 from buildrun.tree.taken import Selection
 from buildrun.tree.tracked import Tracked
 from buildrun.tree.walk import everything, walk
 
-_MLPROJECT = b"MLproject"
+_MLPROJECT = "MLproject"
 
 
 class _Sink:
     """Gathers what is found, each path once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, passing_over: bool = False) -> None:
+        self._passing_over = passing_over
         self.found: dict[bytes, bytes] = {}
         self.problems: dict[bytes, str] = {}
 
@@ -28,7 +28,8 @@ class _Sink:
         self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
 
     def odd(self, path: bytes) -> None:
-        self.problems[path] = f"`{shown(path)}` is neither a file nor a directory"
+        if not self._passing_over:
+            self.problems[path] = f"`{shown(path)}` is neither a file nor a directory"
 
     def selection(self, *unmatched: str) -> Selection:
         paths = sorted(self.found)
@@ -41,20 +42,22 @@ def project(root: bytes, known: Tracked) -> Selection:
 
     Devices, sockets and pipes are passed over, as git does.
     """
-    sink = _Sink()
+    sink = _Sink(passing_over=True)
     repository = ignore.repository(root)
     chosen = ignore.Filter(root, repository)
-    found = sink.found
-    kinds = (stat.S_IFREG, stat.S_IFLNK)
-    for path, status in walk(root, b"", chosen, sink.trouble):
-        if stat.S_IFMT(status.st_mode) in kinds:
-            found[path] = signature.of(status)
+    paths: list[bytes] = []
+    signatures: list[bytes] = []
+    for some, theirs in walk(root, b"", chosen, sink):
+        paths += some
+        signatures += theirs
     if chosen.ignored and repository is not None:
+        there = set(paths)
         for path in known.though_ignored(root, repository, chosen.digest):
-            if path not in found and not chosen.leaves_out(path):
+            if path not in there and not chosen.leaves_out(path):
                 _add_file(sink, root, path)
-    found.pop(_MLPROJECT, None)
-    return sink.selection()
+    tracked = sink.selection()
+    walked = Selection(paths, signatures, tracked.problems)
+    return without(union((walked, tracked)) if tracked.paths else walked, (_MLPROJECT,))
 
 
 def _add_file(sink: _Sink, root: bytes, path: bytes) -> None:
@@ -100,21 +103,22 @@ def outputs(root: bytes, path: str) -> Selection:
     if path.endswith("/") and not os.path.isdir(os.path.join(root, name)):
         sink.problems[name] = f"`{shown(name)}` is not a directory, but it is declared as `{path}`"
         return sink.selection(path)
-    _add_output(sink, root, name, status)
+    _add_output(sink, root, name, signature.of(status))
     if stat.S_ISDIR(status.st_mode):
-        below = name + b"/"
-        for found, its_status in walk(root, below, everything, sink.trouble, directories=True):
-            _add_output(sink, root, found, its_status)
+        for paths, signatures in walk(root, name + b"/", everything, sink, directories=True):
+            for found, seen in zip(paths, signatures, strict=True):
+                _add_output(sink, root, found, seen)
     return sink.selection()
 
 
-def _add_output(sink: _Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
-    mode = status.st_mode
-    if stat.S_ISDIR(mode):
+def _add_output(sink: _Sink, root: bytes, path: bytes, seen: bytes) -> None:
+    if signature.is_directory(seen):
         sink.found[path] = signature.DIRECTORY
-    elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-        sink.found[path] = signature.of(status)
-        if stat.S_ISLNK(mode) and links.leads_out(root, path):
+    elif signature.is_file(seen):
+        sink.found[path] = seen
+    elif signature.is_link(seen):
+        sink.found[path] = seen
+        if links.leads_out(root, path):
             sink.problems[path] = f"`{shown(path)}` is a link that leaves the project"
     else:
         sink.odd(path)
@@ -131,38 +135,39 @@ def _add(
     if stat.S_ISDIR(status.st_mode):
         _add_tree(sink, root, path + b"/" if path else path, met)
     else:
-        _add_one(sink, path, status, met)
+        _add_one(sink, path, signature.of(status), met)
     for link in met:  # which grows meanwhile
         try:
             status = os.stat(os.path.join(root, link))
         except OSError:
             continue  # it leads nowhere, or in a circle
         if not stat.S_ISDIR(status.st_mode):
-            _add_one(sink, link + b"/", status, met)
+            _add_one(sink, link + b"/", signature.of(status), met)
         elif (place := (status.st_dev, status.st_ino)) not in done:
             done.add(place)
             _add_tree(sink, root, link + b"/", met)
 
 
 def _add_tree(sink: _Sink, root: bytes, below: bytes, met: list[bytes]) -> None:
-    for path, status in walk(root, below, _without_leftovers, sink.trouble):
-        _add_one(sink, path, status, met)
+    for paths, signatures in walk(root, below, _without_leftovers, sink):
+        for path, seen in zip(paths, signatures, strict=True):
+            _add_one(sink, path, seen, met)
 
 
-def _add_one(sink: _Sink, path: bytes, status: os.stat_result, met: list[bytes]) -> None:
-    mode = status.st_mode
-    if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-        sink.found[path] = signature.of(status)
-        if stat.S_ISLNK(mode):
-            met.append(path)
+def _add_one(sink: _Sink, path: bytes, seen: bytes, met: list[bytes]) -> None:
+    if signature.is_file(seen):
+        sink.found[path] = seen
+    elif signature.is_link(seen):
+        sink.found[path] = seen
+        met.append(path)
     else:
         sink.odd(path)
 
 
-def _without_leftovers(below: bytes, held: Held) -> Held:
-    del below
+def _without_leftovers(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+    del below, descriptor
     dropped = names.leftovers(held)
-    return {name: held[name] for name in held.keys() - dropped} if dropped else held
+    return [name for name in held if name not in dropped] if dropped else held
 
 
 def union(selections: Iterable[Selection]) -> Selection:

@@ -1,73 +1,122 @@
 """The one walk through a tree, for keys, images and archives alike."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
-Found = tuple[bytes, os.stat_result]
+from buildrun.tree import signature
 
-# Told a directory's path, with a slash at its end or empty, and what it holds by name; returns
-# what of it counts.
-Choose = Callable[[bytes, dict[bytes, "os.DirEntry[bytes]"]], dict[bytes, "os.DirEntry[bytes]"]]
+# Paths relative to the root, in the order of their bytes, and the signature of each.
+Chunk = tuple[list[bytes], list[bytes]]
 
-# Told the path of a directory that cannot be read, and why.
-Trouble = Callable[[bytes, OSError], None]
+# Told a directory's path, with a slash at its end or empty, the names it holds and a descriptor
+# of it; returns the names that count.
+Choose = Callable[[bytes, list[bytes], int], list[bytes]]
 
-_Level = Iterator[tuple[bytes, "os.DirEntry[bytes] | None"]]
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def everything(
-    below: bytes, held: dict[bytes, "os.DirEntry[bytes]"]
-) -> dict[bytes, "os.DirEntry[bytes]"]:
+class Watcher(Protocol):
+    """Is told what cannot be part of a tree."""
+
+    def trouble(self, path: bytes, error: OSError) -> None:
+        """Take a path that cannot be looked at, and why."""
+
+    def odd(self, path: bytes) -> None:
+        """Take the path of a device, a socket or a pipe."""
+
+
+class _Level:
+    """What a directory holds, and how much of it has been told."""
+
+    def __init__(self) -> None:
+        self.paths: list[bytes] = []  # those of directories end in a slash
+        self.signatures: list[bytes] = []
+        self.directories: list[int] = []  # where they are, the first one last
+        self.told = 0
+
+
+def everything(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
     """Choose all that a directory holds."""
-    del below
+    del below, descriptor
     return held
 
 
 def walk(
-    root: bytes, below: bytes, choose: Choose, trouble: Trouble, *, directories: bool = False
-) -> Iterator[Found]:
-    """Yield what is beneath a directory: paths relative to the root, each with its lstat.
+    root: bytes, below: bytes, choose: Choose, watcher: Watcher, *, directories: bool = False
+) -> Iterator[Chunk]:
+    """Yield what is beneath a directory, in the order of the paths' bytes.
 
     below: the directory, relative to the root, with a slash at its end; empty for the root.
     directories: whether they are told as well; they are entered in any case.
-    The order is that of the paths' bytes. Links are told and never followed. What vanishes
-    meanwhile is not told.
+    Links are told and never followed. What vanishes meanwhile is not told.
     """
-    stack = [_level(root, below, choose, trouble)]
+    stack = [_level(root, below, choose, watcher)]
     while stack:
-        for path, entry in stack[-1]:
-            try:
-                if entry is None:
-                    if directories:
-                        yield path[:-1], os.lstat(os.path.join(root, path[:-1]))
-                    stack.append(_level(root, path, choose, trouble))
-                    break
-                yield path, entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-        else:
+        level = stack[-1]
+        if not level.directories:
             stack.pop()
+            yield level.paths[level.told :], level.signatures[level.told :]
+            continue
+        at = level.directories.pop()
+        yield level.paths[level.told : at], level.signatures[level.told : at]
+        level.told = at + 1
+        path = level.paths[at]
+        if directories:
+            yield [path[:-1]], [signature.DIRECTORY]
+        stack.append(_level(root, path, choose, watcher))
 
 
-def _level(root: bytes, below: bytes, choose: Choose, trouble: Trouble) -> _Level:
-    """Return what a directory holds, in order; a subdirectory ends in a slash and has no entry."""
+def _level(root: bytes, below: bytes, choose: Choose, watcher: Watcher) -> _Level:
+    place = os.path.join(root, below)
     try:
-        with os.scandir(os.path.join(root, below) or b".") as listing:
-            held = {entry.name: entry for entry in listing}
+        descriptor = os.open(place, _DIRECTORY_FLAGS)
     except (FileNotFoundError, NotADirectoryError):
-        return iter(())  # it vanished, or something else took its place
+        return _Level()  # it vanished, or something else took its place
     except OSError as error:
-        trouble(below, error)
-        return iter(())
-    rows = [
-        (below + name + b"/", None)
-        if entry.is_dir(follow_symlinks=False)
-        else (below + name, entry)
-        for name, entry in choose(below, held).items()
-    ]
-    rows.sort(key=_path)
-    return iter(rows)
+        watcher.trouble(below, error)
+        return _Level()
+    try:
+        held = choose(below, os.listdir(place), descriptor)
+        return _look(below, sorted(held), descriptor, watcher)
+    except (FileNotFoundError, NotADirectoryError):
+        return _Level()
+    except OSError as error:
+        watcher.trouble(below, error)
+        return _Level()
+    finally:
+        os.close(descriptor)
 
 
-def _path(row: tuple[bytes, object]) -> bytes:
-    return row[0]
+def _look(below: bytes, names: list[bytes], descriptor: int, watcher: Watcher) -> _Level:
+    level = _Level()
+    paths, signatures = level.paths, level.signatures
+    kind_of, lstat, sign = stat.S_IFMT, os.lstat, signature.of
+    contents = (stat.S_IFREG, stat.S_IFLNK)
+    mixed = False
+    for name in names:
+        try:
+            # Seen from the directory, so that no path has to be searched again for each file.
+            status = lstat(name, dir_fd=descriptor)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            watcher.trouble(below + name, error)
+            continue
+        kind = kind_of(status.st_mode)
+        if kind in contents:
+            paths.append(below + name)
+            signatures.append(sign(status))
+        elif kind == stat.S_IFDIR:
+            paths.append(below + name + b"/")
+            signatures.append(signature.DIRECTORY)
+            mixed = True
+        else:
+            watcher.odd(below + name)
+    if mixed:  # what is in a directory sorts by its name and a slash
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        level.paths = [paths[at] for at in order]
+        level.signatures = [signatures[at] for at in order]
+        level.directories = [at for at, path in enumerate(level.paths) if path.endswith(b"/")][::-1]
+    return level
