@@ -1,4 +1,4 @@
-"""Runs the local executor in processes and on terminals of its own."""
+"""Runs the local executor and the supervisor in processes and on terminals of their own."""
 
 from __future__ import annotations
 
@@ -35,27 +35,82 @@ sys.path.insert(0, sys.argv[1])
 from buildrun.executors.ending import Grace
 from buildrun.executors.job import Job
 from buildrun.executors.local import execute
-command, cwd, grace = json.loads(sys.argv[2])
-result = execute(Job(command, cwd, dict(os.environ)), grace=Grace(*grace))
+command, cwd, grace, timeout = json.loads(sys.argv[2])
+result = execute(Job(command, cwd, dict(os.environ), timeout), grace=Grace(*grace))
 with open("result.part", "w") as file:
     json.dump(result, file)
 os.replace("result.part", "result")
 sys.exit(result.exit_code)
 """
 
+_SUPERVISING_DRIVER = """
+import json, os, sys, threading, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+from buildrun.executors.ending import Grace
+from buildrun.executors.job import Job
+from buildrun.executors.supervisor import Supervisor
+commands, cwd, grace, timeout = json.loads(sys.argv[2])
+results = {}
+output = open("output", "wb", buffering=0)
+def show(stream, chunk):
+    output.write(chunk)
+    if sys.stdout is not None:
+        os.write(1, chunk)
+def work(command):
+    job = Job(command, cwd, dict(os.environ), timeout)
+    results[command] = supervisor.run(job, show, grace=Grace(*grace))
+    supervisor.post(lambda: None)
+with Supervisor() as supervisor:
+    threads = [threading.Thread(target=work, args=(command,)) for command in commands]
+    for thread in threads:
+        thread.start()
+    number = supervisor.loop(lambda: len(results) == len(threads))
+with open("result.part", "w") as file:
+    json.dump([number, [results[command] for command in commands]], file)
+os.replace("result.part", "result")
+sys.exit(128 + number if number else 0)
+"""
+
 
 class Place:
-    """A directory with a program `run` in it that executes one command."""
+    """A directory with a program `run` in it that executes one command, or several at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.argv: list[str] = []
 
-    def prepare(self, command: str, *, grace: Grace = PATIENT, directory: str = os.curdir) -> None:
+    def prepare(
+        self,
+        command: str,
+        *,
+        grace: Grace = PATIENT,
+        directory: str = os.curdir,
+        timeout: float | None = None,
+    ) -> None:
+        self._prepare(_DRIVER, command, grace, directory, timeout)
+
+    def prepare_several(
+        self,
+        *commands: str,
+        grace: Grace = PATIENT,
+        directory: str = os.curdir,
+        timeout: float | None = None,
+    ) -> None:
+        self._prepare(_SUPERVISING_DRIVER, commands, grace, directory, timeout)
+
+    def _prepare(
+        self,
+        driver: str,
+        what: str | Sequence[str],
+        grace: Grace,
+        directory: str,
+        timeout: float | None,
+    ) -> None:
         cwd = self.path / directory
         cwd.mkdir(exist_ok=True)
-        arguments = json.dumps([command, str(cwd), list(grace)])
-        self.argv = [sys.executable, "-c", _DRIVER, str(ROOT), arguments]
+        arguments = json.dumps([what, str(cwd), list(grace), timeout])
+        self.argv = [sys.executable, "-c", driver, str(ROOT), arguments]
         self.script("run", f"exec {shlex.join(self.argv)}\n")
 
     def script(self, name: str, text: str) -> None:
@@ -69,6 +124,12 @@ class Place:
     @property
     def result(self) -> Result:
         return Result(*json.loads((self.path / "result").read_text()))
+
+    @property
+    def results(self) -> tuple[int | None, list[Result]]:
+        """What the loop of several commands has returned, and how each of them ended."""
+        number, results = json.loads((self.path / "result").read_text())
+        return number, [Result(*result) for result in results]
 
 
 class Screen:

@@ -131,7 +131,10 @@ def _fork(
     try:
         reader, writer = open_pipe()
     except OSError as error:
-        raise ExecutionError(f"no process can be started: {_reason(error)}") from None
+        raise ExecutionError(
+            f"no process can be started: {_reason(error)}",
+            hint="raise the limit of open files with `ulimit -n`",
+        ) from None
     try:
         pid = os.fork()
     except OSError as error:

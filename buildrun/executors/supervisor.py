@@ -107,12 +107,12 @@ class Supervisor:
 
         Raises ExecutionError where the command cannot be started.
         """
-        if threading.get_ident() == self._thread:
-            raise RuntimeError("the loop cannot wait for a command")
         order = _Order(job, sink, grace)
         with self._lock:
             if self._refusing is not None:
                 return _refused(self._refusing)
+            if threading.get_ident() == self._thread:
+                raise RuntimeError("the loop cannot wait for a command")
             self._orders.add(order)
         self.post(partial(self._start, order))
         return order.wait()
