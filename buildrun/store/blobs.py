@@ -48,8 +48,9 @@ def place(directory: str, digest: str) -> str:
 
     Raises ValueError for what is no digest, since that could lead anywhere.
     """
-    algorithm = algorithm_of(digest)
-    name = digest[len(algorithm) + 1 :]
+    if not is_digest(digest):
+        raise ValueError(f"not a digest: {digest!r}")
+    algorithm, _, name = digest.partition(":")
     return f"{directory}/{algorithm}/{name[:2]}/{name}"
 
 

@@ -1,7 +1,7 @@
 """What may be an output of a result: nothing that lies, or leads, outside of what was declared."""
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from buildrun.store.manifest import is_output
 from buildrun.tree.listing import Entry
@@ -18,33 +18,60 @@ def flaw(entries: Sequence[Entry], declared: Sequence[str]) -> str | None:
     for path, name in outputs.items():
         if name.endswith("/") and kinds.get(path, "directory") != "directory":
             return f"`{name}` is not a directory"
-    found = {output_of(entry.path, outputs) for entry in entries}
-    if None in found:
-        return "there is more than what was declared"
-    if missing := outputs.keys() - found:
+    owners = Owners(outputs)
+    if missing := outputs.keys() - {owners.of(path) for path in kinds}:
         return f"`{min(missing)}` is missing"
-    flaws = (_flaw_of(entry, kinds) for entry in entries)
-    return next((found for found in flaws if found), None)
+    return _flaw_of(entries, kinds, owners)
 
 
-def output_of(path: str, outputs: Mapping[str, object]) -> str | None:
-    """Return which output a path is or lies in; outputs: by path without a slash at the end."""
-    while path:
-        if path in outputs:
-            return path
-        path = posixpath.dirname(path)
-    return None
-
-
-def _flaw_of(entry: Entry, kinds: Mapping[str, str]) -> str | None:
-    above = posixpath.dirname(entry.path)
-    while above:
-        if kinds.get(above, "directory") != "directory":
+def _flaw_of(entries: Sequence[Entry], kinds: Mapping[str, str], owners: "Owners") -> str | None:
+    directories: set[str] = set()
+    for entry in entries:
+        if owners.of(entry.path) is None:
+            return f"`{entry.path}` is not one of the declared outputs"
+        above = entry.path.rpartition("/")[0]
+        if above not in directories and not _are_directories(above, kinds):
             return f"`{entry.path}` lies in something that is no directory"
-        above = posixpath.dirname(above)
-    if entry.kind == "symlink" and not _stays(entry):
-        return f"`{entry.path}` leads out of the project"
+        directories.add(above)
+        if entry.kind == "symlink" and not _stays(entry):
+            return f"`{entry.path}` leads out of the project"
     return None
+
+
+class Owners:
+    """Which output a path belongs to; what was found for a directory is kept.
+
+    outputs: by path, without a slash at the end.
+    """
+
+    def __init__(self, outputs: Collection[str]) -> None:
+        """Start with nothing found."""
+        self._outputs = outputs
+        self._found: dict[str, str | None] = {}
+
+    def of(self, path: str) -> str | None:
+        """Return the output that a path is or lies in."""
+        if path in self._outputs:
+            return path
+        above = path.rpartition("/")[0]
+        if above not in self._found:
+            self._found[above] = output_of(above, self._outputs)
+        return self._found[above]
+
+
+def output_of(path: str, outputs: Collection[str]) -> str | None:
+    """Return which of the outputs a path is or lies in."""
+    while path and path not in outputs:
+        path = path.rpartition("/")[0]
+    return path or None
+
+
+def _are_directories(path: str, kinds: Mapping[str, str]) -> bool:
+    while path:
+        if kinds.get(path, "directory") != "directory":
+            return False
+        path = path.rpartition("/")[0]
+    return True
 
 
 def _stays(link: Entry) -> bool:

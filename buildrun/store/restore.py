@@ -3,21 +3,17 @@
 import os
 from collections.abc import Collection, Sequence
 
-from buildrun import digest
 from buildrun.errors import StoreError
 from buildrun.home import Home
-from buildrun.store import blobs, staging
+from buildrun.store import staging
 from buildrun.store.blobs import Lost
-from buildrun.store.copying import Copier, write
-from buildrun.store.flaw import output_of
+from buildrun.store.fetch import Fetcher
+from buildrun.store.flaw import Owners
 from buildrun.store.load import outputs_of
 from buildrun.store.manifest import Manifest
 from buildrun.store.staging import Staging
 from buildrun.store.within import open_directory
 from buildrun.tree.listing import Entry
-
-# Up to so many bytes a file is read and written in one go.
-_SMALL = 1 << 20
 
 
 def restore(
@@ -61,12 +57,12 @@ def _check_places(root: str, paths: Sequence[str]) -> None:
 
 
 def _fetch(home: Home, stage: Staging, entries: Sequence[Entry], paths: Sequence[str]) -> None:
-    numbers = {path: number for number, path in enumerate(paths)}
-    fetcher = _Fetcher(home)
+    places = {path: stage.new(number) for number, path in enumerate(paths)}
+    owners, fetcher = Owners(places), Fetcher(home)
     for entry in entries:
-        output = output_of(entry.path, numbers)
+        output = owners.of(entry.path)
         if output is not None:
-            fetcher.fetch(entry, stage.new(numbers[output]) + entry.path[len(output) :])
+            fetcher.fetch(entry, places[output] + entry.path[len(output) :])
 
 
 def _swap(stage: Staging, paths: Sequence[str]) -> None:
@@ -84,57 +80,3 @@ def _settle(stage: Staging) -> None:
         stage.leave()
         return
     stage.end()
-
-
-class _Fetcher:
-    """Makes files from contents of the store, and the directories for them."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._copier = Copier()
-        self._made: set[str] = set()
-
-    def fetch(self, entry: Entry, path: str) -> None:
-        """Make what an entry says; raises Lost, OSError."""
-        if entry.kind == "directory":
-            self._make(path)
-            return
-        self._make(path.rpartition("/")[0])
-        if entry.kind == "symlink":
-            os.symlink(entry.content, path)
-        else:
-            self._file(entry, path)
-
-    def _make(self, path: str) -> None:
-        if path not in self._made:
-            os.makedirs(path, exist_ok=True)
-            self._made.add(path)
-
-    def _file(self, entry: Entry, path: str) -> None:
-        try:
-            source = os.open(blobs.path_of(self._home, entry.content), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise Lost("its content is not in the store", place=entry.path) from None
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            # The rights are what the user's umask makes of it, whatever a manifest says.
-            target = os.open(path, flags, 0o777 if entry.kind == "executable" else 0o666)
-            try:
-                if not self._fill(entry, source, target):
-                    blobs.discard(self._home, entry.content)
-                    raise Lost("its content in the store is damaged", place=entry.path)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-
-    def _fill(self, entry: Entry, source: int, target: int) -> bool:
-        """Return whether the content was what the entry says."""
-        algorithm = blobs.algorithm_of(entry.content)
-        if entry.size <= _SMALL:
-            data = os.read(source, entry.size + 1)
-            write(target, data)
-            return len(data) == entry.size and digest.content(data, algorithm) == entry.content
-        if self._copier.clone(source, target):
-            return os.fstat(target).st_size == entry.size
-        return self._copier.copy(source, target, algorithm) == (entry.content, entry.size)

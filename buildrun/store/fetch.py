@@ -1,0 +1,69 @@
+"""Files, links and directories from what a listing says of them."""
+
+import os
+
+from buildrun import digest
+from buildrun.home import Home
+from buildrun.store import blobs
+from buildrun.store.blobs import Lost
+from buildrun.store.copying import Copier, write
+from buildrun.tree.listing import Entry
+
+# Up to so many bytes a file is read and written in one go.
+_SMALL = 1 << 20
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Fetcher:
+    """Makes what entries say, with contents of the store; the caller names safe places."""
+
+    def __init__(self, home: Home) -> None:
+        """Start without any directory made."""
+        self._home = home
+        self._copier = Copier()
+        self._made: set[str] = set()
+
+    def fetch(self, entry: Entry, path: str) -> None:
+        """Make what an entry says; raises Lost and OSError."""
+        above = path.rpartition("/")[0]
+        if above not in self._made:
+            self._make(above)
+        if entry.kind == "directory":
+            self._make(path)
+        elif entry.kind == "symlink":
+            os.symlink(entry.content, path)
+        else:
+            self._file(entry, path)
+
+    def _make(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+        self._made.add(path)
+
+    def _file(self, entry: Entry, path: str) -> None:
+        try:
+            source = os.open(blobs.path_of(self._home, entry.content), _READ)
+        except FileNotFoundError:
+            raise Lost("its content is not in the store", place=entry.path) from None
+        try:
+            # The rights are what the user's umask makes of these, whatever a manifest says.
+            target = os.open(path, _CREATE, 0o777 if entry.kind == "executable" else 0o666)
+            try:
+                if not self._fill(entry, source, target):
+                    blobs.discard(self._home, entry.content)
+                    raise Lost("its content in the store is damaged", place=entry.path)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _fill(self, entry: Entry, source: int, target: int) -> bool:
+        """Return whether the content was what the entry says, as far as that is looked at."""
+        algorithm: digest.Algorithm = "xxh3" if entry.content[0] == "x" else "sha256"
+        if entry.size <= _SMALL:
+            data = os.read(source, entry.size + 1)
+            write(target, data)
+            return digest.content(data, algorithm) == entry.content
+        if self._copier.clone(source, target):
+            return os.fstat(target).st_size == entry.size
+        return self._copier.copy(source, target, algorithm) == (entry.content, entry.size)
