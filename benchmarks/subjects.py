@@ -18,6 +18,8 @@ PEERS: Mapping[str, tuple[str, ...]] = {
     "uv": ("uv",),
     "mlflow": ("mlflow==3.17.2", "uv"),
     "check-jsonschema": ("check-jsonschema",),
+    "dvc": ("dvc",),
+    "snakemake": ("snakemake",),
 }
 NAMES = ("buildrun", *PEERS)
 

@@ -37,6 +37,8 @@ def test_list_names_every_case() -> None:
         "warm-check",
         "twenty-at-once",
         "first-conda",
+        "one-step",
+        "thousand-steps",
     ]
 
 

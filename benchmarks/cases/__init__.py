@@ -8,6 +8,8 @@ from benchmarks.case import Case
 from benchmarks.cases import (
     first_conda,
     first_environment,
+    one_step,
+    thousand_steps,
     twenty_at_once,
     validate_300,
     warm_check,
@@ -21,4 +23,6 @@ CASES: Mapping[str, Case] = {
     "warm-check": warm_check,
     "twenty-at-once": twenty_at_once,
     "first-conda": first_conda,
+    "one-step": one_step,
+    "thousand-steps": thousand_steps,
 }
