@@ -484,6 +484,71 @@ def test_processes_of_our_own_group_survive(place: Place, process: Callable[...,
     assert place.result == Result(143, signal.SIGTERM)
 
 
+# Timeouts
+
+
+@IN_BOTH_WAYS
+def test_timeout_ends_all_that_the_command_started(
+    directory: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    late = job("echo $$; (sleep 1000 & sleep 1000) & sleep 1000", tmp_path / directory)
+    assert execute(late._replace(timeout=1)) == Result(124, None, True)
+    assert group_has_ended(int(capfd.readouterr().out))
+
+
+def test_timeout_kills_what_ignores_sigterm(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    late = job("trap '' TERM; echo $$; while :; do sleep 1000; done", tmp_path)
+    assert execute(late._replace(timeout=1), grace=IMPATIENT) == Result(124, None, True)
+    assert group_has_ended(int(capfd.readouterr().out))
+
+
+def test_command_may_use_its_grace_after_a_timeout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    late = job("trap 'echo asked; exit 5' TERM; sleep 1000 & wait", tmp_path)
+    assert execute(late._replace(timeout=1), grace=PATIENT) == Result(124, None, True)
+    assert capfd.readouterr().out == "asked\n"
+
+
+@pytest.mark.parametrize("timeout", [60.0, 1e12])
+def test_command_that_ends_in_time_keeps_its_code(timeout: float, tmp_path: Path) -> None:
+    assert execute(job("exit 3", tmp_path)._replace(timeout=timeout)) == Result(3)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("command", "timeout", "result"),
+    [("exec sleep 1000", 0.1, Result(124, None, True)), ("exit 3", 60.0, Result(3))],
+)
+def test_timeout_holds_in_a_thread(
+    command: str, timeout: float, result: Result, tmp_path: Path
+) -> None:
+    results = []
+    late = job(command, tmp_path)._replace(timeout=timeout)
+    thread = threading.Thread(target=lambda: results.append(execute(late)))
+    thread.start()
+    thread.join()
+    assert results == [result]
+
+
+def test_ctrl_c_after_a_timeout_is_an_interruption(
+    place: Place, screen: Callable[..., Screen]
+) -> None:
+    place.prepare("trap 'echo asked' TERM; while :; do read -r -t 1000; done", timeout=1)
+    shown = screen()
+    shown.until("asked")
+    shown.type(CTRL_C)
+    assert shown.wait() == 124
+    assert place.result == Result(124, signal.SIGINT, True)
+
+
 # On a terminal
 
 TERMINAL_LOOK = (

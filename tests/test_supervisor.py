@@ -255,7 +255,7 @@ def test_background_process_that_keeps_the_output_open_does_not_keep_us(tmp_path
 def test_background_process_that_goes_on_writing_does_not_keep_us(tmp_path: Path) -> None:
     (run,) = supervise(job("echo $$; yes & exit 3", tmp_path))
     assert run.result == Result(3)
-    group = int(run.written[1].splitlines()[0])
+    group = int(run.written[1].partition(b"\n")[0])
     # nobody reads what it writes any more
     wait_until(lambda: group_has_ended(group))
 
@@ -282,7 +282,10 @@ def test_commands_run_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [50, 200])
-def test_many_run_at_once(count: int, tmp_path: Path, gate: Gate) -> None:
+def test_many_run_at_once(
+    count: int, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     ready = []
 
     def sink(stream: int, chunk: bytes) -> None:
@@ -696,6 +699,22 @@ def test_what_was_to_be_started_as_the_signal_came_is_not(tmp_path: Path) -> Non
     assert not (tmp_path / "made").exists()
 
 
+def test_command_that_has_ended_before_the_signal_keeps_its_result(tmp_path: Path) -> None:
+    # a process that keeps the output open, so that only its end tells of the command's
+    command = "sleep 1000 & echo $$"
+
+    def sink(_: int, chunk: bytes) -> None:
+        # nothing is served meanwhile
+        wait_until(lambda: is_zombie(int(chunk)))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Supervisor() as supervisor:
+        run = Run(supervisor, job(command, tmp_path), sink)
+        assert supervisor.loop(lambda: run.ended) == signal.SIGINT
+    assert run.join().result == Result(0)
+    os.killpg(int(run.written[1]), signal.SIGKILL)
+
+
 def test_posted_results_are_served_after_a_signal(tmp_path: Path) -> None:
     recorded = []
     with Supervisor() as supervisor:
@@ -776,10 +795,17 @@ def test_timeout_does_not_run_while_stopped(place: Place, screen: Callable[..., 
 
 
 def is_stopped(pid: int) -> bool:
-    state = subprocess.run(
+    return state_of(pid).startswith("T")
+
+
+def is_zombie(pid: int) -> bool:
+    return state_of(pid).startswith("Z")
+
+
+def state_of(pid: int) -> str:
+    return subprocess.run(
         ("ps", "-o", "stat=", "-p", str(pid)), capture_output=True, text=True, check=False
     ).stdout
-    return state.startswith("T")
 
 
 def test_continuing_us_continues_the_commands(

@@ -83,6 +83,14 @@ class Captured:
         left = max(0.0, self._due - time.monotonic())
         return left if step is None else min(left, step)
 
+    def ask(self, number: int) -> None:
+        """Pass on a signal that asks us to end; a command that has just ended keeps its result."""
+        self.look(leader=True)
+        if self._code is None or self.ending.begun:
+            self.ending.ask(number)
+        else:
+            self._due = 0.0
+
     def read(self, descriptor: int) -> None:
         """Pass on a part of what has been written to this stream."""
         if self._read(descriptor, _CHUNK) == 0:
@@ -95,6 +103,8 @@ class Captured:
 
         leader: whether the leader may have ended.
         """
+        if self.ended:
+            return
         if leader and self._code is None:
             self._note_leader()
         self.ending.advance_if_due()

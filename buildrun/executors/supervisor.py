@@ -171,7 +171,7 @@ class Supervisor:
             self._interrupted = self._interrupted or number
             self._refuse(number)
             for captured, _ in self._running.values():
-                captured.ending.ask(number)
+                captured.ask(number)
         elif number == signal.SIGTSTP:
             self._suspend()
         elif number == signal.SIGCONT:
@@ -236,7 +236,7 @@ class Supervisor:
             order.settle(_refused(self._refusing or signal.SIGTERM), None)
         for captured, _ in self._running.values():
             if not captured.ending.begun:
-                captured.ending.ask(signal.SIGTERM)
+                captured.ask(signal.SIGTERM)
         while self._running:
             self._mailbox.take()  # too late
             self._serve()
