@@ -4,6 +4,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from buildrun import digest
 from buildrun.errors import StoreError
 from buildrun.home import Home
 from buildrun.store import blobs
@@ -16,7 +17,7 @@ from buildrun.tree import listing
 from buildrun.tree.listing import Entry
 
 if TYPE_CHECKING:
-    from buildrun.tree.fingerprints import Taken
+    from buildrun.tree.taken import Taken
 
 
 def save(
@@ -39,11 +40,12 @@ def save(
     reasons = (*outputs.problems, *outputs.unmatched, flaw(entries, manifest.declared))
     if reason := next(filter(None, reasons), None):
         raise StoreError(f"the outputs cannot be stored: {reason}", place=root)
+    data = listing.encode(entries)
+    if not outputs.digest == manifest.outputs == digest.content(data, algorithm):
+        raise StoreError("the outputs changed while they were looked at", place=root)
     _put_files(home, root, entries)
-    manifest = manifest._replace(
-        outputs=blobs.put_bytes(home, listing.encode(entries), algorithm),
-        log=blobs.put_file(home, log_path, algorithm),
-    )
+    blobs.put_bytes(home, data, algorithm)
+    manifest = manifest._replace(log=blobs.put_file(home, log_path, algorithm))
     if inputs is not None:
         data = listing.encode(inputs.entries())
         manifest = manifest._replace(inputs=blobs.put_bytes(home, data, algorithm))

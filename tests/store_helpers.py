@@ -1,0 +1,166 @@
+"""A project with outputs, results of it, and processes that are killed at every step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from buildrun import digest
+from buildrun.digest import Algorithm
+from buildrun.home import Home
+from buildrun.store.manifest import Manifest
+from buildrun.store.save import save
+from buildrun.tree.fingerprints import Fingerprints
+from buildrun.tree.taken import Taken
+
+DECLARED = ("deep/model.pkl", "metrics/")
+
+# What changes the disk.
+_STEPS = frozenset(
+    {
+        "open", "write", "rename", "replace", "mkdir", "rmdir", "unlink", "remove", "symlink",
+        "chmod", "fchmod", "utime",
+    }
+)  # fmt: skip
+
+
+def write_outputs(root: Path, text: str) -> None:
+    """Write one of everything that an output can be."""
+    (root / "deep").mkdir(parents=True, exist_ok=True)
+    (root / "deep" / "model.pkl").write_text(f"model {text}")
+    metrics = root / "metrics"
+    (metrics / "by day").mkdir(parents=True, exist_ok=True)
+    (metrics / f"empty {text}").mkdir()
+    (metrics / "by day" / f"{text}.csv").write_text(text)
+    (metrics / "plot").write_text(f"#!/bin/sh\necho {text}\n")
+    (metrics / "plot").chmod(0o755)
+    (metrics / f"latest-{text}").symlink_to(f"by day/{text}.csv")
+    with open(os.fsencode(metrics) + b"/hostile\n\xff\x01", "w") as file:
+        file.write(text)
+
+
+def look(path: Path) -> Any:
+    """Return all that a path is: nothing, a file, a link, or a directory with what is in it."""
+    if path.is_symlink():
+        return ("link", os.readlink(path))
+    if path.is_dir():
+        return {name: look(path / name) for name in os.listdir(path)}
+    if path.exists():
+        return (path.read_bytes(), bool(path.stat().st_mode & 0o100))
+    return None
+
+
+def outputs_of(root: Path) -> dict[str, Any]:
+    """Return what the declared outputs are on disk."""
+    return {path: look(root / path) for path in DECLARED}
+
+
+def take(root: Path, declared: tuple[str, ...] = DECLARED, algorithm: Algorithm = "xxh3") -> Taken:
+    """Return what the outputs are, as a run sees them."""
+    return Fingerprints(str(root), None, algorithm).outputs(declared)
+
+
+def manifest_of(
+    taken: Taken,
+    declared: tuple[str, ...] = DECLARED,
+    algorithm: Algorithm = "xxh3",
+    parts: Any = None,
+) -> Manifest:
+    """Return a manifest whose log is not known yet."""
+    parts = {"command": "make"} if parts is None else parts
+    nothing = digest.content(b"", algorithm)
+    return Manifest(
+        key=digest.key("result", parts, algorithm),
+        parts=parts,
+        project="project",
+        step="train",
+        entry_point="train",
+        inputs=nothing,
+        outputs=taken.digest,
+        declared=declared,
+        log=nothing,
+        streams=((1, 4),),
+        seconds=1.5,
+        created=1_700_000_000.0,
+        producer="1",
+        details={},
+    )
+
+
+def store_outputs(
+    home: Home,
+    root: Path,
+    declared: tuple[str, ...] = DECLARED,
+    algorithm: Algorithm = "xxh3",
+    parts: Any = None,
+) -> Manifest:
+    """Store what is on disk as a result."""
+    log = Path(home.root) / "log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("log\n")
+    taken = take(root, declared, algorithm)
+    manifest = manifest_of(taken, declared, algorithm, parts)
+    return save(home, str(root), manifest, taken, None, str(log))
+
+
+def leftovers(root: Path) -> list[str]:
+    """Return what of ours is left in a project."""
+    return [str(path) for path in root.rglob(".buildrun-*")]
+
+
+def killed_at_each_step(work: Callable[[], object]) -> Iterator[int]:
+    """Do the work in a process that is killed at its first step, its second one, and so on.
+
+    Gives the number each time, for the caller to look at what is left and to begin anew; ends
+    when the work was done to its end.
+    """
+    for number in itertools.count():
+        child = os.fork()
+        if child == 0:
+            _work_until(number, work)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0, "the work failed by itself"
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        yield number
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Do the work in a process of its own and return its exit code."""
+    child = os.fork()
+    if child == 0:
+        _work_until(-1, work)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _work_until(number: int, work: Callable[[], object]) -> None:
+    left = number
+
+    def count(_: FrameType, event: str, called: Any) -> None:
+        nonlocal left
+        if event != "c_call" or called.__name__ not in _STEPS:
+            return
+        if getattr(called, "__module__", None) == "posix":
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    code = 1
+    try:
+        if number >= 0:
+            sys.setprofile(count)
+        work()
+        sys.setprofile(None)
+        code = 0
+    except BaseException as error:
+        sys.setprofile(None)
+        os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(code)
