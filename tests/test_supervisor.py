@@ -638,6 +638,32 @@ def test_each_further_signal_brings_the_next_step(
     assert place.results == (signal.SIGINT, [Result(137, signal.SIGINT)])
 
 
+def test_end_of_all_and_a_signal_may_come_together(tmp_path: Path, gate: Gate) -> None:
+    # bash has what runs in the background ignore Ctrl-C
+    command = f"(echo alone; {Gate.WAIT}) & echo $$; exec sleep 1000"
+    lines: list[bytes] = []
+    with Supervisor() as supervisor:
+
+        def sink(_: int, chunk: bytes) -> None:
+            lines.extend(chunk.split())
+            if len(lines) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def done() -> bool:
+            if supervisor.interrupted and len(lines) == 2:
+                (group,) = (int(line) for line in lines if line != b"alone")
+                if not state_of(group):
+                    lines.clear()
+                    os.kill(os.getpid(), signal.SIGINT)
+                    gate.open()
+                    wait_until(lambda: group_has_ended(group))
+            return run.ended
+
+        run = Run(supervisor, job(command, tmp_path), sink, grace=PATIENT)
+        assert supervisor.loop(done) == signal.SIGINT
+    assert run.join().result == Result(130, signal.SIGINT)
+
+
 def test_output_after_the_signal_is_not_lost(place: Place, process: Callable[..., Process]) -> None:
     place.prepare_several(
         python(

@@ -93,6 +93,8 @@ class Captured:
 
     def read(self, descriptor: int) -> None:
         """Pass on a part of what has been written to this stream."""
+        if descriptor not in self._streams:
+            return  # closed by what else has been told at the same time
         if self._read(descriptor, _CHUNK) == 0:
             self._close(descriptor)
             if not self._streams:
