@@ -74,7 +74,7 @@ def row(path: Any = "a", kind: Any = "file", content: Any = DIGEST, size: Any = 
     ],
 )  # fmt: skip
 def test_what_was_not_encoded_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON has its own texts
         decode(data)
 
 

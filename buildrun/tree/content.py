@@ -1,6 +1,8 @@
 """Digests of what files hold, read in constant memory."""
 
+import errno
 import os
+from collections.abc import Callable, Sequence
 
 from buildrun import digest
 from buildrun.digest import Algorithm
@@ -8,6 +10,16 @@ from buildrun.tree import signature
 
 _CHUNK = 1 << 20
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+# It vanished, or became a link or a socket.
+_OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
+
+# From this size on files are read side by side; hashing lets other threads run.
+LARGE = 8 << 20
+_THREADS = 4
+
+Result = bytes | OSError
 
 
 class Changed(OSError):
@@ -24,9 +36,9 @@ def of(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) 
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise Changed(*error.args) from None  # vanished, or became a link or a socket
+        if error.errno in _OTHER:
+            raise Changed(*error.args) from None
+        raise
     try:
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
         if signature.of(os.fstat(descriptor)) != seen:
@@ -41,3 +53,28 @@ def of(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) 
     finally:
         os.close(descriptor)
     return bytes.fromhex(made.hexdigest())
+
+
+def side_by_side(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
+    """Return what the calls return, or the OSError that they raise, in their order."""
+    import threading
+
+    results: list[Result] = [Changed()] * len(calls)
+    numbers = iter(range(len(calls)))
+
+    def work() -> None:
+        for (
+            number
+        ) in numbers:  # each thread takes the next one; that is one step of the interpreter
+            try:
+                results[number] = calls[number]()
+            except OSError as error:
+                results[number] = error
+
+    count = min(_THREADS, os.cpu_count() or 1, len(calls))
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

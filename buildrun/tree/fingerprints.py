@@ -185,18 +185,25 @@ class Fingerprints:
         began = time.time_ns()
         targets: dict[bytes, str] = {}
         failures: list[_Failure] = []
+        large: list[tuple[bytes, bytes]] = []
         for path, seen in zip(selection.paths, selection.signatures, strict=True):
             try:
                 if signature.is_link(seen):
                     targets[path] = self._target(path, seen, began)
                 elif signature.is_file(seen) and self._row(path, seen) is None:
-                    self._hash(path, seen)
-            except (FileNotFoundError, content.Changed):
-                text = f"`{shown(path)}` changes or vanishes while it is read"
-                failures.append(_Failure(text, passing=True))
+                    if signature.unpack(seen).size >= content.LARGE:
+                        large.append((path, seen))
+                    else:
+                        self._hash(path, seen)
             except OSError as error:
-                text = f"`{shown(path)}` cannot be read: {error.strerror}"
-                failures.append(_Failure(text, passing=False))
+                failures.append(_failure(path, error))
+        calls = [partial(self._digest, *each) for each in large]
+        results = content.side_by_side(calls) if calls else ()
+        for (path, seen), result in zip(large, results, strict=True):
+            if isinstance(result, OSError):
+                failures.append(_failure(path, result))
+            else:
+                self._remember(path, seen, result, began)
         return targets, failures
 
     def _entries(
@@ -227,13 +234,19 @@ class Fingerprints:
     def _hash(self, path: bytes, seen: bytes) -> bytes:
         """Return the digest of a file that is still what was seen, and remember it."""
         began = time.time_ns()
+        made = self._digest(path, seen)
+        self._remember(path, seen, made, began)
+        return made
+
+    def _digest(self, path: bytes, seen: bytes) -> bytes:
         place = os.path.join(self._root, path.rstrip(b"/"))
-        made = content.of(place, seen, self._algorithm, follow=path.endswith(b"/"))
+        return content.of(place, seen, self._algorithm, follow=path.endswith(b"/"))
+
+    def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
         if signature.is_young(seen, began):
             self._young[path] = seen + made
         else:
             self._known.add(path, seen + made)
-        return made
 
     def _target(self, path: bytes, seen: bytes, began: int) -> str:
         place = os.path.join(self._root, path)
@@ -276,6 +289,12 @@ class Fingerprints:
             return f"{self._algorithm}:{self._hash(path, after).hex()}" != entry.content
         except OSError:
             return True
+
+
+def _failure(path: bytes, error: OSError) -> _Failure:
+    if isinstance(error, (FileNotFoundError, content.Changed)):
+        return _Failure(f"`{shown(path)}` changes or vanishes while it is read", passing=True)
+    return _Failure(f"`{shown(path)}` cannot be read: {error.strerror}", passing=False)
 
 
 def _stream(selection: Selection) -> str:

@@ -44,15 +44,23 @@ def of(status: os.stat_result) -> bytes:
             status.st_dev,
             status.st_mode,
         )
-    except struct.error:  # some file systems know years after 2262
-        return _pack(
-            max(min(status.st_mtime_ns, _LAST), -_LAST),
-            max(min(status.st_ctime_ns, _LAST), -_LAST),
-            status.st_size,
-            status.st_ino,
-            status.st_dev,
-            status.st_mode,
+    except struct.error:
+        return pack(
+            Signature(
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_size,
+                status.st_ino,
+                status.st_dev,
+                status.st_mode,
+            )
         )
+
+
+def pack(values: Signature) -> bytes:
+    """Return a signature packed; some file systems know years after 2262, which all count as it."""
+    times = [max(-_LAST, min(time, _LAST)) for time in (values.mtime_ns, values.ctime_ns)]
+    return _pack(*times, *values[2:])
 
 
 def unpack(packed: bytes) -> Signature:

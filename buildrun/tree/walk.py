@@ -1,5 +1,6 @@
 """The one walk through a tree, for keys, images and archives alike."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,10 @@ Chunk = tuple[list[bytes], list[bytes]]
 # of it; returns the names that count.
 Choose = Callable[[bytes, list[bytes], int], list[bytes]]
 
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+# It vanished, or something else took its place since it was seen; a link is ELOOP or ENOTDIR.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Watcher(Protocol):
@@ -50,9 +54,9 @@ def walk(
 
     below: the directory, relative to the root, with a slash at its end; empty for the root.
     directories: whether they are told as well; they are entered in any case.
-    Links are told and never followed. What vanishes meanwhile is not told.
+    Links are told and not followed, but ``below`` may be one. What vanishes meanwhile is not told.
     """
-    stack = [_level(root, below, choose, watcher)]
+    stack = [_level(root, below, choose, watcher, flags=_FLAGS)]
     while stack:
         level = stack[-1]
         if not level.directories:
@@ -65,25 +69,23 @@ def walk(
         path = level.paths[at]
         if directories:
             yield [path[:-1]], [signature.DIRECTORY]
-        stack.append(_level(root, path, choose, watcher))
+        stack.append(_level(root, path, choose, watcher, flags=_FLAGS | os.O_NOFOLLOW))
 
 
-def _level(root: bytes, below: bytes, choose: Choose, watcher: Watcher) -> _Level:
-    place = os.path.join(root, below)
+def _level(root: bytes, below: bytes, choose: Choose, watcher: Watcher, *, flags: int) -> _Level:
+    place = os.path.join(root, below[:-1])  # with its slash a link would be followed
     try:
-        descriptor = os.open(place, _DIRECTORY_FLAGS)
-    except (FileNotFoundError, NotADirectoryError):
-        return _Level()  # it vanished, or something else took its place
+        descriptor = os.open(place, flags)
     except OSError as error:
-        watcher.trouble(below, error)
+        if error.errno not in _GONE:
+            watcher.trouble(below, error)
         return _Level()
     try:
         held = choose(below, os.listdir(place), descriptor)
         return _look(below, sorted(held), descriptor, watcher)
-    except (FileNotFoundError, NotADirectoryError):
-        return _Level()
     except OSError as error:
-        watcher.trouble(below, error)
+        if error.errno not in _GONE:
+            watcher.trouble(below, error)
         return _Level()
     finally:
         os.close(descriptor)

@@ -1,0 +1,803 @@
+"""Fingerprints: an edit is always noticed, and what is known is not read again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildrun import digest
+from buildrun.digest import Algorithm
+from buildrun.tree import signature
+from buildrun.tree.fingerprints import Fingerprints
+from buildrun.tree.listing import Entry, encode
+from buildrun.tree.taken import Taken
+
+ALGORITHMS: tuple[Algorithm, ...] = ("xxh3", "sha256")
+
+# What is called with the path of each file or directory before it is opened; audit hooks cannot be
+# removed, so one stays and does what the running test wants.
+_WATCHERS: list[Callable[[str], None]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _WATCHERS and isinstance(arguments[0], (str, bytes)):
+        _WATCHERS[-1](os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_audit)
+
+
+@contextlib.contextmanager
+def opening(watcher: Callable[[str], None]) -> Iterator[None]:
+    own = threading.get_ident()
+    busy = False
+
+    def call(path: str) -> None:
+        nonlocal busy
+        if not busy and threading.get_ident() == own:
+            busy = True
+            try:
+                watcher(path)
+            finally:
+                busy = False
+
+    _WATCHERS.append(call)
+    try:
+        yield
+    finally:
+        _WATCHERS.remove(call)
+
+
+def opened(call: Callable[[], object], root: Path) -> list[str]:
+    """Return the files beneath the root that a call opens."""
+    found: list[str] = []
+    with opening(found.append):
+        call()
+    below = [os.path.relpath(path, root) for path in found if path.startswith(f"{root}/")]
+    return [path for path in below if not (root / path).is_dir()]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "index"
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def age(*paths: Path) -> None:
+    """Wait until the files are older than the step of the clock, which is their youth."""
+    for path in paths:
+        seen = signature.of(path.lstat())
+        while signature.is_young(seen, time.time_ns()):
+            pass
+
+
+def fresh(root: Path, index: Path | None = None, *, algorithm: Algorithm = "xxh3") -> Fingerprints:
+    return Fingerprints(str(root), None if index is None else str(index), algorithm)
+
+
+def digest_of(root: Path, *patterns: str) -> str:
+    taken = fresh(root).inputs(patterns or None, ())
+    assert not taken.problems
+    return taken.digest
+
+
+def paths_of(taken: Taken) -> list[str]:
+    return [entry.path for entry in taken.entries()]
+
+
+def test_the_digest_is_that_of_the_listing(root: Path) -> None:
+    write(root, a="1", b__c="22")
+    (root / "b" / "c").chmod(0o755)
+    (root / "link").symlink_to("a")
+    for algorithm in ALGORITHMS:
+        taken = fresh(root, algorithm=algorithm).inputs(None, ())
+        expected = (
+            Entry("a", "file", digest.content(b"1", algorithm), 1),
+            Entry("b/c", "executable", digest.content(b"22", algorithm), 2),
+            Entry("link", "symlink", "a", 0),
+        )
+        assert taken.entries() == expected
+        assert taken.digest == digest.content(encode(expected), algorithm)
+
+
+def test_the_digest_of_a_tree_never_changes_between_versions(root: Path) -> None:
+    write(root, a="1", b__c="22")
+    assert digest_of(root) == "xxh3:9141b9d60df8cc7f7abeb5f900a44dfb"
+
+
+def test_each_property_of_a_tree_changes_its_digest(root: Path) -> None:
+    write(root, a="1", b="1")
+    (root / "link").symlink_to("a")
+    seen = [digest_of(root)]
+
+    def again() -> None:
+        seen.append(digest_of(root))
+
+    write(root, a="2")
+    again()
+    (root / "a").chmod(0o755)
+    again()
+    (root / "a").rename(root / "c")
+    again()
+    (root / "link").unlink()
+    (root / "link").symlink_to("b")
+    again()
+    (root / "b").unlink()
+    again()
+    write(root, b="")
+    again()
+    assert len(set(seen)) == len(seen)
+
+
+def test_times_owners_and_other_permissions_change_nothing(root: Path) -> None:
+    write(root, a="1")
+    before = digest_of(root)
+    os.utime(root / "a", (1, 1))
+    (root / "a").chmod(0o600)
+    assert digest_of(root) == before
+
+
+def test_an_edit_of_the_same_size_with_its_times_put_back_is_noticed(
+    root: Path, index: Path
+) -> None:
+    write(root, a="one", b="two")
+    prints = fresh(root, index)
+    prints.inputs(None, ())
+    age(root / "a", root / "b")
+    prints.forget()
+    before = prints.inputs(None, ())
+    prints.save()
+    status = (root / "a").stat()
+    write(root, a="ONE")
+    os.utime(root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert prints.changed(before) == ("a",)
+    after = fresh(root, index).inputs(None, ())
+    assert after.digest != before.digest
+    assert after.digest == digest_of(root)
+
+
+def known(root: Path, index: Path, *paths: str) -> Taken:
+    """Take the default inputs and save what is known, with files old enough to be trusted."""
+    age(*(root / path for path in paths))
+    prints = fresh(root, index)
+    taken = prints.inputs(None, ())
+    prints.save()
+    return taken
+
+
+def test_what_is_known_is_not_read_again(root: Path, index: Path) -> None:
+    write(root, a="1", b="2", c="3")
+    before = known(root, index, "a", "b", "c")
+    later = fresh(root, index)
+    assert opened(lambda: later.inputs(None, ()), root) == []
+    assert later.inputs(None, ()).digest == before.digest
+    assert opened(lambda: later.inputs(None, ()).entries(), root) == []
+    assert later.inputs(None, ()).entries() == before.entries()
+    write(root, b="4")
+    assert opened(lambda: fresh(root, index).inputs(None, ()), root) == ["b"]
+    assert opened(lambda: fresh(root, index).inputs(("a", "c"), ()), root) == []
+
+
+def test_a_touched_file_is_read_and_its_digest_stays(root: Path, index: Path) -> None:
+    write(root, a="1")
+    before = known(root, index, "a")
+    os.utime(root / "a", (1, 1))
+    later = fresh(root, index)
+    assert opened(lambda: later.inputs(None, ()), root) == ["a"]
+    assert later.inputs(None, ()).digest == before.digest
+
+
+def test_a_file_from_the_future_is_never_trusted(root: Path, index: Path) -> None:
+    write(root, a="1")
+    os.utime(root / "a", (2**33, 2**33))
+    known(root, index)
+    assert opened(lambda: fresh(root, index).inputs(None, ()), root) == ["a"]
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "began", "young"),
+    [
+        (100, 100, 100, True),
+        (100, 100, 100 + 10_000_000, True),
+        (100, 100, 101 + 20_000_000, False),
+        (100 + 20_000_000, 100, 101 + 20_000_000, True),
+        (100, 100 + 20_000_000, 101 + 20_000_000, True),
+        (7 * SECOND, 7 * SECOND, 8 * SECOND, True),
+        (7 * SECOND, 7 * SECOND, 9 * SECOND + 1, False),
+        (7 * SECOND, 7 * SECOND + 1, 8 * SECOND, False),
+        (9 * SECOND, 7 * SECOND, 8 * SECOND, True),
+    ],
+)
+def test_a_file_is_young_for_a_step_of_its_clock(
+    mtime: int, ctime: int, began: int, *, young: bool
+) -> None:
+    packed = signature.pack(signature.Signature(mtime, ctime, 1, 2, 3, 0o100644))
+    assert signature.is_young(packed, began) is young
+
+
+def test_times_beyond_all_bounds_are_taken() -> None:
+    far = signature.Signature(2**80, -(2**80), 1, 2, 3, 0o100644)
+    assert signature.is_young(signature.pack(far), 2**62)
+
+
+def test_both_algorithms_are_remembered(root: Path, index: Path) -> None:
+    write(root, a="1")
+    age(root / "a")
+    for algorithm in ALGORITHMS:
+        prints = fresh(root, index, algorithm=algorithm)
+        assert opened(lambda: prints.inputs(None, ()), root) == ["a"]  # noqa: B023
+        prints.save()
+    for algorithm in ALGORITHMS:
+        prints = fresh(root, index, algorithm=algorithm)
+        assert opened(lambda: prints.inputs(None, ()), root) == []  # noqa: B023
+        assert prints.inputs(None, ()).digest.startswith(f"{algorithm}:")
+
+
+def test_a_damaged_index_is_an_empty_one(root: Path, index: Path) -> None:
+    write(root, a="1", b="2")
+    before = known(root, index, "a", "b")
+    whole = index.read_bytes()
+    damages = [whole[:size] for size in range(0, len(whole), 7)]
+    damages += [
+        whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), 3)
+    ]
+    damages += [whole + b"x", b"\0" * len(whole), whole.replace(b"index 1", b"index 2")]
+    for damaged in damages:
+        index.write_bytes(damaged)
+        taken = fresh(root, index).inputs(None, ())
+        assert taken.digest == before.digest
+        assert taken.entries() == before.entries()
+
+
+def test_of_two_that_save_the_last_one_wins_and_both_go_on(root: Path, index: Path) -> None:
+    write(root, a="1", b="2")
+    age(root / "a", root / "b")
+    first, second = fresh(root, index), fresh(root, index)
+    first.inputs(("a",), ())
+    second.inputs(("b",), ())
+    first.save()
+    second.save()
+    assert opened(lambda: fresh(root, index).inputs(("b",), ()), root) == []
+    assert opened(lambda: fresh(root, index).inputs(("a",), ()), root) == ["a"]
+    assert [path.name for path in index.parent.iterdir()] == ["index"]
+
+
+def test_what_is_unchanged_is_not_saved_again(root: Path, index: Path) -> None:
+    write(root, a="1")
+    known(root, index, "a")
+    saved = index.stat().st_ino
+    known(root, index, "a")
+    assert index.stat().st_ino == saved
+
+
+def test_a_disk_that_takes_no_index_costs_speed_only(root: Path, tmp_path: Path) -> None:
+    write(root, a="1")
+    (tmp_path / "file").touch()
+    prints = fresh(root, tmp_path / "file" / "index")
+    digest = prints.inputs(None, ()).digest
+    prints.save()
+    assert digest == digest_of(root)
+    refusing = Fingerprints(str(root), str(tmp_path / "unwritten"), "xxh3", write=False)
+    refusing.inputs(None, ())
+    refusing.save()
+    assert not (tmp_path / "unwritten").exists()
+
+
+def test_files_that_are_gone_leave_the_index(root: Path, index: Path) -> None:
+    for number in range(1500):
+        (root / f"old{number}").touch()
+    known(root, index, *(f"old{number}" for number in range(1490, 1500)))
+    for number in range(1500):
+        (root / f"old{number}").rename(root / f"new{number}")
+    known(root, index, *(f"new{number}" for number in range(1490, 1500)))
+    for number in range(1500):
+        (root / f"new{number}").rename(root / f"last{number}")
+    known(root, index, *(f"last{number}" for number in range(1490, 1500)))
+    content = index.read_bytes()
+    assert b"last7\0" in content
+    assert b"old7\0" not in content
+
+
+def test_a_walk_is_kept_until_a_command_has_run(root: Path) -> None:
+    write(root, a="1", b="1")
+    prints = fresh(root)
+    before = prints.inputs(None, ())
+    write(root, a="2")
+    assert prints.inputs(None, ()).digest == before.digest
+    assert prints.inputs(None, ("b",)).entries()[0].path == "a"
+    prints.forget()
+    assert prints.inputs(None, ()).digest == digest_of(root) != before.digest
+
+
+def test_outputs_do_not_count_as_inputs(root: Path) -> None:
+    write(root, a="1", out__x="2", out__y__z="3", outer="4", model="5")
+    taken = fresh(root).inputs(None, ("out/", "model"))
+    assert paths_of(taken) == ["a", "outer"]
+    assert paths_of(fresh(root).inputs(None, ("out/y", "out", "a"))) == ["model", "outer"]
+    assert paths_of(fresh(root).inputs(("*",), ("out",))) == ["a", "model", "outer"]
+
+
+def test_a_pattern_that_matches_nothing_is_named(root: Path) -> None:
+    write(root, a="1", out__x="2")
+    taken = fresh(root).inputs(("a", "b*", "c/d", "out/*", "../x"), ("out/",))
+    assert taken.unmatched == ("b*", "c/d", "../x")
+    assert paths_of(taken) == ["a"]
+    assert not taken.problems
+
+
+def test_names_may_hold_any_byte(root: Path) -> None:
+    names = [b"a\nb", b"\xff\xfe", b"'\"\\", "é".encode(), b" ", b"-rf", b"a\rb", b"*"]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(name)
+    taken = fresh(root).inputs(None, ())
+    assert paths_of(taken) == [os.fsdecode(name) for name in sorted(names)]
+    assert not taken.problems
+    assert taken.signature(os.fsdecode(b"\xff\xfe")) is not None
+    assert fresh(root).outputs((os.fsdecode(b"\xff\xfe"),)).entries()[0].size == 2
+
+
+def test_a_signature_is_what_lstat_says(root: Path) -> None:
+    write(root, a="12", d__b="1")
+    (root / "link").symlink_to("a")
+    taken = fresh(root).outputs(("a", "d", "link"))
+    for path in ("a", "d/b", "link"):
+        seen = taken.signature(path)
+        status = (root / path).lstat()
+        assert seen is not None
+        assert seen.mtime_ns == status.st_mtime_ns
+        assert seen.ctime_ns == status.st_ctime_ns
+        assert (seen.size, seen.inode, seen.device, seen.mode) == (
+            status.st_size, status.st_ino, status.st_dev, status.st_mode,
+        )  # fmt: skip
+    assert taken.signature("d") is None
+    assert taken.signature("nowhere") is None
+
+
+# What changes under our eyes.
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_not_listed(root: Path) -> None:
+    write(root, a="1", b="2")
+
+    def vanish(path: str) -> None:
+        if path.endswith("/a"):
+            (root / "a").unlink()
+
+    with opening(vanish):
+        taken = fresh(root).inputs(None, ())
+    assert paths_of(taken) == ["b"]
+    assert not taken.problems
+    assert taken.digest == digest_of(root)
+
+
+def test_a_file_that_vanishes_again_and_again_is_a_problem(root: Path) -> None:
+    write(root, a="1", b="2")
+
+    def replace(path: str) -> None:
+        if path.endswith("/a"):
+            (root / "a").unlink()
+            (root / "new").write_text("3")
+            (root / "new").rename(root / "a")
+
+    with opening(replace):
+        taken = fresh(root).inputs(None, ())
+    assert taken.problems == ("`a` changes or vanishes while it is read",)
+    assert paths_of(taken) == ["b"]
+
+
+def test_a_file_that_changes_once_while_it_is_read_is_read_again(root: Path) -> None:
+    write(root, a="1")
+    edits = iter(["22"])
+
+    def edit(path: str) -> None:
+        if path.endswith("/a") and (text := next(edits, "")):
+            write(root, a=text)
+
+    with opening(edit):
+        taken = fresh(root).inputs(None, ())
+    assert not taken.problems
+    assert taken.digest == digest_of(root)
+    assert taken.entries()[0].size == 2
+
+
+def test_a_directory_that_vanishes_meanwhile_is_not_listed(root: Path) -> None:
+    write(root, a="1", d__b="2", e__c="3")
+
+    def vanish(path: str) -> None:
+        if path.rstrip("/").endswith("/d"):
+            (root / "d" / "b").unlink()
+            (root / "d").rmdir()
+            (root / "d").symlink_to("e")
+
+    with opening(vanish):
+        taken = fresh(root).inputs(None, ())
+    assert paths_of(taken) == ["a", "e/c"]
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(root: Path) -> None:
+    write(root, a="1", b="2")
+
+    def swap(path: str) -> None:
+        if path.endswith("/a") and (root / "a").is_file():
+            (root / "a").unlink()
+            os.mkfifo(root / "a")
+
+    with opening(swap):
+        taken = fresh(root).inputs(None, ())
+    assert paths_of(taken) == ["b"]
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(root: Path) -> None:
+    write(root, a="1", b="2")
+
+    def swap(path: str) -> None:
+        if path.endswith("/a") and not (root / "a").is_symlink():
+            (root / "a").unlink()
+            (root / "a").symlink_to("b")
+
+    with opening(swap):
+        taken = fresh(root).inputs(None, ())
+    assert taken.entries()[0] == Entry("a", "symlink", "b", 0)
+
+
+# What is no file.
+
+
+def test_what_is_no_file_is_passed_over_or_a_problem_and_never_opened(root: Path) -> None:
+    write(root, d__a="1")
+    os.mkfifo(root / "d" / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        own = os.open(root / "d", os.O_RDONLY)
+        try:
+            listener.bind(f"/proc/self/fd/{own}/socket" if sys.platform == "linux" else "s")
+        finally:
+            os.close(own)
+        assert not digest_of(root).endswith(":")
+        problems = tuple(
+            f"`d/{name}` is neither a file nor a directory"
+            for name in (("pipe", "socket") if sys.platform == "linux" else ("pipe",))
+        )
+        prints = fresh(root)
+        assert opened(lambda: prints.inputs(("d",), ()), root) == ["d/a"]
+        assert prints.inputs(("d",), ()).problems == problems
+        assert prints.outputs(("d/",)).problems == problems
+        assert prints.inputs(("d/pipe",), ()).problems == problems[:1]
+        assert prints.outputs(("d/pipe",)).problems == problems[:1]
+    (root / "through").symlink_to("d/pipe")
+    assert "through" in str(fresh(root).inputs(("through",), ()).problems)
+
+
+@contextlib.contextmanager
+def without_privileges(directory: Path) -> Iterator[None]:
+    """Go on as a user whom permissions bind."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_a_problem() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write(root, a="1", b="2", d__c="3", e__f="4")
+        (root / "a").chmod(0)
+        (root / "d").chmod(0)
+        with without_privileges(root):
+            for patterns in (None, ("*",)):
+                taken = fresh(root).inputs(patterns, ())
+                assert taken.problems == (
+                    "`d` cannot be read: Permission denied",
+                    "`a` cannot be read: Permission denied",
+                )
+                assert paths_of(taken) == ["b", "e/f"]
+            assert not fresh(root).inputs(None, ("a", "d/")).problems
+            assert fresh(root).outputs(("d/",)).problems == taken.problems[:1]
+            with pytest.raises(PermissionError):
+                fresh(root).content(str(root / "a"))
+            with pytest.raises(OSError, match="Permission denied"):
+                fresh(root).content(str(root))
+        (root / "d").chmod(0o700)
+
+
+def test_a_tree_may_be_deep(root: Path) -> None:
+    descriptor = os.open(root, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("a", dir_fd=descriptor)
+        inner = os.open("a", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+    assert paths_of(fresh(root).inputs(None, ())) == ["a/" * 1200 + "file"]
+    assert len(fresh(root).outputs(("a",)).entries()) == 1201
+
+
+# Links.
+
+
+def test_by_default_a_link_is_its_target_text(root: Path, tmp_path: Path) -> None:
+    write(tmp_path, outside="1")
+    (root / "link").symlink_to("../outside")
+    before = digest_of(root)
+    write(tmp_path, outside="2")
+    assert digest_of(root) == before
+
+
+def test_what_a_link_of_a_pattern_leads_to_counts(root: Path, tmp_path: Path) -> None:
+    write(tmp_path, outside="1", tree__a="1", tree__d__b="2")
+    (root / "file").symlink_to("../outside")
+    (root / "data").symlink_to(tmp_path / "tree")
+    (tmp_path / "tree" / "inner").symlink_to("d")
+    taken = fresh(root).inputs(("*",), ())
+    assert paths_of(taken) == [
+        "data", "data/a", "data/d/b", "data/inner", "data/inner/b", "file", "file/",
+    ]  # fmt: skip
+    before = digest_of(root, "*")
+    write(tmp_path, outside="3")
+    edited = digest_of(root, "*")
+    write(tmp_path, tree__d__b="4")
+    assert len({before, edited, digest_of(root, "*")}) == 3
+    assert fresh(root).changed(taken) == ("data/d/b", "data/inner/b", "file")
+
+
+def test_links_in_a_circle_end(root: Path) -> None:
+    write(root, d__a="1")
+    (root / "d" / "up").symlink_to("..")
+    (root / "self").symlink_to("self")
+    (root / "x").symlink_to("y")
+    (root / "y").symlink_to("x")
+    (root / "nowhere").symlink_to("absent")
+    taken = fresh(root).inputs(("*",), ())
+    assert {"d/a", "d/up", "self", "x", "y", "nowhere", "d/up/d/a"} <= set(paths_of(taken))
+    assert not taken.problems
+
+
+# Outputs.
+
+
+def test_outputs_are_whole_trees(root: Path) -> None:
+    write(root, out__a="1", out__d__b="2", model="4", other="5")
+    (root / ".gitignore").write_text("*\n")
+    (root / "out" / "empty").mkdir()
+    (root / "out" / "__pycache__").mkdir()
+    (root / "out" / "__pycache__" / "x").touch()
+    (root / "out" / "link").symlink_to("d/b")
+    (root / "out" / "nowhere").symlink_to("absent")
+    taken = fresh(root).outputs(("out/", "model"))
+    assert not taken.problems
+    assert not taken.unmatched
+    assert [(entry.path, entry.kind) for entry in taken.entries()] == [
+        ("model", "file"),
+        ("out", "directory"),
+        ("out/__pycache__", "directory"),
+        ("out/__pycache__/x", "file"),
+        ("out/a", "file"),
+        ("out/d", "directory"),
+        ("out/d/b", "file"),
+        ("out/empty", "directory"),
+        ("out/link", "symlink"),
+        ("out/nowhere", "symlink"),
+    ]
+
+
+def test_an_empty_directory_of_an_output_counts(root: Path) -> None:
+    write(root, out__a="1")
+    before = fresh(root).outputs(("out",)).digest
+    (root / "out" / "empty").mkdir()
+    assert fresh(root).outputs(("out",)).digest != before
+
+
+def test_an_output_that_is_not_there_is_named(root: Path) -> None:
+    write(root, a="1")
+    taken = fresh(root).outputs(("a", "b", "a/c", "d/"))
+    assert taken.unmatched == ("b", "a/c", "d/")
+    assert not taken.problems
+
+
+def test_a_file_is_no_output_directory(root: Path) -> None:
+    write(root, a="1")
+    taken = fresh(root).outputs(("a/",))
+    assert taken.unmatched == ("a/",)
+    assert taken.problems == ("`a` is not a directory, but it is declared as `a/`",)
+
+
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "../../outside", "../..", "loop/../../../x", "/"]
+)
+def test_a_link_that_leaves_the_project_is_a_problem(root: Path, target: str) -> None:
+    write(root, out__a="1")
+    (root / "out" / "link").symlink_to(target)
+    problem = "`out/link` is a link that leaves the project"
+    assert fresh(root).outputs(("out/",)).problems == (problem,)
+    assert fresh(root).outputs(("out/link",)).problems == (problem,)
+
+
+def test_a_link_that_leaves_through_another_link_is_a_problem(root: Path) -> None:
+    write(root, out__a="1")
+    (root / "here").symlink_to(".")
+    (root / "out" / "link").symlink_to("../here/../x")
+    assert fresh(root).outputs(("out/",)).problems == (
+        "`out/link` is a link that leaves the project",
+    )
+
+
+def test_a_link_within_the_project_is_no_problem(root: Path) -> None:
+    write(root, out__a="1", data="2")
+    (root / "out" / "link").symlink_to("../data")
+    (root / "out" / "dots").symlink_to("..a")
+    assert not fresh(root).outputs(("out/",)).problems
+
+
+def test_an_output_behind_a_link_that_leaves_the_project_is_a_problem(
+    root: Path, tmp_path: Path
+) -> None:
+    write(tmp_path, elsewhere__a="1")
+    write(root, inside__a="1")
+    (root / "data").symlink_to("../elsewhere")
+    (root / "ours").symlink_to("inside")
+    assert fresh(root).outputs(("data/a",)).problems == (
+        "`data/a` lies behind a link that leaves the project",
+    )
+    assert paths_of(fresh(root).outputs(("ours/a",))) == ["ours/a"]
+
+
+# After a command.
+
+
+def test_what_changed_is_named(root: Path) -> None:
+    write(root, edited="1", kept="2", removed="3", rewritten="4", d__x="5", mode="6")
+    (root / "link").symlink_to("kept")
+    prints = fresh(root)
+    taken = prints.inputs(None, ())
+    assert prints.changed(taken) == ()
+    write(root, edited="9", rewritten="4", added="1", d__y="1")
+    (root / "removed").unlink()
+    (root / "mode").chmod(0o755)
+    (root / "link").unlink()
+    (root / "link").symlink_to("edited")
+    assert prints.changed(taken) == (
+        "added", "d/y", "edited", "link", "mode", "removed", "rewritten",
+    )  # fmt: skip
+
+
+def test_what_only_bears_new_marks_has_not_changed(root: Path) -> None:
+    write(root, a="1", b="2")
+    (root / "link").symlink_to("a")
+    prints = fresh(root)
+    taken = prints.inputs(None, ())
+    (root / "a").chmod(0o600)
+    os.link(root / "b", root.parent / "another name of b")
+    (root / "link").unlink()
+    (root / "link").symlink_to("a")
+    assert prints.changed(taken) == ()
+
+
+def test_a_change_shows_with_and_without_what_is_known(root: Path, index: Path) -> None:
+    write(root, a="1")
+    known(root, index, "a")
+    prints = fresh(root, index)
+    taken = prints.inputs(None, ())
+    write(root, a="2")
+    assert prints.changed(taken) == ("a",)
+    (root / "a").unlink()
+    os.mkfifo(root / "a")
+    assert prints.changed(taken) == ("a",)
+
+
+def test_outputs_and_ignored_files_are_no_changes_of_inputs(root: Path) -> None:
+    write(root, a="1")
+    (root / ".gitignore").write_text("*.log\n")
+    prints = fresh(root)
+    taken = prints.inputs(None, ("out/",))
+    write(root, out__x="1", b="2")
+    (root / "run.log").touch()
+    (root / "a.pyc").touch()
+    assert prints.changed(taken) == ("b",)
+
+
+# Values of parameters.
+
+
+def test_the_digest_of_a_path_is_that_of_what_it_holds(root: Path, tmp_path: Path) -> None:
+    write(tmp_path, data__a="1", data__d__b="2", file="3", same__a="1", same__d__b="2")
+    (tmp_path / "link").symlink_to("file")
+    prints = fresh(root)
+    assert prints.content(str(tmp_path / "file")) == digest.content(b"3", "xxh3")
+    assert prints.content(str(tmp_path / "link")) == digest.content(b"3", "xxh3")
+    assert prints.content(str(tmp_path / "data")) == prints.content(str(tmp_path / "same"))
+    before = prints.content(str(tmp_path / "data"))
+    write(tmp_path, data__d__b="4")
+    prints.forget()
+    assert prints.content(str(tmp_path / "data")) != before
+
+
+def test_a_path_that_is_known_is_not_read_again(root: Path, index: Path, tmp_path: Path) -> None:
+    write(tmp_path, data__a="1", file="3")
+    age(tmp_path / "data" / "a", tmp_path / "file")
+
+    def both(prints: Fingerprints) -> list[str]:
+        return opened(
+            lambda: [prints.content(str(tmp_path / name)) for name in ("data", "file")], tmp_path
+        )
+
+    first = fresh(root, index)
+    assert both(first) == ["data/a", "file"]
+    first.save()
+    assert both(fresh(root, index)) == []
+
+
+def test_a_path_without_content_is_an_error(root: Path) -> None:
+    os.mkfifo(root / "pipe")
+    with pytest.raises(FileNotFoundError):
+        fresh(root).content(str(root / "absent"))
+    with pytest.raises(OSError, match="neither a file nor a directory"):
+        fresh(root).content(str(root / "pipe"))
+    with pytest.raises(OSError, match="neither a file nor a directory"):
+        fresh(root).content("/dev/null")
+    with pytest.raises(OSError, match="pipe"):
+        fresh(root).content(str(root))
+
+
+def test_large_files_are_read_side_by_side(root: Path) -> None:
+    sizes = (1, 9 << 20, 10 << 20, (8 << 20) + 1)
+    for number, size in enumerate(sizes):
+        (root / f"{number}").write_bytes(bytes([number]) * size)
+    for algorithm in ALGORITHMS:
+        entries = fresh(root, algorithm=algorithm).inputs(None, ()).entries()
+        expected = [
+            digest.content(bytes([number]) * size, algorithm) for number, size in enumerate(sizes)
+        ]
+        assert [entry.content for entry in entries] == expected
+
+
+def test_many_threads_may_ask_at_once(root: Path, index: Path) -> None:
+    for number in range(50):
+        write(root, **{f"file{number}": str(number)})
+    prints = fresh(root, index)
+    found: list[str] = []
+
+    def ask() -> None:
+        for _ in range(20):
+            prints.forget()
+            found.append(prints.inputs(None, ()).digest)
+            prints.save()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80
+    assert set(found) == {digest_of(root)}
