@@ -8,14 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from buildrun.project.check_path import check_fields, problem
 from buildrun.project.compose import Path
 from buildrun.project.declared import Declared
-from buildrun.project.dependencies import Graph, graph_of, needed
+from buildrun.project.dependencies import Graph, depends_on_any, graph_of, needed
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.document import pointer
 from buildrun.project.findings import Findings, did_you_mean
-from buildrun.project.makers import Makers, meets
+from buildrun.project.makers import Makers, makers_of
 from buildrun.project.spec import EntryPoint, Pattern, ProjectSpec
 from buildrun.tree import globs, patterns
-from buildrun.tree.overlap import overlaps
 
 
 def read_inputs(
@@ -80,16 +79,13 @@ def unmatched(spec: ProjectSpec) -> tuple[Diagnostic, ...]:
     What an entry point that it depends on will make counts as there.
     """
     found = []
-    graph: Graph | None = None
-    outputs = {item.name: item.outputs for item in spec.entry_points}
+    graph, makers = graph_of(spec), makers_of(spec)
     for entry_point in spec.entry_points:
         for pattern in entry_point.inputs or ():
             if not patterns.is_inside(pattern.text) or patterns.exists(spec.root, pattern.text):
                 continue  # what leaves the project was told of before
-            graph = graph or graph_of(spec)
-            before = needed(graph, entry_point.name) - {entry_point.name}
-            made = (output for name in before for output in outputs.get(name, ()))
-            if not any(overlaps(pattern.text, output) for output in made):
+            names = makers.of(pattern.text, possibly=True).keys() - {entry_point.name}
+            if not depends_on_any(graph, entry_point.name, names):
                 found.append(unmatched_diagnostic(spec, entry_point, pattern))
     return tuple(found)
 
@@ -156,7 +152,8 @@ def _check(findings: Findings, path: Path, text: str) -> bool:
         else:
             findings.error("bad-input", message, path, hint=hint)
         return False
-    if any(globs.translate(part) == globs.NEVER for part in text.split("/")):
+    escapes = "[" in text or "\\" in text
+    if escapes and any(globs.translate(part) == globs.NEVER for part in text.split("/")):
         message = f"the input `{text[:60]}` is no pattern: a `[` is not closed, or a `\\` ends it"
         hint = "write `\\[` for a bracket in a name"
         findings.error("bad-input", message, path, hint=hint)
@@ -169,10 +166,9 @@ def _is_glob(text: str) -> bool:
 
 
 def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> str:
-    for other in spec.entry_points:
-        for output in other.outputs:
-            if other.name != entry_point.name and meets(text, output):
-                return f"`{other.name}` makes it: add `{other.name}` to `depends_on`"
+    names = [name for name in makers_of(spec).of(text) if name != entry_point.name]
+    if names:
+        return f"`{names[0]}` makes it: add `{names[0]}` to `depends_on`"
     if "{" in text and "," in text:
         return "braces name no alternatives: write a pattern for each"
     directory, name = os.path.split(text.rstrip("/"))

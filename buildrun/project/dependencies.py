@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from buildrun.project.spec import ProjectSpec
 
@@ -26,6 +26,13 @@ def needed(graph: Graph, name: str) -> frozenset[str]:
         found |= fresh
         waiting += fresh
     return frozenset(found)
+
+
+def depends_on_any(graph: Graph, name: str, others: Set[str]) -> bool:
+    """Return whether a name depends on one of the others, directly or not."""
+    if not others:
+        return False
+    return not others.isdisjoint(graph.get(name, ())) or not others.isdisjoint(needed(graph, name))
 
 
 def cycles(graph: Graph) -> Iterator[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Iterator, Mapping
 
+from buildrun.project.spec import ProjectSpec
 from buildrun.tree import globs, patterns
 from buildrun.tree.overlap import overlaps
 
@@ -20,16 +21,23 @@ class Makers:
             (tuple(output.rstrip("/").split("/")), name, output) for name, output in outputs
         )
         self._parts = [parts for parts, _, _ in self._sorted]
+        self._found: dict[tuple[str, bool], Mapping[str, str]] = {}
 
-    def of(self, pattern: str) -> Mapping[str, str]:
-        """Return an output by the entry point that makes it, for all that the pattern may match."""
-        parts = patterns.split(pattern) or ()
-        literal = next((at for at, part in enumerate(parts) if globs.is_glob(part)), len(parts))
-        found: dict[str, str] = {}
-        for name, output in self._near(parts[:literal]):
-            if name not in found and meets(pattern, output):
-                found[name] = output
-        return found
+    def of(self, pattern: str, *, possibly: bool = False) -> Mapping[str, str]:
+        """Return an output by the entry point that makes it, for all that the pattern may match.
+
+        possibly: also what is possible and not probable, see ``_meets``.
+        """
+        if (pattern, possibly) not in self._found:
+            parts = patterns.split(pattern) or ()
+            literal = next((at for at, part in enumerate(parts) if globs.is_glob(part)), len(parts))
+            meets = overlaps if possibly else _meets
+            self._found[pattern, possibly] = {
+                name: output
+                for name, output in self._near(parts[:literal])
+                if meets(pattern, output)
+            }
+        return self._found[pattern, possibly]
 
     def _near(self, parts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         """Yield the outputs above a directory, and those beneath it or equal to it."""
@@ -45,7 +53,12 @@ class Makers:
             yield self._sorted[at][1:]
 
 
-def meets(pattern: str, output: str) -> bool:
+def makers_of(project: ProjectSpec) -> Makers:
+    """Return who makes what in a project."""
+    return Makers((item.name, output) for item in project.entry_points for output in item.outputs)
+
+
+def _meets(pattern: str, output: str) -> bool:
     """Return whether a pattern surely or probably matches an output, or something beneath it.
 
     What is only possible is left out: that something beneath a directory matches ``**/*.py``.
