@@ -30,13 +30,21 @@ def read_timeout(findings: Findings, path: Path, value: object) -> float | None:
         return None  # the schema says so
     number = seconds(value) if isinstance(value, str) else value
     if number is not None and 0 < number <= LONGEST:
-        # 1:30 is the number 90.
-        check_scalar(findings, path, value, "the seconds are", exact=False, kind="float")
+        _check_number(findings, path, value)
         return float(number)
     message = f"`{str(value)[:60]}` is no time between 0 seconds and 366 days"
     hint = "write a time such as `90s`, `15m`, `2h`, `1h30m` or `1d`; without the key there is none"
     findings.error("bad-timeout", message, path, hint=hint)
     return None
+
+
+def _check_number(findings: Findings, path: Path, value: str | float) -> None:
+    raw = findings.document.raw(path) or ""
+    if isinstance(value, str) or ":" not in raw:
+        check_scalar(findings, path, value, "the seconds are", exact=False, kind="float")
+        return
+    message = f"YAML reads `{raw[:60]}` as a number; the seconds are `{value}`"
+    findings.warning("yaml-value", message, path, hint="write a time such as `1h30m` or `1m30s`")
 
 
 def read_retries(value: object) -> int:
