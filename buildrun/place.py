@@ -58,11 +58,13 @@ def open_place(
     logs: str = "",
     write: bool = True,
     explain: bool = False,
+    reach: bool = True,
 ) -> Place:
     """Return the place; nothing is read from it yet.
 
     logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
-    whether old results are searched for the one most like a new one.
+    whether old results are searched for the one most like a new one. reach: False asks no remote
+    cache, though keys are those of one.
     """
     algorithm: Algorithm = "sha256" if settings.remote and settings.cache else "xxh3"
     root = plan.project.root
@@ -71,7 +73,7 @@ def open_place(
     index = os.path.join(directory, f"{name}.index")
     fingerprints = Fingerprints(root, index, algorithm, write=write)
     history = History(os.path.join(directory, f"{name}.steps"), write=write)
-    results = Results(home, root, _remote(settings, console), write=write)
+    results = Results(home, root, _remote(settings, console) if reach else None, write=write)
     judge = Judge(
         plan,
         fingerprints,

@@ -22,7 +22,8 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     if any(not step.outputs for step in plan.steps):
         return None
     store = home.locate(environ)
-    place = open_place(plan, store, CacheSettings(*value["settings"]), environ, console)
+    settings = CacheSettings(*value["settings"])
+    place = open_place(plan, store, settings, environ, console, reach=False)
     record = runs.begin(
         runs.new_id(), plan.project.name, plan.project.root, plan.steps[-1].entry_point
     )

@@ -279,7 +279,9 @@ def _keep_plan(
     for step in made.steps:
         for path in (step.entry_point, *(value for _, value in step.parameters)):
             running.seen.exists(os.path.join(made.project.root, path))
-    value = {"plan": plan_record.encode(made), "settings": list(wanted.settings)}
+    # A remote's address may bear secrets; what is up to date depends only on there being one.
+    settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
+    value = {"plan": plan_record.encode(made), "settings": list(settings)}
     _remember(claim, running, opened, (), value)
 
 

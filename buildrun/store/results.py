@@ -134,13 +134,18 @@ class Results:
         from buildrun.store.manifest import decode
 
         data = self._remote.manifest(key) if self._remote is not None else None
-        if data is None:
+        if self._remote is None or data is None:
             return None
         try:
             manifest = decode(data)
         except ValueError:
+            self._remote.refuse(key, "is no result of a step")
             return None
-        return manifest if manifest.key == key else None
+        # The key is that of its parts, so these are the outputs that the step declares.
+        if manifest.key != key or sorted(manifest.declared) != manifest.parts.get("outputs"):
+            self._remote.refuse(key, "is the result of something else")
+            return None
+        return manifest
 
     def _fetch(self, manifest: Manifest, remote: "Remote") -> None:
         """Bring all contents of a result here, then the result itself; raises Lost."""
@@ -151,6 +156,8 @@ class Results:
         if not blobs.has(self._home, manifest.outputs):
             self._fetch_some({manifest.outputs: None}, remote)
         if load.outputs_of(self._home, manifest) is None:
+            if blobs.has(self._home, manifest.outputs):
+                remote.refuse(manifest.key, "has outputs that are not safe to restore")
             raise Lost("the list of its outputs is lost or not safe", place=manifest.step)
         named = load.all_digests(self._home, manifest)
         named.pop(manifest.inputs)
