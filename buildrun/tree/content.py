@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from buildrun import digest
-from buildrun.digest import Algorithm
+from buildrun.digest import Algorithm, Hash
 from buildrun.tree import signature
 
 _CHUNK = 1 << 20
@@ -43,16 +43,27 @@ def of(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) 
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
         if signature.of(os.fstat(descriptor)) != seen:
             raise Changed
-        made = digest.new(algorithm)
-        buffer = bytearray(min(_CHUNK, signature.unpack(seen).size + 1))
-        view = memoryview(buffer)
-        while count := os.readv(descriptor, [buffer]):
-            made.update(view[:count])
+        made = _hashed(descriptor, signature.size(seen), algorithm)
         if signature.of(os.fstat(descriptor)) != seen:
             raise Changed
     finally:
         os.close(descriptor)
     return bytes.fromhex(made.hexdigest())
+
+
+def _hashed(descriptor: int, size: int, algorithm: Algorithm) -> Hash:
+    made = digest.new(algorithm)
+    if size < _CHUNK:
+        # One call is enough: with more bytes than these the file would have another size now.
+        chunk = os.read(descriptor, size)
+        made.update(chunk)
+        if len(chunk) == size:
+            return made
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    while count := os.readv(descriptor, [buffer]):
+        made.update(view[:count])
+    return made
 
 
 def side_by_side(calls: Sequence[Callable[[], bytes]]) -> list[Result]:

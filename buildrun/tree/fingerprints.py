@@ -5,6 +5,7 @@ import os
 import stat
 import time
 from _thread import RLock
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -145,10 +146,10 @@ class Fingerprints:
             if known is not None:
                 make = partial(self._later, selection, skip)
                 return Taken(known, selection, make, (), frozenset(), select_anew)
-            targets, failures = self._read(selection)
+            contents, failures = self._read(selection)
             if not any(failure.passing for failure in failures):
                 break
-        entries = self._entries(selection, targets, skip)
+        entries = _entries(selection, contents, skip)
         made = digest.content(listing.encode(entries), self._algorithm)
         problems = [*(text for _, text in selection.problems), *(each.text for each in failures)]
         young = frozenset([path for path in selection.paths if path in self._young])
@@ -175,26 +176,30 @@ class Fingerprints:
 
     def _later(self, selection: Selection, skip: int) -> tuple[Entry, ...]:
         with self._lock:
-            targets, failures = self._read(selection)
+            contents, failures = self._read(selection)
             if failures:  # nothing is read again, unless the index was damaged meanwhile
                 raise ProjectError(failures[0].text)
-            return self._entries(selection, targets, skip)
+            return _entries(selection, contents, skip)
 
     def _read(self, selection: Selection) -> tuple[dict[bytes, str], list[_Failure]]:
-        """Learn what is not known yet; returns the links' targets, and what went wrong."""
+        """Return the contents, as entries have them, and what went wrong; learn what is new."""
         began = time.time_ns()
-        targets: dict[bytes, str] = {}
+        contents: dict[bytes, str] = {}
         failures: list[_Failure] = []
         large: list[tuple[bytes, bytes]] = []
+        prefix, start = f"{self._algorithm}:", signature.SIZE
         for path, seen in zip(selection.paths, selection.signatures, strict=True):
             try:
                 if signature.is_link(seen):
-                    targets[path] = self._target(path, seen, began)
-                elif signature.is_file(seen) and self._row(path, seen) is None:
-                    if signature.unpack(seen).size >= content.LARGE:
-                        large.append((path, seen))
-                    else:
-                        self._hash(path, seen)
+                    contents[path] = self._target(path, seen, began)
+                elif signature.is_directory(seen):
+                    contents[path] = ""
+                elif (row := self._row(path, seen)) is not None:
+                    contents[path] = prefix + row[start:].hex()
+                elif signature.size(seen) < content.LARGE:
+                    contents[path] = prefix + self._hash(path, seen).hex()
+                else:
+                    large.append((path, seen))
             except OSError as error:
                 failures.append(_failure(path, error))
         calls = [partial(self._digest, *each) for each in large]
@@ -204,25 +209,8 @@ class Fingerprints:
                 failures.append(_failure(path, result))
             else:
                 self._remember(path, seen, result, began)
-        return targets, failures
-
-    def _entries(
-        self, selection: Selection, targets: dict[bytes, str], skip: int
-    ) -> tuple[Entry, ...]:
-        """Return the listing, less what could not be read."""
-        found: list[Entry] = []
-        prefix = f"{self._algorithm}:"
-        for path, seen in zip(selection.paths, selection.signatures, strict=True):
-            name = os.fsdecode(path[skip:])
-            if path in targets:
-                found.append(Entry(name, listing.SYMLINK, targets[path], 0))
-            elif signature.is_directory(seen):
-                found.append(Entry(name, listing.DIRECTORY, "", 0))
-            elif (row := self._row(path, seen)) is not None:
-                kind = listing.EXECUTABLE if signature.is_executable(seen) else listing.FILE
-                size = signature.unpack(seen).size
-                found.append(Entry(name, kind, prefix + row[signature.SIZE :].hex(), size))
-        return tuple(found)
+                contents[path] = prefix + result.hex()
+        return contents, failures
 
     def _row(self, path: bytes, seen: bytes) -> bytes | None:
         for rows in (self._young, self._known.table):
@@ -289,6 +277,26 @@ class Fingerprints:
             return f"{self._algorithm}:{self._hash(path, after).hex()}" != entry.content
         except OSError:
             return True
+
+
+def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> tuple[Entry, ...]:
+    """Return the listing, less what could not be read."""
+    found: list[Entry] = []
+    for path, seen in zip(selection.paths, selection.signatures, strict=True):
+        held = contents.get(path)
+        if held is None:
+            continue
+        kind, size = listing.FILE, 0
+        if signature.is_link(seen):
+            kind = listing.SYMLINK
+        elif signature.is_directory(seen):
+            kind = listing.DIRECTORY
+        else:
+            size = signature.size(seen)
+            if signature.is_executable(seen):
+                kind = listing.EXECUTABLE
+        found.append(Entry(os.fsdecode(path[skip:]), kind, held, size))
+    return tuple(found)
 
 
 def _failure(path: bytes, error: OSError) -> _Failure:

@@ -39,7 +39,7 @@ def encode(entries: Iterable[Entry]) -> bytes:
     return "".join(
         [
             f'[{quote(path)},"{kind}",{quote(content)},{size}]\n'
-            for path, kind, content, size in sorted(entries, key=_order)
+            for path, kind, content, size in _in_order(entries)
         ]
     ).encode("ascii")
 
@@ -66,8 +66,11 @@ def decode(data: bytes) -> tuple[Entry, ...]:
     return entries
 
 
-def _order(entry: Entry) -> bytes:
-    return os.fsencode(entry.path)
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    found = list(entries)
+    if all(entry.path.isascii() for entry in found):
+        return sorted(found, key=lambda entry: entry.path)  # which is the same, and quick
+    return sorted(found, key=lambda entry: os.fsencode(entry.path))
 
 
 def _entry(row: Any) -> Entry:

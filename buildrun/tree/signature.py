@@ -8,6 +8,8 @@ from typing import NamedTuple
 from buildrun.memo import YOUNG_NS
 
 _LAYOUT = struct.Struct("<qqqQQI")
+_TIMES = struct.Struct("<qq").unpack_from
+_SIZE = struct.Struct("<q").unpack_from
 _pack = _LAYOUT.pack
 SIZE = _LAYOUT.size
 _LAST = (1 << 63) - 1
@@ -88,12 +90,17 @@ def is_executable(packed: bytes) -> bool:
     return packed[_BITS] & 0x40 != 0
 
 
+def size(packed: bytes) -> int:
+    """Return the size in bytes."""
+    return int(_SIZE(packed, 16)[0])
+
+
 def is_young(packed: bytes, began_ns: int) -> bool:
     """Return whether a file may change again without its signature changing.
 
     began_ns: when reading it began. Times move on with the file system's clock: by the tick, or,
     on FAT and old NFS, by whole seconds.
     """
-    values = unpack(packed)
-    step = 2 * _SECOND_NS if values.ctime_ns % _SECOND_NS == 0 else YOUNG_NS
-    return max(values.mtime_ns, values.ctime_ns) > began_ns - step
+    mtime_ns, ctime_ns = _TIMES(packed)
+    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else YOUNG_NS
+    return bool(mtime_ns > began_ns - step or ctime_ns > began_ns - step)
