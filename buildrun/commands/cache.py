@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import home, memo
+from buildrun import home, memo, runs
 from buildrun.console import Console, size
 from buildrun.environments import collection
-from buildrun.environments.collection import Kept
+from buildrun.environments.collection import Kept as Environment
 from buildrun.errors import UsageError
+from buildrun.keys import printable
+from buildrun.store import check, collect
 
+if TYPE_CHECKING:
+    from buildrun.store.collect import Kept as Result
+
+# What is kept where nothing else is asked for.
+_MAX_AGE, _MAX_SIZE = "30d", "20G"
 # Records of what was computed are short, and written again when they are needed.
 _RECORDS = 30 * 86400.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class _Kept(NamedTuple):
+    """A part of the store, or all of it."""
+
+    environments: Sequence[Environment]
+    results: Sequence[Result]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="info|ls|gc|verify|clear", required=True)
     for name, text in (
         ("info", "where the store is and how much it holds"),
-        ("ls", "every environment: size, last use, the project it was built for"),
+        ("ls", "every environment and result: size, last use, what it is of"),
         ("gc", "remove what is old, or more than a size; nothing that is in use"),
-        ("verify", "check every environment; damaged ones are built anew when next needed"),
-        ("clear", "remove every environment that is not in use"),
+        ("verify", "check everything; what is damaged is made anew when next needed"),
+        ("clear", "remove every environment that is not in use, and every result"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--format", choices=("text", "json"), default="text")
         if name == "gc":
-            verb.add_argument("--max-age", metavar="AGE", help="such as 30d or 12h since last use")
-            verb.add_argument("--max-size", metavar="SIZE", help="such as 20G, oldest go first")
+            default = f"default, without --max-size: {_MAX_AGE}"
+            verb.add_argument(
+                "--max-age", metavar="AGE", help=f"such as 30d or 12h since last use; {default}"
+            )
+            default = f"default, without --max-age: {_MAX_SIZE}"
+            verb.add_argument(
+                "--max-size", metavar="SIZE", help=f"such as 20G, oldest use goes first; {default}"
+            )
             verb.add_argument("--dry-run", action="store_true", help="say what would go")
 
 
@@ -45,65 +68,132 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "info":
         return _info(store, arguments.format)
     if arguments.verb == "ls":
-        return _write(collection.survey(store), arguments.format)
+        return _write(_survey(store), arguments.format)
     if arguments.verb == "verify":
         return _verify(store, arguments.format)
     if arguments.verb == "clear":
         memo.prune(memo.Memory(store.memory), 0)
-        return _remove(collection.survey(store), arguments.format, Console(environ))
-    chosen = collection.expendable(
-        collection.survey(store),
+        gone = _remove(_survey(store), arguments.format, Console(environ))
+        collect.sweep(store, everything=True)
+        return gone
+    return _collect(store, arguments, Console(environ))
+
+
+def _collect(store: home.Home, arguments: argparse.Namespace, console: Console) -> int:
+    chosen_age, chosen_size = arguments.max_age, arguments.max_size
+    if chosen_age is None and chosen_size is None:
+        chosen_age, chosen_size = _MAX_AGE, _MAX_SIZE
+    max_age, kept = _duration(chosen_age), _survey(store)
+    items: list[Environment | Result] = [*kept.environments, *kept.results]
+    chosen = collect.expendable(
+        items,
         now=time.time(),
-        max_age=_duration(arguments.max_age or ("30d" if arguments.max_size is None else None)),
-        max_size=_amount(arguments.max_size),
+        max_age=max_age,
+        max_size=_amount(chosen_size),
+    )
+    part = _Kept(
+        [item for item in chosen if isinstance(item, Environment)],
+        [item for item in chosen if isinstance(item, collect.Kept)],
     )
     if arguments.dry_run:
-        return _write(chosen, arguments.format)
+        return _write(part, arguments.format)
     memo.prune(memo.Memory(store.memory), _RECORDS)
-    return _remove(chosen, arguments.format, Console(environ))
+    if max_age is not None:
+        _prune_runs(store.runs, max_age)
+    code = _remove(part, arguments.format, console)
+    collect.sweep(store)
+    return code
+
+
+def _prune_runs(directory: str, max_age: float) -> None:
+    """Remove the records and logs of runs that ended longer ago."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        path, record = os.path.join(directory, name), runs.load(directory, name)
+        if record is not None and record.status == "running":
+            continue
+        try:
+            ended = record.started + (record.seconds or 0) if record else os.stat(path).st_mtime
+        except OSError:
+            continue
+        if time.time() - ended > max_age:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _survey(store: home.Home) -> _Kept:
+    return _Kept(collection.survey(store), collect.survey(store))
 
 
 def _info(store: home.Home, form: str) -> int:
     kept = collection.survey(store)
     total = sum(item.bytes for item in kept)
+    count, taken = collect.total(store)
     if form == "json":
         value = {
             "version": 1,
             "root": store.root,
             "environments": {"count": len(kept), "bytes": total},
+            "results": {"count": count, "bytes": taken},
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
-        sys.stdout.write(f"{store.root}\nenvironments: {len(kept)}, {size(total)}\n")
-    return 0
-
-
-def _write(kept: Sequence[Kept], form: str) -> int:
-    if form == "json":
-        rows = [item._asdict() for item in kept]
-        sys.stdout.write(json.dumps({"version": 1, "environments": rows}, indent=2) + "\n")
-        return 0
-    for item in kept:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
-        state = "" if item.complete else "  (half made)"
-        projects = ", ".join(item.projects) or "-"
         sys.stdout.write(
-            f"{item.name}  {item.manager or '-':<10}  {size(item.bytes):>9}  {used}  "
-            f"{projects}{state}\n"
+            f"{store.root}\nenvironments: {len(kept)}, {size(total)}\n"
+            f"results: {count}, {size(taken)}\n"
         )
     return 0
 
 
-def _remove(chosen: Sequence[Kept], form: str, console: Console) -> int:
-    gone = []
-    for item in chosen:
+def _write(kept: _Kept, form: str) -> int:
+    if form == "json":
+        value = {
+            "version": 1,
+            "environments": [item._asdict() for item in kept.environments],
+            "results": [_row(item) for item in kept.results],
+        }
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return 0
+    for item in kept.environments:
+        state = "" if item.complete else "  (half made)"
+        projects = ", ".join(item.projects) or "-"
+        sys.stdout.write(
+            f"{item.name}  {item.manager or '-':<10}  {size(item.bytes):>9}  {_when(item.used)}  "
+            f"{projects}{state}\n"
+        )
+    for result in kept.results:
+        name = result.key.rpartition(":")[2][:24]
+        step = f"{printable(result.project)}: {printable(result.step)}"
+        sys.stdout.write(
+            f"{name}  {'result':<10}  {size(result.bytes):>9}  {_when(result.used)}  "
+            f"{step if result.complete else '-  (damaged)'}\n"
+        )
+    return 0
+
+
+def _row(item: Result) -> dict[str, object]:
+    names = ("key", "project", "step", "entry_point", "bytes", "created", "used")
+    return {name: getattr(item, name) for name in names}
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _remove(chosen: _Kept, form: str, console: Console) -> int:
+    environments = []
+    for item in chosen.environments:
         if collection.remove(item):
-            gone.append(item)
+            environments.append(item)
         else:
             console.warn(f"{item.name} is in use and was kept")
+    gone = _Kept(environments, collect.remove(chosen.results))
     _write(gone, form)
-    total = sum(item.bytes for item in gone)
-    console.note(f"removed {_environments(len(gone))}, {size(total)}")
+    total = sum(item.cost for item in gone.environments) + sum(item.cost for item in gone.results)
+    counts = f"{_environments(len(gone.environments))} and {_results(len(gone.results))}"
+    console.note(f"removed {counts}, {size(total)}")
     return 0
 
 
@@ -111,16 +201,26 @@ def _environments(count: int) -> str:
     return "1 environment" if count == 1 else f"{count} environments"
 
 
+def _results(count: int) -> str:
+    return "1 result" if count == 1 else f"{count} results"
+
+
 def _verify(store: home.Home, form: str) -> int:
-    damaged = collection.verify(store)
+    environments, results = collection.verify(store), check.verify(store)
+    damaged = [*environments, *results]
     if form == "json":
         rows = [{"name": name, "reason": reason} for name, reason in damaged]
         sys.stdout.write(json.dumps({"version": 1, "damaged": rows}, indent=2) + "\n")
     else:
-        for name, reason in damaged:
+        for name, reason in environments:
             sys.stdout.write(f"{name}: {reason}; it is built anew when next needed\n")
-        count = len(collection.survey(store))
-        sys.stdout.write(f"{_environments(count)} checked, {len(damaged) or 'none'} damaged\n")
+        for name, reason in results:
+            sys.stdout.write(f"{name}: {printable(reason)}; it is made anew when next needed\n")
+        counts = (
+            f"{_environments(len(collection.survey(store)))} and "
+            f"{_results(collect.total(store)[0])}"
+        )
+        sys.stdout.write(f"{counts} checked, {len(damaged) or 'none'} damaged\n")
     return 1 if damaged else 0
 
 

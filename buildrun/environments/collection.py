@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import locks
@@ -32,6 +31,11 @@ class Kept(NamedTuple):
     projects: tuple[str, ...]
     complete: bool
 
+    @property
+    def cost(self) -> int:
+        """Return the bytes that are free without it."""
+        return self.bytes
+
 
 def survey(home: Home) -> list[Kept]:
     """Return what is there, the most recently used first."""
@@ -41,23 +45,6 @@ def survey(home: Home) -> list[Kept]:
         return []
     found = [_look(os.path.join(home.environments, name)) for name in names]
     return sorted((item for item in found if item), key=lambda item: item.used, reverse=True)
-
-
-def expendable(
-    kept: Sequence[Kept], *, now: float, max_age: float | None, max_size: int | None
-) -> list[Kept]:
-    """Return what should go: the half made, what was not used for ``max_age`` seconds, and the
-    least recently used of what is more than ``max_size`` bytes in all.
-    """
-    chosen, total = [], 0
-    for item in sorted(kept, key=lambda item: item.used, reverse=True):
-        old = max_age is not None and now - item.used > max_age
-        full = max_size is not None and total + item.bytes > max_size
-        if old or full or not item.complete:
-            chosen.append(item)
-        else:
-            total += item.bytes
-    return chosen
 
 
 def remove(item: Kept) -> bool:

@@ -1,0 +1,79 @@
+"""Reading everything in the store again, to find what is damaged."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.store import blobs, collect, load
+from buildrun.store.copying import Copier
+
+if TYPE_CHECKING:
+    from buildrun.home import Home
+    from buildrun.store.manifest import Manifest
+
+
+class Finding(NamedTuple):
+    """Something damaged; it was removed, and is made again when it is next needed."""
+
+    name: str
+    reason: str
+
+
+def verify(home: Home) -> list[Finding]:
+    """Hash every content, remove the damaged ones and the results that cannot be restored."""
+    copier = Copier()
+    damaged = [file.digest for file in collect.contents(home) if _is_damaged(file, copier)]
+    findings = [Finding(digest, "its content is not what it was") for digest in damaged]
+    for digest in damaged:
+        blobs.discard(home, digest)
+    for file, manifest in collect.manifests(home):
+        if manifest is None:
+            reason: str | None = "the record of this result is damaged"
+        else:
+            reason = _loss(home, manifest)
+        # A result that was collected meanwhile has lost its contents rightly.
+        if reason is not None and os.path.lexists(file.path):
+            findings.append(Finding(file.digest, reason))
+            blobs.quietly(os.unlink, file.path)
+    return findings
+
+
+def _is_damaged(file: collect.File, copier: Copier) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        source = os.open(file.path, flags)
+    except FileNotFoundError:
+        return False  # collected meanwhile
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISREG(os.fstat(source).st_mode):
+            return True
+        return copier.digest(source, blobs.algorithm_of(file.digest))[0] != file.digest
+    except OSError:  # the disk cannot read it
+        return True
+    finally:
+        os.close(source)
+
+
+def _loss(home: Home, manifest: Manifest) -> str | None:
+    """Return what a result has lost, or None."""
+    step = f"step `{manifest.step}` of project `{manifest.project}`"
+    entries = load.outputs_of(home, manifest)
+    if entries is None:
+        return f"the list of outputs of {step} is lost"
+    for entry in entries:
+        if entry.kind in ("file", "executable") and not _is_there(home, entry.content, entry.size):
+            return f"`{entry.path}` of {step} is lost"
+    if not _is_there(home, manifest.log, sum(size for _, size in manifest.streams)):
+        return f"the log of {step} is lost"
+    return None
+
+
+def _is_there(home: Home, digest: str, size: int) -> bool:
+    try:
+        return os.stat(blobs.path_of(home, digest)).st_size == size
+    except OSError:
+        return False
