@@ -265,6 +265,18 @@ class Process:
 
 def _kill_session(session: int) -> None:
     """Kill what a failed test has left, where `pkill` knows sessions; macOS's does not."""
+    command = ["ps", "-A", "-o", "pid=,ppid=,pgid="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    processes = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    # captured commands have sessions of their own
+    parents = {session}
+    while more := {pid for pid, parent, _ in processes if parent in parents} - parents:
+        parents |= more
+    for group in {group for pid, _, group in processes if pid in parents - {session}}:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     command = ["pkill", "-KILL", "-s", str(session)]
     subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
 

@@ -1021,11 +1021,12 @@ def test_all_is_as_it_was_before(tmp_path: Path) -> None:
         return handlers, mask, wakeup, sorted(os.listdir("/dev/fd"))
 
     before = state()
-    supervise(
-        job("echo on; sleep 1000 &", tmp_path),
+    left, *_ = supervise(
+        job("echo $$; sleep 1000 &", tmp_path),
         job("true", tmp_path / "missing"),
         job("sleep 1000", tmp_path, 0.1),
     )
     assert state() == before
+    os.killpg(int(left.written[1]), signal.SIGKILL)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
