@@ -21,9 +21,9 @@ LAYERS = (
     {"project"},
     {"store"},
     {"entry_point", "command", "download", "tracking"},
-    {"environments", "executors"},
+    {"environments", "executors", "images"},
     {
-        "graph", "history", "judge", "keys", "outcome", "output", "place", "plan", "plan_record", "run",
+        "former", "graph", "history", "judge", "keys", "outcome", "output", "place", "plan", "plan_record", "run",
         "runs",
         "schedule", "work",
     },

@@ -16,7 +16,7 @@ from buildrun.executors.ending import Ending, Grace
 from buildrun.executors.group import Members, send
 from buildrun.executors.job import TIMED_OUT, Job, Result
 from buildrun.executors.signals import CAUGHT
-from buildrun.executors.spawn import find_bash, open_pipe, spawn
+from buildrun.executors.spawn import find_program, open_pipe, spawn
 
 # Takes 1 or 2, for stdout or stderr, and a part of it as it was read.
 Sink = Callable[[int, bytes], None]
@@ -189,7 +189,7 @@ class Captured:
 
 def _start(job: Job, stdin: int, mask: set[int]) -> tuple[int, dict[int, int]]:
     """Start the command; return its group, and its streams' numbers by descriptor."""
-    bash = find_bash(job)
+    program = find_program(job)
     readers: dict[int, int] = {}
     writers: list[int] = []
     try:
@@ -198,7 +198,7 @@ def _start(job: Job, stdin: int, mask: set[int]) -> tuple[int, dict[int, int]]:
             readers[reader] = number
             writers.append(writer)
         streams = (stdin, writers[0], writers[1])
-        group = spawn(bash, job, terminal=None, caught=CAUGHT, mask=mask, streams=streams)
+        group = spawn(program, job, terminal=None, caught=CAUGHT, mask=mask, streams=streams)
     except BaseException as error:
         for reader in readers:
             os.close(reader)

@@ -15,12 +15,19 @@ class Job(NamedTuple):
     environ: every variable it sees.
     timeout: seconds after which it is ended, else None; time that it is stopped together with us,
         as by Ctrl-Z, does not count.
+    argv: the words of a program to run instead of the command, such as one that runs it elsewhere.
     """
 
     command: str
     cwd: str
     environ: Mapping[str, str]
     timeout: float | None = None
+    argv: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the program and its arguments."""
+        return self.argv or ("bash", "-c", self.command)
 
 
 class Result(NamedTuple):

@@ -16,7 +16,7 @@ from buildrun.executors.ending import GRACE, Ending, Grace
 from buildrun.executors.group import Members, send
 from buildrun.executors.job import TIMED_OUT, Job, Result
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
-from buildrun.executors.spawn import find_bash, spawn
+from buildrun.executors.spawn import find_program, spawn
 from buildrun.executors.terminal import Terminal
 
 # Pauses in seconds between looks at a group whose last members are not our children: nothing
@@ -40,10 +40,10 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
 
     Raises ExecutionError where the command cannot be started.
     """
-    bash = find_bash(job)
+    program = find_program(job)
     with Terminal() as terminal, Signals() as signals:
         descriptor = terminal.descriptor_to_give()
-        group = spawn(bash, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
+        group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
         if descriptor is not None:
             terminal.record_given(group)
         try:

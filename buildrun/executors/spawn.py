@@ -25,15 +25,16 @@ _IGNORED_BY_PYTHON = tuple(
 )
 
 
-def find_bash(job: Job) -> str:
-    """Return the path of the `bash` that the job's PATH leads to; raises ExecutionError."""
+def find_program(job: Job) -> str:
+    """Return the path of the program that the job's PATH leads to; raises ExecutionError."""
+    name = job.words[0]
     for directory in job.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(job.cwd, directory, "bash")
+        path = os.path.join(job.cwd, directory, name)
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     raise ExecutionError(
-        "`bash` is not on the command's `PATH`",
-        hint="install bash, or add its directory to `PATH`",
+        f"`{name}` is not on the command's `PATH`",
+        hint=f"install {name}, or add its directory to `PATH`",
     )
 
 
@@ -66,7 +67,7 @@ def above_standard(descriptor: int) -> int:
 
 
 def spawn(
-    bash: str,
+    program: str,
     job: Job,
     *,
     terminal: int | None,
@@ -83,26 +84,25 @@ def spawn(
         own, which has no terminal: what asks there for a password fails, instead of being stopped.
 
     Raises ExecutionError where the command cannot be started. Once this has returned, the
-    command runs in its group and bash has been loaded. Descriptors of this process are not
+    command runs in its group and its program has been loaded. Descriptors of this process are not
     inherited because Python opens them close-on-exec; what our own caller passed on deliberately,
     such as make's job server or bash's ``<(...)``, is.
     """
     if terminal is None and _is_here(job.cwd):
         try:
-            return _spawn_here(bash, job, mask, streams)
+            return _spawn_here(program, job, mask, streams)
         except NotImplementedError:
             pass  # a C library that knows no new sessions
-    return _fork(bash, job, terminal, caught, mask, streams)
+    return _fork(program, job, terminal, caught, mask, streams)
 
 
-def _spawn_here(bash: str, job: Job, mask: set[int], streams: Streams | None) -> int:
+def _spawn_here(program: str, job: Job, mask: set[int], streams: Streams | None) -> int:
     """Start the command as it is; what we catch gets its default by exec itself."""
-    argv = ("bash", "-c", job.command)
     group: dict[str, Any] = {"setpgroup": 0} if streams is None else {"setsid": True}
     try:
         return os.posix_spawn(
-            bash,
-            argv,
+            program,
+            job.words,
             job.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, n, i) for i, n in enumerate(streams or ())],
             setsigmask=mask,
@@ -116,7 +116,7 @@ def _spawn_here(bash: str, job: Job, mask: set[int], streams: Streams | None) ->
 
 
 def _fork(
-    bash: str,
+    program: str,
     job: Job,
     terminal: int | None,
     caught: Iterable[int],
@@ -142,7 +142,7 @@ def _fork(
         os.close(writer)
         raise ExecutionError(f"no process can be started: {_reason(error)}") from None
     if pid == 0:
-        _become(bash, job, writer, terminal, caught, mask, streams)
+        _become(program, job, writer, terminal, caught, mask, streams)
     os.close(writer)
     try:
         report = os.read(reader, 4096)
@@ -162,7 +162,7 @@ def _fork(
 
 
 def _become(
-    bash: str,
+    program: str,
     job: Job,
     writer: int,
     terminal: int | None,
@@ -197,7 +197,7 @@ def _become(
         os.chdir(job.cwd)
         step = "exec"
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execve(bash, ("bash", "-c", job.command), job.environ)
+        os.execve(program, job.words, job.environ)
     except OSError as error:
         os.write(writer, f"{step}:{error.errno}:{_reason(error)}".encode())
     except BaseException as error:

@@ -1,0 +1,149 @@
+"""Commands in containers: how the docker CLI is called for one.
+
+The CLI runs containers, so that terminal, signals, `-A` arguments, contexts and credentials are as
+users know them from `docker run`. Values of variables are handed to it in its own environment,
+where the list of processes does not show them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# In images that buildrun makes, as in MLflow's.
+CODE = "/mlflow/projects/code"
+
+# Variables that the CLI itself acts on; a container's values for them go on its command line.
+_OF_THE_CLI = re.compile(
+    r"(?:PATH|HOME|USER|LANG|TERM|TMPDIR|SSH_.*|DOCKER_.*|.*_proxy|.*_PROXY)\Z"
+)
+
+# What a shell would do more with than to pass it on. `=` and `#` matter at the beginning of words.
+_FOR_A_SHELL = re.compile(r"[$`|&;<>()*?\[\]~!{}\n\r]")
+
+
+class Container(NamedTuple):
+    """A command with all that its container needs.
+
+    image: an id, never a name that can move. program: what the container runs, as words.
+    environ: variables to set in it. arguments: further ones for `docker run`, the user's.
+    volumes: as `-v` takes them. labels: names and values. workdir: None for the image's own.
+    user: None for the image's own.
+    """
+
+    name: str
+    image: str
+    program: tuple[str, ...]
+    environ: Mapping[str, str] = {}
+    arguments: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+
+
+def program(command: str) -> tuple[str, ...]:
+    """Return the words that run a command's text wholly inside of a container.
+
+    Plain words are run as such, like `docker run IMAGE words…`, so that an image needs no shell for
+    them and an entrypoint of its own gets them; everything else is for `bash -c` in there.
+    """
+    words = plain_words(command)
+    return words if words else ("bash", "-c", command)
+
+
+def plain_words(command: str) -> tuple[str, ...]:
+    """Return the words of a command for which a shell would do nothing but split it, else ()."""
+    bare = re.sub(r"'[^']*'", "''", command)
+    if _FOR_A_SHELL.search(bare) or "\\" in bare or "#" in bare:
+        return ()
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError:
+        return ()
+    if not words or "=" in words[0] or words[0] in _BUILT_IN:
+        return ()
+    return words
+
+
+# Words that only a shell knows, or does something else with than a program of that name.
+_BUILT_IN = frozenset(
+    {
+        ".", ":", "alias", "bg", "break", "builtin", "case", "cd", "command", "continue", "coproc",
+        "declare", "do", "done", "elif", "else", "esac", "eval", "exec", "exit", "export", "fi",
+        "for", "function", "hash", "if", "in", "local", "popd", "pushd", "read", "readonly",
+        "return", "select", "set", "shift", "shopt", "source", "then", "time", "trap", "type",
+        "typeset", "ulimit", "umask", "unset", "until", "wait", "while",
+    }
+)  # fmt: skip
+
+
+def run_argv(container: Container, *, stdin: bool, terminal: bool) -> tuple[str, ...]:
+    """Return the words that run the container and remove it at its end.
+
+    stdin: whether it gets ours. terminal: whether it gets a terminal.
+    """
+    attached = (("-i",) if stdin else ()) + (("-t",) if terminal else ())
+    return ("docker", "run", "--rm", *attached, *_options(container), *container.program)
+
+
+def create_argv(container: Container) -> tuple[str, ...]:
+    """Return the words that make the container without starting it."""
+    return ("docker", "create", *_options(container), *container.program)
+
+
+def start_argv(container: Container) -> tuple[str, ...]:
+    """Return the words that start a container that was made, and pass its output on."""
+    return ("docker", "start", "--attach", container.name)
+
+
+def remove_argv(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that end and remove containers."""
+    return ("docker", "rm", "--force", "--volumes", *names)
+
+
+def cli_environ(caller: Mapping[str, str], container: Container) -> dict[str, str]:
+    """Return the variables of the CLI's own process."""
+    handed = {name: value for name, value in container.environ.items() if not _is_for_cli(name)}
+    return {**caller, **handed}
+
+
+def arguments(given: Mapping[str, str | bool]) -> tuple[str, ...]:
+    """Return `-A` arguments for `docker run`, with MLflow's meaning.
+
+    A name of one letter gets one dash, a longer one two; a lone name is a flag.
+    """
+    words: list[str] = []
+    for name, value in given.items():
+        words.append(f"-{name}" if len(name) == 1 else f"--{name}")
+        if not isinstance(value, bool):
+            words.append(value)
+    return tuple(words)
+
+
+def sets_user(words: Sequence[str]) -> bool:
+    """Return whether the user's own arguments say as whom the container runs."""
+    return any(word in ("-u", "--user") or word.startswith("--user=") for word in words)
+
+
+def _options(container: Container) -> tuple[str, ...]:
+    words = ["--name", container.name, "--pull", "never", "--init"]
+    for name, value in container.labels:
+        words += ["--label", f"{name}={value}"]
+    if container.workdir is not None:
+        words += ["--workdir", container.workdir]
+    if container.user is not None:
+        words += ["--user", container.user]
+    # tini then passes signals on to all that the command has started, not to a shell alone.
+    words += ["--env", "TINI_KILL_PROCESS_GROUP=1"]
+    for name, value in container.environ.items():
+        words += ["--env", f"{name}={value}" if _is_for_cli(name) else name]
+    for volume in container.volumes:
+        words += ["--volume", volume]
+    return (*words, *container.arguments, container.image)
+
+
+def _is_for_cli(name: str) -> bool:
+    return _OF_THE_CLI.match(name) is not None
