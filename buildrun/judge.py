@@ -1,7 +1,8 @@
 """Whether a step has to run: what its result is made from, and whether that result is there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import keys
@@ -11,6 +12,7 @@ from buildrun.plan import CacheState, Plan, Reason, Step
 
 if TYPE_CHECKING:
     from buildrun.digest import Algorithm
+    from buildrun.former import Former
     from buildrun.history import History, Last
     from buildrun.project.spec import Pattern
     from buildrun.store.manifest import Manifest
@@ -25,6 +27,7 @@ class Verdict(NamedTuple):
     key: None while it cannot be known. inputs: what they were when the key was made.
     outputs: the digest of the outputs that are there or will be restored, else None.
     manifest: of a hit. obstacle: why the result of a run could not be kept, else "".
+    contents: of the step's paths, by parameter, when the key was made.
     on_disk: paths of outputs as they are on disk now; None where nobody looked.
     """
 
@@ -37,6 +40,7 @@ class Verdict(NamedTuple):
     manifest: "Manifest | None" = None
     obstacle: str = ""
     on_disk: "Taken | None" = None
+    contents: Mapping[str, str] = MappingProxyType({})
 
 
 class Choices(NamedTuple):
@@ -74,8 +78,13 @@ class Judge:
         salt: str | None = None,
         choices: Choices,
         explain: bool = False,
+        former: "Callable[[], Former] | None" = None,
     ) -> None:
-        """Take what is looked into; explain: whether old results are searched for likeness."""
+        """Take what is looked into.
+
+        explain: whether old results are searched for likeness. former: what knows of results
+        under digests of the other kind.
+        """
         self._plan = plan
         self._fingerprints = fingerprints
         self._results = results
@@ -84,6 +93,8 @@ class Judge:
         self._salt = salt
         self._choices = choices
         self._explain = explain
+        self._make_former = former
+        self._former: Former | None = None
         self._steps = {step.id: step for step in plan.steps}
         self._makers = {path.rstrip("/"): step.id for step in plan.steps for path in step.outputs}
         self._settled: dict[str, str] = {}
@@ -98,7 +109,7 @@ class Judge:
             return self._without_outputs(step)
         if not self._choices.cache:
             return Verdict("miss", (_NO_CACHE,))
-        upstream = self._upstream(step)
+        upstream = self.upstream(step)
         pending = [name for name in upstream if name not in self._settled]
         if pending:
             return Verdict("miss", self._pending_reasons(step, pending))
@@ -107,12 +118,16 @@ class Judge:
             reasons = (Reason("unknown-inputs", known),)
             forced = (_FORCED,) if self._choices.forced(step) else ()
             return Verdict("miss", forced + reasons, obstacle=known)
-        made, inputs = known
-        return self._compare(step, made, inputs)
+        made, inputs, contents = known
+        return self._compare(step, made, inputs)._replace(contents=contents)
+
+    def missing(self, step: Step) -> list[str]:
+        """Return the steps that have to be settled before there can be a verdict on this one."""
+        return [name for name in self.upstream(step) if name not in self._settled]
 
     def identity(self, step: Step) -> str:
         """Return what stands for a step without outputs in the keys of those that follow it."""
-        upstream = self._upstream(step)
+        upstream = self.upstream(step)
         if any(name not in self._settled for name in upstream):
             return ""
         known = self._known(step, upstream)
@@ -126,7 +141,7 @@ class Judge:
         followed = any(step.id in other.depends_on and other.outputs for other in self._plan.steps)
         identity = self.identity(step) if followed and self._choices.cache else ""
         if not followed and step.inputs is not None:
-            self._inputs(step, self._upstream(step))
+            self._inputs(step, self.upstream(step))
         return Verdict("uncached", (_NO_OUTPUTS,), outputs=identity)
 
     def _compare(self, step: Step, made: Parts, inputs: "Taken") -> Verdict:
@@ -139,17 +154,28 @@ class Judge:
             return known._replace(reasons=(_FORCED,))
         if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
             return known._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
-        manifest = self._results.find(key)
+        former = self._former_of(last)
+        before = former.look(step, known) if former is not None else None
+        manifest = before[0] if before is not None else None
+        manifest = manifest or self._results.find(key)
         if manifest is not None and whole and manifest.outputs == on_disk.digest:
             return known._replace(
                 state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
             )
-        reasons = self._reasons(step, known, last)
+        reasons = before[1] if before is not None else self._reasons(step, known, last)
         if manifest is None:
             return known._replace(reasons=reasons)
         return known._replace(
             state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
         )
+
+    def _former_of(self, last: "Last | None") -> "Former | None":
+        """Return what knows how the step ended last, where that is told in the other kind."""
+        if last is None or last.outputs.startswith(f"{self._algorithm}:"):
+            return None
+        if self._former is None and self._make_former is not None:
+            self._former = self._make_former()
+        return self._former
 
     def _reasons(self, step: Step, known: Verdict, last: "Last | None") -> tuple[Reason, ...]:
         made, inputs, on_disk = known.parts, known.inputs, known.on_disk
@@ -212,15 +238,17 @@ class Judge:
         upstream = [Reason("upstream-changed", f"`{name}` runs before it") for name in pending]
         return (*forced, *never, *upstream)
 
-    def _known(self, step: Step, upstream: Sequence[str]) -> "tuple[Parts, Taken] | str":
-        """Return the parts and the inputs, or why they cannot be known."""
+    def _known(
+        self, step: Step, upstream: Sequence[str]
+    ) -> "tuple[Parts, Taken, Mapping[str, str]] | str":
+        """Return the parts, the inputs and the paths' contents, or why they cannot be known."""
         if step.downloads:
             return f"the parameter `{step.downloads[0]}` is downloaded when it runs"
         inputs = self._inputs(step, upstream)
         if inputs.problems:
             return inputs.problems[0]
         try:
-            contents = {name: self._content(step, path) for name, path in step.paths}
+            contents = self.contents(step)
         except OSError as error:
             return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
         made = keys.parts(
@@ -232,7 +260,7 @@ class Judge:
             salt=self._salt,
             algorithm=self._algorithm,
         )
-        return made, inputs
+        return made, inputs, contents
 
     def _inputs(self, step: Step, upstream: Sequence[str]) -> "Taken":
         if step.inputs is None:
@@ -254,6 +282,10 @@ class Judge:
             hint="patterns are relative to the project; correct it, or make the file",
         )
 
+    def contents(self, step: Step) -> dict[str, str]:
+        """Return what stands for the contents of a step's paths in its key; raises OSError."""
+        return {name: self._content(step, path) for name, path in step.paths}
+
     def _content(self, step: Step, path: str) -> str:
         """Return what stands for a path's content in a key; raises OSError."""
         root = self._plan.project.root
@@ -267,7 +299,7 @@ class Judge:
             return self._fingerprints.inputs(patterns, self._plan.outputs).digest
         return self._fingerprints.content(path)
 
-    def _upstream(self, step: Step) -> list[str]:
+    def upstream(self, step: Step) -> list[str]:
         """Return the steps before this one whose outputs it may see."""
         found = dict.fromkeys(step.depends_on)
         wanted = [pattern.text for pattern in step.inputs or ()]

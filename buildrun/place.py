@@ -16,6 +16,7 @@ from buildrun.tree.fingerprints import Fingerprints
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.digest import Algorithm
+    from buildrun.former import Former
 
 
 class CacheSettings(NamedTuple):
@@ -67,12 +68,10 @@ def open_place(
     cache, though keys are those of one.
     """
     algorithm: Algorithm = "sha256" if settings.remote and settings.cache else "xxh3"
-    root = plan.project.root
-    directory = os.path.join(home.memory, "projects")
-    name = f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.{algorithm}"
-    index = os.path.join(directory, f"{name}.index")
-    fingerprints = Fingerprints(root, index, algorithm, write=write)
-    history = History(os.path.join(directory, f"{name}.steps"), write=write)
+    root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
+    memory = _memory(home, root)
+    fingerprints = Fingerprints(root, f"{memory}.{algorithm}.index", algorithm, write=write)
+    history = History(f"{memory}.steps", write=write)
     results = Results(home, root, _remote(settings, console) if reach else None, write=write)
     judge = Judge(
         plan,
@@ -80,11 +79,12 @@ def open_place(
         results,
         history,
         algorithm=algorithm,
-        salt=environ.get("BUILDRUN_SALT") or None,
+        salt=salt,
         choices=Choices(
             None if settings.force is None else frozenset(settings.force), settings.cache
         ),
         explain=explain,
+        former=lambda: _former(plan, home, history, salt, _other(algorithm), write=write),
     )
     keep = write and settings.cache
     return Place(plan, home, judge, fingerprints, results, history, console, logs, keep)
@@ -94,6 +94,38 @@ def close(place: Place) -> None:
     """Save what was found out."""
     place.fingerprints.save()
     place.history.compact()
+
+
+def _former(
+    plan: Plan,
+    home: Home,
+    history: History,
+    salt: str | None,
+    algorithm: "Algorithm",
+    *,
+    write: bool,
+) -> "Former":
+    """Return what knows of results under digests of this kind, on this machine alone."""
+    from buildrun.former import Former
+
+    root = plan.project.root
+    index = f"{_memory(home, root)}.{algorithm}.index"
+    fingerprints = Fingerprints(root, index, algorithm, write=False)
+    results = Results(home, root, None, write=write)
+    judge = Judge(
+        plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=Choices()
+    )
+    return Former(plan, home, judge, fingerprints, results, write=write)
+
+
+def _memory(home: Home, root: str) -> str:
+    """Return how the paths begin of what is remembered of a project."""
+    name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
+    return os.path.join(home.memory, "projects", name)
+
+
+def _other(algorithm: "Algorithm") -> "Algorithm":
+    return "xxh3" if algorithm == "sha256" else "sha256"
 
 
 def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":

@@ -33,8 +33,8 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
             verdict = place.judge.verdict(step)
         except BuildrunError:
             return None
-        if verdict.state != "up-to-date":
-            return None
+        if verdict.state != "up-to-date" or verdict.manifest is not None:
+            return None  # what a result alone tells is still to be noted in the history
         place.judge.settle(step.id, verdict.outputs or "")
         last = place.history.last(step.id)
         saved += last.seconds if last is not None else 0.0

@@ -23,9 +23,8 @@ LAYERS = (
     {"entry_point", "command", "download", "tracking"},
     {"environments", "executors", "images"},
     {
-        "former", "graph", "history", "judge", "keys", "outcome", "output", "place", "plan", "plan_record", "run",
-        "runs",
-        "schedule", "work",
+        "former", "graph", "history", "judge", "keys", "outcome", "output", "place", "plan",
+        "plan_record", "run", "runs", "schedule", "work",
     },
     {"warm", "warm_steps"},
     {"commands"},

@@ -464,3 +464,85 @@ def chunked(request: Handler) -> bytes:
         request.rfile.readline()
     request.rfile.readline()
     return body
+
+
+# -- a remote cache is set for the first time -------------------------------------------------
+
+
+def test_results_made_before_a_remote_was_set_are_taken_over(
+    machine: Machines, tmp_path: Path
+) -> None:
+    one = machine("first")
+    one.run()
+    assert one.digests() == {"xxh3"}
+    shared = ("--remote-cache", str(tmp_path / "shared"), "--remote-cache-write")
+    assert one.states(*shared) == {"prepare": "up-to-date", "train": "up-to-date"}
+    assert one.runs == 2
+    assert one.digests() == {"xxh3", "sha256"}
+
+
+def test_what_was_taken_over_is_not_shared(machine: Machines, tmp_path: Path) -> None:
+    one = machine("first")
+    one.run()
+    one.run("--remote-cache", str(tmp_path / "shared"), "--remote-cache-write")
+    assert not [name for name in kept_in(tmp_path / "shared") if "results" in name]
+
+
+def test_lost_outputs_are_restored_from_results_made_before(
+    machine: Machines, tmp_path: Path
+) -> None:
+    one = machine("first")
+    one.run()
+    shutil.rmtree(one.directory / "model")
+    (tmp_path / "shared").mkdir()
+    shared = ("--remote-cache", str(tmp_path / "shared"))
+    planned = one.call("plan", ".", LOCAL, "-e", "train", "--format=json", *shared).data["steps"]
+    assert [step["cache"]["state"] for step in planned] == ["up-to-date", "hit"]
+    assert one.digests() == {"xxh3"}
+    assert one.states(*shared) == {"prepare": "up-to-date", "train": "cached"}
+    assert one.runs == 2
+
+
+def test_change_after_a_remote_was_set_is_told_as_what_it_is(
+    machine: Machines, tmp_path: Path
+) -> None:
+    one = machine("first")
+    one.run()
+    (one.directory / "train.sh").write_text("wc -l < data.txt # again\n")
+    (tmp_path / "shared").mkdir()
+    shared = ("--remote-cache", str(tmp_path / "shared"))
+    planned = one.call("plan", ".", LOCAL, "-e", "train", "--format=json", *shared).data["steps"]
+    assert [step["cache"]["state"] for step in planned] == ["up-to-date", "miss"]
+    assert planned[1]["cache"]["reasons"] == [
+        {"code": "input-changed", "detail": "input `train.sh` changed"}
+    ]
+    assert one.states(*shared) == {"prepare": "up-to-date", "train": "ok"}
+
+
+def test_nothing_runs_again_when_the_remote_is_gone(machine: Machines, tmp_path: Path) -> None:
+    one = machine("first")
+    one.run("--remote-cache", str(tmp_path / "shared"), "--remote-cache-write")
+    assert one.states() == {"prepare": "up-to-date", "train": "up-to-date"}
+    assert one.runs == 2
+
+
+def test_damaged_result_is_not_taken_over(machine: Machines, tmp_path: Path) -> None:
+    one = machine("first")
+    one.run()
+    for path in (one.store / "blobs").rglob("*"):
+        if path.is_file() and path.read_bytes() == b"3\n":
+            path.chmod(0o644)
+            path.write_bytes(b"4\n")
+    (tmp_path / "shared").mkdir()
+    states = one.states("--remote-cache", str(tmp_path / "shared"))
+    assert states == {"prepare": "up-to-date", "train": "ok"}
+
+
+def test_first_remote_of_another_checkout_is_asked(machine: Machines, tmp_path: Path) -> None:
+    first, second = machine("first"), machine("second")
+    share(first, tmp_path / "shared")
+    second.run()
+    assert second.states("--remote-cache", str(tmp_path / "shared")) == {
+        "prepare": "up-to-date",
+        "train": "up-to-date",
+    }
