@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.errors import BuildrunError
+from buildrun.errors import BuildrunError, Interrupted
 from buildrun.executors.job import Job, Result
+from buildrun.keys import printable
 from buildrun.outcome import GOOD, Outcome
 from buildrun.plan import Reason, Step
 
@@ -84,13 +87,23 @@ class Progress:
         return Outcome(step, "skipped", (reason,))
 
 
-def settle(progress: Progress, worker: Worker) -> None:
+def settle(progress: Progress, worker: Worker, console: Console) -> None:
     """Do all that takes no command, as far as that is known now."""
     for step in progress.plan.steps:
         if progress.settled(step) and step.outputs:
-            outcome = worker.settle(step)
+            try:
+                outcome = worker.settle(step, partial(_waiting, step, console))
+            except Interrupted:
+                raise
+            except BuildrunError as error:
+                outcome = _failure(step, error, console)
             if outcome is not None:
                 progress.outcomes[step.id] = outcome
+
+
+def goes_on(progress: Progress, manner: Manner) -> bool:
+    """Return whether there are steps that may still start."""
+    return bool(progress.remaining()) and (manner.keep_going or not progress.failures())
 
 
 def carry_out(
@@ -139,6 +152,10 @@ class _Loop:
         self._console = console
         self._supervisor = supervisor
         self._running: dict[str, float] = {}
+        # Steps that wait for another process; once the run is interrupted they are left alone.
+        self._blocked: set[str] = set()
+        self._left = False
+        self._mutex = threading.Lock()
         self._waiting = sorted(progress.remaining(), key=lambda step: -weights.get(step.id, 0.0))
 
     def start_ready(self) -> None:
@@ -153,7 +170,12 @@ class _Loop:
 
     def is_done(self) -> bool:
         """Return whether nothing runs and nothing can be started any more."""
-        return not self._running
+        if not self._running:
+            return True
+        with self._mutex:
+            if self._supervisor.interrupted is not None and self._blocked == set(self._running):
+                self._left = True
+            return self._left
 
     def show(self) -> None:
         """Draw the live line."""
@@ -171,14 +193,14 @@ class _Loop:
         """Carry the step out, in a thread of its own."""
         try:
             outcome = self._worker.carry_out(
-                step, self._execute, self._environ, waits=lambda: self._say_waiting(step)
+                step, self._execute, self._environ, partial(self._wait, step)
             )
-        except BuildrunError as error:
-            place = f"{error.place}: " if error.place else ""
-            self._console.error(f"[{step.id}] {place}{error.message}", error.hint or "")
-            outcome = Outcome(step, "failed", (Reason("error", error.message),), error.exit_code)
+        except _Left:
+            return
         except BrokenPipeError:
             outcome = Outcome(step, "failed", (Reason("error", "nobody reads the output"),), 1)
+        except (BuildrunError, OSError) as error:
+            outcome = _failure(step, error, self._console)
         except BaseException as error:
             self._progress.defect = error
             outcome = Outcome(step, "failed", (Reason("error", str(error)),), 1)
@@ -187,10 +209,44 @@ class _Loop:
     def _execute(self, job: Job, sink: Callable[[int, bytes], None]) -> Result:
         return self._supervisor.run(job, sink)
 
-    def _say_waiting(self, step: Step) -> None:
-        self._console.note(f"[{step.id}] waiting for another run of it")
+    @contextmanager
+    def _wait(self, step: Step) -> Iterator[None]:
+        """Wait for another process; raises _Left where the run has ended without this step."""
+        with self._mutex:
+            self._blocked.add(step.id)
+        self._supervisor.post(_nothing)  # an interruption may have been before this
+        with _waiting(step, self._console):
+            yield
+        with self._mutex:
+            self._blocked.discard(step.id)
+            if self._left:
+                raise _Left
 
     def _ended(self, outcome: Outcome) -> None:
         self._progress.outcomes[outcome.step.id] = outcome
         del self._running[outcome.step.id]
         self.start_ready()
+
+
+class _Left(BaseException):
+    """The run has ended while a step waited for another process."""
+
+
+@contextmanager
+def _waiting(step: Step, console: Console) -> Iterator[None]:
+    console.note(f"[{printable(step.id)}] waiting for another run of it")
+    yield
+
+
+def _failure(step: Step, error: BuildrunError | OSError, console: Console) -> Outcome:
+    """Tell of what stopped a step, other than its command."""
+    if isinstance(error, OSError):
+        place = error.filename if isinstance(error.filename, str) else None
+        error = BuildrunError((error.strerror or str(error)).lower(), place=place)
+    place = f"{printable(error.place)}: " if error.place else ""
+    console.error(f"[{printable(step.id)}] {place}{error.message}", error.hint or "")
+    return Outcome(step, "failed", (Reason("error", error.message),), error.exit_code)
+
+
+def _nothing() -> None:
+    pass

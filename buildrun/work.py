@@ -6,16 +6,18 @@ whoever wants the same at the same time waits, and finds it done.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from buildrun import __version__, locks
-from buildrun.errors import StoreError
+from buildrun.errors import BuildrunError, StoreError
 from buildrun.executors.job import Job, Result
 from buildrun.history import Last
 from buildrun.judge import Verdict
@@ -26,11 +28,15 @@ from buildrun.plan import Reason, Step
 if TYPE_CHECKING:
     from buildrun.output import Display, Log
     from buildrun.place import Place
+    from buildrun.store.aside import Aside
     from buildrun.store.manifest import Manifest
     from buildrun.tree.taken import Taken
 
 # Runs a job with its output given to a sink, and returns how it ended.
 Execute = Callable[[Job, Callable[[int, bytes], None]], Result]
+
+# Entered while another process, or another step, holds what is needed.
+Waits = Callable[[], AbstractContextManager[None]]
 
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
@@ -46,10 +52,12 @@ class Worker:
         self._mutex = threading.RLock()
         self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
         self._taken: dict[str, Taken] = {}
-        self._recovered = False
 
-    def settle(self, step: Step) -> Outcome | None:
-        """Do what takes no command: nothing, or a restore; None where the step has to run."""
+    def settle(self, step: Step, waits: Waits) -> Outcome | None:
+        """Do what takes no command: nothing, or a restore; None where the step has to run.
+
+        waits: is entered for as long as another process is at the same. Raises BuildrunError.
+        """
         started = time.monotonic()
         with self._mutex:
             verdict = self._place.judge.verdict(step)
@@ -57,36 +65,51 @@ class Worker:
                 return self._up_to_date(step, verdict, started)
         if verdict.state != "hit":
             return None
-        with self._lock(step):
-            return self._restored(step, verdict, started)
+        with ExitStack() as held:
+            self._hold(step, held, waits)
+            return self._without_command(step, self._judge(step), started)
 
     def carry_out(
-        self, step: Step, execute: Execute, environ: Mapping[str, str], *, waits: Callable[[], None]
+        self, step: Step, execute: Execute, environ: Mapping[str, str], waits: Waits
     ) -> Outcome:
-        """Bring the step to its end; waits: is called where another process is at the same.
+        """Bring the step to its end; waits: as for `settle`.
 
         Raises BuildrunError where something else than the command failed.
         """
         started = time.monotonic()
-        with self._lock(step, waits):
-            with self._mutex:
-                verdict = self._place.judge.verdict(step)
-                if verdict.state == "up-to-date":
-                    return self._up_to_date(step, verdict, started)
-            if verdict.state == "hit" and (done := self._restored(step, verdict, started)):
-                return done
-            if verdict.state == "hit":
-                verdict = verdict._replace(state="miss", reasons=(*verdict.reasons, _LOST))
-            key_lock = self._key_lock(verdict, waits)
-            try:
-                if key_lock is not None and (again := self._made_meanwhile(step, verdict, started)):
-                    return again
-                return self._run(step, verdict, execute, environ)
-            finally:
-                if key_lock is not None:
-                    key_lock.release()
+        with ExitStack() as held, ExitStack() as keys:
+            self._hold(step, held, waits)
+            verdict = self._judge(step)
+            key: str | None = None
+            while True:
+                if done := self._without_command(step, verdict, started):
+                    return done
+                if verdict.state == "hit":
+                    verdict = verdict._replace(state="miss", reasons=(*verdict.reasons, _LOST))
+                    break
+                if verdict.key in (None, key) or not self._place.keep:
+                    break
+                # Another process may make it while we wait, and inputs may change.
+                key = verdict.key
+                keys.close()
+                waited = self._exclusive(key, keys, waits)
+                verdict = self._judge(step, anew=waited)
+            return self._run(step, verdict, execute, environ)
+
+    def _judge(self, step: Step, *, anew: bool = True) -> Verdict:
+        """Return the verdict; anew: by a look at the disk, where others may have been busy."""
+        with self._mutex:
+            if anew:
+                self._place.fingerprints.forget()
+            return self._place.judge.verdict(step)
 
     # -- without a command ---------------------------------------------------------------------
+
+    def _without_command(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
+        if verdict.state == "up-to-date":
+            with self._mutex:
+                return self._up_to_date(step, verdict, started)
+        return self._restored(step, verdict, started) if verdict.state == "hit" else None
 
     def _up_to_date(self, step: Step, verdict: Verdict, started: float) -> Outcome:
         place = self._place
@@ -114,7 +137,7 @@ class Worker:
         except Lost:
             return None
         except StoreError as error:
-            place.console.warn(f"[{step.id}] {error.message}", error.hint or "")
+            place.console.warn(f"{_head(step)} {error.message}", error.hint or "")
             return None
         with self._mutex:
             place.fingerprints.forget()
@@ -135,26 +158,16 @@ class Worker:
         place, manifest = self._place, verdict.manifest
         if manifest is None:
             return None
-        place.console.note(place.console.style(f"[{step.id}] restored from the cache", "dim"))
+        place.console.note(place.console.style(f"{_head(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
+            os.makedirs(self._place.logs, mode=0o700, exist_ok=True)
             if not place.results.fetch_log(manifest, path):
                 return None
-            replay(path, manifest.streams, self._display)
-        except BrokenPipeError:
-            raise
         except OSError:
             return None
+        replay(path, manifest.streams, step.id, self._display)
         return path
-
-    def _made_meanwhile(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
-        """Look again, under the key's lock, for a result that another process has made."""
-        if verdict.key is None or any(reason.code == "forced" for reason in verdict.reasons):
-            return None
-        manifest = self._place.results.find(verdict.key)
-        if manifest is None or any(reason.code == "result-lost" for reason in verdict.reasons):
-            return None
-        return self._restored(step, verdict._replace(state="hit", manifest=manifest), started)
 
     # -- with a command ------------------------------------------------------------------------
 
@@ -168,23 +181,70 @@ class Worker:
         place = self._place
         console, root = place.console, place.plan.project.root
         log = Log(self._log_path(step), step.id, self._display)
-        failed = True
-        console.note(console.style(f"[{step.id}] {redact(step.command)}", "dim"))
+        state: State = "failed"
+        console.note(console.style(f"{_head(step)} {redact(step.command)}", "dim"))
         try:
             aside = set_aside(root, step.outputs) if step.outputs else None
             try:
+                if aside is not None:
+                    _pass_on(aside.descriptor)
                 result, seconds = self._attempts(step, execute, environ, log)
-                failed = result.exit_code != 0 or result.interrupted is not None
                 outcome = self._ended(step, verdict, result, seconds, log)
-                failed = outcome.state != "ok"
+                state = outcome.state
             finally:
                 if aside is not None:
-                    if failed:
-                        aside.put_back()
+                    if state != "ok":
+                        self._put_back(step, verdict, aside)
                     aside.discard()
         finally:
-            log.close(failed=failed)
+            log.close(failed=state == "failed")
         return outcome
+
+    def _put_back(self, step: Step, verdict: Verdict, aside: Aside) -> None:
+        """Put old outputs back where the command left nothing, and lose none of the others.
+
+        What the cache knows can be had from there; the rest is kept in the run's directory.
+        """
+        if self._is_known(verdict.on_disk):
+            aside.put_back()
+            return
+        aside.put_back(step.outputs)
+        try:
+            rescued = aside.rescue(self._previous)
+        except (OSError, StoreError):
+            # Of the two, what a failed command has left can be made again.
+            from buildrun.store import moving
+
+            for path in step.outputs:
+                moving.delete(os.path.join(self._place.plan.project.root, path.rstrip("/")))
+            aside.put_back()
+            return
+        self._say_rescued(rescued)
+
+    def _say_rescued(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            name, place = printable(path), printable(os.path.join(self._previous, path))
+            self._place.console.warn(
+                f"`{name}` is what a command left that did not succeed; what was there before "
+                f"is now `{place}`"
+            )
+
+    def _is_known(self, outputs: Taken | None) -> bool:
+        """Return whether the store has all of these outputs."""
+        from buildrun.store import blobs
+
+        home = self._place.home
+        if outputs is None or outputs.problems or not blobs.has(home, outputs.digest):
+            return False
+        return all(
+            blobs.has(home, entry.content, entry.size)
+            for entry in outputs.entries()
+            if entry.kind in ("file", "executable")
+        )
+
+    @property
+    def _previous(self) -> str:
+        return os.path.join(self._place.logs, "previous")
 
     def _attempts(
         self, step: Step, execute: Execute, environ: Mapping[str, str], log: Log
@@ -206,7 +266,7 @@ class Worker:
 
                 set_aside(job.cwd, step.outputs).discard()
             self._place.console.warn(
-                f"[{step.id}] {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
+                f"{_head(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
             )
         return result, seconds
 
@@ -217,7 +277,8 @@ class Worker:
         if result.interrupted is not None or result.exit_code != 0:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":
-                place.console.error(f"[{step.id}] {_ending(result, step)}", f"its log: {log.path}")
+                hint = f"its log: {printable(log.path)}" if log.path is not None else ""
+                place.console.error(f"{_head(step)} {_ending(result, step)}", hint)
             return Outcome(
                 step,
                 state,
@@ -234,9 +295,10 @@ class Worker:
                     return self._without_output(step, verdict, taken, seconds, log)
                 self._taken[step.id] = taken
                 place.judge.settle(step.id, taken.digest)
-                self._keep(step, verdict, taken, seconds, log)
             else:
                 place.judge.settle(step.id, verdict.outputs or place.judge.identity(step))
+        if step.outputs and place.keep:
+            self._keep(step, verdict, taken, seconds, log)
         return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
 
     def _without_output(
@@ -244,7 +306,7 @@ class Worker:
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
         self._place.console.error(
-            f"[{step.id}] the command succeeded without making its output {names}",
+            f"{_head(step)} the command succeeded without making its output {names}",
             "correct `outputs`, which are relative to the project, or the command",
         )
         reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))
@@ -253,16 +315,15 @@ class Worker:
     def _keep(self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log) -> None:
         """Keep the result, if what it was made from is known for certain."""
         place = self._place
-        if not place.keep:
-            return
-        obstacle = (
-            verdict.obstacle
-            or self._changed(verdict, step)
-            or (taken.problems[0] if taken.problems else "")
-        )
+        with self._mutex:
+            obstacle = (
+                verdict.obstacle
+                or self._changed(verdict, step)
+                or (taken.problems[0] if taken.problems else "")
+            )
         if obstacle:
             place.console.warn(
-                f"[{step.id}] the result is not cached: {obstacle}",
+                f"{_head(step)} the result is not cached: {obstacle}",
                 "declare what the command writes under `outputs`, or name its `inputs`",
             )
             self._note(step, verdict._replace(key=""), taken.digest, seconds)
@@ -270,23 +331,37 @@ class Worker:
         if verdict.key is None or verdict.parts is None or verdict.inputs is None:
             return
         try:
+            if log.path is None or log.flaw:
+                raise StoreError(log.flaw)
             place.results.save(
                 self._manifest(step, verdict, taken, seconds, log), taken, verdict.inputs, log.path
             )
-        except StoreError as error:
-            place.console.warn(f"[{step.id}] the result is not cached: {error}", error.hint or "")
+        except (BuildrunError, OSError) as error:
+            hint = error.hint if isinstance(error, BuildrunError) else None
+            text = _fact(error)
+            place.console.warn(f"{_head(step)} the result is not cached: {text}", hint or "")
         self._note(step, verdict, taken.digest, seconds)
 
     def _changed(self, verdict: Verdict, step: Step) -> str:
         """Return which input changed while the command ran, or ""."""
+        place = self._place
         sources = [verdict.inputs] if verdict.inputs is not None else []
-        sources += [self._taken[name] for name in step.depends_on if name in self._taken]
-        for taken in sources:
-            changed = self._place.fingerprints.changed(taken)
-            if changed:
-                more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-                return f"`{printable(changed[0])}`{more} changed while the command ran"
-        return ""
+        upstream = place.judge.upstream(step)
+        sources += [self._taken[name] for name in upstream if name in self._taken]
+        names = [path for taken in sources for path in place.fingerprints.changed(taken)]
+        names += self._changed_paths(verdict, step)
+        if not names:
+            return ""
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"`{printable(names[0])}`{more} changed while the command ran"
+
+    def _changed_paths(self, verdict: Verdict, step: Step) -> list[str]:
+        try:
+            now = self._place.judge.contents(step)
+        except OSError as error:
+            return [str(error.filename)]
+        paths = dict(step.paths)
+        return [paths[name] for name, was in verdict.contents.items() if now.get(name) != was]
 
     def _manifest(
         self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
@@ -326,8 +401,9 @@ class Worker:
             outputs,
             round(seconds, 3),
         )
-        if self._place.keep and self._place.history.last(step.id) != last:
-            self._place.history.add(step.id, last)
+        with self._mutex:
+            if self._place.keep and self._place.history.last(step.id) != last:
+                self._place.history.add(step.id, last)
 
     def _outcome(
         self, step: Step, state: State, verdict: Verdict, started: float, *, saved: float
@@ -338,39 +414,68 @@ class Worker:
     def _log_path(self, step: Step) -> str:
         from buildrun.output import file_name
 
-        path = os.path.join(self._place.logs, file_name(self._numbers[step.id], step.id))
-        try:
-            os.makedirs(self._place.logs, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"no log can be written: {(error.strerror or str(error)).lower()}",
-                place=self._place.logs,
-                hint="set BUILDRUN_HOME to a directory that you may write to",
-            ) from None
-        return path
+        return os.path.join(self._place.logs, file_name(self._numbers[step.id], step.id))
 
-    def _lock(self, step: Step, waits: Callable[[], None] | None = None) -> locks.Lock:
-        """Return the only hold on the step in this project, after what a killed run has left."""
-        name = f"{self._place.plan.project.root}\0{step.entry_point}"
-        lock = self._exclusive(name, waits)
-        if step.outputs and not self._recovered:
-            from buildrun.store.staging import recover
+    def _hold(self, step: Step, held: ExitStack, waits: Waits) -> None:
+        """Hold the step in this project, and mend what a killed run has left."""
+        if not step.outputs:
+            return  # nobody is kept from running such a command twice at once
+        from buildrun.store.staging import recover
 
-            recover(self._place.plan.project.root)
-            self._recovered = True
-        return lock
+        root = self._place.plan.project.root
+        self._exclusive(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
+        self._say_rescued(recover(root, self._previous))
 
-    def _key_lock(self, verdict: Verdict, waits: Callable[[], None]) -> locks.Lock | None:
-        return self._exclusive(verdict.key, waits) if verdict.key and self._place.keep else None
+    def _exclusive(
+        self, name: str, held: ExitStack, waits: Waits, *, to_its_end: bool = False
+    ) -> bool:
+        """Hold a name in the whole store; returns whether somebody else had it.
 
-    def _exclusive(self, name: str, waits: Callable[[], None] | None) -> locks.Lock:
+        to_its_end: if we are killed, it is held until the command that we have started has ended.
+        """
         directory = os.path.join(self._place.home.memory, "locks")
-        digest = xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape"))
-        try:
-            os.makedirs(directory, exist_ok=True)
-            return locks.exclusive(os.path.join(directory, digest), waiting=waits)
-        except OSError:
-            return locks.Lock(-1)  # a store that may only be read: nobody else can wait either
+        path = os.path.join(
+            directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
+        )
+        waited = False
+
+        def wait() -> None:
+            nonlocal waited
+            waited = True
+            waiting.enter_context(waits())
+
+        with ExitStack() as waiting:
+            try:
+                os.makedirs(directory, exist_ok=True)
+                lock = locks.exclusive(path, waiting=wait)
+            except OSError:
+                return False  # a store that may only be read: nobody else can wait either
+            held.callback(_release, lock)
+            if to_its_end:
+                _pass_on(lock.descriptor)
+        return waited
+
+
+def _head(step: Step) -> str:
+    return f"[{printable(step.id)}]"
+
+
+def _fact(error: BuildrunError | OSError) -> str:
+    if isinstance(error, BuildrunError):
+        return f"{printable(error.place)}: {error.message}" if error.place else error.message
+    return (error.strerror or str(error)).lower()
+
+
+def _pass_on(descriptor: int) -> None:
+    """Let commands inherit a lock, so that others wait for them even if we are killed."""
+    if descriptor >= 0:
+        os.set_inheritable(descriptor, True)
+
+
+def _release(lock: locks.Lock) -> None:
+    # Closing alone would not do: what a command has left running may have inherited it.
+    fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
+    lock.release()
 
 
 def _ending(result: Result, step: Step) -> str:

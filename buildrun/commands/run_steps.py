@@ -48,8 +48,8 @@ def run_steps(
     mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
     worker = Worker(where, output.Display(mode, console))
     try:
-        schedule.settle(progress, worker)
-        if progress.remaining():
+        schedule.settle(progress, worker, console)
+        if schedule.goes_on(progress, wanted.manner):
             environment = provide()
             environ = _environ(running.environ, {**environment.variables, **changes})
             weights = graph.order(

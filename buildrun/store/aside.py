@@ -37,6 +37,13 @@ class Aside:
         if paths is None:
             self.discard()
 
+    def rescue(self, directory: str) -> tuple[str, ...]:
+        """Move what has not been put back to a directory where nobody deletes it.
+
+        Returns which, as paths beneath the directory. Raises OSError and StoreError.
+        """
+        return () if self._stage is None else self._stage.rescue(directory)
+
     def discard(self) -> None:
         """Delete the old outputs; calling it again is harmless."""
         if self._stage is not None:

@@ -105,6 +105,10 @@ class Staging:
             if paths is None or moved.path in paths:
                 _put_back(self.root, self.path, moved)
 
+    def rescue(self, directory: str) -> tuple[str, ...]:
+        """Move old outputs that are still here to another directory; see ``rescue``."""
+        return _rescue(self.path, directory)
+
     def end(self) -> None:
         """Delete the directory with all that is still in it; calling it again is harmless."""
         if self.lock.descriptor >= 0:
@@ -142,39 +146,60 @@ def make(root: str) -> Staging:
             raise StoreError(text, place=root) from error
 
 
-def recover(root: str) -> None:
+def recover(root: str, rescue: str | None = None) -> tuple[str, ...]:
     """Put back what killed runs had moved away, where nothing is now, and delete the rest.
 
-    What cannot be put back stays in its staging directory. Directories of running processes are
-    left alone. Call it under the lock of the step whose outputs are looked at next.
+    rescue: a directory that the rest is moved to instead; returns what was. What cannot be put
+    back stays in its staging directory. Directories of running processes are left alone. Call it
+    under the lock of the step whose outputs are looked at next.
     """
     try:
         with os.scandir(root) as listing:
             names = [entry.name for entry in listing if entry.name.startswith(PREFIX)]
     except OSError:
-        return
-    for name in names:
-        _recover(root, os.path.join(root, name))
+        return ()
+    return tuple(path for name in names for path in _recover(root, f"{root}/{name}", rescue))
 
 
-def _recover(root: str, path: str) -> None:
+def _recover(root: str, path: str, rescue: str | None) -> tuple[str, ...]:
+    rescued: tuple[str, ...] = ()
     try:
         status = os.lstat(path)
         # A project that was fetched could bring a directory of this name with it.
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            return
+            return ()
         # Others wait here until what they may look at next is in its place again.
         with locks.Lock(_open(f"{path}/{_RECOVERY}", os.O_CREAT)) as queue:
             fcntl.flock(queue.descriptor, fcntl.LOCK_EX)
             owner = _try_lock(f"{path}/{_LOCK}")
             if owner is None:
-                return
+                return ()
             with owner:
                 for moved in _journal(path):
                     _put_back(root, path, moved)
+                if rescue is not None:
+                    rescued = _rescue(path, rescue)
                 _delete(path)
     except (OSError, StoreError):
         pass  # deleted meanwhile by another process, or not to be mended: the next run tries again
+    return rescued
+
+
+def _rescue(staging: str, directory: str) -> tuple[str, ...]:
+    """Move old outputs that are still in a staging directory to where nobody deletes them.
+
+    Returns which, as paths beneath the directory. Raises OSError and StoreError.
+    """
+    found = []
+    for moved in _journal(staging):
+        with _old(staging) as old:
+            if moved.state == _GIVEN or not _is_there(str(moved.number), old):
+                continue
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            with _place(directory, moved.path, make=True) as (target, name):
+                moving.carry(str(moved.number), old, name, target)
+            found.append(moved.path)
+    return tuple(found)
 
 
 def _put_back(root: str, staging: str, moved: _Moved) -> None:
