@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +44,14 @@ def write_outputs(root: Path, text: str) -> None:
     (metrics / f"latest-{text}").symlink_to(f"by day/{text}.csv")
     with open(os.fsencode(metrics) + b"/hostile\n\xff\x01", "w") as file:
         file.write(text)
+
+
+def renew(root: Path, text: str | None) -> None:
+    """Make the outputs anew, and nothing but them."""
+    for name in ("deep", "metrics"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    if text is not None:
+        write_outputs(root, text)
 
 
 def look(path: Path) -> Any:

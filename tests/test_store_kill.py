@@ -13,6 +13,7 @@ from store_helpers import (
     leftovers,
     look,
     outputs_of,
+    renew,
     store_outputs,
     write_outputs,
 )
@@ -36,14 +37,6 @@ def root(tmp_path: Path) -> Path:
     directory.mkdir()
     (directory / "train.py").write_text("pass\n")
     return directory
-
-
-def renew(root: Path, text: str | None) -> None:
-    """Make the outputs anew, and nothing but them."""
-    for name in ("deep", "metrics"):
-        shutil.rmtree(root / name, ignore_errors=True)
-    if text is not None:
-        write_outputs(root, text)
 
 
 def stored(home: Home, root: Path, text: str) -> Manifest:

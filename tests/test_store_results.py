@@ -1,0 +1,510 @@
+"""Results go into the store and come out as they were, whatever they are called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from store_helpers import (
+    DECLARED,
+    in_child,
+    leftovers,
+    look,
+    manifest_of,
+    outputs_of,
+    renew,
+    store_outputs,
+    take,
+    write_outputs,
+)
+
+from buildrun.digest import Algorithm
+from buildrun.errors import StoreError
+from buildrun.home import Home
+from buildrun.store import blobs, staging
+from buildrun.store.aside import set_aside
+from buildrun.store.blobs import Lost
+from buildrun.store.load import load, path_of
+from buildrun.store.load import outputs_of as listed
+from buildrun.store.manifest import decode, encode
+from buildrun.store.restore import restore
+from buildrun.store.save import save
+
+
+@pytest.fixture
+def home(store: Path) -> Home:
+    return Home(str(store))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return directory
+
+
+def contents(home: Home) -> list[Path]:
+    return sorted(path for path in Path(home.blobs).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
+def test_restored_outputs_are_those_that_were_stored(
+    home: Home, root: Path, algorithm: Algorithm
+) -> None:
+    write_outputs(root, "new")
+    wanted = outputs_of(root)
+    manifest = store_outputs(home, root, algorithm=algorithm)
+    renew(root, "other")
+    (root / "metrics" / "stale").touch()
+    found = load(home, manifest.key)
+    assert found == manifest
+    assert restore(home, str(root), found) == DECLARED
+    assert outputs_of(root) == wanted
+    assert take(root, algorithm=algorithm).digest == manifest.outputs
+    assert leftovers(root) == []
+
+
+def test_large_files_are_stored_and_restored(home: Home, root: Path) -> None:
+    data = os.urandom((3 << 20) + 17)
+    (root / "model").write_bytes(data)
+    manifest = store_outputs(home, root, ("model",))
+    (root / "model").unlink()
+    restore(home, str(root), manifest)
+    assert (root / "model").read_bytes() == data
+
+
+def test_log_is_stored_with_its_result(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    assert blobs.read(home, manifest.log) == b"log\n"
+
+
+def test_outputs_that_match_stay_untouched(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    before = (root / "metrics").stat()
+    (root / "deep" / "model.pkl").unlink()
+    assert restore(home, str(root), manifest, matching=["metrics/"]) == ("deep/model.pkl",)
+    after = (root / "metrics").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (root / "deep" / "model.pkl").read_text() == "model new"
+
+
+def test_restored_files_are_the_users_to_change(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    (root / "metrics" / "by day" / "new.csv").chmod(0o444)
+    (root / "metrics" / "plot").chmod(0o6755)
+    (root / "metrics" / "by day").chmod(0o555)
+    manifest = store_outputs(home, root)
+    restore(home, str(root), manifest)
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {
+        name: stat.S_IMODE((root / "metrics" / name).stat().st_mode)
+        for name in ("by day/new.csv", "plot", "by day")
+    }
+    assert modes == {
+        "by day/new.csv": 0o666 & ~mask,
+        "plot": 0o777 & ~mask,
+        "by day": 0o777 & ~mask,
+    }
+    (root / "deep" / "model.pkl").write_text("changed by hand")
+    renew(root, None)
+    restore(home, str(root), manifest)
+    assert (root / "deep" / "model.pkl").read_text() == "model new"
+
+
+def test_contents_that_are_there_are_not_stored_again(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    store_outputs(home, root)
+    before = {path: path.stat().st_ino for path in contents(home)}
+    store_outputs(home, root, parts={"command": "another"})
+    assert {path: path.stat().st_ino for path in contents(home)} == before
+
+
+def test_reuse_of_an_old_content_keeps_it_from_collection(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    store_outputs(home, root)
+    for path in contents(home):
+        os.utime(path, (1, 1))
+    store_outputs(home, root)
+    assert all(path.stat().st_mtime > 1 for path in contents(home))
+
+
+def test_use_is_recorded_in_the_manifests_time(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    path = path_of(home, manifest.key)
+    os.utime(path, (1, 1))
+    load(home, manifest.key)
+    assert os.stat(path).st_mtime > 1
+
+
+@pytest.mark.parametrize("damage", [b"MODEL new", b"model", b"", b"model new and more"])
+@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
+def test_damaged_content_is_a_miss_and_touches_nothing(
+    home: Home, root: Path, damage: bytes, algorithm: Algorithm
+) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root, algorithm=algorithm)
+    (blob,) = [path for path in contents(home) if path.read_bytes() == b"model new"]
+    blob.chmod(0o644)
+    blob.write_bytes(damage)
+    renew(root, "old")
+    old = outputs_of(root)
+    with pytest.raises(Lost):
+        restore(home, str(root), manifest)
+    assert outputs_of(root) == old
+    assert leftovers(root) == []
+    assert not blob.exists()
+    renew(root, "new")
+    store_outputs(home, root, algorithm=algorithm)
+    restore(home, str(root), manifest)
+    assert (root / "deep" / "model.pkl").read_text() == "model new"
+
+
+def test_damage_in_a_large_file_is_found(home: Home, root: Path) -> None:
+    (root / "model").write_bytes(bytes(3 << 20))
+    manifest = store_outputs(home, root, ("model",))
+    (blob,) = [path for path in contents(home) if path.stat().st_size == 3 << 20]
+    blob.chmod(0o644)
+    with open(blob, "r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"1")
+    (root / "model").write_text("old")
+    with pytest.raises(Lost):
+        restore(home, str(root), manifest)
+    assert (root / "model").read_text() == "old"
+
+
+def test_missing_content_is_a_miss(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    for blob in contents(home):
+        blob.unlink()
+    with pytest.raises(Lost):
+        restore(home, str(root), manifest)
+    assert (root / "deep" / "model.pkl").read_text() == "model new"
+
+
+@pytest.mark.parametrize("size", [0, 10, 200])
+def test_truncated_manifest_is_a_miss(home: Home, root: Path, size: int) -> None:
+    write_outputs(root, "new")
+    key = store_outputs(home, root).key
+    path = Path(path_of(home, key))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:size])
+    assert load(home, key) is None
+
+
+def test_manifest_of_another_key_is_a_miss(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    other = store_outputs(home, root, parts={"command": "another"})
+    shutil.copyfile(path_of(home, manifest.key), path_of(home, other.key) + ".new")
+    os.replace(path_of(home, other.key) + ".new", path_of(home, other.key))
+    assert load(home, other.key) is None
+
+
+def test_what_is_no_digest_leads_nowhere(home: Home) -> None:
+    for text in (
+        "",
+        "xxh3:",
+        "xxh3:../../../../etc/passwd",
+        "md5:" + "0" * 32,
+        "sha256:" + "0" * 32,
+    ):
+        with pytest.raises(ValueError, match="not a digest"):
+            load(home, text)
+        with pytest.raises(ValueError, match="not a digest"):
+            blobs.read(home, text)
+
+
+def test_edit_while_it_is_stored_is_refused(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    taken = take(root)
+    taken.entries()
+    (root / "deep" / "model.pkl").write_text("model NEW")
+    (root / "log").touch()
+    with pytest.raises(StoreError, match=r"model\.pkl: it changed while it was stored"):
+        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
+    assert not list(Path(home.root).rglob("*.tmp"))
+    assert load(home, manifest_of(taken).key) is None
+
+
+def test_pipe_in_a_files_place_is_not_waited_for(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    taken = take(root)
+    taken.entries()
+    (root / "deep" / "model.pkl").unlink()
+    os.mkfifo(root / "deep" / "model.pkl")
+    (root / "log").touch()
+    with pytest.raises(StoreError, match=r"model\.pkl"):
+        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
+
+
+def test_link_in_a_files_place_is_not_followed(home: Home, root: Path, tmp_path: Path) -> None:
+    write_outputs(root, "new")
+    taken = take(root)
+    taken.entries()
+    (tmp_path / "secret").write_text("model new")
+    (root / "deep" / "model.pkl").unlink()
+    (root / "deep" / "model.pkl").symlink_to(tmp_path / "secret")
+    (root / "log").touch()
+    with pytest.raises(StoreError, match=r"model\.pkl"):
+        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
+
+
+def test_outputs_with_a_problem_are_not_stored(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    (root / "metrics" / "out").symlink_to("/etc")
+    (root / "log").touch()
+    taken = take(root)
+    with pytest.raises(StoreError, match="cannot be stored"):
+        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
+
+
+def test_parent_that_leads_out_of_the_project_is_refused(
+    home: Home, root: Path, tmp_path: Path
+) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "model.pkl").write_text("somebody's")
+    shutil.rmtree(root / "deep")
+    (root / "deep").symlink_to(outside)
+    before = look(root / "metrics")
+    with pytest.raises(StoreError, match="leads out of the project"):
+        restore(home, str(root), manifest)
+    with pytest.raises(StoreError, match="leads out of the project"):
+        set_aside(str(root), ["deep/model.pkl"])
+    assert look(outside) == {"model.pkl": (b"somebody's", False)}
+    assert look(root / "metrics") == before
+    assert leftovers(root) == []
+
+
+def test_parent_that_is_a_link_inside_the_project_is_followed(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    (root / "deep").rename(root / "real")
+    (root / "real" / "model.pkl").unlink()
+    (root / "deep").symlink_to("real")
+    restore(home, str(root), manifest)
+    assert (root / "real" / "model.pkl").read_text() == "model new"
+    assert (root / "deep").is_symlink()
+
+
+def test_output_that_is_a_link_out_of_the_project_is_replaced_not_followed(
+    home: Home, root: Path, tmp_path: Path
+) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.rmtree(root / "metrics")
+    (root / "metrics").symlink_to(outside)
+    restore(home, str(root), manifest)
+    assert look(outside) == {}
+    assert not (root / "metrics").is_symlink()
+
+
+def test_file_in_the_place_of_a_parent_stops_the_restore(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    renew(root, None)
+    (root / "deep").write_text("a file")
+    with pytest.raises(StoreError, match="cannot be restored"):
+        restore(home, str(root), manifest)
+    assert (root / "deep").read_text() == "a file"
+    assert look(root / "metrics") is None
+    assert leftovers(root) == []
+
+
+def test_read_only_outputs_are_replaced(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    new = outputs_of(root)
+    renew(root, "old")
+    old = outputs_of(root)
+    for path in sorted(root.rglob("*"), reverse=True):
+        if not path.is_symlink() and path != root / "deep":
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    root.chmod(0o777)
+    (root / "deep").chmod(0o777)
+    for path in (root, *root.parents):
+        if path.owner() == Path.home().owner():
+            os.chmod(path, path.stat().st_mode | 0o055)
+
+    def as_nobody() -> None:
+        Path(home.root).chmod(0o755)
+        if os.geteuid() == 0:
+            for path in (*root.rglob("*"), root):
+                os.lchown(path, 65534, 65534)
+            os.setgid(65534)
+            os.setuid(65534)
+        aside = set_aside(str(root), DECLARED)
+        assert outputs_of(root) == dict.fromkeys(DECLARED)
+        aside.put_back()
+        assert {name: strip(value) for name, value in outputs_of(root).items()} == {
+            name: strip(value) for name, value in old.items()
+        }
+        assert stat.S_IMODE((root / "metrics").stat().st_mode) == 0o555
+        restore(home, str(root), manifest)
+
+    assert in_child(as_nobody) == 0
+    assert outputs_of(root) == new
+    assert leftovers(root) == []
+
+
+def strip(value: object) -> object:
+    """Leave the executable bit out, which was taken away."""
+    if isinstance(value, dict):
+        return {name: strip(inner) for name, inner in value.items()}
+    return value[0] if isinstance(value, tuple) and isinstance(value[0], bytes) else value
+
+
+def test_deeply_nested_old_outputs_are_deleted(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root)
+    here = os.open(root / "metrics", os.O_RDONLY)
+    for _ in range(1200):  # deeper than the interpreter recurses
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    restore(home, str(root), manifest)
+    assert leftovers(root) == []
+    assert (root / "metrics" / "plot").exists()
+
+
+def test_absent_parents_are_made(home: Home, root: Path) -> None:
+    (root / "a" / "b" / "c").mkdir(parents=True)
+    (root / "a" / "b" / "c" / "file").write_text("text")
+    manifest = store_outputs(home, root, ("a/b/c/file",))
+    shutil.rmtree(root / "a")
+    restore(home, str(root), manifest)
+    assert (root / "a" / "b" / "c" / "file").read_text() == "text"
+
+
+def test_same_content_under_two_names_is_restored_twice(home: Home, root: Path) -> None:
+    for name in ("one", "two"):
+        (root / name).write_text("same")
+    manifest = store_outputs(home, root, ("one", "two"))
+    (root / "one").unlink()
+    (root / "two").unlink()
+    restore(home, str(root), manifest)
+    assert (root / "one").read_text() == (root / "two").read_text() == "same"
+    (root / "one").write_text("changed")
+    assert (root / "two").read_text() == "same"
+    restore(home, str(root), manifest)
+    assert (root / "one").read_text() == "same"
+
+
+def test_many_store_and_restore_the_same_result_at_once(
+    home: Home, root: Path, tmp_path: Path
+) -> None:
+    write_outputs(root, "new")
+    wanted = outputs_of(root)
+    start = threading.Barrier(5)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        own = tmp_path / f"project {number}"
+        try:
+            write_outputs(own, "new")
+            start.wait()
+            for _ in range(10):
+                manifest = store_outputs(Home(home.root), own)
+                renew(own, None)
+                restore(home, str(own), manifest)
+                assert outputs_of(own) == wanted
+        except BaseException as error:  # told by the main thread
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    assert not list(Path(home.root).rglob("*.tmp"))
+
+
+def test_manifest_survives_writing_and_reading(home: Home, root: Path) -> None:
+    write_outputs(root, "new")
+    manifest = store_outputs(home, root, parts={"name": "é\udcff\n", "list": [1, None, 2.5]})
+    assert decode(encode(manifest)) == manifest
+    entries = listed(home, manifest)
+    assert entries is not None
+    assert entries == take(root).entries()
+
+
+def test_aside_without_outputs_leaves_no_trace(root: Path) -> None:
+    aside = set_aside(str(root), DECLARED)
+    assert aside.descriptor == -1
+    assert list(root.iterdir()) == []
+    aside.put_back()
+    aside.discard()
+
+
+def test_outputs_are_put_back_only_where_the_command_left_nothing(root: Path) -> None:
+    renew(root, "old")
+    old = outputs_of(root)
+    aside = set_aside(str(root), DECLARED)
+    (root / "deep" / "model.pkl").write_text("half")
+    aside.put_back()
+    assert (root / "deep" / "model.pkl").read_text() == "half"
+    assert look(root / "metrics") == old["metrics/"]
+    assert leftovers(root) == []
+
+
+def test_outputs_can_be_put_back_one_by_one(root: Path) -> None:
+    renew(root, "old")
+    old = outputs_of(root)
+    aside = set_aside(str(root), DECLARED)
+    aside.put_back(["metrics/"])
+    assert look(root / "metrics") == old["metrics/"]
+    assert look(root / "deep" / "model.pkl") is None
+    aside.discard()
+    aside.discard()
+    assert look(root / "deep" / "model.pkl") is None
+    assert leftovers(root) == []
+
+
+def test_link_out_of_the_project_is_not_moved_aside(root: Path, tmp_path: Path) -> None:
+    (root / "models").symlink_to(tmp_path)
+    aside = set_aside(str(root), ["models/"])
+    assert (root / "models").is_symlink()
+    aside.discard()
+    assert (root / "models").is_symlink()
+
+
+def test_staging_that_came_with_a_project_moves_nothing_from_elsewhere(
+    root: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "0").write_text("somebody's")
+    for number, (old, path) in enumerate(
+        ((outside, "taken"), (None, "../escaped"), (None, "/tmp/escaped"))
+    ):
+        fake = root / f"{staging.PREFIX}{number}"
+        fake.mkdir()
+        if old is not None:
+            (fake / "old").symlink_to(old)
+        else:
+            (fake / "old").mkdir()
+            (fake / "old" / "0").write_text("text")
+        (fake / "journal").write_text(f'[0, "{path}", null, null]\n')
+    staging.recover(str(root))
+    assert look(outside) == {"0": (b"somebody's", False)}
+    assert not (root / "taken").exists()
+    assert not (tmp_path / "escaped").exists()
+    assert not Path("/tmp/escaped").exists()
