@@ -9,6 +9,7 @@ from buildrun import keys
 from buildrun.errors import ProjectError
 from buildrun.keys import Parts, printable
 from buildrun.plan import CacheState, Plan, Reason, Step
+from buildrun.upstream import Upstream
 
 if TYPE_CHECKING:
     from buildrun.digest import Algorithm
@@ -96,7 +97,8 @@ class Judge:
         self._make_former = former
         self._former: Former | None = None
         self._steps = {step.id: step for step in plan.steps}
-        self._makers = {path.rstrip("/"): step.id for step in plan.steps for path in step.outputs}
+        self._before = Upstream(plan.steps)
+        self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
         self._settled: dict[str, str] = {}
 
     def settle(self, step: str, outputs: str) -> None:
@@ -138,7 +140,7 @@ class Judge:
         return taken.problems[0] if taken.problems else ""
 
     def _without_outputs(self, step: Step) -> Verdict:
-        followed = any(step.id in other.depends_on and other.outputs for other in self._plan.steps)
+        followed = step.id in self._followed
         identity = self.identity(step) if followed and self._choices.cache else ""
         if not followed and step.inputs is not None:
             self._inputs(step, self.upstream(step))
@@ -292,7 +294,7 @@ class Judge:
         if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
             return self._fingerprints.content(path)
         inside = os.path.relpath(path, root).replace(os.sep, "/")
-        if self._maker(inside) is not None or _meets_any(inside, step.outputs):
+        if self._before.maker(inside) is not None or _meets_any(inside, step.outputs):
             return f"project:{inside}"  # what lies there is made by a step, and counted as such
         if os.path.isdir(path):
             patterns = None if inside == "." else (f"{_literal(inside)}/**",)
@@ -301,43 +303,10 @@ class Judge:
 
     def upstream(self, step: Step) -> list[str]:
         """Return the steps before this one whose outputs it may see."""
-        found = dict.fromkeys(step.depends_on)
         wanted = [pattern.text for pattern in step.inputs or ()]
         root = self._plan.project.root.rstrip(os.sep) + os.sep
         wanted += [_literal(path[len(root) :]) for _, path in step.paths if path.startswith(root)]
-        for pattern in wanted:
-            for maker in self._makers_of(pattern):
-                if maker not in found and maker != step.id and self._comes_before(maker, step):
-                    found[maker] = None
-        return list(found)
-
-    def _makers_of(self, pattern: str) -> list[str]:
-        from buildrun.tree.overlap import is_literal, overlaps
-
-        if is_literal(pattern):
-            maker = self._maker(pattern)
-            if maker is not None:
-                return [maker]
-        return [maker for path, maker in self._makers.items() if overlaps(pattern, path)]
-
-    def _maker(self, path: str) -> str | None:
-        """Return the step that makes the path, or something that it lies in."""
-        while path:
-            if path in self._makers:
-                return self._makers[path]
-            path = path.rpartition("/")[0]
-        return None
-
-    def _comes_before(self, name: str, step: Step) -> bool:
-        waiting, seen = list(step.depends_on), set()
-        while waiting:
-            here = waiting.pop()
-            if here == name:
-                return True
-            if here not in seen:
-                seen.add(here)
-                waiting += self._steps[here].depends_on
-        return False
+        return self._before.of(step, wanted)
 
 
 _UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
