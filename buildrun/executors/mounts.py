@@ -1,0 +1,134 @@
+"""What a container gets of this machine: MLflow's store, credentials for it, and volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from buildrun.errors import ProjectError
+
+# Where MLflow puts a tracking store that is a directory or a file of this machine.
+TRACKING = "/mlflow/tmp/mlruns"
+
+# What clients of artifact stores read, as MLflow passes it on.
+_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_S3_ENDPOINT_URL",
+    "MLFLOW_S3_IGNORE_TLS", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCESS_KEY",
+    "MLFLOW_KERBEROS_TICKET_CACHE", "MLFLOW_KERBEROS_USER", "MLFLOW_PYARROW_EXTRA_CONF",
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+    "DATABRICKS_HOST", "DATABRICKS_TOKEN",
+)  # fmt: skip
+
+
+class Given(NamedTuple):
+    """Variables to set in a container, and volumes as `-v` takes them."""
+
+    environ: Mapping[str, str]
+    volumes: tuple[str, ...]
+
+
+def tracking(environ: Mapping[str, str], cwd: str) -> Given:
+    """Return what makes MLflow's client in a container speak to the caller's store.
+
+    A store on this machine is mounted, and its URI rewritten. cwd: where relative paths begin.
+    """
+    uri = environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        place = os.path.join(cwd, "mlruns")
+        return _mounted(place, "file") if os.path.isdir(place) else Given({}, ())
+    scheme, path = _local(uri)
+    if path is None:
+        return Given({"MLFLOW_TRACKING_URI": uri}, ())
+    return _mounted(os.path.abspath(os.path.join(cwd, path)), scheme)
+
+
+def credentials(environ: Mapping[str, str]) -> Given:
+    """Return what the caller has for artifact stores: S3, Azure, GCS and HDFS."""
+    seen = {name: environ[name] for name in _CREDENTIALS if environ.get(name)}
+    volumes = []
+    home = environ.get("HOME", "")
+    if home and os.path.isdir(os.path.join(home, ".aws")):
+        volumes.append(f"{home}/.aws:/.aws:ro")
+    if google := environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        volumes.append(f"{os.path.abspath(google)}:/.gcs:ro")
+        seen["GOOGLE_APPLICATION_CREDENTIALS"] = "/.gcs"
+    if ticket := environ.get("MLFLOW_KERBEROS_TICKET_CACHE"):
+        volumes.append(f"{ticket}:{ticket}")
+    return Given(seen, tuple(volumes))
+
+
+def declared(
+    volumes: Sequence[str],
+    environment: Sequence[str | tuple[str, str]],
+    environ: Mapping[str, str],
+    root: str,
+) -> Given:
+    """Return what an MLproject's `docker_env` asks for.
+
+    A variable or `~` in a volume stands for what it is for the caller, since MLflow's shell has
+    always replaced it. Raises ProjectError for a variable that is not set, and for a directory of
+    this machine that is not there.
+    """
+    seen: dict[str, str] = {}
+    for item in environment:
+        if not isinstance(item, str):
+            seen[item[0]] = item[1]
+        elif item in environ:
+            seen[item] = environ[item]
+        else:
+            raise ProjectError(
+                f"the project takes the variable `{item}` from its caller, and it is not set",
+                place="docker_env.environment",
+                hint=f"set it: export {item}=…",
+            )
+    return Given(seen, tuple(_volume(volume, environ, root) for volume in volumes))
+
+
+def paths(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the volumes that make paths mean the same in a container as here."""
+    return tuple(f"{path}:{path}" for path in dict.fromkeys(path for _, path in values))
+
+
+def _mounted(place: str, scheme: str) -> Given:
+    uri = f"sqlite:///{TRACKING}" if scheme == "sqlite" else f"file://{TRACKING}"
+    return Given({"MLFLOW_TRACKING_URI": uri}, (f"{place}:{TRACKING}",))
+
+
+def _local(uri: str) -> tuple[str, str | None]:
+    """Return the scheme and the path of a store on this machine; None for any other."""
+    if uri == "databricks" or uri.startswith("databricks:"):
+        return "", None
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or parts.scheme not in ("", "file", "sqlite"):
+        return "", None
+    path = unquote(parts.path)
+    # sqlite:///relative.db, and with one more slash an absolute path
+    return parts.scheme or "file", path[1:] if parts.scheme == "sqlite" else path
+
+
+def _volume(volume: str, environ: Mapping[str, str], root: str) -> str:
+    host, colon, rest = _expanded(volume, environ).partition(":")
+    if not colon or not host.startswith((".", "/")):
+        return host + colon + rest  # a volume that docker has by name, or an anonymous one
+    place = os.path.normpath(os.path.join(root, host))
+    if not os.path.exists(place):
+        raise ProjectError(
+            f"the volume `{volume}` mounts `{place}`, and there is no such file or directory",
+            place="docker_env.volumes",
+            hint="make it; docker would make an empty directory that belongs to root",
+        )
+    return place + colon + rest
+
+
+def _expanded(text: str, environ: Mapping[str, str]) -> str:
+    import re
+
+    def value(match: re.Match[str]) -> str:
+        return environ.get(match.group(1) or match.group(2), "")
+
+    if text.startswith("~/"):
+        text = environ.get("HOME", "~") + text[1:]
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)

@@ -1,0 +1,180 @@
+"""How a container is asked for: words, variables and mounts; no engine is needed."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from buildrun.errors import ProjectError
+from buildrun.executors import attended, mounts
+from buildrun.executors.container import (
+    Container,
+    arguments,
+    cli_environ,
+    create_argv,
+    program,
+    run_argv,
+    sets_user,
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["python train.py 0.5", "python -c 'print(1); print(2)'", "train --name 'a b' ''", "/app/run"],
+)
+def test_plain_words_run_without_a_shell(command: str) -> None:
+    assert program(command) == tuple(shlex.split(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "a && b", "a | b", "a\nb", "echo $HOME", 'echo "$HOME"', "echo `id`", "ls *.py", "a; b",
+        "A=1 b", "cd x", "exit 3", "echo ~", "echo {a,b}", "a > b", "echo a\\ b", "a # b", "'open",
+        "if x", "! a", "",
+    ],
+)  # fmt: skip
+def test_what_is_for_a_shell_goes_whole_into_the_container(command: str) -> None:
+    assert program(command) == ("bash", "-c", command)
+
+
+def test_plain_words_are_what_bash_makes_of_them() -> None:
+    command = "printf '%s.' 'a  b' c\"d e\"f '' 'x;y'"
+    done = subprocess.run(("bash", "-c", command), capture_output=True, check=True, timeout=30)
+    assert subprocess.run(
+        program(command), capture_output=True, check=True, timeout=30
+    ).stdout == done.stdout  # fmt: skip
+
+
+def test_arguments_have_mlflows_meaning() -> None:
+    assert arguments({"gpus": "all", "v": "/a:/b", "privileged": True, "t": True}) == (
+        "--gpus", "all", "-v", "/a:/b", "--privileged", "-t",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("-u", "1"), ("--user", "1"), ("--user=1",)])
+def test_user_of_the_callers_choice_is_seen(words: tuple[str, ...]) -> None:
+    assert sets_user(words)
+    assert not sets_user(("--label", "user"))
+
+
+CONTAINER = Container(
+    "buildrun-1", "sha256:ab", ("train",), {"TOKEN": "s3cret", "PATH": "/in"}, ("--gpus", "all"),
+    ("/a:/b",), (("buildrun", "1"),),
+)  # fmt: skip
+
+
+def test_values_are_not_in_the_list_of_processes() -> None:
+    argv = run_argv(CONTAINER, stdin=True, terminal=False)
+    assert not any("s3cret" in word for word in argv)
+    assert argv[argv.index("TOKEN") - 1] == "--env"
+    assert cli_environ({"PATH": "/out"}, CONTAINER) == {"PATH": "/out", "TOKEN": "s3cret"}
+    assert "PATH=/in" in argv
+
+
+def test_container_runs_the_image_by_id_and_is_removed() -> None:
+    argv = run_argv(CONTAINER, stdin=False, terminal=False)
+    assert argv[:3] == ("docker", "run", "--rm")
+    assert argv[-2:] == ("sha256:ab", "train")
+    assert argv[argv.index("--pull") + 1] == "never"
+    assert "-i" not in argv
+    assert "-t" not in argv
+    assert argv.index("--gpus") < argv.index("sha256:ab")
+    assert create_argv(CONTAINER)[:2] == ("docker", "create")
+
+
+def test_terminal_is_asked_for_only_where_there_is_one() -> None:
+    argv = run_argv(CONTAINER, stdin=True, terminal=True)
+    assert argv[3:5] == ("-i", "-t")
+
+
+@pytest.mark.parametrize(
+    ("uri", "seen", "place"),
+    [
+        ("http://host:5000", "http://host:5000", None),
+        ("databricks", "databricks", None),
+        ("file:///data/runs", "file:///mlflow/tmp/mlruns", "/data/runs"),
+        ("runs", "file:///mlflow/tmp/mlruns", "{cwd}/runs"),
+        ("sqlite:///db.sqlite", "sqlite:////mlflow/tmp/mlruns", "{cwd}/db.sqlite"),
+        ("sqlite:////data/db", "sqlite:////mlflow/tmp/mlruns", "/data/db"),
+    ],
+)
+def test_tracking_store_on_this_machine_is_mounted(
+    uri: str, seen: str, place: str | None, tmp_path: Path
+) -> None:
+    given = mounts.tracking({"MLFLOW_TRACKING_URI": uri}, str(tmp_path))
+    assert given.environ == {"MLFLOW_TRACKING_URI": seen}
+    expected = (f"{place.format(cwd=tmp_path)}:/mlflow/tmp/mlruns",) if place else ()
+    assert given.volumes == expected
+
+
+def test_default_store_is_mounted_where_it_is(tmp_path: Path) -> None:
+    assert mounts.tracking({}, str(tmp_path)) == mounts.Given({}, ())
+    (tmp_path / "mlruns").mkdir()
+    given = mounts.tracking({}, str(tmp_path))
+    assert given.volumes == (f"{tmp_path}/mlruns:/mlflow/tmp/mlruns",)
+
+
+def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
+    (tmp_path / ".aws").mkdir()
+    given = mounts.credentials(
+        {
+            "HOME": str(tmp_path),
+            "AWS_ACCESS_KEY_ID": "a",
+            "AZURE_STORAGE_ACCESS_KEY": "b",
+            "GOOGLE_APPLICATION_CREDENTIALS": "/keys/g.json",
+            "OTHER": "c",
+        }
+    )
+    assert given.environ == {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AZURE_STORAGE_ACCESS_KEY": "b",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/.gcs",
+    }
+    assert given.volumes == (f"{tmp_path}/.aws:/.aws:ro", "/keys/g.json:/.gcs:ro")
+
+
+def test_declared_variables_are_data(tmp_path: Path) -> None:
+    environment = (("A", "x y; echo INJECTED"), "B")
+    given = mounts.declared((), environment, {"B": "$(id)"}, str(tmp_path))
+    assert given.environ == {"A": "x y; echo INJECTED", "B": "$(id)"}
+
+
+def test_unset_variable_of_the_caller_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="`B` from its caller") as caught:
+        mounts.declared((), ("B",), {}, str(tmp_path))
+    assert "export B=" in (caught.value.hint or "")
+
+
+def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    environ = {"HOME": str(tmp_path), "D": str(tmp_path / "data")}
+    volumes = ("./data:/a", "$D:/b:ro", "${D}:/c", "~/data:/d", "named:/e", "/anonymous")
+    given = mounts.declared(volumes, (), environ, str(tmp_path))
+    data = tmp_path / "data"
+    assert given.volumes == (
+        f"{data}:/a", f"{data}:/b:ro", f"{data}:/c", f"{data}:/d", "named:/e", "/anonymous",
+    )  # fmt: skip
+
+
+def test_missing_volume_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="no such file or directory"):
+        mounts.declared((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
+
+
+def test_container_of_a_killed_run_is_found(tmp_path: Path) -> None:
+    directory = str(tmp_path / "containers")
+    held = attended.attend(directory, "held", {"DOCKER_HOST": "tcp://a"})
+    script = (
+        "import os, sys; from buildrun.executors import attended\n"
+        "attended.attend(sys.argv[1], 'left', {'DOCKER_HOST': 'tcp://b'}); os._exit(1)"
+    )
+    subprocess.run((sys.executable, "-c", script, directory), check=False, timeout=60)
+    found = attended.abandoned(directory)
+    assert [(name, engine) for name, engine, _ in found] == [("left", {"DOCKER_HOST": "tcp://b"})]
+    held.end()
+    assert not (tmp_path / "containers/held").exists()
