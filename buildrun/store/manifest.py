@@ -1,7 +1,6 @@
 """The record of a result: what it was made from, and what came out."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +8,8 @@ from buildrun import digest as digests
 from buildrun.store.blobs import algorithm_of, is_digest
 
 VERSION = 1
+# Seconds; far beyond any calendar, and still a number like others.
+_LATEST = 1e12
 
 
 class Manifest(NamedTuple):
@@ -89,7 +90,7 @@ def _is_run(run: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
+    return type(value) in (int, float) and 0 <= value < _LATEST  # type: ignore[operator]
 
 
 def _refuse(text: str) -> Any:

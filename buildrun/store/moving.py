@@ -12,6 +12,8 @@ from buildrun.store.within import enter
 _FIXED = frozenset({errno.EXDEV, errno.EBUSY})
 _FILLED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _OWNER = stat.S_IRWXU
+# A copy on its way; where a kill has left one, the next copy to that directory begins anew.
+_PART = ".buildrun-part"
 
 
 def rename(name: str, source: int, new_name: str, target: int) -> bool:
@@ -112,7 +114,10 @@ def _carry_children(name: str, source: int, new_name: str, target: int) -> None:
         there = enter(target, new_name)
         try:
             for child in os.listdir(inside):
-                carry(child, inside, child, there)
+                if child == _PART:
+                    os.unlink(child, dir_fd=inside)  # a killed process was about to fill it
+                else:
+                    carry(child, inside, child, there)
         finally:
             os.close(there)
     finally:
@@ -121,14 +126,17 @@ def _carry_children(name: str, source: int, new_name: str, target: int) -> None:
 
 def _copy(name: str, source: int, new_name: str, target: int, status: os.stat_result) -> None:
     """Copy a file or a link; it appears under its new name whole."""
-    temporary = f".buildrun-{os.urandom(6).hex()}"
+    try:
+        os.unlink(_PART, dir_fd=target)
+    except FileNotFoundError:
+        pass
     if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), temporary, dir_fd=target)
+        os.symlink(os.readlink(name, dir_fd=source), _PART, dir_fd=target)
     elif not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EXDEV, "a device, pipe or socket cannot be copied", name)
     else:
-        _copy_file(name, source, temporary, target, status)
-    os.rename(temporary, new_name, src_dir_fd=target, dst_dir_fd=target)
+        _copy_file(name, source, _PART, target, status)
+    os.rename(_PART, new_name, src_dir_fd=target, dst_dir_fd=target)
 
 
 def _copy_file(name: str, source: int, new_name: str, target: int, status: os.stat_result) -> None:

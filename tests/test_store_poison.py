@@ -1,0 +1,206 @@
+"""Manifests and listings that somebody else made up are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_helpers import manifest_of, store_outputs, take, write_outputs
+
+from buildrun import digest
+from buildrun.home import Home
+from buildrun.store import blobs
+from buildrun.store.blobs import Lost
+from buildrun.store.flaw import flaw
+from buildrun.store.load import outputs_of
+from buildrun.store.manifest import Manifest, decode, encode
+from buildrun.store.restore import restore
+from buildrun.tree import listing
+from buildrun.tree.listing import Entry
+
+CONTENT = digest.content(b"text", "xxh3")
+
+
+@pytest.fixture
+def home(store: Path) -> Home:
+    return Home(str(store))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def manifest(home: Home, root: Path) -> Manifest:
+    write_outputs(root, "new")
+    return store_outputs(home, root)
+
+
+def file(path: str) -> Entry:
+    return Entry(path, "file", CONTENT, 4)
+
+
+def link(path: str, target: str) -> Entry:
+    return Entry(path, "symlink", target, 0)
+
+
+def directory(path: str) -> Entry:
+    return Entry(path, "directory", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([directory("out"), file("other")], "`other` is not one of the declared outputs"),
+        ([directory("out"), file("output")], "`output` is not one of the declared outputs"),
+        ([directory("out"), file("train.py")], "`train.py` is not one"),
+        ([], "`out` is missing"),
+        ([file("out")], "`out/` is not a directory"),
+        ([link("out", "elsewhere")], "`out/` is not a directory"),
+        ([link("out/a", "b"), file("out/a/file")], "`out/a/file` lies in something"),
+        ([file("out/a"), file("out/a/b/c")], "`out/a/b/c` lies in something"),
+        ([link("out/a", "b"), file("out/a/")], "`out/a/` lies in something"),
+        ([link("out/a", "/etc/passwd")], "`out/a` leads out"),
+        ([link("out/a", "../../x")], "`out/a` leads out"),
+        ([link("out/a", "../..")], "`out/a` leads out"),
+        ([link("out/here", "."), link("out/x", "here/here/../../..")], "`out/x` leads out"),
+    ],
+)
+def test_listing_that_leads_outside_is_refused(
+    home: Home, root: Path, manifest: Manifest, entries: list[Entry], reason: str
+) -> None:
+    found = flaw(entries, ("out/",))
+    assert found is not None
+    assert found.startswith(reason)
+    blobs.put_bytes(home, b"text", "xxh3")
+    outputs = blobs.put_bytes(home, listing.encode(entries), "xxh3")
+    poisoned = manifest._replace(outputs=outputs, declared=("out/",))
+    assert outputs_of(home, poisoned) is None
+    with pytest.raises(Lost):
+        restore(home, str(root), poisoned)
+    assert not (root / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "target", ["b", "./b", "deep/b", "../out/b", "../train.py", "...", "..b/c"]
+)
+def test_link_that_stays_in_the_project_is_accepted(target: str) -> None:
+    assert flaw([link("out/a", target)], ("out/",)) is None
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        ("/etc/",), ("../out/",), ("out/../../x",), ("",), (".",), ("./out",), ("out//",),
+        ("out", "out/"), ("out/", "out/deep/file"), ("a\0b",),
+    ],
+)  # fmt: skip
+def test_outputs_outside_or_within_each_other_are_refused(declared: tuple[str, ...]) -> None:
+    entries = [directory("out"), directory("out/deep"), file("out/deep/file")]
+    assert flaw(entries, declared) is not None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b'["/etc/passwd","file","%s",4]\n',
+        b'["out/../../x","file","%s",4]\n',
+        b'["out/device","device","%s",4]\n',
+        b'["out/fifo","fifo","",0]\n',
+        b'["out/a","file","%s","4"]\n',
+        b'["out/a","file","../../x",4]\n',
+        b'["out/a","file","%s",4,"setuid"]\n',
+        b'["out/b","file","%s",4]\n["out/a","file","%s",4]\n',
+        b'["out/a","file","%s",4]\n["out/a","file","%s",4]\n',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_listing_of_a_wrong_shape_is_refused(home: Home, manifest: Manifest, lines: bytes) -> None:
+    data = lines.replace(b"%s", CONTENT.encode())
+    outputs = blobs.put_bytes(home, data, "xxh3")
+    assert outputs_of(home, manifest._replace(outputs=outputs, declared=("out/",))) is None
+
+
+def test_listing_that_is_not_what_its_digest_says_is_removed(
+    home: Home, manifest: Manifest
+) -> None:
+    path = Path(blobs.path_of(home, manifest.outputs))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"metrics/plot", b"metrics/plop"))
+    assert outputs_of(home, manifest) is None
+    assert not path.exists()
+
+
+def without(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda value: value.pop(name) and None
+
+
+def having(name: str, wrong: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda value: value.update({name: wrong})
+
+
+WRONG = [
+    *(without(name) for name in ("version", *Manifest._fields)),
+    having("more", 1),
+    having("version", 2),
+    having("key", digest.key("result", {"command": "another"}, "xxh3")),
+    having("key", digest.key("result", {"command": "make"}, "sha256")),
+    having("key", "xxh3:" + "g" * 32),
+    having("parts", {"command": "another"}),
+    having("parts", []),
+    having("details", None),
+    having("project", None),
+    having("outputs", "xxh3:../../../../../../etc/pass"),
+    having("outputs", digest.content(b"", "sha256")),
+    having("log", None),
+    having("declared", "out"),
+    having("declared", ["../out"]),
+    having("declared", ["/out"]),
+    having("declared", [1]),
+    having("streams", [[3, 1]]),
+    having("streams", [[1, 0]]),
+    having("streams", [[1, -5]]),
+    having("streams", [[True, 5]]),
+    having("streams", [[1, 2, 3]]),
+    having("streams", [1]),
+    having("seconds", -1),
+    having("seconds", "1"),
+    having("created", True),
+]
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_manifest_with_anything_odd_is_refused(
+    root: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    write_outputs(root, "new")
+    value = json.loads(encode(manifest_of(take(root))))
+    assert decode(json.dumps(value).encode()) == manifest_of(take(root))
+    change(value)
+    with pytest.raises(ValueError, match=r"."):
+        decode(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"version": 1}', b'{"version": NaN}'],
+)
+def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode(data)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-Infinity", b"NaN", b"1" * 400])
+def test_times_that_are_no_numbers_are_refused(root: Path, number: bytes) -> None:
+    write_outputs(root, "new")
+    data = encode(manifest_of(take(root)))
+    assert data.count(b'"seconds":1.5') == 1
+    with pytest.raises(ValueError, match=r"."):
+        decode(data.replace(b'"seconds":1.5', b'"seconds":' + number))
