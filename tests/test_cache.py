@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,14 @@ import pytest
 from conftest import Buildrun, Project
 
 NOTHING = "entry_points: {main: {command: 'true'}}\n"
+STEP = """\
+name: steps
+entry_points:
+  main:
+    inputs: [data]
+    outputs: [result]
+    command: "cat data data > result; echo made"
+"""
 
 
 @pytest.fixture
@@ -119,3 +128,108 @@ def test_unreadable_limits_are_usage_errors(buildrun: Buildrun, arguments: tuple
 def test_empty_store_is_no_error(buildrun: Buildrun) -> None:
     assert environments(buildrun, "ls") == []
     assert environments(buildrun, "gc") == []
+
+
+@pytest.fixture
+def made(project: Project, buildrun: Buildrun) -> Path:
+    directory = project(STEP, data="text\n")
+    assert buildrun("-q", "--env-manager=local", directory).code == 0
+    assert (directory / "result").read_text() == "text\ntext\n"
+    return directory
+
+
+def results(buildrun: Buildrun, *arguments: str) -> list[dict[str, object]]:
+    outcome = buildrun("cache", *arguments, "--format=json")
+    assert outcome.code == 0, outcome.err
+    rows: list[dict[str, object]] = outcome.data["results"]
+    return rows
+
+
+def again(buildrun: Buildrun, directory: Path) -> str:
+    """Run without the outputs, and return whether the command ran or its result was restored."""
+    (directory / "result").unlink()
+    outcome = buildrun("--env-manager=local", directory)
+    assert outcome.code == 0, outcome.err
+    assert (directory / "result").read_text() == "text\ntext\n"
+    return "restored" if "restored from the cache" in outcome.err else "ran"
+
+
+@pytest.mark.usefixtures("made")
+def test_ls_tells_of_results(buildrun: Buildrun) -> None:
+    (row,) = results(buildrun, "ls")
+    assert set(row) == {"key", "project", "step", "entry_point", "bytes", "created", "used"}
+    assert (row["project"], row["step"], row["entry_point"]) == ("steps", "main", "main")
+    assert str(row["key"]).startswith("xxh3:")
+    assert "steps: main" in buildrun("cache", "ls").out
+
+
+@pytest.mark.usefixtures("made")
+def test_info_counts_results(buildrun: Buildrun) -> None:
+    found = buildrun("cache", "info", "--format=json").data["results"]
+    assert found["count"] == 1
+    assert found["bytes"] > 0
+    assert "results: 1, " in buildrun("cache", "info").out
+
+
+def test_collected_result_is_made_again(made: Path, buildrun: Buildrun, store: Path) -> None:
+    assert again(buildrun, made) == "restored"
+    assert results(buildrun, "gc", "--max-age=1h") == []
+    (manifest,) = [path for path in store.glob("results/*/*/*") if path.is_file()]
+    os.utime(manifest, (1, 1))
+    assert len(results(buildrun, "gc", "--dry-run")) == 1
+    assert manifest.exists()
+    assert len(results(buildrun, "gc")) == 1
+    assert again(buildrun, made) == "ran"
+
+
+def test_size_is_shared_by_environments_and_results(
+    made: Path, buildrun: Buildrun, project: Project, store: Path
+) -> None:
+    (manifest,) = [path for path in store.glob("results/*/*/*") if path.is_file()]
+    os.utime(manifest, (1, 1))
+    other = project(NOTHING, name="other", python_env__yaml="dependencies: []\n")
+    assert buildrun("-q", other).code == 0
+    (environment,) = environments(buildrun, "ls")
+    outcome = buildrun("cache", "gc", f"--max-size={environment['bytes']}", "--format=json")
+    assert outcome.data["environments"] == []
+    assert len(outcome.data["results"]) == 1
+    assert again(buildrun, made) == "ran"
+
+
+def test_clear_removes_results_and_their_contents(
+    made: Path, buildrun: Buildrun, store: Path
+) -> None:
+    assert len(results(buildrun, "clear")) == 1
+    assert not [path for path in store.glob("blobs/**/*") if path.is_file()]
+    assert again(buildrun, made) == "ran"
+
+
+def test_damaged_result_is_found_and_made_again(
+    made: Path, buildrun: Buildrun, store: Path
+) -> None:
+    assert buildrun("cache", "verify").code == 0
+    (blob,) = [
+        path
+        for path in store.glob("blobs/*/*/*")
+        if path.is_file() and path.read_bytes() == b"text\ntext\n"
+    ]
+    blob.chmod(0o644)
+    blob.write_bytes(b"TEXT\nTEXT\n")
+    outcome = buildrun("cache", "verify")
+    assert outcome.code == 1
+    assert "`result` of step `main` of project `steps` is lost; it is made anew" in outcome.out
+    assert buildrun("cache", "verify").code == 0
+    assert again(buildrun, made) == "ran"
+    assert again(buildrun, made) == "restored"
+
+
+def test_records_of_old_runs_are_removed(made: Path, buildrun: Buildrun, store: Path) -> None:
+    (old,) = (store / "runs").iterdir()
+    record = json.loads((old / "run.json").read_text())
+    assert results(buildrun, "gc", "--max-age=1h") == []
+    assert old.exists()
+    (old / "run.json").write_text(json.dumps({**record, "started": 1.0}))
+    assert again(buildrun, made) == "restored"
+    buildrun("cache", "gc", "--max-age=1h")
+    assert not old.exists()
+    assert len(list((store / "runs").iterdir())) == 1
