@@ -17,6 +17,11 @@ class Home(NamedTuple):
         return os.path.join(self.root, "envs")
 
     @property
+    def images(self) -> str:
+        """Return the directory of records of the images that were made."""
+        return os.path.join(self.root, "images")
+
+    @property
     def blobs(self) -> str:
         """Return the directory of contents, each named by its digest."""
         return os.path.join(self.root, "blobs")
