@@ -112,6 +112,8 @@ def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
 def _number(value: float, unit: str) -> str:
     if unit == "ms":
         return f"{value:.2f} ms"
+    if unit == "MB":
+        return f"{value:.0f} MB"
     if unit == "builds":
         return f"{value:.0f}"
     return f"1/{1 / value:.1f}" if 0 < value < 0.1 else f"{value:.2f}×"

@@ -39,6 +39,8 @@ def test_list_names_every_case() -> None:
         "first-conda",
         "one-step",
         "thousand-steps",
+        "fingerprint-tree",
+        "fingerprint-large",
     ]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    fingerprint_large,
+    fingerprint_tree,
     first_conda,
     first_environment,
     one_step,
@@ -25,4 +27,6 @@ CASES: Mapping[str, Case] = {
     "first-conda": first_conda,
     "one-step": one_step,
     "thousand-steps": thousand_steps,
+    "fingerprint-tree": fingerprint_tree,
+    "fingerprint-large": fingerprint_large,
 }
