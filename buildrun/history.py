@@ -42,21 +42,21 @@ class History:
         self._known: dict[str, Last] | None = None
 
     def last(self, step: str) -> Last | None:
-        """Return how the step ended last, or None."""
-        if self._known is None:
-            self._known = self._read()
-        return self._known.get(step)
+        """Return how the step ended last, or None; also None where only its time is known."""
+        found = self._all().get(step)
+        return found if found is not None and found.parts else None
 
     def seconds(self) -> dict[str, float]:
         """Return how long the command of each step took when it last ran."""
-        self.last("")
-        return {step: last.seconds for step, last in (self._known or {}).items()}
+        return {step: last.seconds for step, last in self._all().items()}
+
+    def took(self, step: str, seconds: float) -> None:
+        """Note how long a step took whose result is not kept."""
+        self.add(step, Last("", {}, {}, "", "", round(seconds, 3)))
 
     def add(self, step: str, last: Last) -> None:
         """Note that a step has ended; a full or read-only disk costs the memory of it only."""
-        self.last(step)
-        known = self._known if self._known is not None else {}
-        known[step] = last
+        self._all()[step] = last
         if not self._write:
             return
         line = json.dumps([VERSION, step, *last]).encode() + b"\n"
@@ -85,6 +85,11 @@ class History:
         except OSError:
             pass
 
+    def _all(self) -> dict[str, Last]:
+        if self._known is None:
+            self._known = self._read()
+        return self._known
+
     def _read(self) -> dict[str, Last]:
         try:
             with open(self._path, "rb") as file:
@@ -95,11 +100,23 @@ class History:
         for line in lines:
             try:
                 version, step, *fields = json.loads(line)
-                if version == VERSION:
-                    known[step] = Last(*fields)
-            except (ValueError, TypeError):
+                last = Last(*fields)
+            except (ValueError, TypeError, RecursionError):
                 continue  # cut off where the process was killed
+            if version == VERSION and isinstance(step, str) and _is_sound(last):
+                known[step] = last
         return known
+
+
+def _is_sound(last: Last) -> bool:
+    texts = (last.key, last.inputs, last.outputs)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(last.parts, dict)
+        and isinstance(last.details, dict)
+        and isinstance(last.seconds, float | int)
+        and last.seconds >= 0
+    )
 
 
 def _append(path: str, line: bytes) -> None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # Runs a job with its output given to a sink, and returns how it ended.
 Execute = Callable[[Job, Callable[[int, bytes], None]], Result]
 
+# Does what an executor has to do for a step before and after it runs the job by means of the third.
+Perform = Callable[[Step, Job, Execute, Callable[[int, bytes], None]], Result]
+
 # Entered while another process, or another step, holds what is needed.
 Waits = Callable[[], AbstractContextManager[None]]
 
@@ -44,9 +47,10 @@ _LOST = Reason("result-lost", "the stored result is incomplete")
 class Worker:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
-    def __init__(self, place: Place, display: Display) -> None:
-        """Take the place."""
+    def __init__(self, place: Place, display: Display, perform: Perform | None = None) -> None:
+        """Take the place; perform: runs a step's job where it belongs, None for here."""
         self._place = place
+        self._perform = perform or _here
         self._display = display
         # The index, the history and the judge's memory are for one thread at a time.
         self._mutex = threading.RLock()
@@ -257,7 +261,7 @@ class Worker:
         )
         for attempt in range(step.retries + 1):
             started = time.monotonic()
-            result = execute(job, log.sink)
+            result = self._perform(step, job, execute, log.sink)
             seconds = time.monotonic() - started
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
@@ -297,6 +301,8 @@ class Worker:
                 place.judge.settle(step.id, taken.digest)
             else:
                 place.judge.settle(step.id, verdict.outputs or place.judge.identity(step))
+                if place.keep:  # for the order of steps
+                    place.history.took(step.id, seconds)
         if step.outputs and place.keep:
             self._keep(step, verdict, taken, seconds, log)
         return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
@@ -486,3 +492,8 @@ def _ending(result: Result, step: Step) -> str:
             f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"
         )
     return f"the command ended with exit code {result.exit_code}"
+
+
+def _here(step: Step, job: Job, execute: Execute, sink: Callable[[int, bytes], None]) -> Result:
+    del step
+    return execute(job, sink)
