@@ -14,11 +14,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import plan
 from buildrun.commands import session
-from buildrun.errors import BuildrunError, Interrupted, UsageError
+from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
 from buildrun.keys import printable
 from buildrun.memo import Reader
 from buildrun.tree.fingerprints import Fingerprints
@@ -30,23 +30,33 @@ if TYPE_CHECKING:
 
 # Milliseconds without a further event after which a change is looked at.
 _DEBOUNCE = 100
+# Milliseconds between two looks at files outside the project, for which there are no events.
+_OUTSIDE = 1000
 
-_CHANGE, _ENDED = "change", "ended"
+# The project's directory may hold a module with a name of ours, so it is not searched.
+_PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path); from buildrun.cli import entry; entry()"
+)
+
+_FAILED_HINT = "see that it is there, and raise the system's limit of watched directories"
+
+_CHANGE, _TICK, _ENDED, _FAILED = "change", "tick", "ended", "failed"
 
 
 def watch(
     options: ProjectOptions, argv: Sequence[str], environ: Mapping[str, str], cwd: str
 ) -> int:
-    """Run again and again until interrupted; returns the last run's exit code.
+    """Run again and again until interrupted; returns 130 then.
 
-    argv: the command line, with `--watch` in it. Raises UsageError without watchfiles.
+    argv: the command line, with `--watch` in it. Raises UsageError without watchfiles,
+    ExecutionError where the project's directory cannot be watched.
     """
     running = session.begin(options, environ, cwd, quiet=False, write=False)
     root = session.open_project(running).project.root
     _require()
     command = [argument for argument in argv if argument != "--watch"]
     watcher = _Watcher(root, options, environ, cwd, running.console)
-    return watcher.go((sys.executable, "-m", "buildrun", *command))
+    return watcher.go((sys.executable, "-c", _PROGRAM, *command))
 
 
 class _Watcher:
@@ -65,12 +75,15 @@ class _Watcher:
         self._environ = environ
         self._cwd = cwd
         self._console = console
-        self._events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[str, int | str]] = queue.SimpleQueue()
         self._ready = threading.Event()
-        self._look: _Look | None = None
-        # What changed during the last run, and what does so each time: the command writes it.
-        self._suspects: set[str] = set()
-        self._own: set[str] = set()
+        self._look = self._take()
+        # In how many runs, one after the other, a file has changed: its command may write it.
+        self._times: dict[str, int] = {}
+        # What changed during this run.
+        self._met: set[str] = set()
+        # What a run has made, and so may write again.
+        self._made: set[str] = set()
 
     def go(self, argv: Sequence[str]) -> int:
         """Run until interrupted."""
@@ -78,69 +91,94 @@ class _Watcher:
         number = 0
         while True:
             number += 1
-            self._look = self._take()
-            code = self._run(argv, number)
-            if code == 130:
-                return code
-            self._console.note(f"watching {self._root}; Ctrl-C ends it")
-            self._ready.wait()
-            self._wait()
+            try:
+                if self._run(argv, number):
+                    continue
+                self._console.note(f"watching {self._root}; Ctrl-C ends it")
+                self._ready.wait()
+                self._wait()
+                self._look = self._take()
+            except KeyboardInterrupt:
+                return 130
 
-    def _run(self, argv: Sequence[str], number: int) -> int:
-        """Run once; ended early where an input changes meanwhile."""
-        child = subprocess.Popen(argv, cwd=self._cwd, env=dict(self._environ))
-        threading.Thread(target=self._await, args=(child, number), daemon=True).start()
-        stopped = False
+    def _run(self, argv: Sequence[str], number: int) -> bool:
+        """Run once, and return whether an input has changed meanwhile."""
+        self._met = set()
+        child: subprocess.Popen[bytes] | None = None
         try:
-            while True:
-                kind, of = self._events.get()
-                if kind == _ENDED and of == number:
-                    if not stopped:
-                        self._adopt()
-                    return 0 if stopped else child.returncode
-                if kind == _CHANGE and not stopped and (names := self._edited()):
-                    self._console.note(f"{_names(names)} changed; starting again")
-                    # It ends its commands, and waits until their processes are gone.
-                    child.send_signal(signal.SIGINT)
-                    stopped = True
+            child = subprocess.Popen(argv, cwd=self._cwd, env=dict(self._environ))
+            threading.Thread(target=self._await, args=(child, number), daemon=True).start()
+            return self._attend(child, number)
         except KeyboardInterrupt:
-            child.wait()  # Ctrl-C has reached it as well
-            return 130
-        except Interrupted:
-            child.terminate()
-            child.wait()
+            if child is not None:
+                _interrupt(child)
+            raise
+        except BaseException:
+            if child is not None:
+                child.terminate()
+                child.wait()
             raise
 
+    def _attend(self, child: subprocess.Popen[bytes], number: int) -> bool:
+        """Wait for the end of a run, which comes early where an input changes meanwhile."""
+        stopped = False
+        while True:
+            kind, of = self._next()
+            if kind == _ENDED and of == number:
+                break
+            if kind == _ENDED or stopped or not (names := self._edited(kind)):
+                continue
+            self._console.note(f"{_names(names)} changed; starting again")
+            # It ends its commands, and waits until their processes are gone.
+            child.send_signal(signal.SIGINT)
+            stopped = True
+        # First the look, then what differs: an edit in between is seen once more.
+        now = self._take()
+        late = [] if stopped else self._edited(_CHANGE)
+        if late:
+            self._console.note(f"{_names(late)} changed")
+        self._made.update(self._look.changes().made)
+        self._look = now
+        self._times = {name: self._times.get(name, 0) + 1 for name in self._met}
+        return stopped or bool(late)
+
     def _wait(self) -> None:
-        """Return when an input has changed."""
-        while not (names := self._changed()):
-            self._events.get()
+        """Return when an input has changed; nothing runs, so whoever did it meant it."""
+        while not (names := self._look.changes().all):
+            self._next()
         self._console.note(f"{_names(names)} changed")
 
-    def _edited(self) -> list[str]:
-        """Return what was changed by somebody else during the run: files that were there."""
-        names = [name for name in self._changed() if self._look and self._look.had(name)]
-        repeated = [name for name in names if name in self._suspects]
-        self._suspects = set(names)
-        for name in repeated:
-            self._own.add(name)
-            self._console.warn(
-                f"`{printable(name)}` changes whenever the command runs, and is not watched",
-                "declare it under `outputs`, have git ignore it, or name the `inputs`",
-            )
-        return [name for name in names if name not in repeated]
+    def _next(self) -> tuple[str, int | str]:
+        """Wait for something to happen; raises ExecutionError where nothing is heard of."""
+        while True:
+            kind, of = self._events.get()
+            if kind == _FAILED:
+                raise ExecutionError(
+                    f"the directory cannot be watched: {of}", place=self._root, hint=_FAILED_HINT
+                )
+            if kind != _TICK or self._look.is_changed_outside():
+                return kind, of
 
-    def _adopt(self) -> None:
-        """Take what the run itself has left as it is now; edits of older files stay changes."""
-        names = [name for name in self._changed() if self._look and self._look.had(name)]
-        if not names:
-            self._suspects = set()
-            self._look = self._take()
+    def _edited(self, kind: str) -> list[str]:
+        """Return what was changed during the run by somebody else, for all that can be known.
 
-    def _changed(self) -> list[str]:
-        if self._look is None:
-            return []
-        return [name for name in self._look.changed() if name not in self._own]
+        Nobody says who wrote a file. One that the run has made is its own; one that changes in
+        run after run is taken for that as well.
+        """
+        changes = self._look.changes() if kind == _CHANGE else self._look.changes_outside()
+        names = [name for name in changes.edited if name not in self._made]
+        for name in names:
+            if self._is_own(name, changes) and name not in self._met:
+                self._console.warn(
+                    f"`{printable(name)}` changes in each run; that does not start another",
+                    "declare it under `outputs`, have git ignore it, or name the `inputs`; "
+                    "if you have edited it, save it again when the run has ended",
+                )
+        self._met.update(names)
+        return [name for name in names if not self._is_own(name, changes)]
+
+    def _is_own(self, name: str, changes: _Changes) -> bool:
+        return self._times.get(name, 0) >= (2 if name in changes.declared else 1)
 
     def _take(self) -> _Look:
         return _Look(self._root, self._options, self._environ, self._cwd)
@@ -149,18 +187,37 @@ class _Watcher:
         """Tell of events; in a thread of its own."""
         from watchfiles import watch as events
 
-        # The first answer, be it that nothing has happened, says that watching has begun.
-        for changes in events(
-            self._root, watch_filter=None, debounce=_DEBOUNCE, step=_DEBOUNCE // 2,
-            rust_timeout=1000, yield_on_timeout=True, raise_interrupt=False,
-        ):  # fmt: skip
+        try:
+            # The first answer, be it that nothing has happened, says that watching has begun.
+            for changes in events(
+                self._root, watch_filter=None, debounce=_DEBOUNCE, step=_DEBOUNCE // 2,
+                rust_timeout=_OUTSIDE, yield_on_timeout=True, raise_interrupt=False,
+            ):  # fmt: skip
+                self._ready.set()
+                self._events.put((_CHANGE if changes else _TICK, 0))
+        except Exception as error:
+            self._events.put((_FAILED, str(error)))
             self._ready.set()
-            if changes:
-                self._events.put((_CHANGE, 0))
 
     def _await(self, child: subprocess.Popen[bytes], number: int) -> None:
         child.wait()
         self._events.put((_ENDED, number))
+
+
+class _Changes(NamedTuple):
+    """What differs from an earlier look, by name.
+
+    edited: files that were there, and those that inputs name. made: other files that were not.
+    declared: those that inputs name.
+    """
+
+    edited: tuple[str, ...]
+    made: tuple[str, ...]
+    declared: frozenset[str]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.edited + self.made
 
 
 class _Look:
@@ -170,8 +227,10 @@ class _Look:
         self, root: str, options: ProjectOptions, environ: Mapping[str, str], cwd: str
     ) -> None:
         self._fingerprints = Fingerprints(root, None, "xxh3", write=False)
-        self._inputs: list[Taken] = []
+        # With each whether its files are named by patterns.
+        self._inputs: list[tuple[Taken, bool]] = []
         self._contents: dict[str, str] = {}
+        self._reader = Reader(environ)
         running = session.begin(options, environ, cwd, quiet=True, write=False)
         try:
             project = session.open_project(running).project
@@ -179,39 +238,47 @@ class _Look:
             self._take(plan.make(project, session.wish(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
-        self._seen: Reader = running.seen
-        self._reader = Reader(environ)
         self._files = dict(running.seen.files)
-        self._variables = dict(running.seen.variables)
+        self._outside = {path: seen for path, seen in self._files.items() if not _is_in(path, root)}
+        self._contents_outside = [path for path in self._contents if not _is_in(path, root)]
 
-    def had(self, name: str) -> bool:
-        """Return whether the file was there."""
-        return name not in self._added()
-
-    def changed(self) -> list[str]:
-        """Return what has changed since, by name."""
+    def changes(self) -> _Changes:
+        """Return what has changed since."""
         self._fingerprints.forget()
-        names = [name for taken in self._inputs for name in self._fingerprints.changed(taken)]
-        names += [path for path, digest in self._contents.items() if self._content(path) != digest]
-        names += [
-            path
-            for path, seen in self._files.items()
-            if not self._reader.is_current({path: seen}, {})
-        ]
-        return list(dict.fromkeys(names))
+        edited: dict[str, None] = {}
+        made: dict[str, None] = {}
+        declared: set[str] = set()
+        for taken, named in self._inputs:
+            names = self._fingerprints.changed(taken)
+            known = {entry.path for entry in taken.entries()} if names else set()
+            for name in names:
+                (edited if named or name in known else made)[name] = None
+            declared.update(names if named else ())
+        edited.update(dict.fromkeys(self._differing(self._files, list(self._contents))))
+        return _Changes(tuple(edited), tuple(made), frozenset(declared))
 
-    def _added(self) -> set[str]:
-        known = {entry.path for taken in self._inputs for entry in taken.entries()}
-        changed = {name for taken in self._inputs for name in self._fingerprints.changed(taken)}
-        return changed - known
+    def changes_outside(self) -> _Changes:
+        """Return what has changed since outside the project's directory."""
+        names = self._differing(self._outside, self._contents_outside)
+        return _Changes(tuple(dict.fromkeys(names)), (), frozenset())
+
+    def is_changed_outside(self) -> bool:
+        """Return whether something has, with little effort."""
+        return bool(self._outside or self._contents_outside) and bool(self.changes_outside().all)
+
+    def _differing(self, files: Mapping[str, object], contents: Sequence[str]) -> list[str]:
+        self._fingerprints.forget()
+        current = self._reader.is_current
+        return [
+            *(path for path in contents if self._content(path) != self._contents[path]),
+            *(path for path, seen in files.items() if not current({path: seen}, {})),
+        ]
 
     def _take(self, made: plan.Plan) -> None:
         for step in made.steps:
-            patterns = None
-            without: tuple[str, ...] = made.outputs
-            if step.inputs is not None:
-                patterns = tuple(pattern.text for pattern in step.inputs)
-            self._inputs.append(self._fingerprints.inputs(patterns, without))
+            named = step.inputs is not None
+            patterns = tuple(pattern.text for pattern in step.inputs or ()) if named else None
+            self._inputs.append((self._fingerprints.inputs(patterns, made.outputs), named))
             for _, path in step.paths:
                 self._contents[path] = self._content(path)
 
@@ -220,6 +287,38 @@ class _Look:
             return self._fingerprints.content(path)
         except OSError:
             return ""
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip(os.sep) + os.sep)
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    """End a run by Ctrl-C, which has reached it already where it came from our terminal."""
+    if not _is_in_foreground():
+        child.send_signal(signal.SIGINT)
+    while True:
+        try:
+            child.wait()
+            return
+        except KeyboardInterrupt:
+            continue  # it hastens the run's end, which is still waited for
+        except Interrupted:
+            child.terminate()
+
+
+def _is_in_foreground() -> bool:
+    """Return whether our process group is the one that a terminal's Ctrl-C reaches."""
+    try:
+        terminal = os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _require() -> None:
