@@ -41,6 +41,7 @@ def test_list_names_every_case() -> None:
         "thousand-steps",
         "fingerprint-tree",
         "fingerprint-large",
+        "restore",
     ]
 
 

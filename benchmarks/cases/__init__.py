@@ -11,6 +11,7 @@ from benchmarks.cases import (
     first_conda,
     first_environment,
     one_step,
+    restore,
     thousand_steps,
     twenty_at_once,
     validate_300,
@@ -29,4 +30,5 @@ CASES: Mapping[str, Case] = {
     "thousand-steps": thousand_steps,
     "fingerprint-tree": fingerprint_tree,
     "fingerprint-large": fingerprint_large,
+    "restore": restore,
 }

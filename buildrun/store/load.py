@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import lru_cache
 
 from buildrun.home import Home
 from buildrun.store import blobs
@@ -49,14 +50,10 @@ def look(path: str) -> Manifest | None:
 
 def outputs_of(home: Home, manifest: Manifest) -> tuple[Entry, ...] | None:
     """Return the outputs, or None where they are not known or not safe to restore."""
-    data = blobs.read(home, manifest.outputs)
     try:
-        entries = None if data is None else listing.decode(data)
+        return _outputs(home, manifest.outputs, manifest.declared)
     except ValueError:
         return None
-    if entries is None or flaw(entries, manifest.declared) is not None:
-        return None
-    return entries
 
 
 def listing_of(home: Home, digest: str) -> tuple[Entry, ...] | None:
@@ -66,6 +63,18 @@ def listing_of(home: Home, digest: str) -> tuple[Entry, ...] | None:
         return None if data is None else listing.decode(data)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=2)
+def _outputs(home: Home, digest: str, declared: tuple[str, ...]) -> tuple[Entry, ...]:
+    """Return a listing, which a restore needs several times; raises ValueError without one."""
+    data = blobs.read(home, digest)
+    if data is None:
+        raise ValueError("it is lost")
+    entries = listing.decode(data)
+    if reason := flaw(entries, declared):
+        raise ValueError(reason)
+    return entries
 
 
 def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
