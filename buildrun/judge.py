@@ -244,6 +244,8 @@ class Judge:
         self, step: Step, upstream: Sequence[str]
     ) -> "tuple[Parts, Taken, Mapping[str, str]] | str":
         """Return the parts, the inputs and the paths' contents, or why they cannot be known."""
+        if self._plan.content is None:
+            return "the environment is not known yet"
         if step.downloads:
             return f"the parameter `{step.downloads[0]}` is downloaded when it runs"
         inputs = self._inputs(step, upstream)

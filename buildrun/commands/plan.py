@@ -11,9 +11,10 @@ from typing import Any
 from buildrun import plan
 from buildrun.commands import cache_options, project_options, session
 from buildrun.commands.project_options import ProjectOptions
-from buildrun.errors import EnvironmentFailure
+from buildrun.errors import BuildrunError, EnvironmentFailure
 from buildrun.judge import Verdict
 from buildrun.place import CacheSettings, open_place
+from buildrun.project.spec import ProjectSpec
 from buildrun.secrets import redact
 
 FORMATS = ("text", "json", "mermaid", "dot")
@@ -49,7 +50,9 @@ def show(
     try:
         manager, request, identity = session.environment_of(running, opened.project, fetch=False)
         state = session.environment_state(running, manager, identity)
-        if identity is not None and any(item.outputs for item in opened.project.entry_points):
+        if manager is None:
+            state, content = _image_state(running, opened.project)
+        elif identity is not None and any(item.outputs for item in opened.project.entry_points):
             content = session.environment_content(request, identity)
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
@@ -59,6 +62,22 @@ def show(
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
     sys.stdout.write(_WRITERS[form](made, _judge(running, made, settings)))
     return 0
+
+
+def _image_state(
+    running: session.Session, project: ProjectSpec
+) -> tuple[plan.EnvironmentState, str | None]:
+    """Return how the image stands, and what stands for it in keys; both as far as is known."""
+    from buildrun.commands.docker import Docker
+
+    docker = Docker(running, project)
+    try:
+        found = docker.known()
+    except BuildrunError:
+        found = None  # a plan needs no engine
+    if found is None:
+        return plan.EnvironmentState("docker", None, False), None
+    return plan.EnvironmentState("docker", found.base, True), docker.content(found)
 
 
 def _judge(running: session.Session, made: plan.Plan, settings: CacheSettings) -> list[Verdict]:

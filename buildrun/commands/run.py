@@ -14,6 +14,7 @@ from buildrun.commands import cache_options, project_options, run_steps, session
 from buildrun.commands.report_file import report_path, write_report
 from buildrun.commands.run_steps import Wanted
 from buildrun.environments import provision
+from buildrun.environments.contract import Environment
 from buildrun.errors import (
     FAILURE,
     BuildrunError,
@@ -25,7 +26,6 @@ from buildrun.errors import (
 from buildrun.executors.job import Result
 from buildrun.output import MODES
 from buildrun.project.locate import find_mlproject
-from buildrun.project.spec import DockerEnv, EnvironmentSpec
 from buildrun.run import Prepared, perform, report
 from buildrun.schedule import Manner, Progress
 from buildrun.secrets import redact
@@ -33,7 +33,6 @@ from buildrun.warm import Claim
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
-    from buildrun.environments.contract import Environment
     from buildrun.locks import Lock
 
 
@@ -191,10 +190,13 @@ def _run(
     # What no environment can mend is found before one is built.
     first = plan.make(opened.project, session.wish(running), _UNKNOWN)
     _refuse(first)
-    _supported(running, opened.project.environment)
+    _supported(running)
+    if first.steps[-1].backend == "docker":
+        _run_in_docker(running, opened, wanted, account, downloads, refresh=refresh)
+        return
     manager, request, identity = session.environment_of(running, opened.project, fetch=True)
     if manager is None or identity is None:
-        raise AssertionError("docker projects were refused above")
+        raise AssertionError("docker projects run elsewhere")
 
     def provide() -> Environment:
         environment, account.lock = provision.provide(
@@ -226,6 +228,36 @@ def _run(
     claim.release()
     run_steps.run_steps(
         running, account.progress, account.run_id, wanted, provide, _mlflow_variables(running)
+    )
+    account.result = Result(account.progress.exit_code(), account.progress.interrupted)
+    account.summary()
+
+
+def _run_in_docker(
+    running: Session,
+    opened: session.Opened,
+    wanted: Wanted,
+    account: _Account,
+    downloads: _Downloads,
+    *,
+    refresh: bool,
+) -> None:
+    from buildrun.commands.docker import Docker
+
+    docker = Docker(running, opened.project)
+    state = plan.EnvironmentState("docker", None, True)
+    made = plan.make(opened.project, session.wish(running), state, downloads.fetch)
+    chosen = docker.choose(made, refresh=refresh)
+    made = made._replace(content=docker.content(chosen))
+    if plan.is_plain(made):
+        account.prepared = _prepared(running, made, _IMAGE)
+        account.begin(made)
+        account.result = docker.run(made.steps[-1])
+        return
+    account.progress = Progress(made)
+    account.begin(made)
+    run_steps.run_steps(
+        running, account.progress, account.run_id, wanted, lambda: _IMAGE, {}, docker.perform
     )
     account.result = Result(account.progress.exit_code(), account.progress.interrupted)
     account.summary()
@@ -305,6 +337,9 @@ def _remember(
     warm.keep(claim, running.cwd, running.memory, seen, value)
 
 
+# What stands for an environment where it is in the image.
+_IMAGE = Environment("docker", None, None, True, {})
+
 _UNKNOWN = plan.EnvironmentState("", None, False)
 
 
@@ -313,14 +348,13 @@ def _refuse(made: plan.Plan) -> None:
         raise problem
 
 
-def _supported(running: Session, environment: EnvironmentSpec) -> None:
+def _supported(running: Session) -> None:
     backend = running.options.backend
     if backend == "databricks":
         raise UsageError("buildrun does not run projects on Databricks", hint="use `mlflow run`")
-    if backend in ("docker", "kubernetes") or isinstance(environment, DockerEnv):
-        wanted = backend if backend in ("docker", "kubernetes") else "docker"
+    if backend == "kubernetes":
         raise ExecutionError(
-            f"this version of buildrun does not run projects on {wanted}",
+            "this version of buildrun does not run projects on Kubernetes",
             hint="`buildrun plan` and `buildrun validate` work; use `mlflow run` to run it",
         )
 

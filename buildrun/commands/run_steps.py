@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from buildrun import graph, output, place, runs, schedule
 from buildrun.outcome import Outcome
 from buildrun.schedule import Manner, Progress
-from buildrun.work import Worker
+from buildrun.work import Perform, Worker
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -34,11 +34,13 @@ def run_steps(
     wanted: Wanted,
     provide: Callable[[], Environment],
     changes: Mapping[str, str | None],
+    perform: Perform | None = None,
 ) -> None:
     """Bring the plan's steps to their end; how it went is in ``progress``.
 
     provide: returns the environment, built if need be; it is called when a command has to run.
     changes: variables that commands see set to a text, or removed (None).
+    perform: see ``work.Worker``.
     """
     made, console = progress.plan, running.console
     directory = runs.directory(running.home.runs, run_id)
@@ -46,7 +48,7 @@ def run_steps(
         made, running.home, wanted.settings, running.environ, console, logs=directory
     )
     mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
-    worker = Worker(where, output.Display(mode, console))
+    worker = Worker(where, output.Display(mode, console), perform)
     try:
         schedule.settle(progress, worker, console)
         if schedule.goes_on(progress, wanted.manner):

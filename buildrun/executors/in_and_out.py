@@ -105,7 +105,7 @@ def _is_absence(message: str) -> bool:
 
 def _extract(stream: object, root: str, output: str) -> None:
     """Write an archive whose top is the last part of the output's path."""
-    above = os.path.join(root, os.path.dirname(output))
+    above = os.path.normpath(os.path.join(root, os.path.dirname(output)))
     os.makedirs(above, exist_ok=True)
     top = os.path.basename(output)
     made = {above}

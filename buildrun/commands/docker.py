@@ -1,0 +1,187 @@
+"""Running a project's commands in containers: the image, and what goes in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from buildrun import containers, digest, tracking
+from buildrun.containers import Chosen, Task, Wants
+from buildrun.errors import ExecutionError
+from buildrun.executors import attended, container, in_and_out
+from buildrun.executors.job import Job, Result
+from buildrun.secrets import redact
+
+if TYPE_CHECKING:
+    from buildrun.commands.session import Session
+    from buildrun.executors.container import Container
+    from buildrun.images.engine import Engine, Image
+    from buildrun.plan import Plan, Step
+    from buildrun.project.spec import DockerEnv, ProjectSpec
+    from buildrun.work import Execute
+
+Sink = Callable[[int, bytes], None]
+
+
+class Docker:
+    """Runs the steps of one project in containers."""
+
+    def __init__(self, running: Session, project: ProjectSpec) -> None:
+        """Take the project; no engine is asked yet."""
+        self._running = running
+        self._project = project
+        self._engine: Engine | None = None
+        self._chosen: Chosen | None = None
+        self._steps: dict[str, Step] = {}
+        self.wants = _wants(running, project)
+
+    @property
+    def engine(self) -> Engine:
+        """Return the engine; it is spoken to when it is first asked."""
+        if self._engine is None:
+            from buildrun.images.engine import Engine
+
+            self._engine = Engine(self._running.environ)
+        return self._engine
+
+    def choose(self, made: Plan, *, refresh: bool = False) -> Chosen:
+        """Return the image to run, pulled or built if need be, for the plan's steps.
+
+        Raises BuildrunError.
+        """
+        running = self._running
+        attended.collect(containers.directory(running.home), running.environ)
+        try:
+            base = self.engine.obtain(self._declared().image, running.console.progress)
+        finally:
+            running.console.done()
+        self._chosen = self._as_is(base)
+        if running.options.build_image:
+            from buildrun.images.derive import code_image
+
+            derived = code_image(
+                self.engine, running.home, base, self._project, made.outputs,
+                refresh=refresh, console=running.console,
+            )  # fmt: skip
+            self._chosen = self._chosen._replace(
+                id=derived.id, reference=derived.reference, workdir=container.CODE,
+                reused=derived.reused,
+            )  # fmt: skip
+        self._steps = {step.id: step for step in made.steps}
+        return self._chosen
+
+    def known(self) -> Chosen | None:
+        """Return the image as it is here, without pulling or building; raises BuildrunError."""
+        found = self.engine.image(self._declared().image)
+        return self._as_is(found) if found is not None else None
+
+    def content(self, chosen: Chosen) -> str:
+        """Return what stands for the containers of the project in keys of results.
+
+        The project's own code is not in it, for that is among the inputs of each step.
+        """
+        named = [item if isinstance(item, str) else list(item) for item in self.wants.environment]
+        return digest.key(
+            "container", [chosen.base, list(self.wants.volumes), named, list(self.wants.arguments)]
+        )
+
+    def run(self, step: Step) -> Result:
+        """Run a lone step with our own streams and terminal."""
+        running = self._running
+        made = self._container(step)
+        running.console.note(running.console.style(f"[{step.id}] {redact(step.command)}", "dim"))
+        return containers.run(made, self._project.root, running.home, running.environ)
+
+    def perform(self, step: Step, job: Job, execute: Execute, sink: Sink) -> Result:
+        """Run one of several steps: its output to the sink, files into the container and out."""
+        home, caller = self._running.home, self._running.environ
+        made = self._container(step)
+        environ = container.cli_environ(caller, made)
+        workdir = self._chosen.workdir if self._chosen is not None else "/"
+        attendance = attended.attend(containers.directory(home), made.name, caller)
+        try:
+            create = Job("", job.cwd, environ, None, container.create_argv(made))
+            result = execute(create, _without_id(sink))
+            if result.exit_code == 0:
+                in_and_out.put(made.name, workdir, job.cwd, self._inputs(step), environ)
+                start = Job("", job.cwd, environ, job.timeout, container.start_argv(made))
+                result = execute(start, sink)
+                if result.exit_code == 0 and result.interrupted is None:
+                    in_and_out.fetch(made.name, workdir, job.cwd, step.outputs, environ)
+        finally:
+            containers.end(made, attendance, caller)
+        return result
+
+    def _as_is(self, image: Image) -> Chosen:
+        return Chosen(
+            id=image.id,
+            base=image.id,
+            reference=self._declared().image,
+            workdir=str(image.config.get("WorkingDir") or "/"),
+            user=str(image.config.get("User") or ""),
+            reused=True,
+        )
+
+    def _declared(self) -> DockerEnv:
+        declared = _docker(self._project)
+        if declared is None:
+            raise ExecutionError(
+                "this version of buildrun runs only projects with `docker_env` in containers",
+                hint="leave `-b docker` out, or declare `docker_env` in MLproject",
+            )
+        return declared
+
+    def _container(self, step: Step) -> Container:
+        if self._chosen is None:
+            raise AssertionError(step.id)
+        return containers.container_for(
+            task_of(step), self.wants, self._chosen, self._running.environ
+        )
+
+    def _inputs(self, step: Step) -> list[str]:
+        """Return the outputs of all steps that go before this one."""
+        waiting, seen = list(step.depends_on), dict[str, None]()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen[name] = None
+                waiting += self._steps[name].depends_on
+        return [path for name in seen for path in self._steps[name].outputs]
+
+
+def task_of(step: Step) -> Task:
+    """Return what of a step concerns its container."""
+    return Task(step.id, step.command, step.paths, step.env, step.pass_env)
+
+
+def _wants(running: Session, project: ProjectSpec) -> Wants:
+    options, declared = running.options, _docker(project)
+    variables = tracking.variables(
+        run_id=options.run_id,
+        experiment_id=options.experiment_id,
+        experiment_name=options.experiment_name,
+    )
+    return Wants(
+        volumes=declared.volumes if declared is not None else (),
+        environment=declared.environment if declared is not None else (),
+        arguments=container.arguments(options.docker_args),
+        variables=tuple((name, text) for name, text in variables.items() if text is not None),
+        root=project.root,
+        cwd=running.cwd,
+    )
+
+
+def _docker(project: ProjectSpec) -> DockerEnv | None:
+    from buildrun.project.spec import DockerEnv
+
+    return project.environment if isinstance(project.environment, DockerEnv) else None
+
+
+def _without_id(sink: Sink) -> Sink:
+    """Return a sink for `docker create`, which writes the container's id to standard output."""
+
+    def passed(stream: int, chunk: bytes) -> None:
+        if stream == 2:
+            sink(stream, chunk)
+
+    return passed

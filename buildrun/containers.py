@@ -1,0 +1,124 @@
+"""From a step and an image to the container that runs it, and the running of a lone one."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from buildrun import __version__
+from buildrun.executors import attended, container, local, mounts
+from buildrun.executors.container import Container
+from buildrun.executors.job import Job, Result
+from buildrun.home import Home
+
+# What `docker run` and `docker start` exit with when they themselves fail.
+DOCKER_FAILED = 125
+
+
+class Chosen(NamedTuple):
+    """The image that commands run in; JSON values.
+
+    id: what containers run, never a name that can move. base: the id of what the project names.
+    reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
+    for root. reused: nothing had to be built.
+    """
+
+    id: str
+    base: str
+    reference: str
+    workdir: str
+    user: str
+    reused: bool
+
+
+class Wants(NamedTuple):
+    """What a project and its user want of every container; JSON values.
+
+    volumes, environment: as in `docker_env`. arguments: words for `docker run`. variables: of
+    MLflow. root: the project's directory. cwd: where the caller is.
+    """
+
+    volumes: tuple[str, ...]
+    environment: tuple[str | tuple[str, str], ...]
+    arguments: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...]
+    root: str
+    cwd: str
+
+
+class Task(NamedTuple):
+    """A step as far as a container is concerned; JSON values."""
+
+    id: str
+    command: str
+    paths: tuple[tuple[str, str], ...]
+    env: tuple[tuple[str, str], ...]
+    pass_env: tuple[str, ...]
+
+
+def container_for(
+    task: Task, wants: Wants, chosen: Chosen, environ: Mapping[str, str]
+) -> Container:
+    """Return the container for a step; raises ProjectError for what its project lacks here."""
+    given = [
+        mounts.credentials(environ),
+        mounts.tracking(environ, wants.cwd),
+        mounts.declared(wants.volumes, wants.environment, environ, wants.root),
+    ]
+    seen: dict[str, str] = {}
+    for item in given:
+        seen.update(item.environ)
+    seen.update(dict(wants.variables))
+    seen.update({name: environ[name] for name in task.pass_env if name in environ})
+    seen.update(dict(task.env))
+    volumes = tuple(volume for item in given for volume in item.volumes)
+    volumes += mounts.paths(task.paths)
+    return Container(
+        name=f"buildrun-{os.urandom(8).hex()}",
+        image=chosen.id,
+        program=container.program(task.command),
+        environ=seen,
+        arguments=wants.arguments,
+        volumes=volumes,
+        labels=(("buildrun", __version__), ("buildrun.step", task.id)),
+        user=_user(chosen, volumes, wants.arguments),
+    )
+
+
+def directory(home: Home) -> str:
+    """Return where containers that are attended are noted."""
+    return os.path.join(home.root, "containers")
+
+
+def run(made: Container, root: str, home: Home, environ: Mapping[str, str]) -> Result:
+    """Run the container with our own streams and terminal; raises ExecutionError."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    argv = container.run_argv(made, stdin=True, terminal=terminal)
+    attendance = attended.attend(directory(home), made.name, environ)
+    result = Result(DOCKER_FAILED)
+    try:
+        result = local.execute(Job("", root, container.cli_environ(environ, made), None, argv))
+    finally:
+        end(made, attendance, environ, removed=result.exit_code == 0)
+    return result
+
+
+def end(
+    made: Container,
+    attendance: attended.Attendance,
+    environ: Mapping[str, str],
+    *,
+    removed: bool = False,
+) -> None:
+    """See to it that the container is gone; where the engine does not answer, a later run will."""
+    if removed or attended.remove([made.name], environ):
+        attendance.end()
+
+
+def _user(chosen: Chosen, volumes: tuple[str, ...], arguments: tuple[str, ...]) -> str | None:
+    """Return as whom the container runs, so that files in mounted directories are the caller's."""
+    if os.getuid() == 0 or not volumes or container.sets_user(arguments):
+        return None
+    if chosen.user not in ("", "0", "root", "0:0", "root:root"):
+        return None
+    return f"{os.getuid()}:{os.getgid()}"
