@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from remote_sites import (
+    Handler,
+    Shelf,
+    Site,
+    body_of,
+    directory_site,
+    place,
+    reply,
+    s3_site,
+    serving,
+    ssh_server,
+)
 
 from buildrun import digest as digests
 from buildrun.store.remote import Remote
@@ -22,7 +32,6 @@ from buildrun.store.remote import Remote
 KEY = digests.key("result", {"step": "train"})
 SECRET = "wJalrXUtnFEMIbPxRfiCY"
 Blob = tuple[str, str, int]
-Handler = http.server.BaseHTTPRequestHandler
 
 
 class Told(list[tuple[str, str]]):
@@ -30,84 +39,6 @@ class Told(list[tuple[str, str]]):
 
     def __call__(self, text: str, hint: str) -> None:
         self.append((text, hint))
-
-
-class Site(NamedTuple):
-    """A place to share results, with a way past the cache to what it holds."""
-
-    url: str
-    put: Callable[[str, bytes], None]
-    names: Callable[[], set[str]]
-
-
-def place(kind: str, digest: str) -> str:
-    name = digest.removeprefix("sha256:")
-    return f"v1/{kind}/sha256/{name[:2]}/{name}"
-
-
-@contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[str]:
-    """Answer every request with a function of its handler."""
-
-    class Answering(Handler):
-        protocol_version = "HTTP/1.1"  # S3's clients want "100 Continue"
-
-        def do_GET(self) -> None:
-            self.close_connection = True
-            answer(self)
-
-        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 64
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Answering) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
-def body_of(request: Handler) -> bytes:
-    if "chunked" not in request.headers.get("Transfer-Encoding", ""):
-        return request.rfile.read(int(request.headers.get("Content-Length", 0)))
-    body = b""
-    while size := int(request.rfile.readline(), 16):
-        body += request.rfile.read(size)
-        request.rfile.readline()
-    request.rfile.readline()
-    return body
-
-
-def reply(request: Handler, status: int, body: bytes = b"") -> None:
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(body)))
-    request.send_header("Connection", "close")
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body)
-
-
-class Shelf:
-    """What a plain HTTP server keeps, and what was asked of it."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str]] = []
-
-    def __call__(self, request: Handler) -> None:
-        path = request.path.partition("?")[0].lstrip("/")
-        self.asked.append((request.command, path))
-        if request.command == "PUT":
-            self.objects[path] = body_of(request)
-            reply(request, 201)
-        elif path in self.objects:
-            reply(request, 200, self.objects[path])
-        else:
-            reply(request, 404, b"<html>nothing here</html>")
 
 
 @pytest.fixture(scope="module")
@@ -137,39 +68,14 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None
     return use
 
 
-def directory_site(root: Path) -> Site:
-    def put(name: str, data: bytes) -> None:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-
-    return Site(
-        str(root),
-        put,
-        lambda: {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()},
-    )
-
-
-def s3_site(endpoint: str, bucket: str) -> Site:
-    import boto3
-
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=bucket)
-
-    def names() -> set[str]:
-        listed = client.list_objects_v2(Bucket=bucket, Prefix="team/").get("Contents", [])
-        return {entry["Key"].removeprefix("team/") for entry in listed}
-
-    return Site(
-        f"s3://{bucket}/team",
-        lambda name, data: client.put_object(Bucket=bucket, Key=f"team/{name}", Body=data),
-        names,
-    )
-
-
-@pytest.fixture(params=["directory", "s3", "http", "memory"])
+@pytest.fixture(params=["directory", "s3", "http", "ssh", "memory"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "directory":
         yield directory_site(tmp_path / "shared")
+    elif request.param == "ssh":
+        beside = directory_site(tmp_path / "shared")
+        with ssh_server() as address:
+            yield beside._replace(url=f"{address}{beside.url}")
     elif request.param == "s3":
         address = request.getfixturevalue("endpoint")
         request.getfixturevalue("aws")(address)
@@ -912,6 +818,63 @@ def test_abandoned_upload_leaves_no_manifest(told: Told, blob: Callable[[bytes],
         assert remote.manifest(KEY) is None
     assert place("results", KEY) not in shelf.objects
     assert told == []
+
+
+class _Interrupted(Exception):
+    """What a signal's handler raises here."""
+
+
+def test_interrupted_download_leaves_nothing(told: Told, tmp_path: Path) -> None:
+    go_on = threading.Event()
+    data = b"x" * 5000
+
+    def answer(request: Handler) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        go_on.wait(30)
+        reply(request, 200, data)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise _Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with serving(answer) as url:
+            remote = Remote(url, write=False, warn=told)
+            with pytest.raises(_Interrupted):
+                remote.fetch(digests.content(data), str(tmp_path / "new" / "x"), len(data))
+            go_on.set()
+            remote.abandon()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert left_in(tmp_path / "new") == []
+    assert told == []
+
+
+def test_several_threads_may_ask_at_once(
+    told: Told, blob: Callable[[bytes], Blob], tmp_path: Path
+) -> None:
+    blobs = [blob(bytes([number]) * 2000) for number in range(40)]
+    share(str(tmp_path / "shared"), b"{}", *blobs)
+    remote = Remote(str(tmp_path / "shared"), write=True, warn=told)
+    failed: list[object] = []
+
+    def ask(thread: int) -> None:
+        for digest, path, size in blobs:
+            if remote.manifest(KEY) != b"{}" or not remote.has(digest, size):
+                failed.append(digest)
+            if not remote.fetch(digest, str(tmp_path / "new" / f"{thread}-{digest}"), size):
+                failed.append(digest)
+            remote.upload(digests.key("result", [thread, digest]), b"[]", [(digest, path, size)])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    remote.finish()
+    assert (failed, told) == ([], [])
+    assert (remote.uploaded.results, remote.downloaded.results) == (240, 240)
+    assert len(left_in(tmp_path / "new")) == 240
 
 
 def test_nothing_is_touched_before_the_first_use(

@@ -33,6 +33,7 @@ class Stopped(Exception):
 class Task(Generic[Result]):
     """One piece of work.
 
+    awaited: whether somebody is to be woken at its end.
     done: whether it has ended; then ``error`` is set or ``result`` is what the work returned.
     """
 
@@ -41,6 +42,7 @@ class Task(Generic[Result]):
         self._lane = lane
         self._work = work
         self._dropped = False
+        self.awaited = False
         self.done = False
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -88,7 +90,9 @@ class Lane:
 
     def __init__(self, width: int, seconds: float) -> None:
         """Start no thread yet."""
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self._filled = threading.Condition(lock)
         self.stopped = False
         self._width = width
         self._allowed = seconds
@@ -105,7 +109,7 @@ class Lane:
                 task.error, task.done = Stopped(), True
                 return task
             (self._waiting.appendleft if first else self._waiting.append)(task)
-            self.changed.notify_all()
+            self._filled.notify()
             if self._threads < min(self._width, self._busy + len(self._waiting)):
                 self._threads += 1
                 threading.Thread(target=self._work, name="remote cache", daemon=True).start()
@@ -121,6 +125,8 @@ class Lane:
         def ended() -> bool:
             while waited and waited[-1].done:
                 waited.pop()
+            if waited:
+                waited[-1].awaited = True
             return not waited
 
         self._until(ended, tick)
@@ -137,6 +143,7 @@ class Lane:
                 task = self._waiting.popleft()
                 task.error, task.done = Stopped(), True
             self.changed.notify_all()
+            self._filled.notify_all()
 
     def settle(self, seconds: float) -> None:
         """Return when nothing runs, or after the seconds."""
@@ -182,7 +189,7 @@ class Lane:
                 while not self._waiting:
                     if self.stopped:
                         return
-                    self.changed.wait()
+                    self._filled.wait()
                 task = self._waiting.popleft()
                 if not self._busy:
                     self.move()
@@ -192,4 +199,5 @@ class Lane:
                 self._busy -= 1
                 self.move()
                 task.done = True
-                self.changed.notify_all()
+                if task.awaited or not (self._busy or self._waiting):
+                    self.changed.notify_all()

@@ -73,7 +73,7 @@ _NO_CREDENTIALS = frozenset(
         "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
         "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError",
         "DefaultCredentialsError", "RefreshError", "ClientAuthenticationError",
-        "PasswordRequiredException", "AuthenticationException", "NoValidConnectionsError",
+        "PasswordRequiredException", "AuthenticationException",
     }
 )  # fmt: skip
 _UNREACHABLE = frozenset(
@@ -146,7 +146,7 @@ def _classified(error: BaseException, url: str) -> tuple[str, str]:
             "give a directory, or an address such as s3://bucket/path",
         ),
         (
-            _no_bucket(error),
+            _no_bucket(error) or (isinstance(error, FileNotFoundError) and kind in _RIGHTS),
             "does not exist: there is no such bucket",
             "create it, or check the address",
         ),
@@ -204,7 +204,9 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.strerror:
         return error.strerror.splitlines()[0] if error.strerror.strip() else type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".")[:300] if lines else type(error).__name__
+    return (
+        lines[0].removeprefix("[Errno None] ").rstrip(".")[:300] if lines else type(error).__name__
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
