@@ -524,6 +524,11 @@ def test_what_may_not_be_read_is_a_problem() -> None:
                 )
                 assert paths_of(taken) == ["b", "e/f"]
             assert not fresh(root).inputs(None, ("a", "d/")).problems
+            hidden = fresh(root).inputs(("**/c", "d/c"), ())
+            assert set(hidden.problems) == {
+                f"`{path}` cannot be read: Permission denied" for path in ("d", "d/c")
+            }
+            assert not hidden.unmatched
             assert fresh(root).outputs(("d/",)).problems == taken.problems[:1]
             with pytest.raises(PermissionError):
                 fresh(root).content(str(root / "a"))

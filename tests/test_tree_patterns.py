@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from buildrun.tree.patterns import exists, matches, prefix
         ("a.csv", "a.csv"), ("./data//a.csv", "data/a.csv"), ("*.csv", "a.csv"), ("*", ".env"),
         ("d/*", "d/.a"), ("?.csv", "é.csv"), ("[a-c]?", "b1"), ("[!a]x", "bx"), ("[]]", "]"),
         ("**/*.csv", "a.csv"), ("**/*.csv", "d/e/a.csv"), ("a/**/b", "a/b"), ("a/**/b", "a/c/d/b"),
-        ("a/**", "a/b/c"), ("data", "data/x/y"), ("data/", "data/x"), ("data/", "data"),
+        ("a/**", "a/b/c"), ("a/**/*", "a/b/c"), ("**/**/a", "b/c/a"), ("**/*/a", "b/c/a"),
+        ("data", "data/x/y"), ("data/", "data/x"), ("data/", "data"),
         ("data", "data/"), ("d*", "data/x"), ("*.d", "a.d/b.txt"), ("**", "a/b"), (".", "a/b"),
         ("\\*", "*"), ("[*]", "*"), ("a\nb", "a\nb"), ("*", "a\nb"), ("\udcff*", "\udcffx"),
     ],
@@ -34,7 +36,8 @@ def test_a_pattern_means_a_path(pattern: str, path: str) -> None:
         ("*.csv", "d/a.csv"), ("a?b", "a/b"), ("a[/]b", "a/b"), ("a[!x]b", "a/b"), ("a.csv", "b"),
         ("data", "data2"), ("d/*.csv", "d/e/a.csv"), ("a/**", "a"), ("a**b", "a/b"), ("A", "a"),
         ("/a", "a"), ("../a", "../a"), ("a/..", "a"), ("", "a"), ("[a", "[a"), ("\\*", "a"),
-        ("a\0", "a\0"), ("*.csv", "a.csv\n"),
+        ("a\0", "a\0"), ("**/*/a", "a"), ("\ud800", "\ud800"), ("**/*/a", "b/c"),
+        ("*.csv", "a.csv\n"),
     ],
 )  # fmt: skip
 def test_a_pattern_does_not_mean_a_path(pattern: str, path: str) -> None:
@@ -102,6 +105,21 @@ def test_a_directory_that_is_a_link_is_entered_where_a_part_names_it(tmp_path: P
     assert paths_of(root, "d*/a.csv") == ["data/a.csv"]
     assert not exists(str(root), "**/a.csv")
     assert exists(str(root), "data/")
+
+
+def test_a_pattern_is_looked_for_at_any_depth(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("a", dir_fd=descriptor)
+        inner = os.open("a", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+    try:
+        assert paths_of(tmp_path, "**/file") == ["a/" * 1100 + "file"]
+    finally:
+        subprocess.run(("rm", "-rf", tmp_path / "a"), check=True, timeout=60)
 
 
 names = st.sampled_from(["a", "b", "ab", ".c", "d.e", "é", "[a]"])

@@ -20,5 +20,15 @@ def leads_out(root: bytes, path: bytes) -> bool:
     return _is_outside(os.path.relpath(os.path.realpath(place), home))
 
 
+def is_behind(root: bytes, path: bytes) -> bool:
+    """Return whether a directory on the way to a path is a link that leaves the root."""
+    above = os.path.dirname(path)
+    while above:
+        if os.path.islink(os.path.join(root, above)) and leads_out(root, above):
+            return True
+        above = os.path.dirname(above)
+    return False
+
+
 def _is_outside(path: bytes) -> bool:
     return os.path.normpath(path).split(b"/", 1)[0] == b".."

@@ -9,17 +9,20 @@ A name that no part of the pattern spells out is passed over where it is a lefto
 Directories that are links are entered where a part names them; ``**`` does not enter them.
 """
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from buildrun.tree import globs, names
 
 _ANY_DEPTH = "**"
 
 Match = tuple[bytes, os.stat_result]
+Trouble = Callable[[bytes, OSError], None]
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -28,6 +31,11 @@ def matches(pattern: str, path: str) -> bool:
     path: relative, with ``/``; nothing is looked up on the disk.
     """
     return _expression(pattern).fullmatch(path.rstrip("/")) is not None
+
+
+def ignore(path: bytes, error: OSError) -> None:
+    """Let what cannot be read be absent."""
+    del path, error
 
 
 def exists(root: str, pattern: str) -> bool:
@@ -51,28 +59,71 @@ def is_inside(pattern: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def split(pattern: str) -> tuple[str, ...] | None:
-    """Return a pattern's parts; None for what is absolute, has ``..`` or a NUL, or is empty."""
-    parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
+    """Return a pattern's parts; None for what is absolute, has ``..`` or a NUL, or is no name."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if not pattern or pattern[0] == "/" or ".." in parts or "\0" in pattern:
         return None
+    try:
+        os.fsencode(pattern)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return None
     # Everything beneath a directory is what all that is in it means, so one star will do.
-    return (*parts[:-1], "*") if parts and parts[-1] == _ANY_DEPTH else parts
+    if parts and parts[-1] == _ANY_DEPTH:
+        parts[-1] = "*"
+    return tuple(
+        part
+        for at, part in enumerate(parts)
+        if part != _ANY_DEPTH or (parts[at + 1] != _ANY_DEPTH and parts[at + 1 :] != ["*"])
+    )
 
 
-def found(root: bytes, pattern: str) -> Iterator[Match]:
+def found(root: bytes, pattern: str, trouble: Trouble = ignore) -> Iterator[Match]:
     """Yield what a pattern names: paths relative to the root, each with its lstat.
 
+    trouble: is told the path of what cannot be looked at, and why.
     What is beneath a directory that is named is not told.
     """
     parts = split(pattern)
     if parts is None:
         return
-    for path, status in _found(root, b"", parts):
+    for path, status in _found(_Place(root, trouble), b"", parts):
         if not pattern.endswith("/") or _is_directory(os.path.join(root, path), status):
             yield path, status
 
 
-def _found(root: bytes, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:
+class _Place(NamedTuple):
+    """Where is looked, and who is told what cannot be."""
+
+    root: bytes
+    trouble: Trouble
+
+    def status(self, path: bytes) -> Iterator[Match]:
+        """Yield a path with its lstat, if it is there."""
+        try:
+            yield path, os.lstat(os.path.join(self.root, path))
+        except OSError as error:
+            self._tell(path, error)
+
+    def names(self, below: bytes, *, directories: bool = False) -> list[bytes]:
+        """Return the names in a directory, or those of its directories, without leftovers."""
+        try:
+            with os.scandir(os.path.join(self.root, below)) as listing:
+                return sorted(
+                    entry.name
+                    for entry in listing
+                    if not names.leftover(entry.name)
+                    and (not directories or entry.is_dir(follow_symlinks=False))
+                )
+        except OSError as error:
+            self._tell(below, error)
+            return []
+
+    def _tell(self, path: bytes, error: OSError) -> None:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            self.trouble(path, error)
+
+
+def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:
     """Yield what the parts name beneath a directory, which ends in a slash or is empty."""
     literal = 0
     while literal < len(parts) and not globs.is_glob(parts[literal]):
@@ -82,50 +133,33 @@ def _found(root: bytes, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]
         return
     path = below + b"/".join(fixed)
     if literal == len(parts):
-        try:
-            yield path, os.lstat(os.path.join(root, path))
-        except OSError:
-            pass  # absent, or beneath what is no directory or may not be searched
+        yield from place.status(path)
         return
     if fixed:
         path += b"/"
     part, rest = parts[literal], parts[literal + 1 :]
     if part == _ANY_DEPTH:
-        yield from _at_any_depth(root, path, rest)
+        for directory in _directories(place, path):
+            yield from _found(place, directory, rest)
         return
     matching = _part(part).fullmatch
-    for name in _names(os.path.join(root, path)):
-        if matching(os.fsdecode(name)):
-            yield from _within(root, path + name, rest)
+    for name in place.names(path):
+        if not matching(os.fsdecode(name)):
+            continue
+        if rest:
+            yield from _found(place, path + name + b"/", rest)
+        else:
+            yield from place.status(path + name)
 
 
-def _within(root: bytes, path: bytes, rest: tuple[str, ...]) -> Iterator[Match]:
-    if rest:
-        yield from _found(root, path + b"/", rest)
-        return
-    try:
-        yield path, os.lstat(os.path.join(root, path))
-    except OSError:
-        pass  # gone since its directory was listed
-
-
-def _at_any_depth(root: bytes, below: bytes, rest: tuple[str, ...]) -> Iterator[Match]:
-    yield from _found(root, below, rest)
-    for name in _names(os.path.join(root, below), directories=True):
-        yield from _at_any_depth(root, below + name + b"/", rest)
-
-
-def _names(directory: bytes, *, directories: bool = False) -> list[bytes]:
-    try:
-        with os.scandir(directory or b".") as listing:
-            return sorted(
-                entry.name
-                for entry in listing
-                if not names.leftover(entry.name)
-                and (not directories or entry.is_dir(follow_symlinks=False))
-            )
-    except OSError:
-        return []
+def _directories(place: _Place, below: bytes) -> Iterator[bytes]:
+    """Yield a directory and all those beneath it."""
+    waiting = [below]
+    while waiting:
+        directory = waiting.pop()
+        yield directory
+        inner = place.names(directory, directories=True)
+        waiting.extend([directory + name + b"/" for name in reversed(inner)])
 
 
 def _is_directory(path: bytes, status: os.stat_result) -> bool:

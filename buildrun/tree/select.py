@@ -1,6 +1,7 @@
 """Which files a step reads and writes: selections of a project's tree."""
 
 import os
+import posixpath
 import stat
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,10 +75,10 @@ def pattern(root: bytes, text: str) -> Selection:
     sink = _Sink()
     matched = False
     done: set[tuple[int, int]] = set()
-    for path, status in patterns.found(root, text):
+    for path, status in patterns.found(root, text, sink.trouble):
         matched = True
         _add(sink, root, path, status, done)
-    return sink.selection(*(() if matched else (text,)))
+    return sink.selection(*(() if matched or sink.problems else (text,)))
 
 
 def tree(root: bytes) -> Selection:
@@ -89,7 +90,10 @@ def tree(root: bytes) -> Selection:
 def outputs(root: bytes, path: str) -> Selection:
     """Return an output: a file, a link, or a whole tree with its directories, leftovers too."""
     sink = _Sink()
-    name = os.fsencode(path.rstrip("/"))
+    if not patterns.split(path):
+        sink.problems[b""] = f"`{path}` is no place for an output in the project"
+        return sink.selection()
+    name = os.fsencode(posixpath.normpath(path))
     try:
         status = os.lstat(os.path.join(root, name))
     except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +101,7 @@ def outputs(root: bytes, path: str) -> Selection:
     except OSError as error:
         sink.trouble(name, error)
         return sink.selection()
-    if links.leads_out(root, os.path.dirname(name)):
+    if links.is_behind(root, name):
         sink.problems[name] = f"`{shown(name)}` lies behind a link that leaves the project"
         return sink.selection()
     if path.endswith("/") and not os.path.isdir(os.path.join(root, name)):
@@ -184,16 +188,16 @@ def union(selections: Iterable[Selection]) -> Selection:
 
 def without(selection: Selection, paths: Iterable[str]) -> Selection:
     """Return a selection less some paths and all that is beneath them, their problems too."""
-    paths = tuple(paths)
+    dropped = [os.fsencode(posixpath.normpath(path)) for path in paths if patterns.split(path)]
     problems = tuple(
         (name, problem)
         for name, problem in selection.problems
-        if not any((name + b"/").startswith(os.fsencode(path.rstrip("/")) + b"/") for path in paths)
+        if not any((name + b"/").startswith(path + b"/") for path in dropped)
     )
     selection = selection._replace(problems=problems)
     counts = bytearray(b"\1") * len(selection.paths)
-    for path in paths:
-        for start, end in _ranges(selection.paths, os.fsencode(path.rstrip("/"))):
+    for path in dropped:
+        for start, end in _ranges(selection.paths, path):
             counts[start:end] = bytes(end - start)
     if all(counts):
         return selection
