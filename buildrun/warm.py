@@ -83,6 +83,10 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
         from buildrun import warm_steps
 
         return warm_steps.attempt(value, environ, console)
+    if "docker" in value:
+        from buildrun import warm_docker
+
+        return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
     from buildrun.run import Prepared, perform
 

@@ -39,7 +39,7 @@ LAYERS = (
         "upstream",
         "work",
     },
-    {"warm", "warm_steps"},
+    {"warm", "warm_docker", "warm_steps"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -32,7 +32,9 @@ from buildrun.secrets import redact
 from buildrun.warm import Claim
 
 if TYPE_CHECKING:
+    from buildrun.commands.docker import Docker
     from buildrun.commands.session import Session
+    from buildrun.containers import Chosen
     from buildrun.locks import Lock
 
 
@@ -192,7 +194,7 @@ def _run(
     _refuse(first)
     _supported(running)
     if first.steps[-1].backend == "docker":
-        _run_in_docker(running, opened, wanted, account, downloads, refresh=refresh)
+        _run_in_docker(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
     manager, request, identity = session.environment_of(running, opened.project, fetch=True)
     if manager is None or identity is None:
@@ -239,6 +241,7 @@ def _run_in_docker(
     wanted: Wanted,
     account: _Account,
     downloads: _Downloads,
+    claim: Claim,
     *,
     refresh: bool,
 ) -> None:
@@ -252,10 +255,14 @@ def _run_in_docker(
     if plan.is_plain(made):
         account.prepared = _prepared(running, made, _IMAGE)
         account.begin(made)
+        if not downloads.used:
+            _keep_container(claim, running, opened, docker, chosen, made.steps[-1])
+        claim.release()
         account.result = docker.run(made.steps[-1])
         return
     account.progress = Progress(made)
     account.begin(made)
+    claim.release()
     run_steps.run_steps(
         running, account.progress, account.run_id, wanted, lambda: _IMAGE, {}, docker.perform
     )
@@ -314,6 +321,29 @@ def _keep_plan(
     # A remote's address may bear secrets; what is up to date depends only on there being one.
     settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
     value = {"plan": plan_record.encode(made), "settings": list(settings)}
+    _remember(claim, running, opened, (), value)
+
+
+def _keep_container(
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    docker: Docker,
+    chosen: Chosen,
+    step: plan.Step,
+) -> None:
+    """Leave a record for the next run, where the image is one that need not be built."""
+    if chosen.id != chosen.base:
+        return
+    from buildrun import warm_docker
+    from buildrun.commands.docker import task_of
+
+    for path in (step.entry_point, *(value for _, value in step.parameters)):
+        running.seen.exists(os.path.join(opened.project.root, path))
+    value = {
+        "docker": warm_docker.encode(chosen, docker.wants, task_of(step)),
+        "image": chosen.reference,
+    }
     _remember(claim, running, opened, (), value)
 
 
