@@ -5,7 +5,7 @@ import os
 import stat
 import time
 from _thread import RLock
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from buildrun.tree.tracked import Tracked
 
 # How often files that change under our eyes are looked at before that is told as a problem.
 _ATTEMPTS = 3
+
+# Told the root and what git tracks, looks at the disk anew.
+Select = Callable[[bytes, Tracked], Selection]
 
 # The kind of a walk, and the pattern, output or directory that it is about.
 Wanted = tuple[str, str]
@@ -72,6 +75,25 @@ class Fingerprints:
     def outputs(self, paths: tuple[str, ...]) -> Taken:
         """Return what the outputs are: whole trees, with their directories and links as such."""
         return self._take(tuple([("output", path) for path in paths]), ())
+
+    def selected(self, select: Select) -> Taken:
+        """Return what a selection of another kind is, such as the content of an image."""
+        with self._lock:
+            return self._look(lambda _: select(self._root, self._tracked), 0)
+
+    def under(self, algorithm: Algorithm) -> "Fingerprints":
+        """Return what takes fingerprints of the same files with another algorithm.
+
+        Both keep what they know in the same index, so that either of them saves it.
+        """
+        if algorithm == self._algorithm:
+            return self
+        other = Fingerprints.__new__(Fingerprints)
+        other.__dict__.update(self.__dict__)
+        other._algorithm = algorithm
+        other._known = self._index.sections[algorithm]
+        other._walks, other._taken, other._young = {}, {}, {}
+        return other
 
     def content(self, path: str) -> str:
         """Return the digest of what a file or a directory holds, links followed.
@@ -133,14 +155,22 @@ class Fingerprints:
         with self._lock:
             key = (wanted, without)
             if key not in self._taken:
-                self._taken[key] = self._look(wanted, without)
+                skip = (
+                    len(os.fsencode(wanted[0][1])) + 1 if wanted and wanted[0][0] == "tree" else 0
+                )
+                self._taken[key] = self._look(
+                    lambda anew: self._selection(wanted, without, anew=anew), skip
+                )
             return self._taken[key]
 
-    def _look(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> Taken:
-        select_anew = partial(self._selection, wanted, without, anew=True)
-        skip = len(os.fsencode(wanted[0][1])) + 1 if wanted and wanted[0][0] == "tree" else 0
+    def _look(self, look: Callable[[bool], Selection], skip: int) -> Taken:
+        """Return what a selection is; skip: how much of its paths does not count.
+
+        look: returns the selection, told whether the disk has to be looked at anew.
+        """
+        select_anew = partial(look, True)
         for attempt in range(_ATTEMPTS):
-            selection = self._selection(wanted, without, anew=attempt > 0)
+            selection = look(attempt > 0)
             stream = _stream(selection)
             known = None if selection.problems else self._known.listing(stream)
             if known is not None:
