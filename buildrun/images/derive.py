@@ -1,0 +1,227 @@
+"""Images made of a base and one more layer, kept by what they are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun import digest, files, locks
+from buildrun.errors import BuildrunError, StoreError
+from buildrun.images import context, engine, layer, reference
+from buildrun.images.config import Archive, Change
+from buildrun.images.layer import Layer
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.home import Home
+    from buildrun.images.engine import Engine, Image
+    from buildrun.project.spec import ProjectSpec
+    from buildrun.tree.fingerprints import Fingerprints
+
+# Where a project lies in its image, as with MLflow.
+CODE = "/mlflow/projects/code"
+
+# How images are made; another number makes all of them anew.
+_FORMAT = "1"
+
+
+class Derived(NamedTuple):
+    """An image that was made.
+
+    key: ``sha256:…`` of what it is made of. id: the same on every machine. reference: its name.
+    reused: it was there.
+    """
+
+    key: str
+    id: str
+    reference: str
+    reused: bool
+
+
+class Recipe(NamedTuple):
+    """What an image is made of, before anything is made.
+
+    key: ``sha256:…`` of all that decides it. project: its name, for people. layer: makes the
+    files. before: is called when it really has to be made.
+    """
+
+    key: str
+    project: str
+    change: Change
+    layer: Callable[[], Layer]
+    before: Callable[[], None] = lambda: None
+
+    @property
+    def reference(self) -> str:
+        """Return the image's name."""
+        return f"{engine.REPOSITORY}{reference.component(self.project)}:{self.key[7:23]}"
+
+
+class Record(NamedTuple):
+    """What a key has made, as it is written down.
+
+    bytes: of its own layer.
+    """
+
+    key: str
+    id: str
+    reference: str
+    base: str
+    project: str
+    bytes: int
+    created: float
+
+
+def code_image(
+    engine: Engine,
+    home: Home,
+    base: Image,
+    project: ProjectSpec,
+    fingerprints: Fingerprints,
+    *,
+    refresh: bool,
+    console: Console,
+) -> Derived:
+    """Return the base with the project's files in `CODE`, made if it is not there.
+
+    refresh: it is made anew. Raises BuildrunError.
+    """
+    recipe = code_recipe(base, project, fingerprints, console)
+    made = layer_image(engine, home, base, recipe, refresh=refresh, console=console)
+    fingerprints.save()
+    return made
+
+
+def code_recipe(
+    base: Image, project: ProjectSpec, fingerprints: Fingerprints, console: Console
+) -> Recipe:
+    """Return what the project's image is made of; nothing is made, no engine is asked.
+
+    Raises ProjectError where a file cannot be read.
+    """
+    content = context.content(project, fingerprints)
+    parts = {"format": _FORMAT, "base": base.id, "code": content.taken.digest, "at": CODE}
+
+    def before() -> None:
+        for path in content.secrets:
+            console.note(f"`{path}` stays out of the image, since it may hold secrets")
+
+    return Recipe(
+        key=digest.key("image", {**parts, "project": reference.component(project.name)}),
+        project=project.name,
+        change=Change(workdir=CODE, told=f"the project's files in {CODE}"),
+        layer=lambda: layer.of_files(project.root, content.taken, CODE),
+        before=before,
+    )
+
+
+def find(engine: Engine, home: Home, recipe: Recipe, base: Image) -> Derived | None:
+    """Return the image that a recipe has made, where the engine still has it."""
+    record = _read(_path(home, recipe.key), recipe.key)
+    if record is not None and engine.image(record.id) is not None:
+        return Derived(recipe.key, record.id, record.reference, True)
+    found = engine.image(recipe.reference)
+    if found is None or not _is_made_of(found, recipe, base):
+        return None
+    return Derived(recipe.key, found.id, recipe.reference, True)
+
+
+def layer_image(
+    engine: Engine,
+    home: Home,
+    base: Image,
+    recipe: Recipe,
+    *,
+    refresh: bool,
+    console: Console,
+) -> Derived:
+    """Return the base with one more layer, made if it is not there; raises BuildrunError."""
+    if not refresh and (found := find(engine, home, recipe, base)) is not None:
+        _use(home, found)
+        return found
+    path = _path(home, recipe.key)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        lock = locks.exclusive(
+            f"{path}.lock",
+            waiting=lambda: console.note(f"waiting for another build of {recipe.reference}"),
+        )
+    except OSError as error:
+        raise _unwritable(home, error) from error
+    with lock:
+        if not refresh and (found := find(engine, home, recipe, base)) is not None:
+            return found
+        recipe.before()
+        record = _make(engine, base, recipe, console)
+        try:
+            files.publish(path, json.dumps({"version": 1, **record._asdict()}).encode())
+        except OSError as error:
+            raise _unwritable(home, error) from error
+    return Derived(record.key, record.id, record.reference, False)
+
+
+def _make(engine: Engine, base: Image, recipe: Recipe, console: Console) -> Record:
+    console.progress(f"making {recipe.reference}")
+    source = recipe.layer()
+    archive = Archive(base, lambda _: _labelled(recipe), source)
+    try:
+        engine.load(archive.chunks())
+        engine.tag(archive.id, recipe.reference)
+    finally:
+        console.done()
+    return Record(
+        recipe.key, archive.id, recipe.reference, base.id, recipe.project, source.size, time.time()
+    )
+
+
+def _labelled(recipe: Recipe) -> Change:
+    labels = {
+        engine.LABEL: _FORMAT,
+        engine.KEY: recipe.key,
+        engine.PROJECT: reference.component(recipe.project),
+    }
+    return recipe.change._replace(labels={**recipe.change.labels, **labels})
+
+
+def _is_made_of(image: Image, recipe: Recipe, base: Image) -> bool:
+    """Return whether an image of the right name is what the recipe makes."""
+    labels = image.config.get("Labels") or {}
+    return labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
+
+
+def _use(home: Home, made: Derived) -> None:
+    """Note that an image was used, which keeps it from being collected."""
+    try:
+        os.utime(_path(home, made.key))
+    except OSError:
+        pass  # it was made with another store, or this one may only be read
+
+
+def _path(home: Home, key: str) -> str:
+    return os.path.join(home.images, f"{key[7:]}.json")
+
+
+def _read(path: str, key: str) -> Record | None:
+    """Return the record of a key; None where there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            value: Any = json.loads(file.read())
+        if value.pop("version") != 1:
+            return None
+        record = Record(**value)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    kinds = [type(item) for item in record]
+    sound = kinds == [str, str, str, str, str, int, float] and record.key == key
+    return record if sound and reference.is_id(record.id) else None
+
+
+def _unwritable(home: Home, error: OSError) -> BuildrunError:
+    return StoreError(
+        f"the record of an image cannot be written: {error.strerror}",
+        place=home.images,
+        hint="set BUILDRUN_HOME",
+    )
