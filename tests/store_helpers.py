@@ -143,10 +143,16 @@ def killed_at_each_step(work: Callable[[], object]) -> Iterator[int]:
 
 def in_child(work: Callable[[], object]) -> int:
     """Do the work in a process of its own and return its exit code."""
+    child = in_background(lambda _: work(), None)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_background(work: Callable[[Any], object], subject: Any) -> int:
+    """Begin the work in a process of its own and return its id."""
     child = os.fork()
     if child == 0:
-        _work_until(-1, work)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _work_until(-1, lambda: work(subject))
+    return child
 
 
 def _work_until(number: int, work: Callable[[], object]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from store_helpers import (
     DECLARED,
+    in_background,
     in_child,
     leftovers,
     look,
@@ -68,10 +69,11 @@ def test_restored_outputs_are_those_that_were_stored(
     assert leftovers(root) == []
 
 
-def test_large_files_are_stored_and_restored(home: Home, root: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
+def test_large_files_are_stored_and_restored(home: Home, root: Path, algorithm: Algorithm) -> None:
     data = os.urandom((3 << 20) + 17)
     (root / "model").write_bytes(data)
-    manifest = store_outputs(home, root, ("model",))
+    manifest = store_outputs(home, root, ("model",), algorithm)
     (root / "model").unlink()
     restore(home, str(root), manifest)
     assert (root / "model").read_bytes() == data
@@ -175,6 +177,22 @@ def test_damage_in_a_large_file_is_found(home: Home, root: Path) -> None:
     with open(blob, "r+b") as file:
         file.seek(2 << 20)
         file.write(b"1")
+    (root / "model").write_text("old")
+    with pytest.raises(Lost):
+        restore(home, str(root), manifest)
+    assert (root / "model").read_text() == "old"
+
+
+@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
+@pytest.mark.parametrize("size", [0, 1 << 20, (3 << 20) - 1, (3 << 20) + 1])
+def test_large_file_of_another_size_is_a_miss(
+    home: Home, root: Path, algorithm: Algorithm, size: int
+) -> None:
+    (root / "model").write_bytes(bytes(3 << 20))
+    manifest = store_outputs(home, root, ("model",), algorithm)
+    (blob,) = [path for path in contents(home) if path.stat().st_size == 3 << 20]
+    blob.chmod(0o644)
+    os.truncate(blob, size)
     (root / "model").write_text("old")
     with pytest.raises(Lost):
         restore(home, str(root), manifest)
@@ -406,35 +424,53 @@ def test_same_content_under_two_names_is_restored_twice(home: Home, root: Path) 
     assert (root / "one").read_text() == "same"
 
 
-def test_many_store_and_restore_the_same_result_at_once(
+def test_processes_store_and_restore_the_same_result_at_once(
     home: Home, root: Path, tmp_path: Path
 ) -> None:
     write_outputs(root, "new")
     wanted = outputs_of(root)
-    start = threading.Barrier(5)
+    ready, go = os.pipe()
+
+    def work(own: Path) -> None:
+        write_outputs(own, "new")
+        os.read(ready, 1)  # until all have been started
+        for _ in range(10):
+            manifest = store_outputs(home, own)
+            renew(own, None)
+            restore(home, str(own), manifest)
+            assert outputs_of(own) == wanted
+
+    children = [in_background(work, tmp_path / f"project {number}") for number in range(4)]
+    os.write(go, b"1" * 4)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    os.close(ready)
+    os.close(go)
+    assert not list(Path(home.root).rglob("*.tmp"))
+
+
+def test_threads_store_and_restore_side_by_side(home: Home, root: Path, tmp_path: Path) -> None:
+    write_outputs(root, "new")
+    wanted = outputs_of(root)
     failures: list[BaseException] = []
 
-    def work(number: int) -> None:
-        own = tmp_path / f"project {number}"
+    def work(own: Path) -> None:
         try:
             write_outputs(own, "new")
-            start.wait()
-            for _ in range(10):
-                manifest = store_outputs(Home(home.root), own)
+            for _ in range(5):
+                manifest = store_outputs(home, own)
                 renew(own, None)
                 restore(home, str(own), manifest)
                 assert outputs_of(own) == wanted
         except BaseException as error:  # told by the main thread
             failures.append(error)
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    places = [tmp_path / f"project {number}" for number in range(4)]
+    workers = [threading.Thread(target=work, args=(place,)) for place in places]
     for worker in workers:
         worker.start()
-    start.wait()
     for worker in workers:
         worker.join()
     assert failures == []
-    assert not list(Path(home.root).rglob("*.tmp"))
 
 
 def test_manifest_survives_writing_and_reading(home: Home, root: Path) -> None:
