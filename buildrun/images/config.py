@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.images import tar
@@ -73,8 +73,8 @@ class Archive:
     id, layer: digests of the image and of its new layer; known when all was sent.
     """
 
-    def __init__(self, base: Image, change: Callable[[str], Change], layer: Layer) -> None:
-        """Take the parts; change: told the digest of the layer."""
+    def __init__(self, base: Image, change: Change, layer: Layer) -> None:
+        """Take the parts."""
         self._base = base
         self._change = change
         self._source = layer
@@ -92,7 +92,7 @@ class Archive:
         if sent != self._source.size:
             raise AssertionError(f"a layer of {self._source.size} bytes has {sent}")
         self.layer = f"sha256:{made.hexdigest()}"
-        text = config(self._base, self._change(self.layer), self.layer)
+        text = config(self._base, self._change, self.layer)
         number = hashlib.sha256(text).hexdigest()
         absent = [f"{layer.partition(':')[2]}.tar" for layer in self._base.layers]
         manifest = [
@@ -105,6 +105,25 @@ class Archive:
             + tar.END
         )
         self.id = f"sha256:{number}"
+
+
+def build_context(base: Image, change: Change, layer: Layer) -> Iterator[bytes]:
+    """Yield a context from which ``docker build`` makes the same files, with an id of its own.
+
+    Labels are not in it.
+    """
+    lines = [f"FROM {base.id}", "ADD layer.tar /"]
+    lines += [f"ENV {name}={_quoted(value)}" for name, value in change.environ.items()]
+    if change.workdir is not None:
+        lines.append(f"WORKDIR {_quoted(change.workdir)}")
+    yield tar.whole(b"Dockerfile", "".join(f"{line}\n" for line in lines).encode())
+    yield tar.header(b"layer.tar", size=layer.size)
+    yield from layer.chunks()
+    yield tar.padding(layer.size) + tar.END
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(f"\\{each}" if each in '"\\$' else each for each in text) + '"'
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from buildrun import digest, files, locks
 from buildrun.errors import BuildrunError, StoreError
 from buildrun.images import context, engine, layer, reference
-from buildrun.images.config import Archive, Change
+from buildrun.images.config import Archive, Change, build_context
 from buildrun.images.layer import Layer
+from buildrun.images.trouble import Refused
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -165,16 +166,33 @@ def layer_image(
 
 def _make(engine: Engine, base: Image, recipe: Recipe, console: Console) -> Record:
     console.progress(f"making {recipe.reference}")
-    source = recipe.layer()
-    archive = Archive(base, lambda _: _labelled(recipe), source)
+    source, change = recipe.layer(), _labelled(recipe)
     try:
-        engine.load(archive.chunks())
-        engine.tag(archive.id, recipe.reference)
+        made = _loaded(engine, base, change, source) or _built(engine, base, change, source)
+        engine.tag(made, recipe.reference)
     finally:
         console.done()
-    return Record(
-        recipe.key, archive.id, recipe.reference, base.id, recipe.project, source.size, time.time()
-    )
+    size, now = source.size, time.time()
+    return Record(recipe.key, made, recipe.reference, base.id, recipe.project, size, now)
+
+
+def _loaded(engine: Engine, base: Image, change: Change, source: Layer) -> str | None:
+    """Return the id of the image, or None where the engine wants all of its layers."""
+    if not engine.keeps_layers():
+        return None
+    archive = Archive(base, change, source)
+    try:
+        engine.load(archive.chunks())
+    except Refused as error:
+        if error.full:
+            raise
+        return None
+    return archive.id if engine.image(archive.id) is not None else None
+
+
+def _built(engine: Engine, base: Image, change: Change, source: Layer) -> str:
+    labels = json.dumps(dict(change.labels))
+    return engine.build(build_context(base, change, source), {"labels": labels})
 
 
 def _labelled(recipe: Recipe) -> Change:

@@ -99,6 +99,15 @@ class Engine:
             raise EnvironmentFailure(f"`{name}` was pulled, and the docker engine does not have it")
         return found
 
+    def keeps_layers(self) -> bool:
+        """Return whether its store knows layers by themselves, as the classic one does.
+
+        That of containerd knows whole images.
+        """
+        with self._told("tell of itself"):
+            told = self._api.info().get("DriverStatus") or ()
+        return ["driver-type", "io.containerd.snapshotter.v1"] not in told
+
     def load(self, chunks: Iterable[bytes]) -> None:
         """Take an image archive, as `docker load` does, piece by piece."""
         self._send("load an image", "/images/load", chunks, {"quiet": "1"})

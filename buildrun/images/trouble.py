@@ -12,6 +12,7 @@ from buildrun.secrets import redact
 if TYPE_CHECKING:
     from buildrun.images.host import Host
 
+_FULL = "no space left on device"
 _CREDENTIALS = ("unauthorized", "authentication required", "denied", "no basic auth credentials")
 
 
@@ -26,6 +27,15 @@ def unreachable(host: Host, error: BaseException) -> BuildrunError:
         f"no docker engine answers at {redact(host.url)} (from {host.origin})",
         hint="start one, or set DOCKER_HOST or `docker context use`",
     )
+
+
+class Refused(EnvironmentFailure):
+    """An engine, or a registry behind it, does not do what it was asked."""
+
+    @property
+    def full(self) -> bool:
+        """Return whether that is for want of room on its disk."""
+        return _FULL in self.message.lower()
 
 
 @contextmanager
@@ -49,7 +59,7 @@ def told(host: Host, doing: str) -> Iterator[None]:
         raise unreachable(host, error) from error
 
 
-def refused(doing: str, explanation: object, status: int = 0) -> BuildrunError:
+def refused(doing: str, explanation: object, status: int = 0) -> Refused:
     """Return the error for what an engine, or a registry behind it, answers.
 
     explanation: its own words. status: of HTTP, 0 where it is not known.
@@ -59,23 +69,17 @@ def refused(doing: str, explanation: object, status: int = 0) -> BuildrunError:
     said = redact(str(explanation).strip())
     text = f"docker cannot {doing}: {said}"
     low = said.lower()
-    if "no space left on device" in low:
-        return EnvironmentFailure(
-            text, hint="make room on the engine's disk, as with `buildrun cache gc`"
-        )
+    if _FULL in low:
+        return Refused(text, hint="make room on the engine's disk, as with `buildrun cache gc`")
     if status in (401, 403) or any(word in low for word in _CREDENTIALS):
-        return EnvironmentFailure(
-            text, hint="check the name; `docker login` for a private registry"
-        )
+        return Refused(text, hint="check the name; `docker login` for a private registry")
     if "manifest unknown" in low or "not found" in low or "no such image" in low:
-        return EnvironmentFailure(text, hint="check the image's name and tag")
+        return Refused(text, hint="check the image's name and tag")
     if "no such host" in low or "dial tcp" in low or "timeout" in low:
-        return EnvironmentFailure(text, hint="check the network and the registry's name")
+        return Refused(text, hint="check the network and the registry's name")
     if "gave http response to https client" in low:
-        return EnvironmentFailure(
-            text, hint="list the registry under `insecure-registries` of the engine"
-        )
-    return EnvironmentFailure(text)
+        return Refused(text, hint="list the registry under `insecure-registries` of the engine")
+    return Refused(text)
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
