@@ -188,6 +188,8 @@ class Worker:
         state: State = "failed"
         console.note(console.style(f"{_head(step)} {redact(step.command)}", "dim"))
         try:
+            # Looked at while they are still there: links are read for it.
+            known = self._is_known(verdict.on_disk)
             aside = set_aside(root, step.outputs) if step.outputs else None
             try:
                 if aside is not None:
@@ -198,18 +200,18 @@ class Worker:
             finally:
                 if aside is not None:
                     if state != "ok":
-                        self._put_back(step, verdict, aside)
+                        self._put_back(step, aside, known=known)
                     aside.discard()
         finally:
             log.close(failed=state == "failed")
         return outcome
 
-    def _put_back(self, step: Step, verdict: Verdict, aside: Aside) -> None:
+    def _put_back(self, step: Step, aside: Aside, *, known: bool) -> None:
         """Put old outputs back where the command left nothing, and lose none of the others.
 
         What the cache knows can be had from there; the rest is kept in the run's directory.
         """
-        if self._is_known(verdict.on_disk):
+        if known:
             aside.put_back()
             return
         aside.put_back(step.outputs)
