@@ -16,11 +16,14 @@ from buildrun import home, memo, runs
 from buildrun.console import Console, size
 from buildrun.environments import collection
 from buildrun.environments.collection import Kept as Environment
-from buildrun.errors import UsageError
+from buildrun.errors import BuildrunError, UsageError
+from buildrun.images import collection as images
+from buildrun.images.engine import Engine
 from buildrun.keys import printable
 from buildrun.store import check, collect
 
 if TYPE_CHECKING:
+    from buildrun.images.collection import Kept as Image
     from buildrun.store.collect import Kept as Result
 
 # What is kept where nothing else is asked for.
@@ -36,6 +39,7 @@ class _Kept(NamedTuple):
 
     environments: Sequence[Environment]
     results: Sequence[Result]
+    images: Sequence[Image]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="info|ls|gc|verify|clear", required=True)
     for name, text in (
         ("info", "where the store is and how much it holds"),
-        ("ls", "every environment and result: size, last use, what it is of"),
+        ("ls", "every environment, image and result: size, last use, what it is of"),
         ("gc", "remove what is old, or more than a size; nothing that is in use"),
         ("verify", "check everything; what is damaged is made anew when next needed"),
-        ("clear", "remove every environment that is not in use, and every result"),
+        ("clear", "remove every environment and image that is not in use, and every result"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--format", choices=("text", "json"), default="text")
@@ -66,25 +70,25 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Do one of the subcommands; `verify` returns 1 where something is damaged."""
     store = home.locate(environ)
     if arguments.verb == "info":
-        return _info(store, arguments.format)
+        return _info(store, arguments.format, environ)
     if arguments.verb == "ls":
-        return _write(_survey(store), arguments.format)
+        return _write(_survey(store, environ), arguments.format)
     if arguments.verb == "verify":
-        return _verify(store, arguments.format)
+        return _verify(store, arguments.format, environ)
     if arguments.verb == "clear":
         memo.prune(memo.Memory(store.memory), 0)
-        gone = _remove(_survey(store), arguments.format, Console(environ))
+        gone = _remove(store, _survey(store, environ), arguments.format, environ)
         collect.sweep(store, everything=True)
         return gone
-    return _collect(store, arguments, Console(environ))
+    return _collect(store, arguments, environ)
 
 
-def _collect(store: home.Home, arguments: argparse.Namespace, console: Console) -> int:
+def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     chosen_age, chosen_size = arguments.max_age, arguments.max_size
     if chosen_age is None and chosen_size is None:
         chosen_age, chosen_size = _MAX_AGE, _MAX_SIZE
-    max_age, kept = _duration(chosen_age), _survey(store)
-    items: list[Environment | Result] = [*kept.environments, *kept.results]
+    max_age, kept = _duration(chosen_age), _survey(store, environ)
+    items: list[Environment | Result | Image] = [*kept.environments, *kept.results, *kept.images]
     chosen = collect.expendable(
         items,
         now=time.time(),
@@ -94,13 +98,14 @@ def _collect(store: home.Home, arguments: argparse.Namespace, console: Console) 
     part = _Kept(
         [item for item in chosen if isinstance(item, Environment)],
         [item for item in chosen if isinstance(item, collect.Kept)],
+        [item for item in chosen if isinstance(item, images.Kept)],
     )
     if arguments.dry_run:
         return _write(part, arguments.format)
     memo.prune(memo.Memory(store.memory), _RECORDS)
     if max_age is not None:
         _prune_runs(store.runs, max_age)
-    code = _remove(part, arguments.format, console)
+    code = _remove(store, part, arguments.format, environ)
     collect.sweep(store)
     return code
 
@@ -123,26 +128,31 @@ def _prune_runs(directory: str, max_age: float) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _survey(store: home.Home) -> _Kept:
-    return _Kept(collection.survey(store), collect.survey(store))
+def _survey(store: home.Home, environ: Mapping[str, str]) -> _Kept:
+    made = images.survey(store, Engine(environ))
+    return _Kept(collection.survey(store), collect.survey(store), made)
 
 
-def _info(store: home.Home, form: str) -> int:
+def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     kept = collection.survey(store)
     total = sum(item.bytes for item in kept)
     count, taken = collect.total(store)
+    made = images.survey(store, Engine(environ))
+    layers = sum(item.bytes for item in made)
     if form == "json":
         value = {
             "version": 1,
             "root": store.root,
             "environments": {"count": len(kept), "bytes": total},
             "results": {"count": count, "bytes": taken},
+            "images": {"count": len(made), "bytes": layers},
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
         sys.stdout.write(
             f"{store.root}\nenvironments: {len(kept)}, {size(total)}\n"
             f"results: {count}, {size(taken)}\n"
+            f"images: {len(made)}, {size(layers)} beside their bases\n"
         )
     return 0
 
@@ -153,6 +163,7 @@ def _write(kept: _Kept, form: str) -> int:
             "version": 1,
             "environments": [item._asdict() for item in kept.environments],
             "results": [_row(item) for item in kept.results],
+            "images": [item._asdict() for item in kept.images],
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return 0
@@ -162,6 +173,12 @@ def _write(kept: _Kept, form: str) -> int:
         sys.stdout.write(
             f"{item.name}  {item.manager or '-':<10}  {size(item.bytes):>9}  {_when(item.used)}  "
             f"{projects}{state}\n"
+        )
+    for image in kept.images:
+        state = "" if image.complete else "  (half made)"
+        sys.stdout.write(
+            f"{image.key[7:31]}  {'image':<10}  {size(image.bytes):>9}  {_when(image.used)}  "
+            f"{image.reference or '-'}{state}\n"
         )
     for result in kept.results:
         name = result.key.rpartition(":")[2][:24]
@@ -182,19 +199,43 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _remove(chosen: _Kept, form: str, console: Console) -> int:
+def _remove(store: home.Home, chosen: _Kept, form: str, environ: Mapping[str, str]) -> int:
+    console = Console(environ)
     environments = []
     for item in chosen.environments:
         if collection.remove(item):
             environments.append(item)
         else:
             console.warn(f"{item.name} is in use and was kept")
-    gone = _Kept(environments, collect.remove(chosen.results))
+    made = _remove_images(store, chosen.images, console, Engine(environ))
+    gone = _Kept(environments, collect.remove(chosen.results), made)
     _write(gone, form)
-    total = sum(item.cost for item in gone.environments) + sum(item.cost for item in gone.results)
-    counts = f"{_environments(len(gone.environments))} and {_results(len(gone.results))}"
-    console.note(f"removed {counts}, {size(total)}")
+    total = sum(item.cost for kind in gone for item in kind)
+    counts = [_environments(len(gone.environments)), _results(len(gone.results))]
+    if chosen.images:
+        counts.append(_images(len(made)))
+    console.note(f"removed {', '.join(counts[:-1])} and {counts[-1]}, {size(total)}")
     return 0
+
+
+def _remove_images(
+    store: home.Home, chosen: Sequence[Image], console: Console, engine: Engine
+) -> list[Image]:
+    gone = []
+    for item in chosen:
+        name = item.reference or item.key[7:31]
+        try:
+            if images.remove(store, engine, item):
+                gone.append(item)
+            else:
+                console.warn(f"{name} is in use and was kept")
+        except BuildrunError as error:
+            console.warn(f"{name} was kept: {error.message}", error.hint or "")
+    return gone
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _environments(count: int) -> str:
@@ -205,8 +246,10 @@ def _results(count: int) -> str:
     return "1 result" if count == 1 else f"{count} results"
 
 
-def _verify(store: home.Home, form: str) -> int:
+def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     environments, results = collection.verify(store), check.verify(store)
+    made = images.survey(store, Engine(environ))
+    results += [check.Finding(*each) for each in images.verify(store)]
     damaged = [*environments, *results]
     if form == "json":
         rows = [{"name": name, "reason": reason} for name, reason in damaged]
@@ -219,6 +262,7 @@ def _verify(store: home.Home, form: str) -> int:
         counts = (
             f"{_environments(len(collection.survey(store)))} and "
             f"{_results(collect.total(store)[0])}"
+            f"{f' and {_images(len(made))}' if made else ''}"
         )
         sys.stdout.write(f"{counts} checked, {len(damaged) or 'none'} damaged\n")
     return 1 if damaged else 0

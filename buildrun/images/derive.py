@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import digest, files, locks
-from buildrun.errors import BuildrunError, StoreError
-from buildrun.images import context, engine, layer, reference
+from buildrun import digest
+from buildrun.images import context, engine, layer, records, reference
 from buildrun.images.config import Archive, Change, build_context
 from buildrun.images.layer import Layer
+from buildrun.images.records import Record
 from buildrun.images.trouble import Refused
 
 if TYPE_CHECKING:
@@ -61,21 +60,6 @@ class Recipe(NamedTuple):
         return f"{engine.REPOSITORY}{reference.component(self.project)}:{self.key[7:23]}"
 
 
-class Record(NamedTuple):
-    """What a key has made, as it is written down.
-
-    bytes: of its own layer.
-    """
-
-    key: str
-    id: str
-    reference: str
-    base: str
-    project: str
-    bytes: int
-    created: float
-
-
 def code_image(
     engine: Engine,
     home: Home,
@@ -121,8 +105,8 @@ def code_recipe(
 
 def find(engine: Engine, home: Home, recipe: Recipe, base: Image) -> Derived | None:
     """Return the image that a recipe has made, where the engine still has it."""
-    record = _read(_path(home, recipe.key), recipe.key)
-    if record is not None and engine.image(record.id) is not None:
+    record = records.read(home, recipe.key)
+    if record is not None and record.id and engine.image(record.id) is not None:
         return Derived(recipe.key, record.id, record.reference, True)
     found = engine.image(recipe.reference)
     if found is None or not _is_made_of(found, recipe, base):
@@ -141,26 +125,17 @@ def layer_image(
 ) -> Derived:
     """Return the base with one more layer, made if it is not there; raises BuildrunError."""
     if not refresh and (found := find(engine, home, recipe, base)) is not None:
-        _use(home, found)
+        records.use(home, found.key)
         return found
-    path = _path(home, recipe.key)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        lock = locks.exclusive(
-            f"{path}.lock",
-            waiting=lambda: console.note(f"waiting for another build of {recipe.reference}"),
-        )
-    except OSError as error:
-        raise _unwritable(home, error) from error
-    with lock:
+    told = f"waiting for another build of {recipe.reference}"
+    with records.lock(home, recipe.key, waiting=lambda: console.note(told)):
         if not refresh and (found := find(engine, home, recipe, base)) is not None:
             return found
         recipe.before()
+        # Written before there is an image, so that what a killed build leaves is found by its key.
+        records.write(home, Record(recipe.key, "", recipe.reference, base.id, recipe.project))
         record = _make(engine, base, recipe, console)
-        try:
-            files.publish(path, json.dumps({"version": 1, **record._asdict()}).encode())
-        except OSError as error:
-            raise _unwritable(home, error) from error
+        records.write(home, record)
     return Derived(record.key, record.id, record.reference, False)
 
 
@@ -208,38 +183,3 @@ def _is_made_of(image: Image, recipe: Recipe, base: Image) -> bool:
     """Return whether an image of the right name is what the recipe makes."""
     labels = image.config.get("Labels") or {}
     return labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
-
-
-def _use(home: Home, made: Derived) -> None:
-    """Note that an image was used, which keeps it from being collected."""
-    try:
-        os.utime(_path(home, made.key))
-    except OSError:
-        pass  # it was made with another store, or this one may only be read
-
-
-def _path(home: Home, key: str) -> str:
-    return os.path.join(home.images, f"{key[7:]}.json")
-
-
-def _read(path: str, key: str) -> Record | None:
-    """Return the record of a key; None where there is none, or it is damaged."""
-    try:
-        with open(path, "rb") as file:
-            value: Any = json.loads(file.read())
-        if value.pop("version") != 1:
-            return None
-        record = Record(**value)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    kinds = [type(item) for item in record]
-    sound = kinds == [str, str, str, str, str, int, float] and record.key == key
-    return record if sound and reference.is_id(record.id) else None
-
-
-def _unwritable(home: Home, error: OSError) -> BuildrunError:
-    return StoreError(
-        f"the record of an image cannot be written: {error.strerror}",
-        place=home.images,
-        hint="set BUILDRUN_HOME",
-    )
