@@ -5,11 +5,14 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import xxhash
+
 from buildrun import __version__
 from buildrun.executors import attended, container, local, mounts
 from buildrun.executors.container import Container
 from buildrun.executors.job import Job, Result
 from buildrun.home import Home
+from buildrun.tree.fingerprints import Fingerprints
 
 # What `docker run` and `docker start` exit with when they themselves fail.
 DOCKER_FAILED = 125
@@ -20,7 +23,8 @@ class Chosen(NamedTuple):
 
     id: what containers run, never a name that can move. base: the id of what the project names.
     reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
-    for root. reused: nothing had to be built.
+    for root. reused: nothing had to be built. key: of the image with the project's code, "" where
+    there is none.
     """
 
     id: str
@@ -29,6 +33,7 @@ class Chosen(NamedTuple):
     workdir: str
     user: str
     reused: bool
+    key: str = ""
 
 
 class Wants(NamedTuple):
@@ -83,6 +88,12 @@ def container_for(
         labels=(("buildrun", __version__), ("buildrun.step", task.id)),
         user=_user(chosen, volumes, wants.arguments),
     )
+
+
+def code_fingerprints(home: Home, root: str) -> Fingerprints:
+    """Return what knows the files of a project's image; its digests may leave this machine."""
+    name = f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.image"
+    return Fingerprints(root, os.path.join(home.memory, "projects", name), "sha256")
 
 
 def directory(home: Home) -> str:

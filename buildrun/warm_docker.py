@@ -21,7 +21,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     """
     chosen, wants, task = decode(value["docker"])
     try:
-        if not _is_current(value["image"], chosen, environ):
+        if not _is_current(value, chosen, environ, console):
             return None
         made = containers.container_for(task, wants, chosen, environ)
     except (BuildrunError, OSError):
@@ -45,13 +45,28 @@ def decode(value: Any) -> tuple[Chosen, Wants, Task]:
     return Chosen(*chosen), Wants(*wants), Task(*task)
 
 
-def _is_current(name: str, chosen: Chosen, environ: Mapping[str, str]) -> bool:
-    """Return whether the name that the project gives still stands for the same image."""
+def _is_current(value: Any, chosen: Chosen, environ: Mapping[str, str], console: "Console") -> bool:
+    """Return whether the project's name for it stands for the same image, and its code is as it
+    was.
+    """
     socket = host.find(environ).socket
     if socket is None:
         return False
-    found = inspect.over_socket(socket, name)
-    return found is not None and found.id == chosen.base
+    base = inspect.over_socket(socket, value["image"])
+    if base is None or base.id != chosen.base:
+        return False
+    if not chosen.key:
+        return chosen.id == chosen.base
+    from buildrun.images.derive import code_recipe
+    from buildrun.project.spec import EntryPoint, ProjectSpec, PythonEnv
+
+    name, root, outputs = value["code"]
+    entry_point = EntryPoint("", (), "", outputs=tuple(outputs))
+    project = ProjectSpec(name, root, None, (entry_point,), PythonEnv())
+    fingerprints = containers.code_fingerprints(home.locate(environ), root)
+    recipe = code_recipe(base, project, fingerprints, console)
+    fingerprints.save()
+    return recipe.key == chosen.key and inspect.over_socket(socket, chosen.id) is not None
 
 
 def _frozen(value: Any) -> Any:

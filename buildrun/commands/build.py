@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from buildrun.commands import project_options, session
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
-from buildrun.errors import ExecutionError
+from buildrun.plan import Plan
+from buildrun.project.spec import DockerEnv, ProjectSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +28,40 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     opened = session.open_project(running)
     session.check(running, opened, entry_point=False)
+    if options.backend == "docker" or isinstance(opened.project.environment, DockerEnv):
+        return _image(running, opened.project, arguments.format, refresh=arguments.refresh)
     manager, request, identity = session.environment_of(running, opened.project, fetch=True)
     if manager is None or identity is None:
-        raise ExecutionError(
-            "this version of buildrun does not build docker images",
-            hint="`buildrun plan` and `buildrun validate` work on docker projects",
-        )
+        raise AssertionError("docker projects are built elsewhere")
     environment, lock = provision.provide(
         manager, identity, request, running.home, running.console, refresh=arguments.refresh
     )
     if lock is not None:
         lock.release()
     sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
+    return 0
+
+
+def _image(running: session.Session, project: ProjectSpec, form: str, *, refresh: bool) -> int:
+    from buildrun.commands.docker import Docker
+
+    docker = Docker(running, project)
+    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
+    chosen = docker.choose(Plan(project, (), (), tuple(outputs)), refresh=refresh)
+    if form == "json":
+        value = {
+            "version": 1,
+            "kind": "image",
+            "key": docker.content(chosen),
+            "reused": chosen.reused,
+            "path": None,
+            "reference": chosen.reference,
+            "digest": chosen.id,
+        }
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    else:
+        how = "reused" if chosen.reused else "built"
+        sys.stdout.write(f"{chosen.reference}\n{chosen.id}\n{how}\n")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from buildrun import containers, digest, tracking
-from buildrun.containers import Chosen, Task, Wants
+from buildrun.containers import Chosen, Task, Wants, code_fingerprints
 from buildrun.errors import ExecutionError
 from buildrun.executors import attended, container, in_and_out
 from buildrun.executors.job import Job, Result
@@ -44,6 +44,11 @@ class Docker:
             self._engine = Engine(self._running.environ)
         return self._engine
 
+    @property
+    def declared(self) -> str:
+        """Return the name of the image that the project, or its user, gives."""
+        return self._declared().image
+
     def choose(self, made: Plan, *, refresh: bool = False) -> Chosen:
         """Return the image to run, pulled or built if need be, for the plan's steps.
 
@@ -60,12 +65,17 @@ class Docker:
             from buildrun.images.derive import code_image
 
             derived = code_image(
-                self.engine, running.home, base, self._project, made.outputs,
-                refresh=refresh, console=running.console,
-            )  # fmt: skip
+                self.engine,
+                running.home,
+                base,
+                self._project,
+                code_fingerprints(running.home, self._project.root),
+                refresh=refresh,
+                console=running.console,
+            )
             self._chosen = self._chosen._replace(
                 id=derived.id, reference=derived.reference, workdir=container.CODE,
-                reused=derived.reused,
+                reused=derived.reused, key=derived.key,
             )  # fmt: skip
         self._steps = {step.id: step for step in made.steps}
         return self._chosen

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildrun import plan, plan_record, runs, tracking, warm
+from buildrun import digest, glance, plan, plan_record, runs, tracking, warm
 from buildrun.commands import cache_options, project_options, run_steps, session
 from buildrun.commands.report_file import report_path, write_report
 from buildrun.commands.run_steps import Wanted
@@ -129,8 +129,7 @@ class _Account:
         """Record that the run has begun."""
         project, name = made.project, made.steps[-1].entry_point
         self._record = runs.begin(self.run_id, project.name, project.root, name)
-        if self.progress is not None:
-            runs.write(self._running.home.runs, self._record)
+        runs.write(self._running.home.runs, self._record)
 
     def interrupt(self, number: int) -> None:
         """Note that a signal ended it."""
@@ -256,7 +255,7 @@ def _run_in_docker(
         account.prepared = _prepared(running, made, _IMAGE)
         account.begin(made)
         if not downloads.used:
-            _keep_container(claim, running, opened, docker, chosen, made.steps[-1])
+            _keep_container(claim, running, opened, docker, chosen, made)
         claim.release()
         account.result = docker.run(made.steps[-1])
         return
@@ -306,7 +305,8 @@ def _keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prep
     """Leave a record for the next run of the same command line."""
     for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
         running.seen.exists(os.path.join(prepared.cwd, path))
-    _remember(claim, running, opened, prepared.changes, {"prepared": prepared._asdict()})
+    value = {"prepared": prepared._asdict(), "project": opened.project.name}
+    _remember(claim, running, opened, prepared.changes, value)
 
 
 def _keep_plan(
@@ -320,7 +320,10 @@ def _keep_plan(
             running.seen.exists(os.path.join(made.project.root, path))
     # A remote's address may bear secrets; what is up to date depends only on there being one.
     settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
-    value = {"plan": plan_record.encode(made), "settings": list(settings)}
+    encoded = plan_record.encode(made)
+    identity = digest.key("plan", [encoded, list(settings)], "xxh3")
+    watched = glance.watched(made, identity)
+    value = {"plan": encoded, "settings": list(settings), "watched": watched}
     _remember(claim, running, opened, (), value)
 
 
@@ -330,19 +333,19 @@ def _keep_container(
     opened: session.Opened,
     docker: Docker,
     chosen: Chosen,
-    step: plan.Step,
+    made: plan.Plan,
 ) -> None:
-    """Leave a record for the next run, where the image is one that need not be built."""
-    if chosen.id != chosen.base:
-        return
+    """Leave a record for the next run, which looks whether the image is still the right one."""
     from buildrun import warm_docker
     from buildrun.commands.docker import task_of
 
+    step = made.steps[-1]
     for path in (step.entry_point, *(value for _, value in step.parameters)):
         running.seen.exists(os.path.join(opened.project.root, path))
     value = {
         "docker": warm_docker.encode(chosen, docker.wants, task_of(step)),
-        "image": chosen.reference,
+        "image": docker.declared,
+        "code": [opened.project.name, opened.project.root, list(made.outputs)],
     }
     _remember(claim, running, opened, (), value)
 
