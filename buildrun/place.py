@@ -67,11 +67,10 @@ def open_place(
     whether old results are searched for the one most like a new one. reach: False asks no remote
     cache, though keys are those of one.
     """
-    algorithm: Algorithm = "sha256" if settings.remote and settings.cache else "xxh3"
+    algorithm = _algorithm(settings)
     root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
-    memory = _memory(home, root)
-    fingerprints = Fingerprints(root, f"{memory}.{algorithm}.index", algorithm, write=write)
-    history = History(f"{memory}.steps", write=write)
+    fingerprints = fingerprints_of(root, home, settings, write=write)
+    history = History(f"{_memory(home, root)}.steps", write=write)
     results = Results(home, root, _remote(settings, console) if reach else None, write=write)
     judge = Judge(
         plan,
@@ -88,6 +87,14 @@ def open_place(
     )
     keep = write and settings.cache
     return Place(plan, home, judge, fingerprints, results, history, console, logs, keep)
+
+
+def fingerprints_of(
+    root: str, home: Home, settings: CacheSettings, *, write: bool = True
+) -> Fingerprints:
+    """Return what knows the files of a project; see ``open_place``."""
+    algorithm = _algorithm(settings)
+    return Fingerprints(root, f"{_memory(home, root)}.{algorithm}.index", algorithm, write=write)
 
 
 def close(place: Place) -> None:
@@ -122,6 +129,10 @@ def _memory(home: Home, root: str) -> str:
     """Return how the paths begin of what is remembered of a project."""
     name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
     return os.path.join(home.memory, "projects", name)
+
+
+def _algorithm(settings: CacheSettings) -> "Algorithm":
+    return "sha256" if settings.remote and settings.cache else "xxh3"
 
 
 def _other(algorithm: "Algorithm") -> "Algorithm":

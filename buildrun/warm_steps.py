@@ -4,12 +4,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildrun import home, plan_record, runs
-from buildrun.errors import BuildrunError
-from buildrun.place import CacheSettings, close, open_place
+from buildrun import glance, home, runs
+from buildrun.glance import Watched
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.tree.fingerprints import Fingerprints
 
 
 def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int | None:
@@ -18,15 +18,59 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     value: what ``commands.run`` has left. Errors are left to the long way, which says them.
     """
     started = time.monotonic()
+    store = home.locate(environ)
+    name, root, _ = value["plan"]["project"]
+    steps = value["plan"]["steps"]
+    record = runs.begin(runs.new_id(), name, root, steps[-1][1])
+    saved = _glance(value, store, environ, console)
+    if saved is None:
+        return None
+    _record(record, steps, store, started)
+    if value["notice"]:
+        console.note(value["notice"])
+    console.note(summary(len(steps), time.monotonic() - started, saved))
+    return 0
+
+
+def _glance(
+    value: Any, store: home.Home, environ: Mapping[str, str], console: "Console"
+) -> float | None:
+    """Return the seconds that the steps once took if all are up to date, else None."""
+    if value.get("watched") is None:
+        return _judge(value, store, environ, console)
+    wanted = Watched(*value["watched"])
+
+    def open_fingerprints() -> "Fingerprints":
+        from buildrun.place import CacheSettings, fingerprints_of
+
+        return fingerprints_of(wanted.root, store, CacheSettings(*value["settings"]))
+
+    found = glance.look(wanted, open_fingerprints)
+    if found is None:
+        return _judge(value, store, environ, console)
+    known = glance.recall(store, wanted, found, environ)
+    if known is not None:
+        return float(known)
+    saved = _judge(value, store, environ, console)
+    if saved is not None:
+        again = glance.look(wanted, open_fingerprints)
+        glance.note(store, wanted, found, again, environ, saved)
+    return saved
+
+
+def _judge(
+    value: Any, store: home.Home, environ: Mapping[str, str], console: "Console"
+) -> float | None:
+    """Return the same by a look at each step."""
+    from buildrun import plan_record
+    from buildrun.errors import BuildrunError
+    from buildrun.place import CacheSettings, close, open_place
+
     plan = plan_record.decode(value["plan"])
     if any(not step.outputs for step in plan.steps):
         return None
-    store = home.locate(environ)
     settings = CacheSettings(*value["settings"])
     place = open_place(plan, store, settings, environ, console, reach=False)
-    record = runs.begin(
-        runs.new_id(), plan.project.name, plan.project.root, plan.steps[-1].entry_point
-    )
     saved = 0.0
     for step in plan.steps:
         try:
@@ -39,11 +83,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
         last = place.history.last(step.id)
         saved += last.seconds if last is not None else 0.0
     close(place)
-    _record(record, plan, store, started)
-    if value["notice"]:
-        console.note(value["notice"])
-    console.note(summary(len(plan.steps), time.monotonic() - started, saved))
-    return 0
+    return saved
 
 
 def summary(count: int, seconds: float, saved: float) -> str:
@@ -53,18 +93,18 @@ def summary(count: int, seconds: float, saved: float) -> str:
     return f"{steps}: {count} up to date in {seconds:.1f} s{rest}"
 
 
-def _record(record: runs.Record, plan: Any, store: home.Home, started: float) -> None:
+def _record(record: runs.Record, plan_steps: Any, store: home.Home, started: float) -> None:
     reasons = [{"code": "unchanged", "detail": "nothing has changed since it was made"}]
     steps = [
         {
-            "id": step.id,
-            "entry_point": step.entry_point,
+            "id": step[0],
+            "entry_point": step[1],
             "state": "up-to-date",
             "exit_code": None,
             "seconds": 0.0,
             "log": None,
             "reasons": reasons,
         }
-        for step in plan.steps
+        for step in plan_steps
     ]
     runs.write(store.runs, runs.end(record, "ok", 0, time.monotonic() - started, steps))

@@ -1,0 +1,164 @@
+"""A run in which nothing changed, time after time, and the run after a change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Buildrun, Project
+
+STEPS = """\
+name: glance
+entry_points:
+  first:
+    inputs: [raw.txt, "data/*.csv", folder]
+    outputs: [out/first.txt, many/]
+    command: "mkdir -p out many; cat raw.txt data/*.csv > out/first.txt; cp folder/* many"
+  main:
+    parameters: {word: {type: string, default: x}}
+    depends_on: [first]
+    inputs: [out/first.txt, own.txt]
+    outputs: [out/main.txt]
+    command: "cat out/first.txt own.txt > out/main.txt; echo {word} >> out/main.txt"
+"""
+
+Run = Callable[..., str]
+
+_ALL = "2 steps: 2 up to date"
+
+
+@pytest.fixture
+def run(buildrun: Buildrun) -> Run:
+    """Return a function that runs a project and gives the line on how its steps went."""
+
+    def call(directory: Path, *arguments: str, **more: Any) -> str:
+        outcome = buildrun("run", directory, "--env-manager=local", *arguments, **more)
+        assert outcome.code == 0, outcome.err
+        return outcome.err.splitlines()[-1].partition(" in ")[0]
+
+    return call
+
+
+@pytest.fixture
+def settled(project: Project, run: Run) -> Path:
+    """Return a project whose steps were found up to date more than once."""
+    directory = project(STEPS)
+    for name, text in (
+        ("raw.txt", "raw\n"),
+        ("own.txt", "own\n"),
+        ("data/a.csv", "1\n"),
+        ("folder/f.txt", "f\n"),
+    ):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    assert run(directory) == "2 steps: 2 ran"
+    for _ in range(2):
+        assert run(directory) == _ALL
+    return directory
+
+
+def _edit_in_secret(path: Path) -> None:
+    """Change a file's content, but neither its size nor its time."""
+    status = path.stat()
+    path.write_text(path.read_text().swapcase())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["raw.txt", "folder/f.txt"])
+def test_edit_of_an_input_is_seen(settled: Path, run: Run, name: str) -> None:
+    _edit_in_secret(settled / name)
+    assert "ran" in run(settled)
+    made = {"raw.txt": "out/first.txt", "folder/f.txt": "many/f.txt"}[name]
+    assert (settled / made).read_text().startswith((settled / name).read_text())
+
+
+def test_edit_of_the_last_steps_input_runs_that_step_alone(settled: Path, run: Run) -> None:
+    _edit_in_secret(settled / "own.txt")
+    assert run(settled) == "2 steps: 1 ran, 1 up to date"
+
+
+def test_new_file_that_a_pattern_matches_is_seen(settled: Path, run: Run) -> None:
+    (settled / "data/b.csv").write_text("2\n")
+    assert run(settled) == "2 steps: 2 ran"
+    assert (settled / "out/main.txt").read_text() == "raw\n1\n2\nown\nx\n"
+
+
+def test_new_file_in_an_input_directory_is_seen(settled: Path, run: Run) -> None:
+    (settled / "folder/g.txt").write_text("g\n")
+    assert "ran" in run(settled)
+    assert (settled / "many/g.txt").read_text() == "g\n"
+
+
+def test_input_that_is_gone_is_seen(settled: Path, buildrun: Buildrun) -> None:
+    (settled / "own.txt").unlink()
+    outcome = buildrun("run", settled, "--env-manager=local")
+    assert outcome.code == 1
+    assert "own.txt" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["out/first.txt", "out/main.txt", "many/f.txt"])
+def test_edit_of_an_output_is_put_right(settled: Path, run: Run, name: str) -> None:
+    before = (settled / name).read_text()
+    _edit_in_secret(settled / name)
+    assert "1 from the cache" in run(settled)
+    assert (settled / name).read_text() == before
+    assert run(settled) == _ALL
+
+
+def test_output_that_is_gone_is_put_back(settled: Path, run: Run) -> None:
+    (settled / "out/main.txt").unlink()
+    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
+    assert (settled / "out/main.txt").read_text() == "raw\n1\nown\nx\n"
+
+
+def test_leftover_in_an_output_directory_goes(settled: Path, run: Run) -> None:
+    (settled / "many/stale").write_text("")
+    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
+    assert not (settled / "many/stale").exists()
+
+
+def test_output_that_a_link_took_the_place_of_is_put_back(
+    settled: Path, run: Run, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere.txt"
+    (settled / "out/main.txt").rename(elsewhere)
+    (settled / "out/main.txt").symlink_to(elsewhere)
+    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
+    assert not (settled / "out/main.txt").is_symlink()
+
+
+def test_other_value_of_a_parameter_and_back(settled: Path, run: Run) -> None:
+    assert run(settled, "-P", "word=y") == "2 steps: 1 ran, 1 up to date"
+    assert run(settled, "-P", "word=y") == _ALL
+    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
+    assert (settled / "out/main.txt").read_text().endswith("x\n")
+    assert run(settled) == _ALL
+
+
+def test_other_salt_runs_everything(settled: Path, run: Run) -> None:
+    assert run(settled, environ={"BUILDRUN_SALT": "new"}) == "2 steps: 2 ran"
+
+
+def test_edit_of_the_project_file_is_seen(settled: Path, run: Run) -> None:
+    file = settled / "MLproject"
+    file.write_text(file.read_text().replace("echo {word}", "echo new {word}"))
+    assert run(settled) == "2 steps: 1 ran, 1 up to date"
+
+
+def test_any_file_counts_for_a_step_without_declared_inputs(project: Project, run: Run) -> None:
+    directory = project(
+        "name: whole\nentry_points:\n  main:\n    outputs: [out.txt]\n"
+        '    command: "cat *.in > out.txt"\n'
+    )
+    (directory / "a.in").write_text("a\n")
+    assert run(directory) == "1 step: 1 ran"
+    for _ in range(2):
+        assert run(directory) == "1 step: 1 up to date"
+    _edit_in_secret(directory / "a.in")
+    assert run(directory) == "1 step: 1 ran"
+    (directory / "b.in").write_text("b\n")
+    assert run(directory) == "1 step: 1 ran"
+    assert (directory / "out.txt").read_text() == "A\nb\n"
