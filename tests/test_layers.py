@@ -24,6 +24,7 @@ LAYERS = (
     {"environments", "executors", "images"},
     {
         "former",
+        "glance",
         "graph",
         "history",
         "judge",
@@ -99,8 +100,16 @@ OWN = {
     "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.spawn",
     "buildrun.executors.terminal", "buildrun.files", "buildrun.home", "buildrun.locks",
     "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.run",
-    "buildrun.secrets",
-    "buildrun.warm",
+    "buildrun.runs", "buildrun.secrets", "buildrun.warm",
+}  # fmt: skip
+
+
+# The same for a run of steps that are all up to date, and read nothing but plain files.
+STEPS = {
+    "buildrun", "buildrun.cli", "buildrun.console", "buildrun.errors", "buildrun.files",
+    "buildrun.glance", "buildrun.home", "buildrun.locks", "buildrun.memo", "buildrun.project",
+    "buildrun.project.locate", "buildrun.runs", "buildrun.secrets", "buildrun.tree",
+    "buildrun.tree.signature", "buildrun.warm", "buildrun.warm_steps",
 }  # fmt: skip
 
 
@@ -113,6 +122,26 @@ def test_warm_run_imports_only_what_is_listed(
         python_env__yaml="dependencies: []\n",
     )
     assert buildrun("-q", directory, cwd=tmp_path).code == 0
+    assert _modules_of_a_run(directory, tmp_path) <= OWN
+
+
+def test_run_of_steps_that_are_up_to_date_imports_only_what_is_listed(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(
+        "name: warm\npython_env: python_env.yaml\n"
+        "entry_points:\n  main:\n    inputs: [in.txt]\n    outputs: [out.txt]\n"
+        "    command: cp in.txt out.txt\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    (directory / "in.txt").write_text("text\n")
+    for _ in range(3):
+        assert buildrun("-q", directory, cwd=tmp_path).code == 0
+    assert _modules_of_a_run(directory, tmp_path) <= STEPS
+
+
+def _modules_of_a_run(directory: Path, tmp_path: Path) -> set[str]:
+    """Return which of buildrun's own modules a run imports, and see to what else it does."""
     script = tmp_path / "imports.py"
     script.write_text(
         "import os, sys\n"
@@ -131,7 +160,7 @@ def test_warm_run_imports_only_what_is_listed(
     )
     code, *modules = done.stdout.split()
     assert code == "0", done.stderr
-    assert {name for name in modules if name.split(".")[0] == "buildrun"} <= OWN
     roots = {name.split(".")[0] for name in modules} - {"buildrun"}
     assert not roots & NEVER
     assert {name for name in roots if not name.startswith("_")} <= WARM
+    return {name for name in modules if name.split(".")[0] == "buildrun"}
