@@ -74,9 +74,10 @@ def _rules(root: str) -> Rules:
         return Rules()
     except OSError as error:
         raise ProjectError(f"it cannot be read: {error.strerror}", place=path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ProjectError("it is not a file", place=path)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ProjectError("it is not a file", place=path)
         return dockerignore.parse(file.read(_LARGEST), place=path)
 
 

@@ -166,7 +166,7 @@ def _matcher(text: str) -> Callable[[str], bool]:
     if text.startswith(_ANY_DEPTH) and not re.search(r"[*?\[\]\\]", text[2:]):
         # By the end of the path alone, as Docker has it: `**name` means `othername` too.
         end = text[2:]
-        return lambda path: path.endswith(end) or path == end[1:]
+        return lambda path: path.endswith(end) or "/" + path == end
     matching = re.compile("".join(_translate(text))).fullmatch
     return lambda path: matching(path) is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from buildrun.tree.taken import Taken
 
 _CHUNK = 1 << 20
+# It vanished, or became a link or something else.
+_OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -120,7 +123,7 @@ def _changed(entry: Entry) -> BuildrunError:
 
 
 def _unreadable(entry: Entry, error: OSError) -> BuildrunError:
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+    if error.errno in _OTHER:
         return _changed(entry)
     name = shown(os.fsencode(entry.path))
     return ProjectError(f"`{name}` cannot be read into the image: {error.strerror}")

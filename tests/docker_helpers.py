@@ -1,0 +1,142 @@
+"""A docker engine and a registry for tests, and small images to start from."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from buildrun.home import Home
+from buildrun.images import records
+from buildrun.images.engine import KEY, Engine
+
+# Debian with Python, made by `scripts/docker-base`.
+BASE = "buildrun-base:bookworm"
+
+# `secret`, for `someone`, as htpasswd has it.
+HTPASSWD = "someone:$2b$04$vjGRVkNh2sMHupH0saRbXu9AZ1yf7mm483wnJS75zyt0Pg8rZet3O\n"
+
+
+def docker(*words: str | Path, data: bytes = b"", check: bool = True) -> str:
+    """Call the CLI and return what it writes."""
+    done = subprocess.run(
+        ("docker", *words), input=data, capture_output=True, timeout=300, check=False
+    )
+    assert done.returncode == 0 or not check, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def containers() -> set[str]:
+    """Return the ids of all containers that buildrun has made and that are still there."""
+    return set(docker("ps", "-aq", "--no-trunc", "--filter", "label=buildrun").split())
+
+
+def missing(reason: str) -> None:
+    """Skip a test for want of a part of the system; in continuous integration fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def engine(store: Path) -> Iterator[Engine]:
+    """Return the engine; images that are made with the test's store are removed after it."""
+    if shutil.which("docker") is None or not docker("version", "-f", "{{.Server.Os}}", check=False):
+        missing("there is no docker engine")
+    if not docker("images", "-q", BASE):
+        missing(f"there is no image {BASE}; run scripts/docker-base")
+    found = Engine(os.environ)
+    yield found
+    for key in records.keys(Home(str(store))):
+        images = docker("images", "-aq", "--no-trunc", "--filter", f"label={KEY}={key}").split()
+        if images:
+            docker("rmi", "--force", *sorted(set(images)), check=False)
+    found.close()
+
+
+def imported(name: str, content: str, *changes: str) -> str:
+    """Make an image of one file with this content, and return its id."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("content")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content.encode()))
+    words = [word for change in changes for word in ("--change", change)]
+    return docker("import", *words, "-", name, data=stream.getvalue())
+
+
+@pytest.fixture
+def small(engine: Engine, tmp_path: Path) -> Iterator[str]:
+    """Return the name of a base image with next to nothing in it."""
+    del engine
+    name = f"buildrun-test-{tmp_path.name.replace('_', '-')[:40].strip('-')}:{os.getpid()}".lower()
+    imported(name, str(tmp_path), "ENV A=1", "LABEL theirs=yes", "USER 1000")
+    yield name
+    docker("rmi", "--force", name, check=False)
+
+
+class Registry(NamedTuple):
+    """A registry of the test's own.
+
+    address: such as ``127.0.0.1:5000``. log: what it was asked for.
+    """
+
+    address: str
+    log: Path
+
+    def asked(self, method: str) -> int:
+        """Return how many requests of a kind it has answered."""
+        return self.log.read_text().count(f'"{method} /v2/')
+
+
+def registry(directory: Path, *, password: bool = False) -> Iterator[Registry]:
+    """Run Debian's registry; with a password it is `secret` for `someone`."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        missing("there is no docker-registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    directory.mkdir()
+    (directory / "htpasswd").write_text(HTPASSWD)
+    login = f"auth: {{htpasswd: {{realm: r, path: {directory}/htpasswd}}}}\n" if password else ""
+    (directory / "config.yml").write_text(
+        "version: 0.1\nlog: {level: warn}\n"
+        f"storage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
+        f"http: {{addr: '{address}'}}\n{login}"
+    )
+    log = directory / "log"
+    with log.open("wb") as sink:
+        running = subprocess.Popen(
+            (str(program), "serve", directory / "config.yml"), stdout=sink, stderr=sink
+        )
+    try:
+        _await(address, running)
+        yield Registry(address, log)
+    finally:
+        running.kill()
+        running.wait(timeout=30)
+
+
+def _await(address: str, running: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while running.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://{address}/v2/", timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return  # it wants a password
+        except OSError:
+            time.sleep(0.05)  # it does not listen yet
+    pytest.fail("the registry does not answer")
