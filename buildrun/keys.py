@@ -145,15 +145,17 @@ def _files(code: str, what: str, paths: Sequence[str]) -> Iterable[Reason]:
         yield Reason(code, f"and {len(paths) - _SHOWN} more inputs")
 
 
-def printable(path: str) -> str:
-    """Return a file's name as it can be shown: line breaks and undecodable bytes escaped."""
-    return (
-        path.encode("utf-8", "surrogateescape")
-        .decode("utf-8", "backslashreplace")
-        .replace("\n", "\\n")
-        .replace("\r", "\\r")
-        .replace("\x1b", "\\x1b")
-    )
+def printable(text: str) -> str:
+    """Return a name as it can be shown: control characters and undecodable bytes escaped."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def _mapping(

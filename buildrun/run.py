@@ -1,10 +1,14 @@
 """Running what is prepared: hold the environment, run the command, look after it."""
 
 import os
+import signal
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from buildrun import runs
 from buildrun.environments.prefix import discard
+from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
 from buildrun.executors.job import Job, Result
 from buildrun.secrets import redact
@@ -40,6 +44,38 @@ def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") 
     result = local.execute(Job(prepared.command, prepared.cwd, seen))
     if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
         look_for_damage(prepared.manager, prepared.prefix, console)
+    return result
+
+
+def perform_recorded(
+    prepared: Prepared,
+    project: str,
+    directory: str,
+    environ: Mapping[str, str],
+    console: "Console",
+) -> Result:
+    """Run the command as ``perform`` does, and leave a record of the run.
+
+    project: its name. directory: where the records of runs are.
+    """
+    run_id = prepared.changes.get("MLFLOW_RUN_ID") or runs.new_id()
+    record = runs.begin(run_id, project, prepared.cwd, prepared.entry_point)
+    runs.write(directory, record)
+    started = time.monotonic()
+    result = Result(FAILURE)
+    try:
+        result = perform(prepared, environ, console)
+    except KeyboardInterrupt:
+        result = Result(128 + signal.SIGINT, signal.SIGINT)
+        raise
+    except Interrupted as error:
+        result = Result(error.exit_code, error.exit_code - 128)
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        value = report(run_id, prepared, result, seconds)
+        ended = runs.end(record, value["status"], result.exit_code, seconds, value["steps"])
+        runs.write(directory, ended)
     return result
 
 

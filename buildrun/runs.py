@@ -10,12 +10,16 @@ from buildrun.files import publish
 
 _RECORD = "run.json"
 
+# Characters of an id that name its directory; each takes up to four bytes, of 255.
+_LONGEST_NAME = 60
+
 
 class Record(NamedTuple):
     """A run as it was recorded.
 
     started: seconds since the epoch. status: ``running``, ``ok``, ``failed``, ``cancelled``; or
     ``lost``, where the process ended without saying how. steps: as in `run --report`.
+    born: tells the process from later ones with its number, "" where that cannot be told.
     """
 
     run_id: str
@@ -28,11 +32,14 @@ class Record(NamedTuple):
     seconds: float | None
     steps: Sequence[Any]
     pid: int
+    born: str
 
 
 def directory(runs: str, run_id: str) -> str:
     """Return a run's directory; runs: where all of them are."""
-    return os.path.join(runs, run_id)
+    # An id may be the user's own (`--run-id`), and must not lead elsewhere.
+    name = run_id.replace(os.sep, "_").replace("\0", "_")[:_LONGEST_NAME]
+    return os.path.join(runs, "_" if name in ("", os.curdir, os.pardir) else name)
 
 
 def new_id() -> str:
@@ -67,11 +74,23 @@ def load(runs: str, run_id: str) -> Record | None:
         with open(os.path.join(directory(runs, run_id), _RECORD), "rb") as file:
             value = json.loads(file.read())
         record = Record(**{name: value[name] for name in Record._fields})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if record.status == "running" and not _lives(record.pid):
+    if not _is_sound(record):
+        return None
+    if record.status == "running" and not _lives(record):
         return record._replace(status="lost")
     return record
+
+
+def logs(runs: str, run_id: str) -> list[str]:
+    """Return the paths of the logs that are there, in the order of the steps."""
+    place = directory(runs, run_id)
+    try:
+        names = os.listdir(place)
+    except OSError:
+        return []
+    return [os.path.join(place, name) for name in sorted(names) if name.endswith(".log")]
 
 
 def find(runs: str, start: str) -> list[str]:
@@ -84,8 +103,9 @@ def find(runs: str, start: str) -> list[str]:
 
 def begin(run_id: str, project: str, root: str, entry_point: str) -> Record:
     """Return the record of a run that starts now."""
+    pid = os.getpid()
     return Record(
-        run_id, project, root, entry_point, time.time(), "running", None, None, (), os.getpid()
+        run_id, project, root, entry_point, time.time(), "running", None, None, (), pid, _born(pid)
     )
 
 
@@ -98,11 +118,53 @@ def end(
     )
 
 
-def _lives(pid: int) -> bool:
+def _is_sound(record: Record) -> bool:
+    """Return whether all is of its kind, as far as anybody relies on it."""
+    texts = (
+        record.run_id,
+        record.project,
+        record.root,
+        record.entry_point,
+        record.status,
+        record.born,
+    )
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(record.started, (int, float))
+        and isinstance(record.seconds, (int, float, type(None)))
+        and isinstance(record.exit_code, (int, type(None)))
+        and isinstance(record.pid, int)
+        and isinstance(record.steps, list)
+        and all(_is_step(step) for step in record.steps)
+    )
+
+
+def _is_step(step: Any) -> bool:
+    return (
+        isinstance(step, dict)
+        and all(isinstance(step.get(name), str) for name in ("id", "entry_point", "state"))
+        and isinstance(step.get("seconds"), (int, float))
+        and isinstance(step.get("log"), (str, type(None)))
+        and isinstance(step.get("reasons"), list)
+        and all(isinstance(reason, dict) for reason in step["reasons"])
+    )
+
+
+def _lives(record: Record) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(record.pid, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return _born(record.pid) == record.born
+
+
+def _born(pid: int) -> str:
+    """Return when a process was started, as Linux tells it; "" elsewhere."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program may hold anything, so count from its end.
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""

@@ -88,7 +88,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
-    from buildrun.run import Prepared, perform
+    from buildrun.run import Prepared, perform_recorded
 
     prepared = Prepared(**value["prepared"])
     lock = None
@@ -99,7 +99,8 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
     if value["notice"]:
         console.note(value["notice"])
     try:
-        return perform(prepared, environ, console).exit_code
+        directory = home.locate(environ).runs
+        return perform_recorded(prepared, value["project"], directory, environ, console).exit_code
     finally:
         if lock is not None:
             lock.release()

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 
 from buildrun import home, runs
-from buildrun.errors import UsageError
+from buildrun.errors import StoreError, UsageError
 from buildrun.keys import printable
+from buildrun.output import file_name
 from buildrun.runs import Record
 
 
@@ -42,7 +43,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     record = _find(directory, arguments.run)
     if arguments.verb == "show":
         return _show(record, arguments.format)
-    return _logs(record, arguments.step)
+    return _logs(directory, record, arguments.step)
 
 
 def _list(records: list[Record], form: str) -> int:
@@ -53,7 +54,7 @@ def _list(records: list[Record], form: str) -> int:
     for record in records:
         seconds = "" if record.seconds is None else f"{record.seconds:.1f} s"
         sys.stdout.write(
-            f"{record.run_id[:12]}  {_when(record)}  {record.status:<9}  {seconds:>9}  "
+            f"{printable(record.run_id[:12])}  {_when(record)}  {record.status:<9}  {seconds:>9}  "
             f"{printable(record.project)}  {printable(record.entry_point)}\n"
         )
     return 0
@@ -66,34 +67,57 @@ def _show(record: Record, form: str) -> int:
     code = "" if record.exit_code is None else f", exit code {record.exit_code}"
     seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
     lines = [
-        f"run {record.run_id}",
-        f"{printable(record.project)} ({printable(record.root)}), {record.entry_point}",
-        f"{_when(record)}: {record.status}{code}{seconds}",
+        f"run {printable(record.run_id)}",
+        f"{printable(record.project)} ({printable(record.root)}), {printable(record.entry_point)}",
+        f"{_when(record)}: {printable(record.status)}{code}{seconds}",
     ]
     for step in record.steps:
-        reasons = "; ".join(reason["detail"] for reason in step["reasons"])
-        lines.append(f"  {step['id']}: {step['state']}, {step['seconds']:.1f} s; {reasons}")
+        reasons = "; ".join(str(reason.get("detail")) for reason in step["reasons"])
+        line = f"{step['id']}: {step['state']}, {step['seconds']:.1f} s; {reasons}"
+        lines.append(f"  {printable(line)}")
         if step["log"]:
-            lines.append(f"    {step['log']}")
+            lines.append(f"    {printable(step['log'])}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _logs(record: Record, step: str | None) -> int:
-    found = [item for item in record.steps if step in (None, item["id"], item["entry_point"])]
-    if not found:
-        names = ", ".join(f"`{item['id']}`" for item in record.steps) or "none"
-        raise UsageError(f"the run has no step `{step}`", hint=f"its steps: {names}")
-    for item in found:
-        if not item["log"] or not os.path.exists(item["log"]):
-            continue
-        if len(found) > 1:
-            sys.stdout.write(f"==> {item['id']} <==\n")
-        sys.stdout.flush()
-        with open(item["log"], "rb") as file:
+def _logs(directory: str, record: Record, step: str | None) -> int:
+    """Write the logs to standard output, also those of a run that has not ended or was killed."""
+    found = _logs_of(directory, record, step)
+    for name, path in found:
+        with open(path, "rb") as file:
+            if len(found) > 1:
+                sys.stdout.write(f"==> {printable(name)} <==\n")
+            sys.stdout.flush()
             shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            sys.stdout.buffer.flush()
     return 0
+
+
+def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str, str]]:
+    """Return the names of steps and the paths of their logs; raises UsageError, StoreError."""
+    there = {os.path.basename(path): path for path in runs.logs(directory, record.run_id)}
+    if record.status in ("running", "lost"):
+        # Its steps are told at the end, but the logs grow as it goes on.
+        wanted = None if step is None else file_name(0, step).partition("-")[2]
+        found = [item for item in there.items() if wanted in (None, item[0].partition("-")[2])]
+    else:
+        chosen = [item for item in record.steps if step in (None, item["id"], item["entry_point"])]
+        if not chosen:
+            names = ", ".join(f"`{printable(item['id'])}`" for item in record.steps) or "none"
+            raise UsageError(f"the run has no step `{step}`", hint=f"its steps: {names}")
+        found = [
+            (item["id"], there[os.path.basename(item["log"])])
+            for item in chosen
+            if item["log"] and os.path.basename(item["log"]) in there
+        ]
+    if not found:
+        raise StoreError(
+            "there is no log: what ran wrote straight to the terminal, or nothing had to run",
+            place=f"run {printable(record.run_id)}",
+            hint="`buildrun runs show` tells how each step ended",
+        )
+    return found
 
 
 def _find(directory: str, start: str | None) -> Record:
@@ -102,8 +126,11 @@ def _find(directory: str, start: str | None) -> Record:
         if not latest:
             raise UsageError("no run is recorded yet", hint="`buildrun .` makes one")
         return latest[0]
+    names = runs.find(directory, start)
     found = [
-        record for name in runs.find(directory, start) if (record := runs.load(directory, name))
+        record
+        for name in ([start] if start in names else names)
+        if (record := runs.load(directory, name))
     ]
     if len(found) != 1:
         fact = "there is no run" if not found else f"there are {len(found)} runs"
@@ -115,7 +142,7 @@ def _find(directory: str, start: str | None) -> Record:
 
 def _to_json(record: Record) -> dict[str, object]:
     value = record._asdict()
-    del value["pid"]
+    del value["pid"], value["born"]
     return value
 
 

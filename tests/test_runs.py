@@ -1,0 +1,330 @@
+"""`buildrun runs`: what is told of past runs, of all kinds and however they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Buildrun, Project
+from executor_helpers import LIMIT
+
+LOCAL = "--env-manager=local"
+STEPS = """\
+name: recorded
+entry_points:
+  first: {outputs: [a], inputs: [MLproject], command: "echo one > a; echo said; echo warned >&2"}
+  second: {outputs: [b], inputs: [MLproject], depends_on: [first], command: "cat a > b; echo again"}
+  broken: {outputs: [c], inputs: [MLproject], depends_on: [first], command: "echo so far; exit 4"}
+"""
+
+
+def recorded(buildrun: Buildrun) -> list[dict[str, Any]]:
+    data = buildrun("runs", "ls", "--format=json").data
+    assert data["version"] == 1
+    runs: list[dict[str, Any]] = data["runs"]
+    return runs
+
+
+def test_nothing_is_recorded_at_first(buildrun: Buildrun) -> None:
+    assert recorded(buildrun) == []
+    assert buildrun("runs", "ls").out == ""
+    outcome = buildrun("runs", "show")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "no run is recorded yet" in outcome.err
+
+
+def test_steps_are_told_with_their_reasons(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS)
+    assert buildrun("run", directory, LOCAL, "-e", "second").code == 0
+    (run,) = recorded(buildrun)
+    assert (run["project"], run["entry_point"], run["status"]) == ("recorded", "second", "ok")
+    assert (run["exit_code"], run["root"]) == (0, str(directory))
+    shown = buildrun("runs", "show", run["run_id"], "--format=json").data
+    assert shown == {"version": 1, **run}
+    assert [(step["id"], step["state"]) for step in shown["steps"]] == [
+        ("first", "ok"),
+        ("second", "ok"),
+    ]
+    assert shown["steps"][0]["reasons"][0]["code"] == "never-run"
+    text = buildrun("runs", "show").out
+    assert f"run {run['run_id']}\n" in text
+    assert "  first: ok, " in text
+    assert "; it has not run yet" in text
+
+
+def test_latest_run_comes_first_and_their_number_is_bounded(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(STEPS)
+    for name in ("first", "second", "broken"):
+        buildrun("run", directory, LOCAL, "-e", name)
+    assert [run["entry_point"] for run in recorded(buildrun)] == ["broken", "second", "first"]
+    lines = buildrun("runs", "ls", "-n", "2").out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["broken", "second"]
+    assert "failed" in lines[0]
+
+
+def test_up_to_date_runs_are_recorded_too(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS)
+    for _ in range(3):
+        assert buildrun("run", directory, LOCAL, "-e", "second").code == 0
+    states = [[step["state"] for step in run["steps"]] for run in recorded(buildrun)]
+    assert states == [["up-to-date"] * 2, ["up-to-date"] * 2, ["ok"] * 2]
+
+
+def test_failed_run_has_its_code_and_log(project: Project, buildrun: Buildrun) -> None:
+    assert buildrun("run", project(STEPS), LOCAL, "-e", "broken").code == 4
+    (run,) = recorded(buildrun)
+    assert (run["status"], run["exit_code"]) == ("failed", 4)
+    assert buildrun("runs", "logs", run["run_id"][:6], "broken").out == "so far\n"
+    assert "exit code 4" in buildrun("runs", "show").out
+
+
+def test_logs_are_those_of_all_steps_or_of_one(project: Project, buildrun: Buildrun) -> None:
+    buildrun("run", project(STEPS), LOCAL, "-e", "second", "-q")
+    (run,) = recorded(buildrun)
+    both = buildrun("runs", "logs").out
+    assert both == "==> first <==\nsaid\nwarned\n==> second <==\nagain\n"
+    assert buildrun("runs", "logs", run["run_id"], "second").out == "again\n"
+    unknown = buildrun("runs", "logs", run["run_id"], "third")
+    assert unknown.code == 2
+    assert "its steps: `first`, `second`" in unknown.err
+
+
+def test_restored_step_has_the_log_of_its_making(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS)
+    buildrun("run", directory, LOCAL, "-e", "first")
+    (directory / "a").unlink()
+    buildrun("run", directory, LOCAL, "-e", "first")
+    assert recorded(buildrun)[0]["steps"][0]["state"] == "cached"
+    assert buildrun("runs", "logs").out == "said\nwarned\n"
+
+
+def test_beginning_of_an_id_is_enough_if_it_is_the_only_one(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    for run_id in ("abc", "abcd", "abx"):
+        assert buildrun("run", directory, LOCAL, "--run-id", run_id).code == 0
+    assert buildrun("runs", "show", "abc", "--format=json").data["run_id"] == "abc"
+    assert buildrun("runs", "show", "abcd", "--format=json").data["run_id"] == "abcd"
+    assert buildrun("runs", "show", "abx", "--format=json").data["run_id"] == "abx"
+    several = buildrun("runs", "show", "ab")
+    assert (several.code, "there are 3 runs" in several.err) == (2, True)
+    none = buildrun("runs", "show", "x")
+    assert (none.code, "there is no run" in none.err) == (2, True)
+
+
+@pytest.mark.parametrize("run_id", ["../../evil", "..", "/tmp/evil", "x" * 400, "ü" * 90])
+def test_id_of_the_user_stays_in_the_store(
+    run_id: str, project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project("entry_points: {main: {command: 'echo $MLFLOW_RUN_ID'}}\n")
+    outcome = buildrun("run", directory, LOCAL, "--run-id", run_id)
+    assert (outcome.code, outcome.out) == (0, f"{run_id}\n")
+    (record,) = store.rglob("run.json")
+    assert record.parent.parent == store / "runs"
+    assert [run["run_id"] for run in recorded(buildrun)] == [run_id]
+
+
+def test_plain_runs_are_recorded_cold_and_warm(project: Project, buildrun: Buildrun) -> None:
+    directory = project("name: plain\nentry_points: {main: {command: 'echo hi; exit 3'}}\n")
+    for _ in range(3):
+        assert buildrun("run", directory, LOCAL).code == 3
+    runs = recorded(buildrun)
+    assert len({run["run_id"] for run in runs}) == 3
+    for run in runs:
+        assert (run["project"], run["entry_point"]) == ("plain", "main")
+        assert (run["status"], run["exit_code"]) == ("failed", 3)
+        assert [step["state"] for step in run["steps"]] == ["failed"]
+    outcome = buildrun("runs", "logs")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "straight to the terminal" in outcome.err
+
+
+def test_run_that_could_not_begin_is_not_recorded(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS)
+    assert buildrun("run", directory, LOCAL, "-e", "nothing").code == 1
+    assert recorded(buildrun) == []
+
+
+class Held:
+    """A run whose command waits until it is told to go on."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        os.mkfifo(directory.parent / "begun")
+        os.mkfifo(directory.parent / "go")
+        self.process = subprocess.Popen(
+            (sys.executable, "-m", "buildrun", "run", ".", LOCAL, *arguments),
+            cwd=directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        begun = os.open(directory.parent / "begun", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert select.select([begun], [], [], LIMIT)[0], "it has not begun"
+        finally:
+            os.close(begun)
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=LIMIT)
+
+
+HELD = "echo one; echo > ../begun; cat ../go"
+
+
+@pytest.fixture(params=["plain", "warm", "steps"])
+def held(request: pytest.FixtureRequest, project: Project, buildrun: Buildrun) -> Iterator[Held]:
+    """Give a run that is at its command."""
+    if request.param == "steps":
+        directory = project(
+            "entry_points: {main: {inputs: [MLproject], outputs: [o], command: '" + HELD + "'}}\n"
+        )
+    else:
+        directory = project(f"entry_points: {{main: {{command: '{HELD}'}}}}\n")
+    if request.param == "warm":
+        # The same command line, that what is prepared for it is known.
+        for name in ("begun", "go"):
+            (directory.parent / name).write_text("")
+        assert buildrun("run", ".", LOCAL, cwd=directory).code == 0
+        for name in ("begun", "go"):
+            (directory.parent / name).unlink()
+    running = Held(directory)
+    yield running
+    subprocess.run(["pkill", "-KILL", "-s", str(running.process.pid)], check=False)
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.wait()
+    # The command, in a group of its own, reads on until somebody has opened the other end.
+    try:
+        os.close(os.open(directory.parent / "go", os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        pass
+
+
+def test_run_is_told_of_while_it_runs_and_lost_when_killed(held: Held, buildrun: Buildrun) -> None:
+    assert recorded(buildrun)[0]["status"] == "running"
+    assert held.end(signal.SIGKILL) == -signal.SIGKILL
+    run = recorded(buildrun)[0]
+    assert (run["status"], run["exit_code"], run["seconds"]) == ("lost", None, None)
+    assert ": lost\n" in buildrun("runs", "show").out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_is_told_as_such(held: Held, buildrun: Buildrun, number: int) -> None:
+    assert held.end(number) == 128 + number
+    run = recorded(buildrun)[0]
+    assert (run["status"], run["exit_code"]) == ("cancelled", 128 + number)
+    assert [step["state"] for step in run["steps"]] == ["cancelled"]
+
+
+def test_log_of_a_killed_run_is_still_there(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  a: {inputs: [MLproject], outputs: [a], command: 'touch a; echo first'}\n"
+        f"  main: {{depends_on: [a], inputs: [MLproject], outputs: [o], command: '{HELD}'}}\n"
+    )
+    running = Held(directory)
+    assert buildrun("runs", "logs").out == "==> 001-a.log <==\nfirst\n==> 002-main.log <==\none\n"
+    running.end(signal.SIGKILL)
+    (run,) = recorded(buildrun)
+    assert run["status"] == "lost"
+    assert buildrun("runs", "logs", run["run_id"], "main").out == "one\n"
+    assert buildrun("runs", "logs", run["run_id"], "b").code == 1
+    (directory.parent / "go").write_text("")
+
+
+def test_number_of_a_process_that_was_given_again_is_no_run(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    buildrun("run", project(STEPS), LOCAL, "-e", "first")
+    (path,) = store.rglob("run.json")
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "status": "running", "pid": os.getpid(), "born": "1"}))
+    assert recorded(buildrun)[0]["status"] == "lost"
+
+
+DAMAGES = {
+    "nothing": b"",
+    "cut off": b'{"version": 1, "run_id"',
+    "another shape": b"[]",
+    "nested deeply": b"[" * 100_000,
+    "invalid UTF-8": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_record_is_passed_over(
+    damage: str, project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(STEPS)
+    buildrun("run", directory, LOCAL, "-e", "first")
+    (path,) = store.rglob("run.json")
+    path.write_bytes(DAMAGES[damage])
+    assert recorded(buildrun) == []
+    assert buildrun("run", directory, LOCAL, "-e", "first").code == 0
+    assert len(recorded(buildrun)) == 1
+    assert buildrun("runs", "show").code == 0
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"started": "yesterday"},
+        {"steps": None},
+        {"steps": [{}]},
+        {"steps": [{"id": "a"}]},
+        {"project": None},
+        {"seconds": []},
+        {"status": 1},
+        {"pid": "x"},
+    ],
+)
+def test_record_of_odd_values_is_passed_over(
+    field: dict[str, Any], project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    buildrun("run", project(STEPS), LOCAL, "-e", "first")
+    (path,) = store.rglob("run.json")
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, **field}))
+    assert recorded(buildrun) == []
+    assert buildrun("runs", "ls").code == 0
+
+
+def test_other_files_among_the_runs_do_no_harm(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    buildrun("run", project(STEPS), LOCAL, "-e", "first")
+    (store / "runs/stray").write_text("")
+    (store / "runs/empty").mkdir()
+    (store / "runs/odd/run.json").mkdir(parents=True)
+    assert len(recorded(buildrun)) == 1
+
+
+def test_hostile_names_do_not_reach_the_terminal(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS, name="a\x1b[31mred\nb")
+    assert buildrun("run", directory, LOCAL, "-e", "first").code == 0
+    outcome = buildrun("runs", "show")
+    assert outcome.code == 0, outcome.err
+    assert "\x1b" not in outcome.out
+    assert "a\\x1b[31mred\\nb" in outcome.out
+    assert recorded(buildrun)[0]["root"] == str(directory)
+
+
+def test_store_that_cannot_be_written_stops_no_run(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    directory = project("entry_points: {main: {command: 'echo hi'}}\n")
+    outcome = buildrun("run", directory, LOCAL, environ={"BUILDRUN_HOME": str(tmp_path / "file")})
+    assert (outcome.code, outcome.out) == (0, "hi\n")
