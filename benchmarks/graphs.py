@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -68,18 +69,40 @@ def as_mlproject(nodes: Sequence[Node], python: str) -> Mapping[str, str]:
 
 
 def as_dvc(nodes: Sequence[Node]) -> Mapping[str, str]:
-    """Return the files of a project for DVC."""
-    lines = ["stages:"]
+    """Return the files of a project for DVC, as they are after all stages have run.
+
+    To run a stage takes DVC the longer the more stages there are: a thousand take hours.
+    """
+    files = dict(sources(nodes))
+    stages, locked = ["stages:"], ["schema: '2.0'", "stages:"]
     for node in nodes:
-        lines += [f"  {node.name}:", f"    cmd: cp {node.source} {node.output}", "    deps:"]
-        lines += [f"    - {path}" for path in node.inputs]
-        lines += ["    outs:", f"    - {node.output}"]
-    return {"dvc.yaml": _text(lines), **sources(nodes)}
+        command = [f"  {node.name}:", f"    cmd: cp {node.source} {node.output}"]
+        stages += [*command, "    deps:", *(f"    - {path}" for path in node.inputs)]
+        stages += ["    outs:", f"    - {node.output}"]
+        text = files[node.output] = files[node.source]
+        digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        files[f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"] = text
+        locked += [*command, "    deps:"]
+        for path in sorted(node.inputs):
+            locked += _locked(path, files[path])
+        locked += ["    outs:", *_locked(node.output, text)]
+    return {**files, "dvc.yaml": _text(stages), "dvc.lock": _text(locked)}
+
+
+def _locked(path: str, text: str) -> list[str]:
+    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    lines = ("hash: md5", f"md5: {digest}", f"size: {len(text)}")
+    return [f"    - path: {path}", *(f"      {line}" for line in lines)]
 
 
 def as_snakemake(nodes: Sequence[Node]) -> Mapping[str, str]:
-    """Return the files of a project for Snakemake."""
-    lines = [f'rule all:\n    input: "{nodes[-1].output}"']
+    """Return the files of a project for Snakemake.
+
+    All outputs are asked for, in order: asked for the last one alone, Snakemake goes down a long
+    chain by recursion and fails.
+    """
+    wanted = ", ".join(f'"{node.output}"' for node in nodes)
+    lines = [f"rule all:\n    input: {wanted}"]
     for node in nodes:
         inputs = ", ".join(f'"{path}"' for path in node.inputs)
         lines += [

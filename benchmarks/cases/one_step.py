@@ -17,6 +17,8 @@ NEEDS = ("buildrun", "dvc")
 
 _OURS = "`buildrun .`"
 _ALL = "`buildrun .`, inputs not declared"
+# Else it looks for sources of each file that it might know how to make.
+_WITHOUT_RULES = "`make -r` goes without make's built-in rules, which makes it faster."
 _COMMAND = "cat data/*.csv > all.csv"
 
 
@@ -29,7 +31,7 @@ def measure(bench: Workbench) -> Outcome:
     bench.output(bench.subjects.program("dvc"), "init", "--no-scm", cwd=dvc)
     rows = bench.rounds_of(
         (
-            Runner("`make`", lambda: bench.timed("make", cwd=make)),
+            Runner("`make -r`", lambda: bench.timed("make", "-r", cwd=make)),
             Runner(_OURS, lambda: _buildrun(bench, declared)),
             Runner(_ALL, lambda: _buildrun(bench, whole)),
             Runner("`dvc repro`", lambda: _repro(bench, dvc), every=4),
@@ -38,9 +40,9 @@ def measure(bench: Workbench) -> Outcome:
     claims = [
         compare(rows, subject, peer, limit)
         for subject in (_OURS, _ALL)
-        for peer, limit in (("`dvc repro`", 1 / 10), ("`make`", 30.0))
+        for peer, limit in (("`dvc repro`", 1 / 10), ("`make -r`", 30.0))
     ]
-    return Outcome(rows, claims, (_version_of_make(bench),))
+    return Outcome(rows, claims, (_version_of_make(bench), _WITHOUT_RULES))
 
 
 def _buildrun(bench: Workbench, project: str) -> Sample:

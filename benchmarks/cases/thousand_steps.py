@@ -56,22 +56,24 @@ def _ours(bench: Workbench, shape: str, count: int) -> Runner:
 
 def _make(bench: Workbench, shape: str) -> Runner:
     project = bench.write(f"make-{shape}", graphs.as_make(_SHAPES[shape](COUNTS[-1])))
-    bench.output("make", cwd=project)
-    return Runner(_row("`make`", shape, COUNTS[-1]), lambda: bench.timed("make", cwd=project))
+    bench.output("make", "-r", cwd=project)
+    return Runner(
+        _row("`make -r`", shape, COUNTS[-1]), lambda: bench.timed("make", "-r", cwd=project)
+    )
 
 
 def _dvc(bench: Workbench, shape: str) -> Runner:
     program = bench.subjects.program("dvc")
-    project = bench.write(f"dvc-{shape}", graphs.as_dvc(_SHAPES[shape](COUNTS[-1])))
+    project = bench.write(f"dvc-{shape}", {".keep": ""})
     bench.output(program, "init", "--no-scm", cwd=project)
-    bench.output(program, "repro", "--quiet", cwd=project)
+    bench.write(f"dvc-{shape}", graphs.as_dvc(_SHAPES[shape](COUNTS[-1])))
 
     def run() -> Sample:
         sample = bench.timed(program, "repro", cwd=project)
         _expect(bench, "Data and pipelines are up to date")
         return sample
 
-    return Runner(_row("`dvc repro`", shape, COUNTS[-1]), run, every=10)
+    return Runner(_row("`dvc repro`", shape, COUNTS[-1]), run, every=20)
 
 
 def _snakemake(bench: Workbench, shape: str) -> Runner:
@@ -85,7 +87,7 @@ def _snakemake(bench: Workbench, shape: str) -> Runner:
         _expect(bench, "Nothing to be done")
         return sample
 
-    return Runner(_row("`snakemake`", shape, COUNTS[-1]), run, every=10)
+    return Runner(_row("`snakemake`", shape, COUNTS[-1]), run, every=20)
 
 
 def _expect(bench: Workbench, text: str) -> None:
