@@ -13,6 +13,9 @@ SYMLINK = "symlink"
 DIRECTORY = "directory"
 KINDS = frozenset({FILE, EXECUTABLE, SYMLINK, DIRECTORY})
 
+_TYPES = [str, str, str, int]
+# A part that is empty or leads elsewhere; and what no path can hold.
+_OUTSIDE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|\0")
 _DIGEST = re.compile(r"xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 
 
@@ -47,22 +50,19 @@ def encode(entries: Iterable[Entry]) -> bytes:
 def decode(data: bytes) -> tuple[Entry, ...]:
     """Return what was encoded; raises ValueError for anything that ``encode`` does not write."""
     try:
-        entries = tuple([_entry(json.loads(line)) for line in data.splitlines()])
+        # In one call: a listing has as many lines as there are files.
+        rows = json.loads(b"[%b]" % b",".join(data.splitlines()))
     except RecursionError:  # brackets within brackets
         raise ValueError("a line has the wrong shape") from None
-    links: set[str] = set()
-    before = b""
-    for path, kind, _, _ in entries:
-        name = os.fsencode(path)
-        if name <= before:
-            raise ValueError("a path is not in its order")
-        before = name
-        if kind == SYMLINK:
-            links.add(path)
-        elif path[-1] == "/" and path[:-1] not in links:
+    entries = tuple([_entry(row) for row in rows])
+    kinds = {entry.path: entry.kind for entry in entries}
+    if len(kinds) != len(entries):
+        raise ValueError("a path is there twice")
+    for path in kinds:
+        if path[-1] == "/" and kinds.get(path[:-1]) != SYMLINK:
             raise ValueError("a path ends in a slash")
     if encode(entries) != data:
-        raise ValueError("a line is not canonical")
+        raise ValueError("a line is not canonical, or not in its order")
     return entries
 
 
@@ -74,23 +74,22 @@ def _in_order(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _entry(row: Any) -> Entry:
-    if not isinstance(row, list) or [type(item) for item in row] != [str, str, str, int]:
+    if type(row) is not list or [type(item) for item in row] != _TYPES:
         raise ValueError("a line has the wrong shape")
-    entry = Entry(*row)
-    parts = (entry.path[:-1] if entry.path.endswith("/") else entry.path).split("/")
-    if "\0" in entry.path or any(part in {"", ".", ".."} for part in parts):
+    path, kind, content, size = row
+    if _OUTSIDE.search(path.removesuffix("/")) is not None:
         raise ValueError("a path is not within the tree")
-    if not _is_sound(entry):
+    if kind in (FILE, EXECUTABLE):
+        sound = size >= 0 and _DIGEST.fullmatch(content) is not None
+    else:
+        sound = size == 0 and path[-1] != "/" and _is_sound(kind, content)
+    if not sound:
         raise ValueError("a kind, content or size is wrong")
-    return entry
+    return Entry(path, kind, content, size)
 
 
-def _is_sound(entry: Entry) -> bool:
-    if entry.kind in {FILE, EXECUTABLE}:
-        return entry.size >= 0 and _DIGEST.fullmatch(entry.content) is not None
-    if entry.size != 0 or entry.path.endswith("/"):
-        return False
-    if entry.kind == SYMLINK:
-        os.fsencode(entry.content)
-        return entry.content != "" and "\0" not in entry.content
-    return entry.kind == DIRECTORY and entry.content == ""
+def _is_sound(kind: str, content: str) -> bool:
+    if kind == SYMLINK:
+        os.fsencode(content)
+        return content != "" and "\0" not in content
+    return kind == DIRECTORY and content == ""
