@@ -80,8 +80,9 @@ class Log:
         self._close()
         self._lines.end()
         mode = self._display.mode
-        if (mode == "grouped" or (mode == "errors" and failed)) and not self.flaw:
-            self._show()
+        kept_back = mode == "grouped" or (mode == "errors" and failed)
+        if kept_back and self.path is not None and not self.flaw:
+            show(self.path, self.streams, self._display)
 
     def _keep(self, stream: int, chunk: bytes) -> None:
         try:
@@ -97,12 +98,9 @@ class Log:
     def _lose(self, error: OSError) -> None:
         self.flaw = f"its log cannot be written: {(error.strerror or str(error)).lower()}"
         self._close()
-        if self._display.mode in ("grouped", "errors"):
-            self._show()
-
-    def _show(self) -> None:
-        if self.path is not None:
-            show(self.path, self.streams, self._display)
+        if self._display.mode in ("grouped", "errors") and self.path is not None:
+            for stream, chunk in _parts(self.path, self.streams):
+                self._lines.add(stream, chunk)
 
     def _close(self) -> None:
         if self._file >= 0:

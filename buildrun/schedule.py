@@ -89,6 +89,7 @@ class Progress:
 
 def settle(progress: Progress, worker: Worker, console: Console) -> None:
     """Do all that takes no command, as far as that is known now."""
+    worker.mend()
     for step in progress.plan.steps:
         if progress.settled(step) and step.outputs:
             try:

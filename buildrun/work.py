@@ -57,6 +57,12 @@ class Worker:
         self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
         self._taken: dict[str, Taken] = {}
 
+    def mend(self) -> None:
+        """Put right what killed runs have left in the project."""
+        from buildrun.store.staging import recover
+
+        self._say_rescued(recover(self._place.plan.project.root, self._previous))
+
     def settle(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
 
@@ -428,11 +434,9 @@ class Worker:
         """Hold the step in this project, and mend what a killed run has left."""
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
-        from buildrun.store.staging import recover
-
         root = self._place.plan.project.root
         self._exclusive(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
-        self._say_rescued(recover(root, self._previous))
+        self.mend()
 
     def _exclusive(
         self, name: str, held: ExitStack, waits: Waits, *, to_its_end: bool = False

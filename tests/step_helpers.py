@@ -8,10 +8,14 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from conftest import Outcome
+
+from buildrun import cli
 
 LOCAL = "--env-manager=local"
 
@@ -139,3 +143,63 @@ def states(report: Path) -> dict[str, str]:
 
 def read(path: Path) -> str:
     return path.read_text(errors="surrogateescape")
+
+
+# What a child would import anew each time.
+_LOADED = (
+    "commands.run", "environments.caller", "environments.system", "executors.supervisor",
+    "project.read", "store.aside", "store.restore", "store.save", "warm_steps",
+)  # fmt: skip
+
+
+def forked(
+    *arguments: str | os.PathLike[str],
+    directory: Path,
+    at: Callable[[str, Any], None] | None = None,
+) -> Outcome:
+    """Run the command line in a child of this process, which has loaded what it needs already.
+
+    at: is called before every event that changes a file system, or starts a command.
+    directory: where the output is kept for a moment.
+    """
+    for name in _LOADED:
+        import_module(f"buildrun.{name}")
+    paths = [directory / "stdout", directory / "stderr"]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(paths, [os.fspath(each) for each in arguments], at)
+        finally:
+            os._exit(99)
+    _, status = os.waitpid(pid, 0)
+    out, err = (path.read_text(errors="surrogateescape") for path in paths)
+    return Outcome(os.waitstatus_to_exitcode(status), out, err)
+
+
+def _become(
+    paths: Sequence[Path], arguments: list[str], at: Callable[[str, Any], None] | None
+) -> None:
+    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in paths]
+    for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams]):
+        os.dup2(descriptor, number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = ["buildrun", *arguments]
+    if at is not None:
+        sys.addaudithook(lambda event, args: at(event, args) if _changes(event, args) else None)
+    cli.entry()
+
+
+def _changes(event: str, args: Any) -> bool:
+    if event == "open":
+        return bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and args[0] != os.devnull
+    return event in _CHANGES
+
+
+_CHANGES = frozenset(
+    {
+        "os.chmod", "os.link", "os.mkdir", "os.posix_spawn", "os.fork", "os.remove", "os.rename",
+        "os.rmdir", "os.symlink", "os.truncate", "os.utime", "fcntl.flock",
+    }
+)  # fmt: skip
