@@ -49,8 +49,8 @@ def missing(reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def engine(store: Path) -> Iterator[Engine]:
+@pytest.fixture(name="engine")
+def an_engine(store: Path) -> Iterator[Engine]:
     """Return the engine; images that are made with the test's store are removed after it."""
     if shutil.which("docker") is None or not docker("version", "-f", "{{.Server.Os}}", check=False):
         missing("there is no docker engine")
@@ -65,6 +65,9 @@ def engine(store: Path) -> Iterator[Engine]:
     found.close()
 
 
+engine = an_engine
+
+
 def imported(name: str, content: str, *changes: str) -> str:
     """Make an image of one file with this content, and return its id."""
     stream = io.BytesIO()
@@ -76,8 +79,8 @@ def imported(name: str, content: str, *changes: str) -> str:
     return docker("import", *words, "-", name, data=stream.getvalue())
 
 
-@pytest.fixture
-def small(engine: Engine, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(name="small")
+def a_small(engine: Engine, tmp_path: Path) -> Iterator[str]:
     """Return the name of a base image with next to nothing in it."""
     del engine
     name = f"buildrun-test-{tmp_path.name.replace('_', '-')[:40].strip('-')}:{os.getpid()}".lower()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun
-from docker_helpers import BASE, docker
+from docker_helpers import BASE, a_small, an_engine, docker  # noqa: F401
 from test_images_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
@@ -26,8 +26,6 @@ from buildrun.images.config import Change, build_context
 from buildrun.images.derive import Derived, code_image
 from buildrun.images.engine import Engine, Image
 from buildrun.images.layer import Layer
-
-pytest_plugins = ("docker_helpers",)
 
 QUIET = Console({}, quiet=True)
 
