@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from buildrun import digest as digests
@@ -64,17 +64,31 @@ def has(home: Home, digest: str, size: int | None = None) -> bool:
 
     Then it is safe from collection for a while, as a new one is.
     """
-    path = path_of(home, digest)
+    return not missing(home, {digest: size})
+
+
+def missing(home: Home, wanted: Mapping[str, int | None]) -> list[str]:
+    """Return which contents are not there, with the size that is given, if one is.
+
+    Those that are there are safe from collection for a while, as new ones are.
+    """
+    directory, recent = home.blobs, time.time() - GRACE / 4
+    return [
+        digest
+        for digest, size in wanted.items()
+        if not _is_there(place(directory, digest), size, recent)
+    ]
+
+
+def _is_there(path: str, size: int | None, recent: float) -> bool:
     try:
         status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
-            return False
-        if time.time() - status.st_mtime > GRACE / 4:
-            os.utime(path)
-    except FileNotFoundError:
-        return False
     except OSError:
-        pass  # a store that may only be read
+        return False
+    if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
+        return False
+    if status.st_mtime < recent:
+        quietly(os.utime, path)
     return True
 
 

@@ -20,7 +20,7 @@ class Fetcher:
 
     def __init__(self, home: Home) -> None:
         """Start without any directory made."""
-        self._home = home
+        self._home, self._blobs = home, home.blobs
         self._copier = Copier()
         self._made: set[str] = set()
 
@@ -42,7 +42,7 @@ class Fetcher:
 
     def _file(self, entry: Entry, path: str) -> None:
         try:
-            source = os.open(blobs.path_of(self._home, entry.content), _READ)
+            source = os.open(blobs.place(self._blobs, entry.content), _READ)
         except FileNotFoundError:
             raise Lost("its content is not in the store", place=entry.path) from None
         try:

@@ -54,12 +54,12 @@ def save(
 
 
 def _put_files(home: Home, root: str, entries: tuple[Entry, ...]) -> None:
+    files = [entry for entry in entries if entry.kind in ("file", "executable")]
+    missing = set(blobs.missing(home, {entry.content: entry.size for entry in files}))
     copier, opened = Copier(), _Opened(root)
     try:
-        for entry in entries:
-            if entry.kind not in ("file", "executable"):
-                continue
-            if blobs.has(home, entry.content, entry.size):
+        for entry in files:
+            if entry.content not in missing:
                 continue
             try:
                 _put_file(home, entry, opened, copier)
