@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from buildrun.files import publish
-
-_RECORD = "run.json"
+# Two lines for each time that there was a run of that id: how it began and how it ended. The last
+# that can be read counts.
+_RECORDS = "run.jsonl"
 
 # Characters of an id that name its directory; each takes up to four bytes, of 255.
 _LONGEST_NAME = 60
@@ -49,11 +49,14 @@ def new_id() -> str:
 
 def write(runs: str, record: Record) -> None:
     """Keep the record; a full or read-only disk costs the memory of the run only."""
+    place = directory(runs, record.run_id)
+    data = json.dumps({"version": 1, **record._asdict()}).encode() + b"\n"
     try:
-        place = directory(runs, record.run_id)
-        os.makedirs(place, mode=0o700, exist_ok=True)
-        value = {"version": 1, **record._asdict()}
-        publish(os.path.join(place, _RECORD), json.dumps(value).encode(), mode=0o600)
+        try:
+            _append(place, data)
+        except FileNotFoundError:
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            _append(place, data)
     except OSError:
         pass
 
@@ -71,12 +74,12 @@ def survey(runs: str) -> list[Record]:
 def load(runs: str, run_id: str) -> Record | None:
     """Return a run's record, or None where there is none that can be read."""
     try:
-        with open(os.path.join(directory(runs, run_id), _RECORD), "rb") as file:
-            value = json.loads(file.read())
-        record = Record(**{name: value[name] for name in Record._fields})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        with open(os.path.join(directory(runs, run_id), _RECORDS), "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
         return None
-    if not _is_sound(record):
+    record = next(filter(None, map(_decode, reversed(lines))), None)
+    if record is None:
         return None
     if record.status == "running" and not _lives(record):
         return record._replace(status="lost")
@@ -116,6 +119,26 @@ def end(
     return record._replace(
         status=status, exit_code=exit_code, seconds=round(seconds, 3), steps=tuple(steps)
     )
+
+
+def _append(place: str, data: bytes) -> None:
+    # To replace a file makes ext4 write the new one to the disk, which takes milliseconds.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(os.path.join(place, _RECORDS), flags, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _decode(line: bytes) -> Record | None:
+    """Return the record, or None for a line that was cut off or is no record."""
+    try:
+        value = json.loads(line)
+        record = Record(**{name: value[name] for name in Record._fields})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if _is_sound(record) else None
 
 
 def _is_sound(record: Record) -> bool:
@@ -163,8 +186,14 @@ def _lives(record: Record) -> bool:
 def _born(pid: int) -> str:
     """Return when a process was started, as Linux tells it; "" elsewhere."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name of the program may hold anything, so count from its end.
-            return file.read().rpartition(b")")[2].split()[19].decode()
+        # Without the buffers of a file object, since each plain run begins with this.
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        # The name of the program may hold anything, so count from its end.
+        return os.read(descriptor, 4096).rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
+    finally:
+        os.close(descriptor)

@@ -225,10 +225,10 @@ def test_damaged_result_is_found_and_made_again(
 
 def test_records_of_old_runs_are_removed(made: Path, buildrun: Buildrun, store: Path) -> None:
     (old,) = (store / "runs").iterdir()
-    record = json.loads((old / "run.json").read_text())
+    record = json.loads((old / "run.jsonl").read_text().splitlines()[-1])
     assert results(buildrun, "gc", "--max-age=1h") == []
     assert old.exists()
-    (old / "run.json").write_text(json.dumps({**record, "started": 1.0}))
+    (old / "run.jsonl").write_text(json.dumps({**record, "started": 1.0}))
     assert again(buildrun, made) == "restored"
     buildrun("cache", "gc", "--max-age=1h")
     assert not old.exists()

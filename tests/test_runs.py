@@ -130,7 +130,7 @@ def test_id_of_the_user_stays_in_the_store(
     directory = project("entry_points: {main: {command: 'echo $MLFLOW_RUN_ID'}}\n")
     outcome = buildrun("run", directory, LOCAL, "--run-id", run_id)
     assert (outcome.code, outcome.out) == (0, f"{run_id}\n")
-    (record,) = store.rglob("run.json")
+    (record,) = store.rglob("run.jsonl")
     assert record.parent.parent == store / "runs"
     assert [run["run_id"] for run in recorded(buildrun)] == [run_id]
 
@@ -248,8 +248,8 @@ def test_number_of_a_process_that_was_given_again_is_no_run(
     project: Project, buildrun: Buildrun, store: Path
 ) -> None:
     buildrun("run", project(STEPS), LOCAL, "-e", "first")
-    (path,) = store.rglob("run.json")
-    value = json.loads(path.read_text())
+    (path,) = store.rglob("run.jsonl")
+    value = json.loads(path.read_text().splitlines()[-1])
     path.write_text(json.dumps({**value, "status": "running", "pid": os.getpid(), "born": "1"}))
     assert recorded(buildrun)[0]["status"] == "lost"
 
@@ -269,7 +269,7 @@ def test_damaged_record_is_passed_over(
 ) -> None:
     directory = project(STEPS)
     buildrun("run", directory, LOCAL, "-e", "first")
-    (path,) = store.rglob("run.json")
+    (path,) = store.rglob("run.jsonl")
     path.write_bytes(DAMAGES[damage])
     assert recorded(buildrun) == []
     assert buildrun("run", directory, LOCAL, "-e", "first").code == 0
@@ -294,8 +294,8 @@ def test_record_of_odd_values_is_passed_over(
     field: dict[str, Any], project: Project, buildrun: Buildrun, store: Path
 ) -> None:
     buildrun("run", project(STEPS), LOCAL, "-e", "first")
-    (path,) = store.rglob("run.json")
-    value = json.loads(path.read_text())
+    (path,) = store.rglob("run.jsonl")
+    value = json.loads(path.read_text().splitlines()[-1])
     path.write_text(json.dumps({**value, **field}))
     assert recorded(buildrun) == []
     assert buildrun("runs", "ls").code == 0
@@ -307,7 +307,7 @@ def test_other_files_among_the_runs_do_no_harm(
     buildrun("run", project(STEPS), LOCAL, "-e", "first")
     (store / "runs/stray").write_text("")
     (store / "runs/empty").mkdir()
-    (store / "runs/odd/run.json").mkdir(parents=True)
+    (store / "runs/odd/run.jsonl").mkdir(parents=True)
     assert len(recorded(buildrun)) == 1
 
 
