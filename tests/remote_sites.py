@@ -69,6 +69,7 @@ def body_of(request: Handler) -> bytes:
 def reply(request: Handler, status: int, body: bytes = b"") -> None:
     request.send_response(status)
     request.send_header("Content-Length", str(len(body)))
+    request.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
     request.send_header("Connection", "close")
     request.end_headers()
     if request.command != "HEAD":

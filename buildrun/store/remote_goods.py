@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from buildrun import digest as digests
 
@@ -55,12 +55,13 @@ class Arriving:
         if size is not None and size > self.limit:
             raise Refused(f"is larger than {self.limit} bytes")
 
-    def adopt(self) -> None:
-        """Measure a file that somebody else has written at the path."""
+    def adopt(self, move: Callable[[], None]) -> None:
+        """Measure a file that somebody else has written at the path; ``move`` is called often."""
         with open(self.path, "rb") as file:
             while chunk := file.read(CHUNK):
                 self.size += len(chunk)
                 self._hash.update(chunk)
+                move()
         self.check(self.size)
 
     def close(self) -> str:
@@ -93,13 +94,14 @@ class Arriving:
 class Leaving:
     """A local file on its way out.
 
-    digest: what its content must be. size: its bytes.
+    digest: what its content must be. size: its bytes. taken: those that were read so far.
     """
 
     def __init__(self, digest: str, path: str, size: int) -> None:
         """Open nothing yet."""
         self.path = path
         self.size = size
+        self.taken = 0
         self._digest = digest
 
     def chunks(self, length: int = CHUNK) -> Iterator[bytes]:
@@ -108,7 +110,7 @@ class Leaving:
         So whoever consumes it all before publishing anything publishes nothing wrong.
         """
         made = digests.new("sha256")
-        size = 0
+        self.taken = 0
         try:
             # Without waiting for the other end, should a pipe have taken the file's place.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,11 +119,11 @@ class Leaving:
                     raise Changed(self.path)
                 while chunk := file.read(length):
                     made.update(chunk)
-                    size += len(chunk)
+                    self.taken += len(chunk)
                     yield chunk
         except OSError:
             raise Changed(self.path) from None
-        if size != self.size or f"sha256:{made.hexdigest()}" != self._digest:
+        if self.taken != self.size or f"sha256:{made.hexdigest()}" != self._digest:
             raise Changed(self.path)
 
 

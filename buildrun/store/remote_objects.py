@@ -134,14 +134,22 @@ class _Streamed(_Objects):
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Unwritable(error.strerror) from None
             raise
-        into.adopt()
+        into.adopt(task.move)
 
 
 class _Http(_Streamed):
     """A server that answers GET, and PUT where it is written to."""
 
     def __init__(self, base: str, query: str) -> None:
-        super().__init__(_open(base)[0], base.rstrip("/"))
+        from aiohttp import ClientTimeout
+
+        filesystem = _open(base)[0]
+        # It would give up after five minutes, however well a large object gets on.
+        filesystem.client_kwargs = {
+            "timeout": ClientTimeout(total=None),
+            **filesystem.client_kwargs,
+        }
+        super().__init__(filesystem, base.rstrip("/"))
         self._query = f"?{query}" if query else ""
 
     def write(self, task: Task[Any], name: str, goods: Goods) -> None:
@@ -206,12 +214,16 @@ class _Tree:
     def _make(self, filesystem: Any, directory: str) -> None:
         if directory in self._made:
             return
-        try:
-            filesystem.makedirs(directory, exist_ok=True)
-        except OSError:
-            # Another one may have made it in between, and SSH's errors do not tell.
-            if not filesystem.isdir(directory):
+        # At each level another one may be faster, which SSH's errors do not tell from a failure.
+        for last in (*[False] * directory.count("/"), True):
+            try:
+                filesystem.makedirs(directory, exist_ok=True)
+                break
+            except PermissionError:
                 raise
+            except OSError:
+                if last:
+                    raise
         self._made.add(directory)
 
     def _connected(self) -> Any:

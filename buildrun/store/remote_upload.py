@@ -32,6 +32,7 @@ class Uploads:
         self._link = link
         self._lock = threading.Lock()
         self._there: set[str] = set()
+        self._under_way: set[Leaving] = set()
         self._done = 0
         self._all = 0
 
@@ -53,9 +54,13 @@ class Uploads:
             lane.settle(0.5)  # for what runs to clear away what it has begun
             return
         try:
-            lane.drain((lambda: progress(self._done, self._all)) if progress else None)
+            lane.drain((lambda: progress(self._so_far(), self._all)) if progress else None)
         except Stalled as error:
             self._link.leave(error)
+
+    def _so_far(self) -> int:
+        with self._lock:
+            return self._done + sum(min(goods.taken, goods.size) for goods in self._under_way)
 
     def _start(self, work: Callable[[Task[Any]], None], name: str, *, first: bool = False) -> None:
         self._link.writing.start(self._link.guarded(work, name, out=True), first=first)
@@ -63,12 +68,15 @@ class Uploads:
     def _sending(self, result: _Result, name: str, goods: Leaving) -> Callable[[Task[Any]], None]:
         def send(task: Task[Any]) -> None:
             sent = False
+            with self._lock:
+                self._under_way.add(goods)
             try:
                 if result.whole:
                     self._send(task, name, goods)
                     sent = True
             finally:
                 with self._lock:
+                    self._under_way.remove(goods)
                     self._done += goods.size
                     result.whole = result.whole and sent
                     result.left -= 1
