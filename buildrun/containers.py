@@ -24,7 +24,8 @@ class Chosen(NamedTuple):
     id: what containers run, never a name that can move. base: the id of what the project names.
     reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
     for root. reused: nothing had to be built. key: of the image with the project's code, "" where
-    there is none.
+    there is none. below: the id of the image that the code is above. environment: the key of the
+    image with the project's environment, "" where the base is all there is.
     """
 
     id: str
@@ -34,6 +35,8 @@ class Chosen(NamedTuple):
     user: str
     reused: bool
     key: str = ""
+    below: str = ""
+    environment: str = ""
 
 
 class Wants(NamedTuple):

@@ -63,8 +63,11 @@ def _is_current(value: Any, chosen: Chosen, environ: Mapping[str, str], console:
     name, root, outputs = value["code"]
     entry_point = EntryPoint("", (), "", outputs=tuple(outputs))
     project = ProjectSpec(name, root, None, (entry_point,), PythonEnv())
+    below = base if chosen.below == base.id else inspect.over_socket(socket, chosen.below)
+    if below is None:
+        return False
     fingerprints = containers.code_fingerprints(home.locate(environ), root)
-    recipe = code_recipe(base, project, fingerprints, console)
+    recipe = code_recipe(below, project, fingerprints, console)
     fingerprints.save()
     return recipe.key == chosen.key and inspect.over_socket(socket, chosen.id) is not None
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from buildrun import containers, digest, tracking
 from buildrun.containers import Chosen, Task, Wants, code_fingerprints
-from buildrun.errors import ExecutionError
+from buildrun.errors import EnvironmentFailure
 from buildrun.executors import attended, container, in_and_out
 from buildrun.executors.job import Job, Result
+from buildrun.plan import EnvironmentState
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
+    from buildrun.environments.contract import Identity, Request
     from buildrun.executors.container import Container
     from buildrun.images.engine import Engine, Image
     from buildrun.plan import Plan, Step
@@ -46,22 +48,29 @@ class Docker:
 
     @property
     def declared(self) -> str:
-        """Return the name of the image that the project, or its user, gives."""
-        return self._declared().image
+        """Return the name of the image to start from, which the project or its user gives."""
+        docker = _docker(self._project)
+        if docker is not None:
+            return docker.image
+        from buildrun.images import environment
+
+        return environment.base_name(self._request, self._running.options.backend_config)
 
     def choose(self, made: Plan, *, refresh: bool = False) -> Chosen:
         """Return the image to run, pulled or built if need be, for the plan's steps.
 
         Raises BuildrunError.
         """
-        running = self._running
+        running, console = self._running, self._running.console
         attended.collect(containers.directory(running.home), running.environ)
         try:
-            base = self.engine.obtain(self._declared().image, running.console.progress)
+            base = self._obtain()
         finally:
-            running.console.done()
+            console.done()
         self._chosen = self._as_is(base)
-        if running.options.build_image:
+        if _docker(self._project) is None:
+            base = self._with_environment(base, refresh=refresh)
+        if running.options.build_image or _docker(self._project) is None:
             from buildrun.images.derive import code_image
 
             derived = code_image(
@@ -71,19 +80,33 @@ class Docker:
                 self._project,
                 code_fingerprints(running.home, self._project.root),
                 refresh=refresh,
-                console=running.console,
+                console=console,
             )
             self._chosen = self._chosen._replace(
                 id=derived.id, reference=derived.reference, workdir=container.CODE,
-                reused=derived.reused, key=derived.key,
+                reused=derived.reused and self._chosen.reused, key=derived.key, below=base.id,
             )  # fmt: skip
         self._steps = {step.id: step for step in made.steps}
         return self._chosen
 
-    def known(self) -> Chosen | None:
-        """Return the image as it is here, without pulling or building; raises BuildrunError."""
-        found = self.engine.image(self._declared().image)
-        return self._as_is(found) if found is not None else None
+    def known(self) -> tuple[Chosen, EnvironmentState] | None:
+        """Return the image as it is here, and how it stands, without pulling or building.
+
+        None where there is not even what to start from. Raises BuildrunError.
+        """
+        base = self.engine.image(self.declared)
+        if base is None:
+            return None
+        chosen = self._as_is(base)
+        identity = self._identify(base)
+        if identity is None:
+            return chosen, EnvironmentState("docker", base.id, True)
+        from buildrun.images import environment
+
+        key = environment.key(base, identity)
+        found = environment.find(self.engine, self._running.home, base, identity)
+        state = EnvironmentState(identity.manager, key, found is not None, identity.lock)
+        return chosen._replace(environment=key), state
 
     def content(self, chosen: Chosen) -> str:
         """Return what stands for the containers of the project in keys of results.
@@ -91,8 +114,9 @@ class Docker:
         The project's own code is not in it, for that is among the inputs of each step.
         """
         named = [item if isinstance(item, str) else list(item) for item in self.wants.environment]
+        image = chosen.environment or chosen.base
         return digest.key(
-            "container", [chosen.base, list(self.wants.volumes), named, list(self.wants.arguments)]
+            "container", [image, list(self.wants.volumes), named, list(self.wants.arguments)]
         )
 
     def run(self, step: Step) -> Result:
@@ -122,24 +146,58 @@ class Docker:
             containers.end(made, attendance, caller)
         return result
 
+    @property
+    def _request(self) -> Request:
+        from buildrun.commands import session
+
+        return session.request_of(self._running, self._project)
+
+    def _obtain(self) -> Image:
+        name = self.declared
+        if self._running.options.offline and self.engine.image(name) is None:
+            raise EnvironmentFailure(
+                f"the docker engine has no image `{name}`", hint="run once without `--offline`"
+            )
+        return self.engine.obtain(name, self._running.console.progress)
+
+    def _identify(self, base: Image) -> Identity | None:
+        """Return what the environment above the base is made of, None where there is none."""
+        if _docker(self._project) is not None:
+            return None
+        from buildrun.images import environment
+
+        return environment.identify(self._request, base, self._running.seen)
+
+    def _with_environment(self, base: Image, *, refresh: bool) -> Image:
+        """Return the image with the environment above the base."""
+        from buildrun.commands import session
+        from buildrun.images import environment
+
+        running, identity = self._running, self._identify(base)
+        if identity is None or self._chosen is None:
+            return base
+        session.tell_of_lock(running, identity)
+        made = environment.environment_image(
+            self.engine, running.home, base, self.declared, self._request, identity,
+            running.console, refresh=refresh,
+        )  # fmt: skip
+        found = self.engine.image(made.id)
+        if found is None:
+            raise EnvironmentFailure(
+                f"the image `{made.reference}` is gone as soon as it was made", hint="run again"
+            )
+        self._chosen = self._chosen._replace(environment=made.key, reused=made.reused)
+        return found
+
     def _as_is(self, image: Image) -> Chosen:
         return Chosen(
             id=image.id,
             base=image.id,
-            reference=self._declared().image,
+            reference=self.declared,
             workdir=str(image.config.get("WorkingDir") or "/"),
             user=str(image.config.get("User") or ""),
             reused=True,
         )
-
-    def _declared(self) -> DockerEnv:
-        declared = _docker(self._project)
-        if declared is None:
-            raise ExecutionError(
-                "this version of buildrun runs only projects with `docker_env` in containers",
-                hint="leave `-b docker` out, or declare `docker_env` in MLproject",
-            )
-        return declared
 
     def _container(self, step: Step) -> Container:
         if self._chosen is None:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun import plan
-from buildrun.commands import cache_options, project_options, session
+from buildrun.commands import cache_options, plan_graph, project_options, session
 from buildrun.commands.project_options import ProjectOptions
-from buildrun.errors import BuildrunError, EnvironmentFailure
+from buildrun.errors import EnvironmentFailure, ExecutionError
 from buildrun.judge import Verdict
+from buildrun.keys import printable
 from buildrun.place import CacheSettings, open_place
 from buildrun.project.spec import ProjectSpec
 from buildrun.secrets import redact
@@ -48,16 +49,20 @@ def show(
     session.check(running, opened)
     content = None
     try:
-        manager, request, identity = session.environment_of(running, opened.project, fetch=False)
-        state = session.environment_state(running, manager, identity)
-        if manager is None:
+        if "docker" in (options.backend, _manager(running, opened.project)):
             state, content = _image_state(running, opened.project)
-        elif identity is not None and any(item.outputs for item in opened.project.entry_points):
-            content = session.environment_content(request, identity)
+        else:
+            manager, request, identity = session.environment_of(
+                running, opened.project, fetch=False
+            )
+            state = session.environment_state(running, manager, identity)
+            if identity is not None and any(item.outputs for item in opened.project.entry_points):
+                content = session.environment_content(request, identity)
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
         state = plan.EnvironmentState(_manager(running, opened.project), None, False)
     made = plan.make(opened.project, session.wish(running), state, content=content)
+    cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
     sys.stdout.write(_WRITERS[form](made, _judge(running, made, settings)))
@@ -69,15 +74,17 @@ def _image_state(
 ) -> tuple[plan.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.commands.docker import Docker
+    from buildrun.images.trouble import Refused
 
     docker = Docker(running, project)
     try:
         found = docker.known()
-    except BuildrunError:
+    except (ExecutionError, Refused):
         found = None  # a plan needs no engine
     if found is None:
-        return plan.EnvironmentState("docker", None, False), None
-    return plan.EnvironmentState("docker", found.base, True), docker.content(found)
+        return plan.EnvironmentState(_manager(running, project), None, False), None
+    chosen, state = found
+    return state, docker.content(chosen)
 
 
 def _judge(running: session.Session, made: plan.Plan, settings: CacheSettings) -> list[Verdict]:
@@ -149,7 +156,7 @@ def _json(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
 
 
 def _text(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
-    lines = [f"{made.project.name} ({made.project.root})"]
+    lines = [f"{made.project.name} ({printable(made.project.root)})"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment
         ready = "ready" if state.ready else "to be built"
@@ -157,30 +164,11 @@ def _text(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",
-            f"{step.id}: {verdict.state}, on {step.backend}, {where}",
-            *(f"    {line}" for line in redact(step.command).splitlines()),
-            *(f"  because {reason.detail}" for reason in verdict.reasons),
+            f"{printable(step.id)}: {verdict.state}, on {step.backend}, {where}",
+            *(f"    {printable(line)}" for line in redact(step.command).splitlines()),
+            *(f"  because {printable(reason.detail)}" for reason in verdict.reasons),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _mermaid(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
-    number = {step.id: f"s{index}" for index, step in enumerate(made.steps)}
-    lines = ["flowchart TD"]
-    for step, verdict in zip(made.steps, verdicts, strict=True):
-        label = step.id.replace("&", "#amp;").replace('"', "#quot;")
-        lines.append(f'    {number[step.id]}["{label}: {verdict.state}"]')
-        lines += [f"    {number[name]} --> {number[step.id]}" for name in step.depends_on]
-    return "\n".join(lines) + "\n"
-
-
-def _dot(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
-    lines = ["digraph plan {"]
-    for step, verdict in zip(made.steps, verdicts, strict=True):
-        label = json.dumps(f"{step.id}: {verdict.state}")
-        lines.append(f"    {json.dumps(step.id)} [label={label}];")
-        lines += [f"    {json.dumps(name)} -> {json.dumps(step.id)};" for name in step.depends_on]
-    return "\n".join([*lines, "}"]) + "\n"
-
-
-_WRITERS = {"text": _text, "json": _json, "mermaid": _mermaid, "dot": _dot}
+_WRITERS = {"text": _text, "json": _json, "mermaid": plan_graph.mermaid, "dot": plan_graph.dot}

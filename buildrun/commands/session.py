@@ -132,18 +132,10 @@ def environment_of(
     Manager and identity are None for docker. fetch: a Python that is missing may be downloaded.
     Raises EnvironmentFailure.
     """
-    name = registry.choose(project.environment, session.options.env_manager)
-    request = Request(
-        project,
-        name,
-        session.environ,
-        session.memory,
-        session.options.offline,
-        session.options.locked,
-    )
-    if name == "docker":
+    request = request_of(session, project)
+    if request.manager == "docker":
         return None, request, None
-    manager = registry.load(name)
+    manager = registry.load(request.manager)
     try:
         return manager, request, _identify(session, manager, request)
     except EnvironmentFailure as failure:
@@ -154,12 +146,24 @@ def environment_of(
         return manager, request, _identify(session, manager, request)
 
 
-def _identify(session: Session, manager: "Manager", request: Request) -> Identity:
-    identity = identify(manager, request)
+def request_of(session: Session, project: ProjectSpec) -> Request:
+    """Return what the project's environment is asked for as; raises EnvironmentFailure."""
+    options = session.options
+    name = registry.choose(project.environment, options.env_manager)
+    return Request(project, name, session.environ, session.memory, options.offline, options.locked)
+
+
+def tell_of_lock(session: Session, identity: Identity) -> None:
+    """Warn of a lock that is stale."""
     if identity.lock == "stale":
         session.seen.volatile = True  # so that the warning is said each time
         reasons = "; ".join(identity.stale)
         session.console.warn(f"the lock is stale and not used: {reasons}", "run `buildrun lock`")
+
+
+def _identify(session: Session, manager: "Manager", request: Request) -> Identity:
+    identity = identify(manager, request)
+    tell_of_lock(session, identity)
     return identity
 
 

@@ -51,7 +51,12 @@ class Settings(NamedTuple):
 
 
 def read(reader: Reader) -> Settings:
-    """Return the settings that pip would use here."""
+    """Return the settings that pip would use here, in uv's words."""
+    return _translate(own(reader), reader)
+
+
+def own(reader: Reader) -> dict[str, str]:
+    """Return the settings that pip would use here, by pip's names without dashes before them."""
     values: dict[str, str] = {}
     for path in _files(reader):
         values.update(_from_file(path, reader))
@@ -60,7 +65,7 @@ def read(reader: Reader) -> Settings:
         value = reader.variable(name)
         if value:
             values[key] = value
-    return _translate(values, reader)
+    return values
 
 
 def _files(reader: Reader) -> list[str]:

@@ -38,14 +38,14 @@ def identify(request: Request, reader: Reader) -> Identity:
         "python": interpreter.version,
         "platform": here(),
     }
-    lock, state, stale = _usable_lock(wanted, reader), "unlocked", []
+    lock, state, stale = usable_lock(wanted, reader), "unlocked", []
     if lock is not None:
         stale = lockfile.changes(lock, wanted.inputs, here(), _minor(interpreter.version))
         state = "stale" if stale else "locked"
     if lock is None and not any(wanted.lines.values()) and UV_LOCK not in wanted.inputs:
         state = "locked"  # nothing is installed, so there is nothing to pin
     if request.locked and state != "locked":
-        raise _not_locked(wanted.declared, stale)
+        raise not_locked(wanted.declared, stale)
     if lock is not None and state == "locked":
         parts["packages"] = [list(package) for package in lock.platforms[here()]]
     else:
@@ -105,14 +105,16 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     }
 
 
-def _usable_lock(wanted: Wanted, reader: Reader) -> Lock | None:
+def usable_lock(wanted: Wanted, reader: Reader) -> Lock | None:
+    """Return the lock of a virtualenv, fresh or stale; raises EnvironmentFailure."""
     if UV_LOCK in wanted.inputs:
         return None
     lock = lockfile.load(wanted.declared.path, reader)
     return lock if lock is not None and lock.manager == NAME else None
 
 
-def _not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
+def not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
+    """Return the error for an environment without a fresh lock where only that will do."""
     fact = f"the lock is stale: {'; '.join(stale)}" if stale else "the environment is not locked"
     place = lockfile.path_for(declared.path) if declared.path else None
     return EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")

@@ -1,0 +1,328 @@
+"""Virtualenvs in images: what they are made of, and how a container makes one with pip."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from buildrun import digest
+from buildrun.environments import lockfile, requirements, uv_lock, virtualenv, wanted
+from buildrun.environments.contract import Identity
+from buildrun.environments.wanted import UV_LOCK
+from buildrun.errors import EnvironmentFailure
+from buildrun.images import context, env_index, env_layer, env_worker, layer
+from buildrun.images.env_container import line
+from buildrun.images.env_index import Mounts
+from buildrun.memo import Reader
+from buildrun.project.python_version import fits
+from buildrun.tree.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.contract import Request
+    from buildrun.environments.requirements import Line
+    from buildrun.environments.wanted import Wanted
+    from buildrun.images.engine import Image
+    from buildrun.images.env_container import Answer, Site
+    from buildrun.images.layer import Layer
+    from buildrun.project.spec import PythonEnv
+
+# Where the environment is in its image, the project's code in the image above it, and what is
+# needed while the container is there.
+PREFIX = "/opt/buildrun/env"
+CODE = "/mlflow/projects/code"
+SCRATCH = "/tmp/buildrun"  # noqa: S108
+
+PIP = (
+    "--no-input", "--disable-pip-version-check", "--no-compile", "--no-cache-dir",
+    "--no-warn-script-location", "--progress-bar", "off",
+)  # fmt: skip
+
+_MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
+_EDITABLE = re.compile(r"(?:-e|--editable)[=\s]\s*")
+_LOCAL = re.compile(
+    r"((?:(?:-e|--editable)(?:\s*=\s*|\s+))?)((?:[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*)?)"
+    r"(\S+?)((?:\[[^]/]*\])?(?:#\S*)?(?:\s.*)?)"
+)
+_LINKS = re.compile(r"(-f|--find-links|-i|--index-url|--extra-index-url)(?:\s*=\s*|\s+)(\S+)")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+
+
+def identify(request: Request, base: Image, reader: Reader) -> Identity:
+    """Return what the virtualenv is made of, beside its base; raises EnvironmentFailure."""
+    found = wanted.read(request, reader)
+    platform = platform_of(base)
+    parts: dict[str, Any] = {"manager": virtualenv.NAME, "platform": platform}
+    lock, state, stale = virtualenv.usable_lock(found, reader), "unlocked", []
+    if lock is not None:
+        python = minor(found.declared.python) or lock.python
+        stale = lockfile.changes(lock, found.inputs, platform, python)
+        state = "stale" if stale else "locked"
+    if lock is None and not any(found.lines.values()) and UV_LOCK not in found.inputs:
+        state = "locked"  # nothing is installed, so there is nothing to pin
+    if request.locked and state != "locked":
+        raise virtualenv.not_locked(found.declared, stale)
+    parts["requested"] = found.declared.python
+    if lock is not None and state == "locked":
+        parts.update(python=lock.python, packages=[list(one) for one in lock.platforms[platform]])
+    else:
+        parts.update(_portable(found, request), indexes=list(found.indexes))
+    key = digest.key("environment in an image", parts)
+    return Identity(virtualenv.NAME, key, parts, state, stale, found.warnings)
+
+
+def minor(python: str | None) -> str:
+    """Return ``major.minor`` where a project asks for just one, else ""."""
+    match = _MINOR.fullmatch((python or "").strip())
+    return match.group(1) if match else ""
+
+
+def platform_of(base: Image) -> str:
+    """Return the platform of an image as locks have it, such as ``linux-x86_64``."""
+    system, architecture = base.platform
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture)
+    return f"{system}-{machine}"
+
+
+def make(
+    site: Site, base_name: str, identity: Identity, request: Request, console: Console
+) -> Layer:
+    """Make the virtualenv in a container and return its layer; raises EnvironmentFailure."""
+    reader = Reader(request.environ)
+    found = wanted.read(request, reader)
+    stages = Stages(request, CODE)
+    if UV_LOCK in found.inputs:
+        stages.add([stages.line(text) for text in _exported(request, found, console)])
+    elif "packages" in identity.parts:
+        for texts in uv_lock.lines(identity.parts["packages"]).values():
+            stages.add_locked(texts)
+    else:
+        for lines in found.lines.values():
+            stages.add(lines)
+    order = stages.order(f"{PREFIX}/bin/python", [["-m", "venv", PREFIX]])
+
+    def check(first: str) -> bytes:
+        refuse_version(json.loads(first)["python"], found.declared, identity, base_name)
+        return line(order)
+
+    settings = stages.access(reader)
+    for program in _programs(found.declared.python):
+        site.create((program, "-c", _text()), settings)
+        stages.copy(site)
+        answer = site.run(check, console.progress)
+        if not answer.is_missing:
+            break
+    else:
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has no Python to make the environment with",
+            hint=remedy(found.declared.python),
+        )
+    if answer.code or not answer.first.startswith("{"):
+        known = [line for lines in found.lines.values() for line in lines]
+        raise failure(answer, base_name, known, request, found.declared)
+    return env_layer.of_archive(lambda: site.take(PREFIX), PREFIX)
+
+
+class Stages:
+    """Installations by pip in a container, one after another, with the local files they need."""
+
+    def __init__(self, request: Request, root: str) -> None:
+        """Take the project; root: where its files are in the container."""
+        self._request = request
+        self._root = root
+        self._mounts = Mounts()
+        self._stages: list[dict[str, Any]] = []
+        self._sources: dict[str, str] = {}
+        self._variables: set[str] = set()
+
+    def line(self, text: str) -> Line:
+        """Return a line that stands in no file."""
+        return requirements.Line(text, self._request.project.root, 0)
+
+    def add(self, lines: Sequence[Line], *words: str) -> None:
+        """Add a stage of requirements; words: further ones for pip."""
+        texts = [(line, self._moved(line)) for line in lines]
+        for _, text in texts:
+            self._variables.update(_VARIABLE.findall(text))
+        wanted = [text for line, text in texts if not line.constraint]
+        if wanted:
+            bounds = [text for line, text in texts if line.constraint]
+            self._stages.append(
+                {
+                    "words": list(words),
+                    "requirement": _joined(wanted),
+                    "constraint": _joined(bounds),
+                }
+            )
+
+    def add_locked(self, texts: Sequence[str]) -> None:
+        """Add the lines of a lock, which is complete; pip wants hashes for all or for none."""
+        hashed = [self.line(text) for text in texts if " --hash=" in text]
+        self.add(hashed, "--no-deps", "--require-hashes")
+        self.add([self.line(text) for text in texts if " --hash=" not in text], "--no-deps")
+
+    def access(self, reader: Reader) -> Any:
+        """Return what the container needs of this machine."""
+        request = self._request
+        found = env_index.access(
+            reader, request.environ, self._mounts, request.project.root, offline=request.offline
+        )
+        seen = {name: request.environ.get(name, "") for name in self._variables}
+        return found._replace(environ={**found.environ, **seen})
+
+    def order(self, python: str, first: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+        """Return what the program in the container reads; first: what Python does before it."""
+        return {
+            "python": python,
+            "first": [list(words) for words in first],
+            "stages": self._stages,
+            "words": list(PIP),
+            "scratch": SCRATCH,
+            "cwd": self._root,
+        }
+
+    def copy(self, site: Site) -> None:
+        """Copy local projects into the container, where their builds may write."""
+        for place, target in self._sources.items():
+            project = self._request.project._replace(root=place, entry_points=())
+            taken = context.content(project, Fingerprints(place, None, "sha256")).taken
+            site.put(layer.of_files(place, taken, target).chunks())
+
+    def _moved(self, line: Line) -> str:
+        """Return a line's text with paths of this machine as they are in the container."""
+        root = self._request.project.root
+        base = os.path.dirname(line.path) if line.number else root
+        if links := _LINKS.fullmatch(line.text):
+            return f"{links.group(1)} {self._mounts.address(links.group(2), base)}"
+        path = requirements.local_path(line, root)
+        match = _LOCAL.fullmatch(line.text)
+        if path is None or match is None:
+            return line.text
+        editable, name, _, rest = match.groups()
+        target = self._target(path, line, editable=bool(editable))
+        return f"{editable}{name}{'file://' if name else ''}{target}{rest}"
+
+    def _target(self, path: str, line: Line, *, editable: bool) -> str:
+        if not os.path.isdir(path):
+            return self._mounts.place(path)
+        below = os.path.relpath(path, self._request.project.root)
+        if below != os.pardir and not below.startswith(os.pardir + os.sep):
+            target = os.path.normpath(os.path.join(self._root, below))
+        elif editable:
+            raise EnvironmentFailure(
+                f"`{line.text}` is used where it lies, and that is not in the image",
+                place=f"{line.path}:{line.number}" if line.number else line.path,
+                hint="leave `-e` out, or move it into the project",
+            )
+        else:
+            target = f"{SCRATCH}-{len(self._sources)}/{os.path.basename(path)}"
+        return self._sources.setdefault(path, target)
+
+
+def refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
+    """Raise EnvironmentFailure where the base has another Python than is wanted."""
+    asked = declared.python
+    if asked is not None and not fits(have, asked):
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has Python {have}, and the project asks for {asked}",
+            place=declared.path,
+            hint=remedy(asked),
+        )
+    locked = identity.parts.get("python")
+    if locked and not fits(have, locked):
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has Python {have}, and the lock is for {locked}",
+            place=lockfile.path_for(declared.path or ""),
+            hint=remedy(locked),
+        )
+
+
+def remedy(python: str | None) -> str:
+    """Return how to get a base with a Python."""
+    return f'choose a base that has it: -c \'{{"docker_base": "{default_base(python)}"}}\''
+
+
+def default_base(python: str | None) -> str:
+    """Return the image to start from for a Python that a project asks for."""
+    import sys
+
+    match = re.search(r"[0-9]+\.[0-9]+", python or "")
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return f"python:{match.group() if match else here}-slim"
+
+
+def failure(
+    answer: Answer, base_name: str, known: Sequence[Line], request: Request, declared: PythonEnv
+) -> EnvironmentFailure:
+    """Return the error for what pip, or the engine, says."""
+    from buildrun.environments.uv import ToolFailure
+    from buildrun.environments.uv_failure import explain
+
+    said = [text for text in answer.said if text.strip()] or [answer.first]
+    what = f"the environment could not be made in a container of `{base_name}`"
+    default = declared.path or request.project.file or request.project.root
+    error = explain(ToolFailure("\n".join(said), shown=True), what, known, default)
+    wrong = [text for text in said if text.lower().startswith("error:")]
+    # pip begins an error with that word and says it in the lines that follow.
+    start = said.index(wrong[0]) if wrong else max(0, len(said) - 12)
+    error.message = "\n".join([f"{what}:", *(f"  {text}" for text in said[start:][:12])])
+    low = answer.text.lower()
+    for sign, hint in _REMEDIES:
+        if sign in low:
+            error.hint = hint
+            break
+    if request.offline:
+        error.hint = "run once without `--offline`"
+    return error
+
+
+_REMEDIES = (
+    ("ensurepip", "choose a base whose Python has `venv` with pip: Debian's `python3-venv`"),
+    ("do not match the hashes", "the file is not the one that was locked; do not install it"),
+    ("cannot find command 'git'", "choose a base with git for requirements from repositories"),
+    ("no matching distribution", "check the name, the version and the package index"),
+    ("gcc", "choose a base with a compiler, or a version that has a wheel"),
+    ("no space left", "make room on the engine's disk"),
+)
+
+
+def _programs(python: str | None) -> tuple[str, ...]:
+    exact = minor(python)
+    return (*((f"python{exact}",) if exact else ()), "python3", "python")
+
+
+def _portable(found: Wanted, request: Request) -> dict[str, Any]:
+    """Return what was declared; an editable install counts with its place in the project."""
+    parts = dict(found.inputs)
+    for stage in found.lines:
+        parts[stage] = [
+            {**item, "editable": os.path.relpath(item["editable"], request.project.root)}
+            if "editable" in item
+            else item
+            for item in parts[stage]
+        ]
+    return parts
+
+
+def _exported(request: Request, found: Wanted, console: Console) -> list[str]:
+    from buildrun.environments import uv
+    from buildrun.environments.uv_failure import explain
+
+    try:
+        return uv_lock.export(uv.Tool(request, found.settings, console, -1).run)
+    except uv.ToolFailure as error:
+        place = os.path.join(request.project.root, UV_LOCK)
+        raise explain(error, "the lock could not be read", (), place) from None
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
+def _text() -> str:
+    from importlib.resources import files
+
+    return files(__package__).joinpath(f"{env_worker.__name__.rpartition('.')[2]}.py").read_text()

@@ -1,0 +1,59 @@
+"""Makes an environment inside of a container: Python there runs the text of this module.
+
+It says its version in a line of JSON, reads an order in another, and then writes what pip writes.
+Nothing of buildrun is in the container, and its Python may be an old one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+
+def main() -> None:
+    """Do what the first line of standard input asks for."""
+    os.dup2(1, 2)
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    os.write(1, json.dumps({"python": version}).encode() + b"\n")
+    text = sys.stdin.buffer.readline()
+    if not text:
+        sys.exit(1)
+    order = json.loads(text.decode())
+    watch = threading.Thread(target=_end_with_input)
+    watch.daemon = True
+    watch.start()
+    os.makedirs(order["scratch"])
+    # What is built from source shall not have the time in it.
+    environ = dict(os.environ, HOME=order["scratch"], PYTHONHASHSEED="0", PYTHONNOUSERSITE="1")
+    environ.update(SOURCE_DATE_EPOCH="315532800", PYTHONDONTWRITEBYTECODE="1")
+    if order["cwd"]:
+        os.makedirs(order["cwd"], exist_ok=True)
+        os.chdir(order["cwd"])
+    for argv in order["first"]:
+        _run([sys.executable, *argv], environ)
+    for number, stage in enumerate(order["stages"]):
+        words = [order["python"], "-m", "pip", "install", *order["words"], *stage["words"]]
+        for flag in ("requirement", "constraint"):
+            if stage[flag]:
+                path = os.path.join(order["scratch"], f"{flag}-{number}.txt")
+                with open(path, "wb") as file:
+                    file.write(stage[flag].encode())
+                words += ["--" + flag, path]
+        _run(words, environ)
+    os._exit(0)
+
+
+def _run(words: "list[str]", environ: "dict[str, str]") -> None:
+    code = subprocess.call(words, stdin=subprocess.DEVNULL, env=environ)
+    if code:
+        os._exit(code if 0 < code < 126 else 1)
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

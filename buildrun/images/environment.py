@@ -1,0 +1,122 @@
+"""Images with a project's environment: a base, and above it one layer, keyed apart from code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from buildrun import digest
+from buildrun.errors import UsageError
+from buildrun.images import derive, env_python
+from buildrun.images.config import Change
+from buildrun.images.derive import Derived, Recipe
+from buildrun.images.env_container import Site, search_path
+from buildrun.images.env_python import PREFIX
+from buildrun.project.spec import CondaEnv, PythonEnv
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.contract import Identity, Request
+    from buildrun.home import Home
+    from buildrun.images.engine import Engine, Image
+    from buildrun.images.layer import Layer
+    from buildrun.memo import Reader
+
+# How environments are made; another number makes all of them anew.
+_FORMAT = "1"
+
+_PYTHON = re.compile(r"(?:[^:]+::)?python\s*((?:[=<>!~ ].*)?)$")
+
+
+def base_name(request: Request, config: Mapping[str, Any]) -> str:
+    """Return the image to start from: `docker_base` of the backend config, else one for the Python.
+
+    Raises UsageError for what is not a text.
+    """
+    chosen = config.get("docker_base")
+    if chosen is None:
+        return env_python.default_base(_python(request))
+    if not isinstance(chosen, str) or not chosen:
+        raise UsageError(
+            "`docker_base` in the backend config is not the name of an image",
+            hint='such as {"docker_base": "python:3.12-slim"}',
+        )
+    return chosen
+
+
+def identify(request: Request, base: Image, reader: Reader) -> Identity | None:
+    """Return what the environment is made of beside its base; None for the base's own.
+
+    reader: is told all that is looked at. Raises EnvironmentFailure.
+    """
+    if request.manager in ("local", "system"):
+        return None
+    return env_python.identify(request, base, reader)
+
+
+def find(engine: Engine, home: Home, base: Image, identity: Identity) -> Derived | None:
+    """Return the image where it is there; nothing is made."""
+    return derive.find(engine, home, _recipe(base, identity), base)
+
+
+def key(base: Image, identity: Identity) -> str:
+    """Return the key of the image, whether it is there or not."""
+    return _recipe(base, identity).key
+
+
+def environment_image(
+    engine: Engine,
+    home: Home,
+    base: Image,
+    name: str,
+    request: Request,
+    identity: Identity,
+    console: Console,
+    *,
+    refresh: bool,
+) -> Derived:
+    """Return the base with the environment in `PREFIX`, made if it is not there.
+
+    name: the base's, for people. refresh: it is made anew. Raises BuildrunError.
+    """
+
+    def before() -> None:
+        for warning in identity.warnings:
+            console.warn(warning)
+        text = f"making the {identity.manager} environment in a container of {name}"
+        console.note(console.style(text, "dim"))
+
+    with Site(base, home, request.environ) as site:
+        recipe = _recipe(base, identity)._replace(
+            layer=lambda: env_python.make(site, name, identity, request, console), before=before
+        )
+        return derive.layer_image(engine, home, base, recipe, refresh=refresh, console=console)
+
+
+def _recipe(base: Image, identity: Identity) -> Recipe:
+    parts = {"format": _FORMAT, "base": base.id, "at": PREFIX, "environment": identity.key}
+    environ = {"PATH": f"{PREFIX}/bin:{search_path(base)}", "VIRTUAL_ENV": PREFIX}
+    return Recipe(
+        key=digest.key("environment image", parts),
+        # Several projects may share it.
+        project="environment",
+        change=Change(environ=environ, told=f"the {identity.manager} environment in {PREFIX}"),
+        layer=_unmade,
+    )
+
+
+def _unmade() -> Layer:
+    raise AssertionError("only looked for")
+
+
+def _python(request: Request) -> str | None:
+    environment = request.project.environment
+    if isinstance(environment, PythonEnv):
+        return environment.python
+    if isinstance(environment, CondaEnv):
+        found = [
+            match.group(1) for text in environment.dependencies if (match := _PYTHON.match(text))
+        ]
+        return found[0] if found else None
+    return None
