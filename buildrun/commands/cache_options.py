@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from buildrun.errors import UsageError
+from buildrun.keys import printable
 from buildrun.place import CacheSettings
+from buildrun.plan import Plan
 
 _YES = frozenset({"1", "true", "yes", "on"})
 
@@ -35,8 +38,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> CacheSettings:
     """Return the settings, and put the URI right; raises UsageError without one."""
     forced = list(arguments.force)
-    if arguments.uri is None and forced and forced[-1]:
-        arguments.uri, forced[-1] = forced[-1], ""
+    if arguments.uri is None and (taken := _taken_for_a_step(arguments.command_line, cwd)):
+        arguments.uri = taken
+        forced[forced.index(taken)] = ""
     if arguments.uri is None:
         raise UsageError("the project's URI is missing", hint="give a directory, such as `.`")
     given = arguments.remote_cache or environ.get("BUILDRUN_REMOTE_CACHE") or None
@@ -49,3 +53,25 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) ->
         remote=given,
         remote_write=arguments.remote_cache_write or write,
     )
+
+
+def refuse_unknown(settings: CacheSettings, made: Plan) -> None:
+    """Raise UsageError where a step is to be forced that the plan does not have."""
+    there = {name: None for step in made.steps for name in (step.id, step.entry_point)}
+    for name in settings.force or ():
+        if name not in there:
+            names = ", ".join(f"`{printable(known)}`" for known in there)
+            raise UsageError(f"there is no step `{name}` to be forced", hint=f"steps: {names}")
+
+
+def _taken_for_a_step(argv: Sequence[str], cwd: str) -> str:
+    """Return the URI where argparse has taken it for the value of `--force`, or "".
+
+    In `--force . --force=train` it is the word behind an option without `=`; of several such
+    words it is the one that names a directory, else the last.
+    """
+    words = [
+        word for option, word in pairwise(argv) if option == "--force" and not word.startswith("-")
+    ]
+    uris = [word for word in words if os.path.isdir(os.path.join(cwd, word.partition("#")[0]))]
+    return (uris or words or [""])[-1]

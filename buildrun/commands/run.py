@@ -190,6 +190,7 @@ def _run(
 ) -> None:
     # What no environment can mend is found before one is built.
     first = plan.make(opened.project, session.wish(running), _UNKNOWN)
+    cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
     if first.steps[-1].backend == "docker":

@@ -1,0 +1,249 @@
+"""Plans in all their formats, of graphs with any names, and what `--force` makes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+
+LOCAL = "--env-manager=local"
+FORMATS = ("text", "json", "mermaid", "dot")
+DIAMOND = """\
+name: diamond
+entry_points:
+  top: {inputs: [MLproject], outputs: [t], command: echo t > t}
+  left: {depends_on: [top], inputs: [t], outputs: [l], command: echo l > l}
+  right: {depends_on: [top], inputs: [t], outputs: [r], command: echo r > r}
+  main: {depends_on: [left, right], inputs: [l, r], outputs: [m], command: cat l r > m}
+"""
+TWICE = """\
+entry_points:
+  part: {parameters: {p: string}, command: "echo {p}"}
+  other: {parameters: {p: string}, depends_on: [{entry_point: part, parameters: {p: "{p}"}}],
+    command: "true"}
+  main: {parameters: {p: string}, command: "true",
+    depends_on: [{entry_point: other, parameters: {p: "{p}"}},
+                 {entry_point: part, parameters: {p: plain}}]}
+"""
+HOSTILE = [
+    'say "hi"',
+    "a\nb",
+    "back\\slash",
+    "back\\nslash\\",
+    "]-->x[",
+    "<b>bold</b> & #35; `code` {x}",
+    "\x1b[31mred\x07",
+    "größe Δ 日本",
+    'end"]; evil --> s0; x["',
+    "%% comment",
+    "click s0 href",
+]
+
+# Graphviz's grammar of a quoted name: only a backslash before a quote is special.
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+_DOT = re.compile(rf"    ({_QUOTED}) (?:\[label=({_QUOTED})\]|-> ({_QUOTED}));")
+_MERMAID = re.compile(r'    (s\d+)(?:\["([^"]*)"\]| --> (s\d+))')
+
+
+def plan(buildrun: Buildrun, directory: Path, form: str, *arguments: str) -> str:
+    outcome = buildrun("plan", directory, LOCAL, f"--format={form}", *arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome.out
+
+
+def dot_of(text: str) -> tuple[list[str], set[tuple[str, str]]]:
+    """Return the nodes of a graph of Graphviz and its edges; each line has to be one."""
+    first, *lines, last = text.splitlines()
+    assert (first, last) == ("digraph plan {", "}")
+    found = [_DOT.fullmatch(line) for line in lines]
+    assert all(found), text
+    nodes = [item[1] for item in found if item and item[2]]
+    return nodes, {(item[1], item[3]) for item in found if item and item[3]}
+
+
+def mermaid_of(text: str) -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """Return the labels of a Mermaid flowchart and its edges; each line has to be one."""
+    first, *lines = text.splitlines()
+    assert first == "flowchart TD"
+    found = [_MERMAID.fullmatch(line) for line in lines]
+    assert all(found), text
+    labels = {item[1]: item[2] for item in found if item and item[2] is not None}
+    return labels, {(item[1], item[3]) for item in found if item and item[3]}
+
+
+def test_graph_has_every_step_once_and_every_edge(project: Project, buildrun: Buildrun) -> None:
+    directory = project(DIAMOND)
+    nodes, edges = dot_of(plan(buildrun, directory, "dot"))
+    assert nodes == ['"top"', '"left"', '"right"', '"main"']
+    assert edges == {
+        ('"top"', '"left"'),
+        ('"top"', '"right"'),
+        ('"left"', '"main"'),
+        ('"right"', '"main"'),
+    }
+    labels, arrows = mermaid_of(plan(buildrun, directory, "mermaid"))
+    assert labels == {
+        "s0": "top: miss",
+        "s1": "left: miss",
+        "s2": "right: miss",
+        "s3": "main: miss",
+    }
+    assert arrows == {("s0", "s1"), ("s0", "s2"), ("s1", "s3"), ("s2", "s3")}
+
+
+def test_states_are_those_of_the_steps(project: Project, buildrun: Buildrun) -> None:
+    directory = project(DIAMOND)
+    assert buildrun("run", directory, LOCAL).code == 0
+    (directory / "l").unlink()
+    labels, _ = mermaid_of(plan(buildrun, directory, "mermaid"))
+    assert list(labels.values()) == [
+        "top: up-to-date",
+        "left: hit",
+        "right: up-to-date",
+        "main: up-to-date",
+    ]
+    text = plan(buildrun, directory, "text")
+    assert "left: hit, on local, local environment, ready\n" in text or "left: hit" in text
+    assert "because output `l` is missing\n" in text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_break_no_format(name: str, project: Project, buildrun: Buildrun) -> None:
+    directory = project(TWICE)
+    arguments = ("-P", f"p={name}")
+    texts = {form: plan(buildrun, directory, form, *arguments) for form in FORMATS}
+    steps = json.loads(texts["json"])["steps"]
+    ids = [step["id"] for step in steps]
+    assert ids == [f"part[p={name}]", "other", "part[p=plain]", "main"]
+    nodes, edges = dot_of(texts["dot"])
+    assert len(set(nodes)) == 4
+    assert edges == {(nodes[0], nodes[1]), (nodes[1], nodes[3]), (nodes[2], nodes[3])}
+    labels, arrows = mermaid_of(texts["mermaid"])
+    assert len(set(labels.values())) == 4
+    assert arrows == {("s0", "s1"), ("s1", "s3"), ("s2", "s3")}
+    for form in FORMATS:
+        assert not [char for char in texts[form] if not char.isprintable() and char != "\n"]
+        assert "<b>" not in texts[form] or form in ("text", "json", "dot")
+
+
+def test_names_that_look_alike_stay_apart(project: Project, buildrun: Buildrun) -> None:
+    directory = project(TWICE.replace("p: plain", 'p: "a\\\\nb"'))
+    nodes, _ = dot_of(plan(buildrun, directory, "dot", "-P", "p=a\nb"))
+    assert len(set(nodes)) == 4
+
+
+def test_undecodable_names_break_no_format(project: Project, buildrun: Buildrun) -> None:
+    directory = project(TWICE)
+    for form in FORMATS:
+        text = plan(buildrun, directory, form, "-P", os.fsdecode(b"p=\xff\xfe"))
+        assert text.encode(), "only what can be written"
+        assert ("\\xff" in text) == (form in ("text", "dot")) or form in ("json", "mermaid")
+
+
+def test_input_with_a_hostile_name_is_told_on_one_line(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {outputs: [o], command: touch o}}\n")
+    name = os.fsdecode(b"new\n\x1b[31m\xff")
+    assert buildrun("run", directory, LOCAL).code == 0
+    (directory / name).write_text("")
+    (line,) = [line for line in plan(buildrun, directory, "text").splitlines() if "because" in line]
+    assert line == "  because input `new\\n\\x1b[31m\\xff` is new"
+
+
+# -- what is to run in any case ---------------------------------------------------------------
+
+
+def states(buildrun: Buildrun, directory: Path, *arguments: str) -> dict[str, str]:
+    outcome = buildrun("plan", LOCAL, "--format=json", *arguments, cwd=directory)
+    assert outcome.code == 0, outcome.err
+    return {step["id"]: step["cache"]["state"] for step in outcome.data["steps"]}
+
+
+ALL = {"top": "miss", "left": "miss", "right": "miss", "main": "miss"}
+RIGHT = {"top": "up-to-date", "left": "up-to-date", "right": "miss", "main": "miss"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((".", "--force"), ALL),
+        (("--force", "."), ALL),
+        (("--force", "--", "."), ALL),
+        (("--force", ".", "-e", "main"), ALL),
+        ((".", "--force=right"), RIGHT),
+        (("--force=right", "."), RIGHT),
+        (("--force", "right", "."), RIGHT),
+        ((".", "--force", "right"), RIGHT),
+        (("--force", ".", "--force=right"), ALL),
+        (("--force=right", "--force", "."), ALL),
+        (("--force", ".", "--force", "right"), ALL),
+        ((".", "--force=left", "--force=right"), {**RIGHT, "left": "miss"}),
+    ],
+)
+def test_force_in_any_order(
+    arguments: tuple[str, ...], expected: dict[str, str], project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(DIAMOND)
+    assert buildrun("run", directory, LOCAL).code == 0
+    assert states(buildrun, directory, *arguments) == expected
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_forced_step_that_is_not_there_is_an_error(
+    verb: str, project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(DIAMOND)
+    outcome = buildrun(verb, directory, LOCAL, "-e", "left", "--force=right")
+    assert outcome.code == 2
+    assert "there is no step `right`" in outcome.err
+    assert "`top`, `left`" in outcome.err
+    assert not (directory / "t").exists()
+
+
+def test_uri_is_asked_for(buildrun: Buildrun) -> None:
+    outcome = buildrun("plan", "--force")
+    assert outcome.code == 2
+    assert "URI is missing" in outcome.err
+
+
+def test_forced_step_runs_and_what_it_makes_anew_counts(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(DIAMOND)
+    report = tmp_path / "report.json"
+    buildrun("run", directory, LOCAL)
+    assert buildrun("run", directory, LOCAL, "--force=top", "--report", report).code == 0
+    found = {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
+    assert found == {"top": "ok", "left": "up-to-date", "right": "up-to-date", "main": "up-to-date"}
+    reasons = json.loads(report.read_text())["steps"][0]["reasons"]
+    assert [reason["code"] for reason in reasons] == ["forced"]
+
+
+def test_no_cache_runs_everything_and_keeps_nothing(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(DIAMOND)
+    for _ in range(2):
+        outcome = buildrun("run", directory, LOCAL, "--no-cache")
+        assert "4 steps: 4 ran" in outcome.err
+    assert not list((store / "results").rglob("*"))
+    assert states(buildrun, directory, ".", "--no-cache") == ALL
+    assert set(states(buildrun, directory, ".").values()) == {"miss"}
+
+
+def test_dry_run_is_the_plan(project: Project, buildrun: Buildrun, store: Path) -> None:
+    directory = project(DIAMOND)
+    dry = buildrun("run", directory, LOCAL, "--dry-run")
+    assert (dry.code, dry.out) == (0, plan(buildrun, directory, "text"))
+    assert not (directory / "t").exists()
+    assert list(store.iterdir()) == []
+    assert buildrun("run", directory, LOCAL).code == 0
+    assert "main: up-to-date" in buildrun("run", directory, LOCAL, "--dry-run").out
+    assert "because `--force` was given" in (
+        buildrun("run", directory, LOCAL, "--dry-run", "--force=main").out
+    )
