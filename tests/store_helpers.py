@@ -110,8 +110,7 @@ def store_outputs(
     parts: Any = None,
 ) -> Manifest:
     """Store what is on disk as a result."""
-    log = Path(home.root) / "log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = root.with_name(f"{root.name}.log")
     log.write_text("log\n")
     taken = take(root, declared, algorithm)
     manifest = manifest_of(taken, declared, algorithm, parts)

@@ -111,18 +111,16 @@ def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
     Raises StoreError.
     """
     try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0) as file:
+            copier = Copier()
+            digest, size = copier.digest(file.fileno(), algorithm)
+            file.seek(0)
+            put(home, digest, file.fileno(), size, copier)
     except OSError as error:
-        raise StoreError(f"cannot be read: {error.strerror}", place=path) from error
-    try:
-        copier = Copier()
-        digest, size = copier.digest(source, algorithm)
-        os.lseek(source, 0, os.SEEK_SET)
-        put(home, digest, source, size, copier)
-    except OSError as error:
-        raise StoreError(f"cannot be read: {error.strerror}", place=path) from error
-    finally:
-        os.close(source)
+        raise StoreError(f"it cannot be read: {error.strerror}", place=path) from error
+    except StoreError as error:
+        error.place = error.place or path
+        raise
     return digest
 
 
