@@ -23,6 +23,8 @@ LAYERS = (
     {"entry_point", "command", "download", "tracking"},
     {"environments", "executors", "images"},
     {
+        "containers",
+        "containers",
         "former",
         "glance",
         "graph",

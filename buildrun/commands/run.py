@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import time
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from buildrun import digest, glance, plan, plan_record, runs, tracking, warm
-from buildrun.commands import cache_options, project_options, run_steps, session
+from buildrun import plan, tracking
+from buildrun.commands import cache_options, project_options, run_steps, session, warm_record
+from buildrun.commands.account import Account
+from buildrun.commands.downloads import Downloads
 from buildrun.commands.report_file import report_path, write_report
 from buildrun.commands.run_steps import Wanted
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
-from buildrun.errors import (
-    FAILURE,
-    BuildrunError,
-    ExecutionError,
-    Interrupted,
-    ParameterError,
-    UsageError,
-)
+from buildrun.errors import BuildrunError, ExecutionError, UsageError
 from buildrun.executors.job import Result
 from buildrun.output import MODES
-from buildrun.project.locate import find_mlproject
-from buildrun.run import Prepared, perform, report
+from buildrun.run import Prepared, perform
 from buildrun.schedule import Manner, Progress
-from buildrun.secrets import redact
-from buildrun.warm import Claim
 
 if TYPE_CHECKING:
-    from buildrun.commands.docker import Docker
     from buildrun.commands.session import Session
-    from buildrun.containers import Chosen
-    from buildrun.locks import Lock
-
-
-# Variables of the caller that a prepared command depends on, beside those that readers note.
-_VARIABLES = (
-    "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE", "BUILDRUN_REMOTE_CACHE_WRITE", "BUILDRUN_SALT",
-    "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR", "PATH", "SHELL",
-    "XDG_CACHE_HOME",
-)  # fmt: skip
+    from buildrun.warm import Claim
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +68,8 @@ def execute(
         return watch.watch(options, arguments.command_line, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     report_file = report_path(arguments.report, cwd)
-    account = _Account(running)
-    downloads = _Downloads(running)
+    account = Account(running)
+    downloads = Downloads(running)
     try:
         opened = session.open_project(running)
         session.check(running, opened)
@@ -108,82 +88,12 @@ def execute(
     return account.exit_code
 
 
-class _Account:
-    """How a run goes, for its report and its record."""
-
-    def __init__(self, running: Session) -> None:
-        self._running = running
-        self._started = time.monotonic()
-        self._record: runs.Record | None = None
-        self.run_id = running.options.run_id or runs.new_id()
-        self.prepared: Prepared | None = None
-        self.progress: Progress | None = None
-        self.result = Result(FAILURE)
-        self.lock: Lock | None = None
-
-    @property
-    def exit_code(self) -> int:
-        return self.result.exit_code
-
-    def begin(self, made: plan.Plan) -> None:
-        """Record that the run has begun."""
-        project, name = made.project, made.steps[-1].entry_point
-        self._record = runs.begin(self.run_id, project.name, project.root, name)
-        runs.write(self._running.home.runs, self._record)
-
-    def interrupt(self, number: int) -> None:
-        """Note that a signal ended it."""
-        self.result = Result(128 + number, number)
-        if self.progress is not None:
-            self.progress.interrupted = number
-
-    def fail(self, error: BuildrunError) -> None:
-        """Note what stopped it."""
-        if isinstance(error, Interrupted):
-            self.interrupt(error.exit_code - 128)
-        else:
-            self.result = Result(error.exit_code)
-
-    def close(self) -> None:
-        """Let go of the environment, and record how the run went."""
-        if self.lock is not None:
-            self.lock.release()
-        if self.progress is not None:
-            self.progress.close()
-        if self._record is not None:
-            value = self.report()
-            seconds = time.monotonic() - self._started
-            record = runs.end(
-                self._record, value["status"], value["exit_code"], seconds, value["steps"]
-            )
-            runs.write(self._running.home.runs, record)
-
-    def report(self) -> Any:
-        """Return the run in the stable shape of `--report`."""
-        seconds = time.monotonic() - self._started
-        value = report(self.run_id, self.prepared, self.result, seconds)
-        if self.progress is not None:
-            value["steps"] = [
-                run_steps.to_json(self.progress.outcomes[step.id])
-                for step in self.progress.plan.steps
-                if step.id in self.progress.outcomes
-            ]
-        return value
-
-    def summary(self) -> None:
-        """Say how the steps went."""
-        if self.progress is not None:
-            self.progress.close()
-            seconds = time.monotonic() - self._started
-            self._running.console.note(run_steps.summary(self.progress, seconds))
-
-
 def _run(
     running: Session,
     opened: session.Opened,
     wanted: Wanted,
-    account: _Account,
-    downloads: _Downloads,
+    account: Account,
+    downloads: Downloads,
     claim: Claim,
     *,
     refresh: bool,
@@ -218,7 +128,7 @@ def _run(
         account.prepared = _prepared(running, made, environment)
         account.begin(made)
         if not downloads.used:
-            _keep(claim, running, opened, account.prepared)
+            warm_record.keep(claim, running, opened, account.prepared)
         claim.release()
         account.result = perform(account.prepared, running.environ, running.console)
         return
@@ -226,7 +136,7 @@ def _run(
     account.progress = Progress(made)
     account.begin(made)
     if not downloads.used:
-        _keep_plan(claim, running, opened, made, wanted)
+        warm_record.keep_plan(claim, running, opened, made, wanted)
     claim.release()
     run_steps.run_steps(
         running, account.progress, account.run_id, wanted, provide, _mlflow_variables(running)
@@ -239,8 +149,8 @@ def _run_in_docker(
     running: Session,
     opened: session.Opened,
     wanted: Wanted,
-    account: _Account,
-    downloads: _Downloads,
+    account: Account,
+    downloads: Downloads,
     claim: Claim,
     *,
     refresh: bool,
@@ -256,7 +166,7 @@ def _run_in_docker(
         account.prepared = _prepared(running, made, _IMAGE)
         account.begin(made)
         if not downloads.used:
-            _keep_container(claim, running, opened, docker, chosen, made)
+            warm_record.keep_container(claim, running, opened, docker, chosen, made)
         claim.release()
         account.result = docker.run(made.steps[-1])
         return
@@ -302,75 +212,6 @@ def _mlflow_variables(running: Session) -> Mapping[str, str | None]:
     )
 
 
-def _keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prepared) -> None:
-    """Leave a record for the next run of the same command line."""
-    for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
-        running.seen.exists(os.path.join(prepared.cwd, path))
-    value = {"prepared": prepared._asdict(), "project": opened.project.name}
-    _remember(claim, running, opened, prepared.changes, value)
-
-
-def _keep_plan(
-    claim: Claim, running: Session, opened: session.Opened, made: plan.Plan, wanted: Wanted
-) -> None:
-    """Leave a record for the next run, where the plan can be looked at without a command."""
-    if wanted.settings.force != () or not wanted.settings.cache:
-        return
-    for step in made.steps:
-        for path in (step.entry_point, *(value for _, value in step.parameters)):
-            running.seen.exists(os.path.join(made.project.root, path))
-    # A remote's address may bear secrets; what is up to date depends only on there being one.
-    settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
-    encoded = plan_record.encode(made)
-    identity = digest.key("plan", [encoded, list(settings)], "xxh3")
-    watched = glance.watched(made, identity)
-    value = {"plan": encoded, "settings": list(settings), "watched": watched}
-    _remember(claim, running, opened, (), value)
-
-
-def _keep_container(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
-    docker: Docker,
-    chosen: Chosen,
-    made: plan.Plan,
-) -> None:
-    """Leave a record for the next run, which looks whether the image is still the right one."""
-    from buildrun import warm_docker
-    from buildrun.commands.docker import task_of
-
-    step = made.steps[-1]
-    for path in (step.entry_point, *(value for _, value in step.parameters)):
-        running.seen.exists(os.path.join(opened.project.root, path))
-    value = {
-        "docker": warm_docker.encode(chosen, docker.wants, task_of(step)),
-        "image": docker.declared,
-        "code": [opened.project.name, opened.project.root, list(made.outputs)],
-    }
-    _remember(claim, running, opened, (), value)
-
-
-def _remember(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
-    variables: Iterable[str],
-    more: Mapping[str, Any],
-) -> None:
-    seen, root = running.seen, opened.project.root
-    for name in (*_VARIABLES, *variables):
-        seen.variable(name)
-    value = {
-        "root": root,
-        "mlproject": find_mlproject(root),
-        "quiet": running.console.quiet,
-        "notice": session.notice(opened, running.cwd),
-        **more,
-    }
-    warm.keep(claim, running.cwd, running.memory, seen, value)
-
-
 # What stands for an environment where it is in the image.
 _IMAGE = Environment("docker", None, None, True, {})
 
@@ -391,50 +232,3 @@ def _supported(running: Session) -> None:
             "this version of buildrun does not run projects on Kubernetes",
             hint="`buildrun plan` and `buildrun validate` work; use `mlflow run` to run it",
         )
-
-
-class _Downloads:
-    """Remote `path` parameters of one run; without a storage directory they go when it ends."""
-
-    def __init__(self, running: Session) -> None:
-        self._running = running
-        self._temporary: str | None = None
-        self.used = False
-
-    def fetch(self, name: str, uri: str) -> str:
-        """Return the path of a local copy."""
-        if self._running.options.offline:
-            raise ParameterError(
-                f"parameter `{name}`: `{redact(uri)}` would have to be downloaded",
-                hint="give a local path, or run without `--offline`",
-            )
-        from buildrun.console import size
-        from buildrun.download import fetch
-
-        console = self._running.console
-        self.used = True
-
-        def progress(label: str, done: int, total: int | None) -> None:
-            whole = f" of {size(total)}" if total else ""
-            console.progress(f"downloading {label}: {size(done)}{whole}")
-
-        try:
-            return fetch(name, uri, self._directory(), progress)
-        finally:
-            console.done()
-
-    def _directory(self) -> str:
-        if self._running.options.storage_dir is not None:
-            return os.path.join(self._running.cwd, self._running.options.storage_dir)
-        if self._temporary is None:
-            import tempfile
-
-            self._temporary = tempfile.mkdtemp(prefix="buildrun-")
-        return self._temporary
-
-    def close(self) -> None:
-        """Remove what was only for this run."""
-        if self._temporary is not None:
-            import shutil
-
-            shutil.rmtree(self._temporary, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""How a run goes, for its report and its record."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from buildrun import runs
+from buildrun.commands import run_steps
+from buildrun.errors import FAILURE, BuildrunError, Interrupted
+from buildrun.executors.job import Result
+from buildrun.run import Prepared, report
+
+if TYPE_CHECKING:
+    from buildrun.commands.session import Session
+    from buildrun.locks import Lock
+    from buildrun.plan import Plan
+    from buildrun.schedule import Progress
+
+
+class Account:
+    """What is known of a run at any moment.
+
+    prepared: the lone command that runs; progress: how far a plan of steps has come. lock: the
+    hold on the environment in use.
+    """
+
+    def __init__(self, running: Session) -> None:
+        """Start with nothing known."""
+        self._running = running
+        self._started = time.monotonic()
+        self._record: runs.Record | None = None
+        self.run_id = running.options.run_id or runs.new_id()
+        self.prepared: Prepared | None = None
+        self.progress: Progress | None = None
+        self.result = Result(FAILURE)
+        self.lock: Lock | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return the code that buildrun will exit with."""
+        return self.result.exit_code
+
+    def begin(self, made: Plan) -> None:
+        """Record that the run has begun."""
+        project, name = made.project, made.steps[-1].entry_point
+        self._record = runs.begin(self.run_id, project.name, project.root, name)
+        runs.write(self._running.home.runs, self._record)
+
+    def interrupt(self, number: int) -> None:
+        """Note that a signal ended it."""
+        self.result = Result(128 + number, number)
+        if self.progress is not None:
+            self.progress.interrupted = number
+
+    def fail(self, error: BuildrunError) -> None:
+        """Note what stopped it."""
+        if isinstance(error, Interrupted):
+            self.interrupt(error.exit_code - 128)
+        else:
+            self.result = Result(error.exit_code)
+
+    def close(self) -> None:
+        """Let go of the environment, and record how the run went."""
+        if self.lock is not None:
+            self.lock.release()
+        if self.progress is not None:
+            self.progress.close()
+        if self._record is not None:
+            value = self.report()
+            seconds = time.monotonic() - self._started
+            record = runs.end(
+                self._record, value["status"], value["exit_code"], seconds, value["steps"]
+            )
+            runs.write(self._running.home.runs, record)
+
+    def report(self) -> Any:
+        """Return the run in the stable shape of `--report`."""
+        seconds = time.monotonic() - self._started
+        value = report(self.run_id, self.prepared, self.result, seconds)
+        if self.progress is not None:
+            value["steps"] = [
+                run_steps.to_json(self.progress.outcomes[step.id])
+                for step in self.progress.plan.steps
+                if step.id in self.progress.outcomes
+            ]
+        return value
+
+    def summary(self) -> None:
+        """Say how the steps went."""
+        if self.progress is not None:
+            self.progress.close()
+            seconds = time.monotonic() - self._started
+            self._running.console.note(run_steps.summary(self.progress, seconds))

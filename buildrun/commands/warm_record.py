@@ -1,0 +1,96 @@
+"""What a run leaves for the next one of the same command line, see ``buildrun.warm``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from buildrun import digest, glance, plan_record, warm
+from buildrun.commands import session
+from buildrun.project.locate import find_mlproject
+
+if TYPE_CHECKING:
+    from buildrun.commands.docker import Docker
+    from buildrun.commands.run_steps import Wanted
+    from buildrun.commands.session import Session
+    from buildrun.containers import Chosen
+    from buildrun.plan import Plan
+    from buildrun.run import Prepared
+    from buildrun.warm import Claim
+
+# Variables of the caller that a prepared command depends on, beside those that readers note.
+_VARIABLES = (
+    "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE", "BUILDRUN_REMOTE_CACHE_WRITE", "BUILDRUN_SALT",
+    "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR", "PATH", "SHELL",
+    "XDG_CACHE_HOME",
+)  # fmt: skip
+
+
+def keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prepared) -> None:
+    """Leave a record for the next run of the same command line."""
+    for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
+        running.seen.exists(os.path.join(prepared.cwd, path))
+    value = {"prepared": prepared._asdict(), "project": opened.project.name}
+    _remember(claim, running, opened, prepared.changes, value)
+
+
+def keep_plan(
+    claim: Claim, running: Session, opened: session.Opened, made: Plan, wanted: Wanted
+) -> None:
+    """Leave a record for the next run, where the plan can be looked at without a command."""
+    if wanted.settings.force != () or not wanted.settings.cache:
+        return
+    for step in made.steps:
+        for path in (step.entry_point, *(value for _, value in step.parameters)):
+            running.seen.exists(os.path.join(made.project.root, path))
+    # A remote's address may bear secrets; what is up to date depends only on there being one.
+    settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
+    encoded = plan_record.encode(made)
+    identity = digest.key("plan", [encoded, list(settings)], "xxh3")
+    watched = glance.watched(made, identity)
+    value = {"plan": encoded, "settings": list(settings), "watched": watched}
+    _remember(claim, running, opened, (), value)
+
+
+def keep_container(
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    docker: Docker,
+    chosen: Chosen,
+    made: Plan,
+) -> None:
+    """Leave a record for the next run, which looks whether the image is still the right one."""
+    from buildrun import warm_docker
+    from buildrun.commands.docker import task_of
+
+    step = made.steps[-1]
+    for path in (step.entry_point, *(value for _, value in step.parameters)):
+        running.seen.exists(os.path.join(opened.project.root, path))
+    value = {
+        "docker": warm_docker.encode(chosen, docker.wants, task_of(step)),
+        "image": docker.declared,
+        "code": [opened.project.name, opened.project.root, list(made.outputs)],
+    }
+    _remember(claim, running, opened, (), value)
+
+
+def _remember(
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    variables: Iterable[str],
+    more: Mapping[str, Any],
+) -> None:
+    seen, root = running.seen, opened.project.root
+    for name in (*_VARIABLES, *variables):
+        seen.variable(name)
+    value = {
+        "root": root,
+        "mlproject": find_mlproject(root),
+        "quiet": running.console.quiet,
+        "notice": session.notice(opened, running.cwd),
+        **more,
+    }
+    warm.keep(claim, running.cwd, running.memory, seen, value)
