@@ -42,6 +42,7 @@ def test_list_names_every_case() -> None:
         "fingerprint-tree",
         "fingerprint-large",
         "restore",
+        "docker-context",
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    docker_context,
     fingerprint_large,
     fingerprint_tree,
     first_conda,
@@ -31,4 +32,5 @@ CASES: Mapping[str, Case] = {
     "fingerprint-tree": fingerprint_tree,
     "fingerprint-large": fingerprint_large,
     "restore": restore,
+    "docker-context": docker_context,
 }
