@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Buildrun
+from remote_helpers import bucket
 
 EXAMPLES = REPOSITORY / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
@@ -60,6 +62,47 @@ def test_diabetes_trains_a_model(buildrun: Buildrun, example: Callable[[str], Pa
     assert outcome.code == 0, outcome.err
     assert re.match(r"alpha=0.5 l1_ratio=0.5\nrmse=[0-9.]+ r2=", outcome.out)
     assert (directory / "model.joblib").stat().st_size > 100
+
+
+def states(
+    buildrun: Buildrun, directory: Path, *arguments: str, environ: Mapping[str, str | None]
+) -> str:
+    """Run the pipeline, and return the states of its steps, which are five with `main`."""
+    report = directory.parent / "report.json"
+    outcome = buildrun("run", directory, "--report", report, *arguments, environ=environ)
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics.keys() == {"mean_absolute_error", "r2"}
+    assert f'"r2": {metrics["r2"]}' in outcome.out
+    return " ".join(step["state"] for step in json.loads(report.read_text())["steps"])
+
+
+def test_pipeline_runs_only_what_changed_here_and_through_s3(
+    buildrun: Buildrun, example: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = example("pipeline")
+    with bucket(tmp_path) as shared:
+        environ = {**shared.environ, "BUILDRUN_REMOTE_CACHE": shared.url}
+        first = {**environ, "BUILDRUN_REMOTE_CACHE_WRITE": "1"}
+        assert states(buildrun, directory, "-j2", environ=first) == "ok ok ok ok ok"
+        metrics = (directory / "metrics.json").read_bytes()
+        assert states(buildrun, directory, environ=first) == (
+            "up-to-date up-to-date up-to-date up-to-date ok"
+        )
+        assert states(buildrun, directory, "-P", "alpha=2", environ=first) == (
+            "up-to-date up-to-date ok ok ok"
+        )
+        assert states(buildrun, directory, environ=first) == (
+            "up-to-date up-to-date cached cached ok"
+        )
+        assert (directory / "metrics.json").read_bytes() == metrics
+        # Another machine: nothing is there but the sources.
+        other = Path(shutil.copytree(EXAMPLES / "pipeline", tmp_path / "other" / "pipeline"))
+        second = {**environ, "BUILDRUN_HOME": str(tmp_path / "other" / "store")}
+        before = shared.names()
+        assert states(buildrun, other, environ=second) == "cached cached cached cached ok"
+        assert (other / "metrics.json").read_bytes() == metrics
+        assert shared.names() == before
 
 
 def test_readme_shows_the_commands_there_are(buildrun: Buildrun) -> None:
