@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import runs
@@ -47,14 +47,10 @@ def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") 
     return result
 
 
-def perform_recorded(
-    prepared: Prepared,
-    project: str,
-    directory: str,
-    environ: Mapping[str, str],
-    console: "Console",
+def recorded(
+    prepared: Prepared, project: str, directory: str, call: Callable[[], Result]
 ) -> Result:
-    """Run the command as ``perform`` does, and leave a record of the run.
+    """Return the result of a call that runs the command, and leave a record of the run.
 
     project: its name. directory: where the records of runs are.
     """
@@ -64,7 +60,7 @@ def perform_recorded(
     started = time.monotonic()
     result = Result(FAILURE)
     try:
-        result = perform(prepared, environ, console)
+        result = call()
     except KeyboardInterrupt:
         result = Result(128 + signal.SIGINT, signal.SIGINT)
         raise

@@ -88,7 +88,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
-    from buildrun.run import Prepared, perform_recorded
+    from buildrun.run import Prepared, perform, recorded
 
     prepared = Prepared(**value["prepared"])
     lock = None
@@ -100,7 +100,9 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
         console.note(value["notice"])
     try:
         directory = home.locate(environ).runs
-        return perform_recorded(prepared, value["project"], directory, environ, console).exit_code
+        return recorded(
+            prepared, value["project"], directory, lambda: perform(prepared, environ, console)
+        ).exit_code
     finally:
         if lock is not None:
             lock.release()

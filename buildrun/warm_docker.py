@@ -8,6 +8,7 @@ from buildrun.containers import Chosen, Task, Wants
 from buildrun.errors import BuildrunError
 from buildrun.executors import attended
 from buildrun.images import host, inspect
+from buildrun.run import Prepared, recorded
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:
@@ -31,7 +32,16 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     if value["notice"]:
         console.note(value["notice"])
     console.note(console.style(f"[{task.id}] {redact(task.command)}", "dim"))
-    return containers.run(made, wants.root, store, environ).exit_code
+    prepared = Prepared(
+        task.id, task.id, (), task.command, wants.root, "docker", "", None, dict(wants.variables),
+        (("no-outputs", "an entry point without outputs always runs"),),
+    )  # fmt: skip
+    return recorded(
+        prepared,
+        value["code"][0],
+        store.runs,
+        lambda: containers.run(made, wants.root, store, environ),
+    ).exit_code
 
 
 def encode(chosen: Chosen, wants: Wants, task: Task) -> list[Any]:
