@@ -24,7 +24,6 @@ LAYERS = (
     {"environments", "executors", "images"},
     {
         "containers",
-        "containers",
         "former",
         "glance",
         "graph",
