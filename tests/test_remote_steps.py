@@ -107,7 +107,6 @@ def test_s3_brings_every_step_to_another_machine(machine: Machines, s3: Bucket) 
     }
     assert len([name for name in s3.names() if "/v1/results/sha256/" in name]) == 2
     before = s3.names()
-    # Its environment would be one that nobody can build, were it needed.
     report = second.directory.parent / "report.json"
     done = second.run(*shared, "--report", str(report), **s3.environ)
     states = [step["state"] for step in json.loads(report.read_text())["steps"]]
@@ -392,9 +391,8 @@ def test_credentials_are_neither_shown_nor_kept(machine: Machines) -> None:
 
 def test_uploads_are_finished_before_the_exit(machine: Machines) -> None:
     objects: dict[str, bytes] = {}
-    released = threading.Event()
 
-    def slow(request: Handler) -> None:
+    def answer(request: Handler) -> None:
         if request.command == "PUT":
             size = int(request.headers.get("Content-Length", 0))
             body = request.rfile.read(size) if size else chunked(request)
@@ -405,9 +403,8 @@ def test_uploads_are_finished_before_the_exit(machine: Machines) -> None:
         else:
             reply(request, 404)
 
-    with serving(slow) as url:
+    with serving(answer) as url:
         done = machine("first").run("--remote-cache", url, "--remote-cache-write")
-        released.set()
         names = set(objects)
         assert len([name for name in names if "/v1/results/" in name]) == 2
         assert "warning" not in done.err
