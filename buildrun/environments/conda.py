@@ -54,11 +54,45 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
     if identity.lock == "locked":
         packages = [Package(*fields) for fields in identity.parts["packages"]]
     if executable is None or packages is not None:
-        _install(identity, prefix, request, packages, console, lock)
+        install(identity, prefix, request, packages, console, lock)
         conda_pip.install(prefix, request, declared, packages, console, lock)
     else:
         conda_executable.create(executable, declared, prefix, request, console, lock)
     conda_activation.record(prefix, dict(declared.variables), request.environ)
+
+
+def install(
+    identity: Identity,
+    prefix: str,
+    request: Request,
+    packages: Sequence[Package] | None,
+    console: Console,
+    lock: int,
+    *,
+    place: str | None = None,
+) -> None:
+    """Install the conda packages, those of a lock or what is solved; raises EnvironmentFailure.
+
+    place: where the prefix will be used, if elsewhere, as in an image; no script of a package is
+    run then.
+    """
+    from buildrun.environments import conda_lock, conda_order, rattler_call, virtual_packages
+    from buildrun.memo import Reader
+
+    declared, reader = _declared(request), Reader(request.environ)
+    used = conda_order.sources(declared, reader)
+    records = [] if packages is None else conda_lock.records(packages, used.channels)
+    order = conda_order.make(
+        request, declared, used, reader,
+        action="install" if packages is None else "install-records",
+        prefix=prefix,
+        platform=identity.parts["platform"],
+        virtual_packages=virtual_packages.detect(reader),
+        records=records,
+        live=console.live,
+        place=place,
+    )  # fmt: skip
+    rattler_call.perform(order, declared, used.settings, request, console, lock)
 
 
 def lock(
@@ -132,32 +166,6 @@ def _unlocked_parts(declared: CondaEnv, reader: Reader) -> dict[str, Any]:
 
         parts["indexes"] = conda_pip.indexes(declared, reader)
     return parts
-
-
-def _install(
-    identity: Identity,
-    prefix: str,
-    request: Request,
-    packages: Sequence[Package] | None,
-    console: Console,
-    lock: int,
-) -> None:
-    from buildrun.environments import conda_lock, conda_order, rattler_call, virtual_packages
-    from buildrun.memo import Reader
-
-    declared, reader = _declared(request), Reader(request.environ)
-    used = conda_order.sources(declared, reader)
-    records = [] if packages is None else conda_lock.records(packages, used.channels)
-    order = conda_order.make(
-        request, declared, used, reader,
-        action="install" if packages is None else "install-records",
-        prefix=prefix,
-        platform=identity.parts["platform"],
-        virtual_packages=virtual_packages.detect(reader),
-        records=records,
-        live=console.live,
-    )  # fmt: skip
-    rattler_call.perform(order, declared, used.settings, request, console, lock)
 
 
 def _pythons(prefix: str) -> list[str]:

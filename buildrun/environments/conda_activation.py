@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from buildrun.errors import EnvironmentFailure
@@ -19,10 +19,13 @@ from buildrun.files import publish
 
 FILE = ".buildrun-activation.json"
 
+# Sources scripts, by their paths, with some variables and no others; returns what is set then.
+Source = Callable[[Sequence[str], Mapping[str, str]], dict[str, str]]
+
 _LIMIT = 120.0  # seconds
 # Stands for the caller's value while the scripts run.
 _CALLER = "/buildrun/value/of/the/caller"
-_RUN = 'for script in "$@"; do . "$script"; done >&2; exec env -0'
+RUN = 'for script in "$@"; do . "$script"; done >&2; exec env -0'
 # What bash itself sets, and what is the caller's business.
 _IGNORED = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "LC_ALL", "USER"})
 
@@ -53,7 +56,7 @@ class Variables(Mapping[str, str | None]):
 
     def _all(self) -> dict[str, str | None]:
         if self._values is None:
-            self._values = _apply(self._prefix, self._environ)
+            self._values = apply(_load(self._prefix), self._prefix, self._environ)
         return self._values
 
 
@@ -63,20 +66,37 @@ def record(prefix: str, variables: Mapping[str, str], environ: Mapping[str, str]
     variables: those of the project's file. environ: the caller's, for where to find bash.
     Raises EnvironmentFailure for a script that does not end, OSError where it cannot be written.
     """
-    fixed = {**_declared_by_packages(prefix), **variables}
-    changes: dict[str, str | None] = dict(fixed)
-    scripts = _scripts(prefix)
     bash = shutil.which("bash", path=environ.get("PATH"))
-    if scripts and bash is not None:
-        changes.update(_learn(bash, scripts, prefix, fixed))
+    changes = learn(prefix, prefix, variables, _sourced_by(bash) if bash is not None else None)
     publish(os.path.join(prefix, FILE), json.dumps({"version": 1, "changes": changes}).encode())
 
 
-def _apply(prefix: str, environ: Mapping[str, str]) -> dict[str, str | None]:
+def learn(
+    prefix: str, place: str, variables: Mapping[str, str], source: Source | None
+) -> dict[str, str | None]:
+    """Return what activation sets or removes, for ``apply``.
+
+    place: where the prefix is for the scripts. source: runs them; None where nothing can.
+    """
+    fixed = {**_declared_by_packages(prefix), **variables}
+    changes: dict[str, str | None] = dict(fixed)
+    scripts = _scripts(prefix)
+    if scripts and source is not None:
+        changes.update(_learn(source, scripts, place, fixed))
+    return changes
+
+
+def apply(
+    changes: Mapping[str, str | None], place: str, environ: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Return what activation sets or removes for a caller, from what was learnt of it.
+
+    place: where the prefix is. environ: the caller's variables.
+    """
     found: dict[str, str | None] = {
-        **_basic(prefix),
-        "PATH": f"{os.path.join(prefix, 'bin')}{os.pathsep}{_CALLER}",
-        **_load(prefix),
+        **_basic(place),
+        "PATH": f"{os.path.join(place, 'bin')}{os.pathsep}{_CALLER}",
+        **changes,
     }
     for name, value in found.items():
         if value is not None and _CALLER in value:
@@ -124,26 +144,26 @@ def _scripts(prefix: str) -> list[str]:
 
 
 def _learn(
-    bash: str, scripts: Sequence[str], prefix: str, fixed: Mapping[str, str]
+    source: Source, scripts: Sequence[str], prefix: str, fixed: Mapping[str, str]
 ) -> dict[str, str | None]:
     """Return what the scripts change, with ``_CALLER`` where the caller's value belongs."""
     before = _clean(prefix, fixed)
-    first = _difference(before, _source(bash, scripts, before))
+    first = _difference(before, source(scripts, before))
     # Again, for those that they changed: what do they do with a value that is there already?
     names = [name for name in first if name not in before]
     marked = {**before, **dict.fromkeys(names, _CALLER)}
-    second = _source(bash, scripts, marked)
+    second = source(scripts, marked)
     for name in names:
         value = second.get(name)
         if value is not None and value != _CALLER and _CALLER in value:
             first[name] = value
         elif value is None:
             first[name] = None
-    first.update(dict.fromkeys(_removed(bash, scripts, before)))
+    first.update(dict.fromkeys(_removed(source, scripts, before)))
     return first
 
 
-def _removed(bash: str, scripts: Sequence[str], before: Mapping[str, str]) -> list[str]:
+def _removed(source: Source, scripts: Sequence[str], before: Mapping[str, str]) -> list[str]:
     """Return the variables that the scripts unset, among those that they name."""
     import re
 
@@ -154,7 +174,7 @@ def _removed(bash: str, scripts: Sequence[str], before: Mapping[str, str]) -> li
     unknown = {name: _CALLER for name in named if name not in before}
     if not unknown:
         return []
-    after = _source(bash, scripts, {**before, **unknown})
+    after = source(scripts, {**before, **unknown})
     return [name for name in unknown if name not in after]
 
 
@@ -178,10 +198,14 @@ def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str
     return changed
 
 
+def _sourced_by(bash: str) -> Source:
+    return lambda scripts, environ: _source(bash, scripts, environ)
+
+
 def _source(bash: str, scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     try:
         done = subprocess.run(
-            (bash, "--noprofile", "--norc", "-c", _RUN, "bash", *scripts),
+            (bash, "--noprofile", "--norc", "-c", RUN, "bash", *scripts),
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -194,9 +218,13 @@ def _source(bash: str, scripts: Sequence[str], environ: Mapping[str, str]) -> di
             place=os.path.dirname(scripts[0]),
             hint="choose another version of the package that brings it",
         ) from None
-    pairs = (item.partition("=") for item in done.stdout.decode(errors="replace").split("\0"))
-    found = {name: value for name, equals, value in pairs if equals}
-    return found if done.returncode == 0 else dict(environ)
+    return listed(done.stdout) if done.returncode == 0 else dict(environ)
+
+
+def listed(output: bytes) -> dict[str, str]:
+    """Return the variables that `RUN` has written."""
+    pairs = (item.partition("=") for item in output.decode(errors="replace").split("\0"))
+    return {name: value for name, equals, value in pairs if equals}
 
 
 def _names(folder: str, suffix: str) -> list[str]:

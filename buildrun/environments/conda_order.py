@@ -42,7 +42,8 @@ def make(
 ) -> dict[str, Any]:
     """Return an order; see ``rattler_worker`` for its fields.
 
-    fields: those that differ: action, prefix, platform, virtual_packages, records, live.
+    fields: those that differ: action, prefix, platform, virtual_packages, records, live; place
+    where that is not the prefix.
     """
     # RATTLER_CACHE_DIR is shared with other programs that use rattler.
     shared = request.environ.get("RATTLER_CACHE_DIR")
@@ -56,6 +57,7 @@ def make(
         "verify": used.settings.verify is not False,
         "offline": request.offline,
         "needs_python": bool(declared.pip),
+        "place": None,
         **fields,
     }
 

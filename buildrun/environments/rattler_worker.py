@@ -72,7 +72,8 @@ async def _work(order: Mapping[str, Any], say: Any) -> Sequence[Any]:
     """Do it and return the records.
 
     order: ``action`` is ``solve``, ``install`` or ``install-records``; ``records`` are those to
-    keep in a solve where they fit, or to install. The rest is as ``conda_order`` has it.
+    keep in a solve where they fit, or to install. ``place`` is where the prefix will be used, in
+    an image; scripts of packages are then left to that. The rest is as ``conda_order`` has it.
     """
     import rattler
 
@@ -164,9 +165,10 @@ async def _install(
             platform=rattler.Subdir(order["platform"]),
             client=client,
             # As conda does; what a package runs here it could as well run later.
-            execute_link_scripts=True,
+            execute_link_scripts=not order["place"],
             show_progress=False,
             reporter=_Reporter(len(entries), whole, say) if order["live"] else None,
+            alternative_target_prefix=order["place"],
         )
         flawed = _flawed(order["prefix"], entries)
         if not flawed:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import __version__
@@ -115,15 +116,38 @@ class Site:
             if child.wait():
                 raise _failure("files cannot be copied to make the environment", said)
 
-    def run(
-        self, order: Callable[[str], bytes], listen: Callable[[str], None] = lambda _: None
-    ) -> Answer:
-        """Run the container's program to its end.
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Keep the container running, for ``call`` and ``run``; raises ExecutionError.
 
-        order: told the program's first line, returns what it gets on standard input. listen: is
-        told each further line.
+        Its program says a line when it has begun, and ends with its standard input.
         """
         argv = ("docker", "start", "--attach", "--interactive", self._name)
+        with _Child(argv, self._environ) as child:
+            first = child.stdout.readline()
+            if not first.startswith(b"{"):
+                said = first + child.stdout.read()
+                raise _failure("the container to make the environment in does not start", said)
+            yield
+
+    def call(self, words: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        """Run a program in the container that was started, and return what it writes."""
+        return self._call(("docker", "exec", self._name, *words))
+
+    def run(
+        self,
+        order: Callable[[str], bytes],
+        listen: Callable[[str], None] = lambda _: None,
+        inside: Sequence[str] = (),
+    ) -> Answer:
+        """Run the container's program to its end, or a further one in a container that was started.
+
+        order: told the program's first line, returns what it gets on standard input. listen: is
+        told each further line. inside: the further program.
+        """
+        argv: Sequence[str] = ("docker", "start", "--attach", "--interactive", self._name)
+        if inside:
+            argv = ("docker", "exec", "--interactive", self._name, *inside)
         with _Child(argv, self._environ) as child:
             first = child.stdout.readline().decode(errors="replace").rstrip()
             said: list[str] = []

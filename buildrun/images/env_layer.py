@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
@@ -13,32 +14,83 @@ from buildrun.images.layer import Layer
 
 _HARD_LINK = b"1"
 _CACHE = "__pycache__"
+_CHUNK = 1 << 20
 
 Take = Callable[[], Iterator[bytes]]
-Edit = Callable[[str, bytes], bytes | None]
+# Told the path of a file in the environment and its content, returns another content.
+Edit = Callable[[bytes, bytes], bytes]
 
 
-def of_archive(take: Take, directory: str, edit: Edit | None = None) -> Layer:
+def of_archive(take: Take, directory: str) -> Layer:
     """Return the layer that has an archive's content in a directory of the image.
 
     take: gives the archive, whose top is the directory itself; it is read twice, first for the
-    layer's size. edit: told a JSON file's path in the archive and its content, returns another
-    content, or None to leave the file out.
+    layer's size.
+    """
+    return _measured(lambda: _normal(_Stream(take()), directory))
+
+
+def of_directory(place: str, directory: str, edited: Callable[[bytes], bool], edit: Edit) -> Layer:
+    """Return the layer that has what lies in a directory of this machine in one of the image.
+
+    edited: whether the file of a path, relative to the directory, goes through ``edit``.
     """
 
     def chunks() -> Iterator[bytes]:
-        return tar.gathered(_normal(_Stream(take()), directory, edit))
+        top = os.fsencode(directory.strip("/"))
+        yield from _above(directory)
+        yield tar.header(top + b"/", tar.DIRECTORY, mode=0o755)
+        for below in _walk(os.fsencode(place), b""):
+            yield from _place(os.path.join(os.fsencode(place), below), top, below, edited, edit)
+        yield tar.END
 
-    return Layer(sum(map(len, chunks())), chunks)
+    return _measured(chunks)
 
 
-def _normal(stream: _Stream, directory: str, edit: Edit | None) -> Iterator[bytes]:
-    top = os.path.dirname(directory.strip("/"))
-    parts = top.split("/") if top else []
+def _measured(chunks: Take) -> Layer:
+    return Layer(sum(map(len, chunks())), lambda: tar.gathered(chunks()))
+
+
+def _above(directory: str) -> Iterator[bytes]:
+    parts = directory.strip("/").split("/")[:-1]
     for number in range(len(parts)):
         name = os.fsencode("/".join(parts[: number + 1]))
         yield tar.header(name + b"/", tar.DIRECTORY, mode=0o755)
-    last = os.path.basename(directory)
+
+
+def _walk(place: bytes, below: bytes) -> Iterator[bytes]:
+    for name in sorted(os.listdir(os.path.join(place, below))):
+        path = os.path.join(below, name)
+        if name != os.fsencode(_CACHE):
+            yield path
+            if stat.S_ISDIR(os.lstat(os.path.join(place, path)).st_mode):
+                yield from _walk(place, path)
+
+
+def _place(
+    path: bytes, top: bytes, below: bytes, edited: Callable[[bytes], bool], edit: Edit
+) -> Iterator[bytes]:
+    status, name = os.lstat(path), top + b"/" + below
+    if stat.S_ISDIR(status.st_mode):
+        yield tar.header(name + b"/", tar.DIRECTORY, mode=0o755)
+    elif stat.S_ISLNK(status.st_mode):
+        yield tar.header(name, tar.SYMLINK, target=os.readlink(path), mode=0o777)
+    elif stat.S_ISREG(status.st_mode):
+        mode = 0o755 if status.st_mode & 0o111 else 0o644
+        with open(path, "rb") as file:
+            if edited(below):
+                text = edit(below, file.read())
+                yield tar.header(name, size=len(text), mode=mode) + text + tar.padding(len(text))
+                return
+            yield tar.header(name, size=status.st_size, mode=mode)
+            while chunk := file.read(_CHUNK):
+                yield chunk
+            yield tar.padding(status.st_size)
+
+
+def _normal(stream: _Stream, directory: str) -> Iterator[bytes]:
+    yield from _above(directory)
+    top, last = os.path.split(directory.strip("/"))
     try:
         # Engines list a directory's names in the order of their bytes.
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
@@ -46,7 +98,7 @@ def _normal(stream: _Stream, directory: str, edit: Edit | None) -> Iterator[byte
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps all of them
                 below = member.name.partition("/")[2]
                 path = f"{top}/{last}/{below}".strip("/")
-                yield from _member(archive, member, path, below, edit)
+                yield from _member(archive, member, path, below)
     except tarfile.TarError as error:
         raise ExecutionError(f"the environment's archive is damaged: {error}") from error
     stream.drain()
@@ -54,7 +106,7 @@ def _normal(stream: _Stream, directory: str, edit: Edit | None) -> Iterator[byte
 
 
 def _member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, below: str, edit: Edit | None
+    archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, below: str
 ) -> Iterator[bytes]:
     name = os.fsencode(path)
     if _CACHE in below.split("/"):
@@ -70,23 +122,11 @@ def _member(
         target = top + os.fsencode(member.linkname.partition("/")[2])
         yield tar.header(name, _HARD_LINK, target=target, mode=_mode(member))
     elif member.isreg():
-        yield from _file(archive, member, name, below, edit)
-
-
-def _file(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, name: bytes, below: str, edit: Edit | None
-) -> Iterator[bytes]:
-    content: Any = archive.extractfile(member)
-    if edit is not None and below.endswith((".json", "/history")):
-        text = edit(below, content.read())
-        if text is not None:
-            yield tar.header(name, size=len(text), mode=_mode(member)) + text
-            yield tar.padding(len(text))
-        return
-    yield tar.header(name, size=member.size, mode=_mode(member))
-    while chunk := content.read(1 << 20):
-        yield chunk
-    yield tar.padding(member.size)
+        content: Any = archive.extractfile(member)
+        yield tar.header(name, size=member.size, mode=_mode(member))
+        while chunk := content.read(_CHUNK):
+            yield chunk
+        yield tar.padding(member.size)
 
 
 def _mode(member: tarfile.TarInfo) -> int:

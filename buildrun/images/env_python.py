@@ -110,7 +110,7 @@ def make(
 
     settings = stages.access(reader)
     for program in _programs(found.declared.python):
-        site.create((program, "-c", _text()), settings)
+        site.create((program, "-c", program_text()), settings)
         stages.copy(site)
         answer = site.run(check, console.progress)
         if not answer.is_missing:
@@ -129,10 +129,15 @@ def make(
 class Stages:
     """Installations by pip in a container, one after another, with the local files they need."""
 
-    def __init__(self, request: Request, root: str) -> None:
-        """Take the project; root: where its files are in the container."""
+    def __init__(self, request: Request, root: str, folder: str | None = None) -> None:
+        """Take the project.
+
+        root: where its files are in the container. folder: what paths are relative to, None for
+        the project's root.
+        """
         self._request = request
         self._root = root
+        self._folder = folder or request.project.root
         self._mounts = Mounts()
         self._stages: list[dict[str, Any]] = []
         self._sources: dict[str, str] = {}
@@ -140,7 +145,7 @@ class Stages:
 
     def line(self, text: str) -> Line:
         """Return a line that stands in no file."""
-        return requirements.Line(text, self._request.project.root, 0)
+        return requirements.Line(text, self._folder, 0)
 
     def add(self, lines: Sequence[Line], *words: str) -> None:
         """Add a stage of requirements; words: further ones for pip."""
@@ -168,7 +173,7 @@ class Stages:
         """Return what the container needs of this machine."""
         request = self._request
         found = env_index.access(
-            reader, request.environ, self._mounts, request.project.root, offline=request.offline
+            reader, request.environ, self._mounts, self._folder, offline=request.offline
         )
         seen = {name: request.environ.get(name, "") for name in self._variables}
         return found._replace(environ={**found.environ, **seen})
@@ -181,7 +186,7 @@ class Stages:
             "stages": self._stages,
             "words": list(PIP),
             "scratch": SCRATCH,
-            "cwd": self._root,
+            "cwd": self._there(self._folder) or self._root,
         }
 
     def copy(self, site: Site) -> None:
@@ -193,11 +198,10 @@ class Stages:
 
     def _moved(self, line: Line) -> str:
         """Return a line's text with paths of this machine as they are in the container."""
-        root = self._request.project.root
-        base = os.path.dirname(line.path) if line.number else root
+        base = os.path.dirname(line.path) if line.number else self._folder
         if links := _LINKS.fullmatch(line.text):
             return f"{links.group(1)} {self._mounts.address(links.group(2), base)}"
-        path = requirements.local_path(line, root)
+        path = requirements.local_path(line, self._folder)
         match = _LOCAL.fullmatch(line.text)
         if path is None or match is None:
             return line.text
@@ -208,18 +212,22 @@ class Stages:
     def _target(self, path: str, line: Line, *, editable: bool) -> str:
         if not os.path.isdir(path):
             return self._mounts.place(path)
-        below = os.path.relpath(path, self._request.project.root)
-        if below != os.pardir and not below.startswith(os.pardir + os.sep):
-            target = os.path.normpath(os.path.join(self._root, below))
-        elif editable:
+        target = self._there(path)
+        if not target and editable:
             raise EnvironmentFailure(
                 f"`{line.text}` is used where it lies, and that is not in the image",
                 place=f"{line.path}:{line.number}" if line.number else line.path,
                 hint="leave `-e` out, or move it into the project",
             )
-        else:
-            target = f"{SCRATCH}-{len(self._sources)}/{os.path.basename(path)}"
+        target = target or f"{SCRATCH}-{len(self._sources)}/{os.path.basename(path)}"
         return self._sources.setdefault(path, target)
+
+    def _there(self, path: str) -> str:
+        """Return where a path of the project is in the container, "" for one outside of it."""
+        below = os.path.relpath(path, self._request.project.root)
+        if below == os.pardir or below.startswith(os.pardir + os.sep):
+            return ""
+        return os.path.normpath(os.path.join(self._root, below))
 
 
 def refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
@@ -322,7 +330,8 @@ def _joined(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _text() -> str:
+def program_text() -> str:
+    """Return the program that runs pip in containers, for `python -c`."""
     from importlib.resources import files
 
     return files(__package__).joinpath(f"{env_worker.__name__.rpartition('.')[2]}.py").read_text()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from buildrun import digest
 from buildrun.errors import UsageError
-from buildrun.images import derive, env_python
+from buildrun.images import derive, env_python, records
 from buildrun.images.config import Change
-from buildrun.images.derive import Derived, Recipe
+from buildrun.images.derive import Derived, Recipe, layer_image
 from buildrun.images.env_container import Site, search_path
 from buildrun.images.env_python import PREFIX
 from buildrun.project.spec import CondaEnv, PythonEnv
@@ -52,6 +54,10 @@ def identify(request: Request, base: Image, reader: Reader) -> Identity | None:
     """
     if request.manager in ("local", "system"):
         return None
+    if request.manager == "conda":
+        from buildrun.images import env_conda
+
+        return env_conda.identify(request, base, reader)
     return env_python.identify(request, base, reader)
 
 
@@ -87,16 +93,33 @@ def environment_image(
         text = f"making the {identity.manager} environment in a container of {name}"
         console.note(console.style(text, "dim"))
 
+    recipe = _recipe(base, identity)
+    # Of this process alone; those of others that were killed go when the same is made again.
+    directory = f"{records.path(home, recipe.key)}.{os.urandom(8).hex()}.prefix"
+    environ = dict(recipe.change.environ)
+
+    def make() -> Layer:
+        if identity.manager != "conda":
+            return env_python.make(site, name, identity, request, console)
+        from buildrun.images import env_conda
+
+        return env_conda.make(site, base, name, directory, identity, request, console, environ)
+
+    # What a conda environment's activation sets is known when the environment is made.
+    change = recipe.change._replace(environ=environ)
     with Site(base, home, request.environ) as site:
-        recipe = _recipe(base, identity)._replace(
-            layer=lambda: env_python.make(site, name, identity, request, console), before=before
-        )
-        return derive.layer_image(engine, home, base, recipe, refresh=refresh, console=console)
+        try:
+            recipe = recipe._replace(change=change, layer=make, before=before)
+            return layer_image(engine, home, base, recipe, refresh=refresh, console=console)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _recipe(base: Image, identity: Identity) -> Recipe:
     parts = {"format": _FORMAT, "base": base.id, "at": PREFIX, "environment": identity.key}
-    environ = {"PATH": f"{PREFIX}/bin:{search_path(base)}", "VIRTUAL_ENV": PREFIX}
+    environ = {"PATH": f"{PREFIX}/bin:{search_path(base)}"}
+    if identity.manager != "conda":
+        environ["VIRTUAL_ENV"] = PREFIX
     return Recipe(
         key=digest.key("environment image", parts),
         # Several projects may share it.
