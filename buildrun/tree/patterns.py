@@ -30,7 +30,12 @@ def matches(pattern: str, path: str) -> bool:
 
     path: relative, with ``/``; nothing is looked up on the disk.
     """
-    return _expression(pattern).fullmatch(path.rstrip("/")) is not None
+    path = path.rstrip("/")
+    parts = split(pattern)
+    if parts is not None and not globs.is_glob(pattern):  # a name needs no expression
+        name = "/".join(parts)
+        return not name or path == name or path.startswith(name + "/")
+    return _expression(pattern).fullmatch(path) is not None
 
 
 def ignore(path: bytes, error: OSError) -> None:
