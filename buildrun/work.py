@@ -143,7 +143,7 @@ class Worker:
         if manifest is None:
             return None
         try:
-            place.results.restore(manifest, verdict.on_disk)
+            made = place.results.restore(manifest, verdict.on_disk)
         except Lost:
             return None
         except StoreError as error:
@@ -151,6 +151,7 @@ class Worker:
             return None
         with self._mutex:
             place.fingerprints.forget()
+            place.fingerprints.learn(made)
             taken = place.fingerprints.outputs(step.outputs)
             if taken.digest != manifest.outputs:
                 place.results.distrust(manifest)

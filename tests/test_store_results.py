@@ -63,7 +63,7 @@ def test_restored_outputs_are_those_that_were_stored(
     (root / "metrics" / "stale").touch()
     found = load(home, manifest.key)
     assert found == manifest
-    assert restore(home, str(root), found) == DECLARED
+    assert restore(home, str(root), found).outputs == DECLARED
     assert outputs_of(root) == wanted
     assert take(root, algorithm=algorithm).digest == manifest.outputs
     assert leftovers(root) == []
@@ -90,7 +90,7 @@ def test_outputs_that_match_stay_untouched(home: Home, root: Path) -> None:
     manifest = store_outputs(home, root)
     before = (root / "metrics").stat()
     (root / "deep" / "model.pkl").unlink()
-    assert restore(home, str(root), manifest, matching=["metrics/"]) == ("deep/model.pkl",)
+    assert restore(home, str(root), manifest, matching=["metrics/"]).outputs == ("deep/model.pkl",)
     after = (root / "metrics").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert (root / "deep" / "model.pkl").read_text() == "model new"

@@ -7,6 +7,7 @@ from buildrun.home import Home
 from buildrun.store import blobs
 from buildrun.store.blobs import Lost
 from buildrun.store.copying import Copier, write
+from buildrun.tree import signature
 from buildrun.tree.listing import Entry
 
 # Up to so many bytes a file is read and written in one go.
@@ -16,10 +17,15 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Fetcher:
-    """Makes what entries say, with contents of the store; the caller names safe places."""
+    """Makes what entries say, with contents of the store; the caller names safe places.
+
+    made: for each file whose content was looked at while it was made, by the entry's path, what
+    its lstat was then (packed, see ``tree.signature``) and its digest.
+    """
 
     def __init__(self, home: Home) -> None:
         """Start without any directory made."""
+        self.made: dict[str, tuple[bytes, str]] = {}
         self._home, self._blobs = home, home.blobs
         self._copier = Copier()
         self._made: set[str] = set()
@@ -52,6 +58,8 @@ class Fetcher:
                 if not self._fill(entry, source, target):
                     blobs.discard(self._home, entry.content)
                     raise Lost("its content in the store is damaged", place=entry.path)
+                if entry.size <= _SMALL:
+                    self.made[entry.path] = signature.of(os.fstat(target)), entry.content
             finally:
                 os.close(target)
         finally:

@@ -1,7 +1,7 @@
 """Results of steps: found here or in a remote cache, restored, and kept for the next time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from buildrun.home import Home
@@ -31,13 +31,18 @@ class Results:
         self._remote = remote
         self._write = write
         self._distrusted: set[str] = set()
+        self._whole: Manifest | None = None
 
     def find(self, key: str) -> Manifest | None:
         """Return the result of a key whose contents are all to be had, or None."""
         if key in self._distrusted:
             return None
         manifest = load.load(self._home, key)
-        if manifest is not None and (self._remote is not None or self._is_whole(manifest)):
+        if manifest is not None and (
+            self._remote is not None or manifest == self._whole or self._is_whole(manifest)
+        ):
+            # What is lost from here on is noticed when it is restored.
+            self._whole = manifest
             return manifest
         return self._find_remotely(key)
 
@@ -56,17 +61,20 @@ class Results:
             if (manifest.project, manifest.entry_point) == (project, entry_point):
                 yield manifest
 
-    def restore(self, manifest: Manifest, on_disk: "Taken | None") -> None:
+    def restore(
+        self, manifest: Manifest, on_disk: "Taken | None"
+    ) -> Mapping[str, tuple[bytes, str]]:
         """Make the project's outputs those of the result; raises Lost, StoreError.
 
-        on_disk: the outputs as they are; those that match already are left alone.
+        on_disk: the outputs as they are; those that match already are left alone. Returns what is
+        known of the files that were made, for ``Fingerprints.learn``.
         """
         from buildrun.store.restore import restore
 
         if self._remote is not None:
             self._fetch(manifest, self._remote)
         matching = self._matching(manifest, on_disk)
-        restore(self._home, self._root, manifest, matching=matching)
+        return restore(self._home, self._root, manifest, matching=matching).made
 
     def fetch_log(self, manifest: Manifest, path: str) -> bool:
         """Write the result's log to a file; False where it is lost. Raises OSError."""
@@ -109,6 +117,7 @@ class Results:
         from buildrun.store.copying import Copier
 
         self._distrusted.add(manifest.key)
+        self._whole = None
         copier = Copier()
         for digest in load.all_digests(self._home, manifest):
             try:
@@ -196,7 +205,7 @@ class Results:
             return False
         named = load.all_digests(self._home, manifest)
         named.pop(manifest.inputs)
-        return all(blobs.has(self._home, digest, size) for digest, size in named.items())
+        return not blobs.missing(self._home, named)
 
     def _matching(self, manifest: Manifest, on_disk: "Taken | None") -> list[str]:
         """Return the declared outputs that are on disk as the result has them."""

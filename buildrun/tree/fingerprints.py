@@ -145,6 +145,19 @@ class Fingerprints:
             self._taken.clear()
             self._young.clear()
 
+    def learn(self, made: Mapping[str, tuple[bytes, str]]) -> None:
+        """Take over the digests of files that we have written ourselves.
+
+        made: by path, what its lstat was when the content was known to be that of the digest. A
+        file that has been touched since has another signature, and is read.
+        """
+        now, prefix = time.time_ns(), f"{self._algorithm}:"
+        with self._lock:
+            for path, (seen, content_digest) in made.items():
+                if content_digest.startswith(prefix):
+                    raw = bytes.fromhex(content_digest[len(prefix) :])
+                    self._remember(os.fsencode(path), seen, raw, now)
+
     def save(self) -> None:
         """Publish the index if it has changed; a full or read-only disk costs speed only."""
         with self._lock:
