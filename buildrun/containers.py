@@ -88,7 +88,11 @@ def container_for(
         environ=seen,
         arguments=wants.arguments,
         volumes=volumes,
-        labels=(("buildrun", __version__), ("buildrun.step", task.id)),
+        labels=(
+            ("buildrun", __version__),
+            ("buildrun.step", task.id),
+            ("buildrun.root", wants.root),
+        ),
         user=_user(chosen, volumes, wants.arguments),
     )
 

@@ -9,6 +9,7 @@ from buildrun import command, entry_point
 from buildrun.command import Download, Rendered
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.project.spec import Dependency, EntryPoint, ProjectSpec
+from buildrun.secrets import redact
 
 
 class Node(NamedTuple):
@@ -158,6 +159,6 @@ def _ids(identities: Sequence[_Identity]) -> dict[_Identity, str]:
     return {
         (name, parameters): name
         if counts[name] == 1
-        else f"{name}[{','.join(f'{key}={value}' for key, value in parameters)}]"
+        else f"{name}[{','.join(f'{key}={redact(value)}' for key, value in parameters)}]"
         for name, parameters in identities
     }

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -37,12 +37,18 @@ def docker(*words: str | Path, data: bytes = b"", check: bool = True) -> str:
     return done.stdout.decode().strip()
 
 
-def containers() -> set[str]:
-    """Return the ids of all containers that buildrun has made and that are still there."""
-    return set(docker("ps", "-aq", "--no-trunc", "--filter", "label=buildrun").split())
+def containers(below: Path | None = None) -> set[str]:
+    """Return the ids of the containers that buildrun has made and that are still there.
+
+    below: only those for projects in this directory.
+    """
+    form = '{{.ID}}\t{{.Label "buildrun.root"}}'
+    lines = docker("ps", "-a", "--no-trunc", "--filter", "label=buildrun", "--format", form)
+    rows = [line.partition("\t") for line in lines.splitlines()]
+    return {name for name, _, root in rows if below is None or root.startswith(f"{below}/")}
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip a test for want of a part of the system; in continuous integration fail."""
     if os.environ.get("CI"):
         pytest.fail(reason)

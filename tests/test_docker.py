@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Project
-from docker_helpers import BASE, containers, engine  # noqa: F401
+from docker_helpers import BASE, containers, docker, engine, missing
+
+assert engine  # a fixture
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -20,11 +27,10 @@ ENTRY = "docker_env: {image: '" + BASE + "'}\nname: inside\nentry_points:\n"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """See to it that no container outlives its test."""
-    before = containers()
     yield
-    assert containers() - before == set()
+    assert containers(tmp_path) == set()
 
 
 def test_whole_command_runs_in_the_container(
@@ -163,7 +169,9 @@ STEPS = (
     inputs: [MLproject]
     outputs: [out/, model.bin]
     env: {MODE: fast}
-    command: "mkdir out; echo $MODE > out/a; ln -s a out/l; chmod +x out/a; echo m > model.bin; echo made"
+    command: |
+      mkdir out; echo $MODE > out/a; ln -s a out/l; chmod +x out/a
+      echo m > model.bin; echo made
   use:
     depends_on: [make]
     inputs: [MLproject]
@@ -227,18 +235,17 @@ def test_container_of_a_killed_run_is_removed_by_the_next(
     directory = project(
         ENTRY + "  main: {command: 'echo ready; sleep 600'}\n  next: {command: 'true'}\n"
     )
-    before = containers()
     child = subprocess.Popen(
         (sys.executable, "-m", "buildrun", "-q", directory),
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
-    assert len(containers() - before) == 1
+    assert len(containers(tmp_path)) == 1
     os.kill(child.pid, signal.SIGKILL)
     child.wait(60)
     assert buildrun("-q", directory, "-e", "next").code == 0
-    assert containers() == before
+    assert containers(tmp_path) == set()
 
 
 def test_missing_engine_is_told(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
@@ -259,3 +266,159 @@ def test_missing_image_is_told(project: Project, buildrun: Buildrun) -> None:
     assert outcome.code == 1
     assert "localhost:1/no/such:image" in outcome.err
     assert "defect" not in outcome.err
+
+
+def test_command_gets_a_terminal_where_there_is_one(project: Project, tmp_path: Path) -> None:
+    directory = project(ENTRY + "  main: {command: 'test -t 0 && test -t 1 && echo both'}\n")
+    main, other = pty.openpty()
+    child = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", directory),
+        cwd=tmp_path, stdin=other, stdout=other, stderr=other, start_new_session=True,
+    )  # fmt: skip
+    os.close(other)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal has no more users
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    os.close(main)
+    assert child.wait(60) == 0, shown
+    assert b"both" in shown
+
+
+def test_image_without_a_shell_runs_plain_words(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    program = shutil.which("docker-init")  # a static program that every engine brings along
+    if program is None:
+        missing("there is no docker-init")
+    shutil.copyfile(program, tmp_path / "init")
+    (tmp_path / "init").chmod(0o755)
+    name = f"buildrun-test-bare:{os.getpid()}"
+    archive = subprocess.run(
+        ("tar", "-C", tmp_path, "-c", "init"), capture_output=True, check=True
+    ).stdout
+    docker("import", "-", name, data=archive)
+    try:
+        directory = project(
+            "docker_env: {image: '" + name + "'}\nname: inside\nentry_points:\n"
+            "  main: {command: '/init --version'}\n  shell: {command: '/init --version && true'}\n"
+        )
+        assert buildrun("-q", directory).out.startswith("tini version")
+        outcome = buildrun(directory, "-e", "shell")
+        assert outcome.code == 127
+        assert "bash" in outcome.err
+    finally:
+        docker("rmi", "-f", name, check=False)
+
+
+def test_image_that_has_no_name_is_run_by_its_id(project: Project, buildrun: Buildrun) -> None:
+    image = docker("build", "-q", "-", data=f"FROM {BASE}\nRUN echo mine > /mine\n".encode())
+    try:
+        directory = project(
+            "docker_env: {image: '" + image + "'}\nname: inside\n"
+            "entry_points: {main: {command: 'cat /mine'}}\n"
+        )
+        assert buildrun("-q", directory).out == "mine\n"
+    finally:
+        docker("rmi", "-f", image, check=False)
+
+
+def test_files_in_mounted_directories_belong_to_the_caller(
+    project: Project, tmp_path: Path
+) -> None:
+    if os.getuid() != 0:
+        missing("only root can become somebody else")
+    data = tmp_path / "data"
+    data.mkdir()
+    directory = project(
+        "docker_env: {image: '" + BASE + "', volumes: ['" + str(data) + ":/data']}\n"
+        "name: inside\nentry_points: {main: {command: 'echo x > /data/made'}}\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    for path in (data, home):
+        os.chown(path, 12345, 12345)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    # The first run, as root, loads what another user may not be able to read.
+    script = (
+        "import os, sys; from buildrun.cli import main\n"
+        "group, home, project = int(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
+        "assert main(['-q', project], os.environ) == 0\n"
+        "os.unlink(sys.argv[4])\n"
+        "os.setgroups([group]); os.setgid(12345); os.setuid(12345)\n"
+        "sys.exit(main(['-q', project], {**os.environ, 'BUILDRUN_HOME': home, 'HOME': home}))\n"
+    )
+    group = os.stat("/var/run/docker.sock").st_gid
+    subprocess.run(
+        (sys.executable, "-c", script, str(group), home, directory, data / "made"),
+        cwd=directory, check=True, timeout=300,
+    )  # fmt: skip
+    assert (data / "made").stat().st_uid == 12345
+
+
+def test_engine_that_goes_away_is_told_and_tidied_up_after(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(
+        ENTRY + "  main: {command: 'echo ready; sleep 600'}\n  next: {command: 'true'}\n"
+    )
+    through = tmp_path / "engine.sock"
+    engine_proxy = Proxy(through)
+    child = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", directory),
+        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "DOCKER_HOST": f"unix://{through}"},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    engine_proxy.close()
+    _, said = child.communicate(timeout=120)
+    assert child.returncode not in (0, 3), said
+    assert b"defect" not in said
+    assert len(containers(tmp_path)) == 1
+    with Proxy(through):
+        assert buildrun("-q", directory, "-e", "next").code == 0
+    assert containers(tmp_path) == set()
+
+
+class Proxy:
+    """The engine's socket at another place, until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect("/var/run/docker.sock")
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(65536):
+                target.sendall(chunk)
+            target.shutdown(socket.SHUT_WR)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from buildrun.commands import project_options, session
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
+from buildrun.errors import UsageError
 from buildrun.plan import Plan
 from buildrun.project.spec import DockerEnv, ProjectSpec
 
@@ -18,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     project_options.add(parser)
     parser.add_argument("--refresh", action="store_true", help="build it anew")
+    parser.add_argument(
+        "--push", metavar="REPOSITORY", help="put the image there, such as registry:5000/team/churn"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
@@ -29,7 +33,13 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     opened = session.open_project(running)
     session.check(running, opened, entry_point=False)
     if options.backend == "docker" or isinstance(opened.project.environment, DockerEnv):
-        return _image(running, opened.project, arguments.format, refresh=arguments.refresh)
+        return _image(
+            running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
+        )
+    if arguments.push is not None:
+        raise UsageError(
+            "only an image can be pushed, and this is an environment", hint="add `-b docker`"
+        )
     manager, request, identity = session.environment_of(running, opened.project, fetch=True)
     if manager is None or identity is None:
         raise AssertionError("docker projects are built elsewhere")
@@ -42,12 +52,20 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     return 0
 
 
-def _image(running: session.Session, project: ProjectSpec, form: str, *, refresh: bool) -> int:
+def _image(
+    running: session.Session, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
+) -> int:
     from buildrun.commands.docker import Docker
 
     docker = Docker(running, project)
     outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
     chosen = docker.choose(Plan(project, (), (), tuple(outputs)), refresh=refresh)
+    reference = chosen.reference
+    if push is not None:
+        try:
+            reference = docker.engine.push(chosen.id, push, running.console.progress)
+        finally:
+            running.console.done()
     if form == "json":
         value = {
             "version": 1,
@@ -55,13 +73,13 @@ def _image(running: session.Session, project: ProjectSpec, form: str, *, refresh
             "key": docker.content(chosen),
             "reused": chosen.reused,
             "path": None,
-            "reference": chosen.reference,
+            "reference": reference,
             "digest": chosen.id,
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
         how = "reused" if chosen.reused else "built"
-        sys.stdout.write(f"{chosen.reference}\n{chosen.id}\n{how}\n")
+        sys.stdout.write(f"{reference}\n{chosen.id}\n{how}\n")
     return 0
 
 
