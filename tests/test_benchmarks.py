@@ -43,6 +43,7 @@ def test_list_names_every_case() -> None:
         "fingerprint-large",
         "restore",
         "docker-context",
+        "docker-run",
     ]
 
 

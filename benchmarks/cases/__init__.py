@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from benchmarks.case import Case
 from benchmarks.cases import (
     docker_context,
+    docker_run,
     fingerprint_large,
     fingerprint_tree,
     first_conda,
@@ -33,4 +34,5 @@ CASES: Mapping[str, Case] = {
     "fingerprint-large": fingerprint_large,
     "restore": restore,
     "docker-context": docker_context,
+    "docker-run": docker_run,
 }
