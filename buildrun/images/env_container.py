@@ -51,7 +51,9 @@ class Answer(NamedTuple):
     @property
     def is_missing(self) -> bool:
         """Return whether the container has no such program."""
-        return not self.first.startswith("{") and any(each in self.text for each in _NO_PROGRAM)
+        return not self.first.startswith("{") and any(
+            each in self.text.lower() for each in _NO_PROGRAM
+        )
 
     @property
     def text(self) -> str:

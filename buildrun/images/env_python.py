@@ -41,6 +41,9 @@ PIP = (
     "--no-warn-script-location", "--progress-bar", "off",
 )  # fmt: skip
 
+# Lines of pip's reasons that are shown.
+_SHOWN = 24
+
 _MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
 _EDITABLE = re.compile(r"(?:-e|--editable)[=\s]\s*")
 _LOCAL = re.compile(
@@ -186,6 +189,7 @@ class Stages:
             "stages": self._stages,
             "words": list(PIP),
             "scratch": SCRATCH,
+            "sources": sorted(self._sources.values()),
             "cwd": self._there(self._folder) or self._root,
         }
 
@@ -273,10 +277,12 @@ def failure(
     what = f"the environment could not be made in a container of `{base_name}`"
     default = declared.path or request.project.file or request.project.root
     error = explain(ToolFailure("\n".join(said), shown=True), what, known, default)
-    wrong = [text for text in said if text.lower().startswith("error:")]
+    wrong = [text for text in said if text.lower().lstrip().startswith("error:")]
     # pip begins an error with that word and says it in the lines that follow.
-    start = said.index(wrong[0]) if wrong else max(0, len(said) - 12)
-    error.message = "\n".join([f"{what}:", *(f"  {text}" for text in said[start:][:12])])
+    reason = said[said.index(wrong[0]) :] if wrong else said
+    if len(reason) > _SHOWN:
+        reason = [*reason[: _SHOWN // 4], "…", *reason[-_SHOWN * 3 // 4 :]]
+    error.message = "\n".join([f"{what}:", *(f"  {text}" for text in reason)])
     low = answer.text.lower()
     for sign, hint in _REMEDIES:
         if sign in low:

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import threading
 
+# The first second of 1980, in UTC; a zip file, such as a wheel, cannot have an earlier one.
+_DATE = 315532800
+
 
 def main() -> None:
     """Do what the first line of standard input asks for."""
@@ -26,10 +29,12 @@ def main() -> None:
     os.makedirs(order["scratch"])
     # What is built from source shall not have the time in it.
     environ = dict(os.environ, HOME=order["scratch"], PYTHONHASHSEED="0", PYTHONNOUSERSITE="1")
-    environ.update(SOURCE_DATE_EPOCH="315532800", PYTHONDONTWRITEBYTECODE="1")
+    environ.update(SOURCE_DATE_EPOCH=str(_DATE), PYTHONDONTWRITEBYTECODE="1")
     if order["cwd"]:
         os.makedirs(order["cwd"], exist_ok=True)
         os.chdir(order["cwd"])
+    for path in order["sources"]:
+        _date(path)
     for argv in order["first"]:
         _run([sys.executable, *argv], environ)
     for number, stage in enumerate(order["stages"]):
@@ -42,6 +47,13 @@ def main() -> None:
                 words += ["--" + flag, path]
         _run(words, environ)
     os._exit(0)
+
+
+def _date(top: str) -> None:
+    """Give all files a time that wheels can have; they have come with none."""
+    for directory, _, names in os.walk(top):
+        for name in names:
+            os.utime(os.path.join(directory, name), (_DATE, _DATE), follow_symlinks=False)
 
 
 def _run(words: "list[str]", environ: "dict[str, str]") -> None:
