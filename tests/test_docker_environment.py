@@ -288,6 +288,24 @@ def test_base_without_the_python_is_refused(project: Project, run: Run) -> None:
         docker("rmi", "--force", name)
 
 
+def test_base_in_a_file_may_change(project: Project, run: Run, tmp_path: Path) -> None:
+    directory = project(
+        PROJECT.replace(f"python -c '{SHOW}'", "cat /which || echo neither"),
+        python_env__yaml="dependencies: []\n",
+    )
+    name, file = "buildrun-test-which:latest", tmp_path / "config.json"
+    dockerfile = f"FROM {BASE}\nRUN echo other > /which\n"
+    docker("build", "-q", "-t", name, "-", data=dockerfile.encode())
+    try:
+        for base, said in ((BASE, "neither\n"), (name, "other\n"), (BASE, "neither\n")):
+            file.write_text(json.dumps({"docker_base": base}))
+            for _ in range(2):
+                words = ("-q", directory, "--env-manager", "local")
+                assert run(*words, config=str(file)).out == said
+    finally:
+        docker("rmi", "--force", name)
+
+
 def test_base_has_to_be_a_name(project: Project, run: Run) -> None:
     directory = project(PROJECT, python_env__yaml="dependencies: []\n")
     outcome = run(directory, config='{"docker_base": 3}')

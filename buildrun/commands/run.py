@@ -67,6 +67,7 @@ def execute(
 
         return watch.watch(options, arguments.command_line, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    session.watch_config(running, arguments.backend_config)
     report_file = report_path(arguments.report, cwd)
     account = Account(running)
     downloads = Downloads(running)

@@ -60,6 +60,16 @@ def begin(
     return Session(options, environ, cwd, store, Console(environ, quiet=quiet), memory, seen)
 
 
+def watch_config(session: Session, given: str | None) -> None:
+    """Note that a prepared command depends on the file of a backend config, where it is one."""
+    if given is None or not given.endswith(".json"):
+        return
+    try:
+        session.seen.read(os.path.abspath(given))
+    except OSError:
+        session.seen.volatile = True  # gone since it was read
+
+
 def open_project(session: Session) -> Opened:
     """Return the project that the options name, with every finding about it.
 
