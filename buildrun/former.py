@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from buildrun.home import Home
 from buildrun.judge import Judge, Verdict
 from buildrun.plan import Plan, Reason, Step
-from buildrun.store.results import Results
+from buildrun.store.results import TAKEN_OVER, Results
 from buildrun.tree.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ class Former:
 
         if known.key is None or known.parts is None or known.inputs is None:
             return None
-        wanted = made._replace(
-            key=known.key, parts=known.parts.key_parts, details=known.parts.details
-        )
+        details = {**known.parts.details, TAKEN_OVER: True}
+        wanted = made._replace(key=known.key, parts=known.parts.key_parts, details=details)
         return translate(self._home, made, wanted, known.inputs, write=self._write)
 
     def _settle(self, step: Step) -> None:

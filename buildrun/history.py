@@ -17,6 +17,10 @@ VERSION = 1
 _SLACK = 200
 
 
+# Behind a step's id: what its command left last; no id can end so.
+_LEFT = "\0left"
+
+
 class Last(NamedTuple):
     """How a step ended when it last ended well.
 
@@ -53,6 +57,16 @@ class History:
     def took(self, step: str, seconds: float) -> None:
         """Note how long a step took whose result is not kept."""
         self.add(step, Last("", {}, {}, "", "", round(seconds, 3)))
+
+    def left(self, step: str) -> str:
+        """Return the digest of what a command has left at the step's outputs, or ""."""
+        found = self._all().get(step + _LEFT)
+        return found.outputs if found is not None else ""
+
+    def note_left(self, step: str, outputs: str) -> None:
+        """Note what a command has left without a result that is kept; outputs: their digest."""
+        if self.left(step) != outputs:
+            self.add(step + _LEFT, Last("", {}, {}, "", outputs, 0.0))
 
     def add(self, step: str, last: Last) -> None:
         """Note that a step has ended; a full or read-only disk costs the memory of it only."""

@@ -152,6 +152,8 @@ class Judge:
         on_disk = self._fingerprints.outputs(step.outputs)
         whole = not on_disk.problems and not on_disk.unmatched
         known = Verdict("miss", (), key, made, inputs, on_disk=on_disk)
+        if on_disk.problems and (leaving := self._leaving(step)):
+            return known._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
         if self._choices.forced(step):
             return known._replace(reasons=(_FORCED,))
         if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
@@ -170,6 +172,17 @@ class Judge:
         return known._replace(
             state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
         )
+
+    def _leaving(self, step: Step) -> str:
+        """Return which output is a link out of the project, where no restore may go; or ""."""
+        from buildrun.tree.links import leads_out
+
+        root = os.fsencode(self._plan.project.root)
+        for path in step.outputs:
+            name = os.fsencode(path.rstrip("/"))
+            if os.path.islink(os.path.join(root, name)) and leads_out(root, name):
+                return f"the output `{printable(path)}` is a link out of the project"
+        return ""
 
     def _former_of(self, last: "Last | None") -> "Former | None":
         """Return what knows how the step ended last, where that is told in the other kind."""

@@ -10,25 +10,25 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from buildrun import __version__, locks
-from buildrun.errors import BuildrunError, StoreError
+from buildrun.errors import BuildrunError, ExecutionError, StoreError
 from buildrun.executors.job import Job, Result
 from buildrun.history import Last
 from buildrun.judge import Verdict
 from buildrun.keys import printable
+from buildrun.old_outputs import OldOutputs
 from buildrun.outcome import Outcome, State
 from buildrun.plan import Reason, Step
 
 if TYPE_CHECKING:
     from buildrun.output import Display, Log
     from buildrun.place import Place
-    from buildrun.store.aside import Aside
     from buildrun.store.manifest import Manifest
     from buildrun.tree.taken import Taken
 
@@ -44,6 +44,10 @@ Waits = Callable[[], AbstractContextManager[None]]
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
 
+# What to do where a command writes among what is taken for its inputs.
+_WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
+
+
 class Worker:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
@@ -51,9 +55,11 @@ class Worker:
         """Take the place; perform: runs a step's job where it belongs, None for here."""
         self._place = place
         self._perform = perform or _here
+        self._old = OldOutputs(place)
         self._display = display
         # The index, the history and the judge's memory are for one thread at a time.
         self._mutex = threading.RLock()
+        self._steps = {step.id: step for step in place.plan.steps}
         self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
         self._taken: dict[str, Taken] = {}
 
@@ -61,7 +67,7 @@ class Worker:
         """Put right what killed runs have left in the project."""
         from buildrun.store.staging import recover
 
-        self._say_rescued(recover(self._place.plan.project.root, self._previous))
+        self._old.say_rescued(recover(self._place.plan.project.root, self._old.previous))
 
     def settle(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
@@ -102,8 +108,9 @@ class Worker:
                 # Another process may make it while we wait, and inputs may change.
                 key = verdict.key
                 keys.close()
-                waited = self._exclusive(key, keys, waits)
+                waited = self._lock(key, keys, waits)
                 verdict = self._judge(step, anew=waited)
+            self._keep_upstream(step, held, waits)
             return self._run(step, verdict, execute, environ)
 
     def _judge(self, step: Step, *, anew: bool = True) -> Verdict:
@@ -131,6 +138,8 @@ class Worker:
             seconds = last.seconds if last is not None else 0.0
         if verdict.on_disk is not None:
             self._taken[step.id] = verdict.on_disk
+        if verdict.key is not None:
+            place.results.share(verdict.key)
         place.judge.settle(step.id, verdict.outputs or "")
         return self._outcome(step, "up-to-date", verdict, started, saved=seconds)
 
@@ -143,7 +152,7 @@ class Worker:
         if manifest is None:
             return None
         try:
-            made = place.results.restore(manifest, verdict.on_disk)
+            made = self._restore(step, verdict, manifest)
         except Lost:
             return None
         except StoreError as error:
@@ -157,11 +166,34 @@ class Worker:
                 place.results.distrust(manifest)
                 return None
             self._taken[step.id] = taken
+            place.results.share(manifest.key)
             self._note(step, verdict, manifest.outputs, manifest.seconds)
             place.judge.settle(step.id, manifest.outputs)
         log = self._replay(step, verdict)
         outcome = self._outcome(step, "cached", verdict, started, saved=manifest.seconds)
         return outcome._replace(log=log)
+
+    def _restore(
+        self, step: Step, verdict: Verdict, manifest: Manifest
+    ) -> Mapping[str, tuple[bytes, str]]:
+        """Restore the outputs; what they replace and the cache does not know is moved away."""
+        from buildrun.store.aside import set_aside
+
+        results = self._place.results
+        with self._mutex:
+            known = self._old.are_known(step, verdict.on_disk)
+        if known:
+            return results.restore(manifest, verdict.on_disk)
+        aside = set_aside(self._place.plan.project.root, step.outputs)
+        try:
+            made = results.restore(manifest, None)
+        except BaseException:
+            aside.put_back()
+            raise
+        with self._mutex:
+            self._old.rescue(aside)
+        aside.discard()
+        return made
 
     def _replay(self, step: Step, verdict: Verdict) -> str | None:
         from buildrun.output import replay
@@ -195,9 +227,13 @@ class Worker:
         state: State = "failed"
         console.note(console.style(f"{_head(step)} {redact(step.command)}", "dim"))
         try:
-            # Looked at while they are still there: links are read for it.
-            known = self._is_known(verdict.on_disk)
-            aside = set_aside(root, step.outputs) if step.outputs else None
+            known, aside = True, None
+            if step.outputs:
+                with self._mutex:
+                    known = self._old.are_known(step, verdict.on_disk)
+                aside = set_aside(root, step.outputs)
+                with self._mutex:
+                    self._old.note_running(step)
             try:
                 if aside is not None:
                     _pass_on(aside.descriptor)
@@ -206,58 +242,15 @@ class Worker:
                 state = outcome.state
             finally:
                 if aside is not None:
-                    if state != "ok":
-                        self._put_back(step, aside, known=known)
+                    with self._mutex:
+                        if state != "ok":
+                            self._old.put_back(step, aside, known=known)
+                        elif not known:
+                            self._old.rescue(aside)
                     aside.discard()
         finally:
             log.close(failed=state == "failed")
         return outcome
-
-    def _put_back(self, step: Step, aside: Aside, *, known: bool) -> None:
-        """Put old outputs back where the command left nothing, and lose none of the others.
-
-        What the cache knows can be had from there; the rest is kept in the run's directory.
-        """
-        if known:
-            aside.put_back()
-            return
-        aside.put_back(step.outputs)
-        try:
-            rescued = aside.rescue(self._previous)
-        except (OSError, StoreError):
-            # Of the two, what a failed command has left can be made again.
-            from buildrun.store import moving
-
-            for path in step.outputs:
-                moving.delete(os.path.join(self._place.plan.project.root, path.rstrip("/")))
-            aside.put_back()
-            return
-        self._say_rescued(rescued)
-
-    def _say_rescued(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            name, place = printable(path), printable(os.path.join(self._previous, path))
-            self._place.console.warn(
-                f"`{name}` is what a command left that did not succeed; what was there before "
-                f"is now `{place}`"
-            )
-
-    def _is_known(self, outputs: Taken | None) -> bool:
-        """Return whether the store has all of these outputs."""
-        from buildrun.store import blobs
-
-        home = self._place.home
-        if outputs is None or outputs.problems or not blobs.has(home, outputs.digest):
-            return False
-        return all(
-            blobs.has(home, entry.content, entry.size)
-            for entry in outputs.entries()
-            if entry.kind in ("file", "executable")
-        )
-
-    @property
-    def _previous(self) -> str:
-        return os.path.join(self._place.logs, "previous")
 
     def _attempts(
         self, step: Step, execute: Execute, environ: Mapping[str, str], log: Log
@@ -314,6 +307,9 @@ class Worker:
                     place.history.took(step.id, seconds)
         if step.outputs and place.keep:
             self._keep(step, verdict, taken, seconds, log)
+        elif step.outputs:
+            with self._mutex:
+                place.history.note_left(step.id, taken.digest)
         return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
 
     def _without_output(
@@ -331,20 +327,18 @@ class Worker:
         """Keep the result, if what it was made from is known for certain."""
         place = self._place
         with self._mutex:
-            obstacle = (
-                verdict.obstacle
-                or self._changed(verdict, step)
-                or (taken.problems[0] if taken.problems else "")
-            )
+            obstacle, hint = verdict.obstacle or (taken.problems or ("",))[0], ""
+            if not obstacle and (obstacle := self._changed(verdict, step)):
+                hint = "" if step.inputs else _WRITES
         if obstacle:
-            place.console.warn(
-                f"{_head(step)} the result is not cached: {obstacle}",
-                "declare what the command writes under `outputs`, or name its `inputs`",
-            )
+            place.console.warn(f"{_head(step)} the result is not cached: {obstacle}", hint)
             self._note(step, verdict._replace(key=""), taken.digest, seconds)
+            with self._mutex:
+                place.history.note_left(step.id, taken.digest)
             return
         if verdict.key is None or verdict.parts is None or verdict.inputs is None:
             return
+        left = ""
         try:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
@@ -352,10 +346,13 @@ class Worker:
                 self._manifest(step, verdict, taken, seconds, log), taken, verdict.inputs, log.path
             )
         except (BuildrunError, OSError) as error:
-            hint = error.hint if isinstance(error, BuildrunError) else None
+            remedy = error.hint if isinstance(error, BuildrunError) else None
             text = _fact(error)
-            place.console.warn(f"{_head(step)} the result is not cached: {text}", hint or "")
+            place.console.warn(f"{_head(step)} the result is not cached: {text}", remedy or "")
+            left = taken.digest
         self._note(step, verdict, taken.digest, seconds)
+        with self._mutex:
+            place.history.note_left(step.id, left)
 
     def _changed(self, verdict: Verdict, step: Step) -> str:
         """Return which input changed while the command ran, or ""."""
@@ -436,15 +433,44 @@ class Worker:
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
         root = self._place.plan.project.root
-        self._exclusive(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
+        self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
         self.mend()
 
-    def _exclusive(
-        self, name: str, held: ExitStack, waits: Waits, *, to_its_end: bool = False
+    def _keep_upstream(self, step: Step, held: ExitStack, waits: Waits) -> None:
+        """Keep other runs from making anew what this step reads while its command runs.
+
+        Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
+        ExecutionError where that has happened already.
+        """
+        root = self._place.plan.project.root
+        with self._mutex:
+            upstream = [name for name in self._place.judge.upstream(step) if name in self._taken]
+        for name in upstream:
+            entry_point = self._steps[name].entry_point
+            self._lock(f"{root}\0{entry_point}", held, waits, shared=True)
+        for name in upstream:
+            with self._mutex:
+                changed = self._place.fingerprints.changed(self._taken[name])
+            if changed:
+                raise ExecutionError(
+                    f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
+                    hint="run again; runs with other parameters at the same time need a checkout "
+                    "each",
+                )
+
+    def _lock(
+        self,
+        name: str,
+        held: ExitStack,
+        waits: Waits,
+        *,
+        to_its_end: bool = False,
+        shared: bool = False,
     ) -> bool:
         """Hold a name in the whole store; returns whether somebody else had it.
 
         to_its_end: if we are killed, it is held until the command that we have started has ended.
+        shared: others may hold it in the same way.
         """
         directory = os.path.join(self._place.home.memory, "locks")
         path = os.path.join(
@@ -460,7 +486,7 @@ class Worker:
         with ExitStack() as waiting:
             try:
                 os.makedirs(directory, exist_ok=True)
-                lock = locks.exclusive(path, waiting=wait)
+                lock = (locks.shared if shared else locks.exclusive)(path, waiting=wait)
             except OSError:
                 return False  # a store that may only be read: nobody else can wait either
             held.callback(_release, lock)

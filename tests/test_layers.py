@@ -30,6 +30,7 @@ LAYERS = (
         "history",
         "judge",
         "keys",
+        "old_outputs",
         "outcome",
         "output",
         "place",

@@ -287,3 +287,111 @@ def test_key_is_the_same_in_another_place(parts: Path, buildrun: Buildrun) -> No
     file = other / "MLproject"
     file.write_text(file.read_text().replace("/project/", "/moved/"))
     assert planned(buildrun, other)["key"] == one
+
+
+def test_env_is_set_for_a_lone_command_too(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {env: {MODE: fast}, command: 'echo $MODE'}}\n")
+    for _ in range(2):
+        assert buildrun("-q", directory, LOCAL, environ={"MODE": "caller"}).out == "fast\n"
+
+
+OWN_FILES = "entry_points: {main: {inputs: [in], outputs: [out/], command: 'mkdir out; cp in out'}}"
+
+
+def test_files_of_the_users_in_an_output_are_moved_away(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(OWN_FILES, **{"in": "1"})
+    (directory / "out").mkdir()
+    (directory / "out/mine").write_text("work")
+    outcome = buildrun("run", directory, LOCAL)
+    assert outcome.code == 0
+    assert os.listdir(directory / "out") == ["in"]
+    (kept,) = store.glob("runs/*/previous/out/mine")
+    assert kept.read_text() == "work"
+    assert str(kept.parent) in outcome.err
+
+
+def test_edit_of_an_output_is_moved_away_by_a_restore(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(OWN_FILES, **{"in": "1"})
+    assert buildrun("run", directory, LOCAL).code == 0
+    (directory / "out/in").write_text("edited by hand")
+    outcome = buildrun("run", directory, LOCAL)
+    assert (directory / "out/in").read_text() == "1"
+    (kept,) = store.glob("runs/*/previous/out/in")
+    assert kept.read_text() == "edited by hand"
+    assert str(kept.parent) in outcome.err
+
+
+def test_outputs_of_earlier_commands_are_replaced_without_a_word(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(OWN_FILES, **{"in": "1"})
+    for number in range(3):
+        (directory / "in").write_text(str(number))
+        arguments = ("--no-cache",) if number == 1 else ()
+        assert buildrun("-q", directory, LOCAL, *arguments).err == ""
+    text = (directory / "MLproject").read_text()
+    (directory / "MLproject").write_text(text.replace("cp in out", "cp in out; exit 3"))
+    assert buildrun("-q", directory, LOCAL).code == 3
+    (directory / "MLproject").write_text(text)
+    (directory / "in").write_text("4")
+    assert buildrun("-q", directory, LOCAL).err == ""
+    assert list(store.glob("runs/*/previous")) == []
+
+
+def test_input_beneath_an_own_output_is_an_error(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points: {main: {inputs: ['data/raw/*.csv'], outputs: [data/], command: 'true'}}\n"
+    )
+    (directory / "data/raw").mkdir(parents=True)
+    (directory / "data/raw/a.csv").write_text("1")
+    outcome = buildrun("run", directory, LOCAL)
+    assert outcome.code == 1
+    assert "own-output" in outcome.err
+    assert (directory / "data/raw/a.csv").exists()
+
+
+def test_output_that_is_a_link_out_of_the_project_is_not_replaced(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(
+        "entry_points: {main: {inputs: [in], outputs: [out], "
+        "command: 'cp in out/in || cp in out'}}",
+        **{"in": "1"},
+    )
+    assert buildrun("run", directory, LOCAL).code == 0
+    (directory / "out").unlink()
+    (tmp_path / "disk").mkdir()
+    (directory / "out").symlink_to(tmp_path / "disk")
+    outcome = buildrun("run", directory, LOCAL)
+    assert outcome.code == 0
+    assert (directory / "out").is_symlink()
+    assert "link out of the project" in outcome.err
+    assert (tmp_path / "disk/in").read_text() == "1"
+
+
+def test_results_that_are_there_are_shared_when_that_is_asked_for(
+    chain: Path, run: Run, project: Project, tmp_path: Path, store: Path
+) -> None:
+    remote = str(tmp_path / "remote")
+    assert run(chain, "-e", "train", "--remote-cache", remote)["train"] == "ok"
+    assert not list(tmp_path.glob("remote/**/results/**/*"))
+    states = run(chain, "-e", "train", "--remote-cache", remote, "--remote-cache-write")
+    assert set(states.values()) == {"up-to-date"}
+    other = project(CHAIN, name="elsewhere", train__sh="wc -l < data.txt\n")
+    (other / "raw.txt").write_bytes((chain / "raw.txt").read_bytes())
+    environ = {"BUILDRUN_HOME": str(store / "other")}
+    states = run(other, "-e", "train", "--remote-cache", remote, environ=environ)
+    assert set(states.values()) == {"cached"}
+
+
+@pytest.mark.parametrize("more", [("--no-cache", "--remote-cache=x"), ()])
+def test_writing_to_a_remote_without_one_is_refused(
+    more: tuple[str, ...], chain: Path, buildrun: Buildrun
+) -> None:
+    outcome = buildrun("run", chain, LOCAL, "--remote-cache-write", *more)
+    assert outcome.code == 2
+    assert "--remote-cache-write" in outcome.err

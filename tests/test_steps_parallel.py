@@ -92,6 +92,7 @@ def test_longest_chain_by_past_times_goes_first(
     assert log.read_text().split() == ["b", "a", "c"]  # of unknown times, the most steps
     (journal,) = store.glob("index/projects/*.steps")
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = [line for line in lines if "\0" not in line[1]]
     assert {line[1] for line in lines} == {"a", "b", "c", "main"}
     for seconds, expected in ((100.0, ["a", "b", "c"]), (0.001, ["b", "c", "a"])):
         anew = [[*line[:-1], seconds if line[1] == "a" else 1.0] for line in lines]
@@ -364,3 +365,25 @@ def test_summary_tells_what_the_cache_saved(project: Project, buildrun: Buildrun
     outcome = buildrun("run", directory, LOCAL)
     assert "3 steps: 1 ran, 1 from the cache, 1 up to date in " in outcome.err
     assert os.path.exists(directory / "b")
+
+
+def test_run_with_other_parameters_waits_until_its_input_is_not_read_any_more(
+    project: Project, gate: Gate, start: Start
+) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  prep: {parameters: {n: string}, inputs: [in], outputs: [p], command: 'echo {n} > p'}\n"
+        "  main:\n    parameters: {n: string}\n"
+        "    depends_on: [{entry_point: prep, parameters: {n: '{n}'}}]\n"
+        f"    command: '{PAUSE.format('main')}; cat p'\n",
+        **{"in": ""},
+    )
+    first = start(directory, "-P", "n=1")
+    gate.wait()
+    second = start(directory, "-P", "n=2")
+    second.said("[prep] waiting for another run of it")
+    gate.open()
+    assert first.wait().out == "1\n"
+    gate.wait()
+    gate.open()
+    assert second.wait().out == "2\n"

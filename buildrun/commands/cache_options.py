@@ -46,6 +46,13 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) ->
     given = arguments.remote_cache or environ.get("BUILDRUN_REMOTE_CACHE") or None
     if given is not None and "://" not in given:
         given = os.path.join(cwd, os.path.expanduser(given))
+    if arguments.remote_cache_write and given is None:
+        raise UsageError(
+            "`--remote-cache-write` has nowhere to write to",
+            hint="give `--remote-cache URL`, or set BUILDRUN_REMOTE_CACHE",
+        )
+    if arguments.remote_cache_write and arguments.no_cache:
+        raise UsageError("`--remote-cache-write` and `--no-cache` contradict each other")
     write = environ.get("BUILDRUN_REMOTE_CACHE_WRITE", "").lower() in _YES
     return CacheSettings(
         force=None if "" in forced else tuple(forced),

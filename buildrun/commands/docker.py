@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from buildrun.executors import attended, container, in_and_out
 from buildrun.executors.job import Job, Result
 from buildrun.plan import EnvironmentState
 from buildrun.secrets import redact
+from buildrun.tree import patterns
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -70,7 +72,7 @@ class Docker:
         self._chosen = self._as_is(base)
         if _docker(self._project) is None:
             base = self._with_environment(base, refresh=refresh)
-        if running.options.build_image or _docker(self._project) is None:
+        if self._has_code:
             from buildrun.images.derive import code_image
 
             derived = code_image(
@@ -116,8 +118,14 @@ class Docker:
         named = [item if isinstance(item, str) else list(item) for item in self.wants.environment]
         image = chosen.environment or chosen.base
         return digest.key(
-            "container", [image, list(self.wants.volumes), named, list(self.wants.arguments)]
+            "container",
+            [image, self._has_code, list(self.wants.volumes), named, list(self.wants.arguments)],
         )
+
+    @property
+    def _has_code(self) -> bool:
+        """Return whether the project's files are in the image."""
+        return self._running.options.build_image or _docker(self._project) is None
 
     def run(self, step: Step) -> Result:
         """Run a lone step with our own streams and terminal."""
@@ -207,14 +215,21 @@ class Docker:
         )
 
     def _inputs(self, step: Step) -> list[str]:
-        """Return the outputs of all steps that go before this one."""
+        """Return what goes into the container: what the step declares, and what was made for it."""
+        root = os.fsencode(self._project.root)
+        declared = [
+            os.fsdecode(path)
+            for pattern in step.inputs or ()
+            for path, _ in patterns.found(root, pattern.text)
+        ]
         waiting, seen = list(step.depends_on), dict[str, None]()
         while waiting:
             name = waiting.pop()
             if name not in seen:
                 seen[name] = None
                 waiting += self._steps[name].depends_on
-        return [path for name in seen for path in self._steps[name].outputs]
+        made = [path for name in seen for path in self._steps[name].outputs]
+        return [path for path in dict.fromkeys((*declared, *made)) if path not in ("", ".")]
 
 
 def task_of(step: Step) -> Task:

@@ -189,7 +189,7 @@ def _jobs(text: str) -> int:
 
 def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Prepared:
     step = made.steps[-1]
-    changes = {**environment.variables, **_mlflow_variables(running)}
+    changes = {**environment.variables, **_mlflow_variables(running), **dict(step.env)}
     return Prepared(
         step=step.id,
         entry_point=step.entry_point,

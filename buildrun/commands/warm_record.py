@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import digest, glance, plan_record, warm
 from buildrun.commands import session
+from buildrun.place import CacheSettings
 from buildrun.project.locate import find_mlproject
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def keep_plan(
     claim: Claim, running: Session, opened: session.Opened, made: Plan, wanted: Wanted
 ) -> None:
     """Leave a record for the next run, where the plan can be looked at without a command."""
-    if wanted.settings.force != () or not wanted.settings.cache:
+    if wanted.settings != CacheSettings(remote=wanted.settings.remote):
         return
     for step in made.steps:
         for path in (step.entry_point, *(value for _, value in step.parameters)):

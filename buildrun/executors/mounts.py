@@ -127,7 +127,14 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
     import re
 
     def value(match: re.Match[str]) -> str:
-        return environ.get(match.group(1) or match.group(2), "")
+        name = match.group(1) or match.group(2)
+        if name not in environ:
+            raise ProjectError(
+                f"the volume `{text}` holds the variable `{name}`, and it is not set",
+                place="docker_env.volumes",
+                hint=f"set it: export {name}=…",
+            )
+        return environ[name]
 
     if text.startswith("~/"):
         text = environ.get("HOME", "~") + text[1:]

@@ -57,7 +57,7 @@ def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: G
                 names = [name for name in names if name not in reached]
             if names:
                 _report_origin(findings, where, own, {name: found[name] for name in names}, graph)
-            if own in found and not _is_glob(pattern.text):
+            if own in found:
                 _check_own(findings, where, pattern.text, found[own])
 
 

@@ -45,6 +45,7 @@ class Remote:
         warn: is called with a message and a hint.
         seconds: how long one small operation, or transfers without progress, may take.
         """
+        self.writes = write
         self._link = Link(url, write=write, seconds=seconds)
         self._uploads = Uploads(self._link)
         self._warn = warn

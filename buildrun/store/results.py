@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from buildrun.tree.listing import Entry
     from buildrun.tree.taken import Taken
 
+# Among a manifest's details: it rests on digests of the other kind, see ``buildrun.former``, and so
+# does not leave this machine.
+TAKEN_OVER = "taken_over"
+
 # Manifests looked at for one like a new result.
 _LOOKED_AT = 500
 
@@ -94,12 +98,28 @@ class Results:
 
         Raises StoreError; then nothing is kept.
         """
-        from buildrun.store import blobs
-        from buildrun.store.manifest import encode
         from buildrun.store.save import save
 
         stored = save(self._home, self._root, manifest, outputs, inputs, log_path)
         self._distrusted.discard(stored.key)
+        self._upload(stored)
+
+    def share(self, key: str) -> None:
+        """Put a result that is here into the remote cache, where that is wanted and it lacks it."""
+        if self._remote is None or not self._remote.writes:
+            return
+        stored = load.load(self._home, key)
+        if (
+            stored is not None
+            and not stored.details.get(TAKEN_OVER)
+            and self._remote.manifest(key) is None
+        ):
+            self._upload(stored)
+
+    def _upload(self, stored: Manifest) -> None:
+        from buildrun.store import blobs
+        from buildrun.store.manifest import encode
+
         if self._remote is None:
             return
         named = []

@@ -1,0 +1,120 @@
+"""What lies where a step writes, before it writes.
+
+What the cache knows, or what a command has left there, may go; everything else is somebody's work,
+and is moved to the run's directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from buildrun.errors import StoreError
+from buildrun.keys import printable
+
+if TYPE_CHECKING:
+    from buildrun.place import Place
+    from buildrun.plan import Step
+    from buildrun.store.aside import Aside
+    from buildrun.tree.taken import Taken
+
+
+# Stands for whatever a command leaves that is running, or was killed with buildrun.
+_RUNNING = "running"
+
+
+class OldOutputs:
+    """The old outputs of a plan's steps; for one thread at a time.
+
+    previous: the directory that those are moved to which would be lost.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Take the place."""
+        self._place = place
+        self.previous = os.path.join(place.logs, "previous")
+
+    def are_known(self, step: Step, outputs: Taken | None) -> bool:
+        """Return whether nothing is lost when these outputs go.
+
+        outputs: what is on the disk; None where nobody has looked yet.
+        """
+        from buildrun.store import blobs
+
+        place = self._place
+        if outputs is None:
+            outputs = place.fingerprints.outputs(step.outputs)
+        if outputs.problems:
+            return False
+        entries = outputs.entries()
+        if not entries or place.history.left(step.id) in (_RUNNING, outputs.digest):
+            return True
+        if not blobs.has(place.home, outputs.digest):
+            last = place.history.last(step.id)
+            made = place.results.listing(last.outputs) if last is not None else None
+            if made is None or not set(entries).issubset(made):
+                return False
+        return all(
+            blobs.has(place.home, entry.content, entry.size)
+            for entry in entries
+            if entry.kind in ("file", "executable")
+        )
+
+    def put_back(self, step: Step, aside: Aside, *, known: bool) -> None:
+        """Put old outputs back where a command that failed left nothing, and lose none."""
+        if known:
+            aside.put_back()
+        else:
+            aside.put_back(step.outputs)
+            self._rescue_from_a_failure(step, aside)
+        self.note_left(step)
+
+    def rescue(self, aside: Aside) -> None:
+        """Move old outputs, which new ones have replaced, to where they can be had from."""
+        try:
+            paths = aside.rescue(self.previous)
+        except (OSError, StoreError) as error:
+            fact = error.message if isinstance(error, StoreError) else error.strerror
+            self._place.console.warn(f"old outputs could not be kept: {fact}")
+            return
+        for path in paths:
+            self._place.console.warn(
+                f"`{printable(path)}` was replaced; what was there before was not made by "
+                f"buildrun, and is now `{self._where(path)}`",
+                "keep files of your own out of `outputs`",
+            )
+
+    def note_running(self, step: Step) -> None:
+        """Note that from now on it is a command that writes there."""
+        self._place.history.note_left(step.id, _RUNNING)
+
+    def note_left(self, step: Step) -> None:
+        """Note what a command has left there without a result that is kept."""
+        place = self._place
+        place.fingerprints.forget()
+        place.history.note_left(step.id, place.fingerprints.outputs(step.outputs).digest)
+
+    def _rescue_from_a_failure(self, step: Step, aside: Aside) -> None:
+        try:
+            paths = aside.rescue(self.previous)
+        except (OSError, StoreError):
+            # Of the two, what a failed command has left can be made again.
+            from buildrun.store import moving
+
+            for path in step.outputs:
+                moving.delete(os.path.join(self._place.plan.project.root, path.rstrip("/")))
+            aside.put_back()
+            return
+        self.say_rescued(paths)
+
+    def say_rescued(self, paths: Sequence[str]) -> None:
+        """Say where old outputs are now that a command which did not succeed has replaced."""
+        for path in paths:
+            self._place.console.warn(
+                f"`{printable(path)}` is what a command left that did not succeed; what was there "
+                f"before is now `{self._where(path)}`"
+            )
+
+    def _where(self, path: str) -> str:
+        return printable(os.path.join(self.previous, path))
