@@ -81,12 +81,13 @@ def container_for(
     seen.update(dict(task.env))
     volumes = tuple(volume for item in given for volume in item.volumes)
     volumes += mounts.paths(task.paths)
+    name, arguments = container.named(wants.arguments)
     return Container(
-        name=f"buildrun-{os.urandom(8).hex()}",
+        name=name or f"buildrun-{os.urandom(8).hex()}",
         image=chosen.id,
         program=container.program(task.command),
         environ=seen,
-        arguments=wants.arguments,
+        arguments=arguments,
         volumes=volumes,
         labels=(
             ("buildrun", __version__),

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from buildrun.errors import ProjectError
+from buildrun.errors import ProjectError, UsageError
 from buildrun.executors import attended, mounts
 from buildrun.executors.container import (
     Container,
     arguments,
     cli_environ,
     create_argv,
+    named,
     program,
+    refuse_unfit,
     run_argv,
     sets_user,
 )
@@ -54,6 +56,23 @@ def test_arguments_have_mlflows_meaning() -> None:
     assert arguments({"gpus": "all", "v": "/a:/b", "privileged": True, "t": True}) == (
         "--gpus", "all", "-v", "/a:/b", "--privileged", "-t",
     )  # fmt: skip
+
+
+def test_name_of_the_users_choice_is_the_containers() -> None:
+    assert named(("--gpus", "all", "--name", "mine", "--rm")) == ("mine", ("--gpus", "all"))
+    assert named(("--name=mine", "-t")) == ("mine", ("-t",))
+    assert named(("-t",)) == (None, ("-t",))
+
+
+@pytest.mark.parametrize("given", [{"d": True}, {"detach": True}, {"detach": "true"}])
+def test_container_that_would_run_on_alone_is_refused(given: dict[str, str | bool]) -> None:
+    with pytest.raises(UsageError, match="alone"):
+        refuse_unfit(arguments(given))
+
+
+def test_unset_variable_in_a_volume_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="`NOWHERE`, and it is not set"):
+        mounts.declared(("$NOWHERE:/models",), (), {}, str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [("-u", "1"), ("--user", "1"), ("--user=1",)])

@@ -201,6 +201,34 @@ def test_outputs_come_out_and_go_into_the_next_step(
     assert (directory / "model.bin").read_text() == "m\n"
 
 
+def test_declared_inputs_go_into_the_container(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        ENTRY + "  main:\n    inputs: ['raw/*.csv']\n    outputs: [n]\n"
+        "    command: 'ls raw | wc -l > n; cat raw/* n'\n",
+        __gitignore="raw/\n",
+    )
+    (directory / "raw").mkdir()
+    (directory / "raw/a.csv").write_text("a\n")
+    for arguments in ((), ("--build-image",)):
+        outcome = buildrun("-q", directory, *arguments)
+        assert (outcome.code, outcome.out) == (0, "a\n1\n"), outcome.err
+
+
+def test_container_has_the_users_name(project: Project, buildrun: Buildrun) -> None:
+    directory = project(STEPS)
+    name = f"buildrun-test-{os.getpid()}"
+    outcome = buildrun("-q", directory, "-e", "make", "-A", f"name={name}", "-A", "rm")
+    assert outcome.code == 0, outcome.err
+    assert docker("ps", "-aq", "--filter", f"name={name}") == ""
+
+
+def test_misspelt_backend_config_is_told(project: Project, buildrun: Buildrun) -> None:
+    directory = project(ENTRY + "  main: {command: 'true'}\n")
+    outcome = buildrun(directory, "-c", '{"docker_bas": "x"}')
+    assert outcome.code == 0
+    assert "did you mean `docker_base`?" in outcome.err
+
+
 def test_failed_step_leaves_old_outputs(project: Project, buildrun: Buildrun) -> None:
     directory = project(STEPS)
     assert buildrun("-q", directory, "-e", "make").code == 0

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from buildrun.project.spec import DockerEnv, ProjectSpec
     from buildrun.work import Execute
 
+# What the backend config may say for containers; the others are for Kubernetes.
+_CONFIG = ("docker_base", "kube-context", "kube-job-template-path", "repository-uri")
+
 Sink = Callable[[int, bytes], None]
 
 
@@ -239,6 +242,9 @@ def task_of(step: Step) -> Task:
 
 def _wants(running: Session, project: ProjectSpec) -> Wants:
     options, declared = running.options, _docker(project)
+    arguments = container.arguments(options.docker_args)
+    container.refuse_unfit(arguments)
+    _warn_of_unknown(running)
     variables = tracking.variables(
         run_id=options.run_id,
         experiment_id=options.experiment_id,
@@ -247,11 +253,21 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
     return Wants(
         volumes=declared.volumes if declared is not None else (),
         environment=declared.environment if declared is not None else (),
-        arguments=container.arguments(options.docker_args),
+        arguments=arguments,
         variables=tuple((name, text) for name, text in variables.items() if text is not None),
         root=project.root,
         cwd=running.cwd,
     )
+
+
+def _warn_of_unknown(running: Session) -> None:
+    for key in running.options.backend_config:
+        if key not in _CONFIG:
+            from difflib import get_close_matches
+
+            close = get_close_matches(key, _CONFIG, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(_CONFIG)}"
+            running.console.warn(f"the backend config's `{key}` means nothing here", hint)
 
 
 def _docker(project: ProjectSpec) -> DockerEnv | None:

@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from buildrun.errors import UsageError
+
 # In images that buildrun makes, as in MLflow's.
 CODE = "/mlflow/projects/code"
 
@@ -121,6 +123,34 @@ def arguments(given: Mapping[str, str | bool]) -> tuple[str, ...]:
         if not isinstance(value, bool):
             words.append(value)
     return tuple(words)
+
+
+def refuse_unfit(words: Sequence[str]) -> None:
+    """Raise UsageError for arguments under which a container could not be looked after."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name in ("-d", "--detach"):
+            raise UsageError(
+                f"`-A {name.lstrip('-')}` would leave the container alone",
+                hint="put buildrun itself into the background: `buildrun … &`",
+            )
+
+
+def named(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the name that the user's arguments give the container, and the other arguments.
+
+    `--rm` goes as well: containers are removed in any case.
+    """
+    name, rest, left = None, [], list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--name" and left:
+            name = left.pop(0)
+        elif word.startswith("--name="):
+            name = word.removeprefix("--name=")
+        elif word.partition("=")[0] != "--rm":
+            rest.append(word)
+    return name, tuple(rest)
 
 
 def sets_user(words: Sequence[str]) -> bool:
