@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from buildrun.errors import ProjectError
 from buildrun.images import context, dockerignore, layer, tar
+from buildrun.images.tar import TIME
 from buildrun.project.spec import EntryPoint, ProjectSpec, PythonEnv
 from buildrun.tree.fingerprints import Fingerprints
 
@@ -263,7 +264,7 @@ def test_layer_is_what_tar_reads(tmp_path: Path) -> None:
     assert members[f"{top}/sub/run.sh"].mode == 0o755
     assert members[f"{top}/a.py"].mode == 0o644
     assert members[f"{top}/link"].linkname == "t" * 200
-    assert {(member.mtime, member.uid, member.gid) for member in members.values()} == {(0, 0, 0)}
+    assert {(member.mtime, member.uid, member.gid) for member in members.values()} == {(TIME, 0, 0)}
 
 
 def test_layer_is_the_same_wherever_and_whenever(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Tar archives that are the same for the same content, made as they are read.
 
-Times and owners are zero, modes are of two kinds. The format is POSIX ustar, with a pax header only
+All times are one, owners are zero, modes are of two kinds. The format is POSIX ustar, with a pax header only
 for what does not fit: names and links of more than 100 bytes, sizes of 8 GiB and more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+
+# The second day of 1980, in seconds since the epoch: zip archives know no earlier time, wherever
+# the clock stands, and programs such as Python's `zipfile` refuse to pack an older file.
+TIME = 315619200
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -74,7 +78,7 @@ def _block(name: bytes, kind: bytes, size: int, target: bytes, mode: int) -> byt
         b"%07o\0" % mode,
         b"0000000\0" * 2,  # owner and group
         b"%011o\0" % size,
-        b"00000000000\0",  # time
+        b"%011o\0" % TIME,
         b" " * 8,  # the checksum, which counts as blanks
         kind,
         target[:_FIELD].ljust(_FIELD, b"\0"),
