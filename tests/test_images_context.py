@@ -277,7 +277,9 @@ def test_layer_is_the_same_wherever_and_whenever(tmp_path: Path) -> None:
 
 
 @given(
-    st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name and name[:1] != b"/"),
+    st.binary(min_size=1, max_size=300).filter(
+        lambda name: b"\0" not in name and b"/" not in (name[:1], name[-1:])
+    ),
     st.integers(0, 1 << 40),
 )
 @settings(max_examples=60, deadline=None)
@@ -288,7 +290,7 @@ def test_headers_carry_any_name_and_size(name: bytes, size: int) -> None:
         fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape"
     ).next()
     assert member is not None
-    assert os.fsencode(member.name) == name.rstrip(b"/")
+    assert os.fsencode(member.name) == name
     assert member.size == size
 
 

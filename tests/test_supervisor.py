@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -425,9 +426,10 @@ def test_too_long_command_is_an_error(
 def few_descriptors() -> Iterator[None]:
     """Allow a few more descriptors than are open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = os.open(os.devnull, os.O_RDONLY)
-    os.close(highest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 16, before[1]))
+    opened = {int(name) for name in os.listdir("/dev/fd")}
+    free = (number for number in itertools.count() if number not in opened)
+    limit = next(itertools.islice(free, 16, None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
