@@ -291,13 +291,13 @@ class Judge:
         return taken
 
     def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
-        file = self._plan.project.file or self._plan.project.root
-        return ProjectError(
-            f"the input `{printable(pattern.text)}` of `{step.entry_point}` matches nothing "
-            "[unmatched-input]",
-            place=f"{file}:{pattern.line}:{pattern.column}",
-            hint="patterns are relative to the project; correct it, or make the file",
-        )
+        from buildrun.project.check_inputs import unmatched_diagnostic
+
+        entry_point = self._plan.project.entry_point(step.entry_point)
+        if entry_point is None:  # a plan from a record, which is made anew for its errors
+            return ProjectError(f"the input `{printable(pattern.text)}` matches nothing")
+        found = unmatched_diagnostic(self._plan.project, entry_point, pattern)
+        return ProjectError(f"{found.message} [{found.code}]", place=found.place, hint=found.hint)
 
     def contents(self, step: Step) -> dict[str, str]:
         """Return what stands for the contents of a step's paths in its key; raises OSError."""
