@@ -55,29 +55,31 @@ class Fetcher:
             # The rights are what the user's umask makes of these, whatever a manifest says.
             target = os.open(path, _CREATE, 0o777 if entry.kind == "executable" else 0o666)
             try:
-                if not self._fill(entry, source, target):
+                right, looked_at = self._fill(entry, source, target)
+                if not right:
                     blobs.discard(self._home, entry.content)
                     raise Lost("its content in the store is damaged", place=entry.path)
-                if entry.size <= _SMALL:
+                if looked_at:
                     self.made[entry.path] = signature.of(os.fstat(target)), entry.content
             finally:
                 os.close(target)
         finally:
             os.close(source)
 
-    def _fill(self, entry: Entry, source: int, target: int) -> bool:
-        """Return whether the content was what the entry says, as far as that is looked at.
+    def _fill(self, entry: Entry, source: int, target: int) -> tuple[bool, bool]:
+        """Return whether the content was what the entry says, and whether it was looked at.
 
-        A large one is looked at where that costs next to nothing; the caller takes the
-        fingerprint of what was restored anyway.
+        A large one is looked at where that costs next to nothing, else only at its size; the
+        caller takes the fingerprint of what was restored anyway.
         """
         algorithm: digest.Algorithm = "xxh3" if entry.content[0] == "x" else "sha256"
         if entry.size <= _SMALL:
             data = os.read(source, entry.size + 1)
             write(target, data)
-            return len(data) == entry.size and digest.content(data, algorithm) == entry.content
+            right = len(data) == entry.size and digest.content(data, algorithm) == entry.content
+            return right, True
         if self._copier.clone(source, target):
-            return os.fstat(target).st_size == entry.size
+            return os.fstat(target).st_size == entry.size, False
         if algorithm == "sha256":
-            return self._copier.copy_unread(source, target) == entry.size
-        return self._copier.copy(source, target, algorithm) == (entry.content, entry.size)
+            return self._copier.copy_unread(source, target) == entry.size, False
+        return self._copier.copy(source, target, algorithm) == (entry.content, entry.size), True
