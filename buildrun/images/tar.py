@@ -1,7 +1,7 @@
 """Tar archives that are the same for the same content, made as they are read.
 
-All times are one, owners are zero, modes are of two kinds. The format is POSIX ustar, with a pax header only
-for what does not fit: names and links of more than 100 bytes, sizes of 8 GiB and more.
+All times are one, owners are zero, modes are of two kinds. The format is POSIX ustar, with a pax
+header only for what does not fit: names and links of more than 100 bytes, sizes of 8 GiB and more.
 """
 
 from __future__ import annotations
