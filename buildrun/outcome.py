@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from buildrun.keys import printable
 from buildrun.plan import Reason, Step
 
 State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]
@@ -24,3 +25,8 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     saved: float = 0.0
     log: str | None = None
+
+
+def head(step: Step) -> str:
+    """Return what a message about a step begins with."""
+    return f"[{printable(step.id)}]"

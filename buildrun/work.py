@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from buildrun import __version__, locks
-from buildrun.errors import BuildrunError, ExecutionError, StoreError
+from buildrun import locks
+from buildrun.errors import ExecutionError, StoreError
 from buildrun.executors.job import Job, Result
-from buildrun.history import Last
 from buildrun.judge import Verdict
+from buildrun.keeping import Keeper
 from buildrun.keys import printable
 from buildrun.old_outputs import OldOutputs
-from buildrun.outcome import Outcome, State
+from buildrun.outcome import Outcome, State, head
 from buildrun.plan import Reason, Step
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ Waits = Callable[[], AbstractContextManager[None]]
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
 
-# What to do where a command writes among what is taken for its inputs.
-_WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
-
-
 class Worker:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
@@ -62,6 +58,7 @@ class Worker:
         self._steps = {step.id: step for step in place.plan.steps}
         self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
         self._taken: dict[str, Taken] = {}
+        self._keeper = Keeper(place, self._mutex)
 
     def mend(self) -> None:
         """Put right what killed runs have left in the project."""
@@ -133,7 +130,7 @@ class Worker:
         last = place.history.last(step.id)
         if verdict.manifest is not None:
             seconds = verdict.manifest.seconds
-            self._note(step, verdict, verdict.outputs or "", seconds)
+            self._keeper.note(step, verdict, verdict.outputs or "", seconds)
         else:
             seconds = last.seconds if last is not None else 0.0
         if verdict.on_disk is not None:
@@ -145,7 +142,6 @@ class Worker:
 
     def _restored(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
         """Restore the result of a hit; None where it is not whole any more."""
-        from buildrun.errors import StoreError
         from buildrun.store.blobs import Lost
 
         place, manifest = self._place, verdict.manifest
@@ -156,7 +152,7 @@ class Worker:
         except Lost:
             return None
         except StoreError as error:
-            place.console.warn(f"{_head(step)} {error.message}", error.hint or "")
+            place.console.warn(f"{head(step)} {error.message}", error.hint or "")
             return None
         with self._mutex:
             place.fingerprints.forget()
@@ -167,7 +163,7 @@ class Worker:
                 return None
             self._taken[step.id] = taken
             place.results.share(manifest.key)
-            self._note(step, verdict, manifest.outputs, manifest.seconds)
+            self._keeper.note(step, verdict, manifest.outputs, manifest.seconds)
             place.judge.settle(step.id, manifest.outputs)
         log = self._replay(step, verdict)
         outcome = self._outcome(step, "cached", verdict, started, saved=manifest.seconds)
@@ -201,7 +197,7 @@ class Worker:
         place, manifest = self._place, verdict.manifest
         if manifest is None:
             return None
-        place.console.note(place.console.style(f"{_head(step)} restored from the cache", "dim"))
+        place.console.note(place.console.style(f"{head(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
             os.makedirs(self._place.logs, mode=0o700, exist_ok=True)
@@ -225,7 +221,7 @@ class Worker:
         console, root = place.console, place.plan.project.root
         log = Log(self._log_path(step), step.id, self._display)
         state: State = "failed"
-        console.note(console.style(f"{_head(step)} {redact(step.command)}", "dim"))
+        console.note(console.style(f"{head(step)} {redact(step.command)}", "dim"))
         try:
             known, aside = True, None
             if step.outputs:
@@ -272,7 +268,7 @@ class Worker:
 
                 set_aside(job.cwd, step.outputs).discard()
             self._place.console.warn(
-                f"{_head(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
+                f"{head(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
             )
         return result, seconds
 
@@ -284,7 +280,7 @@ class Worker:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                place.console.error(f"{_head(step)} {_ending(result, step)}", hint)
+                place.console.error(f"{head(step)} {_ending(result, step)}", hint)
             return Outcome(
                 step,
                 state,
@@ -306,7 +302,7 @@ class Worker:
                 if place.keep:  # for the order of steps
                     place.history.took(step.id, seconds)
         if step.outputs and place.keep:
-            self._keep(step, verdict, taken, seconds, log)
+            self._keeper.keep(step, verdict, taken, seconds, log, self._upstream(step))
         elif step.outputs:
             with self._mutex:
                 place.history.note_left(step.id, taken.digest)
@@ -317,105 +313,17 @@ class Worker:
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
         self._place.console.error(
-            f"{_head(step)} the command succeeded without making its output {names}",
+            f"{head(step)} the command succeeded without making its output {names}",
             "correct `outputs`, which are relative to the project, or the command",
         )
         reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))
         return Outcome(step, "failed", reasons, 1, seconds, log=log.path)
 
-    def _keep(self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log) -> None:
-        """Keep the result, if what it was made from is known for certain."""
-        place = self._place
+    def _upstream(self, step: Step) -> dict[str, Taken]:
+        """Return what the steps have made that this one may read."""
         with self._mutex:
-            obstacle, hint = verdict.obstacle or (taken.problems or ("",))[0], ""
-            if not obstacle and (obstacle := self._changed(verdict, step)):
-                hint = "" if step.inputs else _WRITES
-        if obstacle:
-            place.console.warn(f"{_head(step)} the result is not cached: {obstacle}", hint)
-            self._note(step, verdict._replace(key=""), taken.digest, seconds)
-            with self._mutex:
-                place.history.note_left(step.id, taken.digest)
-            return
-        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
-            return
-        left = ""
-        try:
-            if log.path is None or log.flaw:
-                raise StoreError(log.flaw)
-            place.results.save(
-                self._manifest(step, verdict, taken, seconds, log), taken, verdict.inputs, log.path
-            )
-        except (BuildrunError, OSError) as error:
-            remedy = error.hint if isinstance(error, BuildrunError) else None
-            text = _fact(error)
-            place.console.warn(f"{_head(step)} the result is not cached: {text}", remedy or "")
-            left = taken.digest
-        self._note(step, verdict, taken.digest, seconds)
-        with self._mutex:
-            place.history.note_left(step.id, left)
-
-    def _changed(self, verdict: Verdict, step: Step) -> str:
-        """Return which input changed while the command ran, or ""."""
-        place = self._place
-        sources = [verdict.inputs] if verdict.inputs is not None else []
-        upstream = place.judge.upstream(step)
-        sources += [self._taken[name] for name in upstream if name in self._taken]
-        names = [path for taken in sources for path in place.fingerprints.changed(taken)]
-        names += self._changed_paths(verdict, step)
-        if not names:
-            return ""
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"`{printable(names[0])}`{more} changed while the command ran"
-
-    def _changed_paths(self, verdict: Verdict, step: Step) -> list[str]:
-        try:
-            now = self._place.judge.contents(step)
-        except OSError as error:
-            return [str(error.filename)]
-        paths = dict(step.paths)
-        return [paths[name] for name, was in verdict.contents.items() if now.get(name) != was]
-
-    def _manifest(
-        self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
-    ) -> Manifest:
-        from buildrun.store.manifest import Manifest
-
-        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
-            raise AssertionError(step.id)
-        return Manifest(
-            key=verdict.key,
-            parts=verdict.parts.key_parts,
-            project=self._place.plan.project.name,
-            step=step.id,
-            entry_point=step.entry_point,
-            inputs=verdict.inputs.digest,
-            outputs=taken.digest,
-            declared=step.outputs,
-            log="",
-            streams=tuple(log.streams),
-            seconds=round(seconds, 3),
-            created=time.time(),
-            producer=__version__,
-            details=verdict.parts.details,
-        )
-
-    # -- both ----------------------------------------------------------------------------------
-
-    def _note(self, step: Step, verdict: Verdict, outputs: str, seconds: float) -> None:
-        parts = verdict.parts
-        if parts is None or verdict.inputs is None:
-            return
-        last = Last(
-            verdict.key or "",
-            parts.key_parts,
-            parts.details,
-            verdict.inputs.digest,
-            outputs,
-            round(seconds, 3),
-        )
-        with self._mutex:
-            if self._place.keep and self._place.history.last(step.id) != last:
-                self._place.history.add(step.id, last)
+            names = self._place.judge.upstream(step)
+            return {name: self._taken[name] for name in names if name in self._taken}
 
     def _outcome(
         self, step: Step, state: State, verdict: Verdict, started: float, *, saved: float
@@ -443,14 +351,13 @@ class Worker:
         ExecutionError where that has happened already.
         """
         root = self._place.plan.project.root
-        with self._mutex:
-            upstream = [name for name in self._place.judge.upstream(step) if name in self._taken]
+        upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
             self._lock(f"{root}\0{entry_point}", held, waits, shared=True)
-        for name in upstream:
+        for name, taken in upstream.items():
             with self._mutex:
-                changed = self._place.fingerprints.changed(self._taken[name])
+                changed = self._place.fingerprints.changed(taken)
             if changed:
                 raise ExecutionError(
                     f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
@@ -493,16 +400,6 @@ class Worker:
             if to_its_end:
                 _pass_on(lock.descriptor)
         return waited
-
-
-def _head(step: Step) -> str:
-    return f"[{printable(step.id)}]"
-
-
-def _fact(error: BuildrunError | OSError) -> str:
-    if isinstance(error, BuildrunError):
-        return f"{printable(error.place)}: {error.message}" if error.place else error.message
-    return (error.strerror or str(error)).lower()
 
 
 def _pass_on(descriptor: int) -> None:

@@ -29,6 +29,7 @@ LAYERS = (
         "graph",
         "history",
         "judge",
+        "keeping",
         "keys",
         "old_outputs",
         "outcome",

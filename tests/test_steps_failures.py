@@ -228,7 +228,7 @@ def test_missing_input_fails_its_step_alone(project: Project, run: Run, report: 
     )
     outcome = run(directory, "-k")
     assert outcome.code == 1
-    assert "MLproject:2:18: the input `gone.txt` of `bad` matches nothing" in outcome.err
+    assert "MLproject:2:18: the input pattern `gone.txt` of `bad` matches nothing" in outcome.err
     assert states(report) == {"bad": "failed", "good": "ok", "main": "skipped"}
 
 
