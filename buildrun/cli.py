@@ -90,18 +90,14 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
 
 
 def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
-    import argparse
+    from buildrun.options import Parser
 
     given = tuple(arguments)
     verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
     if verb == "run" and len(given) == len(arguments):
         _refuse_typing_error(given, cwd)
     module = import_module(f"buildrun.commands.{verb}")
-    parser = argparse.ArgumentParser(
-        prog=f"buildrun {verb}",
-        description=COMMANDS[verb],
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=f"buildrun {verb}", description=COMMANDS[verb], allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     try:

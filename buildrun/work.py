@@ -416,7 +416,7 @@ def _release(lock: locks.Lock) -> None:
 
 def _ending(result: Result, step: Step) -> str:
     if result.timed_out:
-        return f"the command was ended after its timeout of {step.timeout:g} seconds"
+        return f"the command was ended after its timeout of {step.timeout:g} s"
     if result.exit_code > 128:
         return (
             f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"

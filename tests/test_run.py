@@ -408,3 +408,21 @@ def test_runs_that_waited_for_the_first_go_on_together(project: Project, tmp_pat
     finally:
         for process in running:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact", "hint"),
+    [
+        (("--forse", "."), "--forse", "did you mean `--force`?"),
+        (("--qqqq", "."), "--qqqq", "`buildrun run --help`"),
+        ((".", "--output", "loud"), "invalid choice: 'loud'", "`buildrun run --help`"),
+    ],
+)
+def test_unknown_option_is_told_with_a_remedy(
+    arguments: tuple[str, ...], fact: str, hint: str, project: Project, buildrun: Buildrun
+) -> None:
+    outcome = buildrun("run", *arguments, cwd=project("entry_points: {}\n"))
+    assert outcome.code == 2
+    assert fact in outcome.err
+    assert hint in outcome.err
+    assert "Traceback" not in outcome.err

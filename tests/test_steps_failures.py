@@ -165,7 +165,7 @@ def test_timeout_ends_the_command_and_its_children(
     directory = project(one(f"cat {tmp_path}/never | cat", more="timeout: 0.5,"), in__txt="")
     outcome = run(directory)
     assert outcome.code == 124
-    assert "ended after its timeout of 0.5 seconds" in outcome.err
+    assert "ended after its timeout of 0.5 s" in outcome.err
     assert states(report) == {"main": "failed"}
 
 
