@@ -312,8 +312,9 @@ class Worker:
         self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
+        fact = f"the command succeeded without making its output {names}"
         self._place.console.error(
-            f"{head(step)} the command succeeded without making its output {names}",
+            f"{head(step)} {taken.problems[0] if taken.problems else fact}",
             "correct `outputs`, which are relative to the project, or the command",
         )
         reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))

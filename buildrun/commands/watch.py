@@ -331,5 +331,10 @@ def _require() -> None:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{printable(os.path.basename(name) or name)}`" for name in names[:3])
+    shown = ", ".join(f"`{printable(_short(name))}`" for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _short(name: str) -> str:
+    """Return a file's name without the directories above the project's."""
+    return os.path.basename(name) if os.path.isabs(name) else name

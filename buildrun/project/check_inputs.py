@@ -15,6 +15,7 @@ from buildrun.project.findings import Findings, did_you_mean
 from buildrun.project.makers import Makers, makers_of
 from buildrun.project.spec import EntryPoint, Pattern, ProjectSpec
 from buildrun.tree import globs, patterns
+from buildrun.tree.shown import shown
 
 
 def read_inputs(
@@ -101,7 +102,8 @@ def unmatched_diagnostic(
     return Diagnostic(
         "error",
         "unmatched-input",
-        f"the input pattern `{pattern.text[:60]}` of `{entry_point.name}` matches nothing",
+        f"the input pattern `{shown(os.fsencode(pattern.text[:60]))}` of "
+        f"`{shown(os.fsencode(entry_point.name))}` matches nothing",
         spec.file or spec.root,
         pattern.line,
         pattern.column,
