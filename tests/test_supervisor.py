@@ -426,12 +426,25 @@ def test_too_long_command_is_an_error(
 def few_descriptors() -> Iterator[None]:
     """Allow a few more descriptors than are open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = {int(name) for name in os.listdir("/dev/fd")}
-    free = (number for number in itertools.count() if number not in opened)
-    limit = next(itertools.islice(free, 16, None))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    for limit in itertools.count(24):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        if can_open(24):
+            break
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def can_open(count: int) -> bool:
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
 
 
 @IN_BOTH_WAYS

@@ -51,8 +51,6 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) ->
             "`--remote-cache-write` has nowhere to write to",
             hint="give `--remote-cache URL`, or set BUILDRUN_REMOTE_CACHE",
         )
-    if arguments.remote_cache_write and arguments.no_cache:
-        raise UsageError("`--remote-cache-write` and `--no-cache` contradict each other")
     write = environ.get("BUILDRUN_REMOTE_CACHE_WRITE", "").lower() in _YES
     return CacheSettings(
         force=None if "" in forced else tuple(forced),
