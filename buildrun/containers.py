@@ -5,8 +5,6 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import xxhash
-
 from buildrun import __version__
 from buildrun.executors import attended, container, local, mounts
 from buildrun.executors.container import Container
@@ -100,8 +98,7 @@ def container_for(
 
 def code_fingerprints(home: Home, root: str) -> Fingerprints:
     """Return what knows the files of a project's image; its digests may leave this machine."""
-    name = f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.image"
-    return Fingerprints(root, os.path.join(home.memory, "projects", name), "sha256")
+    return Fingerprints(root, home.about(root, "image"), "sha256")
 
 
 def directory(home: Home) -> str:

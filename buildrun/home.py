@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import xxhash
+
 
 class Home(NamedTuple):
     """The root directory of everything buildrun keeps."""
@@ -35,6 +37,11 @@ class Home(NamedTuple):
     def runs(self) -> str:
         """Return the directory of past runs and their logs."""
         return os.path.join(self.root, "runs")
+
+    def about(self, root: str, kind: str) -> str:
+        """Return the file of what is remembered of the project in ``root``; kind: its suffix."""
+        name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
+        return os.path.join(self.memory, "projects", f"{name}.{kind}")
 
     @property
     def memory(self) -> str:

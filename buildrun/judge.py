@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun import keys
 from buildrun.errors import ProjectError
 from buildrun.keys import Parts, printable
-from buildrun.plan import CacheState, Plan, Reason, Step
+from buildrun.plan import NO_OUTPUTS, CacheState, Plan, Reason, Step
 from buildrun.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class Choices(NamedTuple):
         return self.force is None or step.id in self.force or step.entry_point in self.force
 
 
-_NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
 _NO_CACHE = Reason("no-cache", "`--no-cache` was given")
 _FORCED = Reason("forced", "`--force` was given")
 _NEVER = Reason("never-run", "it has not run yet")
@@ -112,8 +111,7 @@ class Judge:
         if not self._choices.cache:
             return Verdict("miss", (_NO_CACHE,))
         upstream = self.upstream(step)
-        pending = [name for name in upstream if name not in self._settled]
-        if pending:
+        if pending := self._missing(upstream):
             return Verdict("miss", self._pending_reasons(step, pending))
         known = self._known(step, upstream)
         if isinstance(known, str):
@@ -125,26 +123,25 @@ class Judge:
 
     def missing(self, step: Step) -> list[str]:
         """Return the steps that have to be settled before there can be a verdict on this one."""
-        return [name for name in self.upstream(step) if name not in self._settled]
+        return self._missing(self.upstream(step))
 
     def identity(self, step: Step) -> str:
         """Return what stands for a step without outputs in the keys of those that follow it."""
         upstream = self.upstream(step)
-        if any(name not in self._settled for name in upstream):
+        if self._missing(upstream):
             return ""
         known = self._known(step, upstream)
         return "" if isinstance(known, str) else known[0].key(self._algorithm)
 
-    def obstacle(self, taken: "Taken") -> str:
-        """Return why what was taken cannot be relied on, or ""."""
-        return taken.problems[0] if taken.problems else ""
+    def _missing(self, upstream: Sequence[str]) -> list[str]:
+        return [name for name in upstream if name not in self._settled]
 
     def _without_outputs(self, step: Step) -> Verdict:
         followed = step.id in self._followed
         identity = self.identity(step) if followed and self._choices.cache else ""
         if not followed and step.inputs is not None:
             self._inputs(step, self.upstream(step))
-        return Verdict("uncached", (_NO_OUTPUTS,), outputs=identity)
+        return Verdict("uncached", (NO_OUTPUTS,), outputs=identity)
 
     def _compare(self, step: Step, made: Parts, inputs: "Taken") -> Verdict:
         key = made.key(self._algorithm)
@@ -200,12 +197,7 @@ class Judge:
             return (_NEVER, *self._nearest(step, made, inputs))
         found: list[Reason] = []
         if last.key != known.key:
-            found += keys.differences(
-                Parts(last.parts, last.details),
-                made,
-                lambda: self._results.listing(last.inputs),
-                inputs.entries,
-            )
+            found += self._differences(last, made, inputs)
         found += self._output_reasons(on_disk, last)
         return tuple(found)
 
@@ -233,17 +225,18 @@ class Judge:
         """Explain what is new against the most similar result that anybody has made."""
         if not self._explain:
             return []
-        best: Manifest | None = None
-        for manifest in self._results.like(self._plan.project.name, step.entry_point):
-            if best is None or _likeness(manifest, made) > _likeness(best, made):
-                best = manifest
-        if best is None:
-            return []
-        inputs_then = best.inputs
+        best = max(
+            self._results.like(self._plan.project.name, step.entry_point),
+            key=lambda manifest: keys.likeness(manifest.parts, made.key_parts),
+            default=None,
+        )
+        return self._differences(best, made, inputs) if best is not None else []
+
+    def _differences(self, old: "Last | Manifest", made: Parts, inputs: "Taken") -> list[Reason]:
         return keys.differences(
-            Parts(best.parts, best.details),
+            Parts(old.parts, old.details),
             made,
-            lambda: self._results.listing(inputs_then),
+            lambda: self._results.listing(old.inputs),
             inputs.entries,
         )
 
@@ -325,10 +318,6 @@ class Judge:
 
 
 _UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
-
-
-def _likeness(manifest: "Manifest", made: Parts) -> int:
-    return keys.likeness(manifest.parts, made.key_parts)
 
 
 def _literal(path: str) -> str:

@@ -186,6 +186,11 @@ def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: 
         pass  # a read-only or full disk costs speed, nothing else
 
 
+def frozen(value: Any) -> Any:
+    """Return a JSON value as records have it, with tuples in place of its lists."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
 def prune(memory: Memory, seconds: float) -> int:
     """Remove the records that were written more than so many seconds ago; returns how many."""
     gone = 0

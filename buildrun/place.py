@@ -1,10 +1,7 @@
 """Where a plan is worked on: what tells, for its project, what is done and what was kept."""
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
-
-import xxhash
 
 from buildrun.history import History
 from buildrun.home import Home
@@ -70,7 +67,7 @@ def open_place(
     algorithm = _algorithm(settings)
     root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
     fingerprints = fingerprints_of(root, home, settings, write=write)
-    history = History(f"{_memory(home, root)}.steps", write=write)
+    history = History(home.about(root, "steps"), write=write)
     results = Results(home, root, _remote(settings, console) if reach else None, write=write)
     judge = Judge(
         plan,
@@ -94,7 +91,7 @@ def fingerprints_of(
 ) -> Fingerprints:
     """Return what knows the files of a project; see ``open_place``."""
     algorithm = _algorithm(settings)
-    return Fingerprints(root, f"{_memory(home, root)}.{algorithm}.index", algorithm, write=write)
+    return Fingerprints(root, home.about(root, f"{algorithm}.index"), algorithm, write=write)
 
 
 def close(place: Place) -> None:
@@ -116,19 +113,13 @@ def _former(
     from buildrun.former import Former
 
     root = plan.project.root
-    index = f"{_memory(home, root)}.{algorithm}.index"
+    index = home.about(root, f"{algorithm}.index")
     fingerprints = Fingerprints(root, index, algorithm, write=False)
     results = Results(home, root, None, write=write)
     judge = Judge(
         plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=Choices()
     )
     return Former(plan, home, judge, fingerprints, results, write=write)
-
-
-def _memory(home: Home, root: str) -> str:
-    """Return how the paths begin of what is remembered of a project."""
-    name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
-    return os.path.join(home.memory, "projects", name)
 
 
 def _algorithm(settings: CacheSettings) -> "Algorithm":

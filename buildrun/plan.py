@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from buildrun.errors import BuildrunError
-from buildrun.project.spec import Pattern, ProjectSpec
+from buildrun.project.spec import DockerEnv, Pattern, ProjectSpec
 
 if TYPE_CHECKING:
     from buildrun.command import Download
-    from buildrun.project.spec import DockerEnv
 
 CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
 
@@ -18,6 +17,9 @@ class Reason(NamedTuple):
 
     code: str
     detail: str
+
+
+NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
 
 
 class EnvironmentState(NamedTuple):
@@ -104,7 +106,7 @@ def make(
     from buildrun import graph
 
     nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
-    docker = _docker(project)
+    docker = docker_env(project)
     backend = _backend(wish.backend, docker)
     image = docker.image if docker else None
     steps = tuple(_step(node, backend, environment, image) for node in nodes)
@@ -144,13 +146,12 @@ def _step(
     )
 
 
-def _docker(project: ProjectSpec) -> "DockerEnv | None":
-    from buildrun.project.spec import DockerEnv
-
+def docker_env(project: ProjectSpec) -> DockerEnv | None:
+    """Return the image that the project declares, with all that belongs to it, or None."""
     return project.environment if isinstance(project.environment, DockerEnv) else None
 
 
-def _backend(requested: str | None, docker: "DockerEnv | None") -> str:
+def _backend(requested: str | None, docker: DockerEnv | None) -> str:
     if requested is not None and requested != "local":
         return requested
     return "docker" if docker else "local"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from buildrun.memo import frozen
 from buildrun.plan import EnvironmentState, Plan, Step
 from buildrun.project.spec import Pattern, ProjectSpec, PythonEnv
 
@@ -30,12 +31,8 @@ def decode(value: dict[str, Any]) -> Plan:
 
 
 def _step(fields: list[Any]) -> Step:
-    step = Step(*(_frozen(field) if isinstance(field, list) else field for field in fields))
+    step = Step(*(frozen(field) if isinstance(field, list) else field for field in fields))
     return step._replace(
         environment=EnvironmentState(*step.environment),
         inputs=None if step.inputs is None else tuple(Pattern(*item) for item in step.inputs),
     )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -8,6 +8,8 @@ from buildrun.containers import Chosen, Task, Wants
 from buildrun.errors import BuildrunError
 from buildrun.executors import attended
 from buildrun.images import host, inspect
+from buildrun.memo import frozen
+from buildrun.plan import NO_OUTPUTS
 from buildrun.run import Prepared, recorded
 from buildrun.secrets import redact
 
@@ -34,7 +36,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     console.note(console.style(f"[{task.id}] {redact(task.command)}", "dim"))
     prepared = Prepared(
         task.id, task.id, (), task.command, wants.root, "docker", "", None, dict(wants.variables),
-        (("no-outputs", "an entry point without outputs always runs"),),
+        (NO_OUTPUTS,),
     )  # fmt: skip
     return recorded(
         prepared,
@@ -51,7 +53,7 @@ def encode(chosen: Chosen, wants: Wants, task: Task) -> list[Any]:
 
 def decode(value: Any) -> tuple[Chosen, Wants, Task]:
     """Return what ``encode`` was given."""
-    chosen, wants, task = (_frozen(part) for part in value)
+    chosen, wants, task = (frozen(part) for part in value)
     return Chosen(*chosen), Wants(*wants), Task(*task)
 
 
@@ -80,7 +82,3 @@ def _is_current(value: Any, chosen: Chosen, environ: Mapping[str, str], console:
     recipe = code_recipe(below, project, fingerprints, console)
     fingerprints.save()
     return recipe.key == chosen.key and inspect.over_socket(socket, chosen.id) is not None
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -10,12 +10,12 @@ from buildrun.commands import run_steps
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.executors.job import Result
 from buildrun.run import Prepared, report
+from buildrun.schedule import Progress
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.locks import Lock
     from buildrun.plan import Plan
-    from buildrun.schedule import Progress
 
 
 class Account:
@@ -46,6 +46,12 @@ class Account:
         project, name = made.project, made.steps[-1].entry_point
         self._record = runs.begin(self.run_id, project.name, project.root, name)
         runs.write(self._running.home.runs, self._record)
+
+    def begin_steps(self, made: Plan) -> Progress:
+        """Record that a run of steps has begun, and return what is to tell how far it has come."""
+        self.progress = Progress(made)
+        self.begin(made)
+        return self.progress
 
     def interrupt(self, number: int) -> None:
         """Note that a signal ended it."""

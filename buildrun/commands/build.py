@@ -11,8 +11,8 @@ from buildrun.commands import project_options, session
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
 from buildrun.errors import UsageError
-from buildrun.plan import Plan
-from buildrun.project.spec import DockerEnv, ProjectSpec
+from buildrun.plan import Plan, docker_env
+from buildrun.project.spec import ProjectSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     opened = session.open_project(running)
     session.check(running, opened, entry_point=False)
-    if options.backend == "docker" or isinstance(opened.project.environment, DockerEnv):
+    if options.backend == "docker" or docker_env(opened.project):
         return _image(
             running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
         )

@@ -11,7 +11,7 @@ from buildrun.containers import Chosen, Task, Wants, code_fingerprints
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors import attended, container, in_and_out
 from buildrun.executors.job import Job, Result
-from buildrun.plan import EnvironmentState
+from buildrun.plan import EnvironmentState, docker_env
 from buildrun.secrets import redact
 from buildrun.tree import patterns
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from buildrun.executors.container import Container
     from buildrun.images.engine import Engine, Image
     from buildrun.plan import Plan, Step
-    from buildrun.project.spec import DockerEnv, ProjectSpec
+    from buildrun.project.spec import ProjectSpec
     from buildrun.work import Execute
 
 # What the backend config may say for containers; the others are for Kubernetes.
@@ -54,7 +54,7 @@ class Docker:
     @property
     def declared(self) -> str:
         """Return the name of the image to start from, which the project or its user gives."""
-        docker = _docker(self._project)
+        docker = docker_env(self._project)
         if docker is not None:
             return docker.image
         from buildrun.images import environment
@@ -73,7 +73,7 @@ class Docker:
         finally:
             console.done()
         self._chosen = self._as_is(base)
-        if _docker(self._project) is None:
+        if docker_env(self._project) is None:
             base = self._with_environment(base, refresh=refresh)
         if self._has_code:
             from buildrun.images.derive import code_image
@@ -128,7 +128,7 @@ class Docker:
     @property
     def _has_code(self) -> bool:
         """Return whether the project's files are in the image."""
-        return self._running.options.build_image or _docker(self._project) is None
+        return self._running.options.build_image or docker_env(self._project) is None
 
     def run(self, step: Step) -> Result:
         """Run a lone step with our own streams and terminal."""
@@ -173,7 +173,7 @@ class Docker:
 
     def _identify(self, base: Image) -> Identity | None:
         """Return what the environment above the base is made of, None where there is none."""
-        if _docker(self._project) is not None:
+        if docker_env(self._project) is not None:
             return None
         from buildrun.images import environment
 
@@ -241,7 +241,7 @@ def task_of(step: Step) -> Task:
 
 
 def _wants(running: Session, project: ProjectSpec) -> Wants:
-    options, declared = running.options, _docker(project)
+    options, declared = running.options, docker_env(project)
     arguments = container.arguments(options.docker_args)
     container.refuse_unfit(arguments)
     _warn_of_unknown(running)
@@ -268,12 +268,6 @@ def _warn_of_unknown(running: Session) -> None:
             close = get_close_matches(key, _CONFIG, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(_CONFIG)}"
             running.console.warn(f"the backend config's `{key}` means nothing here", hint)
-
-
-def _docker(project: ProjectSpec) -> DockerEnv | None:
-    from buildrun.project.spec import DockerEnv
-
-    return project.environment if isinstance(project.environment, DockerEnv) else None
 
 
 def _without_id(sink: Sink) -> Sink:

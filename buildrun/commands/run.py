@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from buildrun import plan, tracking
@@ -24,6 +24,7 @@ from buildrun.schedule import Manner, Progress
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.warm import Claim
+    from buildrun.work import Perform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,16 +135,11 @@ def _run(
         account.result = perform(account.prepared, running.environ, running.console)
         return
     made = make()
-    account.progress = Progress(made)
-    account.begin(made)
+    progress = account.begin_steps(made)
     if not downloads.used:
         warm_record.keep_plan(claim, running, opened, made, wanted)
     claim.release()
-    run_steps.run_steps(
-        running, account.progress, account.run_id, wanted, provide, _mlflow_variables(running)
-    )
-    account.result = Result(account.progress.exit_code(), account.progress.interrupted)
-    account.summary()
+    _run_steps(running, account, wanted, progress, provide, _mlflow_variables(running))
 
 
 def _run_in_docker(
@@ -171,13 +167,23 @@ def _run_in_docker(
         claim.release()
         account.result = docker.run(made.steps[-1])
         return
-    account.progress = Progress(made)
-    account.begin(made)
+    progress = account.begin_steps(made)
     claim.release()
-    run_steps.run_steps(
-        running, account.progress, account.run_id, wanted, lambda: _IMAGE, {}, docker.perform
-    )
-    account.result = Result(account.progress.exit_code(), account.progress.interrupted)
+    _run_steps(running, account, wanted, progress, lambda: _IMAGE, {}, docker.perform)
+
+
+def _run_steps(
+    running: Session,
+    account: Account,
+    wanted: Wanted,
+    progress: Progress,
+    provide: Callable[[], Environment],
+    changes: Mapping[str, str | None],
+    perform: Perform | None = None,
+) -> None:
+    """Run the steps, and account for them; the last three are as for ``run_steps``."""
+    run_steps.run_steps(running, progress, account.run_id, wanted, provide, changes, perform)
+    account.result = Result(progress.exit_code(), progress.interrupted)
     account.summary()
 
 
@@ -200,7 +206,7 @@ def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Pr
         key=environment.key or "",
         prefix=environment.prefix,
         changes=changes,
-        reasons=(("no-outputs", "an entry point without outputs always runs"),),
+        reasons=(plan.NO_OUTPUTS,),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from buildrun.memo import frozen
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.spec import (
     CondaEnv,
@@ -46,9 +47,9 @@ def _decode_entry_point(
         name,
         tuple(Parameter(*item) for item in parameters),
         command,
-        tuple(Dependency(target, _frozen(handed)) for target, handed in depends_on),
+        tuple(Dependency(target, frozen(handed)) for target, handed in depends_on),
         None if inputs is None else tuple(Pattern(*item) for item in inputs),
-        *(_frozen(item) for item in rest),
+        *(frozen(item) for item in rest),
     )
 
 
@@ -76,13 +77,9 @@ def encode_environment(environment: EnvironmentSpec) -> dict[str, Any]:
 
 
 def _decode_environment(value: dict[str, Any]) -> EnvironmentSpec:
-    fields = {key: _frozen(item) for key, item in value.items() if key != "kind"}
+    fields = {key: frozen(item) for key, item in value.items() if key != "kind"}
     return _KINDS[value["kind"]](**fields)
 
 
 def _thawed(value: Any) -> Any:
     return [_thawed(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from buildrun.tree.globs import is_glob
 from buildrun.tree.patterns import matches
-
-
-def is_literal(pattern: str) -> bool:
-    """Return whether the pattern is the path that it matches."""
-    return not is_glob(pattern)
 
 
 def overlaps(pattern: str, output: str) -> bool:
