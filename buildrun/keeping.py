@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from buildrun import __version__
 from buildrun.errors import BuildrunError, StoreError
 from buildrun.history import Last
-from buildrun.keys import printable
 from buildrun.outcome import head
+from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.judge import Verdict

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import digest
 from buildrun.plan import Reason, Step
+from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.digest import Algorithm
@@ -143,19 +144,6 @@ def _files(code: str, what: str, paths: Sequence[str]) -> Iterable[Reason]:
         yield Reason(code, f"input `{printable(path)}` {what}")
     if len(paths) > _SHOWN:
         yield Reason(code, f"and {len(paths) - _SHOWN} more inputs")
-
-
-def printable(text: str) -> str:
-    """Return a name as it can be shown: control characters and undecodable bytes escaped."""
-    return text if text.isprintable() else "".join(map(_shown, text))
-
-
-def _shown(char: str) -> str:
-    if char.isprintable():
-        return char
-    if "\udc80" <= char <= "\udcff":
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
 
 
 def _mapping(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.errors import StoreError
-from buildrun.keys import printable
+from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.place import Place

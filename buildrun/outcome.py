@@ -2,8 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from buildrun.keys import printable
 from buildrun.plan import Reason, Step
+from buildrun.printable import printable
 
 State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
 from buildrun.console import Console
-from buildrun.keys import printable
+from buildrun.printable import printable
 
 Mode = Literal["stream", "prefixed", "grouped", "errors"]
 MODES: tuple[Mode, ...] = ("stream", "prefixed", "grouped", "errors")

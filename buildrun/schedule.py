@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import BuildrunError, Interrupted
 from buildrun.executors.job import Job, Result
-from buildrun.keys import printable
 from buildrun.outcome import GOOD, Outcome
 from buildrun.plan import Reason, Step
+from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.console import Console

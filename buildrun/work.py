@@ -21,10 +21,10 @@ from buildrun.errors import ExecutionError, StoreError
 from buildrun.executors.job import Job, Result
 from buildrun.judge import Verdict
 from buildrun.keeping import Keeper
-from buildrun.keys import printable
 from buildrun.old_outputs import OldOutputs
 from buildrun.outcome import Outcome, State, head
 from buildrun.plan import Reason, Step
+from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.output import Display, Log

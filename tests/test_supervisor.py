@@ -770,14 +770,31 @@ def test_posted_results_are_served_after_a_signal(tmp_path: Path) -> None:
     assert recorded == [Result(130, signal.SIGINT)]
 
 
-def test_signal_after_the_last_look_is_our_callers() -> None:
-    def take_and_leave() -> None:
-        with Supervisor() as supervisor:
-            supervisor.loop(lambda: True)
-            os.kill(os.getpid(), signal.SIGINT)
+def take_and_leave() -> None:
+    with Supervisor() as supervisor:
+        supervisor.loop(lambda: True)
+        signal.raise_signal(signal.SIGINT)
 
+
+def test_signal_after_the_last_look_is_our_callers() -> None:
     with pytest.raises(KeyboardInterrupt):
         take_and_leave()
+
+
+def test_late_signal_leaves_nothing_blocked_where_another_thread_could_take_it() -> None:
+    # which of the threads would be first is the kernel's to choose
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        for _ in range(300):
+            with pytest.raises(KeyboardInterrupt):
+                take_and_leave()
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        over.set()
+        thread.join(timeout=60)
 
 
 # On a terminal
@@ -1011,14 +1028,16 @@ def test_nothing_is_started_after_the_exit(tmp_path: Path) -> None:
     assert not called
 
 
-def test_handler_of_our_caller_that_raises_loses_no_command(tmp_path: Path) -> None:
+def test_handler_of_our_caller_that_raises_loses_no_command(tmp_path: Path, gate: Gate) -> None:
     def ring(*_: object) -> None:
         raise Enough
 
+    command = f"echo $$; {Gate.WAIT}; kill -USR1 $PPID; exec sleep 1000"
     before = signal.signal(signal.SIGUSR1, ring)
     try:
         with Supervisor() as supervisor:
-            run = Run(supervisor, job("echo $$; kill -USR1 $PPID; exec sleep 1000", tmp_path))
+            # not within the sink, where it would count as the sink's own
+            run = Run(supervisor, job(command, tmp_path), lambda *_: supervisor.post(gate.open))
             with pytest.raises(Enough):
                 supervisor.loop(lambda: False)
     finally:

@@ -19,7 +19,7 @@ from buildrun.environments.collection import Kept as Environment
 from buildrun.errors import BuildrunError, UsageError
 from buildrun.images import collection as images
 from buildrun.images.engine import Engine
-from buildrun.keys import printable
+from buildrun.printable import printable
 from buildrun.store import check, collect
 
 if TYPE_CHECKING:

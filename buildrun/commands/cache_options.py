@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from buildrun.errors import UsageError
-from buildrun.keys import printable
 from buildrun.place import CacheSettings
 from buildrun.plan import Plan
+from buildrun.printable import printable
 
 _YES = frozenset({"1", "true", "yes", "on"})
 

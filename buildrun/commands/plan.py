@@ -13,8 +13,8 @@ from buildrun.commands import cache_options, plan_graph, project_options, sessio
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.errors import EnvironmentFailure, ExecutionError
 from buildrun.judge import Verdict
-from buildrun.keys import printable
 from buildrun.place import CacheSettings, open_place
+from buildrun.printable import printable
 from buildrun.project.spec import ProjectSpec
 from buildrun.secrets import redact
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from buildrun.judge import Verdict
-from buildrun.keys import printable
 from buildrun.plan import Plan
+from buildrun.printable import printable
 
 # What Mermaid may take for markup, also between quotes.
 _MARKUP = frozenset('"#&;<>\\`{}|')

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 from buildrun import home, runs
 from buildrun.errors import StoreError, UsageError
-from buildrun.keys import printable
 from buildrun.output import file_name
+from buildrun.printable import printable
 from buildrun.runs import Record
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun import plan
 from buildrun.commands import session
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
-from buildrun.keys import printable
 from buildrun.memo import Reader
+from buildrun.printable import printable
 from buildrun.tree.fingerprints import Fingerprints
 
 if TYPE_CHECKING:

@@ -133,21 +133,24 @@ class Signals:
 
     def _uninstall(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
-        late = self.read(0) if self.active else b""
-        if self.active:
-            for number, handler in self._handlers.items():
-                # None is a handler that Python did not install and cannot put back.
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            signal.set_wakeup_fd(self._wakeup)
-            self.active = False
-        for descriptor in (self._reader, self._writer):
-            if descriptor >= 0:
-                os.close(descriptor)
-        # A request to end that came after the last look is our caller's.
-        for number in late:
-            if number in ENDING:
-                os.kill(os.getpid(), number)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        try:
+            late = self.read(0) if self.active else b""
+            if self.active:
+                for number, handler in self._handlers.items():
+                    # None is a handler that Python did not install and cannot put back.
+                    signal.signal(number, signal.SIG_DFL if handler is None else handler)
+                signal.set_wakeup_fd(self._wakeup)
+                self.active = False
+            for descriptor in (self._reader, self._writer):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            # A request to end that came after the last look is our caller's. Sent to this thread,
+            # as any other would let it in at once: our caller's handler may raise.
+            for number in late:
+                if number in ENDING:
+                    signal.raise_signal(number)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
 
 def _note(number: int, frame: object) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.images import tar
+from buildrun.printable import printable
 from buildrun.tree import listing, signature
-from buildrun.tree.shown import shown
 
 if TYPE_CHECKING:
     from buildrun.tree.listing import Entry
@@ -118,12 +118,12 @@ def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterato
 
 def _changed(entry: Entry) -> BuildrunError:
     return ProjectError(
-        f"`{shown(os.fsencode(entry.path))}` changed while the image was made", hint="run it again"
+        f"`{printable(entry.path)}` changed while the image was made", hint="run it again"
     )
 
 
 def _unreadable(entry: Entry, error: OSError) -> BuildrunError:
     if error.errno in _OTHER:
         return _changed(entry)
-    name = shown(os.fsencode(entry.path))
+    name = printable(entry.path)
     return ProjectError(f"`{name}` cannot be read into the image: {error.strerror}")

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from buildrun.errors import EnvironmentFailure
+from buildrun.printable import printable
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -32,7 +33,7 @@ def parse(text: str) -> Reference:
     match = _REFERENCE.fullmatch(text)
     if match is None or len(match.group(1)) > _LONGEST:
         raise EnvironmentFailure(
-            f"`{_shown(text)}` is not a name that an image may have",
+            f"`{printable(text[:300])}` is not a name that an image may have",
             hint="names are lower case, such as `python:3.12-slim` or `host:5000/team/image:tag`",
         )
     return Reference(*(part or "" for part in match.groups()))
@@ -47,9 +48,3 @@ def component(text: str) -> str:
     """Return a part of a name made from any text, such as a project's name."""
     made = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100].strip("-")
     return made or "project"
-
-
-def _shown(text: str) -> str:
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text[:300]
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 
+from buildrun.printable import printable
 from buildrun.project.check_path import check_fields, problem
 from buildrun.project.compose import Path
 from buildrun.project.declared import Declared
@@ -15,7 +16,6 @@ from buildrun.project.findings import Findings, did_you_mean
 from buildrun.project.makers import Makers, makers_of
 from buildrun.project.spec import EntryPoint, Pattern, ProjectSpec
 from buildrun.tree import globs, patterns
-from buildrun.tree.shown import shown
 
 
 def read_inputs(
@@ -102,8 +102,8 @@ def unmatched_diagnostic(
     return Diagnostic(
         "error",
         "unmatched-input",
-        f"the input pattern `{shown(os.fsencode(pattern.text[:60]))}` of "
-        f"`{shown(os.fsencode(entry_point.name))}` matches nothing",
+        f"the input pattern `{printable(pattern.text[:60])}` of "
+        f"`{printable(entry_point.name)}` matches nothing",
         spec.file or spec.root,
         pattern.line,
         pattern.column,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from buildrun import __version__
+from buildrun.printable import printable
 from buildrun.project.check_files import Row
 from buildrun.project.diagnostics import Diagnostic
 
@@ -35,16 +36,6 @@ def shown(path: str, cwd: str) -> str:
         return "."
     prefix = cwd.rstrip("/") + "/"
     return path[len(prefix) :] if path.startswith(prefix) else path
-
-
-def printable(text: str) -> str:
-    """Return text on one line, with escapes for what a terminal would act on."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def as_text(rows: Sequence[Row], style: Style) -> str:

@@ -1,11 +1,10 @@
-"""How a path is shown in a message."""
+"""How a path of a tree is shown in a message."""
 
 import os
+
+from buildrun.printable import printable
 
 
 def shown(path: bytes) -> str:
     """Return a path on one line and printable."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in os.fsdecode(path)
-    )
+    return printable(os.fsdecode(path))
