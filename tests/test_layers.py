@@ -20,8 +20,9 @@ LAYERS = (
     {"tree"},
     {"project"},
     {"store"},
-    {"entry_point", "command", "download", "tracking"},
+    {"entry_point", "command", "download", "sources", "tracking"},
     {"environments", "executors", "images"},
+    {"kubernetes"},
     {
         "containers",
         "former",
@@ -46,6 +47,7 @@ LAYERS = (
     {"warm", "warm_docker", "warm_steps"},
     {"commands"},
     {"cli"},
+    {"api", "mlflow_backend"},
     {"__main__"},
 )
 
