@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+
+# A shell has what runs in its background ignore Ctrl-C, and every process here would inherit that.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 class Outcome(NamedTuple):
