@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import BuildrunError, Interrupted
-from buildrun.executors.job import Job, Result
 from buildrun.outcome import GOOD, Outcome
 from buildrun.plan import Reason, Step
 from buildrun.printable import printable
@@ -194,7 +193,7 @@ class _Loop:
         """Carry the step out, in a thread of its own."""
         try:
             outcome = self._worker.carry_out(
-                step, self._execute, self._environ, partial(self._wait, step)
+                step, self._supervisor, self._environ, partial(self._wait, step)
             )
         except _Left:
             return
@@ -206,9 +205,6 @@ class _Loop:
             self._progress.defect = error
             outcome = Outcome(step, "failed", (Reason("error", str(error)),), 1)
         self._supervisor.post(lambda: self._ended(outcome))
-
-    def _execute(self, job: Job, sink: Callable[[int, bytes], None]) -> Result:
-        return self._supervisor.run(job, sink)
 
     @contextmanager
     def _wait(self, step: Step) -> Iterator[None]:

@@ -18,6 +18,7 @@ import xxhash
 
 from buildrun import locks
 from buildrun.errors import ExecutionError, StoreError
+from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
 from buildrun.judge import Verdict
 from buildrun.keeping import Keeper
@@ -32,11 +33,9 @@ if TYPE_CHECKING:
     from buildrun.store.manifest import Manifest
     from buildrun.tree.taken import Taken
 
-# Runs a job with its output given to a sink, and returns how it ended.
-Execute = Callable[[Job, Callable[[int, bytes], None]], Result]
-
-# Does what an executor has to do for a step before and after it runs the job by means of the third.
-Perform = Callable[[Step, Job, Execute, Callable[[int, bytes], None]], Result]
+# Runs a step's command where it belongs. The second returns what stands for all that decides the
+# step's result, or "" where that cannot be told.
+Perform = Callable[[Step, Callable[[], str], Job, Hands, Sink], Result]
 
 # Entered while another process, or another step, holds what is needed.
 Waits = Callable[[], AbstractContextManager[None]]
@@ -83,7 +82,7 @@ class Worker:
             return self._without_command(step, self._judge(step), started)
 
     def carry_out(
-        self, step: Step, execute: Execute, environ: Mapping[str, str], waits: Waits
+        self, step: Step, hands: Hands, environ: Mapping[str, str], waits: Waits
     ) -> Outcome:
         """Bring the step to its end; waits: as for `settle`.
 
@@ -108,7 +107,7 @@ class Worker:
                 waited = self._lock(key, keys, waits)
                 verdict = self._judge(step, anew=waited)
             self._keep_upstream(step, held, waits)
-            return self._run(step, verdict, execute, environ)
+            return self._run(step, verdict, hands, environ)
 
     def _judge(self, step: Step, *, anew: bool = True) -> Verdict:
         """Return the verdict; anew: by a look at the disk, where others may have been busy."""
@@ -211,7 +210,7 @@ class Worker:
     # -- with a command ------------------------------------------------------------------------
 
     def _run(
-        self, step: Step, verdict: Verdict, execute: Execute, environ: Mapping[str, str]
+        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str]
     ) -> Outcome:
         from buildrun.output import Log
         from buildrun.secrets import redact
@@ -233,7 +232,7 @@ class Worker:
             try:
                 if aside is not None:
                     _pass_on(aside.descriptor)
-                result, seconds = self._attempts(step, execute, environ, log)
+                result, seconds = self._attempts(step, verdict, hands, environ, log)
                 outcome = self._ended(step, verdict, result, seconds, log)
                 state = outcome.state
             finally:
@@ -249,8 +248,12 @@ class Worker:
         return outcome
 
     def _attempts(
-        self, step: Step, execute: Execute, environ: Mapping[str, str], log: Log
+        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str], log: Log
     ) -> tuple[Result, float]:
+        def identity() -> str:
+            with self._mutex:
+                return verdict.key or self._place.judge.identity(step)
+
         job = Job(
             step.command,
             self._place.plan.project.root,
@@ -259,7 +262,7 @@ class Worker:
         )
         for attempt in range(step.retries + 1):
             started = time.monotonic()
-            result = self._perform(step, job, execute, log.sink)
+            result = self._perform(step, identity, job, hands, log.sink)
             seconds = time.monotonic() - started
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
@@ -425,6 +428,6 @@ def _ending(result: Result, step: Step) -> str:
     return f"the command ended with exit code {result.exit_code}"
 
 
-def _here(step: Step, job: Job, execute: Execute, sink: Callable[[int, bytes], None]) -> Result:
-    del step
-    return execute(job, sink)
+def _here(step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink) -> Result:
+    del step, identity
+    return hands.run(job, sink)

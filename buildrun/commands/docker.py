@@ -10,6 +10,7 @@ from buildrun import containers, digest, tracking
 from buildrun.containers import Chosen, Task, Wants, code_fingerprints
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors import attended, container, in_and_out
+from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
 from buildrun.plan import EnvironmentState, docker_env
 from buildrun.secrets import redact
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from buildrun.images.engine import Engine, Image
     from buildrun.plan import Plan, Step
     from buildrun.project.spec import ProjectSpec
-    from buildrun.work import Execute
 
 # What the backend config may say for containers; the others are for Kubernetes.
 _CONFIG = ("docker_base", "kube-context", "kube-job-template-path", "repository-uri")
-
-Sink = Callable[[int, bytes], None]
 
 
 class Docker:
@@ -137,8 +135,11 @@ class Docker:
         running.console.note(running.console.style(f"[{step.id}] {redact(step.command)}", "dim"))
         return containers.run(made, self._project.root, running.home, running.environ)
 
-    def perform(self, step: Step, job: Job, execute: Execute, sink: Sink) -> Result:
+    def perform(
+        self, step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink
+    ) -> Result:
         """Run one of several steps: its output to the sink, files into the container and out."""
+        del identity
         home, caller = self._running.home, self._running.environ
         made = self._container(step)
         environ = container.cli_environ(caller, made)
@@ -146,11 +147,11 @@ class Docker:
         attendance = attended.attend(containers.directory(home), made.name, caller)
         try:
             create = Job("", job.cwd, environ, None, container.create_argv(made))
-            result = execute(create, _without_id(sink))
+            result = hands.run(create, _without_id(sink))
             if result.exit_code == 0:
                 in_and_out.put(made.name, workdir, job.cwd, self._inputs(step), environ)
                 start = Job("", job.cwd, environ, job.timeout, container.start_argv(made))
-                result = execute(start, sink)
+                result = hands.run(start, sink)
                 if result.exit_code == 0 and result.interrupted is None:
                     in_and_out.fetch(made.name, workdir, job.cwd, step.outputs, environ)
         finally:

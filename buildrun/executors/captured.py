@@ -9,17 +9,14 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Callable
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.ending import Ending, Grace
 from buildrun.executors.group import Members, send
+from buildrun.executors.hands import Sink
 from buildrun.executors.job import TIMED_OUT, Job, Result
 from buildrun.executors.signals import CAUGHT
 from buildrun.executors.spawn import find_program, open_pipe, spawn
-
-# Takes 1 or 2, for stdout or stderr, and a part of it as it was read.
-Sink = Callable[[int, bytes], None]
 
 # What is read of one stream before the others have their turn; a Linux pipe holds as much.
 _CHUNK = 65536

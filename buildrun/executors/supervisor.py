@@ -12,15 +12,16 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.captured import Captured, Sink
+from buildrun.executors.captured import Captured
 from buildrun.executors.ending import GRACE, Grace
 from buildrun.executors.group import send
+from buildrun.executors.hands import Sink
 from buildrun.executors.job import Job, Result
 from buildrun.executors.mailbox import Mailbox
 from buildrun.executors.signals import ENDING, Signals
@@ -51,6 +52,7 @@ class Supervisor:
         # Guards what follows.
         self._lock = threading.Lock()
         self._orders: set[_Order] = set()
+        self._enders: list[Callable[[int], None]] = []
         # The signal in whose name nothing is started any more.
         self._refusing: int | None = None
 
@@ -121,6 +123,44 @@ class Supervisor:
         """Have it called in the loop's thread soon; what it raises leaves the loop."""
         self._mailbox.post(call)
 
+    def give(self, call: Callable[[], None]) -> None:
+        """Have it called in the loop's thread, and return when it was; from any other thread.
+
+        Raises what it raises.
+        """
+        errors: list[BaseException] = []
+        served = threading.Event()
+
+        def serve() -> None:
+            try:
+                call()
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                served.set()
+
+        self.post(serve)
+        served.wait()
+        for error in errors:
+            raise error
+
+    @contextmanager
+    def on_end(self, call: Callable[[int], None]) -> Iterator[None]:
+        """Have it called with the number of each signal by which the user asks us to end.
+
+        It must return at once. Where we are to end already, it is called before this returns.
+        """
+        with self._lock:
+            self._enders.append(call)
+            number = self._refusing
+        try:
+            if number is not None:
+                call(number)
+            yield
+        finally:
+            with self._lock:
+                self._enders.remove(call)
+
     def tick(self, seconds: float, call: Callable[[], None]) -> None:
         """Have it called in the loop's thread every so often; only in that thread."""
         self._ticks.append(_Tick(seconds, call))
@@ -169,7 +209,8 @@ class Supervisor:
     def _receive(self, number: int) -> None:
         if number in ENDING:
             self._interrupted = self._interrupted or number
-            self._refuse(number)
+            for end in self._refuse(number):
+                end(number)
             for captured, _ in self._running.values():
                 captured.ask(number)
         elif number == signal.SIGTSTP:
@@ -224,12 +265,15 @@ class Supervisor:
                 del self._running[group]
                 order.settle(captured.result, captured.error)
 
-    def _refuse(self, number: int) -> None:
+    def _refuse(self, number: int) -> list[Callable[[int], None]]:
+        """Start nothing more, and return whom to tell of it."""
         with self._lock:
             self._refusing = self._refusing or number
+            return list(self._enders)
 
     def _end_all(self) -> None:
-        self._refuse(signal.SIGTERM)
+        for end in self._refuse(signal.SIGTERM):
+            end(signal.SIGTERM)
         with self._lock:
             orders, self._orders = self._orders, set()
         for order in orders:
