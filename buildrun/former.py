@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.home import Home
 from buildrun.judge import Judge, Verdict
-from buildrun.plan import Plan, Reason, Step
+from buildrun.planning import Plan, Reason, Step
 from buildrun.store.results import TAKEN_OVER, Results
 from buildrun.tree.fingerprints import Fingerprints
 

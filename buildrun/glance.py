@@ -19,7 +19,7 @@ from buildrun.memo import Memory, Reader
 from buildrun.tree import signature
 
 if TYPE_CHECKING:
-    from buildrun.plan import Plan
+    from buildrun.planning import Plan
     from buildrun.tree.fingerprints import Fingerprints
     from buildrun.tree.taken import Taken
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun import keys
 from buildrun.errors import ProjectError
 from buildrun.keys import Parts
-from buildrun.plan import NO_OUTPUTS, CacheState, Plan, Reason, Step
+from buildrun.planning import NO_OUTPUTS, CacheState, Plan, Reason, Step
 from buildrun.printable import printable
 from buildrun.upstream import Upstream
 

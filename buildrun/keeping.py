@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from buildrun.judge import Verdict
     from buildrun.output import Log
     from buildrun.place import Place
-    from buildrun.plan import Step
+    from buildrun.planning import Step
     from buildrun.store.manifest import Manifest
     from buildrun.tree.taken import Taken
 

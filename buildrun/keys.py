@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import digest
-from buildrun.plan import Reason, Step
+from buildrun.planning import Reason, Step
 from buildrun.printable import printable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.place import Place
-    from buildrun.plan import Step
+    from buildrun.planning import Step
     from buildrun.store.aside import Aside
     from buildrun.tree.taken import Taken
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from buildrun.plan import Reason, Step
+from buildrun.planning import Reason, Step
 from buildrun.printable import printable
 
 State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]

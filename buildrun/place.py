@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun.history import History
 from buildrun.home import Home
 from buildrun.judge import Choices, Judge
-from buildrun.plan import Plan
+from buildrun.planning import Plan
 from buildrun.store.results import Results
 from buildrun.tree.fingerprints import Fingerprints
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from buildrun.memo import frozen
-from buildrun.plan import EnvironmentState, Plan, Step
+from buildrun.planning import EnvironmentState, Plan, Step
 from buildrun.project.spec import Pattern, ProjectSpec, PythonEnv
 
 

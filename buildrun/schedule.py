@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import BuildrunError, Interrupted
 from buildrun.outcome import GOOD, Outcome
-from buildrun.plan import Reason, Step
+from buildrun.planning import Reason, Step
 from buildrun.printable import printable
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.executors.supervisor import Supervisor
-    from buildrun.plan import Plan
+    from buildrun.planning import Plan
     from buildrun.work import Worker
 
 # Seconds between two looks of the live line.

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from buildrun.plan import Step
+from buildrun.planning import Step
 from buildrun.project.makers import Makers
 from buildrun.tree import globs, patterns
 

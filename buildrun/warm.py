@@ -88,7 +88,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
-    from buildrun.run import Prepared, perform, recorded
+    from buildrun.prepared import Prepared, perform, recorded
 
     prepared = Prepared(**value["prepared"])
     lock = None
@@ -114,7 +114,7 @@ def _wait(memory: Memory, name: str, environ: Mapping[str, str]) -> locks.Lock |
     def waiting() -> None:
         Console(environ).note("waiting for another run that prepares the same command")
         # What comes after the waiting is loaded during it.
-        from buildrun import run  # noqa: F401
+        from buildrun import prepared  # noqa: F401
 
     try:
         return lock_of(memory, name, waiting=waiting)

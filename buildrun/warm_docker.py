@@ -9,8 +9,8 @@ from buildrun.errors import BuildrunError
 from buildrun.executors import attended
 from buildrun.images import host, inspect
 from buildrun.memo import frozen
-from buildrun.plan import NO_OUTPUTS
-from buildrun.run import Prepared, recorded
+from buildrun.planning import NO_OUTPUTS
+from buildrun.prepared import Prepared, recorded
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:

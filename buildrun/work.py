@@ -24,7 +24,7 @@ from buildrun.judge import Verdict
 from buildrun.keeping import Keeper
 from buildrun.old_outputs import OldOutputs
 from buildrun.outcome import Outcome, State, head
-from buildrun.plan import Reason, Step
+from buildrun.planning import Reason, Step
 from buildrun.printable import printable
 
 if TYPE_CHECKING:

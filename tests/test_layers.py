@@ -36,9 +36,9 @@ LAYERS = (
         "outcome",
         "output",
         "place",
-        "plan",
+        "planning",
         "plan_record",
-        "run",
+        "prepared",
         "runs",
         "schedule",
         "upstream",
@@ -104,7 +104,7 @@ OWN = {
     "buildrun.executors.ending", "buildrun.executors.group", "buildrun.executors.job",
     "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.spawn",
     "buildrun.executors.terminal", "buildrun.files", "buildrun.home", "buildrun.locks",
-    "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.run",
+    "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.prepared",
     "buildrun.runs", "buildrun.secrets", "buildrun.warm",
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from buildrun.plan import EnvironmentState, Step
+from buildrun.planning import EnvironmentState, Step
 from buildrun.upstream import Upstream
 
 

@@ -9,13 +9,13 @@ from buildrun import runs
 from buildrun.commands import run_steps
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.executors.job import Result
-from buildrun.run import Prepared, report
+from buildrun.prepared import Prepared, report
 from buildrun.schedule import Progress
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.locks import Lock
-    from buildrun.plan import Plan
+    from buildrun.planning import Plan
 
 
 class Account:

@@ -11,7 +11,7 @@ from buildrun.commands import project_options, session
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
 from buildrun.errors import UsageError
-from buildrun.plan import Plan, docker_env
+from buildrun.planning import Plan, docker_env
 from buildrun.project.spec import ProjectSpec
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from buildrun.errors import UsageError
 from buildrun.place import CacheSettings
-from buildrun.plan import Plan
+from buildrun.planning import Plan
 from buildrun.printable import printable
 
 _YES = frozenset({"1", "true", "yes", "on"})

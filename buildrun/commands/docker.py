@@ -12,7 +12,7 @@ from buildrun.errors import EnvironmentFailure
 from buildrun.executors import attended, container, in_and_out
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
-from buildrun.plan import EnvironmentState, docker_env
+from buildrun.planning import EnvironmentState, docker_env
 from buildrun.secrets import redact
 from buildrun.tree import patterns
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from buildrun.environments.contract import Identity, Request
     from buildrun.executors.container import Container
     from buildrun.images.engine import Engine, Image
-    from buildrun.plan import Plan, Step
+    from buildrun.planning import Plan, Step
     from buildrun.project.spec import ProjectSpec
 
 # What the backend config may say for containers; the others are for Kubernetes.

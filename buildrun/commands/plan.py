@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun import plan
+from buildrun import planning
 from buildrun.commands import cache_options, plan_graph, project_options, session
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.errors import EnvironmentFailure, ExecutionError
@@ -60,8 +60,8 @@ def show(
                 content = session.environment_content(request, identity)
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
-        state = plan.EnvironmentState(_manager(running, opened.project), None, False)
-    made = plan.make(opened.project, session.wish(running), state, content=content)
+        state = planning.EnvironmentState(_manager(running, opened.project), None, False)
+    made = planning.make(opened.project, session.wish(running), state, content=content)
     cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -71,7 +71,7 @@ def show(
 
 def _image_state(
     running: session.Session, project: ProjectSpec
-) -> tuple[plan.EnvironmentState, str | None]:
+) -> tuple[planning.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.commands.docker import Docker
     from buildrun.images.trouble import Refused
@@ -82,12 +82,12 @@ def _image_state(
     except (ExecutionError, Refused):
         found = None  # a plan needs no engine
     if found is None:
-        return plan.EnvironmentState(_manager(running, project), None, False), None
+        return planning.EnvironmentState(_manager(running, project), None, False), None
     chosen, state = found
     return state, docker.content(chosen)
 
 
-def _judge(running: session.Session, made: plan.Plan, settings: CacheSettings) -> list[Verdict]:
+def _judge(running: session.Session, made: planning.Plan, settings: CacheSettings) -> list[Verdict]:
     """Return how each step stands; nothing is written."""
     where = open_place(
         made, running.home, settings, running.environ, running.console, write=False, explain=True
@@ -105,7 +105,7 @@ def _judge(running: session.Session, made: plan.Plan, settings: CacheSettings) -
 
 
 def _is_foreseen(
-    step: plan.Step, verdict: Verdict, before: Sequence[Verdict], made: plan.Plan
+    step: planning.Step, verdict: Verdict, before: Sequence[Verdict], made: planning.Plan
 ) -> bool:
     """Return whether what the step hands on is known without running it."""
     states = {
@@ -122,7 +122,7 @@ def _manager(running: session.Session, project: Any) -> str:
     return choose(project.environment, running.options.env_manager)
 
 
-def to_json(made: plan.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def to_json(made: planning.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
@@ -133,7 +133,7 @@ def to_json(made: plan.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _step_to_json(step: plan.Step, verdict: Verdict) -> dict[str, Any]:
+def _step_to_json(step: planning.Step, verdict: Verdict) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
@@ -151,11 +151,11 @@ def _step_to_json(step: plan.Step, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _json(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
+def _json(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
     return json.dumps(to_json(made, verdicts), indent=2) + "\n"
 
 
-def _text(made: plan.Plan, verdicts: Sequence[Verdict]) -> str:
+def _text(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
     lines = [f"{made.project.name} ({printable(made.project.root)})"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment

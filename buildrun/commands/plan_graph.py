@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from buildrun.judge import Verdict
-from buildrun.plan import Plan
+from buildrun.planning import Plan
 from buildrun.printable import printable
 
 # What Mermaid may take for markup, also between quotes.

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from buildrun import plan, tracking
+from buildrun import planning, tracking
 from buildrun.commands import cache_options, project_options, run_steps, session, warm_record
 from buildrun.commands.account import Account
 from buildrun.commands.downloads import Downloads
@@ -18,7 +18,7 @@ from buildrun.environments.contract import Environment
 from buildrun.errors import BuildrunError, ExecutionError, UsageError
 from buildrun.executors.job import Result
 from buildrun.output import MODES
-from buildrun.run import Prepared, perform
+from buildrun.prepared import Prepared, perform
 from buildrun.schedule import Manner, Progress
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _run(
     refresh: bool,
 ) -> None:
     # What no environment can mend is found before one is built.
-    first = plan.make(opened.project, session.wish(running), _UNKNOWN)
+    first = planning.make(opened.project, session.wish(running), _UNKNOWN)
     cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
@@ -118,13 +118,13 @@ def _run(
         )
         return environment
 
-    def make() -> plan.Plan:
+    def make() -> planning.Plan:
         state = session.environment_state(running, manager, identity)
         content = session.environment_content(request, identity)
         wish = session.wish(running)
-        return plan.make(opened.project, wish, state, downloads.fetch, content=content)
+        return planning.make(opened.project, wish, state, downloads.fetch, content=content)
 
-    if plan.is_plain(first):
+    if planning.is_plain(first):
         environment = provide()
         made = make()
         account.prepared = _prepared(running, made, environment)
@@ -155,11 +155,11 @@ def _run_in_docker(
     from buildrun.commands.docker import Docker
 
     docker = Docker(running, opened.project)
-    state = plan.EnvironmentState("docker", None, True)
-    made = plan.make(opened.project, session.wish(running), state, downloads.fetch)
+    state = planning.EnvironmentState("docker", None, True)
+    made = planning.make(opened.project, session.wish(running), state, downloads.fetch)
     chosen = docker.choose(made, refresh=refresh)
     made = made._replace(content=docker.content(chosen))
-    if plan.is_plain(made):
+    if planning.is_plain(made):
         account.prepared = _prepared(running, made, _IMAGE)
         account.begin(made)
         if not downloads.used:
@@ -193,7 +193,7 @@ def _jobs(text: str) -> int:
     raise UsageError(f"`-j {text}` is not a number of steps", hint="give a number, such as `-j 4`")
 
 
-def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Prepared:
+def _prepared(running: Session, made: planning.Plan, environment: Environment) -> Prepared:
     step = made.steps[-1]
     changes = {**environment.variables, **_mlflow_variables(running), **dict(step.env)}
     return Prepared(
@@ -206,7 +206,7 @@ def _prepared(running: Session, made: plan.Plan, environment: Environment) -> Pr
         key=environment.key or "",
         prefix=environment.prefix,
         changes=changes,
-        reasons=(plan.NO_OUTPUTS,),
+        reasons=(planning.NO_OUTPUTS,),
     )
 
 
@@ -222,10 +222,10 @@ def _mlflow_variables(running: Session) -> Mapping[str, str | None]:
 # What stands for an environment where it is in the image.
 _IMAGE = Environment("docker", None, None, True, {})
 
-_UNKNOWN = plan.EnvironmentState("", None, False)
+_UNKNOWN = planning.EnvironmentState("", None, False)
 
 
-def _refuse(made: plan.Plan) -> None:
+def _refuse(made: planning.Plan) -> None:
     for problem in made.problems:
         raise problem
 

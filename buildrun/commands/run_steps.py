@@ -114,7 +114,7 @@ def _environ(caller: Mapping[str, str], changes: Mapping[str, str | None]) -> di
 
 
 def _look_for_damage(progress: Progress, environment: Environment, console: Any) -> None:
-    from buildrun.run import look_for_damage
+    from buildrun.prepared import look_for_damage
 
     if environment.prefix is not None and progress.failures():
         look_for_damage(environment.manager, environment.prefix, console)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import home, plan
+from buildrun import home, planning
 from buildrun.commands.project_options import ProjectOptions
 from buildrun.console import Console
 from buildrun.environments import registry
@@ -179,15 +179,15 @@ def _identify(session: Session, manager: "Manager", request: Request) -> Identit
 
 def environment_state(
     session: Session, manager: "Manager | None", identity: Identity | None
-) -> plan.EnvironmentState:
+) -> planning.EnvironmentState:
     """Return how the environment stands, for a plan."""
     if manager is None or identity is None:
-        return plan.EnvironmentState("docker", None, False)
+        return planning.EnvironmentState("docker", None, False)
     if not identity.key:
-        return plan.EnvironmentState(manager.NAME, None, True)
+        return planning.EnvironmentState(manager.NAME, None, True)
     prefix = prefix_of(session.home, identity.key)
     ready = flaw(prefix, identity.key) is None
-    return plan.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
+    return planning.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
 
 
 def environment_content(request: Request, identity: Identity) -> str:
@@ -199,10 +199,10 @@ def environment_content(request: Request, identity: Identity) -> str:
     return caller.fingerprint(request)
 
 
-def wish(session: Session) -> plan.Wish:
+def wish(session: Session) -> planning.Wish:
     """Return what the options ask for."""
     options = session.options
-    return plan.Wish(
+    return planning.Wish(
         options.entry_point, options.parameters, session.cwd, session.environ, options.backend
     )
 

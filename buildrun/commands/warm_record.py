@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from buildrun.commands.run_steps import Wanted
     from buildrun.commands.session import Session
     from buildrun.containers import Chosen
-    from buildrun.plan import Plan
-    from buildrun.run import Prepared
+    from buildrun.planning import Plan
+    from buildrun.prepared import Prepared
     from buildrun.warm import Claim
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.

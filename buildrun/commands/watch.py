@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import plan
+from buildrun import planning
 from buildrun.commands import session
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
 from buildrun.memo import Reader
@@ -234,8 +234,8 @@ class _Look:
         running = session.begin(options, environ, cwd, quiet=True, write=False)
         try:
             project = session.open_project(running).project
-            unknown = plan.EnvironmentState("", None, False)
-            self._take(plan.make(project, session.wish(running), unknown))
+            unknown = planning.EnvironmentState("", None, False)
+            self._take(planning.make(project, session.wish(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
         self._files = dict(running.seen.files)
@@ -274,7 +274,7 @@ class _Look:
             *(path for path, seen in files.items() if not current({path: seen}, {})),
         ]
 
-    def _take(self, made: plan.Plan) -> None:
+    def _take(self, made: planning.Plan) -> None:
         for step in made.steps:
             named = step.inputs is not None
             patterns = tuple(pattern.text for pattern in step.inputs or ()) if named else None

@@ -1,0 +1,161 @@
+"""What would run, in which order: the steps, before anything of their results is known."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from buildrun.errors import BuildrunError
+from buildrun.project.spec import DockerEnv, Pattern, ProjectSpec
+
+if TYPE_CHECKING:
+    from buildrun.command import Download
+
+CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
+
+
+class Reason(NamedTuple):
+    """Why a step is in its state; ``code`` is stable."""
+
+    code: str
+    detail: str
+
+
+NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
+
+
+class EnvironmentState(NamedTuple):
+    """The environment a step runs in; key is None where it cannot be known yet.
+
+    lock: ``locked``, ``stale`` or ``unlocked``; None where nothing can be locked.
+    """
+
+    manager: str
+    key: str | None
+    ready: bool
+    lock: str | None = None
+
+
+class Step(NamedTuple):
+    """An entry point with decided parameters.
+
+    image: what a docker step runs, else None.
+    portable, paths: the command for the key, see ``command.Rendered``.
+    inputs: None stands for every project file that git would not ignore.
+    downloads: ``path`` parameters that only a run fetches, so that their content is not known.
+    The rest is as declared, see ``EntryPoint``.
+    """
+
+    id: str
+    entry_point: str
+    parameters: tuple[tuple[str, str], ...]
+    command: str
+    depends_on: tuple[str, ...]
+    backend: str
+    environment: EnvironmentState
+    image: str | None
+    portable: str
+    paths: tuple[tuple[str, str], ...]
+    inputs: tuple[Pattern, ...] | None = None
+    outputs: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_env: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 0
+    downloads: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """The steps in order, the requested one last; problems are what would stop a run.
+
+    outputs: of all entry points of the project, also of those that take no part.
+    content: what stands for the environment in the keys of results, or None where it is not known.
+    """
+
+    project: ProjectSpec
+    steps: tuple[Step, ...]
+    problems: tuple[BuildrunError, ...]
+    outputs: tuple[str, ...] = ()
+    content: str | None = None
+
+
+class Wish(NamedTuple):
+    """What the user asked for.
+
+    values: parameters by name, in the user's order. cwd: where relative paths begin.
+    backend: None leaves the choice to the project.
+    """
+
+    entry_point: str
+    values: Mapping[str, str]
+    cwd: str
+    environ: Mapping[str, str]
+    backend: str | None = None
+
+
+def make(
+    project: ProjectSpec,
+    wish: Wish,
+    environment: EnvironmentState,
+    download: "Download | None" = None,
+    *,
+    content: str | None = None,
+) -> Plan:
+    """Return the plan; nothing is written, and without ``download`` nothing is fetched.
+
+    Raises ProjectError and ParameterError where no command can be computed.
+    """
+    from buildrun import graph
+
+    nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
+    docker = docker_env(project)
+    backend = _backend(wish.backend, docker)
+    image = docker.image if docker else None
+    steps = tuple(_step(node, backend, environment, image) for node in nodes)
+    problems = tuple(problem for node in nodes for problem in node.problems)
+    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
+    return Plan(project, steps, problems, tuple(outputs), content)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
+    (first, *rest) = plan.steps
+    return not rest and not first.outputs and first.timeout is None and not first.retries
+
+
+def _step(
+    node: "graph.Node", backend: str, environment: EnvironmentState, image: str | None
+) -> Step:
+    chosen, rendered = node.entry_point, node.rendered
+    return Step(
+        id=node.id,
+        entry_point=chosen.name,
+        parameters=rendered.parameters,
+        command=rendered.command,
+        depends_on=node.depends_on,
+        backend=backend,
+        environment=environment,
+        image=image,
+        portable=rendered.portable,
+        paths=rendered.paths,
+        inputs=chosen.inputs,
+        outputs=chosen.outputs,
+        env=chosen.env,
+        pass_env=chosen.pass_env,
+        timeout=chosen.timeout,
+        retries=chosen.retries,
+        downloads=node.downloads,
+    )
+
+
+def docker_env(project: ProjectSpec) -> DockerEnv | None:
+    """Return the image that the project declares, with all that belongs to it, or None."""
+    return project.environment if isinstance(project.environment, DockerEnv) else None
+
+
+def _backend(requested: str | None, docker: DockerEnv | None) -> str:
+    if requested is not None and requested != "local":
+        return requested
+    return "docker" if docker else "local"
+
+
+if TYPE_CHECKING:
+    from buildrun import graph

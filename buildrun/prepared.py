@@ -1,0 +1,120 @@
+"""Running what is prepared: hold the environment, run the command, look after it."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun import runs
+from buildrun.environments.prefix import discard
+from buildrun.errors import FAILURE, Interrupted
+from buildrun.executors import local
+from buildrun.executors.job import Job, Result
+from buildrun.secrets import redact
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+
+
+class Prepared(NamedTuple):
+    """A step with all that its run needs; JSON values throughout.
+
+    manager, key, prefix: its environment; key is "" and prefix None for the caller's own.
+    changes: variables that the command sees set to a text, or removed (None).
+    """
+
+    step: str
+    entry_point: str
+    parameters: tuple[tuple[str, str], ...]
+    command: str
+    cwd: str
+    manager: str
+    key: str
+    prefix: str | None
+    changes: Mapping[str, str | None]
+    reasons: tuple[tuple[str, str], ...]
+
+
+def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") -> Result:
+    """Run the command in an environment that the caller holds; raises ExecutionError."""
+    seen = {name: value for name, value in environ.items() if name not in prepared.changes}
+    seen.update({name: text for name, text in prepared.changes.items() if text is not None})
+    console.note(console.style(f"[{prepared.step}] {redact(prepared.command)}", "dim"))
+    result = local.execute(Job(prepared.command, prepared.cwd, seen))
+    if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
+        look_for_damage(prepared.manager, prepared.prefix, console)
+    return result
+
+
+def recorded(
+    prepared: Prepared, project: str, directory: str, call: Callable[[], Result]
+) -> Result:
+    """Return the result of a call that runs the command, and leave a record of the run.
+
+    project: its name. directory: where the records of runs are.
+    """
+    run_id = prepared.changes.get("MLFLOW_RUN_ID") or runs.new_id()
+    record = runs.begin(run_id, project, prepared.cwd, prepared.entry_point)
+    runs.write(directory, record)
+    started = time.monotonic()
+    result = Result(FAILURE)
+    try:
+        result = call()
+    except KeyboardInterrupt:
+        result = Result(128 + signal.SIGINT, signal.SIGINT)
+        raise
+    except Interrupted as error:
+        result = Result(error.exit_code, error.exit_code - 128)
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        value = report(run_id, prepared, result, seconds)
+        ended = runs.end(record, value["status"], result.exit_code, seconds, value["steps"])
+        runs.write(directory, ended)
+    return result
+
+
+def report(run_id: str, prepared: Prepared | None, result: Result, seconds: float) -> Any:
+    """Return how a run went, in the stable shape of `run --report`.
+
+    prepared: None where it ended before there was a command; result then tells how.
+    """
+    exit_code = result.exit_code
+    state = "ok" if exit_code == 0 else "failed"
+    if result.interrupted is not None:
+        state = "cancelled"
+    steps = [] if prepared is None else [_step(prepared, state, exit_code, seconds)]
+    return {
+        "version": 1,
+        "run_id": run_id,
+        "status": state,
+        "exit_code": exit_code,
+        "steps": steps,
+    }
+
+
+def _step(prepared: Prepared, state: str, exit_code: int, seconds: float) -> Any:
+    return {
+        "id": prepared.step,
+        "entry_point": prepared.entry_point,
+        "state": state,
+        "exit_code": exit_code,
+        "seconds": round(seconds, 3),
+        "log": None,
+        "reasons": [{"code": code, "detail": detail} for code, detail in prepared.reasons],
+    }
+
+
+def look_for_damage(manager: str, prefix: str, console: "Console") -> None:
+    """After a failure, see whether the environment is to blame, and have it built again if so."""
+    from buildrun.environments import registry
+
+    damaged = registry.load(manager).damage(prefix)
+    if damaged:
+        discard(prefix, suspect=True)
+        console.warn(
+            f"{len(damaged)} files of the environment were changed or are gone, "
+            f"such as `{os.path.basename(damaged[0])}`",
+            "run again; the environment will be built anew",
+        )
