@@ -54,6 +54,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         arguments.remove("--debug")
     try:
         _heed_signals()
+        if arguments and arguments[0].startswith("--listener="):
+            _attach_listener(arguments.pop(0))
         return _go(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:
@@ -173,9 +175,18 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise Interrupted(number)
 
 
+def _attach_listener(option: str) -> None:
+    from buildrun import listener, runs
+
+    listener.attach(option)
+    runs.listeners.append(listener.tell_record)
+
+
 def _complain(error: BuildrunError, environ: Mapping[str, str]) -> int:
     from buildrun.console import Console
+    from buildrun.listener import tell_error
 
+    tell_error(error)
     text = f"{error.place}: {error.message}" if error.place else error.message
     Console(environ).error(text, error.hint or "")
     return error.exit_code

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # Two lines for each time that there was a run of that id: how it began and how it ended. The last
@@ -35,6 +35,10 @@ class Record(NamedTuple):
     born: str
 
 
+# Called with each record that is written.
+listeners: list[Callable[[Record], None]] = []
+
+
 def directory(runs: str, run_id: str) -> str:
     """Return a run's directory; runs: where all of them are."""
     # An id may be the user's own (`--run-id`), and must not lead elsewhere.
@@ -59,6 +63,8 @@ def write(runs: str, record: Record) -> None:
             _append(place, data)
     except OSError:
         pass
+    for listener in listeners:
+        listener(record)
 
 
 def survey(runs: str) -> list[Record]:

@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "buildrun"
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = (
     {"__init__", "__version__", "errors", "printable"},
-    {"files", "locks", "options", "digest", "secrets", "home", "console", "schemas"},
+    {"files", "listener", "locks", "options", "digest", "secrets", "home", "console", "schemas"},
     {"memo"},
     {"tree"},
     {"project"},

@@ -1,0 +1,49 @@
+"""The program that has started us through the Python API, and is told how its run goes.
+
+It reads lines of JSON from a pipe: ``{"record": …}`` when the run begins and ends, and
+``{"error": …}`` for what stopped it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from buildrun.errors import BuildrunError, UsageError
+
+OPTION = "--listener="
+
+_listeners: list[int] = []
+
+
+def attach(option: str) -> None:
+    """Tell whoever reads the pipe that ``--listener=DESCRIPTOR`` names; raises UsageError."""
+    text = option.removeprefix(OPTION)
+    try:
+        descriptor = int(text)
+        os.set_inheritable(descriptor, False)  # it is no business of the command's
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"`{OPTION}{text}` names no open descriptor") from None
+    _listeners.append(descriptor)
+
+
+def tell_record(record: Any) -> None:
+    """Tell how the run stands; record: a ``runs.Record``."""
+    _tell({"record": record._asdict()})
+
+
+def tell_error(error: BuildrunError) -> None:
+    """Tell what stopped the run."""
+    fields = {"message": error.message, "place": error.place, "hint": error.hint}
+    _tell({"error": {"kind": type(error).__name__, "exit_code": error.exit_code, **fields}})
+
+
+def _tell(value: Any) -> None:
+    for descriptor in _listeners:
+        data = json.dumps(value).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError:
+            pass  # it is gone, and the run goes on until it is told to end
