@@ -57,6 +57,10 @@ class ExecutionError(BuildrunError):
     """A command cannot be started."""
 
 
+class TrackingError(BuildrunError):
+    """A run cannot be recorded by MLflow."""
+
+
 class Interrupted(BuildrunError):
     """The user or the system asked buildrun to stop.
 

@@ -1,6 +1,4 @@
-"""The MLflow variables that a command sees."""
-
-from __future__ import annotations
+"""MLflow tracking: what a run leaves at a tracking server, and what its command sees of that."""
 
 from collections.abc import Mapping
 
@@ -8,7 +6,7 @@ from collections.abc import Mapping
 def variables(
     *, run_id: str | None, experiment_id: str | None, experiment_name: str | None
 ) -> Mapping[str, str | None]:
-    """Return what to set (a text) or remove (None) for MLflow's client in the command.
+    """Return what an untracked command sees: a text to set, or None to remove.
 
     Without a run of that name in the store, MLFLOW_RUN_ID would make the client fail; so it is
     set only where the caller names a run, and the command's own ``start_run`` makes one else.
