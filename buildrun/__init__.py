@@ -1,3 +1,69 @@
-"""buildrun: run MLflow Projects the way a build tool runs targets."""
+"""buildrun: run MLflow Projects the way a build tool runs targets.
+
+The Python API is what `__all__` lists; each name is loaded when it is first used.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BuildrunError",
+    "EnvironmentFailure",
+    "ExecutionError",
+    "ExecutionException",
+    "ParameterError",
+    "PlanReport",
+    "ProjectError",
+    "Run",
+    "RunReport",
+    "Status",
+    "StoreError",
+    "UsageError",
+    "ValidationReport",
+    "plan",
+    "run",
+    "validate",
+]
+
+if TYPE_CHECKING:
+    from buildrun.api.looking import plan, validate
+    from buildrun.api.running import ExecutionException, Run, run
+    from buildrun.api.shapes import PlanReport, RunReport, Status, ValidationReport
+    from buildrun.errors import (
+        BuildrunError,
+        EnvironmentFailure,
+        ExecutionError,
+        ParameterError,
+        ProjectError,
+        StoreError,
+        UsageError,
+    )
+
+_MODULES = {
+    "ExecutionException": "buildrun.api.running",
+    "PlanReport": "buildrun.api.shapes",
+    "Run": "buildrun.api.running",
+    "RunReport": "buildrun.api.shapes",
+    "Status": "buildrun.api.shapes",
+    "ValidationReport": "buildrun.api.shapes",
+    "plan": "buildrun.api.looking",
+    "run": "buildrun.api.running",
+    "validate": "buildrun.api.looking",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a name of the API (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_MODULES.get(name, "buildrun.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the API beside what is loaded."""
+    return sorted({*globals(), *__all__})

@@ -53,9 +53,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
     if debug:
         arguments.remove("--debug")
     try:
-        _heed_signals()
         if arguments and arguments[0].startswith("--listener="):
             _attach_listener(arguments.pop(0))
+        _heed_signals()
         return _go(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from typing import Any
 
 from buildrun.errors import BuildrunError, UsageError
 
 OPTION = "--listener="
+
+_NEEDED = (signal.SIGTERM, signal.SIGCHLD)
 
 _listeners: list[int] = []
 
@@ -25,7 +28,16 @@ def attach(option: str) -> None:
         os.set_inheritable(descriptor, False)  # it is no business of the command's
     except (ValueError, OverflowError, OSError):
         raise UsageError(f"`{OPTION}{text}` names no open descriptor") from None
+    _hear()
     _listeners.append(descriptor)
+
+
+def _hear() -> None:
+    """Let signals through that threads of our caller's may block or ignore: they end a run."""
+    for number in _NEEDED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEEDED)
 
 
 def tell_record(record: Any) -> None:

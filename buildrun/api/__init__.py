@@ -1,0 +1,1 @@
+"""The Python API; its names are those of ``buildrun.__all__``."""

@@ -1,0 +1,289 @@
+"""``buildrun.run``: an entry point of a project, run by a program."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from buildrun import runs
+from buildrun.api.arguments import StrPath, Wanted, command_line, joined
+from buildrun.api.child import Child, Order
+from buildrun.api.credentials import log_in
+from buildrun.api.shapes import RunReport, Status
+from buildrun.api.told import error_of
+from buildrun.errors import INTERRUPTED, BuildrunError, ExecutionError
+
+# Exit codes of those whom SIGHUP, SIGINT, SIGTERM have ended.
+_CANCELLED = (129, 130, 143)
+
+_STATUS: Mapping[str, Status] = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+
+# Seconds that a run gets to end by itself where the terminal has sent it our Ctrl-C as well.
+_OWN_END = 1.0
+
+
+class ExecutionException(ExecutionError):
+    """A run was not successful, in MLflow's words.
+
+    run: the run. exit_code: the command's own. Where the run was refused, or could not be
+    prepared, message, place and hint say why, and ``__cause__`` is an error of the fitting kind.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Take the run, which has ended."""
+        error = run.error
+        if error is None:
+            super().__init__(f"Run (ID '{run.run_id}') failed")
+        else:
+            super().__init__(error.message, place=error.place, hint=error.hint)
+        self.run = run
+        self.exit_code = run.exit_code or 1
+
+
+class Run:
+    """A run of a project, in a process of its own; may be used from several threads.
+
+    error: what stopped it before its command ran, else None. child: the process, buildrun's own
+    business.
+    """
+
+    def __init__(self, order: Order, *, remote: bool = False) -> None:
+        """Start it; remote: it waits for its turn elsewhere. Raises ExecutionError."""
+        self._id = ""
+        self._known = threading.Event()
+        self._record: Mapping[str, Any] | None = None
+        self._remote = remote
+        self.error: BuildrunError | None = None
+        self.child = Child(order, self._hear)
+
+    @property
+    def run_id(self) -> str:
+        """Return MLflow's id of a tracked run, else buildrun's; waits until it is known."""
+        self._known.wait()
+        return self._id
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the command's exit code, 128 and the number for a signal; None before the end."""
+        if not self.child.over:
+            return None
+        # Where our program ignores SIGCHLD, the system does not tell how a child has ended.
+        recorded = self._record["exit_code"] if self._record else None
+        return self.child.exit_code or recorded or 0
+
+    @property
+    def report(self) -> RunReport | None:
+        """Return how it went, in the shape of ``run --report``; None before the end."""
+        code = self.exit_code
+        if code is None:
+            return None
+        status = self.get_status()
+        word: Any = next(word for word, meant in _STATUS.items() if meant == status)
+        steps = list(self._record["steps"]) if self._record else []
+        return {
+            "version": 1,
+            "run_id": self.run_id,
+            "status": word,
+            "exit_code": code,
+            "steps": steps,
+        }
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end, and return whether the run was successful.
+
+        timeout: in seconds; raises TimeoutError when they have passed, and the run goes on.
+        """
+        if not self.child.wait(timeout):
+            raise TimeoutError(f"the run has not ended after {timeout} seconds")
+        return self.get_status() == "FINISHED"
+
+    def get_status(self) -> Status:
+        """Return how the run stands, in MLflow's words."""
+        if not self.child.over:
+            return "SCHEDULED" if self._remote and self._record is None else "RUNNING"
+        if self._record is not None and self._record["status"] in ("failed", "cancelled"):
+            return _STATUS[self._record["status"]]
+        if self.exit_code == 0:
+            return "FINISHED"
+        ended = self.child.told_to_end or self.exit_code in _CANCELLED
+        return "KILLED" if ended else "FAILED"
+
+    def cancel(self) -> None:
+        """End the run with all that it has started, and wait for that; harmless afterwards."""
+        self.child.end()
+
+    def see_through(self) -> None:
+        """Wait for the end as ``run`` does; raises ExecutionException, KeyboardInterrupt."""
+        try:
+            succeeded = self.wait()
+        except BaseException as interruption:
+            self._interrupt(by_user=isinstance(interruption, KeyboardInterrupt))
+            raise
+        if not succeeded and self.exit_code == INTERRUPTED and self.get_status() == "KILLED":
+            raise KeyboardInterrupt  # it had the terminal, and Ctrl-C reached it alone
+        if not succeeded:
+            raise ExecutionException(self) from self.error
+
+    def _interrupt(self, *, by_user: bool) -> None:
+        shared = not self.child.apart and any(map(os.isatty, (0, 1, 2)))
+        # To be told twice would mean "at once".
+        if not (by_user and shared and self.child.wait(_OWN_END)):
+            self.child.end(signal.SIGINT if by_user else signal.SIGTERM)
+
+    def __repr__(self) -> str:
+        """Show how it stands."""
+        return f"<Run {self._id or '(not begun)'} {self.get_status()}>"
+
+    def _hear(self, told: Any) -> None:
+        if "record" in told:
+            self._record = told["record"]
+            self._id = told["record"]["run_id"]
+            self._known.set()
+        elif "error" in told:
+            self.error = error_of(told["error"])
+        elif not self._known.is_set():
+            self._id = runs.new_id()  # it was refused before anything was recorded
+            self._known.set()
+
+
+def run(
+    uri: StrPath,
+    entry_point: str = "main",
+    version: str | None = None,
+    parameters: Mapping[str, object] | None = None,
+    docker_args: Mapping[str, object] | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | int | None = None,
+    backend: str | None = "local",
+    backend_config: Mapping[str, object] | StrPath | None = None,
+    storage_dir: StrPath | None = None,
+    synchronous: bool = True,
+    run_id: str | None = None,
+    run_name: str | None = None,
+    env_manager: str | None = None,
+    build_image: bool = False,
+    docker_auth: Mapping[str, Any] | None = None,
+    *,
+    jobs: int | None = None,
+    keep_going: bool = False,
+    output: str | None = None,
+    quiet: bool = False,
+    force: bool | str | Sequence[str] = False,
+    cache: bool = True,
+    remote_cache: str | None = None,
+    remote_cache_write: bool = False,
+    refresh: bool = False,
+    locked: bool = False,
+    offline: bool = False,
+    cwd: StrPath | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Run:
+    """Run an entry point of a project, as ``mlflow.projects.run`` does; return the run.
+
+    uri, entry_point, version: as on the command line. parameters: values are made texts by
+    ``str``, and paths by ``os.fsdecode``. docker_args: a flag where the value is True.
+    experiment_name or experiment_id, run_id, run_name: for MLflow. backend: ``local``, ``docker``
+    or ``kubernetes``; the project decides where it is ``local``. backend_config: a mapping, JSON
+    text, or the path of a file that ends in ``.json``. storage_dir: where ``path`` parameters are
+    downloaded to. env_manager: ``local``, ``virtualenv``, ``uv`` or ``conda``. docker_auth: as
+    for docker-py's ``login``.
+
+    synchronous: wait for the end, with our standard streams; raises ExecutionException where the
+    run fails, and KeyboardInterrupt where the user stops it. Else return at once: the run goes
+    on beside us with nothing to read, and we wait for it before we exit; when we are interrupted
+    or die, it ends too.
+
+    The rest are options of ``buildrun run``: jobs, keep_going, output, quiet, force (True for
+    every step, or names), cache (False: `--no-cache`), remote_cache, remote_cache_write, refresh,
+    locked, offline. cwd: where relative paths begin; environ: the variables; both default to ours.
+
+    Raises UsageError and ParameterError for arguments that cannot be, at once.
+    """
+    wanted = Wanted(
+        uri=uri,
+        entry_point=entry_point,
+        version=version,
+        parameters=parameters,
+        docker_args=docker_args,
+        experiment_name=experiment_name,
+        experiment_id=experiment_id,
+        backend=backend,
+        backend_config=backend_config,
+        storage_dir=storage_dir,
+        run_id=run_id,
+        run_name=run_name,
+        env_manager=env_manager,
+        build_image=build_image,
+        force=force,
+        cache=cache,
+        remote_cache=remote_cache,
+        remote_cache_write=remote_cache_write,
+        locked=locked,
+        offline=offline,
+    )
+    argv = ["run", *command_line(wanted)]
+    named = {"--jobs": jobs, "--output": output}
+    argv += [joined(option, value) for option, value in named.items() if value is not None]
+    flags = {"--keep-going": keep_going, "--quiet": quiet, "--refresh": refresh}
+    argv += [option for option, given in flags.items() if given]
+    main = threading.current_thread() is threading.main_thread()
+    order = order_of(argv, cwd, environ, apart=not (synchronous and main))
+    if docker_auth:
+        directory = log_in(docker_auth, order.environ)
+        order = order._replace(
+            directory=directory, environ={**order.environ, "DOCKER_CONFIG": directory}
+        )
+    started = Run(order, remote=backend == "kubernetes")
+    if synchronous:
+        started.see_through()
+    else:
+        _look_after(started)
+    return started
+
+
+def order_of(
+    argv: Sequence[str],
+    cwd: StrPath | None,
+    environ: Mapping[str, str] | None,
+    *,
+    apart: bool,
+) -> Order:
+    """Return what starts buildrun with our directory and variables, or with others."""
+    variables = dict(os.environ if environ is None else environ)
+    return Order(argv, None if cwd is None else os.fsdecode(cwd), variables, apart)
+
+
+_live: list[Run] = []
+_owner = 0
+
+
+def _look_after(run: Run) -> None:
+    """See to it that we do not exit before the run has ended."""
+    global _owner  # noqa: PLW0603  # the process that is the runs' parent, not one it has forked
+    if _owner != os.getpid():
+        _owner = os.getpid()
+        _live.clear()
+        atexit.unregister(_exit)
+        atexit.register(_exit)
+    _live[:] = [one for one in _live if one.exit_code is None]
+    _live.append(run)
+
+
+def _exit() -> None:
+    if _owner != os.getpid():
+        return
+    try:
+        if getattr(sys, "last_type", None) is not KeyboardInterrupt:
+            for run in _live:
+                run.wait()
+    except KeyboardInterrupt:
+        pass
+    for run in _live:
+        run.child.tell_to_end()
+    for run in _live:
+        run.cancel()
