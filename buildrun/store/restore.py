@@ -46,19 +46,19 @@ def restore(
     paths = [path.rstrip("/") for path in wanted]
     stage = staging.make(root)
     try:
-        _check_places(root, paths)
+        check_places(root, paths)
         made = _fetch(home, stage, entries, paths)
-        _swap(stage, paths)
+        swap(stage, paths)
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else root
         text = f"the outputs cannot be restored: {error.strerror}"
         raise StoreError(text, place=place) from error
     finally:
-        _settle(stage)
+        settle(stage)
     return Restored(tuple(wanted), made)
 
 
-def _check_places(root: str, paths: Sequence[str]) -> None:
+def check_places(root: str, paths: Sequence[str]) -> None:
     """Raise before anything is fetched or moved where an output would lie outside."""
     for above in {path.rpartition("/")[0] for path in paths}:
         try:
@@ -79,14 +79,15 @@ def _fetch(
     return fetcher.made
 
 
-def _swap(stage: Staging, paths: Sequence[str]) -> None:
+def swap(stage: Staging, paths: Sequence[str]) -> None:
+    """Put new outputs in the places of old ones; raises OSError and StoreError."""
     stage.announce(paths)
     for number in range(len(paths)):
         stage.take(number)
         stage.give(number)
 
 
-def _settle(stage: Staging) -> None:
+def settle(stage: Staging) -> None:
     """Put back what was moved away without anything in its place, however it came to that."""
     try:
         stage.put_back()
