@@ -39,31 +39,29 @@ if TYPE_CHECKING:
         StoreError,
         UsageError,
     )
+else:
+    _MODULES = {
+        "ExecutionException": "buildrun.api.running",
+        "PlanReport": "buildrun.api.shapes",
+        "Run": "buildrun.api.running",
+        "RunReport": "buildrun.api.shapes",
+        "Status": "buildrun.api.shapes",
+        "ValidationReport": "buildrun.api.shapes",
+        "plan": "buildrun.api.looking",
+        "run": "buildrun.api.running",
+        "validate": "buildrun.api.looking",
+    }
 
-_MODULES = {
-    "ExecutionException": "buildrun.api.running",
-    "PlanReport": "buildrun.api.shapes",
-    "Run": "buildrun.api.running",
-    "RunReport": "buildrun.api.shapes",
-    "Status": "buildrun.api.shapes",
-    "ValidationReport": "buildrun.api.shapes",
-    "plan": "buildrun.api.looking",
-    "run": "buildrun.api.running",
-    "validate": "buildrun.api.looking",
-}
+    def __getattr__(name: str) -> object:
+        """Load a name of the API (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
+        value: object = getattr(import_module(_MODULES.get(name, "buildrun.errors")), name)
+        globals()[name] = value
+        return value
 
-def __getattr__(name: str) -> object:
-    """Load a name of the API (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(_MODULES.get(name, "buildrun.errors")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the API beside what is loaded."""
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        """List the API beside what is loaded."""
+        return sorted({*globals(), *__all__})
