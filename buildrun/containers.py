@@ -41,7 +41,8 @@ class Wants(NamedTuple):
     """What a project and its user want of every container; JSON values.
 
     volumes, environment: as in `docker_env`. arguments: words for `docker run`. variables: of
-    MLflow. root: the project's directory. cwd: where the caller is.
+    MLflow. root: the project's directory. cwd: where the caller is. artifacts: volumes for what
+    runs leave on this machine.
     """
 
     volumes: tuple[str, ...]
@@ -50,6 +51,7 @@ class Wants(NamedTuple):
     variables: tuple[tuple[str, str], ...]
     root: str
     cwd: str
+    artifacts: tuple[str, ...] = ()
 
 
 class Task(NamedTuple):
@@ -78,7 +80,7 @@ def container_for(
     seen.update({name: environ[name] for name in task.pass_env if name in environ})
     seen.update(dict(task.env))
     volumes = tuple(volume for item in given for volume in item.volumes)
-    volumes += mounts.paths(task.paths)
+    volumes += mounts.paths(task.paths) + wants.artifacts
     name, arguments = container.named(wants.arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
@@ -94,6 +96,29 @@ def container_for(
         ),
         user=_user(chosen, volumes, wants.arguments),
     )
+
+
+def tracked(
+    wants: Wants,
+    environ: Mapping[str, str],
+    variables: Mapping[str, str | None],
+    artifacts: str | None,
+) -> tuple[Wants, Mapping[str, str]]:
+    """Return wants and the caller's variables for containers that see a run of MLflow.
+
+    variables: of that run. artifacts: the directory of this machine where its artifacts go.
+    """
+    seen = {name: text for name, text in variables.items() if text is not None}
+    if uri := seen.pop("MLFLOW_TRACKING_URI", ""):
+        environ = {**environ, "MLFLOW_TRACKING_URI": uri}
+    volumes: tuple[str, ...] = ()
+    if artifacts is not None:
+        try:
+            os.makedirs(artifacts, exist_ok=True)  # or docker would, as root
+            volumes = (f"{artifacts}:{artifacts}",)
+        except OSError:
+            pass
+    return wants._replace(variables=tuple(seen.items()), artifacts=volumes), environ
 
 
 def code_fingerprints(home: Home, root: str) -> Fingerprints:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from buildrun import __version__
 from buildrun.errors import BuildrunError, StoreError
 from buildrun.history import Last
 from buildrun.outcome import head
+from buildrun.place import MADE_BY
 from buildrun.printable import printable
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Keeper:
             seconds=round(seconds, 3),
             created=time.time(),
             producer=__version__,
-            details=verdict.parts.details,
+            details=self._details(step, verdict),
         )
 
     def note(self, step: Step, verdict: Verdict, outputs: str, seconds: float) -> None:
@@ -131,7 +132,7 @@ class Keeper:
         last = Last(
             verdict.key or "",
             parts.key_parts,
-            parts.details,
+            self._details(step, verdict),
             verdict.inputs.digest,
             outputs,
             round(seconds, 3),
@@ -139,6 +140,14 @@ class Keeper:
         with self._mutex:
             if self._place.keep and self._place.history.last(step.id) != last:
                 self._place.history.add(step.id, last)
+
+    def _details(self, step: Step, verdict: Verdict) -> Mapping[str, Any]:
+        """Return what else is worth knowing of a result."""
+        details = verdict.parts.details if verdict.parts is not None else {}
+        made_by = (self._place.origins or {}).get(step.id)
+        if made_by is None and verdict.manifest is not None:
+            made_by = verdict.manifest.details.get(MADE_BY)
+        return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details
 
 
 def _fact(error: BuildrunError | OSError) -> str:

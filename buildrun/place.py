@@ -1,6 +1,6 @@
 """Where a plan is worked on: what tells, for its project, what is done and what was kept."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.history import History
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.digest import Algorithm
     from buildrun.former import Former
+
+
+# Among the details of a result: the MLflow run that made it.
+MADE_BY = "mlflow_run"
 
 
 class CacheSettings(NamedTuple):
@@ -32,7 +36,8 @@ class CacheSettings(NamedTuple):
 class Place(NamedTuple):
     """Where a plan is worked on, and with what.
 
-    logs: the run's directory for them. keep: whether results are kept.
+    logs: the run's directory for them. keep: whether results are kept. origins: the MLflow runs
+    that make the results, by step; None where nothing is tracked.
     """
 
     plan: Plan
@@ -44,6 +49,7 @@ class Place(NamedTuple):
     console: "Console"
     logs: str
     keep: bool
+    origins: dict[str, str] | None = None
 
 
 def open_place(
@@ -92,6 +98,16 @@ def fingerprints_of(
     """Return what knows the files of a project; see ``open_place``."""
     algorithm = _algorithm(settings)
     return Fingerprints(root, home.about(root, f"{algorithm}.index"), algorithm, write=write)
+
+
+def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
+    """Return the MLflow runs that made the last results of steps, as far as that is known."""
+    found = {}
+    for step in steps:
+        last = history.last(step)
+        if last is not None and isinstance(made_by := last.details.get(MADE_BY), str):
+            found[step] = made_by
+    return found
 
 
 def close(place: Place) -> None:

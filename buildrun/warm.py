@@ -69,7 +69,9 @@ def keep(claim: Claim, cwd: str, memory: Memory, seen: Reader, value: Mapping[st
 def _record(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:
     """Return what a run left for the next one, or None where anything has changed since."""
     value = known(memory, name, environ, subject=_subject())
-    if value is None or find_mlproject(value["root"]) != value["mlproject"]:
+    if value is None or "tracking" not in value:  # None, or left by an earlier buildrun
+        return None
+    if find_mlproject(value["root"]) != value["mlproject"]:
         return None
     return value
 
@@ -88,6 +90,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
+    from buildrun.executors.job import Result
     from buildrun.prepared import Prepared, perform, recorded
 
     prepared = Prepared(**value["prepared"])
@@ -99,10 +102,21 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
     if value["notice"]:
         console.note(value["notice"])
     try:
-        directory = home.locate(environ).runs
-        return recorded(
-            prepared, value["project"], directory, lambda: perform(prepared, environ, console)
-        ).exit_code
+        store = home.locate(environ)
+
+        def run(seen: Prepared) -> Result:
+            return recorded(
+                seen, value["project"], store.runs, lambda: perform(seen, environ, console)
+            )
+
+        if value["tracking"] is None:
+            return run(prepared).exit_code
+        from buildrun import warm_tracking
+
+        prefixes = (prepared.prefix,) if prepared.prefix is not None else ()
+        tracked = warm_tracking.begin(value["tracking"], environ, store, console, prefixes)
+        seen = prepared._replace(changes={**prepared.changes, **tracked.variables})
+        return tracked.told(lambda: run(seen)).exit_code
     finally:
         if lock is not None:
             lock.release()

@@ -7,6 +7,7 @@ from buildrun import containers, home
 from buildrun.containers import Chosen, Task, Wants
 from buildrun.errors import BuildrunError
 from buildrun.executors import attended
+from buildrun.executors.job import Result
 from buildrun.images import host, inspect
 from buildrun.memo import frozen
 from buildrun.planning import NO_OUTPUTS
@@ -26,10 +27,19 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     try:
         if not _is_current(value, chosen, environ, console):
             return None
-        made = containers.container_for(task, wants, chosen, environ)
+        containers.container_for(task, wants, chosen, environ)
     except (BuildrunError, OSError):
         return None
     store = home.locate(environ)
+    tracked = None
+    if value["tracking"] is not None:
+        from buildrun import warm_tracking
+
+        tracked = warm_tracking.begin(value["tracking"], environ, store, console)
+        if tracked.run is not None:
+            wants, environ = containers.tracked(
+                wants, environ, tracked.variables, tracked.run.artifacts
+            )
     attended.collect(containers.directory(store), environ)
     if value["notice"]:
         console.note(value["notice"])
@@ -38,12 +48,17 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
         task.id, task.id, (), task.command, wants.root, "docker", "", None, dict(wants.variables),
         (NO_OUTPUTS,),
     )  # fmt: skip
-    return recorded(
-        prepared,
-        value["code"][0],
-        store.runs,
-        lambda: containers.run(made, wants.root, store, environ),
-    ).exit_code
+
+    def run() -> Result:
+        made = containers.container_for(task, wants, chosen, environ)
+        return recorded(
+            prepared,
+            value["code"][0],
+            store.runs,
+            lambda: containers.run(made, wants.root, store, environ),
+        )
+
+    return (run() if tracked is None else tracked.told(run)).exit_code
 
 
 def encode(chosen: Chosen, wants: Wants, task: Task) -> list[Any]:

@@ -25,11 +25,37 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     saved = _glance(value, store, environ, console)
     if saved is None:
         return None
+    if value["tracking"] is not None:
+        record = _tell(value, record, steps, environ, console)
     _record(record, steps, store, started)
     if value["notice"]:
         console.note(value["notice"])
     console.note(summary(len(steps), time.monotonic() - started, saved))
     return 0
+
+
+def _tell(
+    value: Any,
+    record: runs.Record,
+    steps: Any,
+    environ: Mapping[str, str],
+    console: "Console",
+) -> runs.Record:
+    """Have the run tracked, and return its record under the id that it has there."""
+    from buildrun import place, warm_tracking
+    from buildrun.executors.job import Result
+    from buildrun.history import History
+    from buildrun.tracking import tags
+
+    store = home.locate(environ)
+    tracked = warm_tracking.begin(value["tracking"], environ, store, console)
+    if tracked.run is None:
+        return record
+    history = History(store.about(record.root, "steps"), write=False)
+    origins = place.origins_of(history, [step[0] for step in steps])
+    tracked.tag(tags.outcomes([(step[0], "up-to-date") for step in steps], origins))
+    tracked.told(lambda: Result(0))
+    return record._replace(run_id=tracked.run.run_id)
 
 
 def _glance(

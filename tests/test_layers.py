@@ -44,7 +44,7 @@ LAYERS = (
         "upstream",
         "work",
     },
-    {"warm", "warm_docker", "warm_steps"},
+    {"warm", "warm_docker", "warm_steps", "warm_tracking"},
     {"commands"},
     {"cli"},
     {"api", "mlflow_backend"},

@@ -14,6 +14,7 @@ from buildrun.schedule import Progress
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
+    from buildrun.commands.tracked import Tracking
     from buildrun.locks import Lock
     from buildrun.planning import Plan
 
@@ -22,12 +23,13 @@ class Account:
     """What is known of a run at any moment.
 
     prepared: the lone command that runs; progress: how far a plan of steps has come. lock: the
-    hold on the environment in use.
+    hold on the environment in use. tracking: of the run at a tracking server.
     """
 
-    def __init__(self, running: Session) -> None:
+    def __init__(self, running: Session, tracking: Tracking) -> None:
         """Start with nothing known."""
         self._running = running
+        self.tracking = tracking
         self._started = time.monotonic()
         self._record: runs.Record | None = None
         self.run_id = running.options.run_id or runs.new_id()
@@ -43,6 +45,7 @@ class Account:
 
     def begin(self, made: Plan) -> None:
         """Record that the run has begun."""
+        self.run_id = self.tracking.run_id or self.run_id
         project, name = made.project, made.steps[-1].entry_point
         self._record = runs.begin(self.run_id, project.name, project.root, name)
         runs.write(self._running.home.runs, self._record)
@@ -79,6 +82,7 @@ class Account:
                 self._record, value["status"], value["exit_code"], seconds, value["steps"]
             )
             runs.write(self._running.home.runs, record)
+        self.tracking.end(self.result.exit_code, self.result.interrupted)
 
     def report(self) -> Any:
         """Return the run in the stable shape of `--report`."""

@@ -18,6 +18,7 @@ from buildrun.tree import patterns
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
+    from buildrun.commands.tracked import Tracking
     from buildrun.environments.contract import Identity, Request
     from buildrun.executors.container import Container
     from buildrun.images.engine import Engine, Image
@@ -31,9 +32,12 @@ _CONFIG = ("docker_base", "kube-context", "kube-job-template-path", "repository-
 class Docker:
     """Runs the steps of one project in containers."""
 
-    def __init__(self, running: Session, project: ProjectSpec) -> None:
+    def __init__(
+        self, running: Session, project: ProjectSpec, tracking: Tracking | None = None
+    ) -> None:
         """Take the project; no engine is asked yet."""
         self._running = running
+        self._tracking = tracking
         self._project = project
         self._engine: Engine | None = None
         self._chosen: Chosen | None = None
@@ -140,8 +144,9 @@ class Docker:
     ) -> Result:
         """Run one of several steps: its output to the sink, files into the container and out."""
         del identity
+        run_id = job.environ.get("MLFLOW_RUN_ID", "")
         home, caller = self._running.home, self._running.environ
-        made = self._container(step)
+        made = self._container(step, run_id)
         environ = container.cli_environ(caller, made)
         workdir = self._chosen.workdir if self._chosen is not None else "/"
         attendance = attended.attend(containers.directory(home), made.name, caller)
@@ -211,12 +216,15 @@ class Docker:
             reused=True,
         )
 
-    def _container(self, step: Step) -> Container:
+    def _container(self, step: Step, run_id: str = "") -> Container:
+        """Return the container of a step; run_id: of MLflow's run for it, if it has its own."""
         if self._chosen is None:
             raise AssertionError(step.id)
-        return containers.container_for(
-            task_of(step), self.wants, self._chosen, self._running.environ
-        )
+        wants, environ, tracking = self.wants, self._running.environ, self._tracking
+        if tracking is not None and tracking.run_id is not None:
+            variables = {**tracking.variables, **({"MLFLOW_RUN_ID": run_id} if run_id else {})}
+            wants, environ = containers.tracked(wants, environ, variables, tracking.artifacts)
+        return containers.container_for(task_of(step), wants, self._chosen, environ)
 
     def _inputs(self, step: Step) -> list[str]:
         """Return what goes into the container: what the step declares, and what was made for it."""

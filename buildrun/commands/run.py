@@ -7,12 +7,13 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from buildrun import planning, tracking
+from buildrun import planning
 from buildrun.commands import cache_options, project_options, run_steps, session, warm_record
 from buildrun.commands.account import Account
 from buildrun.commands.downloads import Downloads
 from buildrun.commands.report_file import report_path, write_report
 from buildrun.commands.run_steps import Wanted
+from buildrun.commands.tracked import Tracking
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
 from buildrun.errors import BuildrunError, ExecutionError, UsageError
@@ -20,6 +21,7 @@ from buildrun.executors.job import Result
 from buildrun.output import MODES
 from buildrun.prepared import Prepared, perform
 from buildrun.schedule import Manner, Progress
+from buildrun.tracking import ask
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -47,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--dry-run", action="store_true", help="show the plan and run nothing")
     option("--refresh", action="store_true", help="build the environment anew")
     option("--report", metavar="FILE", help="write how the run went, as JSON")
+    option(
+        "--tracking", choices=ask.MODES,
+        help="whether MLflow records the run: also where nothing tells of a tracking server; with "
+        "a mere warning where that fails; or not at all",
+    )  # fmt: skip
 
 
 def execute(
@@ -70,7 +77,7 @@ def execute(
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     session.watch_config(running, arguments.backend_config)
     report_file = report_path(arguments.report, cwd)
-    account = Account(running)
+    account = Account(running, Tracking(running, arguments.tracking))
     downloads = Downloads(running)
     try:
         opened = session.open_project(running)
@@ -105,6 +112,8 @@ def _run(
     cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
+    tracking = account.tracking
+    tracking.begin(opened, first)
     if first.steps[-1].backend == "docker":
         _run_in_docker(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
@@ -116,6 +125,7 @@ def _run(
         environment, account.lock = provision.provide(
             manager, identity, request, running.home, running.console, refresh=refresh
         )
+        tracking.begin_late(environment.prefix)
         return environment
 
     def make() -> planning.Plan:
@@ -127,19 +137,23 @@ def _run(
     if planning.is_plain(first):
         environment = provide()
         made = make()
-        account.prepared = _prepared(running, made, environment)
+        prepared = _prepared(made, environment, tracking.untracked)
+        account.prepared = tracking.seen_by(prepared)
         account.begin(made)
         if not downloads.used:
-            warm_record.keep(claim, running, opened, account.prepared)
+            warm_record.keep(claim, running, opened, prepared, tracking.ask)
         claim.release()
         account.result = perform(account.prepared, running.environ, running.console)
         return
+    if tracking.is_late:
+        provided = provide()
+        provide = lambda: provided  # noqa: E731
     made = make()
     progress = account.begin_steps(made)
     if not downloads.used:
-        warm_record.keep_plan(claim, running, opened, made, wanted)
+        warm_record.keep_plan(claim, running, opened, made, wanted, tracking.ask)
     claim.release()
-    _run_steps(running, account, wanted, progress, provide, _mlflow_variables(running))
+    _run_steps(running, account, wanted, progress, provide, tracking.variables)
 
 
 def _run_in_docker(
@@ -154,22 +168,26 @@ def _run_in_docker(
 ) -> None:
     from buildrun.commands.docker import Docker
 
-    docker = Docker(running, opened.project)
+    tracking = account.tracking
+    docker = Docker(running, opened.project, tracking)
     state = planning.EnvironmentState("docker", None, True)
     made = planning.make(opened.project, session.wish(running), state, downloads.fetch)
     chosen = docker.choose(made, refresh=refresh)
+    tracking.tag_image(chosen.reference, chosen.id)
     made = made._replace(content=docker.content(chosen))
     if planning.is_plain(made):
-        account.prepared = _prepared(running, made, _IMAGE)
+        account.prepared = _prepared(made, _IMAGE, tracking.variables)
         account.begin(made)
         if not downloads.used:
-            warm_record.keep_container(claim, running, opened, docker, chosen, made)
+            warm_record.keep_container(claim, running, opened, docker, chosen, made, tracking.ask)
         claim.release()
         account.result = docker.run(made.steps[-1])
         return
     progress = account.begin_steps(made)
     claim.release()
-    _run_steps(running, account, wanted, progress, lambda: _IMAGE, {}, docker.perform)
+    _run_steps(
+        running, account, wanted, progress, lambda: _IMAGE, tracking.variables, docker.perform
+    )
 
 
 def _run_steps(
@@ -182,9 +200,14 @@ def _run_steps(
     perform: Perform | None = None,
 ) -> None:
     """Run the steps, and account for them; the last three are as for ``run_steps``."""
-    run_steps.run_steps(running, progress, account.run_id, wanted, provide, changes, perform)
+    origins: dict[str, str] = {}
+    perform = account.tracking.performing(perform, origins)
+    run_steps.run_steps(
+        running, progress, account.run_id, wanted, provide, changes, perform, origins
+    )
     account.result = Result(progress.exit_code(), progress.interrupted)
     account.summary()
+    account.tracking.tell_steps(progress, origins)
 
 
 def _jobs(text: str) -> int:
@@ -193,9 +216,11 @@ def _jobs(text: str) -> int:
     raise UsageError(f"`-j {text}` is not a number of steps", hint="give a number, such as `-j 4`")
 
 
-def _prepared(running: Session, made: planning.Plan, environment: Environment) -> Prepared:
+def _prepared(
+    made: planning.Plan, environment: Environment, variables: Mapping[str, str | None]
+) -> Prepared:
     step = made.steps[-1]
-    changes = {**environment.variables, **_mlflow_variables(running), **dict(step.env)}
+    changes = {**environment.variables, **variables, **dict(step.env)}
     return Prepared(
         step=step.id,
         entry_point=step.entry_point,
@@ -207,15 +232,6 @@ def _prepared(running: Session, made: planning.Plan, environment: Environment) -
         prefix=environment.prefix,
         changes=changes,
         reasons=(planning.NO_OUTPUTS,),
-    )
-
-
-def _mlflow_variables(running: Session) -> Mapping[str, str | None]:
-    options = running.options
-    return tracking.variables(
-        run_id=options.run_id,
-        experiment_id=options.experiment_id,
-        experiment_name=options.experiment_name,
     )
 
 

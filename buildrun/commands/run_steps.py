@@ -35,18 +35,21 @@ def run_steps(
     provide: Callable[[], Environment],
     changes: Mapping[str, str | None],
     perform: Perform | None = None,
+    origins: dict[str, str] | None = None,
 ) -> None:
     """Bring the plan's steps to their end; how it went is in ``progress``.
 
     provide: returns the environment, built if need be; it is called when a command has to run.
     changes: variables that commands see set to a text, or removed (None).
-    perform: see ``work.Worker``.
+    perform: see ``work.Worker``. origins: the MLflow runs that made the results, by step; perform
+    adds those of this run, and this those of earlier ones.
     """
     made, console = progress.plan, running.console
     directory = runs.directory(running.home.runs, run_id)
     where = place.open_place(
         made, running.home, wanted.settings, running.environ, console, logs=directory
     )
+    where = where._replace(origins=origins)
     mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
     worker = Worker(where, output.Display(mode, console), perform)
     try:
@@ -59,6 +62,9 @@ def run_steps(
             )
             schedule.carry_out(progress, worker, environ, weights, wanted.manner, console)
             _look_for_damage(progress, environment, console)
+        if origins is not None:
+            earlier = place.origins_of(where.history, [step.id for step in made.steps])
+            origins.update({**earlier, **origins})
     finally:
         place.close(where)
         _finish(where, progress)

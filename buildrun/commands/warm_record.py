@@ -18,26 +18,41 @@ if TYPE_CHECKING:
     from buildrun.containers import Chosen
     from buildrun.planning import Plan
     from buildrun.prepared import Prepared
+    from buildrun.tracking.ask import Ask
     from buildrun.warm import Claim
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.
 _VARIABLES = (
     "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE", "BUILDRUN_REMOTE_CACHE_WRITE", "BUILDRUN_SALT",
-    "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR", "PATH", "SHELL",
-    "XDG_CACHE_HOME",
+    "HOME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR",
+    "MLFLOW_TRACKING_URI", "PATH", "SHELL", "XDG_CACHE_HOME",
 )  # fmt: skip
 
 
-def keep(claim: Claim, running: Session, opened: session.Opened, prepared: Prepared) -> None:
-    """Leave a record for the next run of the same command line."""
+def keep(
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    prepared: Prepared,
+    ask: Ask | None,
+) -> None:
+    """Leave a record for the next run of the same command line.
+
+    ask: what a tracking server is told, None for no tracking.
+    """
     for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
         running.seen.exists(os.path.join(prepared.cwd, path))
     value = {"prepared": prepared._asdict(), "project": opened.project.name}
-    _remember(claim, running, opened, prepared.changes, value)
+    _remember(claim, running, opened, prepared.changes, value, ask)
 
 
 def keep_plan(
-    claim: Claim, running: Session, opened: session.Opened, made: Plan, wanted: Wanted
+    claim: Claim,
+    running: Session,
+    opened: session.Opened,
+    made: Plan,
+    wanted: Wanted,
+    ask: Ask | None,
 ) -> None:
     """Leave a record for the next run, where the plan can be looked at without a command."""
     if wanted.settings != CacheSettings(remote=wanted.settings.remote):
@@ -51,7 +66,7 @@ def keep_plan(
     identity = digest.key("plan", [encoded, list(settings)], "xxh3")
     watched = glance.watched(made, identity)
     value = {"plan": encoded, "settings": list(settings), "watched": watched}
-    _remember(claim, running, opened, (), value)
+    _remember(claim, running, opened, (), value, ask)
 
 
 def keep_container(
@@ -61,11 +76,16 @@ def keep_container(
     docker: Docker,
     chosen: Chosen,
     made: Plan,
+    ask: Ask | None,
 ) -> None:
     """Leave a record for the next run, which looks whether the image is still the right one."""
     from buildrun import warm_docker
     from buildrun.commands.docker import task_of
 
+    if ask is not None:
+        from buildrun.tracking import tags
+
+        ask = ask._replace(tags=(*ask.tags, *tags.image(chosen.reference, chosen.id)))
     step = made.steps[-1]
     for path in (step.entry_point, *(value for _, value in step.parameters)):
         running.seen.exists(os.path.join(opened.project.root, path))
@@ -74,7 +94,7 @@ def keep_container(
         "image": docker.declared,
         "code": [opened.project.name, opened.project.root, list(made.outputs)],
     }
-    _remember(claim, running, opened, (), value)
+    _remember(claim, running, opened, (), value, ask)
 
 
 def _remember(
@@ -83,6 +103,7 @@ def _remember(
     opened: session.Opened,
     variables: Iterable[str],
     more: Mapping[str, Any],
+    ask: Ask | None,
 ) -> None:
     seen, root = running.seen, opened.project.root
     for name in (*_VARIABLES, *variables):
@@ -92,6 +113,7 @@ def _remember(
         "mlproject": find_mlproject(root),
         "quiet": running.console.quiet,
         "notice": session.notice(opened, running.cwd),
+        "tracking": ask,
         **more,
     }
     warm.keep(claim, running.cwd, running.memory, seen, value)

@@ -13,7 +13,7 @@ from typing import IO, Any
 from buildrun.errors import TrackingError
 from buildrun.printable import printable
 from buildrun.tracking import address
-from buildrun.tracking.link import WITHOUT, Refused
+from buildrun.tracking.link import WITHOUT, Missing, Refused
 
 # Seconds for an answer, the first of which takes MLflow's import and perhaps the making of a
 # database, unless MLflow's own variable says otherwise.
@@ -139,10 +139,11 @@ class Child:
         message = address.shown(str(error.get("message", "")))
         return Refused(str(error.get("error_code", "")), message, self._shown)
 
-    def _missing(self) -> TrackingError:
-        return self._error(
+    def _missing(self) -> Missing:
+        return Missing(
             "only MLflow itself can use this tracking store, and no Python here has it",
-            "`pip install mlflow` beside buildrun or where `python` leads to, or set "
+            place=self._shown,
+            hint="`pip install mlflow` beside buildrun or where `python` leads to, or set "
             "MLFLOW_TRACKING_URI to a server",
         )
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from buildrun.errors import TrackingError
 
+# What tells the user's name.
+USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
+
 _TRUE = ("true", "1")
 
 
@@ -44,7 +47,7 @@ def basic(name: str, password: str) -> str:
 
 def user(environ: Mapping[str, str]) -> str:
     """Return the name of the user for the tag, as MLflow finds it."""
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    for variable in USER:
         if environ.get(variable):
             return environ[variable]
     from pwd import getpwuid

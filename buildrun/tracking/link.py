@@ -26,6 +26,10 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
+class Missing(TrackingError):
+    """There is no MLflow, and nobody else can use the store."""
+
+
 class Refused(TrackingError):
     """The store understood and said no; code: MLflow's name for the reason."""
 

@@ -116,6 +116,13 @@ class TrackedRun:
             return self._link.call(name, values)
 
 
+def status_of(exit_code: int, interrupted: int | None) -> Status:
+    """Return how a run has ended; interrupted: the number of a signal, else None."""
+    if interrupted is not None:
+        return "KILLED"
+    return "FAILED" if exit_code else "FINISHED"
+
+
 def begin(
     wanted: Ask,
     environ: Mapping[str, str],

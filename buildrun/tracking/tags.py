@@ -1,7 +1,8 @@
 """The tags by which MLflow tells where a run comes from."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.secrets import redact
@@ -9,6 +10,11 @@ from buildrun.tracking import credentials
 from buildrun.tracking.git import Checkout
 
 Tags = tuple[tuple[str, str], ...]
+
+_THERE = ("cached", "up-to-date")
+
+# Characters of a value that every version of MLflow takes.
+_LONGEST = 5000
 
 
 class Origin(NamedTuple):
@@ -52,13 +58,26 @@ def image(reference: str, identity: str) -> Tags:
     return (("mlflow.docker.image.uri", reference), ("mlflow.docker.image.id", identity))
 
 
-def cached(state: str, made_by: str) -> Tags:
-    """Return the tags of a run that ran no command.
+def outcomes(states: Sequence[tuple[str, str]], origins: Mapping[str, str]) -> Tags:
+    """Return the tags on what was there already.
 
-    state: ``cached`` or ``up-to-date``. made_by: the MLflow run that made the result, "" where
-    none did.
+    states: how each step ended, by id, the requested one last. origins: the MLflow runs that made
+    the results, by step.
     """
-    return (("buildrun.cache", state), *((("buildrun.madeBy", made_by),) if made_by else ()))
+    last, state = states[-1]
+    tags = []
+    if state in _THERE:
+        tags.append(("buildrun.cache", state))
+        if last in origins:
+            tags.append(("buildrun.madeBy", origins[last]))
+    steps = {
+        name: {"state": state, **({"run_id": origins[name]} if name in origins else {})}
+        for name, state in states[:-1]
+    }
+    text = json.dumps(steps)
+    if steps and len(text) <= _LONGEST:
+        tags.append(("buildrun.steps", text))
+    return tuple(tags)
 
 
 def _name(origin: Origin, checkout: Checkout | None) -> str:
