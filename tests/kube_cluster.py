@@ -1,0 +1,444 @@
+"""A Kubernetes API server for tests, over HTTP, with a Job controller and kubelets.
+
+It speaks as Kubernetes v1.34 does, to the `kubernetes` client, to kubectl and to anything else::
+
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"hello\\n")
+        pod.ended(0)
+
+    with Cluster(Scripted(play)) as cluster:
+        config = cluster.kubeconfig(tmp_path / "config")
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import kube_api
+from kube_deletion import collect
+from kube_faults import Fault, Kind, Request
+from kube_http import Answer, Server
+from kube_jobs import Jobs
+from kube_kubelet import Kubelet, Pod
+from kube_rules import prepared
+from kube_status import RESOURCES, Refused, Resource, forbidden, unauthorized
+from kube_store import Object, Store, seconds
+
+# Seconds that what plays pods is given to end when the cluster does.
+PATIENCE = 20.0
+
+
+class Cluster:
+    """One cluster; everything in it ends with its `with` block.
+
+    backoff: seconds before a Job's second pod. token: what requests must bear; None for anything.
+    A play that raises is raised again at the end.
+    """
+
+    def __init__(
+        self,
+        kubelet: Kubelet,
+        *,
+        backoff: float = 10.0,
+        token: str | None = None,
+        user: str = "system:serviceaccount:default:builder",
+    ) -> None:
+        self.store = Store()
+        self.kubelet = kubelet
+        self.token = token
+        self.user = user
+        self.unauthorized = False
+        self.gone_as: Literal["event", "status"] = "event"
+        self.service_accounts = {"default"}
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.troubles: list[BaseException] = []
+        self.closing = threading.Event()
+        self.bookmarks = 0
+        self._forbidden: set[tuple[str, str]] = set()
+        self._refused: dict[str, tuple[str, bool]] = {}
+        self._pods: dict[str, Pod] = {}
+        self._jobs = Jobs(self.store, self._create_pod, backoff)
+        self._wakes: dict[str, float] = {}
+        self._kicked = False
+        for name in ("default", "kube-system"):
+            self.namespace(name)
+        self._server = Server(self)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever, args=(0.05,), name="kube-http"),
+            threading.Thread(target=self._control, name="kube-controllers"),
+        ]
+
+    def __enter__(self) -> Cluster:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is None and self.troubles:
+            raise self.troubles[0]
+
+    def close(self) -> None:
+        """End all of it; raises AssertionError if a play does not end."""
+        self.closing.set()
+        for fault in self.faults:
+            fault.release()
+        with self.store.changed:
+            self.store.changed.notify_all()
+            pods = list(self._pods.values())
+        for thread in self._threads[1:]:
+            thread.join()
+        for pod in pods:
+            pod.deleted.set()
+            pod.again()
+        for pod in pods:
+            for logs in list(pod.logs.values()):
+                for log in logs:
+                    log.close()
+        deadline = time.monotonic() + PATIENCE
+        for pod in pods:
+            if pod.thread is not None:
+                pod.thread.join(max(0.0, deadline - time.monotonic()))
+        self._server.shutdown()
+        self._threads[0].join()
+        self._server.sever(".*")
+        self._server.server_close()
+        self.kubelet.close()
+        stuck = [pod.name for pod in pods if pod.thread is not None and pod.thread.is_alive()]
+        assert not stuck, f"what plays these pods goes on although they are deleted: {stuck}"
+
+    # What a test asks and arranges.
+
+    def kubeconfig(
+        self,
+        path: Path,
+        *,
+        context: str = "test",
+        namespace: str | None = None,
+        token: str | None = "token",
+    ) -> Path:
+        """Write a configuration for clients, and return its path."""
+        user = {} if token is None else {"token": token}
+        place = {} if namespace is None else {"namespace": namespace}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": context,
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": context, "context": {"cluster": "c", "user": "u", **place}}],
+        }
+        path.write_text(json.dumps(config, indent=2))
+        path.chmod(0o600)
+        return path
+
+    def namespace(self, name: str) -> None:
+        """Add a namespace; `default` and `kube-system` are there."""
+        self.store.create(
+            "namespaces",
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+                "spec": {"finalizers": ["kubernetes"]},
+                "status": {"phase": "Active"},
+            },
+        )
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> Object:
+        """Return an object, such as of kind ``jobs``; raises kube_status.Refused."""
+        return self.store.get(_plural(kind), namespace if kind != "namespaces" else "", name)
+
+    def all(self, kind: str, namespace: str = "") -> list[Object]:
+        """Return the objects of a kind, in all namespaces by default."""
+        return self.store.all(_plural(kind), namespace)
+
+    def wait(self, kind: str, predicate: Callable[[Object], object], limit: float = 60) -> Object:
+        """Return the first object of a kind that is so, when there is one; limit: seconds."""
+        found: list[Object] = []
+
+        def done() -> bool:
+            found.extend(each for each in self.all(kind) if predicate(each))
+            return bool(found)
+
+        assert self.store.wait(done, limit), f"no such {kind} in {limit} s: {self.all(kind)}"
+        return found[0]
+
+    def wait_until(self, predicate: Callable[[], object], limit: float = 60) -> None:
+        """Wait until something is so, looking after each change; limit: seconds."""
+        assert self.store.wait(lambda: bool(predicate()), limit), f"it is not so after {limit} s"
+
+    def pod(self, uid: str) -> Pod | None:
+        """Return what plays a pod."""
+        with self.store.changed:
+            return self._pods.get(uid)
+
+    def create(
+        self, kind: str, body: object, namespace: str = "default", *, dry: bool = False
+    ) -> Object:
+        """Create an object as a request does; raises kube_status.Refused."""
+        resource = RESOURCES[_plural(kind)]
+        with self.store.changed:
+            made = prepared(resource, body, namespace)
+            if resource.namespaced:
+                try:
+                    self.store.get("namespaces", "", namespace)
+                except Refused:
+                    raise kube_api.namespace_missing(namespace) from None
+            self._admit(resource, made)
+            return made if dry else self.store.create(resource.plural, made)
+
+    def update(
+        self, kind: str, name: str, change: Callable[[Object], None], namespace: str = "default"
+    ) -> Object:
+        """Let a function change an object, without the rules for requests."""
+        return self.store.update(_plural(kind), namespace, name, change)
+
+    def compact(self) -> None:
+        """Make all versions up to now too old for a new watch."""
+        self.store.compact()
+
+    def bookmark(self) -> None:
+        """Have every watch that allows them send a bookmark."""
+        with self.store.changed:
+            self.bookmarks += 1
+            self.store.changed.notify_all()
+
+    def sever(self, pattern: str = ".*") -> None:
+        """Close the connections whose last request, path and query, matches."""
+        self._server.sever(pattern)
+
+    def forbid(self, verb: str, resource: str) -> None:
+        """Take a right away; resource: such as ``jobs`` or ``pods/log``."""
+        self._forbidden.add((verb, resource))
+
+    def permit(self, verb: str, resource: str) -> None:
+        """Give a right back."""
+        self._forbidden.discard((verb, resource))
+
+    def refuse(self, resource: str, why: str, *, plain: bool = False) -> None:
+        """Refuse new objects, also to the Job controller.
+
+        why: such as ``exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1``.
+        plain: it is the whole message, as that of an admission webhook.
+        """
+        self._refused[resource] = (why, plain)
+
+    def admit(self, resource: str) -> None:
+        """Refuse no longer, and have the Job controller try again at once."""
+        with self.store.changed:
+            self._refused.pop(resource, None)
+            self._jobs.retry()
+            self._kicked = True
+            self.store.changed.notify_all()
+
+    def fault(
+        self,
+        kind: Kind,
+        method: str = "*",
+        pattern: str = "",
+        *,
+        times: int = 1,
+        code: int = 503,
+        retry_after: int | None = None,
+        applied: bool = False,
+        lines: int = 0,
+        size: int | None = None,
+    ) -> Fault:
+        """Let the next requests fail whose path and query match.
+
+        kind: status (answers `code`, with Retry-After where it is given), close (before the
+        answer), reset and truncate (in the middle), hang (until the fault is released). applied:
+        the request takes effect all the same. lines, size: how much of the answer is sent first,
+        in lines of a stream or bytes; half of an answer that is no stream by default.
+        """
+        made = Fault(
+            kind, method, pattern, times=times, code=code, retry_after=retry_after,
+            applied=applied, lines=lines, size=size,
+        )  # fmt: skip
+        with self.store.changed:
+            self.faults.append(made)
+        return made
+
+    # What the server asks.
+
+    def met(self, request: Request, target: str) -> Fault | None:
+        """Note a request; return the fault that it meets."""
+        with self.store.changed:
+            self.requests.append(request)
+            for fault in self.faults:
+                if fault.left and fault.matches(request.method, target):
+                    fault.left -= 1
+                    fault.met += 1
+                    return fault
+            return None
+
+    def authenticate(self, header: str) -> None:
+        if self.unauthorized or (self.token is not None and header != f"Bearer {self.token}"):
+            raise unauthorized()
+
+    def authorize(
+        self, verb: str, resource: Resource, namespace: str, name: str, part: str
+    ) -> None:
+        thing = f"{resource.plural}/{part}" if part else resource.plural
+        if self.allowed(verb, thing):
+            return
+        where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+        raise forbidden(
+            resource, name, f'User "{self.user}" cannot {verb} resource "{thing}" in API group '
+            f'"{resource.group}" {where}',
+        )  # fmt: skip
+
+    def allowed(self, verb: str, resource: str) -> bool:
+        return not {(verb, resource), ("*", resource), (verb, "*")} & self._forbidden
+
+    def review(self, body: Any) -> Object:
+        """Answer a SelfSubjectAccessReview."""
+        asked = body["spec"]["resourceAttributes"]
+        thing = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        return {**body, "status": {"allowed": self.allowed(asked["verb"], thing)}}
+
+    def check(self, resource: Resource, body: Any, mode: str) -> tuple[str, ...]:
+        """Return what is to be warned of in the fields of an object."""
+        del resource, body, mode
+        return ()
+
+    def answer(self, request: Request, body: Any, kind: str) -> Answer:
+        return kube_api.answer(self, request, body, kind)
+
+    # What goes on by itself.
+
+    def _create_pod(self, pod: Object) -> Object:
+        return self.create("pods", pod, pod["metadata"]["namespace"])
+
+    def _admit(self, resource: Resource, made: Object) -> None:
+        name = made["metadata"]["name"]
+        if resource.plural == "pods":
+            account = made["spec"]["serviceAccountName"]
+            if account not in self.service_accounts:
+                place = made["metadata"]["namespace"]
+                raise forbidden(
+                    resource, name, f"error looking up service account {place}/{account}: "
+                    f'serviceaccount "{account}" not found',
+                )  # fmt: skip
+        if resource.plural in self._refused:
+            why, plain = self._refused[resource.plural]
+            raise kube_api.refuse_creation(resource, name, why, plain=plain)
+
+    def _control(self) -> None:
+        seen = 0
+        while not self.closing.is_set():
+            try:
+                seen = self._look(seen)
+            except Exception as error:
+                self.troubles.append(error)
+                return
+
+    def _look(self, seen: int) -> int:
+        with self.store.changed:
+            if self.store.version == seen and not self._kicked and not self.closing.is_set():
+                due = min(self._wakes.values(), default=None)
+                self.store.changed.wait(None if due is None else max(0.0, due - time.time()))
+            changes = self.store.since(seen)
+            seen = self.store.version
+            jobs = {uid for uid, due in self._wakes.items() if due <= time.time()}
+            jobs |= set(self._wakes) if self._kicked else set()
+            self._kicked = False
+            for change in changes:
+                if change.resource != "events":
+                    collect(self.store, change.object)
+                if change.resource == "jobs":
+                    jobs.add(change.object["metadata"]["uid"])
+                if change.resource == "pods":
+                    owners = change.object["metadata"].get("ownerReferences") or ()
+                    jobs |= {owner["uid"] for owner in owners}
+                    self._follow(change.object, gone=change.after is None)
+            for job in self.store.all("jobs"):
+                if job["metadata"]["uid"] in jobs:
+                    self._wake(job["metadata"]["uid"], self._jobs.sync(job))
+            for uid in jobs & set(self._pods):
+                self._expired(self._pods[uid])
+            return seen
+
+    def _wake(self, uid: str, due: float | None) -> None:
+        if due is None:
+            self._wakes.pop(uid, None)
+        else:
+            self._wakes[uid] = due
+
+    def _follow(self, object: Object, *, gone: bool) -> None:
+        """Have a kubelet do what the API says of a pod."""
+        uid = object["metadata"]["uid"]
+        if uid not in self._pods and not gone:
+            pod = self._pods[uid] = Pod(self.store, object)
+            pod.thread = threading.Thread(target=self._play, args=(pod,), name=f"pod-{pod.name}")
+            pod.thread.start()
+        found = self._pods.get(uid)
+        if found is None:
+            return
+        if gone:
+            found.deleted.set()
+            self._wake(uid, None)
+        elif "deletionTimestamp" in object["metadata"]:
+            found.deleted.set()
+            due = seconds(object["metadata"]["deletionTimestamp"]) + self.kubelet.slack
+            self._wake(uid, due)
+            if found.idle:
+                self._finalize(found)
+
+    def _expired(self, pod: Pod) -> None:
+        self._wake(pod.uid, None)
+        self._finalize(pod)
+
+    def _play(self, pod: Pod) -> None:
+        try:
+            self.kubelet.play(pod)
+        except BaseException as error:
+            self.troubles.append(error)
+        with self.store.changed:
+            pod.idle = True
+            if pod.deleted.is_set() and not self.closing.is_set():
+                self._finalize(pod)
+
+    def _finalize(self, pod: Pod) -> None:
+        """Let a pod go whose containers have ended."""
+        for logs in list(pod.logs.values()):
+            for log in logs:
+                log.close()
+
+        def change(object: Object) -> None:
+            if object["metadata"]["uid"] == pod.uid:
+                object["metadata"]["deletionGracePeriodSeconds"] = 0
+
+        try:
+            if self.get("pods", pod.name, pod.namespace)["metadata"].get("deletionTimestamp"):
+                self.store.update("pods", pod.namespace, pod.name, change)
+                self._drop(pod)
+        except Refused:
+            pass  # it is gone
+
+    def _drop(self, pod: Pod) -> None:
+        object = self.get("pods", pod.name, pod.namespace)
+        if object["metadata"]["uid"] == pod.uid and not object["metadata"].get("finalizers"):
+            self.store.remove("pods", pod.namespace, pod.name)
+
+
+def _plural(kind: str) -> str:
+    for resource in RESOURCES.values():
+        if kind in (resource.plural, resource.kind, resource.kind.lower()):
+            return resource.plural
+    raise KeyError(kind)

@@ -1,0 +1,517 @@
+"""A kubelet that plays each pod by real containers, through Docker's command line."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kube_pod import Pod
+from kube_rules import quantity
+
+Object = dict[str, Any]
+
+LABEL = "buildrun-test-kubelet"
+
+# A termination message, and the part of a log that may stand for one; bytes and lines.
+MESSAGE, FALLBACK, FALLBACK_LINES = 4096, 2048, 80
+
+REFERENCE = re.compile(
+    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+    r"(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[a-z0-9]+:[0-9a-f]{32,})?"
+)
+
+# Variables that Docker's command line reads for itself.
+ITS_OWN = re.compile(r"HOME|PATH|XDG_.*|DOCKER_.*|BUILDX_.*|.*[Pp][Rr][Oo][Xx][Yy]|LD_.*|SSL_.*")
+
+
+class _Unready(Exception):
+    """A container cannot be made as it is declared."""
+
+
+class Mount(NamedTuple):
+    """A directory or file of the host in a container."""
+
+    source: str
+    target: str
+    readonly: bool
+
+
+class DockerKubelet:
+    """Runs the containers of a pod on this machine's engine, with the network of the host.
+
+    environ: for the docker command. mounts, variables: what every container gets beside its own,
+    such as the host's certificates. pull_backoff, restart_backoff: seconds before another attempt.
+    """
+
+    slack = 60.0
+
+    def __init__(
+        self,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        mounts: Sequence[Mount] = (),
+        variables: Mapping[str, str] | None = None,
+        pull_backoff: float = 10.0,
+        restart_backoff: float = 10.0,
+    ) -> None:
+        self.environ = environ
+        self.mounts = mounts
+        self.variables = dict(variables or {})
+        self.pull_backoff = pull_backoff
+        self.restart_backoff = restart_backoff
+        self.docker = shutil.which("docker", path=environ.get("PATH")) or "docker"
+        self.root = Path(tempfile.mkdtemp(prefix="kubelet-"))
+        self.id = self.root.name
+
+    def play(self, pod: Pod) -> None:
+        directory = self.root / pod.uid
+        directory.mkdir()
+        running = _Running(self, pod, directory)
+        try:
+            running.play()
+        finally:
+            running.close()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def close(self) -> None:
+        left = self.run("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={self.id}")
+        if left.stdout.split():
+            self.run("rm", "--force", "--volumes", *left.stdout.split())
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def run(
+        self, *words: str, environ: Mapping[str, str] | None = None, limit: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Call docker; limit: seconds."""
+        return subprocess.run(
+            (self.docker, *words), env={**self.environ, **(environ or {})}, capture_output=True,
+            text=True, errors="replace", timeout=limit, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+class _Running:
+    """The containers of one pod."""
+
+    def __init__(self, kubelet: DockerKubelet, pod: Pod, directory: Path) -> None:
+        self._kubelet = kubelet
+        self._pod = pod
+        self._directory = directory
+        self._ids: list[str] = []
+        self._done: set[str] = set()
+        self._volumes: dict[str, str] = {}
+        self._troubles: list[BaseException] = []
+
+    def play(self) -> None:
+        pod = self._pod
+        pod.scheduled()
+        if not self._mounted():
+            return
+        for container in pod.spec.get("initContainers") or ():
+            if not self._container(container, restarts=pod.spec["restartPolicy"] != "Never"):
+                return
+        threads = [
+            threading.Thread(target=self._thread, args=(container,), name=f"{pod.name}-container")
+            for container in pod.spec["containers"]
+        ]
+        for thread in threads:
+            thread.start()
+        if not pod.until(lambda: len(self._done) == len(threads)):
+            self._stop()
+        for thread in threads:
+            thread.join()
+        if self._troubles:
+            raise self._troubles[0]
+
+    def close(self) -> None:
+        if self._ids:
+            self._kubelet.run("rm", "--force", "--volumes", *self._ids)
+
+    def _stop(self) -> None:
+        meta = self._pod.current["metadata"]
+        grace = meta.get("deletionGracePeriodSeconds", 0) if "deletionTimestamp" in meta else 0
+        for name in list(self._ids):
+            if grace:
+                self._kubelet.run("stop", "--time", str(grace), name, limit=grace + 60)
+            else:
+                self._kubelet.run("kill", name)
+
+    def _thread(self, container: Object) -> None:
+        try:
+            self._container(container, restarts=self._pod.spec["restartPolicy"] != "Never")
+        except BaseException as error:
+            self._troubles.append(error)
+        finally:
+            self._done.add(container["name"])
+            self._pod.again()
+
+    def _container(self, container: Object, *, restarts: bool) -> bool:
+        """Run a container until it has ended for good; return whether it ended well."""
+        pod, name = self._pod, container["name"]
+        if not self._pulled(container):
+            return False
+        while True:
+            made = self._made(container)
+            if made is None:
+                return False
+            code = self._ran(container, made)
+            if code == 0 or not restarts or pod.ending():
+                return code == 0
+            text = f"Back-off restarting failed container {name} in pod {pod.name}"
+            pod.event("BackOff", text)
+            pod.until(lambda: False, self._kubelet.restart_backoff)
+            if pod.ending():
+                return False
+
+    # Images.
+
+    def _pulled(self, container: Object) -> bool:
+        pod, image, name = self._pod, container["image"], container["name"]
+        if not REFERENCE.fullmatch(image):
+            why = "must be lowercase" if image != image.lower() else ""
+            text = (
+                f'Failed to apply default image tag "{image}": couldn\'t parse image name '
+                f'"{image}": invalid reference format'
+                + (f": repository name ({image.split(':')[0]}) {why}" if why else "")
+            )
+            pod.event("InspectFailed", text)
+            pod.event("Failed", "Error: InvalidImageName")
+            pod.waiting("InvalidImageName", text, container=name)
+            pod.until(lambda: False)
+            return False
+        policy = container["imagePullPolicy"]
+        while True:
+            there = self._kubelet.run("image", "inspect", image).returncode == 0
+            if there and policy != "Always":
+                text = f'Container image "{image}" already present on machine'
+                pod.event("Pulled", text, "Normal")
+                return True
+            if policy == "Never":
+                text = f'Container image "{image}" is not present with pull policy of Never'
+                pod.event("ErrImageNeverPull", text)
+                pod.waiting("ErrImageNeverPull", text, container=name)
+                pod.until(lambda: False)
+                return False
+            pod.event("Pulling", f'Pulling image "{image}"', "Normal")
+            start = time.monotonic()
+            done = self._kubelet.run("pull", "--quiet", image)
+            if done.returncode == 0:
+                took = f"{time.monotonic() - start:.3f}s"
+                text = f'Successfully pulled image "{image}" in {took} ({took} including waiting).'
+                pod.event("Pulled", text, "Normal")
+                return True
+            words = f"rpc error: code = Unknown desc = {done.stderr.strip()}"
+            pod.event("Failed", f'Failed to pull image "{image}": {words}')
+            pod.event("Failed", "Error: ErrImagePull")
+            pod.waiting("ErrImagePull", words, container=name)
+            if pod.ending() or not self._backed_off(image, words, name):
+                return False
+
+    def _backed_off(self, image: str, words: str, name: str) -> bool:
+        pod, backoff = self._pod, self._kubelet.pull_backoff
+        pod.wait_deleted(min(1.0, backoff / 4))
+        pod.event("BackOff", f'Back-off pulling image "{image}"', "Normal")
+        pod.event("Failed", "Error: ImagePullBackOff")
+        text = f'Back-off pulling image "{image}": ErrImagePull: {words}'
+        pod.waiting("ImagePullBackOff", text, container=name)
+        pod.wait_deleted(backoff)
+        return not pod.ending()
+
+    # Containers.
+
+    def _made(self, container: Object) -> str | None:
+        """Create a container as soon as all that it names is there; return its id."""
+        pod = self._pod
+        while not pod.ending():
+            try:
+                words, environ = self._words(container)
+            except _Unready as error:
+                pod.event("Failed", f"Error: {error}")
+                pod.waiting("CreateContainerConfigError", str(error), container=container["name"])
+                self._until_other(container, str(error))
+                continue
+            done = self._kubelet.run("create", *words, environ=environ)
+            if done.returncode:
+                text = done.stderr.strip()
+                pod.event("Failed", f"Error: {text}")
+                pod.waiting("CreateContainerError", text, container=container["name"])
+                pod.until(lambda: False)
+                return None
+            made = done.stdout.strip()
+            self._ids.append(made)
+            pod.event("Created", f"Created container: {container['name']}", "Normal")
+            return made
+        return None
+
+    def _until_other(self, container: Object, why: str) -> None:
+        self._pod.until(lambda: self._why_not(container) != why)
+
+    def _why_not(self, container: Object) -> str:
+        try:
+            self._words(container)
+        except _Unready as error:
+            return str(error)
+        return ""
+
+    def _ran(self, container: Object, made: str) -> int:
+        pod, name = self._pod, container["name"]
+        begun = self._kubelet.run("start", made)
+        if begun.returncode:
+            text = begun.stderr.strip().partition("\nError: ")[0]
+            pod.event("Failed", f"Error: {text}")
+            pod.ended(128, "StartError", text, container=name)
+            return 128
+        pod.running(container=name)
+        pod.event("Started", f"Started container {name}", "Normal")
+        if pod.ending():
+            self._stop()
+        self._follow(made, lambda data: pod.log(data, container=name))
+        code = int(self._kubelet.run("wait", made, limit=24 * 3600).stdout)
+        state = json.loads(self._kubelet.run("inspect", "-f", "{{json .State}}", made).stdout)
+        reason = "OOMKilled" if state["OOMKilled"] else ""
+        pod.logs[name][-1].close()
+        message = self._message(container, failed=code != 0)
+        pod.ended(code, reason, message, container=name)
+        return code
+
+    def _follow(self, made: str, write: Callable[[bytes], None]) -> None:
+        with subprocess.Popen(
+            (self._kubelet.docker, "logs", "--follow", made), env=dict(self._kubelet.environ),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+        ) as following:  # fmt: skip
+            assert following.stdout is not None
+            while data := following.stdout.read(64 * 1024):
+                write(data)
+
+    def _message(self, container: Object, *, failed: bool) -> str:
+        path = self._message_file(container)
+        text = path.read_bytes()[:MESSAGE].decode(errors="replace") if path.exists() else ""
+        if text or not failed:
+            return text
+        if container["terminationMessagePolicy"] != "FallbackToLogsOnError":
+            return ""
+        return self._pod.logs[container["name"]][-1].tail(FALLBACK_LINES, FALLBACK)
+
+    def _message_file(self, container: Object) -> Path:
+        return self._directory / f"termination-{container['name']}"
+
+    def _words(self, container: Object) -> tuple[list[str], dict[str, str]]:
+        """Return the arguments of `docker create`, and variables for the command itself."""
+        pod = self._pod
+        variables = self._variables(container)
+
+        def expanded(words: Sequence[str] | None) -> list[str]:
+            return [expand(word, variables) for word in words or ()]
+
+        number = len(pod.logs.get(container["name"], ()))
+        words = [
+            "--label", f"{LABEL}={self._kubelet.id}",
+            "--name", f"k8s_{container['name']}_{pod.name}_{pod.uid}_{number}",
+            "--network", "host", "--pull", "never",
+        ]  # fmt: skip
+        environ = {}
+        for name, value in variables.items():
+            if ITS_OWN.fullmatch(name):
+                words += ["--env", f"{name}={value}"]
+            else:
+                environ[name] = value
+                words += ["--env", name]
+        if container.get("workingDir"):
+            words += ["--workdir", container["workingDir"]]
+        words += _limits(container.get("resources") or {})
+        words += _user(pod.spec.get("securityContext") or {}, container)
+        message = self._message_file(container)
+        message.write_bytes(b"")
+        message.chmod(0o666)
+        mounts = [
+            *self._kubelet.mounts,
+            *map(self._mount, container.get("volumeMounts") or ()),
+            Mount(str(message), container["terminationMessagePath"], readonly=False),
+        ]
+        for mount in mounts:
+            text = f"type=bind,source={mount.source},target={mount.target}"
+            words += ["--mount", text + (",readonly" if mount.readonly else "")]
+        command, args = expanded(container.get("command")), expanded(container.get("args"))
+        if command:
+            words += ["--entrypoint", command[0]]
+        return [*words, container["image"], *command[1:], *args], environ
+
+    # Variables.
+
+    def _variables(self, container: Object) -> dict[str, str]:
+        found = dict(self._kubelet.variables)
+        for source in container.get("envFrom") or ():
+            for kind, resource in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
+                if kind in source:
+                    data = self._data(resource, source[kind])
+                    prefix = source.get("prefix") or ""
+                    found.update({prefix + key: value.decode() for key, value in data.items()})
+        for variable in container.get("env") or ():
+            name, source = variable["name"], variable.get("valueFrom")
+            if source:
+                value = self._value(source)
+                if value is not None:
+                    found[name] = value
+            else:
+                found[name] = expand(variable.get("value") or "", found)
+        return found
+
+    def _value(self, source: Object) -> str | None:
+        for kind, resource, said in (
+            ("secretKeyRef", "secrets", "Secret"), ("configMapKeyRef", "configmaps", "ConfigMap"),
+        ):  # fmt: skip
+            if kind in source:
+                reference = source[kind]
+                data = self._data(resource, reference)
+                if reference["key"] in data:
+                    return data[reference["key"]].decode()
+                if reference.get("optional"):
+                    return None
+                place = f"{self._pod.namespace}/{reference['name']}"
+                raise _Unready(f"couldn't find key {reference['key']} in {said} {place}")
+        at: Any = self._pod.current
+        path = source["fieldRef"]["fieldPath"]
+        if found := re.fullmatch(r"metadata\.(labels|annotations)\['(.*)'\]", path):
+            return str((at["metadata"].get(found[1]) or {}).get(found[2], ""))
+        for part in path.split("."):
+            at = at.get(part, "")
+        return str(at)
+
+    def _data(self, resource: str, reference: Object) -> dict[str, bytes]:
+        found = self._pod.read(resource, reference["name"])
+        if found is None:
+            if reference.get("optional"):
+                return {}
+            kind = {"secrets": "secret", "configmaps": "configmap"}[resource]
+            raise _Unready(f'{kind} "{reference["name"]}" not found')
+        return contents(found)
+
+    # Volumes.
+
+    def _mounted(self) -> bool:
+        """Prepare the volumes as soon as what they hold is there."""
+        pod = self._pod
+        for volume in pod.spec.get("volumes") or ():
+            while not pod.ending():
+                try:
+                    self._volumes[volume["name"]] = self._volume(volume)
+                    break
+                except _Unready as error:
+                    name = volume["name"]
+                    pod.event(
+                        "FailedMount", f'MountVolume.SetUp failed for volume "{name}" : {error}'
+                    )
+                    self._until_there(volume)
+        return not pod.ending()
+
+    def _until_there(self, volume: Object) -> None:
+        self._pod.until(lambda: self._there(volume))
+
+    def _there(self, volume: Object) -> bool:
+        try:
+            self._source(volume)
+        except _Unready:
+            return False
+        return True
+
+    def _source(self, volume: Object) -> dict[str, bytes] | None:
+        for kind, resource, key in (
+            ("secret", "secrets", "secretName"), ("configMap", "configmaps", "name"),
+        ):  # fmt: skip
+            if kind in volume:
+                source = volume[kind]
+                data = self._data(resource, {**source, "name": source[key]})
+                if source.get("items"):
+                    for item in source["items"]:
+                        if item["key"] not in data:
+                            raise _Unready(f"references non-existent {kind} key: {item['key']}")
+                    return {item["path"]: data[item["key"]] for item in source["items"]}
+                return data
+        return None
+
+    def _volume(self, volume: Object) -> str:
+        if "hostPath" in volume:
+            return str(volume["hostPath"]["path"])
+        data = self._source(volume)
+        place = self._directory / f"volume-{volume['name']}"
+        place.mkdir(exist_ok=True)
+        if data is None:
+            place.chmod(0o777)
+            return str(place)
+        kind = volume.get("secret") or volume.get("configMap") or {}
+        mode = kind.get("defaultMode", 0o644)
+        inner = place / "..2025_01_01_00_00_00.000000001"
+        for name, content in data.items():
+            file = inner / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            file.chmod(mode)
+            top = place / Path(name).parts[0]
+            if not top.is_symlink():
+                top.symlink_to(Path("..data") / Path(name).parts[0])
+        inner.mkdir(exist_ok=True)
+        if not (place / "..data").is_symlink():
+            (place / "..data").symlink_to(inner.name)
+        return str(place)
+
+    def _mount(self, mount: Object) -> Mount:
+        source = self._volumes[mount["name"]]
+        if mount.get("subPath"):
+            source = os.path.realpath(os.path.join(source, mount["subPath"]))
+            if not os.path.exists(source):
+                os.makedirs(source)
+        volume = next(each for each in self._pod.spec["volumes"] if each["name"] == mount["name"])
+        sealed = bool(mount.get("readOnly")) or "secret" in volume or "configMap" in volume
+        return Mount(source, mount["mountPath"], sealed)
+
+
+def contents(object: Object) -> dict[str, bytes]:
+    """Return what a Secret or ConfigMap holds."""
+    data = object.get("data") or {}
+    if object["kind"] == "Secret":
+        return {key: base64.b64decode(value) for key, value in data.items()}
+    binary = object.get("binaryData") or {}
+    return {
+        **{key: value.encode() for key, value in data.items()},
+        **{key: base64.b64decode(value) for key, value in binary.items()},
+    }
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Expand ``$(NAME)`` as a kubelet does: ``$$`` is ``$``, what is not known stays."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] is not None:
+            return variables.get(found[1], found[0])
+        return "$" if found[0] == "$$" else found[0]
+
+    return re.sub(r"\$(?:\$|\(([^)]*)\))", value, text)
+
+
+def _limits(resources: Object) -> list[str]:
+    words = []
+    limits = resources.get("limits") or {}
+    if "memory" in limits:
+        size = str(int(quantity(limits["memory"])))
+        words += ["--memory", size, "--memory-swap", size]
+    if "cpu" in limits:
+        words += ["--cpus", f"{quantity(limits['cpu']):.3f}"]
+    return words
+
+
+def _user(pod: Object, container: Object) -> list[str]:
+    context = {**pod, **(container.get("securityContext") or {})}
+    if context.get("runAsUser") is None:
+        return []
+    group = f":{context['runAsGroup']}" if context.get("runAsGroup") is not None else ""
+    return ["--user", f"{context['runAsUser']}{group}"]
