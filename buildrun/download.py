@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -40,20 +40,25 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
             hint="choose another one with `--storage-dir`",
         ) from None
     try:
-        return _from_filesystem(uri, directory, progress)
+        return copy_of(uri, directory, progress)
     except ParameterError:
         raise
     except Exception as error:  # fsspec's file systems raise errors of every library below them
         raise _failure(name, uri, error) from error
 
 
-def _from_filesystem(uri: str, directory: str, progress: Progress) -> str:
+def copy_of(
+    uri: str, directory: str, progress: Progress, options: Mapping[str, Any] | None = None
+) -> str:
+    """Return the path of a copy below ``directory``, see ``fetch``.
+
+    options: for fsspec's file system. Raises errors of every library below it.
+    """
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = fsspec.core.url_to_fs(uri, **(options or {}))
     info = filesystem.info(path)
-    slot = os.path.join(directory, sha256(uri.encode()).hexdigest()[:16])
-    base = _safe_name(path)
+    slot, base = _slot(uri, directory), _safe_name(path)
     target = os.path.join(slot, base)
     version = _version(info)
     if version is not None and os.path.exists(target) and _recorded(slot) == version:
@@ -69,6 +74,35 @@ def _from_filesystem(uri: str, directory: str, progress: Progress) -> str:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def held(uri: str, directory: str) -> str | None:
+    """Return the path of a copy that was once made, current or not, or None."""
+    slot = _slot(uri, directory)
+    if _recorded(slot) is None:
+        return None
+    return next(
+        (os.path.join(slot, name) for name in os.listdir(slot) if not name.startswith(".")), None
+    )
+
+
+def tree_of(uri: str, target: str, progress: Progress) -> bool:
+    """Copy the directory at ``uri`` to a new one; False where it is a file.
+
+    Raises errors of every library below fsspec.
+    """
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    info = filesystem.info(path)
+    if info.get("type") != "directory":
+        return False
+    _copy(filesystem, path, info, target, uri, progress)
+    return True
+
+
+def _slot(uri: str, directory: str) -> str:
+    return os.path.join(directory, sha256(uri.encode()).hexdigest()[:16])
 
 
 def _copy(
@@ -157,11 +191,12 @@ def _failure(name: str, uri: str, error: Exception) -> ParameterError:
         reason = "there is nothing at this address"
     return ParameterError(
         f"parameter `{name}`: could not download `{redact(uri)}`: {reason}",
-        hint=_remedy(uri, error),
+        hint=remedy(uri, error),
     )
 
 
-def _remedy(uri: str, error: Exception) -> str:
+def remedy(uri: str, error: BaseException) -> str:
+    """Return what the user can do about an error of a file system."""
     scheme = uri.partition(":")[0].lower()
     extras = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
     if isinstance(error, ImportError):

@@ -38,6 +38,11 @@ class Home(NamedTuple):
         """Return the directory of past runs and their logs."""
         return os.path.join(self.root, "runs")
 
+    @property
+    def sources(self) -> str:
+        """Return the directory of what projects are fetched from, and of where they run."""
+        return os.path.join(self.root, "sources")
+
     def about(self, root: str, kind: str) -> str:
         """Return the file of what is remembered of the project in ``root``; kind: its suffix."""
         name = xxhash.xxh3_128_hexdigest(os.fsencode(root))

@@ -30,9 +30,13 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Build, and say where the environment is, its key, and whether it was there already."""
     options = project_options.read(arguments, environ)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
-    opened = session.open_project(running)
+    with session.open_project(running) as opened:
+        return _build(running, opened, arguments)
+
+
+def _build(running: session.Session, opened: session.Opened, arguments: argparse.Namespace) -> int:
     session.check(running, opened, entry_point=False)
-    if options.backend == "docker" or docker_env(opened.project):
+    if running.options.backend == "docker" or docker_env(opened.project):
         return _image(
             running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
         )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from buildrun.commands.project_options import URI_HELP
 from buildrun.errors import UsageError
 from buildrun.place import CacheSettings
 from buildrun.planning import Plan
@@ -19,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options, and the URI before them."""
     option = parser.add_argument
     # Not required by argparse: `--force .` means the project `.`, not a step of that name.
-    option("uri", metavar="URI", nargs="?", help="a directory; `#subdirectory` may follow")
+    option("uri", metavar="URI", nargs="?", help=URI_HELP)
     option(
         "--force", metavar="STEP", nargs="?", const="", action="append", default=[],
         help="run the step though it is up to date; without a name, every step; repeatable",

@@ -13,7 +13,7 @@ from buildrun.environments.contract import Request
 from buildrun.environments.identify import identify
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.platforms import here
-from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError
+from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
 from buildrun.files import publish
 from buildrun.memo import Reader
 from buildrun.project.spec import DockerEnv, ProjectSpec
@@ -38,11 +38,22 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Lock, and show what changed."""
     options = project_options.read(arguments, environ)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
-    opened = session.open_project(running)
+    with session.open_project(running) as opened:
+        return _lock(running, opened, arguments)
+
+
+def _lock(running: session.Session, opened: session.Opened, arguments: argparse.Namespace) -> int:
+    options = running.options
     session.check(running, opened, entry_point=False)
+    if opened.source.workdir is not None and not (arguments.check or arguments.dry_run):
+        raise UsageError(
+            "the lock of a project from git or an archive would be lost with its directory",
+            place=opened.origin.name,
+            hint="lock a checkout and commit the lock; `--check` and `--dry-run` work here",
+        )
     path = _environment_file(opened.project, is_checked=arguments.check)
     name = registry.choose(opened.project.environment, options.env_manager)
-    request = Request(opened.project, name, environ, running.memory, options.offline)
+    request = Request(opened.project, name, running.environ, running.memory, options.offline)
     manager = registry.load(name)
     if not path:
         sys.stdout.write("the project declares no environment; there is nothing to lock\n")

@@ -45,9 +45,15 @@ def show(
 ) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
     running = session.begin(options, environ, cwd, quiet=False, write=False)
-    opened = session.open_project(running)
+    with session.open_project(running) as opened:
+        return _show(running, opened, settings, form)
+
+
+def _show(
+    running: session.Session, opened: session.Opened, settings: CacheSettings, form: str
+) -> int:
     session.check(running, opened)
-    content = None
+    options, content = running.options, None
     try:
         if "docker" in (options.backend, _manager(running, opened.project)):
             state, content = _image_state(running, opened.project)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from buildrun.environments.registry import MANAGERS
 from buildrun.errors import UsageError
 
+URI_HELP = "a directory, a git URL, or an archive or its URL; `#subdirectory` may follow"
+
 BACKENDS = ("local", "docker", "kubernetes", "databricks")
 
 
@@ -23,6 +25,7 @@ class ProjectOptions(NamedTuple):
     experiment_id: str | None
     backend: str | None
     backend_config: Mapping[str, Any]
+    config_given: str | None
     env_manager: str | None
     storage_dir: str | None
     run_id: str | None
@@ -30,15 +33,16 @@ class ProjectOptions(NamedTuple):
     build_image: bool
     offline: bool
     locked: bool
+    keep_workdir: bool = False
 
 
 def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
     """Declare the options; uri: False leaves the URI to `cache_options`."""
     option = parser.add_argument
     if uri:
-        option("uri", metavar="URI", help="a directory; `#subdirectory` may follow")
+        option("uri", metavar="URI", help=URI_HELP)
     option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
-    option("-v", "--version", metavar="VERSION", help="the version of a git project")
+    option("-v", "--version", metavar="VERSION", help="a branch, tag or commit of a git project")
     option(
         "-P", "--param-list", metavar="NAME=VALUE", action="append", default=[], dest="param_list",
         help="a parameter; repeatable; one that is not declared is added as `--NAME VALUE`",
@@ -63,6 +67,10 @@ def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
     option("--build-image", action="store_true", help="build an image with the project's code")
     option("--locked", action="store_true", help="refuse an environment without a fresh lock")
     option("--offline", action="store_true", help="fetch nothing from the network")
+    option(
+        "--keep-workdir", action="store_true",
+        help="leave the temporary directory of a project from git or an archive, and say where",
+    )  # fmt: skip
 
 
 def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOptions:
@@ -85,6 +93,7 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
         experiment_id=identifier,
         backend=arguments.backend,
         backend_config=_parse_config(arguments.backend_config),
+        config_given=arguments.backend_config,
         env_manager=arguments.env_manager,
         storage_dir=arguments.storage_dir or environ.get("MLFLOW_TMP_DIR") or None,
         run_id=arguments.run_id,
@@ -92,6 +101,7 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
         build_image=arguments.build_image,
         offline=arguments.offline,
         locked=arguments.locked,
+        keep_workdir=arguments.keep_workdir,
     )
 
 

@@ -16,7 +16,7 @@ from buildrun.commands.run_steps import Wanted
 from buildrun.commands.tracked import Tracking
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
-from buildrun.errors import BuildrunError, ExecutionError, UsageError
+from buildrun.errors import BuildrunError, UsageError
 from buildrun.executors.job import Result
 from buildrun.output import MODES
 from buildrun.prepared import Prepared, perform
@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     option("--watch", action="store_true", help="run again whenever an input changes")
     option("-q", "--quiet", action="store_true", help="say only what went wrong")
+    option(
+        "--detach", action="store_true",
+        help="with Kubernetes: return as soon as what can start is submitted",
+    )  # fmt: skip
     option("--dry-run", action="store_true", help="show the plan and run nothing")
     option("--refresh", action="store_true", help="build the environment anew")
     option("--report", metavar="FILE", help="write how the run went, as JSON")
@@ -65,7 +69,12 @@ def execute(
     """
     settings = cache_options.read(arguments, environ, cwd)
     options = project_options.read(arguments, environ)
-    wanted = Wanted(settings, Manner(_jobs(arguments.jobs), arguments.keep_going), arguments.output)
+    manner = Manner(_jobs(arguments.jobs), arguments.keep_going)
+    wanted = Wanted(settings, manner, arguments.output, arguments.detach)
+    if arguments.detach and options.backend != "kubernetes":
+        raise UsageError(
+            "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
+        )
     if arguments.dry_run:
         from buildrun.commands import plan as plan_command
 
@@ -80,9 +89,9 @@ def execute(
     account = Account(running, Tracking(running, arguments.tracking))
     downloads = Downloads(running)
     try:
-        opened = session.open_project(running)
-        session.check(running, opened)
-        _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
+        with session.open_project(running) as opened:
+            session.check(running, opened)
+            _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
     except KeyboardInterrupt:
         account.interrupt(signal.SIGINT)
         raise
@@ -114,6 +123,9 @@ def _run(
     _supported(running)
     tracking = account.tracking
     tracking.begin(opened, first)
+    if first.steps[-1].backend == "kubernetes":
+        _run_in_kubernetes(running, opened, wanted, account, downloads, claim, refresh=refresh)
+        return
     if first.steps[-1].backend == "docker":
         _run_in_docker(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
@@ -190,6 +202,37 @@ def _run_in_docker(
     )
 
 
+def _run_in_kubernetes(
+    running: Session,
+    opened: session.Opened,
+    wanted: Wanted,
+    account: Account,
+    downloads: Downloads,
+    claim: Claim,
+    *,
+    refresh: bool,
+) -> None:
+    from buildrun.commands.kubernetes import Kubernetes
+    from buildrun.kubernetes import config as kubernetes_config
+
+    given = running.options.config_given or "{}"
+    config = kubernetes_config.read(given, running.environ, running.cwd)
+    tracking = account.tracking
+    cluster = Kubernetes(
+        running, opened.project, config, wanted.settings, account.run_id, detach=wanted.detach
+    )
+    state = planning.EnvironmentState("docker", None, True)
+    made = planning.make(opened.project, session.wish(running), state, downloads.fetch)
+    with cluster:
+        chosen = cluster.choose(made, refresh=refresh)
+        tracking.tag_image(chosen.reference, chosen.id)
+        progress = account.begin_steps(made._replace(content=cluster.content(chosen)))
+        claim.release()
+        _run_steps(
+            running, account, wanted, progress, lambda: _IMAGE, tracking.variables, cluster.perform
+        )
+
+
 def _run_steps(
     running: Session,
     account: Account,
@@ -250,8 +293,3 @@ def _supported(running: Session) -> None:
     backend = running.options.backend
     if backend == "databricks":
         raise UsageError("buildrun does not run projects on Databricks", hint="use `mlflow run`")
-    if backend == "kubernetes":
-        raise ExecutionError(
-            "this version of buildrun does not run projects on Kubernetes",
-            hint="`buildrun plan` and `buildrun validate` work; use `mlflow run` to run it",
-        )

@@ -14,9 +14,12 @@ from buildrun.environments.identify import identify
 from buildrun.environments.prefix import flaw, prefix_of
 from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.memo import Memory, Reader, recall
-from buildrun.project import dependencies, locate, snapshot, source
+from buildrun.project import dependencies, locate, snapshot
 from buildrun.project.spec import ProjectSpec
 from buildrun.secrets import are_in
+from buildrun.sources import registry as sources
+from buildrun.sources.contract import Asked, Origin
+from buildrun.sources.contract import Opened as Source
 
 if TYPE_CHECKING:
     from buildrun.environments.manager import Manager
@@ -43,11 +46,28 @@ class Session(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A project; ``fresh`` says that it was read and checked just now, not remembered."""
+    """A project; leaving a ``with`` block on it removes what is temporary of it.
+
+    fresh: it was read and checked just now, not remembered.
+    """
 
     project: ProjectSpec
     diagnostics: "tuple[Diagnostic, ...]"
     fresh: bool
+    source: Source
+
+    @property
+    def origin(self) -> Origin:
+        """Return where the project comes from."""
+        return self.source.origin
+
+    def __enter__(self) -> "Opened":
+        """Use the project for a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what is temporary."""
+        self.source.close()
 
 
 def begin(
@@ -73,10 +93,26 @@ def watch_config(session: Session, given: str | None) -> None:
 def open_project(session: Session) -> Opened:
     """Return the project that the options name, with every finding about it.
 
-    Raises ProjectError where it cannot be read at all, or where an error concerns the run.
+    Whoever opens it closes it. Raises ProjectError where it cannot be read at all, or where an
+    error concerns the run.
     """
-    root = source.fetch(session.options.uri, session.cwd, session.options.version)
-    fresh = False
+    options = session.options
+    asked = Asked(
+        options.version, session.cwd, session.environ, session.home, session.console,
+        options.offline, options.keep_workdir,
+    )  # fmt: skip
+    source = sources.open_project(options.uri, asked)
+    try:
+        return _read(session, source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _read(session: Session, source: Source) -> Opened:
+    if source.workdir is not None:
+        session.seen.volatile = True  # its files are not there before it is opened again
+    root, fresh = source.root, False
 
     def compute(reader: Reader) -> dict[str, Any]:
         nonlocal fresh
@@ -97,7 +133,7 @@ def open_project(session: Session) -> Opened:
     diagnostics = snapshot.decode_diagnostics(value["diagnostics"])
     if value["spec"] is None:
         raise _refusal(session, diagnostics)
-    return Opened(snapshot.decode(value["spec"]), diagnostics, fresh)
+    return Opened(snapshot.decode(value["spec"]), diagnostics, fresh, source)
 
 
 def notice(opened: Opened, cwd: str) -> str:

@@ -52,7 +52,15 @@ def watch(
     ExecutionError where the project's directory cannot be watched.
     """
     running = session.begin(options, environ, cwd, quiet=False, write=False)
-    root = session.open_project(running).project.root
+    with session.open_project(running) as opened:
+        if opened.source.workdir is not None:
+            raise UsageError(
+                "`--watch` watches a directory of this machine, and this project comes from "
+                "git or an archive",
+                place=opened.origin.name,
+                hint="watch a checkout of it",
+            )
+        root = opened.project.root
     _require()
     command = [argument for argument in argv if argument != "--watch"]
     watcher = _Watcher(root, options, environ, cwd, running.console)

@@ -1,0 +1,115 @@
+"""Files of a commit in a working directory of their own, with the objects where they lie.
+
+The directory is a repository that borrows the objects of another one. What a command does in it,
+be it commits, branches or settings, stays in it.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from buildrun.sources.git_environment import environment
+
+# git-lfs as `git lfs install` sets it up, for those who have it without that.
+_LFS = (
+    "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.required=true",
+    "-c", "filter.lfs.smudge=git-lfs smudge -- %f", "-c", "filter.lfs.clean=git-lfs clean -- %f",
+)  # fmt: skip
+_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+
+
+class Objects(NamedTuple):
+    """Where a commit's objects lie.
+
+    repository: a directory of git's own, with `objects`, and `shallow` where histories are cut.
+    url: what the working directory's `origin` is to be. lfs: whether git-lfs has files of it.
+    kept: whether files that git-lfs fetches are kept in the repository.
+    """
+
+    repository: str
+    url: str
+    commit: str
+    lfs: bool = False
+    kept: bool = True
+
+
+def check_out(
+    path: str, objects: Objects, environ: Mapping[str, str], secrets: Mapping[str, str]
+) -> str:
+    """Fill the directory; return "" or what git said when it failed. Raises OSError."""
+    git_directory = os.path.join(path, ".git")
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+        os.makedirs(os.path.join(git_directory, name))
+    borrowed = os.path.join(objects.repository, "objects")
+    _write(git_directory, "objects/info/alternates", f"{borrowed}\n")
+    _write(git_directory, "HEAD", f"{objects.commit}\n")
+    _write(git_directory, "config", _config(objects))
+    shallow = os.path.join(objects.repository, "shallow")
+    try:
+        with open(shallow, encoding="ascii") as file:
+            _write(git_directory, "shallow", file.read())
+    except FileNotFoundError:
+        pass
+    lfs = _LFS if objects.lfs else ()
+    argv = ("git", "-C", path, *_QUIET, *lfs, "read-tree", "--reset", "-u", "HEAD")
+    remote = objects.url if objects.lfs else None
+    return _run(argv, {**environment(environ, remote=remote, patience=120), **secrets})
+
+
+def _config(objects: Objects) -> str:
+    wide = len(objects.commit) == 64
+    lines = ["[core]", f"\trepositoryformatversion = {int(wide)}", "\tbare = false"]
+    if wide:
+        lines += ["[extensions]", "\tobjectformat = sha256"]
+    lines += ['[remote "origin"]', f"\turl = {_quoted(objects.url)}"]
+    lines += ["\tfetch = +refs/heads/*:refs/remotes/origin/*"]
+    if objects.kept:
+        lines += ["[lfs]", f"\tstorage = {_quoted(os.path.join(objects.repository, 'lfs'))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _write(directory: str, name: str, text: str) -> None:
+    path = os.path.join(directory, name)
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+
+
+def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """Run git, and return what it said if it failed; raises OSError where it cannot be started.
+
+    Spawned without `subprocess`, whose import takes a good part of a warm run.
+    """
+    reading, writing = os.pipe()
+    try:
+        actions = (
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, writing, 2),
+        )
+        # In a group of its own, so that it ends with all it has started, and when we say so.
+        child = os.posix_spawnp(argv[0], argv, environ, file_actions=actions, setpgroup=0)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    try:
+        said = b""
+        while chunk := os.read(reading, 1 << 16):
+            said = (said + chunk)[-(1 << 16) :]
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        os.close(reading)
+    if status == 0:
+        return ""
+    return said.decode(errors="replace").strip() or f"git ended with status {status}"

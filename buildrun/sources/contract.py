@@ -1,0 +1,68 @@
+"""What every kind of source is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.home import Home
+    from buildrun.sources.address import Address
+    from buildrun.sources.workdir import Workdir
+
+
+class Asked(NamedTuple):
+    """What a project is opened with.
+
+    cwd: what a relative path is relative to. offline: only what is there already may be used.
+    keep: a temporary working directory stays, and the user is told where it is.
+    """
+
+    version: str | None
+    cwd: str
+    environ: Mapping[str, str]
+    home: Home
+    console: Console
+    offline: bool = False
+    keep: bool = False
+
+
+class Origin(NamedTuple):
+    """Where a project comes from, for people and records; there are no credentials in it.
+
+    name: what the user named. repository: its URL or path, where it is git's. branch: set where
+    the version asked for is one.
+    """
+
+    name: str
+    repository: str | None = None
+    commit: str | None = None
+    branch: str | None = None
+    subdirectory: str = ""
+
+
+class Opened(NamedTuple):
+    """A project's directory.
+
+    root: absolute. workdir: what it lies in if that is temporary; whoever opened it closes it.
+    """
+
+    root: str
+    origin: Origin
+    workdir: Workdir | None = None
+
+    def close(self) -> None:
+        """Remove what is temporary; calling it again is harmless."""
+        if self.workdir is not None:
+            self.workdir.close()
+
+
+class Kind(Protocol):
+    """A module for one kind of source."""
+
+    def matches(self, address: Address, asked: Asked) -> bool:
+        """Return whether the address is for this kind; they are asked in the registry's order."""
+
+    def open_project(self, address: Address, asked: Asked) -> Opened:
+        """Return the project; raises BuildrunError, and leaves nothing temporary then."""

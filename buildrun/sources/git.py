@@ -1,0 +1,170 @@
+"""A git repository elsewhere: fetched into a mirror, and checked out for each run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+from buildrun import locks
+from buildrun.errors import BuildrunError, ProjectError, StoreError
+from buildrun.printable import printable
+from buildrun.secrets import redact
+from buildrun.sources import address as addresses
+from buildrun.sources import credentials, git_fetch, git_version, workdir
+from buildrun.sources import mirror as mirrors
+from buildrun.sources.address import Address
+from buildrun.sources.checkout import Objects, check_out
+from buildrun.sources.contract import Asked, Opened, Origin
+from buildrun.sources.credentials import Remote
+from buildrun.store.moving import delete
+
+if TYPE_CHECKING:
+    from buildrun.sources.mirror import Commit
+    from buildrun.sources.workdir import Workdir
+
+_SCHEMES = ("http", "https", "ssh", "git", "git+ssh", "ssh+git", "git+https", "git+http")
+# Submodules in submodules.
+_DEEPEST = 20
+
+
+def matches(address: Address, asked: Asked) -> bool:  # noqa: ARG001
+    """Return whether it is a URL that git speaks."""
+    return address.path is None and (address.scheme in _SCHEMES or address.is_scp)
+
+
+def open_project(address: Address, asked: Asked) -> Opened:
+    """Return the project in a working directory of its own; raises BuildrunError."""
+    url = re.sub(r"^git\+(https?:)", r"\1", address.base)
+    remote = credentials.split(url, asked.environ)
+    place = mirrors.mirror_of(asked.home, remote.url)
+    workdir.collect(asked.home)
+    wanted = git_version.find(remote, place, asked)
+    opened = workdir.claim(asked.home, remote.url, name_of(remote.url), keep=asked.keep)
+    try:
+        os.makedirs(opened.path)
+        fill(opened, opened.path, remote, wanted.commit, asked)
+        shown = addresses.shown(remote.url)
+        root = addresses.enter(opened.path, address.subdirectory, f"`{shown}`")
+    except BaseException:
+        opened.discard()
+        raise
+    if asked.keep:
+        asked.console.note(f"the working directory is kept: {opened.path}")
+    name = addresses.shown(remote.url)
+    name = f"{name}#{address.subdirectory}" if address.subdirectory else name
+    return Opened(
+        root, Origin(name, remote.url, wanted.commit, wanted.branch, address.subdirectory), opened
+    )
+
+
+def name_of(url: str) -> str:
+    """Return what a clone of the URL would be called."""
+    name = re.split(r"[/:]", url.partition("?")[0].rstrip("/"))[-1]
+    return name.removesuffix(".git")
+
+
+def fill(
+    opened: Workdir, path: str, remote: Remote, commit: str, asked: Asked, depth: int = 0
+) -> None:
+    """Check a commit out, and what its submodules name; a damaged mirror is made anew, once."""
+    place = mirrors.mirror_of(asked.home, remote.url)
+    for last in (False, True):
+        try:
+            os.makedirs(os.path.dirname(place.use), exist_ok=True)
+            hold = locks.shared(place.use)
+        except OSError as error:
+            raise StoreError(f"the store: {error.strerror}", place=place.use) from None
+        opened.hold([hold])
+        found = git_fetch.ensure(remote, place, commit, asked)
+        objects = Objects(place.repository, remote.url, commit, found.lfs)
+        said = files_of(path, objects, asked, remote)
+        if not said:
+            break
+        if last or asked.offline or not _is_damage(said):
+            raise _failure(said, remote)
+        git_fetch.renew(place)
+        delete(path)
+        os.makedirs(path)
+    submodules(opened, path, found, remote.url, asked, depth)
+
+
+def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
+    """Check out; return what git said if it failed. Raises ProjectError without git or git-lfs."""
+    if objects.lfs and not shutil.which("git-lfs", path=asked.environ.get("PATH")):
+        raise ProjectError(
+            f"`{addresses.shown(remote.url)}` has files that git-lfs keeps, which is missing",
+            hint="install git-lfs",
+        )
+    try:
+        return check_out(path, objects, asked.environ, remote.secrets)
+    except FileNotFoundError as error:
+        from buildrun.sources.git_command import missing
+
+        raise missing(error) from None
+    except OSError as error:
+        raise StoreError(
+            f"the project's files cannot be written: {error.strerror}", place=path
+        ) from None
+
+
+def submodules(
+    opened: Workdir, path: str, commit: Commit, url: str, asked: Asked, depth: int = 0
+) -> None:
+    """Check out the submodules of a commit into its working directory; raises BuildrunError."""
+    if commit.submodules and depth >= _DEEPEST:
+        raise ProjectError(f"the submodules of `{addresses.shown(url)}` lie too deep")
+    top = os.path.realpath(path)
+    for name, given, sha in commit.submodules:
+        where = os.path.join(path, name)
+        # git has made an empty directory there; a link would lead elsewhere.
+        if os.path.realpath(where) != os.path.join(top, name) or not os.path.isdir(where):
+            raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
+        try:
+            remote = credentials.split(_submodule_url(url, given), asked.environ)
+            fill(opened, where, remote, sha, asked, depth + 1)
+        except BuildrunError as error:
+            raise type(error)(
+                f"submodule `{printable(name)}`: {error.message}",
+                place=error.place,
+                hint=error.hint,
+            ) from None
+
+
+def _submodule_url(parent: str, given: str) -> str:
+    """Return a submodule's URL, which may be relative to its parent's; raises ProjectError."""
+    addresses.refuse(given)
+    if given.startswith(("./", "../")):
+        base = parent.rstrip("/")
+        while given.startswith(("./", "../")):
+            if given.startswith("../"):
+                cut = max(base.rfind("/"), -1 if "://" in base else base.rfind(":"))
+                base = base[: max(cut, 0)]
+            given = given.partition("/")[2]
+        return f"{base}/{given}"
+    is_local = os.path.isabs(given) or given.lower().startswith("file:")
+    # A repository from elsewhere has no business with files of this machine.
+    if is_local and not (os.path.isabs(parent) or parent.lower().startswith("file:")):
+        raise ProjectError(f"its URL `{addresses.shown(given)}` is a path of this machine")
+    return given
+
+
+def _is_damage(said: str) -> bool:
+    text = said.lower()
+    return any(
+        phrase in text
+        for phrase in ("unable to read", "bad object", "missing", "corrupt", "failed to unpack",
+                       "could not parse", "not a valid object", "unable to parse", "inflate",
+                       "loose object", "bad tree", "not a tree")
+    )  # fmt: skip
+
+
+def _failure(said: str, remote: Remote) -> BuildrunError:
+    reason = printable(redact(said.splitlines()[-1]))
+    lines = [line for line in said.splitlines() if line.startswith(("fatal:", "error:"))]
+    if lines:
+        reason = printable(redact(lines[0].partition(": ")[2]))
+    if "no space left" in said.lower():
+        return StoreError("there is no room for the project's files on the disk")
+    return ProjectError(f"`{addresses.shown(remote.url)}` cannot be checked out: {reason}")
