@@ -15,7 +15,7 @@ _BACKENDS = ("databricks", "docker", "kubernetes", "local")
 
 
 class Wanted(NamedTuple):
-    """What the caller of ``run`` and ``plan`` has said of a project; see ``run`` for each."""
+    """What the caller has said, see ``run`` for each; those from ``jobs`` on are for runs alone."""
 
     uri: StrPath
     entry_point: str = "main"
@@ -37,6 +37,22 @@ class Wanted(NamedTuple):
     remote_cache_write: bool = False
     locked: bool = False
     offline: bool = False
+    jobs: int | None = None
+    keep_going: bool = False
+    output: str | None = None
+    quiet: bool = False
+    refresh: bool = False
+
+
+def run_line(wanted: Wanted) -> list[str]:
+    """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
+    named = {"--jobs": wanted.jobs, "--output": wanted.output}
+    flags = {
+        "--keep-going": wanted.keep_going,
+        "--quiet": wanted.quiet,
+        "--refresh": wanted.refresh,
+    }
+    return ["run", *command_line(wanted), *_options(named, flags)]
 
 
 def command_line(wanted: Wanted) -> list[str]:
@@ -70,15 +86,19 @@ def command_line(wanted: Wanted) -> list[str]:
     }
     return [
         _uri(wanted.uri),
-        *(joined(option, value) for option, value in named.items() if value is not None),
-        *(option for option, given in flags.items() if given),
+        *_options(named, flags),
         *_parameters(wanted.parameters),
         *_docker_args(wanted.docker_args),
         *_forced(wanted.force),
     ]
 
 
-def joined(option: str, value: object) -> str:
+def _options(named: Mapping[str, object], flags: Mapping[str, bool]) -> list[str]:
+    given = [_joined(option, value) for option, value in named.items() if value is not None]
+    return given + [option for option, wanted in flags.items() if wanted]
+
+
+def _joined(option: str, value: object) -> str:
     """Return ``--option=value``, in which no value can be taken for an option."""
     return f"{option}={_text(option, value)}"
 
@@ -156,7 +176,7 @@ def _forced(force: bool | str | Sequence[str]) -> list[str]:
     if isinstance(force, bool):
         return ["--force="] if force else []
     names = (force,) if isinstance(force, str) else tuple(force)
-    return [joined("--force", name) for name in names]
+    return [_joined("--force", name) for name in names]
 
 
 def _text(what: str, value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun import runs
-from buildrun.api.arguments import StrPath, Wanted, command_line, joined
+from buildrun.api.arguments import StrPath, Wanted, run_line
 from buildrun.api.child import Child, Order
 from buildrun.api.credentials import log_in
 from buildrun.api.shapes import RunReport, Status
@@ -119,15 +119,19 @@ class Run:
 
     def see_through(self) -> None:
         """Wait for the end as ``run`` does; raises ExecutionException, KeyboardInterrupt."""
-        try:
-            succeeded = self.wait()
-        except BaseException as interruption:
-            self._interrupt(by_user=isinstance(interruption, KeyboardInterrupt))
-            raise
+        succeeded = self.attend()
         if not succeeded and self.exit_code == INTERRUPTED and self.get_status() == "KILLED":
             raise KeyboardInterrupt  # it had the terminal, and Ctrl-C reached it alone
         if not succeeded:
             raise ExecutionException(self) from self.error
+
+    def attend(self) -> bool:
+        """Wait for the end and return whether all went well; what interrupts us ends the run."""
+        try:
+            return self.wait()
+        except BaseException as interruption:
+            self._interrupt(by_user=isinstance(interruption, KeyboardInterrupt))
+            raise
 
     def _interrupt(self, *, by_user: bool) -> None:
         shared = not self.child.apart and any(map(os.isatty, (0, 1, 2)))
@@ -225,24 +229,36 @@ def run(
         remote_cache_write=remote_cache_write,
         locked=locked,
         offline=offline,
+        jobs=jobs,
+        keep_going=keep_going,
+        output=output,
+        quiet=quiet,
+        refresh=refresh,
     )
-    argv = ["run", *command_line(wanted)]
-    named = {"--jobs": jobs, "--output": output}
-    argv += [joined(option, value) for option, value in named.items() if value is not None]
-    flags = {"--keep-going": keep_going, "--quiet": quiet, "--refresh": refresh}
-    argv += [option for option, given in flags.items() if given]
     main = threading.current_thread() is threading.main_thread()
-    order = order_of(argv, cwd, environ, apart=not (synchronous and main))
+    started = start(wanted, docker_auth, cwd, environ, apart=not (synchronous and main))
+    if synchronous:
+        started.see_through()
+    return started
+
+
+def start(
+    wanted: Wanted,
+    docker_auth: Mapping[str, Any] | None,
+    cwd: StrPath | None,
+    environ: Mapping[str, str] | None,
+    *,
+    apart: bool,
+) -> Run:
+    """Return a run that goes on beside us; apart: see ``Order``, the rest is as for ``run``."""
+    order = order_of(run_line(wanted), cwd, environ, apart=apart)
     if docker_auth:
         directory = log_in(docker_auth, order.environ)
         order = order._replace(
             directory=directory, environ={**order.environ, "DOCKER_CONFIG": directory}
         )
-    started = Run(order, remote=backend == "kubernetes")
-    if synchronous:
-        started.see_through()
-    else:
-        _look_after(started)
+    started = Run(order, remote=wanted.backend == "kubernetes")
+    _look_after(started)
     return started
 
 
