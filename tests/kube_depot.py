@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remote_helpers import Handler, reply, serving
+from remote_sites import body_of
 
 from buildrun.kubernetes import carry
 
@@ -69,9 +70,8 @@ class Depot:
         if found:
             found[0][2](request, self.objects.get(path))
         elif request.command == "PUT":
-            length = int(request.headers["Content-Length"])
-            body = request.rfile.read(length)
-            if len(body) == length:
+            body = body_of(request)
+            if len(body) == int(request.headers.get("Content-Length", len(body))):
                 self.objects[path] = body
             reply(request, 200)
         elif request.command == "DELETE":
@@ -90,7 +90,8 @@ class Depot:
         request.send_header("Content-Length", str(len(data) - start))
         request.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
         request.end_headers()
-        request.wfile.write(data[start:])
+        if request.command != "HEAD":
+            request.wfile.write(data[start:])
 
 
 def answering(status: int, body: bytes = b"", **headers: str) -> Action:
@@ -196,7 +197,7 @@ class Pod:
         inputs: Sequence[Mapping[str, Any]] = (),
         outputs: Sequence[str] = (),
         deliver: int = 4,
-        part: int = 1 << 20,
+        part: int = 1 << 30,
         **more: Any,
     ) -> None:
         task = {

@@ -1,0 +1,624 @@
+"""What runs in a pod: files come, the command runs, outputs go; with real HTTP and processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kube_depot import (
+    SIGNATURE,
+    Depot,
+    Pod,
+    answering,
+    archive,
+    breaking,
+    cutting,
+    depot,
+    foreign,
+    refusing,
+    sha256,
+)
+from remote_helpers import Handler
+
+from buildrun.kubernetes import carry
+
+
+def oldest() -> str | None:
+    """Return the oldest Python 3.6 or later that pyenv has."""
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    found = {}
+    for place in root.glob("3.*/bin/python3"):
+        match = re.match(r"3\.(\d+)\.(\d+)\Z", place.parent.parent.name)
+        if match and int(match[1]) >= 6:
+            found[int(match[1]), int(match[2])] = str(place)
+    return found[min(found)] if found else None
+
+
+@pytest.fixture
+def store() -> Iterator[Depot]:
+    with depot() as made:
+        yield made
+
+
+@pytest.fixture(params=["this Python", "the oldest Python"])
+def pod(request: pytest.FixtureRequest, store: Depot, tmp_path: Path) -> Pod:
+    python = sys.executable if request.param == "this Python" else oldest()
+    if python is None:
+        pytest.skip("pyenv has no Python")
+    return Pod(python, tmp_path, store)
+
+
+@pytest.fixture
+def this(store: Depot, tmp_path: Path) -> Pod:
+    return Pod(sys.executable, tmp_path, store)
+
+
+def test_inputs_are_there_when_the_command_runs(pod: Pod) -> None:
+    given = pod.given(
+        ("plain.txt", b"plain"),
+        ("empty", b""),
+        ("data", None),
+        ("data/ünï", b"unicode"),
+        ("data/\udcff\udc80", b"undecodable"),
+        ("data/link", "ünï"),
+        ("data/none", None),
+        ("a/b/c", b"deep"),
+        ("n" * 200 + "/" + "m" * 200, b"long"),
+        ("long", "n" * 200 + "/" + "m" * 200),
+    )
+    code, out, err = pod.run(("cat", "plain.txt", "data/link", "a/b/c", "long"), inputs=[given])
+    assert (code, out, err) == (0, "plainunicodedeeplong", "")
+    assert (pod.workdir / "empty").read_bytes() == b""
+    assert sorted(os.listdir(os.fsencode(pod.workdir / "data"))) == [
+        b"link",
+        b"none",
+        "ünï".encode(),
+        b"\xff\x80",
+    ]
+    assert (pod.workdir / "data" / "none").is_dir()
+    assert not os.access(pod.workdir / "plain.txt", os.X_OK) or os.geteuid() == 0
+    assert pod.told() is None
+
+
+def test_locale_of_the_image_does_not_matter(pod: Pod) -> None:
+    code, _, err = pod.run(
+        ("bash", "-c", 'cat "$1" >"$2"', "name", "ünï", "ö\udcff"),
+        inputs=[pod.given(("ünï", b"unicode"))],
+        outputs=["ö\udcff"],
+        environ={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    )
+    assert (code, err) == (0, "")
+    with pod.delivered() as delivered:
+        assert delivered.getnames() == ["ö\udcff"]
+
+
+def test_executable_bit_arrives_and_leaves(pod: Pod) -> None:
+    tool = tarfile.TarInfo("tool")
+    tool.mode, tool.size = 0o6755, 19
+    given = pod.parcel(foreign((tool, b"#!/bin/sh\necho ran\n")))
+    code, out, _ = pod.run(
+        ("sh", "-c", "./tool; cp tool made; echo >plain"),
+        inputs=[given],
+        outputs=["made", "plain"],
+    )
+    assert (code, out) == (0, "ran\n")
+    assert stat.S_IMODE((pod.workdir / "tool").stat().st_mode) & 0o7000 == 0
+    with pod.delivered() as delivered:
+        assert [member.mode for member in delivered] == [0o755, 0o644]
+
+
+def test_several_parts_are_one_archive(pod: Pod) -> None:
+    content = os.urandom(100_000)
+    given = pod.parcel(archive(("big", content), ("small", b"x")), parts=7)
+    assert len(given["urls"]) == 7
+    assert pod.run(inputs=[given])[0] == 0
+    assert (pod.workdir / "big").read_bytes() == content
+
+
+def test_several_inputs_come_one_after_the_other(this: Pod) -> None:
+    first = this.given(("one", b"1"), ("both", b"old"))
+    second = this.given(("two", b"2"), ("both", b"new"))
+    assert this.run(("cat", "one", "two", "both"), inputs=[first, second])[:2] == (0, "12new")
+
+
+def test_input_without_anything_is_fine(this: Pod) -> None:
+    nothing = {"urls": [], "sha256": sha256(b""), "root": "workdir"}
+    assert this.run(inputs=[nothing, this.parcel(bytes(1024))])[0] == 0
+
+
+def test_directory_replaces_the_whole_one_that_was_there(pod: Pod) -> None:
+    old = pod.workdir / "data" / "deep"
+    old.mkdir(parents=True)
+    (old / "stale").write_text("stale")
+    (pod.workdir / "data" / "dangling").symlink_to("/nowhere")
+    (pod.workdir / "other").mkdir()
+    (pod.workdir / "other" / "kept").write_text("kept")
+    (pod.workdir / "file").mkdir()
+    given = pod.given(
+        ("data", None), ("data/new", b"new"), ("other/added", b"added"), ("file", b"file")
+    )
+    assert pod.run(inputs=[given])[0] == 0
+    assert [path.name for path in (pod.workdir / "data").iterdir()] == ["new"]
+    assert {path.name for path in (pod.workdir / "other").iterdir()} == {"kept", "added"}
+    assert (pod.workdir / "file").read_bytes() == b"file"
+
+
+def test_input_may_lie_anywhere_when_its_root_is_that_of_the_system(
+    this: Pod, tmp_path: Path
+) -> None:
+    top = str(tmp_path).lstrip("/")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "by-link").symlink_to("real")
+    given = this.given(
+        (f"{top}/far/file", b"far"),
+        (f"{top}/far/link", str(tmp_path / "far" / "file")),
+        (f"{top}/by-link/file", b"linked"),
+        root="/",
+    )
+    assert this.run(inputs=[given])[0] == 0
+    assert (tmp_path / "far" / "link").read_bytes() == b"far"
+    assert (tmp_path / "real" / "file").read_bytes() == b"linked"
+
+
+HOSTILE = {
+    "above": (archive(("../evil", b"x")), "`../evil`, which lies outside"),
+    "absolute": (archive(("/tmp/evil", b"x")), "`/tmp/evil`, which lies outside"),
+    "dots inside": (archive(("a/../../evil", b"x")), "which lies outside"),
+    "the root": (archive((".", None)), "which lies outside"),
+    "empty part": (archive(("a//b", b"x")), "which lies outside"),
+    "absolute link": (archive(("link", "/etc")), "`link` is a link that leads out"),
+    "link above": (archive(("a/link", "../../x")), "`a/link` is a link that leads out"),
+    "link by links": (archive(("d", "."), ("l", "d/..")), "`l` is a link that leads out"),
+    "through a link": (
+        archive(("link", "sub"), ("link/evil", b"x")),
+        "holds something in `link`, no directory",
+    ),
+    "through a file": (archive(("file", b"x"), ("file/evil", b"x")), "in `file`, no directory"),
+    "twice": (archive(("file", b"x"), ("file", b"y")), "holds `file` twice"),
+    "directory late": (archive(("d/x", b"x"), ("d", None)), "holds `d` twice"),
+    "directory to link": (archive(("d/x", b"x"), ("d", "d2")), "holds `d` twice"),
+    "terminal": (archive(("../\x1b[31m\n", b"x")), r"`../\x1b[31m\n`, which lies outside"),
+    "not an archive": (b"<html>" + bytes(506) + b"x" * 512, "is damaged"),
+    "cut header": (archive(("file", b"x"))[:700], "ends too early"),
+    "cut content": (archive(("file", b"x" * 5000))[:2048], "ends too early"),
+    "cut end": (archive(("file", b"x"))[:1024], "ends too early"),
+    "checksum": (archive(("file", b"x")).replace(b"file", b"fool", 1), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_archive_stops_before_the_command(this: Pod, kind: str) -> None:
+    data, text = HOSTILE[kind]
+    marker = this.home / "ran"
+    code, _, err = this.run(("touch", str(marker)), inputs=[this.parcel(data)])
+    assert code == 121
+    assert err.startswith("buildrun: ")
+    assert text in err
+    assert err.count("\n") == 1
+    assert not marker.exists()
+    assert not (this.home / "evil").exists()
+    assert this.told() == {"buildrun": "fetch", "message": err[len("buildrun: ") : -1]}
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.LNKTYPE]
+)
+def test_member_of_another_kind_is_refused(this: Pod, kind: bytes) -> None:
+    member = tarfile.TarInfo("odd")
+    member.type, member.linkname = kind, "/etc/passwd"
+    code, _, err = this.run(inputs=[this.parcel(foreign((member, b"")))])
+    assert (code, "holds `odd` of a kind that is not used" in err) == (121, True)
+    assert not (this.workdir / "odd").exists()
+
+
+def test_link_of_the_image_does_not_lead_inputs_out(this: Pod, tmp_path: Path) -> None:
+    this.workdir.mkdir()
+    (tmp_path / "outside").mkdir()
+    (this.workdir / "data").symlink_to(tmp_path / "outside")
+    code, _, err = this.run(inputs=[this.given(("data/x", b"x"))])
+    assert (code, "`data` is a link that leads out" in err) == (121, True)
+    assert not any((tmp_path / "outside").iterdir())
+    assert this.run(inputs=[this.given(("data", None), ("data/x", b"x"))])[0] == 0
+    assert not any((tmp_path / "outside").iterdir())
+    assert (this.workdir / "data" / "x").read_bytes() == b"x"
+
+
+def test_tampered_input_stops_before_the_command(pod: Pod) -> None:
+    given = {**pod.given(("file", b"good")), "sha256": sha256(b"other")}
+    marker = pod.home / "ran"
+    code, _, err = pod.run(("touch", str(marker)), inputs=[given])
+    assert (code, marker.exists()) == (121, False)
+    assert err == "buildrun: the inputs: not what was sent, its digest differs\n"
+
+
+def test_missing_input_is_told_without_its_address(pod: Pod) -> None:
+    given = {"urls": [pod.store.url("gone")], "sha256": sha256(b""), "root": "workdir"}
+    code, out, err = pod.run(inputs=[given])
+    assert code == 121
+    assert err == "buildrun: object 1 of the inputs: the store answers 404 (NoSuchKey)\n"
+    assert pod.store.count("GET", "gone") == 1
+    assert SIGNATURE not in out + err + str(pod.told())
+
+
+def test_denied_input_is_told_by_the_name_of_the_error_alone(this: Pod) -> None:
+    body = f"<Error><Code>AccessDenied</Code><Message>{SIGNATURE}</Message></Error>".encode()
+    given = this.given(("file", b"x"))
+    this.store.fail("GET", path_of(given), answering(403, body))
+    code, _, err = this.run(inputs=[given])
+    assert code == 121
+    assert err == "buildrun: object 1 of the inputs: the store answers 403 (AccessDenied)\n"
+
+
+def test_download_survives_what_passes(pod: Pod) -> None:
+    content = os.urandom(300_000)
+    given = pod.given(("file", content))
+    path = path_of(given)
+    pod.store.fail("GET", path, answering(500), answering(503), answering(429, Retry_After="0"))
+    pod.store.fail("GET", path, breaking, cutting(1000), cutting(100_001))
+    code, _, err = pod.run(inputs=[given])
+    assert (code, err) == (0, "")
+    assert (pod.workdir / "file").read_bytes() == content
+    ranges = [asked.headers.get("Range") for asked in pod.store.asked if asked.path == path]
+    assert ranges[:5] == [None] * 5
+    assert ranges[-1] is not None
+
+
+def test_download_survives_where_no_ranges_are_known(pod: Pod) -> None:
+    pod.store.ranges = False
+    content = os.urandom(3_000_000)
+    given = pod.given(("file", content))
+    pod.store.fail("GET", path_of(given), cutting(1_500_000))
+    assert pod.run(inputs=[given])[0] == 0
+    assert (pod.workdir / "file").read_bytes() == content
+
+
+def test_object_that_is_replaced_while_it_is_read_is_refused(this: Pod) -> None:
+    given = this.given(("file", os.urandom(2_000_000)))
+    path = path_of(given)
+
+    def cut(request: Handler, data: bytes | None) -> None:
+        assert data is not None
+        this.store.objects[path] = os.urandom(len(data))
+        request.send_response(200)
+        request.send_header("ETag", '"old"')
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[:1_500_000])
+
+    this.store.fail("GET", path, cut)
+    code, _, err = this.run(inputs=[given])
+    assert (code, "replaced while it was read" in err) == (121, True)
+
+
+def test_download_gives_up_in_the_end(this: Pod) -> None:
+    given = this.given(("file", b"x"))
+    path = path_of(given)
+    this.store.fail("GET", path, *[answering(503, b"<Error><Code>SlowDown</Code>")] * 20)
+    code, _, err = this.run(inputs=[given])
+    assert code == 121
+    assert err == "buildrun: object 1 of the inputs: the store answers 503 (SlowDown)\n"
+    assert this.store.count("GET", path) == 8
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("file:///etc/passwd", "the address is not valid"),
+        ("http://127.0.0.1:1/secret path?token", "the address is not valid"),
+        ("nonsense?token=1234", "the address is not valid"),
+        ("http://name.invalid/x?token=1234", ""),
+    ],
+)
+def test_address_that_cannot_be_used_is_not_shown(this: Pod, url: str, text: str) -> None:
+    given = {"urls": [url], "sha256": None, "root": "workdir"}
+    code, _, err = this.run(inputs=[given])
+    assert code == 121
+    assert text in err
+    assert "token" not in err
+    assert "secret" not in err
+    assert "Traceback" not in err
+
+
+def test_server_that_is_not_there_is_told(this: Pod) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/x?{SIGNATURE}"
+    code, _, err = this.run(inputs=[{"urls": [url], "sha256": None, "root": "workdir"}])
+    assert (code, err) == (121, "buildrun: object 1 of the inputs: Connection refused\n")
+
+
+def test_proxy_of_the_environment_is_used(this: Pod) -> None:
+    given = this.given(("file", b"by proxy"))
+    proxied = {**given, "urls": [f"http://store.invalid/{path_of(given)}?{SIGNATURE}"]}
+    with depot() as proxy:
+        for path, data in this.store.objects.items():
+            proxy.objects[f"http://store.invalid/{path}"] = data
+        environ = {"http_proxy": proxy.address, "no_proxy": "127.0.0.1"}
+        code, out, _ = this.run(("cat", "file"), inputs=[proxied], environ=environ)
+    assert (code, out) == (0, "by proxy")
+
+
+def test_unwritable_place_is_told(this: Pod) -> None:
+    this.workdir.mkdir()
+    (this.workdir / "file").write_text("a file where a directory is needed")
+    code, _, err = this.run(inputs=[this.given(("file/x", b"x"))])
+    assert code == 121
+    assert "file" in err
+    assert "Traceback" not in err
+
+
+def test_exit_code_of_the_command_is_ours(pod: Pod) -> None:
+    assert pod.run(("sh", "-c", "echo out; echo err >&2; exit 7"), outputs=["x"]) == (
+        7,
+        "out\n",
+        "err\n",
+    )
+    assert pod.done() is None
+    assert pod.told() is None
+
+
+def test_signal_that_ends_the_command_is_in_the_exit_code(pod: Pod) -> None:
+    assert pod.run(("sh", "-c", "kill -KILL $$"), outputs=["x"])[0] == 137
+    assert pod.done() is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        (("no-such-program",), 127, "`no-such-program` cannot be run: No such file or directory"),
+        (("/tmp",), 126, "`/tmp` cannot be run: Permission denied"),
+    ],
+)
+def test_command_that_cannot_be_started_is_told(
+    pod: Pod, argv: tuple[str, ...], code: int, text: str
+) -> None:
+    assert pod.run(argv, outputs=["x"]) == (code, "", f"buildrun: {text}\n")
+    assert pod.told() == {"buildrun": "start", "message": text}
+    assert pod.done() is None
+
+
+def test_command_gets_signals_as_if_it_were_alone(pod: Pod) -> None:
+    script = (
+        "import signal\n"
+        "for n in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):\n"
+        "    print(signal.getsignal(n) == signal.SIG_DFL or n == signal.SIGPIPE)\n"
+        "print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))\n"
+        "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('SigBlk')])\n"
+    )
+    code, out, _ = pod.run((sys.executable, "-c", script))
+    assert (code, out) == (0, "True\nTrue\nTrue\nTrue\n[]\n['0000000000000000']\n")
+    # In a shell that ignores it, `yes` would go on for ever.
+    assert pod.run(("bash", "-c", "yes | head -n 1"))[:2] == (0, "y\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_go_to_the_command(pod: Pod, number: signal.Signals) -> None:
+    script = (
+        "import signal\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [{number.value}])\n"
+        "print('ready', flush=True)\n"
+        f"signal.sigwait([{number.value}])\n"
+        "open('seen', 'w').close()\n"
+    )
+    pod.write((sys.executable, "-c", script), outputs=["seen"])
+    child = pod.start()
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (0, b"")
+    with pod.delivered() as delivered:
+        assert delivered.getnames() == ["seen"]
+
+
+def test_command_that_a_signal_ends_gives_its_code(pod: Pod) -> None:
+    pod.write(("bash", "-c", "echo ready; exec sleep 600"))
+    child = pod.start()
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    child.terminate()
+    child.communicate(timeout=60)
+    assert child.returncode == 143
+
+
+def test_signal_while_inputs_come_ends_it_before_the_command(pod: Pod) -> None:
+    given = pod.given(("file", b"x"))
+    reached, release = threading.Event(), threading.Event()
+
+    def hang(_request: Handler, _data: bytes | None) -> None:
+        reached.set()
+        release.wait(60)
+
+    pod.store.fail("GET", path_of(given), hang)
+    marker = pod.home / "ran"
+    pod.write(("touch", str(marker)), inputs=[given])
+    child = pod.start()
+    assert reached.wait(60)
+    child.terminate()
+    _, err = child.communicate(timeout=60)
+    release.set()
+    assert (child.returncode, err) == (143, b"buildrun: stopped by SIGTERM\n")
+    assert not marker.exists()
+
+
+def test_as_first_process_it_ends_what_the_command_leaves(pod: Pod) -> None:
+    unshare = ("unshare", "--pid", "--fork", "--mount-proc")
+    if not shutil.which("unshare") or subprocess.run((*unshare, "true"), check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    pod.write(("bash", "-c", "echo $$ >out; setsid sleep 600 & disown; exit 0"), outputs=["out"])
+    done = subprocess.run(
+        (*unshare, pod.python, carry.__file__, pod.task),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (pod.workdir / "out").read_text() == "2\n"
+    assert pod.done()["parts"] == 1
+
+
+def test_outputs_are_delivered(pod: Pod) -> None:
+    script = (
+        "mkdir -p data/empty data/deep; echo one >data/one; : >data/zero; ln -s one data/link;"
+        "ln -s /nowhere data/dangling; echo model >model.pkl; echo not >undeclared"
+    )
+    code, _, err = pod.run(("bash", "-c", script), outputs=["model.pkl", "data/", "absent", "n/o"])
+    assert (code, err) == (0, "")
+    done = pod.done()
+    assert done.keys() == {"version", "parts", "size", "sha256", "exit_code", "seconds"}
+    assert (done["version"], done["exit_code"]) == (1, 0)
+    with pod.delivered() as delivered:
+        assert delivered.getnames() == [
+            "data", "data/dangling", "data/deep", "data/empty", "data/link", "data/one",
+            "data/zero", "model.pkl",
+        ]  # fmt: skip
+        assert delivered.getmember("data/dangling").linkname == "/nowhere"
+        assert {(member.uid, member.gid, member.mtime) for member in delivered} == {
+            (0, 0, 315619200)
+        }
+
+
+def test_same_outputs_make_the_same_archive(this: Pod) -> None:
+    digests = set()
+    for script in (
+        "mkdir d; echo 1 >d/a; echo 2 >d/b",
+        "rm -r d; mkdir d; echo 2 >d/b; echo 1 >d/a",
+    ):
+        assert this.run(("bash", "-c", script), outputs=["d"])[0] == 0
+        digests.add(this.done()["sha256"])
+    assert len(digests) == 1
+
+
+def test_nothing_made_is_a_delivery_of_nothing(pod: Pod) -> None:
+    assert pod.run(outputs=["absent"])[0] == 0
+    assert pod.done()["parts"] == pod.done()["size"] == 0
+    assert pod.done()["sha256"] == sha256(b"")
+
+
+def test_without_outputs_nothing_is_delivered(this: Pod) -> None:
+    assert this.run(done=None)[0] == 0
+    assert not this.store.asked
+
+
+def test_large_outputs_leave_in_parts(pod: Pod, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    code, _, err = pod.run(
+        ("bash", "-c", "head -c 300000 /dev/urandom >big"),
+        outputs=["big"],
+        part=100_000,
+        environ={"TMPDIR": str(spool)},
+    )
+    assert (code, err) == (0, "")
+    assert pod.done()["parts"] == 4
+    sizes = [len(pod.store.objects[f"out/{number}"]) for number in range(4)]
+    assert sizes == [100_000, 100_000, 100_000, pod.done()["size"] - 300_000]
+    with pod.delivered() as delivered:
+        file = delivered.extractfile("big")
+        assert file is not None
+        assert file.read() == (pod.workdir / "big").read_bytes()
+    assert not any(spool.iterdir())
+
+
+def test_outputs_that_do_not_fit_into_the_parts_are_told(this: Pod) -> None:
+    code, _, err = this.run(
+        ("bash", "-c", "head -c 30000 /dev/zero >big"), outputs=["big"], part=1000, deliver=3
+    )
+    assert (code, this.done()) == (122, None)
+    assert err == "buildrun: the outputs are larger than 3 parts of 1000 bytes\n"
+    assert this.told()["buildrun"] == "deliver"
+
+
+def test_delivery_survives_what_passes(pod: Pod) -> None:
+    pod.store.fail("PUT", "out/0", answering(500), breaking, answering(429, Retry_After="0"))
+    pod.store.fail("PUT", "out/done.json", answering(503), breaking)
+    code, _, err = pod.run(
+        ("bash", "-c", "head -c 500000 /dev/urandom >big"), outputs=["big"], part=400_000
+    )
+    assert (code, err) == (0, "")
+    with pod.delivered() as delivered:
+        assert delivered.getnames() == ["big"]
+
+
+def test_delivery_is_sent_again_to_where_the_store_says(this: Pod) -> None:
+    moved = answering(307, Location=this.store.url("elsewhere"))
+    this.store.fail("PUT", "out/0", moved)
+    assert this.run(("touch", "x"), outputs=["x"])[0] == 0
+    assert this.store.objects["elsewhere"] == archive(("x", b""))
+
+
+def test_delivery_that_is_refused_is_told_even_before_it_was_read(pod: Pod) -> None:
+    body = b"<Error><Code>ExpiredToken</Code></Error>"
+    pod.store.fail("PUT", "out/0", refusing(400, body))
+    code, out, err = pod.run(
+        ("bash", "-c", "head -c 20000000 /dev/zero >big"), outputs=["big"], part=1 << 30
+    )
+    assert (code, pod.done()) == (122, None)
+    assert err == "buildrun: part 1 of the outputs: the store answers 400 (ExpiredToken)\n"
+    assert pod.told() == {"buildrun": "deliver", "message": err[len("buildrun: ") : -1]}
+    assert SIGNATURE not in out + err
+
+
+def test_delivery_gives_up_in_the_end(this: Pod) -> None:
+    this.store.fail("PUT", "out/done.json", *[answering(500)] * 20)
+    code, _, err = this.run(("touch", "x"), outputs=["x"])
+    assert code == 122
+    assert err == "buildrun: the end of the outputs: the store answers 500\n"
+    assert this.store.count("PUT", "out/done.json") == 8
+
+
+def test_output_that_is_no_file_is_told(this: Pod) -> None:
+    code, _, err = this.run(("mkfifo", "pipe"), outputs=["pipe"])
+    assert code == 122
+    assert err == "buildrun: output `pipe` is neither a file nor a directory\n"
+    assert this.done() is None
+
+
+def test_disk_without_room_is_told(this: Pod) -> None:
+    this.write(("true",), inputs=[this.given(("large", bytes(3_000_000)))])
+    limited = f"ulimit -f 1000; exec {this.python} {carry.__file__} {this.task}"
+    done = subprocess.run(("bash", "-c", limited), capture_output=True, timeout=60, check=False)
+    assert done.returncode == 121
+    assert done.stderr.startswith(b"buildrun: inputs cannot be written: `")
+    assert done.stderr.endswith(b"File too large\n")
+    this.write(("bash", "-c", "head -c 900000 /dev/zero >a; cp a b"), outputs=["a", "b"])
+    done = subprocess.run(("bash", "-c", limited), capture_output=True, timeout=60, check=False)
+    assert (done.returncode, this.done()) == (122, None)
+    assert done.stderr.startswith(b"buildrun: outputs cannot be delivered: `")
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 2}', "[]", '"text"', "\udcff"], ids=ascii)
+def test_task_that_is_none_is_told(this: Pod, text: str) -> None:
+    this.task.write_bytes(text.encode("utf-8", "surrogateescape"))
+    child = this.start()
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 126
+    assert err.startswith(b"buildrun: the task ")
+    assert err.count(b"\n") == 1
+
+
+def test_task_lies_beside_it_by_default(pod: Pod) -> None:
+    pod.write(("echo", "found"))
+    beside = pod.home / "carry.py"
+    shutil.copy(carry.__file__, beside)
+    done = subprocess.run(
+        (pod.python, beside), capture_output=True, timeout=60, check=False, cwd="/"
+    )
+    assert (done.returncode, done.stdout) == (0, b"found\n")
+
+
+def path_of(given: dict[str, object], number: int = 0) -> str:
+    """Return the path of an input's object in the store."""
+    urls = given["urls"]
+    assert isinstance(urls, list)
+    return str(urls[number]).partition("?")[0].split("/", 3)[3]
