@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from buildrun.planning import Reason, Step
 from buildrun.printable import printable
 
-State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]
+State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled", "submitted"]
 
 # Those whose outputs are there for the steps that follow.
 GOOD: tuple[State, ...] = ("ok", "cached", "up-to-date")

@@ -80,6 +80,8 @@ class Progress:
         for name in step.depends_on:
             before = self.outcomes.get(name)
             if before is not None and before.state not in GOOD:
+                if before.state == "submitted":
+                    return Outcome(step, "skipped", (Reason("upstream-running", f"`{name}` runs"),))
                 word = "failed" if before.state == "failed" else "was skipped"
                 return Outcome(step, "skipped", (Reason("upstream-failed", f"`{name}` {word}"),))
         reason = Reason("stopped", "another step failed; `--keep-going` goes on with the rest")

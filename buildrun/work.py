@@ -279,6 +279,8 @@ class Worker:
         self, step: Step, verdict: Verdict, result: Result, seconds: float, log: Log
     ) -> Outcome:
         place = self._place
+        if result.detached:
+            return Outcome(step, "submitted", verdict.reasons, None, seconds)
         if result.interrupted is not None or result.exit_code != 0:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":

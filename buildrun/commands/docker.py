@@ -130,7 +130,9 @@ class Docker:
     @property
     def _has_code(self) -> bool:
         """Return whether the project's files are in the image."""
-        return self._running.options.build_image or docker_env(self._project) is None
+        options = self._running.options
+        declared = docker_env(self._project) is not None
+        return options.build_image or options.backend == "kubernetes" or not declared
 
     def run(self, step: Step) -> Result:
         """Run a lone step with our own streams and terminal."""
@@ -253,7 +255,8 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
     options, declared = running.options, docker_env(project)
     arguments = container.arguments(options.docker_args)
     container.refuse_unfit(arguments)
-    _warn_of_unknown(running)
+    if options.backend != "kubernetes":
+        _warn_of_unknown(running)
     variables = tracking.variables(
         run_id=options.run_id,
         experiment_id=options.experiment_id,

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class Wanted(NamedTuple):
     """What the user asked of a run of steps.
 
-    shown: how output is shown, None for what suits.
+    shown: how output is shown, None for what suits. detach: steps are only submitted.
     """
 
     settings: CacheSettings
     manner: Manner
     shown: str | None
+    detach: bool = False
 
 
 def run_steps(
@@ -88,6 +89,7 @@ def summary(progress: Progress, seconds: float) -> str:
         ("failed", "failed"),
         ("skipped", "skipped"),
         ("cancelled", "cancelled"),
+        ("submitted", "submitted"),
     ):
         count = sum(outcome.state == state for outcome in outcomes)
         if count:

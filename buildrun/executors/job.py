@@ -38,8 +38,10 @@ class Result(NamedTuple):
     interrupted: the number of the signal by which the user or the system ended the run (Ctrl-C
         included), else None.
     timed_out: whether the command was ended by its timeout.
+    detached: it was only handed over, and how it ends is not known yet.
     """
 
     exit_code: int
     interrupted: int | None = None
     timed_out: bool = False
+    detached: bool = False

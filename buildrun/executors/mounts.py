@@ -43,6 +43,11 @@ def tracking(environ: Mapping[str, str], cwd: str) -> Given:
     return _mounted(os.path.abspath(os.path.join(cwd, path)), scheme)
 
 
+def is_remote(uri: str) -> bool:
+    """Return whether a tracking store is to be had from elsewhere."""
+    return bool(uri) and _local(uri)[1] is None
+
+
 def credentials(environ: Mapping[str, str]) -> Given:
     """Return what the caller has for artifact stores: S3, Azure, GCS and HDFS."""
     seen = {name: environ[name] for name in _CREDENTIALS if environ.get(name)}

@@ -1,0 +1,248 @@
+"""The Kubernetes API over HTTP: requests that survive a busy or restarting server.
+
+The official client finds the cluster, and keeps certificates, tokens and connections. What goes
+over them is plain JSON, since its models take longer to import than a Job takes to start.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from buildrun.kubernetes.trouble import Refusal, refusal, unreachable
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+    from buildrun.kubernetes.connect import Connection
+
+Found = TypeVar("Found")
+
+# Paths of the kinds that buildrun speaks of, below a namespace's.
+_GROUPS = {"jobs": "/apis/batch/v1", "pods": "/api/v1", "secrets": "/api/v1", "events": "/api/v1"}
+
+_PASSING = frozenset({429, 500, 502, 503, 504})
+
+# Seconds: for a connection; for an answer; between tries at most; for all tries.
+_CONNECT = 10.0
+_ANSWER = 30.0
+_LONGEST_PAUSE = 5.0
+PATIENCE = 60.0
+
+# As many streams of logs at once keep their connections.
+_CONNECTIONS = 256
+
+
+class Target(NamedTuple):
+    """What a request is about; name: "" for all of the kind. sub: such as ``log``."""
+
+    kind: str
+    namespace: str
+    name: str = ""
+    sub: str = ""
+
+    @property
+    def path(self) -> str:
+        """Return its path on the server."""
+        from urllib.parse import quote
+
+        parts = [_GROUPS[self.kind], "namespaces", quote(self.namespace, safe=""), self.kind]
+        parts += [quote(part, safe="") for part in (self.name, self.sub) if part]
+        return "/".join(parts)
+
+
+class Api:
+    """A cluster's API; used by several threads.
+
+    patience: seconds after which a server that does not answer is given up.
+    """
+
+    def __init__(self, connection: Connection, *, patience: float = PATIENCE) -> None:
+        """Prepare; nothing is asked yet."""
+        from kubernetes.client.rest import RESTClientObject
+
+        settings = connection.settings
+        settings.connection_pool_maxsize = _CONNECTIONS
+        self.connection = connection
+        self.patience = patience
+        self._settings = settings
+        self._pool = RESTClientObject(settings).pool_manager
+
+    def get(self, target: Target, **query: str) -> dict[str, Any]:
+        """Return an object, or the list of a kind; raises Refusal, ExecutionError."""
+        return self._json("GET", target, query)
+
+    def create(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object; raises Refusal, such as 409 where one of its name is there.
+
+        A try whose answer was lost may have made it: then the next one is refused with 409.
+        """
+        return self._json("POST", target, {}, body)
+
+    def patch(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge into an object; raises Refusal, ExecutionError."""
+        return self._json("PATCH", target, {}, body)
+
+    def delete(self, target: Target, *, grace: int | None = None) -> bool:
+        """Delete an object and, in the background, what belongs to it; False if it is not there.
+
+        batch/v1 would leave a Job's pods alone if it were not told. grace: seconds for its
+        processes, None for what the pod says.
+        """
+        body: dict[str, Any] = {"propagationPolicy": "Background"}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        try:
+            self._json("DELETE", target, {}, body)
+        except Refusal as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def stream(self, target: Target, query: Mapping[str, str], *, silence: float) -> Stream:
+        """Open what the server goes on sending; raises Refusal, ExecutionError.
+
+        silence: seconds without a byte after which the connection is taken for dead.
+        """
+        answer = self._ask("GET", target, query, None, silence)
+        return Stream(answer)
+
+    def _json(
+        self,
+        method: str,
+        target: Target,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            answer = self._once(method, target, query, body, _ANSWER)
+            try:
+                value = json.loads(answer.data)
+            except ValueError:
+                raise ValueError("it answers with something else than JSON") from None
+            finally:
+                answer.release_conn()
+            if not isinstance(value, dict):
+                raise ValueError("it answers with something else than an object")
+            return value
+
+        return self._persist(method, target, read)
+
+    def _ask(
+        self,
+        method: str,
+        target: Target,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> BaseHTTPResponse:
+        return self._persist(
+            method, target, lambda: self._once(method, target, query, body, seconds)
+        )
+
+    def _persist(self, method: str, target: Target, attempt: Callable[[], Found]) -> Found:
+        """Return what the attempt gives, tried again while its trouble may pass."""
+        import urllib3
+
+        end = time.monotonic() + self.patience
+        tries = 0
+        while True:
+            wait = 0.0
+            try:
+                return attempt()
+            except Refusal as error:
+                if error.status not in _PASSING or time.monotonic() >= end:
+                    raise
+                wait = error.retry_after
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                if time.monotonic() >= end or _is_final(error):
+                    raise unreachable(self._settings.host, error, method, target.kind) from None
+            tries += 1
+            pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
+            time.sleep(min(max(wait, pause), max(0.0, end - time.monotonic())))
+
+    def _once(
+        self,
+        method: str,
+        target: Target,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> BaseHTTPResponse:
+        from urllib.parse import urlencode
+
+        import urllib3
+
+        headers = {"Accept": "application/json", "User-Agent": "buildrun"}
+        data = None
+        if body is not None:
+            merge = "application/merge-patch+json"
+            headers["Content-Type"] = merge if method == "PATCH" else "application/json"
+            data = json.dumps(body).encode()
+        settings: Mapping[str, Any] = self._settings.auth_settings()
+        for setting in settings.values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[str(setting["key"])] = str(setting["value"])
+        url = self._settings.host.rstrip("/") + target.path
+        answer = self._pool.request(
+            method,
+            url + (f"?{urlencode(query)}" if query else ""),
+            body=data,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=_CONNECT, read=seconds),
+            retries=False,
+            preload_content=False,
+            redirect=False,
+        )
+        if answer.status >= 300:
+            try:
+                raise refusal(method, target, answer.status, answer.headers, answer.data)
+            finally:
+                answer.release_conn()
+        return answer
+
+
+class Stream:
+    """What a server goes on sending, by lines; ``close`` may be called from another thread."""
+
+    def __init__(self, answer: BaseHTTPResponse) -> None:
+        """Take the answer over."""
+        self._answer = answer
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield lines with their ends; the last may lack it. Ends where the connection does."""
+        import urllib3
+
+        rest = b""
+        try:
+            for chunk in self._answer.stream(amt=None):
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line + b"\n"
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+            return  # what was cut off comes again with the next connection
+        if rest:
+            yield rest
+
+    def close(self) -> None:
+        """Let go of the connection; whoever reads sees its end."""
+        import socket
+
+        connection = getattr(self._answer, "_connection", None)
+        raw = getattr(connection, "sock", None)
+        if raw is not None:
+            try:
+                raw.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._answer.close()
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether trying again cannot help: the server's name or certificate is wrong."""
+    text = str(error)
+    return "CERTIFICATE_VERIFY_FAILED" in text or "Name or service not known" in text

@@ -1,0 +1,373 @@
+"""One Job from its submission to its end: followed, explained, and cleaned up."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from buildrun.errors import ExecutionError
+from buildrun.executors.hands import Hands, Sink
+from buildrun.executors.job import Result
+from buildrun.kubernetes import manifest, names
+from buildrun.kubernetes.logs import Follower
+from buildrun.kubernetes.state import Ended, Gone, Running, Waiting, is_over, judge
+from buildrun.kubernetes.trouble import Refusal
+from buildrun.printable import printable
+
+if TYPE_CHECKING:
+    from buildrun.kubernetes.cluster import Cluster
+    from buildrun.kubernetes.manifest import Wish
+    from buildrun.kubernetes.watch import Object, View
+
+# Seconds before the events of a Job without a pod, or of a pod that does not start, are asked for;
+# and between two such looks.
+_FIRST_LOOK = {"job": 1.0, "pod": 15.0}
+_LOOK = 5.0
+
+# Seconds that the rest of a log may take once the container has ended.
+_REST = 60.0
+
+_TRIES = 10
+
+
+def carry_out(
+    cluster: Cluster,
+    wish: Wish,
+    hands: Hands,
+    sink: Sink,
+    harvest: Callable[[], None],
+    *,
+    detach: bool = False,
+) -> Result:
+    """Run a step as a Job, or attach to the one that runs it already.
+
+    harvest: is called when it has succeeded, before the Job goes. detach: return as soon as it is
+    submitted. Raises BuildrunError where the cluster does not run it; then it is deleted.
+    """
+    attempt = _Attempt(cluster, wish, hands, sink)
+    with hands.on_end(attempt.interrupt):
+        attempt.submit()
+        if detach:
+            return Result(0, detached=True)
+        return attempt.to_its_end(harvest)
+
+
+class _Attempt:
+    def __init__(self, cluster: Cluster, wish: Wish, hands: Hands, sink: Sink) -> None:
+        self._cluster = cluster
+        self._wish = wish
+        self._hands = hands
+        self._sink = sink
+        self._container = names.dns(wish.identity.project)
+        self._number: int | None = None
+        self._impatient = threading.Event()
+        self._follower: Follower | None = None
+        self._followed: tuple[str, int] = ("", -1)
+        self._over = threading.Event()
+        self._trouble = ""
+        self._since = time.monotonic()
+        self._look_at = 0.0
+        self._said: set[str] = set()
+
+    def interrupt(self, number: int) -> None:
+        """Take note of a signal by which the user asks to end."""
+        if self._number is not None:
+            self._impatient.set()
+        self._number = self._number or number
+        self._cluster.watcher.stir(self._wish.name)
+
+    # -- the beginning -------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Make the Secret and the Job, or find the Job that is there for the same."""
+        cluster, wish = self._cluster, self._wish
+        for _ in range(_TRIES):
+            made = self._create()
+            if made is not None:
+                cluster.watcher.learn(made)
+                cluster.record(wish.identity.step, wish.name)
+                return
+        raise ExecutionError(
+            f"the Job `{wish.name}` can neither be made nor followed: it comes and goes",
+            hint="somebody else may be at the same; wait, and run again",
+        )
+
+    def _create(self) -> Object | None:
+        """Return the Job that was made or is attached to; None where another try may help."""
+        cluster, wish = self._cluster, self._wish
+        if wish.has_secret:
+            self._put_secret()
+        try:
+            made = cluster.api.create(
+                cluster.job(), manifest.job(cluster.config, wish, cluster.namespace)
+            )
+        except Refusal as error:
+            if error.status != 409:
+                self._drop_secret()
+                raise
+            return self._attach()
+        if wish.has_secret:
+            self._give_secret(made)
+        return made
+
+    def _put_secret(self) -> None:
+        cluster, wish = self._cluster, self._wish
+        body = manifest.secret(wish, cluster.namespace)
+        try:
+            cluster.api.create(cluster.secret(), body)
+        except Refusal as error:
+            if error.status != 409:
+                raise
+            # Of a Job that runs already, or of a killed client; the newer URLs hold longer.
+            cluster.api.patch(cluster.secret(wish.name), body)
+
+    def _drop_secret(self) -> None:
+        if self._wish.has_secret:
+            self._cluster.api.delete(self._cluster.secret(self._wish.name))
+
+    def _give_secret(self, job: Object) -> None:
+        """Make the Secret the Job's, so that the cluster removes it with it."""
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+        }
+        self._cluster.api.patch(
+            self._cluster.secret(self._wish.name), {"metadata": {"ownerReferences": [owner]}}
+        )
+
+    def _attach(self) -> Object | None:
+        cluster, wish = self._cluster, self._wish
+        try:
+            job = cluster.api.get(cluster.job(wish.name))
+        except Refusal as error:
+            if error.status == 404:
+                return None  # it has just gone
+            raise
+        metadata = job["metadata"]
+        notes = metadata.get("annotations") or {}
+        if metadata.get("deletionTimestamp"):
+            cluster.watcher.learn(job)
+            cluster.await_gone(wish.name)
+            return None
+        ours = (notes.get(names.KEY), notes.get(names.OWNER)) == (
+            wish.identity.key,
+            wish.identity.owner,
+        )
+        if not ours or notes.get(names.HARVESTED):
+            cluster.watcher.learn(job)
+            cluster.delete(wish.name, secret=False)
+            cluster.await_gone(wish.name)
+            return None
+        if notes.get(names.RUN) != wish.run_id:
+            how = "has ended meanwhile" if is_over(job) else "runs already"
+            self._note(f"attached to the Job `{wish.name}`, which {how}")
+        return job
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def to_its_end(self, harvest: Callable[[], None]) -> Result:
+        """Follow the Job until it has ended."""
+        revision = -1
+        seconds: float | None = 0.0
+        try:
+            while True:
+                if self._number is not None:
+                    return self._cancel(self._number)
+                view = self._cluster.watcher.wait(self._wish.name, revision, seconds)
+                revision = view.revision
+                state = judge(view, self._container)
+                seconds = None
+                if isinstance(state, Ended):
+                    return self._end(state, harvest)
+                if isinstance(state, Gone):
+                    return self._vanished(harvest)
+                if isinstance(state, Running):
+                    self._trouble = ""
+                    self._read(state.pod, state.restarts)
+                else:
+                    self._wait(state, view)
+                    seconds = 1.0
+        finally:
+            if self._follower is not None:
+                self._follower.leave()
+
+    def _wait(self, state: Waiting, view: View) -> None:
+        """Say what it waits for, and give up where that will not come."""
+        now = time.monotonic()
+        config = self._cluster.config
+        if state.trouble != self._trouble:
+            self._trouble, self._since = state.trouble, now
+        waited = now - self._since
+        if state.reason == "Suspended":
+            self._say_once("the Job is queued: it is suspended until there is room for it")
+        if state.trouble == "final":
+            self._refuse(state)
+        limit = {"pull": config.pull, "schedule": config.schedule}.get(state.trouble)
+        if limit is not None:
+            self._warn_once(f"{state.reason}: {state.words}", state.hint)
+            if waited >= limit:
+                self._refuse(state)
+        if state.events and now >= self._look_at and waited >= _FIRST_LOOK[state.events]:
+            self._look_at = now + _LOOK
+            self._look_at_events(state.events, view, waited)
+
+    def _look_at_events(self, whose: str, view: View, waited: float) -> None:
+        pod = view.pod
+        if whose == "pod" and pod is not None:
+            event = self._cluster.event("Pod", pod["metadata"]["name"])
+            if event is not None:
+                self._warn_once(f"the pod does not start: {event.reason}: {event.words}", "")
+            return
+        event = self._cluster.event("Job", self._wish.name)
+        if event is None:
+            return
+        quota = "exceeded quota" in event.words
+        hint = (
+            "ask for less in `resources`, or wait until others have ended; "
+            f"kubectl -n {self._cluster.namespace} describe quota"
+            if quota
+            else "the Job template or the backend config decides that"
+        )
+        state = Waiting(event.reason, event.words, "schedule", hint)
+        if event.reason == "FailedCreate" and not quota:
+            self._refuse(state)
+        self._warn_once(f"{event.reason}: {event.words}", hint)
+        if waited >= self._cluster.config.schedule:
+            self._refuse(state)
+
+    def _refuse(self, state: Waiting) -> None:
+        """Delete what cannot run, since it might begin to later, and say why."""
+        self._clean(failed=True)
+        raise ExecutionError(
+            f"the cluster cannot run it: {state.reason}: {printable(state.words)}",
+            hint=state.hint or None,
+        )
+
+    def _end(self, state: Ended, harvest: Callable[[], None]) -> Result:
+        self._read_to_the_end(state)
+        failure = _of_carrying(state.message)
+        if state.exit_code == 0:
+            try:
+                harvest()
+            except BaseException:
+                self._clean(failed=True)
+                raise
+        elif failure or state.fact:
+            self._error(failure or state.fact, state.hint)
+        self._clean(failed=state.exit_code != 0)
+        return Result(state.exit_code, timed_out=state.timed_out)
+
+    def _vanished(self, harvest: Callable[[], None]) -> Result:
+        """Take the result of a Job that somebody has deleted, if it has left one."""
+        if self._wish.files:
+            try:
+                harvest()
+            except ExecutionError:
+                pass
+            else:
+                return Result(0)
+        raise ExecutionError(
+            f"the Job `{self._wish.name}` was deleted before its end was known",
+            hint="another buildrun, a user or a time to live may have done that; run again",
+        )
+
+    def _cancel(self, number: int) -> Result:
+        """Delete the Job and wait until its pod is gone; a second signal ends the waiting."""
+        cluster, name = self._cluster, self._wish.name
+        self._note("ending the Job")
+        cluster.delete(name, secret=self._wish.has_secret)
+        if not cluster.await_gone(name, until=self._impatient):
+            self._warn_once(
+                f"the Job `{name}` was deleted, and its pod is still ending",
+                f"look at it: kubectl -n {cluster.namespace} get pods -l job-name={name}",
+            )
+        return Result(128 + number, number)
+
+    def _clean(self, *, failed: bool) -> None:
+        cluster, wish = self._cluster, self._wish
+        keep = cluster.config.keep
+        if keep == "always" or (keep == "failed" and failed):
+            body = {"metadata": {"annotations": {names.HARVESTED: "true"}}}
+            cluster.api.patch(cluster.job(wish.name), body)
+            self._note(f"the Job `{wish.name}` is kept, as `keep-jobs` says")
+            return
+        cluster.delete(wish.name, secret=wish.has_secret)
+
+    # -- the log -------------------------------------------------------------------------------
+
+    def _read(self, pod: str, restarts: int) -> None:
+        """Read the log of a container, and to its end that of the one before."""
+        if (pod, restarts) == self._followed:
+            return
+        self._finish_log(previous=self._followed[0] == pod)
+        self._followed, self._over = (pod, restarts), threading.Event()
+        self._follower = Follower(
+            self._cluster.api,
+            self._cluster.pod(pod),
+            self._container,
+            lambda text: self._hands.give(lambda: self._sink(1, text)),
+            self._over.is_set,
+        )
+
+    def _read_to_the_end(self, state: Ended) -> None:
+        if state.pod:
+            self._read(state.pod, state.restarts)
+        self._finish_log(previous=False)
+
+    def _finish_log(self, *, previous: bool) -> None:
+        follower = self._follower
+        if follower is None:
+            return
+        self._over.set()
+        follower.wake(previous=previous)
+        if not follower.finish(_REST):
+            self._warn_once("the rest of the log does not come", "")
+            follower.leave()
+        if isinstance(follower.error, ExecutionError):
+            self._warn_once(f"the log is not whole: {follower.error.message}", "")
+        elif follower.error is not None:
+            raise follower.error
+
+    # -- words ---------------------------------------------------------------------------------
+
+    def _head(self, text: str) -> str:
+        return f"[{printable(self._wish.identity.step)}] {printable(text)}"
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        self._hands.give(call)
+
+    def _note(self, text: str) -> None:
+        self._tell(lambda: self._cluster.console.note(self._head(text)))
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._note(text)
+
+    def _warn_once(self, text: str, hint: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(lambda: self._cluster.console.warn(self._head(text), hint))
+
+    def _error(self, text: str, hint: str) -> None:
+        self._tell(lambda: self._cluster.console.error(self._head(text), hint))
+
+
+def _of_carrying(message: str) -> str:
+    """Return what kept files from travelling, where the container's last words tell of that."""
+    try:
+        value = json.loads(message)
+        what, words = value["buildrun"], str(value["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    doing = {
+        "fetch": "the inputs cannot be fetched in the pod",
+        "start": "the command cannot be started",
+        "deliver": "the outputs cannot be delivered from the pod",
+    }
+    return f"{doing.get(str(what), 'the pod failed')}: {words}"

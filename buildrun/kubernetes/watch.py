@@ -1,0 +1,226 @@
+"""All Jobs of a run and their pods, followed by one watch of each kind."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.kubernetes.api import Api, Stream, Target
+from buildrun.kubernetes.trouble import Refusal
+
+if TYPE_CHECKING:
+    from buildrun.errors import BuildrunError
+
+Object = dict[str, Any]
+
+# Seconds after which the server ends a watch, and without a byte of it until it is taken for dead.
+_TURN = 240
+_SILENCE = 300.0
+
+# Seconds between watches that end as soon as they begin, at most.
+_PAUSE = 5.0
+
+# On pods, the Job that they are of; the first is for clusters before 1.27.
+_OF_JOB = ("job-name", "batch.kubernetes.io/job-name")
+
+
+class View(NamedTuple):
+    """A Job and its pods as they were seen last.
+
+    job: None before it is seen, and once it is gone. pods: the oldest first. gone: the Job was
+    there and is not any more. revision: grows with every change.
+    """
+
+    job: Object | None
+    pods: tuple[Object, ...]
+    gone: bool
+    revision: int
+
+    @property
+    def pod(self) -> Object | None:
+        """Return the latest pod."""
+        return self.pods[-1] if self.pods else None
+
+
+class Watcher:
+    """Follows what bears a label in a namespace, from entry to exit."""
+
+    def __init__(self, api: Api, namespace: str, selector: str) -> None:
+        """Take what to follow; nothing is asked before entry."""
+        self._api = api
+        self._namespace = namespace
+        self._selector = selector
+        self._changed = threading.Condition()
+        self._objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}}
+        self._revisions: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._failure: BuildrunError | None = None
+        self._closed = threading.Event()
+        self._streams: dict[str, Stream] = {}
+
+    def __enter__(self) -> Watcher:
+        """Start to follow."""
+        for kind in self._objects:
+            threading.Thread(target=self._follow, args=(kind,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Follow no more."""
+        self._closed.set()
+        for stream in list(self._streams.values()):
+            stream.close()
+
+    def look(self, name: str) -> View:
+        """Return a Job as it is now; raises what has ended the watch."""
+        with self._changed:
+            return self._look(name)
+
+    def wait(self, name: str, after: int, seconds: float | None) -> View:
+        """Return a Job when it is not as it was in the revision any more, or the time is over.
+
+        Raises what has ended the watch.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._failure or self._revisions.get(name, 0) > after, seconds
+            )
+            return self._look(name)
+
+    def stir(self, name: str) -> None:
+        """Have whoever waits for the Job look again."""
+        with self._changed:
+            self._touch([name])
+
+    def learn(self, job: Object) -> None:
+        """Take note of a Job that was just made or read."""
+        with self._changed:
+            name = job["metadata"]["name"]
+            if name not in self._objects["jobs"]:
+                self._put("jobs", job)
+                self._touch([name])
+
+    def _look(self, name: str) -> View:
+        if self._failure is not None:
+            raise self._failure
+        job = self._objects["jobs"].get(name)
+        pods = [pod for pod in self._objects["pods"].values() if _job_of(pod) == name]
+        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        gone = job is None and name in self._seen
+        return View(job, tuple(pods), gone, self._revisions.get(name, 0))
+
+    def _follow(self, kind: str) -> None:
+        """Keep what is known of a kind, until the exit or a trouble that does not pass."""
+        version, began = "", 0.0
+        try:
+            while not self._closed.is_set():
+                # A server that ends each watch at once is not to be asked without a pause.
+                early = _PAUSE - (time.monotonic() - began) if began else 0.0
+                self._closed.wait(random.uniform(0, max(0.0, early)) * 0.2)  # noqa: S311
+                try:
+                    version = version or self._list(kind)
+                    began = time.monotonic()
+                    version = self._watch(kind, version)
+                except Refusal as error:
+                    if error.status != 410:
+                        raise
+                    version = ""
+        except BaseException as error:
+            self._fail(error)
+
+    def _list(self, kind: str) -> str:
+        target = Target(kind, self._namespace)
+        found = self._api.get(target, labelSelector=self._selector)
+        items = {item["metadata"]["name"]: item for item in found.get("items") or ()}
+        with self._changed:
+            before = self._objects[kind]
+            names = [_job_of(item) for item in (*before.values(), *items.values())]
+            self._objects[kind] = {}
+            for item in items.values():
+                self._put(kind, item)
+            self._touch(names)
+        return str(found["metadata"]["resourceVersion"])
+
+    def _watch(self, kind: str, version: str) -> str:
+        """Follow until the connection ends; return from where to go on, "" for anew."""
+        query = {
+            "watch": "1",
+            "labelSelector": self._selector,
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_TURN),
+        }
+        stream = self._api.stream(Target(kind, self._namespace), query, silence=_SILENCE)
+        self._streams[kind] = stream
+        try:
+            for line in stream.lines():
+                if self._closed.is_set():
+                    break
+                event = _event(line)
+                if event is None:
+                    continue
+                if event["type"] == "ERROR":
+                    return ""
+                item = event["object"]
+                version = str(item["metadata"]["resourceVersion"])
+                if event["type"] != "BOOKMARK":
+                    self._note(kind, event["type"], item)
+        finally:
+            stream.close()
+        return version
+
+    def _note(self, kind: str, what: str, item: Object) -> None:
+        with self._changed:
+            if what == "DELETED":
+                self._objects[kind].pop(item["metadata"]["name"], None)
+            else:
+                self._put(kind, item)
+            self._touch([_job_of(item)])
+
+    def _put(self, kind: str, item: Object) -> None:
+        item["metadata"].pop("managedFields", None)
+        name = item["metadata"]["name"]
+        self._objects[kind][name] = item
+        if kind == "jobs":
+            self._seen.add(name)
+
+    def _touch(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._revisions[name] = self._revisions.get(name, 0) + 1
+        self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        from buildrun.errors import BuildrunError, ExecutionError
+
+        with self._changed:
+            if not isinstance(error, BuildrunError):
+                error = ExecutionError(f"the cluster cannot be followed: {error!r}")
+            self._failure = error
+            self._changed.notify_all()
+
+
+def _job_of(item: Object) -> str:
+    """Return the Job that a pod is of, or the Job's own name."""
+    labels = item["metadata"].get("labels") or {}
+    if item.get("kind") == "Job" or not any(name in labels for name in _OF_JOB):
+        return str(item["metadata"]["name"])
+    return str(next(labels[name] for name in _OF_JOB if name in labels))
+
+
+def _event(line: bytes) -> Any:
+    """Return the event, or None for a line that was cut off."""
+    try:
+        value = json.loads(line)
+        value["type"], value["object"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return value
