@@ -20,6 +20,10 @@ from buildrun.secrets import are_in
 _COLD = frozenset({"--report", "--refresh", "--dry-run", "--watch", "--help", "-h"})
 
 
+# Before the name of a command line: of what is to be done first, see ``keep``.
+_AGAIN = "again\0"
+
+
 class Claim:
     """The right to go the long way for a command line, while others of the same wait.
 
@@ -43,6 +47,9 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
         return Claim()
     memory = Memory(home.locate(environ).memory)
     name = _name(argv, cwd)
+    again = known(memory, _AGAIN + name, environ, subject=_subject())
+    if again is not None:
+        return _run_again(again, memory, name, argv, environ)
     code = _run(_record(memory, name, environ), environ)
     if code is not None:
         return code
@@ -57,13 +64,40 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
     return code if code is not None else Claim(argv)
 
 
-def keep(claim: Claim, cwd: str, memory: Memory, seen: Reader, value: Mapping[str, Any]) -> None:
+def _run_again(
+    again: Any, memory: Memory, name: str, argv: Sequence[str], environ: Mapping[str, str]
+) -> int | Claim:
+    """Run in a working directory that is made again first, and removed at the end."""
+    from buildrun.sources.again import open_again
+
+    opened = open_again(again, home.locate(environ), environ)
+    if opened is None:
+        return Claim(argv)
+    try:
+        code = _run(_record(memory, name, environ), environ)
+    finally:
+        opened.close()
+    return code if code is not None else Claim(argv)
+
+
+def keep(
+    claim: Claim,
+    cwd: str,
+    memory: Memory,
+    seen: Reader,
+    value: Mapping[str, Any],
+    again: Any = None,
+) -> None:
     """Leave the record for ``attempt``, unless there are credentials in it.
 
-    seen: all that the value was made from.
+    seen: all that the value was made from. again: how the working directory is had another time,
+    where it is a temporary one; see ``sources.again``.
     """
-    if claim.argv and not are_in(json.dumps(value)):
-        remember(memory, _name(claim.argv, cwd), seen, value, subject=_subject())
+    if claim.argv and not are_in(json.dumps([value, again])):
+        name = _name(claim.argv, cwd)
+        remember(memory, name, seen, value, subject=_subject())
+        if again is not None:
+            remember(memory, _AGAIN + name, Reader({}), again, subject=_subject())
 
 
 def _record(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:

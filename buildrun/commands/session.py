@@ -110,7 +110,7 @@ def open_project(session: Session) -> Opened:
 
 
 def _read(session: Session, source: Source) -> Opened:
-    if source.workdir is not None:
+    if source.workdir is not None and source.again is None:
         session.seen.volatile = True  # its files are not there before it is opened again
     root, fresh = source.root, False
 

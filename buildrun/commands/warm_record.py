@@ -57,6 +57,8 @@ def keep_plan(
     """Leave a record for the next run, where the plan can be looked at without a command."""
     if wanted.settings != CacheSettings(remote=wanted.settings.remote):
         return
+    if opened.source.workdir is not None:
+        return  # no output lies there when it is made again
     for step in made.steps:
         for path in (step.entry_point, *(value for _, value in step.parameters)):
             running.seen.exists(os.path.join(made.project.root, path))
@@ -116,4 +118,4 @@ def _remember(
         "tracking": ask,
         **more,
     }
-    warm.keep(claim, running.cwd, running.memory, seen, value)
+    warm.keep(claim, running.cwd, running.memory, seen, value, opened.source.again)

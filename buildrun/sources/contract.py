@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.home import Home
     from buildrun.sources.address import Address
+    from buildrun.sources.again import Again
     from buildrun.sources.workdir import Workdir
 
 
@@ -46,11 +47,13 @@ class Opened(NamedTuple):
     """A project's directory.
 
     root: absolute. workdir: what it lies in if that is temporary; whoever opened it closes it.
+    again: how the same is had another time, where that is known without a question to anybody.
     """
 
     root: str
     origin: Origin
     workdir: Workdir | None = None
+    again: Again | None = None
 
     def close(self) -> None:
         """Remove what is temporary; calling it again is harmless."""

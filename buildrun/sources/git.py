@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import locks
@@ -15,16 +16,20 @@ from buildrun.sources import address as addresses
 from buildrun.sources import credentials, git_fetch, git_version, workdir
 from buildrun.sources import mirror as mirrors
 from buildrun.sources.address import Address
+from buildrun.sources.again import Again
 from buildrun.sources.checkout import Objects, check_out
 from buildrun.sources.contract import Asked, Opened, Origin
 from buildrun.sources.credentials import Remote
 from buildrun.store.moving import delete
 
 if TYPE_CHECKING:
+    from buildrun.sources.git_version import Wanted
     from buildrun.sources.mirror import Commit
     from buildrun.sources.workdir import Workdir
 
 _SCHEMES = ("http", "https", "ssh", "git", "git+ssh", "ssh+git", "git+https", "git+http")
+# See ``Again.parts``.
+Part = tuple[str, Objects, str]
 # Submodules in submodules.
 _DEEPEST = 20
 
@@ -44,7 +49,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
     opened = workdir.claim(asked.home, remote.url, name_of(remote.url), keep=asked.keep)
     try:
         os.makedirs(opened.path)
-        fill(opened, opened.path, remote, wanted.commit, asked)
+        parts = fill(opened, opened.path, remote, wanted.commit, asked)
         shown = addresses.shown(remote.url)
         root = addresses.enter(opened.path, address.subdirectory, f"`{shown}`")
     except BaseException:
@@ -54,9 +59,8 @@ def open_project(address: Address, asked: Asked) -> Opened:
         asked.console.note(f"the working directory is kept: {opened.path}")
     name = addresses.shown(remote.url)
     name = f"{name}#{address.subdirectory}" if address.subdirectory else name
-    return Opened(
-        root, Origin(name, remote.url, wanted.commit, wanted.branch, address.subdirectory), opened
-    )
+    origin = Origin(name, remote.url, wanted.commit, wanted.branch, address.subdirectory)
+    return Opened(root, origin, opened, again(opened, parts, wanted))
 
 
 def name_of(url: str) -> str:
@@ -67,8 +71,11 @@ def name_of(url: str) -> str:
 
 def fill(
     opened: Workdir, path: str, remote: Remote, commit: str, asked: Asked, depth: int = 0
-) -> None:
-    """Check a commit out, and what its submodules name; a damaged mirror is made anew, once."""
+) -> tuple[Part, ...]:
+    """Check a commit out, and what its submodules name; a damaged mirror is made anew, once.
+
+    Returns what was checked out where.
+    """
     place = mirrors.mirror_of(asked.home, remote.url)
     for last in (False, True):
         try:
@@ -87,7 +94,8 @@ def fill(
         git_fetch.renew(place)
         delete(path)
         os.makedirs(path)
-    submodules(opened, path, found, remote.url, asked, depth)
+    part = (os.path.relpath(path, opened.path), objects, place.use)
+    return (part, *submodules(opened, path, found, remote.url, asked, depth))
 
 
 def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
@@ -111,8 +119,12 @@ def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
 
 def submodules(
     opened: Workdir, path: str, commit: Commit, url: str, asked: Asked, depth: int = 0
-) -> None:
-    """Check out the submodules of a commit into its working directory; raises BuildrunError."""
+) -> tuple[Part, ...]:
+    """Check out the submodules of a commit into its working directory; raises BuildrunError.
+
+    Returns what was checked out where.
+    """
+    parts: list[Part] = []
     if commit.submodules and depth >= _DEEPEST:
         raise ProjectError(f"the submodules of `{addresses.shown(url)}` lie too deep")
     top = os.path.realpath(path)
@@ -123,13 +135,21 @@ def submodules(
             raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
         try:
             remote = credentials.split(_submodule_url(url, given), asked.environ)
-            fill(opened, where, remote, sha, asked, depth + 1)
+            parts += fill(opened, where, remote, sha, asked, depth + 1)
         except BuildrunError as error:
             raise type(error)(
                 f"submodule `{printable(name)}`: {error.message}",
                 place=error.place,
                 hint=error.hint,
             ) from None
+    return tuple(parts)
+
+
+def again(opened: Workdir, parts: Sequence[Part], wanted: Wanted) -> Again | None:
+    """Return how the working directory is had another time, if that is known for certain."""
+    if opened.is_kept or not wanted.fixed or any(objects.lfs for _, objects, _ in parts):
+        return None
+    return Again(opened.place, opened.name, tuple(parts))
 
 
 def _submodule_url(parent: str, given: str) -> str:

@@ -25,10 +25,14 @@ _NEVER = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|\.$|^/|\.lock$|/\.
 
 
 class Wanted(NamedTuple):
-    """A commit's whole number, and the branch that it was asked for as."""
+    """A commit's whole number, and the branch that it was asked for as.
+
+    fixed: the version can stand for nothing else.
+    """
 
     commit: str
     branch: str | None = None
+    fixed: bool = False
 
 
 def checked(version: str | None) -> str | None:
@@ -60,10 +64,10 @@ def find(remote: Remote, place: Mirror, asked: Asked) -> Wanted:
     """
     version = checked(asked.version)
     if commit := whole(version):
-        return Wanted(commit)
+        return Wanted(commit, fixed=True)
     known = mirror.named(place, version or "") or mirror.begins(place, version or "")
     if known is not None and (asked.offline or known.fixed):
-        return Wanted(known.commit, known.branch if version is not None else None)
+        return Wanted(known.commit, known.branch if version is not None else None, known.fixed)
     if asked.offline:
         raise ProjectError(
             f"{f'`{version}` of ' if version else ''}`{shown(remote.url)}` was never fetched, and "
@@ -80,7 +84,7 @@ def find(remote: Remote, place: Mirror, asked: Asked) -> Wanted:
     mirror.note_version(place, version or "", found)
     if version is None and found.branch:
         mirror.note_version(place, found.branch, found)
-    return Wanted(found.commit, found.branch if version is not None else None)
+    return Wanted(found.commit, found.branch if version is not None else None, found.fixed)
 
 
 def _listed(remote: Remote, version: str | None, asked: Asked) -> Named | None:

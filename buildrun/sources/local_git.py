@@ -46,7 +46,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
     name = os.path.basename(top).removesuffix(".git") or os.path.basename(os.path.dirname(top))
     opened = workdir.claim(asked.home, top, name, keep=asked.keep)
     try:
-        _fill(opened, repository, top, wanted, asked)
+        parts = _fill(opened, repository, top, wanted, asked)
         root = addresses.enter(
             opened.path, "" if subdirectory == os.curdir else subdirectory, address.shown
         )
@@ -56,21 +56,25 @@ def open_project(address: Address, asked: Asked) -> Opened:
     if asked.keep:
         asked.console.note(f"the working directory is kept: {printable(opened.path)}")
     origin = Origin(address.shown, top, wanted.commit, wanted.branch, address.subdirectory)
-    return Opened(root, origin, opened)
+    return Opened(root, origin, opened, git.again(opened, parts, wanted))
 
 
-def _fill(opened: workdir.Workdir, repository: str, top: str, wanted: Wanted, asked: Asked) -> None:
+def _fill(
+    opened: workdir.Workdir, repository: str, top: str, wanted: Wanted, asked: Asked
+) -> tuple[git.Part, ...]:
     found = git_fetch.describe(repository, wanted.commit, asked)
     objects = Objects(repository, top, wanted.commit, found.lfs, kept=False)
     os.makedirs(opened.path)
     said = git.files_of(opened.path, objects, asked, Remote(top, {}))
     if said:
         raise ProjectError(f"`{printable(top)}` cannot be checked out: {printable(said)}")
-    if found.submodules:
-        # A relative URL of a submodule is relative to where the checkout came from.
-        done = call(("--git-dir", repository, "config", "remote.origin.url"), asked.environ)
-        url = _line(done) if done.code == 0 else top
-        git.submodules(opened, opened.path, found, url, asked)
+    part = (os.curdir, objects, "")
+    if not found.submodules:
+        return (part,)
+    # A relative URL of a submodule is relative to where the checkout came from.
+    done = call(("--git-dir", repository, "config", "remote.origin.url"), asked.environ)
+    url = _line(done) if done.code == 0 else top
+    return (part, *git.submodules(opened, opened.path, found, url, asked))
 
 
 def _repository(path: str, address: Address, asked: Asked) -> tuple[str, str]:
@@ -117,5 +121,6 @@ def _find(repository: str, version: str | None, asked: Asked, address: Address) 
     for name in (*names, version):
         found = git_version.commit_in(repository, name, asked)
         if found is not None:
-            return Wanted(found.commit, version if name.startswith("refs/heads/") else None)
+            branch = version if name.startswith("refs/heads/") else None
+            return Wanted(found.commit, branch, git_version.whole(name) == found.commit)
     raise git_failure.no_version(version, address.shown)

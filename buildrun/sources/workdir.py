@@ -24,11 +24,13 @@ _PLACES = 10_000
 class Workdir:
     """A directory for the files of one run.
 
-    path: where the files go; it is absent at first. lock: None where it is to be kept.
+    path: where the files go; it is absent at first. lock: None where it is to be kept. place,
+    name: see ``claim_place``.
     """
 
     def __init__(self, top: str, name: str, lock: Lock | None) -> None:
         """Take over the lock of the place."""
+        self.place, self.name = os.path.basename(top), name
         self.path = os.path.join(top, name)
         self._top = top
         self._lock = lock
@@ -45,6 +47,11 @@ class Workdir:
             self._lock.release()
         for lock in self._holds:
             lock.release()
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether it stays when the run has ended."""
+        return self._lock is None
 
     def discard(self) -> None:
         """Remove it in any case."""
@@ -66,13 +73,21 @@ def claim(home: Home, identity: str, name: str, *, keep: bool = False) -> Workdi
     try:
         os.makedirs(_locks(home), exist_ok=True)
         for number in range(_PLACES):
-            place = f"{digest}-{number}"
-            lock = locks.attempt(os.path.join(_locks(home), place))
-            if lock is not None:
-                return _taken(home, place, name, lock)
+            opened = claim_place(home, f"{digest}-{number}", name)
+            if opened is not None:
+                return opened
     except OSError as error:
         raise _failure(home, error) from None
     raise StoreError("no working directory could be had", place=_directory(home))
+
+
+def claim_place(home: Home, place: str, name: str) -> Workdir | None:
+    """Return the empty working directory at a place, or None where it is in use.
+
+    place: the name of one that ``claim`` has given. Raises OSError.
+    """
+    lock = locks.attempt(os.path.join(_locks(home), place))
+    return _taken(home, place, name, lock) if lock is not None else None
 
 
 def collect(home: Home) -> None:
