@@ -42,8 +42,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """Give each test an empty store, so that none can touch the user's."""
     directory = tmp_path_factory.mktemp("store")
     monkeypatch.setenv("BUILDRUN_HOME", str(directory))
-    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
     return directory
 
 

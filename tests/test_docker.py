@@ -110,8 +110,9 @@ def test_local_tracking_store_is_mounted(
         "touch /mlflow/tmp/mlruns/logged'}\n"
     )
     outcome = buildrun(
-        "-q", directory, "--experiment-name", "e", environ={"MLFLOW_TRACKING_URI": "store"}
-    )
+        "-q", directory, "--experiment-name", "e", "--tracking", "off",
+        environ={"MLFLOW_TRACKING_URI": "store"},
+    )  # fmt: skip
     assert outcome.out == "file:///mlflow/tmp/mlruns e\n"
     assert (tmp_path / "store/logged").exists()
 

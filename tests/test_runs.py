@@ -113,7 +113,7 @@ def test_beginning_of_an_id_is_enough_if_it_is_the_only_one(
 ) -> None:
     directory = project("entry_points: {main: {command: 'true'}}\n")
     for run_id in ("abc", "abcd", "abx"):
-        assert buildrun("run", directory, LOCAL, "--run-id", run_id).code == 0
+        assert buildrun("run", directory, LOCAL, "--run-id", run_id, "--tracking=off").code == 0
     assert buildrun("runs", "show", "abc", "--format=json").data["run_id"] == "abc"
     assert buildrun("runs", "show", "abcd", "--format=json").data["run_id"] == "abcd"
     assert buildrun("runs", "show", "abx", "--format=json").data["run_id"] == "abx"
@@ -128,7 +128,7 @@ def test_id_of_the_user_stays_in_the_store(
     run_id: str, project: Project, buildrun: Buildrun, store: Path
 ) -> None:
     directory = project("entry_points: {main: {command: 'echo $MLFLOW_RUN_ID'}}\n")
-    outcome = buildrun("run", directory, LOCAL, "--run-id", run_id)
+    outcome = buildrun("run", directory, LOCAL, "--run-id", run_id, "--tracking=off")
     assert (outcome.code, outcome.out) == (0, f"{run_id}\n")
     (record,) = store.rglob("run.jsonl")
     assert record.parent.parent == store / "runs"

@@ -1,0 +1,83 @@
+"""MLflow in a virtualenv of its own, made once and kept in the temporary directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import uv
+
+VERSION = "3.17.2"
+
+# Seconds; only reached where something is broken.
+LIMIT = 600.0
+
+
+def prefix() -> Path:
+    """Return a virtualenv with MLflow, made now if need be.
+
+    ``BUILDRUN_TEST_MLFLOW`` names one that is there already.
+    """
+    if given := os.environ.get("BUILDRUN_TEST_MLFLOW"):
+        return Path(given)
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    root = Path(tempfile.gettempdir()) / f"buildrun-tests-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    place = root / f"mlflow-{VERSION}-python-{version}"
+    with (root / f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "ready").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            _uv("venv", "--quiet", "--python", sys.executable, place)
+            python = place / "bin" / "python"
+            _uv("pip", "install", "--quiet", "--python", python, f"mlflow=={VERSION}", "uv")
+            (place / "ready").touch()
+    return place
+
+
+@contextmanager
+def serving(directory: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    """Run a tracking server on a free port, and yield its URI."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    with (directory / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            (
+                prefix() / "bin" / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+                "--backend-store-uri", f"sqlite:///{directory}/mlflow.db", "--workers", "1",
+            ),
+            cwd=directory, env=dict(environ), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _await(uri, server, directory / "server.log")
+        yield uri
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()
+
+
+def _await(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+def _uv(*words: str | Path) -> None:
+    subprocess.run((uv.find_uv_bin(), *words), check=True, timeout=LIMIT)
