@@ -212,9 +212,15 @@ class Tracking:
         from buildrun.tracking import credentials, git, tags
 
         running, options, step = self._running, self._running.options, made.steps[-1]
-        root = opened.project.root
-        checkout = git.look(root, running.environ, running.seen, options.version)
-        origin = tags.Origin(options.uri, root, True)
+        root, source, workdir = opened.project.root, opened.origin, opened.source.workdir
+        checkout = None
+        if workdir is None:
+            checkout = git.look(root, running.environ, running.seen, options.version)
+        elif source.commit:
+            checkout = git.Checkout(
+                workdir.path, source.commit, source.repository or "", source.branch or ""
+            )
+        origin = tags.Origin(source.name if workdir else options.uri, root, workdir is None)
         for name in credentials.USER:
             running.seen.variable(name)
         return Ask(

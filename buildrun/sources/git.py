@@ -59,7 +59,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
         asked.console.note(f"the working directory is kept: {opened.path}")
     name = addresses.shown(remote.url)
     name = f"{name}#{address.subdirectory}" if address.subdirectory else name
-    origin = Origin(name, remote.url, wanted.commit, wanted.branch, address.subdirectory)
+    origin = Origin(name, redact(remote.url), wanted.commit, wanted.branch, address.subdirectory)
     return Opened(root, origin, opened, again(opened, parts, wanted))
 
 
