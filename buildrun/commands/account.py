@@ -82,7 +82,14 @@ class Account:
                 self._record, value["status"], value["exit_code"], seconds, value["steps"]
             )
             runs.write(self._running.home.runs, record)
-        self.tracking.end(self.result.exit_code, self.result.interrupted)
+        if not self._is_submitted:  # else it goes on
+            self.tracking.end(self.result.exit_code, self.result.interrupted)
+
+    @property
+    def _is_submitted(self) -> bool:
+        """Return whether steps were left to a cluster."""
+        outcomes = self.progress.outcomes.values() if self.progress is not None else ()
+        return any(outcome.state == "submitted" for outcome in outcomes)
 
     def report(self) -> Any:
         """Return the run in the stable shape of `--report`."""
@@ -94,6 +101,8 @@ class Account:
                 for step in self.progress.plan.steps
                 if step.id in self.progress.outcomes
             ]
+            if self._is_submitted and value["status"] == "ok":
+                value["status"] = "submitted"
         return value
 
     def summary(self) -> None:

@@ -74,6 +74,7 @@ class Kubernetes:
                 owner(running.environ),
                 runs.directory(running.home.runs, self._run_id),
                 running.console,
+                running.environ.get("KUBECONFIG") or "",
             )
         )
         return self

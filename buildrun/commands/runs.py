@@ -11,7 +11,10 @@ import time
 from collections.abc import Mapping
 
 from buildrun import home, runs
+from buildrun.commands import runs_cancel
 from buildrun.errors import StoreError, UsageError
+from buildrun.kubernetes.cluster import Submitted, recorded
+from buildrun.kubernetes.detached import Detached
 from buildrun.output import file_name
 from buildrun.printable import printable
 from buildrun.runs import Record
@@ -19,18 +22,26 @@ from buildrun.runs import Record
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
-    verbs = parser.add_subparsers(dest="verb", metavar="ls|show|logs", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="ls|show|logs|cancel", required=True)
     listing = verbs.add_parser("ls", help="the latest runs", description="the latest runs")
     listing.add_argument("-n", "--number", type=int, default=20, help="how many; default: 20")
     show = verbs.add_parser("show", help="how a run went", description="how a run went")
     logs = verbs.add_parser(
         "logs", help="what its steps wrote", description="what the steps of a run wrote"
     )
-    for verb in (show, logs):
+    cancel = verbs.add_parser(
+        "cancel",
+        help="end a run",
+        description="end a run on this machine, or the Kubernetes Jobs that it has left",
+    )
+    for verb in (show, logs, cancel):
         verb.add_argument(
             "run", metavar="RUN", nargs="?", help="the beginning of its id; default: the latest"
         )
     logs.add_argument("step", metavar="STEP", nargs="?", help="only this step")
+    logs.add_argument(
+        "-f", "--follow", action="store_true", help="with Kubernetes: to the end of its Jobs"
+    )
     for verb in (listing, show):
         verb.add_argument("--format", choices=("text", "json"), default="text")
 
@@ -42,7 +53,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
         return _list(runs.survey(directory)[: max(0, arguments.number)], arguments.format)
     record = _find(directory, arguments.run)
     if arguments.verb == "show":
-        return _show(record, arguments.format)
+        return _show(directory, record, arguments.format, environ)
+    if arguments.verb == "cancel":
+        return runs_cancel.cancel(directory, record, environ)
+    if found := _on_cluster(directory, record, arguments.step):
+        return _logs_of_jobs(found, environ, follow=arguments.follow)
     return _logs(directory, record, arguments.step)
 
 
@@ -60,9 +75,17 @@ def _list(records: list[Record], form: str) -> int:
     return 0
 
 
-def _show(record: Record, form: str) -> int:
+def _show(directory: str, record: Record, form: str, environ: Mapping[str, str]) -> int:
+    jobs = _on_cluster(directory, record, None)
+    left = Detached(jobs, environ).look() if jobs else []
     if form == "json":
-        sys.stdout.write(json.dumps({"version": 1, **_to_json(record)}, indent=2) + "\n")
+        value = {"version": 1, **_to_json(record)}
+        if left:
+            value["jobs"] = [
+                {**item.job._asdict(), "state": item.state, "exit_code": item.exit_code}
+                for item in left
+            ]
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return 0
     code = "" if record.exit_code is None else f", exit code {record.exit_code}"
     seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
@@ -77,7 +100,33 @@ def _show(record: Record, form: str) -> int:
         lines.append(f"  {printable(line)}")
         if step["log"]:
             lines.append(f"    {printable(step['log'])}")
+    for item in left:
+        ended = "" if item.exit_code is None else f" with exit code {item.exit_code}"
+        lines.append(f"  Job {item.job.namespace}/{item.job.job}: {item.state}{ended}")
     sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submitted]:
+    """Return the Jobs that a run has left on a cluster, or may have when it was killed."""
+    if record.status not in ("submitted", "lost"):
+        return []
+    jobs = recorded(runs.directory(directory, record.run_id))
+    return [job for job in jobs if step in (None, job.step)]
+
+
+def _logs_of_jobs(jobs: list[Submitted], environ: Mapping[str, str], *, follow: bool) -> int:
+    """Write what Jobs have written so far, or with ``follow`` all that they will."""
+    detached = Detached(jobs, environ)
+
+    def write(text: bytes) -> None:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+    for job in jobs:
+        if len(jobs) > 1:
+            write(f"==> {printable(job.step)} <==\n".encode())
+        detached.follow(job, write, to_its_end=follow)
     return 0
 
 

@@ -40,22 +40,33 @@ class Event(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A Job that a run has submitted, as it is recorded."""
+    """A Job that a run has submitted, as it is recorded.
+
+    context, kubeconfig: how the cluster was found; None and "" for what is so by default.
+    """
 
     step: str
     job: str
     namespace: str
     context: str | None
+    kubeconfig: str
 
 
 class Cluster:
     """The Jobs of one owner in one namespace, from entry to exit; used by several threads.
 
-    directory: of the run, where its Jobs are recorded; "" for nowhere.
+    directory: of the run, where its Jobs are recorded, with the kubeconfig that the user named;
+    "" for nowhere.
     """
 
     def __init__(
-        self, connection: Connection, config: Config, owner: str, directory: str, console: Console
+        self,
+        connection: Connection,
+        config: Config,
+        owner: str,
+        directory: str,
+        console: Console,
+        kubeconfig: str,
     ) -> None:
         """Take the connection; nothing is asked before entry."""
         self.config = config
@@ -67,6 +78,7 @@ class Cluster:
             Api(connection, patience=_PATIENCE), self.namespace, names.selector(owner)
         )
         self._directory = directory
+        self._kubeconfig = kubeconfig
         self._mutex = threading.Lock()
         self._leaving: set[str] = set()
 
@@ -103,7 +115,7 @@ class Cluster:
     def record(self, step: str, job: str) -> None:
         """Keep in mind that the run has submitted a Job, for `runs logs` and `runs cancel`."""
         if self._directory:
-            made = Submitted(step, job, self.namespace, self.config.context)
+            made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
             record(self._directory, made)
 
     def delete(self, name: str, *, secret: bool) -> None:

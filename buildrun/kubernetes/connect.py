@@ -50,8 +50,9 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
 
 def _by_file(path: str, context: str | None) -> Connection:
     from kubernetes.client import Configuration
-    from kubernetes.config import kube_config
+    from kubernetes.config import kube_config as loader
 
+    kube_config = cast("Any", loader)
     contexts, active = kube_config.list_kube_config_contexts(config_file=path)
     chosen: Any = active
     if context is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -18,6 +19,8 @@ from buildrun.store.staging import PREFIX
 from buildrun.tree import signature
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+# It vanished, or became a link or something else.
+_OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _STAGING = os.fsencode(PREFIX)
 
 
@@ -60,7 +63,7 @@ class Archive:
         self.sha256, self.parts = self._measured(largest)
 
     def chunks(self, start: int, size: int) -> Iterator[bytes]:
-        """Yield some of its bytes; raises Changed, with the file's path, and OSError."""
+        """Yield some of its bytes; raises Changed, with the file's path, and ExecutionError."""
         end = start + size
         number = bisect_right(self._starts, start) - 1
         while start < end:
@@ -129,7 +132,7 @@ def archive(root: str, paths: Sequence[str], *, as_absolute: bool, largest: Larg
     except Changed as error:
         raise changed(error) from None
     except OSError as error:
-        raise unreadable(error) from None
+        raise unreadable(error, os.fsencode(error.filename or root)) from None
 
 
 class Largest(NamedTuple):
@@ -149,9 +152,9 @@ def changed(error: Changed) -> ExecutionError:
     return ExecutionError(f"{name} changed while it was sent", hint="run it again")
 
 
-def unreadable(error: OSError) -> ExecutionError:
+def unreadable(error: OSError, path: bytes) -> ExecutionError:
     """Return what is said of a file that cannot be sent."""
-    place = printable(os.fsdecode(error.filename)) if error.filename else None
+    place = printable(os.fsdecode(path))
     return ExecutionError(f"it cannot be sent to the pod: {error.strerror}", place=place)
 
 
@@ -217,23 +220,24 @@ def _pieces(base: bytes, top: bytes, start: int, *, as_absolute: bool) -> Iterat
 def _content(piece: _Piece, start: int, end: int) -> Iterator[bytes]:
     """Yield bytes of a file, and of what fills up its last block."""
     path = piece.path or b""
-    name = os.fsdecode(path)
     try:
         descriptor = os.open(path, _FLAGS)
-    except FileNotFoundError:
-        raise Changed(name) from None
-    try:
-        if signature.of(os.fstat(descriptor)) != piece.seen:
-            raise Changed(name)
-        while start < min(end, piece.content):
-            chunk = os.pread(descriptor, min(CHUNK, min(end, piece.content) - start), start)
-            if not chunk:
-                raise Changed(name)
-            start += len(chunk)
-            yield chunk
-        if signature.of(os.fstat(descriptor)) != piece.seen:
-            raise Changed(name)
-    finally:
-        os.close(descriptor)
+        try:
+            if signature.of(os.fstat(descriptor)) != piece.seen:
+                raise Changed(os.fsdecode(path))
+            while start < min(end, piece.content):
+                chunk = os.pread(descriptor, min(CHUNK, min(end, piece.content) - start), start)
+                if not chunk:
+                    raise Changed(os.fsdecode(path))
+                start += len(chunk)
+                yield chunk
+            if signature.of(os.fstat(descriptor)) != piece.seen:
+                raise Changed(os.fsdecode(path))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _OTHER:
+            raise Changed(os.fsdecode(path)) from None
+        raise unreadable(error, path) from None
     if start < end:
         yield bytes(end - start)
