@@ -1,0 +1,189 @@
+"""``mlflow run -b buildrun``, with MLflow itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mlflow_environment import environ, install
+from step_helpers import LIMIT, PAUSE, Gate
+
+PROJECT = (
+    "entry_points:\n"
+    "  main:\n    parameters: {word: {default: hi}}\n"
+    "    command: 'echo {word} $MLFLOW_RUN_ID'\n"
+    "  fails: {command: exit 7}\n"
+    f"  pauses: {{command: '{PAUSE.format('here')}'}}\n"
+)
+
+# Every line that it prints is JSON: the name of a part, and what came of it.
+PROGRAM = """
+import json, os, sys
+import mlflow
+from mlflow.exceptions import ExecutionException
+
+client = mlflow.MlflowClient()
+
+def tell(name, run_id, **more):
+    run = client.get_run(run_id)
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith("mlflow.")}
+    ended = run.info.end_time is not None
+    told = {"id": run_id, "status": run.info.status, "ended": ended, "tags": tags, **more}
+    print(json.dumps([name, told]), flush=True)
+
+def run(entry_point="main", **more):
+    given = {"env_manager": "local", "backend": "buildrun", **more}
+    return mlflow.projects.run(sys.argv[1], entry_point, **given)
+
+def last():
+    return mlflow.search_runs(experiment_ids=["0"], output_format="list")[0].info.run_id
+
+done = run(parameters={"word": "a b"}, run_name="my run")
+tell("succeeded", done.run_id, own=done.get_status(), wait=done.wait())
+
+for name, more in {"failed": {"entry_point": "fails"}, "refused": {"entry_point": "nope"},
+                   "unknown": {"backend_config": {"nonsense": 1}},
+                   "impossible": {"backend_config": {"backend": "moon"}}}.items():
+    try:
+        run(**more)
+    except ExecutionException as error:
+        tell(name, last(), error=str(error))
+
+one = run("pauses", synchronous=False)
+with open(os.environ["UP"]) as up:
+    up.readline()
+status = one.get_status()
+one.cancel()
+tell("cancelled", one.run_id, own=one.get_status(), before=status)
+
+with mlflow.start_run() as parent:
+    child = run(backend_config={"quiet": True, "jobs": 2})
+tell("nested", child.run_id, parent=parent.info.run_id)
+
+tell("beside", run("fails", synchronous=False).run_id)
+"""
+
+
+class Told(NamedTuple):
+    """What the program has printed, and what the store knew when it had ended."""
+
+    parts: Mapping[str, Any]
+    out: str
+    afterwards: str
+    code: int
+
+
+Mlflow = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("mlflow")
+    (directory / "project").mkdir()
+    (directory / "project" / "MLproject").write_text(PROJECT)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def call(place: Path) -> Iterator[Mlflow]:
+    """Return a function that calls a program of the virtualenv that has both."""
+    programs = install(place / "env")
+    gate = Gate(place / "gate")
+    uri = f"sqlite:///{place / 'mlflow.db'}"
+    variables = {**environ(programs, place / "store", uri), **gate.environ}
+
+    def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (programs / program, *words),
+            cwd=place,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10 * LIMIT,
+        )
+
+    yield run
+    gate.close()
+
+
+@pytest.fixture(scope="module")
+def told(call: Mlflow, place: Path) -> Told:
+    """Return what became of the program's runs."""
+    script = place / "program.py"
+    script.write_text(PROGRAM)
+    done = call("python", script, place / "project")
+    lines = done.stdout.splitlines()
+    parts = dict(json.loads(line) for line in lines if line.startswith("["))
+    assert "beside" in parts, done.stderr
+    look = "import sys, mlflow; print(mlflow.get_run(sys.argv[1]).info.status)"
+    afterwards = call("python", "-c", look, parts["beside"]["id"]).stdout.strip()
+    return Told(parts, done.stdout, afterwards, done.returncode)
+
+
+def test_run_of_mlflows_is_the_one_that_the_command_sees(told: Told) -> None:
+    run = told.parts["succeeded"]
+    assert f"a b {run['id']}\n" in told.out
+
+
+def test_success_ends_the_run_with_its_name_and_tags(told: Told, place: Path) -> None:
+    run = told.parts["succeeded"]
+    assert (run["status"], run["ended"], run["own"], run["wait"]) == (
+        "FINISHED", True, "FINISHED", True,
+    )  # fmt: skip
+    tags = run["tags"]
+    assert tags["mlflow.runName"] == "my run"
+    assert tags["mlflow.source.type"] == "PROJECT"
+    assert tags["mlflow.source.name"] == str(place / "project")
+    assert tags["mlflow.project.entryPoint"] == "main"
+    assert tags["mlflow.project.backend"] == "buildrun"
+
+
+def test_failure_is_mlflows_exception(told: Told) -> None:
+    run = told.parts["failed"]
+    assert (run["status"], run["ended"]) == ("FAILED", True)
+    assert run["error"] == f"Run (ID '{run['id']}') failed"
+
+
+def test_run_of_a_project_that_is_refused_has_failed(told: Told) -> None:
+    run = told.parts["refused"]
+    assert (run["status"], run["ended"]) == ("FAILED", True)
+
+
+def test_backend_config_holds_options_of_buildrun_alone(told: Told) -> None:
+    assert "does not know `nonsense`" in told.parts["unknown"]["error"]
+    assert "unsupported execution mode moon" in told.parts["impossible"]["error"]
+    assert told.parts["impossible"]["status"] == "FAILED"
+
+
+def test_cancelled_run_is_killed(told: Told) -> None:
+    run = told.parts["cancelled"]
+    assert (run["before"], run["own"], run["status"], run["ended"]) == (
+        "RUNNING", "KILLED", "KILLED", True,
+    )  # fmt: skip
+
+
+def test_run_within_a_run_names_its_parent(told: Told) -> None:
+    run = told.parts["nested"]
+    assert run["tags"]["mlflow.parentRunId"] == run["parent"]
+    assert run["status"] == "FINISHED"
+
+
+def test_run_that_nobody_waits_for_is_ended_all_the_same(told: Told) -> None:
+    assert told.code == 0
+    assert told.afterwards == "FAILED"
+
+
+def test_command_line_waits_and_keeps_the_commands_exit_code(call: Mlflow, place: Path) -> None:
+    words = ("run", place / "project", "-b", "buildrun", "--env-manager", "local")
+    done = call("mlflow", *words, "-P", "word=it's")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("it's ")
+    assert "succeeded ===" in done.stderr
+    failed = call("mlflow", *words, "-e", "fails")
+    assert failed.returncode == 7
+    assert "failed ===" in failed.stderr
