@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 class Depot:
     """What a store holds and was asked; ``faults`` answer in its place, each once, in order.
 
-    ranges: whether it knows them.
+    ranges: whether it knows them. A fault's path ``*`` is any.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,11 @@ class Depot:
         path = request.path.partition("?")[0].lstrip("/")
         with self._lock:
             self.asked.append(Asked(request.command, path, dict(request.headers)))
-            found = [fault for fault in self.faults if fault[:2] == (request.command, path)]
+            found = [
+                fault
+                for fault in self.faults
+                if fault[0] == request.command and fault[1] in (path, "*")
+            ]
             if found:
                 self.faults.remove(found[0])
         if found:
