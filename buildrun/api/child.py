@@ -59,14 +59,17 @@ class Child:
         self.told_to_end = False
         self.apart = order.apart
         self.process, pipe = _start(order)
-        self._reader = threading.Thread(target=self._read, args=(pipe,), daemon=True)
-        self._waiter = threading.Thread(target=self._wait, daemon=True)
         try:
-            self._lifeline: _Lifeline | None = _Lifeline(self.process.pid, order.directory)
-        except OSError:
-            self._lifeline = None  # no descriptors are left: it may outlive us
-        self._reader.start()
-        self._waiter.start()
+            self._lifeline = _Lifeline(self.process.pid, order.directory)
+            self._reader = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+            self._reader.start()
+            threading.Thread(target=self._wait, daemon=True).start()
+        except BaseException as error:
+            self.process.terminate()  # it must not be lost
+            self.process.wait()
+            if isinstance(error, (OSError, RuntimeError)):
+                raise ExecutionError(f"buildrun cannot be looked after: {error}") from None
+            raise
 
     @property
     def over(self) -> bool:
@@ -124,8 +127,7 @@ class Child:
         else:
             self.process.wait()  # macOS before Python 3.13
             self._reaped = True
-        if self._lifeline is not None:
-            self._lifeline.cut()
+        self._lifeline.cut()
         self._reader.join(_LAST_WORDS)
         self._hear({})
         self._over.set()

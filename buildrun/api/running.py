@@ -274,20 +274,23 @@ def order_of(
     return Order(argv, None if cwd is None else os.fsdecode(cwd), variables, apart)
 
 
+# Runs that have not ended, and the process that is their parent, not one that it has forked.
 _live: list[Run] = []
 _owner = 0
+_guard = threading.Lock()
 
 
 def _look_after(run: Run) -> None:
     """See to it that we do not exit before the run has ended."""
-    global _owner  # noqa: PLW0603  # the process that is the runs' parent, not one it has forked
-    if _owner != os.getpid():
-        _owner = os.getpid()
-        _live.clear()
-        atexit.unregister(_exit)
-        atexit.register(_exit)
-    _live[:] = [one for one in _live if one.exit_code is None]
-    _live.append(run)
+    global _owner  # noqa: PLW0603
+    with _guard:
+        if _owner != os.getpid():
+            _owner = os.getpid()
+            _live.clear()
+            atexit.unregister(_exit)
+            atexit.register(_exit)
+        _live[:] = [one for one in _live if one.exit_code is None]
+        _live.append(run)
 
 
 def _exit() -> None:
