@@ -247,15 +247,14 @@ def _watch(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
         gone = expired(f"too old resource version: {version} ({cluster.store.compacted + 1})")
         if cluster.gone_as == "status":
             raise gone
-        return Answer(stream=iter([_event("ERROR", gone.status)]))
-    return Answer(stream=_events(cluster, target, query, asked, version))
+        return Answer(stream=(each for each in (_event("ERROR", gone.status),)))
+    return Answer(stream=_events(cluster, target, query, asked, version, cluster.bookmarks))
 
 
 def _events(
-    cluster: Cluster, target: Target, query: dict[str, str], asked: Test, version: int
+    cluster: Cluster, target: Target, query: dict[str, str], asked: Test, version: int, marks: int
 ) -> Iterator[bytes]:
     store, resource = cluster.store, target.resource
-    marks = cluster.bookmarks
     wants_marks = query.get("allowWatchBookmarks") in ("1", "true", "True")
     deadline = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
     first = b""

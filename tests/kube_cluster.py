@@ -13,6 +13,7 @@ It speaks as Kubernetes v1.34 does, to the `kubernetes` client, to kubectl and t
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -28,8 +29,10 @@ from kube_http import Answer, Server
 from kube_jobs import Jobs
 from kube_kubelet import Kubelet, Pod
 from kube_rules import prepared
+from kube_schema import checked
 from kube_status import RESOURCES, Refused, Resource, forbidden, unauthorized
 from kube_store import Object, Store, seconds
+from kube_tls import identity
 
 # Seconds that what plays pods is given to end when the cluster does.
 PATIENCE = 20.0
@@ -39,6 +42,7 @@ class Cluster:
     """One cluster; everything in it ends with its `with` block.
 
     backoff: seconds before a Job's second pod. token: what requests must bear; None for anything.
+    tls: with a certificate that the configuration names; kubectl sends tokens only then.
     A play that raises is raised again at the end.
     """
 
@@ -48,16 +52,19 @@ class Cluster:
         *,
         backoff: float = 10.0,
         token: str | None = None,
+        tls: bool = False,
         user: str = "system:serviceaccount:default:builder",
     ) -> None:
         self.store = Store()
         self.kubelet = kubelet
         self.token = token
         self.user = user
+        self.identity = identity() if tls else None
         self.unauthorized = False
         self.gone_as: Literal["event", "status"] = "event"
         self.service_accounts = {"default"}
         self.requests: list[Request] = []
+        self.warnings: list[str] = []
         self.faults: list[Fault] = []
         self.troubles: list[BaseException] = []
         self.closing = threading.Event()
@@ -71,7 +78,7 @@ class Cluster:
         for name in ("default", "kube-system"):
             self.namespace(name)
         self._server = Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._threads = [
             threading.Thread(target=self._server.serve_forever, args=(0.05,), name="kube-http"),
             threading.Thread(target=self._control, name="kube-controllers"),
@@ -134,11 +141,15 @@ class Cluster:
         """Write a configuration for clients, and return its path."""
         user = {} if token is None else {"token": token}
         place = {} if namespace is None else {"namespace": namespace}
+        server = {"server": self.url}
+        if self.identity is not None:
+            authority = base64.b64encode(self.identity.certificate).decode()
+            server["certificate-authority-data"] = authority
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": context,
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "c", "cluster": server}],
             "users": [{"name": "u", "user": user}],
             "contexts": [{"name": context, "context": {"cluster": "c", "user": "u", **place}}],
         }
@@ -280,6 +291,7 @@ class Cluster:
         """Note a request; return the fault that it meets."""
         with self.store.changed:
             self.requests.append(request)
+            self.store.changed.notify_all()
             for fault in self.faults:
                 if fault.left and fault.matches(request.method, target):
                     fault.left -= 1
@@ -313,9 +325,10 @@ class Cluster:
         return {**body, "status": {"allowed": self.allowed(asked["verb"], thing)}}
 
     def check(self, resource: Resource, body: Any, mode: str) -> tuple[str, ...]:
-        """Return what is to be warned of in the fields of an object."""
-        del resource, body, mode
-        return ()
+        """Return what is to be warned of in the fields of an object; raises Refused."""
+        found = checked(resource, body, mode)
+        self.warnings.extend(found)
+        return found
 
     def answer(self, request: Request, body: Any, kind: str) -> Answer:
         return kube_api.answer(self, request, body, kind)
@@ -385,7 +398,9 @@ class Cluster:
         uid = object["metadata"]["uid"]
         if uid not in self._pods and not gone:
             pod = self._pods[uid] = Pod(self.store, object)
-            pod.thread = threading.Thread(target=self._play, args=(pod,), name=f"pod-{pod.name}")
+            pod.thread = threading.Thread(
+                target=self._play, args=(pod,), name=f"pod-{pod.name}", daemon=True
+            )
             pod.thread.start()
         found = self._pods.get(uid)
         if found is None:
@@ -411,6 +426,7 @@ class Cluster:
             self.troubles.append(error)
         with self.store.changed:
             pod.idle = True
+            self.store.changed.notify_all()
             if pod.deleted.is_set() and not self.closing.is_set():
                 self._finalize(pod)
 

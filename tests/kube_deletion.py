@@ -102,11 +102,21 @@ def owners(object: Object) -> Iterable[Mapping[str, Any]]:
     return object["metadata"].get("ownerReferences") or ()
 
 
+def _owning(store: Store, object: Object) -> list[Object]:
+    namespace = object["metadata"].get("namespace", "")
+    uids = {each["uid"] for each in owners(object)}
+    kinds = {KINDS[each["kind"]] for each in owners(object) if each["kind"] in KINDS}
+    found = [each for kind in kinds for each in store.all(kind, namespace)]
+    return [each for each in found if each["metadata"]["uid"] in uids]
+
+
 def collect(store: Store, object: Object) -> None:
     """Do what the garbage collector does when this object has changed or come."""
     if not there(store, object):
         for dependent in dependents(store, object):
             _abandoned(store, dependent)
+        for owner in _owning(store, object):
+            collect(store, owner)  # it may have waited for this one
         return
     finalizers = object["metadata"].get("finalizers") or ()
     if "deletionTimestamp" in object["metadata"]:

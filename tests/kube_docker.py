@@ -204,18 +204,40 @@ class _Running:
                 return False
             pod.event("Pulling", f'Pulling image "{image}"', "Normal")
             start = time.monotonic()
-            done = self._kubelet.run("pull", "--quiet", image)
-            if done.returncode == 0:
+            code, words = self._pull(image)
+            if code == 0:
                 took = f"{time.monotonic() - start:.3f}s"
                 text = f'Successfully pulled image "{image}" in {took} ({took} including waiting).'
                 pod.event("Pulled", text, "Normal")
                 return True
-            words = f"rpc error: code = Unknown desc = {done.stderr.strip()}"
+            if pod.ending():
+                return False
+            words = f"rpc error: code = Unknown desc = {words}"
             pod.event("Failed", f'Failed to pull image "{image}": {words}')
             pod.event("Failed", "Error: ErrImagePull")
             pod.waiting("ErrImagePull", words, container=name)
             if pod.ending() or not self._backed_off(image, words, name):
                 return False
+
+    def _pull(self, image: str) -> tuple[int, str]:
+        """Pull an image unless the pod is to end; return the exit code and docker's words."""
+        with tempfile.TemporaryFile() as words:
+            pulling = subprocess.Popen(
+                (self._kubelet.docker, "pull", "--quiet", image), env=dict(self._kubelet.environ),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words,
+            )  # fmt: skip
+
+            def wait() -> None:
+                pulling.wait()
+                self._pod.again()
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            if not self._pod.until(lambda: pulling.returncode is not None):
+                pulling.terminate()
+            waiting.join()
+            words.seek(0)
+            return pulling.returncode, words.read().decode(errors="replace").strip()
 
     def _backed_off(self, image: str, words: str, name: str) -> bool:
         pod, backoff = self._pod, self._kubelet.pull_backoff

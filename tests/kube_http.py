@@ -53,6 +53,15 @@ class Server(http.server.ThreadingHTTPServer):
         self.cluster = cluster
         self.open: dict[socket.socket, str] = {}
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection; with TLS, leave the talk about it to the connection's thread."""
+        connection, address = super().get_request()
+        if self.cluster.identity is not None:
+            connection = self.cluster.identity.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
+
     def sever(self, pattern: str) -> None:
         """Close the connections whose last request matches."""
         for connection, target in list(self.open.items()):
@@ -215,10 +224,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def _gone(self) -> bool:
-        try:
-            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        try:  # below TLS, whose own farewell is all that a client sends now
+            data = socket.socket.recv(self.connection, 1, flags)
         except BlockingIOError:
             return False
+        return not data or self.server.cluster.identity is not None
 
     def _break(self, *, reset: bool) -> None:
         self.close_connection = True

@@ -168,6 +168,13 @@ class Pod:
     def wait_deleted(self, limit: float | None = None) -> bool:
         return self.deleted.wait(limit)
 
+    def wait(self, event: threading.Event) -> bool:
+        """Wait for a test's event; return False if the pod is deleted first."""
+        while not event.wait(0.05):
+            if self.deleted.is_set():
+                return False
+        return True
+
     def _named(self, container: str | None) -> list[str]:
         return self.containers if container is None else [container]
 

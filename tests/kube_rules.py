@@ -152,13 +152,15 @@ def _container_defaults(container: Mapping[str, Any]) -> Object:
 def _secret_defaults(secret: Object) -> None:
     secret.setdefault("type", "Opaque")
     data = dict(secret.get("data") or {})
-    for key, value in data.items():
+    for value in data.values():
         try:
             base64.b64decode(value or "", validate=True)
-        except (binascii.Error, ValueError, TypeError):
+        except (binascii.Error, ValueError):
+            good = re.match(r"[A-Za-z0-9+/]*", value)
+            at = len(good[0]) if good else 0
             raise bad_request(
                 f'Secret in version "v1" cannot be handled as a Secret: illegal base64 data at '
-                f"input byte {len(key)}"
+                f"input byte {at}"
             ) from None
     for key, value in (secret.pop("stringData", None) or {}).items():
         data[key] = base64.b64encode(value.encode()).decode()
@@ -294,6 +296,14 @@ def _container(
         yield Cause(f"{field}.image", "Required value")
     elif image != image.strip():
         yield invalid_value(f"{field}.image", image, "must not have leading or trailing whitespace")
+    for key, values in (
+        ("imagePullPolicy", ("Always", "IfNotPresent", "Never")),
+        ("terminationMessagePolicy", ("FallbackToLogsOnError", "File")),
+    ):
+        if container[key] not in values:
+            shown = ", ".join(f'"{value}"' for value in values)
+            text = f'"{container[key]}": supported values: {shown}'
+            yield Cause(f"{field}.{key}", "Unsupported value", text)
     for number, variable in enumerate(container.get("env") or ()):
         name = variable.get("name") or ""
         if not name:
@@ -305,7 +315,12 @@ def _container(
                 f"{field}.env[{number}].valueFrom", "",
                 "may not be specified when `value` is not empty",
             )  # fmt: skip
+    paths: set[str] = set()
     for number, mount in enumerate(container.get("volumeMounts") or ()):
+        if mount.get("mountPath") in paths:
+            at = f"{field}.volumeMounts[{number}].mountPath"
+            yield invalid_value(at, mount["mountPath"], "must be unique")
+        paths.add(mount.get("mountPath", ""))
         if mount.get("name") not in volumes:
             at = f"{field}.volumeMounts[{number}].name"
             yield Cause(at, "Not found", f'"{mount.get("name")}"')
