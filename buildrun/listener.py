@@ -1,7 +1,7 @@
 """The program that has started us through the Python API, and is told how its run goes.
 
-It reads lines of JSON from a pipe: ``{"record": …}`` when the run begins and ends, and
-``{"error": …}`` for what stopped it.
+It reads lines of JSON from a pipe: ``{"run_id": …}`` when that is known, ``{"record": …}`` when the
+run begins and ends, and ``{"error": …}`` for what stopped it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def _hear() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEEDED)
+
+
+def tell_id(run_id: str) -> None:
+    """Tell the run's id, before anything is built for it."""
+    _tell({"run_id": run_id})
 
 
 def tell_record(record: Any) -> None:

@@ -42,15 +42,22 @@ class Wanted(NamedTuple):
     output: str | None = None
     quiet: bool = False
     refresh: bool = False
+    tracking: str | None = None
+    keep_workdir: bool = False
 
 
 def run_line(wanted: Wanted) -> list[str]:
     """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
-    named = {"--jobs": wanted.jobs, "--output": wanted.output}
+    named = {
+        "--jobs": wanted.jobs,
+        "--output": wanted.output,
+        "--tracking": wanted.tracking,
+    }
     flags = {
         "--keep-going": wanted.keep_going,
         "--quiet": wanted.quiet,
         "--refresh": wanted.refresh,
+        "--keep-workdir": wanted.keep_workdir,
     }
     return ["run", *command_line(wanted), *_options(named, flags)]
 

@@ -148,6 +148,9 @@ class Run:
             self._record = told["record"]
             self._id = told["record"]["run_id"]
             self._known.set()
+        elif "run_id" in told:
+            self._id = told["run_id"]
+            self._known.set()
         elif "error" in told:
             self.error = error_of(told["error"])
         elif not self._known.is_set():
@@ -184,6 +187,8 @@ def run(
     refresh: bool = False,
     locked: bool = False,
     offline: bool = False,
+    tracking: str | None = None,
+    keep_workdir: bool = False,
     cwd: StrPath | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Run:
@@ -204,7 +209,8 @@ def run(
 
     The rest are options of ``buildrun run``: jobs, keep_going, output, quiet, force (True for
     every step, or names), cache (False: `--no-cache`), remote_cache, remote_cache_write, refresh,
-    locked, offline. cwd: where relative paths begin; environ: the variables; both default to ours.
+    locked, offline, tracking (``on``, ``optional`` or ``off``), keep_workdir. cwd: where relative
+    paths begin; environ: the variables; both default to ours.
 
     Raises UsageError and ParameterError for arguments that cannot be, at once.
     """
@@ -234,6 +240,8 @@ def run(
         output=output,
         quiet=quiet,
         refresh=refresh,
+        tracking=tracking,
+        keep_workdir=keep_workdir,
     )
     main = threading.current_thread() is threading.main_thread()
     started = start(wanted, docker_auth, cwd, environ, apart=not (synchronous and main))
@@ -252,6 +260,8 @@ def start(
 ) -> Run:
     """Return a run that goes on beside us; apart: see ``Order``, the rest is as for ``run``."""
     order = order_of(run_line(wanted), cwd, environ, apart=apart)
+    if (parent := _active_run()) and "MLFLOW_RUN_ID" not in order.environ:
+        order = order._replace(environ={**order.environ, "MLFLOW_RUN_ID": parent})
     if docker_auth:
         directory = log_in(docker_auth, order.environ)
         order = order._replace(
@@ -260,6 +270,12 @@ def start(
     started = Run(order, remote=wanted.backend == "kubernetes")
     _look_after(started)
     return started
+
+
+def _active_run() -> str | None:
+    """Return the run of MLflow's that our program is in, which the new one is nested in."""
+    active = getattr(sys.modules.get("mlflow"), "active_run", lambda: None)()
+    return None if active is None else str(active.info.run_id)
 
 
 def order_of(

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from buildrun import planning
+from buildrun import listener, planning
 from buildrun.commands import cache_options, project_options, run_steps, session, warm_record
 from buildrun.commands.account import Account
 from buildrun.commands.downloads import Downloads
@@ -123,6 +123,8 @@ def _run(
     _supported(running)
     tracking = account.tracking
     tracking.begin(opened, first)
+    if not tracking.is_late:
+        listener.tell_id(account.run_id)
     if first.steps[-1].backend == "kubernetes":
         _run_in_kubernetes(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
