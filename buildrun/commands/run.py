@@ -233,6 +233,11 @@ def _run_in_kubernetes(
         _run_steps(
             running, account, wanted, progress, lambda: _IMAGE, tracking.variables, cluster.perform
         )
+    if any(outcome.state == "submitted" for outcome in progress.outcomes.values()):
+        running.console.note(
+            "the same command follows what was submitted, and goes on with what waits for it; "
+            "`buildrun runs show`, `runs logs -f` and `runs cancel` look after it"
+        )
 
 
 def _run_steps(

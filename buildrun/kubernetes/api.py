@@ -31,6 +31,8 @@ _CONNECT = 10.0
 _ANSWER = 30.0
 _LONGEST_PAUSE = 5.0
 PATIENCE = 60.0
+# Seconds for all tries with a server that has never answered yet.
+_FIRST = 10.0
 
 # As many streams of logs at once keep their connections.
 _CONNECTIONS = 256
@@ -69,6 +71,7 @@ class Api:
         self.connection = connection
         self.patience = patience
         self._settings = settings
+        self._answered = False
         self._pool = RESTClientObject(settings).pool_manager
 
     def get(self, target: Target, **query: str) -> dict[str, Any]:
@@ -130,7 +133,7 @@ class Api:
                 raise ValueError("it answers with something else than an object")
             return value
 
-        return self._persist(method, target, read)
+        return self._persist(target, read)
 
     def _ask(
         self,
@@ -140,30 +143,35 @@ class Api:
         body: Mapping[str, Any] | None,
         seconds: float,
     ) -> BaseHTTPResponse:
-        return self._persist(
-            method, target, lambda: self._once(method, target, query, body, seconds)
-        )
+        return self._persist(target, lambda: self._once(method, target, query, body, seconds))
 
-    def _persist(self, method: str, target: Target, attempt: Callable[[], Found]) -> Found:
+    def _persist(self, target: Target, attempt: Callable[[], Found]) -> Found:
         """Return what the attempt gives, tried again while its trouble may pass."""
         import urllib3
 
-        end = time.monotonic() + self.patience
+        began = time.monotonic()
         tries = 0
+
+        def end() -> float:
+            return began + (self.patience if self._answered else min(_FIRST, self.patience))
+
         while True:
             wait = 0.0
             try:
-                return attempt()
+                found = attempt()
+                self._answered = True
+                return found
             except Refusal as error:
-                if error.status not in _PASSING or time.monotonic() >= end:
+                self._answered = True
+                if error.status not in _PASSING or time.monotonic() >= end():
                     raise
                 wait = error.retry_after
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                if time.monotonic() >= end or _is_final(error):
-                    raise unreachable(self._settings.host, error, method, target.kind) from None
+                if time.monotonic() >= end() or _is_final(error):
+                    raise unreachable(self._settings.host, error, target.kind) from None
             tries += 1
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
-            time.sleep(min(max(wait, pause), max(0.0, end - time.monotonic())))
+            time.sleep(min(max(wait, pause), max(0.0, end() - time.monotonic())))
 
     def _once(
         self,

@@ -86,7 +86,14 @@ _DEFAULT: Mapping[str, Any] = {
     "spec": {
         "backoffLimit": 0,
         "ttlSecondsAfterFinished": _TTL,
-        "template": {"spec": {"containers": [{}], "restartPolicy": "Never"}},
+        "template": {
+            "spec": {
+                "containers": [{}],
+                "restartPolicy": "Never",
+                # A command that is a container's first process may not know SIGTERM at all.
+                "terminationGracePeriodSeconds": 10,
+            }
+        },
     },
 }
 

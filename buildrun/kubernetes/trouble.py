@@ -66,7 +66,7 @@ def refusal(
     )
 
 
-def unreachable(host: str, error: Exception, method: str, kind: str) -> ExecutionError:
+def unreachable(host: str, error: Exception, kind: str) -> ExecutionError:
     """Return the error for a server that gives no answer."""
     reason = getattr(error, "reason", None) or error
     words = printable(str(reason).rpartition(": ")[2] or type(reason).__name__)
@@ -74,8 +74,7 @@ def unreachable(host: str, error: Exception, method: str, kind: str) -> Executio
         words = "its certificate is not that of the kubeconfig's authority"
     return ExecutionError(
         f"the cluster at {host} does not answer: {words}",
-        hint=f"`kubectl {'get' if method == 'GET' else 'create'} {kind}` must work with the same "
-        "context",
+        hint=f"`kubectl get {kind}` must work with the same context",
     )
 
 
