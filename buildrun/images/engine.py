@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.errors import EnvironmentFailure
-from buildrun.images import host, inspect, reference, trouble
+from buildrun.images import credentials, host, inspect, reference, trouble
 from buildrun.images.inspect import Image
 from buildrun.images.transfer import Transfer
 
@@ -255,6 +255,13 @@ class Engine:
 
     def _there(self, name: str) -> str | None:
         """Return the digest that a registry has for a name, or None where it has none."""
+        if self.host.socket is not None:
+            known = credentials.header(name, self._environ)
+            if known is not None:
+                try:
+                    return inspect.digest_in_registry(self.host.socket, name, known)
+                except OSError:
+                    return None
         from docker.errors import APIError
 
         with self._told(f"look for `{name}`"):

@@ -64,11 +64,26 @@ def over_socket(path: str, reference: str) -> Image | None:
     raise ExecutionError(f"docker cannot look at `{reference}`: {said}")
 
 
-def _get(path: str, target: str) -> tuple[int, bytes]:
+def digest_in_registry(path: str, name: str, credentials: str) -> str | None:
+    """Return the digest that a registry has for a name, None where it has none or does not say.
+
+    name: known to be well formed. credentials: for ``X-Registry-Auth``, "" for none. Raises OSError
+    where no engine answers.
+    """
+    more = f"X-Registry-Auth: {credentials}\r\n" if credentials else ""
+    status, body = _get(path, f"/distribution/{name}/json", more)
+    try:
+        return str(json.loads(body)["Descriptor"]["digest"]) if status == 200 else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _get(path: str, target: str, more: str = "") -> tuple[int, bytes]:
+    """Return status and body; more: lines of the request's head."""
     import socket
 
     # With HTTP/1.0 the engine closes the connection after its answer, and sends it in one piece.
-    request = f"GET {target} HTTP/1.0\r\nHost: docker\r\nUser-Agent: buildrun\r\n\r\n"
+    request = f"GET {target} HTTP/1.0\r\nHost: docker\r\nUser-Agent: buildrun\r\n{more}\r\n"
     parts = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_SECONDS)
