@@ -123,7 +123,8 @@ def repository(directory: Path) -> str:
 
 PARAMETERS = (
     "name: tagged\nentry_points:\n  main:\n    parameters:\n"
-    "      alpha: {type: float, default: 0.5}\n      text: {default: 'x y'}\n      file: {type: path, default: MLproject}\n"
+    "      alpha: {type: float, default: 0.5}\n      text: {default: 'x y'}\n"
+    "      file: {type: path, default: MLproject}\n"
     "    command: 'true {alpha} {text} {file}'\n"
 )
 

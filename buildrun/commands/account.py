@@ -32,11 +32,16 @@ class Account:
         self.tracking = tracking
         self._started = time.monotonic()
         self._record: runs.Record | None = None
-        self.run_id = running.options.run_id or runs.new_id()
+        self._own_id = running.options.run_id or runs.new_id()
         self.prepared: Prepared | None = None
         self.progress: Progress | None = None
         self.result = Result(FAILURE)
         self.lock: Lock | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Return the run's id: that of MLflow's run, once there is one."""
+        return self.tracking.run_id or self._own_id
 
     @property
     def exit_code(self) -> int:
@@ -45,7 +50,6 @@ class Account:
 
     def begin(self, made: Plan) -> None:
         """Record that the run has begun."""
-        self.run_id = self.tracking.run_id or self.run_id
         project, name = made.project, made.steps[-1].entry_point
         self._record = runs.begin(self.run_id, project.name, project.root, name)
         runs.write(self._running.home.runs, self._record)
@@ -82,7 +86,9 @@ class Account:
                 self._record, value["status"], value["exit_code"], seconds, value["steps"]
             )
             runs.write(self._running.home.runs, record)
-        if not self._is_submitted:  # else it goes on
+        if self._is_submitted:
+            self.tracking.leave()  # it goes on
+        else:
             self.tracking.end(self.result.exit_code, self.result.interrupted)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from buildrun import tracking
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from buildrun.planning import Plan, Step
     from buildrun.prepared import Prepared
     from buildrun.schedule import Progress
+    from buildrun.tracking.git import Checkout
     from buildrun.tracking.run import Status, TrackedRun
     from buildrun.work import Perform
 
@@ -35,8 +37,9 @@ class Tracking:
         self._running = running
         self._optional = mode == "optional"
         self._run: TrackedRun | None = None
+        self._run_id: str | None = None
         self._late: TrackingError | None = None
-        self._steps: Mapping[str, Step] = {}
+        self._steps: dict[str, Step] = {}
         self.wanted = is_wanted(mode, running.environ, *named)
         # What was asked for, for the next run of the same command line.
         self.ask: Ask | None = None
@@ -47,8 +50,8 @@ class Tracking:
 
     @property
     def run_id(self) -> str | None:
-        """Return the id of the run at the server, None where there is none."""
-        return self._run.run_id if self._run is not None else None
+        """Return the id of the run at the server, also after its end; None where there is none."""
+        return self._run_id
 
     @property
     def artifacts(self) -> str | None:
@@ -147,6 +150,9 @@ class Tracking:
                 else:
                     result = inner(step, identity, job, hands, sink)
                 status = _status(result.exit_code, result.interrupted)
+                if result.detached and below is not None:
+                    below.leave()
+                    below = None
             finally:
                 if below is not None:
                     below.end(status, self._running.console)
@@ -179,6 +185,13 @@ class Tracking:
         finally:
             run.close()
 
+    def leave(self) -> None:
+        """Leave the run open, since what it is about goes on without us."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.leave()
+            run.close()
+
     def _begin(self, prefixes: tuple[str, ...]) -> None:
         from buildrun.tracking.run import begin
 
@@ -186,6 +199,7 @@ class Tracking:
             raise AssertionError
         running = self._running
         self._run = begin(self.ask, running.environ, running.cwd, running.home, prefixes)
+        self._run_id = self._run.run_id
 
     def _excuse(self, error: TrackingError) -> None:
         if not self._optional:
@@ -212,15 +226,12 @@ class Tracking:
         from buildrun.tracking import credentials, git, tags
 
         running, options, step = self._running, self._running.options, made.steps[-1]
-        root, source, workdir = opened.project.root, opened.origin, opened.source.workdir
-        checkout = None
-        if workdir is None:
-            checkout = git.look(root, running.environ, running.seen, options.version)
-        elif source.commit:
-            checkout = git.Checkout(
-                workdir.path, source.commit, source.repository or "", source.branch or ""
-            )
-        origin = tags.Origin(source.name if workdir else options.uri, root, workdir is None)
+        root = opened.project.root
+        if opened.source.workdir is None:
+            checkout = git.look(root, running.environ, running.seen)
+            origin = tags.local_name(root, checkout)
+        else:
+            origin, checkout = self._fetched(opened)
         for name in credentials.USER:
             running.seen.variable(name)
         return Ask(
@@ -237,6 +248,20 @@ class Tracking:
             step.parameters,
             self._optional,
         )
+
+    def _fetched(self, opened: Opened) -> tuple[str, Checkout | None]:
+        """Return the name of a project that lies in a temporary directory, and its commit."""
+        from buildrun.tracking import git, tags
+
+        found = opened.origin
+        place, commit, branch = found.repository or "", found.commit or "", found.branch or ""
+        if not commit:
+            return found.name, None
+        if not os.path.isdir(place):
+            return found.name, git.Checkout("", commit, place, branch)
+        url = git.first_remote(place, self._running.environ)
+        checkout = git.Checkout(place, commit, url, branch)
+        return tags.local_name(os.path.join(place, found.subdirectory), checkout), checkout
 
     def _manager(self, opened: Opened) -> str:
         """Return the environment as MLflow calls it, "" for the caller's own."""

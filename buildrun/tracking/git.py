@@ -16,23 +16,20 @@ class Checkout(NamedTuple):
     """A directory in a repository.
 
     top: the working tree's. commit: "" where git ignores the directory, or has none yet. url: of
-    the first remote, without credentials, "" for none. branch: the name that was asked about, ""
-    where it is no branch's.
+    the first remote, without credentials, "" for none. branch: the one that was asked for, else
+    "".
     """
 
     top: str
     commit: str
     url: str
-    branch: str
+    branch: str = ""
 
 
-def look(
-    directory: str, environ: Mapping[str, str], seen: Reader, branch: str | None = None
-) -> Checkout | None:
+def look(directory: str, environ: Mapping[str, str], seen: Reader) -> Checkout | None:
     """Return the checkout that a directory is in, or None; a missing git means none.
 
-    seen: takes note of the files that tell of another commit or remote. branch: a name that may
-    be one of a branch.
+    seen: takes note of the files that tell of another commit or remote.
     """
     found = _ask(
         directory, environ, "rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir"
@@ -46,12 +43,13 @@ def look(
     _watch(seen, own, common)
     if commit and directory != top and _ask(directory, environ, "check-ignore", "--", directory):
         commit = ""
+    return Checkout(top, commit, first_remote(directory, environ))
+
+
+def first_remote(directory: str, environ: Mapping[str, str]) -> str:
+    """Return the URL of a repository's first remote, without credentials, or ""."""
     urls = _ask(directory, environ, "config", "--get-regexp", r"^remote\..*\.url$").splitlines()
-    url = urls[0].partition(" ")[2] if urls else ""
-    known = branch and _ask(
-        directory, environ, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"
-    )
-    return Checkout(top, commit, redact(url), branch if branch and known else "")
+    return redact(urls[0].partition(" ")[2]) if urls else ""
 
 
 def _watch(seen: Reader, own: str, common: str) -> None:

@@ -97,6 +97,10 @@ class TrackedRun:
             raise
         self._hold.drop()
 
+    def leave(self) -> None:
+        """Leave it open, for whoever goes on with it."""
+        self._hold.drop()
+
     def abandon(self) -> None:
         """End a run whose beginning has failed, as far as that goes without more trouble."""
         ended = _now()

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from buildrun.secrets import redact
 from buildrun.tracking import credentials
@@ -17,31 +16,26 @@ _THERE = ("cached", "up-to-date")
 _LONGEST = 5000
 
 
-class Origin(NamedTuple):
-    """Where a project comes from.
+def source(name: str, checkout: Checkout | None, environ: Mapping[str, str]) -> Tags:
+    """Return the tags on who runs what, as MLflow has them, but without credentials.
 
-    uri: as the user gave it. root: its directory. local: whether that is the user's own.
+    name: where the project comes from. checkout: what git knows of it.
     """
-
-    uri: str
-    root: str
-    local: bool
-
-
-def source(origin: Origin, checkout: Checkout | None, environ: Mapping[str, str]) -> Tags:
-    """Return the tags on who runs what, as MLflow has them, but without credentials."""
     tags = [
         ("mlflow.user", credentials.user(environ)),
-        ("mlflow.source.name", _name(origin, checkout)),
+        ("mlflow.source.name", redact(name)),
         ("mlflow.source.type", "PROJECT"),
     ]
     if checkout is not None:
-        if checkout.commit:
-            tags.append(("mlflow.source.git.commit", checkout.commit))
-        if checkout.url:
-            tags.append(("mlflow.source.git.repoURL", checkout.url))
-        if checkout.branch:
-            tags.append(("mlflow.source.git.branch", checkout.branch))
+        tags += [
+            (f"mlflow.source.git.{kind}", value)
+            for kind, value in (
+                ("commit", checkout.commit),
+                ("repoURL", redact(checkout.url)),
+                ("branch", checkout.branch),
+            )
+            if value
+        ]
     return tuple(tags)
 
 
@@ -80,10 +74,9 @@ def outcomes(states: Sequence[tuple[str, str]], origins: Mapping[str, str]) -> T
     return tuple(tags)
 
 
-def _name(origin: Origin, checkout: Checkout | None) -> str:
-    if not origin.local:
-        return redact(origin.uri.strip("'\""))
+def local_name(root: str, checkout: Checkout | None) -> str:
+    """Return how MLflow names a directory of this machine."""
     if checkout is None:
-        return origin.root
-    inside = os.path.relpath(os.path.realpath(origin.root), os.path.realpath(checkout.top))
+        return root
+    inside = os.path.relpath(os.path.realpath(root), os.path.realpath(checkout.top))
     return f"file://{checkout.top}" + ("" if inside == os.curdir else f"#{inside}")
