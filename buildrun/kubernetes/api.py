@@ -1,7 +1,7 @@
 """The Kubernetes API over HTTP: requests that survive a busy or restarting server.
 
-The official client finds the cluster, and keeps certificates, tokens and connections. What goes
-over them is plain JSON, since its models take longer to import than a Job takes to start.
+What goes over the connections is plain JSON, since the official client's models take longer to
+import than a Job takes to start.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ PATIENCE = 60.0
 # Seconds for all tries with a server that has never answered yet.
 _FIRST = 10.0
 
-# As many streams of logs at once keep their connections.
-_CONNECTIONS = 256
-
 
 class Target(NamedTuple):
     """What a request is about; name: "" for all of the kind. sub: such as ``log``."""
@@ -64,15 +61,9 @@ class Api:
 
     def __init__(self, connection: Connection, *, patience: float = PATIENCE) -> None:
         """Prepare; nothing is asked yet."""
-        from kubernetes.client.rest import RESTClientObject
-
-        settings = connection.settings
-        settings.connection_pool_maxsize = _CONNECTIONS
         self.connection = connection
         self.patience = patience
-        self._settings = settings
         self._answered = False
-        self._pool = RESTClientObject(settings).pool_manager
 
     def get(self, target: Target, **query: str) -> dict[str, Any]:
         """Return an object, or the list of a kind; raises Refusal, ExecutionError."""
@@ -168,7 +159,7 @@ class Api:
                 wait = error.retry_after
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 if time.monotonic() >= end() or _is_final(error):
-                    raise unreachable(self._settings.host, error, target.kind) from None
+                    raise unreachable(self.connection.host, error, target.kind) from None
             tries += 1
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
             time.sleep(min(max(wait, pause), max(0.0, end() - time.monotonic())))
@@ -191,12 +182,9 @@ class Api:
             merge = "application/merge-patch+json"
             headers["Content-Type"] = merge if method == "PATCH" else "application/json"
             data = json.dumps(body).encode()
-        settings: Mapping[str, Any] = self._settings.auth_settings()
-        for setting in settings.values():
-            if setting["in"] == "header" and setting["value"]:
-                headers[str(setting["key"])] = str(setting["value"])
-        url = self._settings.host.rstrip("/") + target.path
-        answer = self._pool.request(
+        headers.update(self.connection.headers())
+        url = self.connection.host.rstrip("/") + target.path
+        answer = self.connection.pool.request(
             method,
             url + (f"?{urlencode(query)}" if query else ""),
             body=data,

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from buildrun.errors import ExecutionError
+from buildrun.kubernetes import kubeconfig
 
 if TYPE_CHECKING:
-    from kubernetes.client import Configuration
+    from urllib3 import PoolManager
+
+    from buildrun.kubernetes.kubeconfig import Access
 
 _IN_CLUSTER = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _CONFIG = "~/.kube/config"
+
+# As many streams of logs at once keep their connections.
+_CONNECTIONS = 256
 
 
 class Connection(NamedTuple):
     """A cluster and how it is spoken to.
 
     context: the name in the kubeconfig, "" within a cluster. namespace: the context's own.
-    settings: the client's, with host, certificates and credentials.
+    host: its URL. pool: connections with its certificates. headers: returns the credentials that
+    hold now.
     """
 
     context: str
     namespace: str
-    settings: Configuration
+    host: str
+    pool: PoolManager
+    headers: Callable[[], Mapping[str, str]]
 
 
 def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
@@ -33,19 +42,34 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
     Without any context it is the cluster that this process runs in, as MLflow documents. Raises
     ExecutionError.
     """
+    path = environ.get("KUBECONFIG") or os.path.expanduser(_CONFIG)
+    access = kubeconfig.read(path, context, environ)
+    if access is not None:
+        return _directly(access)
     from kubernetes.config import ConfigException
 
-    path = environ.get("KUBECONFIG") or os.path.expanduser(_CONFIG)
     try:
         return _by_file(path, context)
     except ConfigException as error:
         if context is None and os.path.exists(_IN_CLUSTER):
             return _in_cluster()
-        raise ExecutionError(_fact(context, error), place=path, hint=_hint(path)) from None
+        there = any(os.path.exists(part) for part in path.split(os.pathsep))
+        fact = _fact(context, error) if there else "there is no kubeconfig"
+        raise ExecutionError(fact, place=path, hint=_hint(path)) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ExecutionError(
             f"the kubeconfig cannot be read: {error}", place=path, hint=_hint(path)
         ) from None
+
+
+def _directly(access: Access) -> Connection:
+    from urllib3 import PoolManager
+
+    more: dict[str, Any] = {} if access.tls is None else {"ssl_context": access.tls}
+    if access.name:
+        more["server_hostname"] = access.name
+    pool = PoolManager(maxsize=_CONNECTIONS, **more)
+    return Connection(access.context, access.namespace, access.host, pool, lambda: access.headers)
 
 
 def _by_file(path: str, context: str | None) -> Connection:
@@ -70,7 +94,7 @@ def _by_file(path: str, context: str | None) -> Connection:
         config_file=path, context=chosen["name"], client_configuration=settings
     )
     namespace = (chosen.get("context") or {}).get("namespace") or "default"
-    return Connection(chosen["name"], namespace, settings)
+    return _by_client(chosen["name"], namespace, settings)
 
 
 def _in_cluster() -> Connection:
@@ -81,7 +105,24 @@ def _in_cluster() -> Connection:
     loading.load_incluster_config(client_configuration=settings)
     with open(_IN_CLUSTER, encoding="utf-8") as file:
         namespace = file.read().strip()
-    return Connection("", namespace or "default", settings)
+    return _by_client("", namespace or "default", settings)
+
+
+def _by_client(context: str, namespace: str, settings: Any) -> Connection:
+    """Return a connection with the official client's settings, which renew the credentials."""
+    from kubernetes.client.rest import RESTClientObject
+
+    def headers() -> Mapping[str, str]:
+        found = settings.auth_settings().values()
+        return {
+            str(item["key"]): str(item["value"])
+            for item in found
+            if item["in"] == "header" and item["value"]
+        }
+
+    settings.connection_pool_maxsize = _CONNECTIONS
+    pool = RESTClientObject(settings).pool_manager
+    return Connection(context, namespace, settings.host, pool, headers)
 
 
 def _fact(context: str | None, error: Exception) -> str:
