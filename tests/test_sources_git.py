@@ -1,0 +1,483 @@
+"""Projects from git: which version runs, where, and what is fetched for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun
+from source_helpers import (
+    GIT_ENVIRON,
+    LOCAL,
+    Repository,
+    daemon,
+    http_backend,
+    repository,
+    working_directories,
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name, value in GIT_ENVIRON.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Repository, str]]:
+    """Return a repository, and the URL that it is served at."""
+    made = repository(tmp_path / "served" / "team" / "churn")
+    with daemon(tmp_path / "served") as url:
+        yield made, f"{url}/team/churn"
+
+
+def lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+def test_remote_head_runs_in_a_directory_of_its_own(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    outcome = buildrun(served[1], LOCAL)
+    assert outcome.code == 0, outcome.err
+    where, data = lines(outcome.out)
+    assert data == "one"
+    assert Path(where).name == "churn"
+    assert not Path(where).exists()
+    assert working_directories(store) == []
+
+
+@pytest.mark.parametrize("how", ["branch", "tag", "annotated", "whole", "short", "ref"])
+def test_version_is_a_branch_a_tag_or_a_commit(
+    served: tuple[Repository, str], buildrun: Buildrun, how: str
+) -> None:
+    made, url = served
+    made.git("switch", "--quiet", "--create", "side")
+    commit = made.commit(data__txt="side\n")
+    made.git("tag", "plain")
+    made.git("tag", "--annotate", "--message", "x", "noted")
+    made.git("switch", "--quiet", "main")
+    version = {
+        "branch": "side", "tag": "plain", "annotated": "noted", "whole": commit,
+        "short": commit[:8], "ref": "refs/heads/side",
+    }[how]  # fmt: skip
+    for _ in range(2):
+        outcome = buildrun(url, LOCAL, "-v", version)
+        assert outcome.code == 0, outcome.err
+        assert lines(outcome.out)[1] == "side"
+
+
+def test_branch_comes_before_a_tag_of_the_same_name(
+    served: tuple[Repository, str], buildrun: Buildrun
+) -> None:
+    made, url = served
+    made.git("tag", "both")
+    made.git("branch", "both")
+    made.git("switch", "--quiet", "both")
+    made.commit(data__txt="branch\n")
+    assert lines(buildrun(url, LOCAL, "-v", "both").out)[1] == "branch"
+
+
+@pytest.mark.parametrize("length", [40, 8])
+def test_second_run_of_a_commit_fetches_nothing(
+    served: tuple[Repository, str], buildrun: Buildrun, length: int
+) -> None:
+    made, url = served
+    version = made.git("rev-parse", "HEAD")[:length]
+    assert buildrun(url, LOCAL, "-v", version).code == 0
+    shutil.rmtree(made.path)  # nobody could fetch from it
+    again = buildrun(url, LOCAL, "-v", version)
+    assert again.code == 0, again.err
+    assert lines(again.out)[1] == "one"
+
+
+def test_branch_is_asked_for_news_once_a_run(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "served" / "p")
+    with http_backend(tmp_path / "served") as server:
+        assert buildrun(f"{server.url}/p/.git", LOCAL, "-v", "main").code == 0
+        server.seen.clear()
+        assert buildrun(f"{server.url}/p/.git", LOCAL, "-v", "main").code == 0
+        asked = [path for path, _ in server.seen]
+        assert len([path for path in asked if "info/refs" in path]) == 1
+        made.commit(data__txt="two\n")
+        assert lines(buildrun(f"{server.url}/p/.git", LOCAL, "-v", "main").out)[1] == "two"
+
+
+def test_offline_uses_what_was_fetched(served: tuple[Repository, str], buildrun: Buildrun) -> None:
+    made, url = served
+    commit = made.git("rev-parse", "HEAD")
+    refused = buildrun(url, LOCAL, "--offline")
+    assert refused.code == 1
+    assert "was never fetched" in refused.err
+    assert buildrun(url, LOCAL).code == 0
+    made.commit(data__txt="two\n")
+    for version in ([], ["-v", "main"], ["-v", commit], ["-v", commit[:7]]):
+        outcome = buildrun(url, LOCAL, "--offline", *version)
+        assert lines(outcome.out)[1:] == ["one"], outcome.err
+    assert buildrun(url, LOCAL, "--offline", "-v", "other").code == 1
+
+
+def test_subdirectory_of_a_repository(served: tuple[Repository, str], buildrun: Buildrun) -> None:
+    made, url = served
+    made.commit(**{"deep.er--MLproject": "name: d\nentry_points: {main: {command: pwd}}\n"})
+    outcome = buildrun(f"{url}#deep.er", LOCAL)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("/churn/deep.er\n")
+
+
+@pytest.mark.parametrize("subdirectory", ["..", "a/../..", "/etc", "missing"])
+def test_subdirectory_that_is_elsewhere_is_refused(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path, subdirectory: str
+) -> None:
+    outcome = buildrun(f"{served[1]}#{subdirectory}", LOCAL)
+    assert outcome.code == 1
+    assert "subdirectory" in outcome.err
+    assert working_directories(store) == []
+
+
+def test_subdirectory_that_is_a_link_out_is_refused(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    made, url = served
+    (made.path / "out").symlink_to("/etc")
+    made.commit()
+    outcome = buildrun(f"{url}#out", LOCAL, "-e", "x.sh")
+    assert outcome.code == 1
+    assert "is a link out of the project" in outcome.err
+    assert working_directories(store) == []
+
+
+def test_version_of_a_checkout_leaves_it_alone(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    first = made.git("rev-parse", "HEAD")
+    made.commit(data__txt="two\n")
+    (made.path / "data.txt").write_text("being edited\n")
+    before = made.git("status", "--porcelain=v2", "--branch")
+    state = sorted(os.walk(made.path / ".git"))
+    for version in (first, first[:7], "HEAD"):
+        outcome = buildrun(made.path, LOCAL, "-v", version)
+        assert outcome.code == 0, outcome.err
+        assert lines(outcome.out)[1] == ("two" if version == "HEAD" else "one")
+        assert not lines(outcome.out)[0].startswith(str(made.path))
+    assert made.git("status", "--porcelain=v2", "--branch") == before
+    assert sorted(os.walk(made.path / ".git")) == state
+    assert made.git("remote") == ""
+
+
+def test_checkout_without_version_runs_in_place(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    (made.path / "data.txt").write_text("being edited\n")
+    for uri in (str(made.path), f"file://{made.path}"):
+        assert lines(buildrun(uri, LOCAL).out) == [str(made.path), "being edited"]
+
+
+def test_version_of_a_directory_in_a_checkout(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p", **{"sub--data__txt": "sub\n"})
+    (made.path / "sub" / "MLproject").write_text(
+        "name: s\nentry_points: {main: {command: 'pwd; cat data.txt'}}\n"
+    )
+    made.commit()
+    for uri in (str(made.path / "sub"), f"{made.path}#sub"):
+        outcome = buildrun(uri, LOCAL, "-v", "main")
+        where, data = lines(outcome.out)
+        assert (Path(where).parts[-2:], data) == (("p", "sub"), "sub")
+
+
+def test_bare_repository_is_git_wherever_it_lies(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    bare = tmp_path / "bare.git"
+    made.git("clone", "--quiet", "--bare", made.path, bare)
+    for arguments in ([str(bare)], [f"file://{bare}"], [str(bare), "-v", "main"]):
+        outcome = buildrun(*arguments, LOCAL)
+        assert outcome.code == 0, outcome.err
+        assert lines(outcome.out)[1] == "one"
+        assert Path(lines(outcome.out)[0]).name == "bare"
+
+
+def test_command_sees_a_repository_of_its_own(
+    served: tuple[Repository, str], buildrun: Buildrun
+) -> None:
+    made, url = served
+    made.commit(
+        MLproject="name: p\nentry_points:\n  main:\n    command: |\n"
+        "      git rev-parse HEAD && git status --porcelain && git branch mine &&"
+        " git commit -q --allow-empty -m x && git remote get-url origin\n"
+    )
+    outcome = buildrun(url, LOCAL)
+    assert outcome.code == 0, outcome.err
+    assert lines(outcome.out) == [made.git("rev-parse", "HEAD"), url]
+    assert made.git("branch", "--list", "mine") == ""
+    assert "mine" not in subprocess.run(
+        ["git", "ls-remote", url], capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip
+
+
+def test_variables_of_a_hook_lead_git_nowhere_else(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+) -> None:
+    other = repository(tmp_path / "other")
+    environ = {
+        "GIT_DIR": str(other.path / ".git"),
+        "GIT_WORK_TREE": str(other.path),
+        "GIT_INDEX_FILE": str(other.path / ".git" / "index"),
+    }
+    before = sorted(os.walk(other.path))
+    outcome = buildrun(served[1], LOCAL, "-v", "main", environ=environ)
+    assert lines(outcome.out)[1:] == ["one"], outcome.err
+    assert sorted(os.walk(other.path)) == before
+
+
+def test_submodules_are_there(tmp_path: Path, buildrun: Buildrun) -> None:
+    inner = repository(tmp_path / "served" / "inner")
+    middle = repository(tmp_path / "served" / "middle")
+    outer = repository(tmp_path / "served" / "outer")
+    with daemon(tmp_path / "served") as url:
+        middle.git("submodule", "--quiet", "add", f"{url}/inner", "in/side")
+        middle.commit()
+        outer.git("submodule", "--quiet", "add", f"{url}/middle", "mid")
+        outer.git("config", "-f", ".gitmodules", "submodule.mid.url", "../middle")
+        commit = outer.commit(
+            MLproject="name: p\nentry_points:\n  main:\n"
+            "    command: 'cat mid/in/side/data.txt && git -C mid rev-parse HEAD'\n"
+        )
+        inner.commit(data__txt="newer\n")
+        for _ in range(2):
+            outcome = buildrun(f"{url}/outer", LOCAL, "-v", commit)
+            assert outcome.code == 0, outcome.err
+            assert lines(outcome.out) == ["one", middle.git("rev-parse", "HEAD")]
+    again = buildrun(f"{url}/outer", LOCAL, "-v", commit)  # nobody answers any more
+    assert again.code == 0, again.err
+
+
+def test_submodule_of_elsewhere_cannot_name_files_of_this_machine(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+) -> None:
+    made, url = served
+    secret = repository(tmp_path / "secret")
+    made.git("submodule", "--quiet", "add", secret.path, "stolen")
+    made.commit()
+    outcome = buildrun(url, LOCAL)
+    assert outcome.code == 1
+    assert "submodule `stolen`" in outcome.err
+    assert "is a path of this machine" in outcome.err
+    assert working_directories(store) == []
+
+
+# Stands for git-lfs: speaks to git as it does, see gitattributes(5), and writes in capitals.
+GIT_LFS = """#!{python}
+import sys
+
+def read():
+    found = []
+    while size := int(sys.stdin.buffer.read(4) or b"0000", 16):
+        found.append(sys.stdin.buffer.read(size - 4))
+    return found
+
+def write(*lines):
+    for line in lines:
+        sys.stdout.buffer.write(b"%04x" % (len(line) + 4) + line)
+    sys.stdout.buffer.write(b"0000")
+    sys.stdout.buffer.flush()
+
+read(), write(b"git-filter-server\\n", b"version=2\\n")
+read(), write(b"capability=smudge\\n")
+while read():
+    content = b"".join(read())
+    write(b"status=success\\n")
+    write(content.upper())
+    write()
+"""
+
+
+def test_files_of_git_lfs_are_had_from_it(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+) -> None:
+    made, url = served
+    made.commit(
+        __gitattributes="*.bin filter=lfs\n",
+        model__bin="pointer\n",
+        MLproject="name: p\nentry_points: {main: {command: cat model.bin}}\n",
+    )
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("git", "bash", "cat"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    environ = {"PATH": str(tools)}
+    missing = buildrun(url, LOCAL, environ=environ)
+    assert missing.code == 1
+    assert "install git-lfs" in missing.err
+    assert working_directories(store) == []
+    (tools / "git-lfs").write_text(GIT_LFS.format(python=sys.executable))
+    (tools / "git-lfs").chmod(0o755)
+    for _ in range(2):
+        outcome = buildrun(url, LOCAL, environ=environ)
+        assert outcome.out == "POINTER\n", outcome.err
+
+
+def test_kept_directory_stays_and_is_told(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    outcome = buildrun(served[1], LOCAL, "--keep-workdir", environ={"TMPDIR": str(temporary)})
+    where = Path(lines(outcome.out)[0])
+    assert (where / "data.txt").read_text() == "one\n"
+    assert where.is_relative_to(temporary)
+    assert f"the working directory is kept: {where}" in outcome.err
+
+
+def test_two_runs_at_once_have_directories_of_their_own(
+    served: tuple[Repository, str], store: Path
+) -> None:
+    made, url = served
+    made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
+    processes = [
+        subprocess.Popen(
+            (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    places = [process.stdout.readline() for process in processes if process.stdout]
+    for process in processes:
+        process.communicate("\n", timeout=60)
+    assert len(set(places)) == 3
+    assert all(process.returncode == 0 for process in processes)
+    assert working_directories(store) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_no_directory(
+    served: tuple[Repository, str], store: Path, number: signal.Signals
+) -> None:
+    made, url = served
+    made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; exec sleep 600'}}\n")
+    process = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    where = Path(process.stdout.readline().strip())
+    assert where.is_dir()
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert working_directories(store) == []
+
+
+def test_what_a_killed_run_leaves_is_removed_by_a_later_one(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path, tmp_path: Path
+) -> None:
+    made, url = served
+    other = repository(tmp_path / "other")
+    made.commit(
+        MLproject="name: p\nentry_points: {main: {command: 'echo $$; pwd; exec sleep 600'}}\n"
+    )
+    process = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", url, LOCAL), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    command = int(process.stdout.readline())
+    where = Path(process.stdout.readline().strip())
+    process.kill()
+    process.wait()
+    os.kill(command, signal.SIGKILL)
+    process.stdout.close()
+    assert where.is_dir()
+    # Any project that is fetched will do.
+    assert buildrun(other.path, LOCAL, "-v", "main").code == 0
+    assert not where.exists()
+    assert working_directories(store) == []
+
+
+def test_results_of_a_repository_are_cached(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+) -> None:
+    made, url = served
+    made.commit(
+        MLproject="name: p\nentry_points:\n  make:\n"
+        "    inputs: [data.txt]\n    outputs: [out.txt]\n"
+        "    command: 'cat data.txt data.txt > out.txt'\n"
+        "  main:\n    depends_on: [make]\n    command: 'cat out.txt'\n"
+    )
+    report = tmp_path / "report.json"
+
+    def states(*more: str) -> dict[str, str]:
+        outcome = buildrun(url, LOCAL, "--report", str(report), *more)
+        assert outcome.code == 0, outcome.err
+        return {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
+
+    assert states() == {"make": "ok", "main": "ok"}
+    assert states() == {"make": "cached", "main": "ok"}
+    made.commit(README="no input\n")
+    assert states() == {"make": "cached", "main": "ok"}
+    assert buildrun(url, LOCAL).out.endswith("one\none\n")
+    # The same as of a directory of this machine: no key holds a path.
+    found = [
+        buildrun("plan", uri, LOCAL, "--format=json").data["steps"][0]["cache"]
+        for uri in (url, made.path)
+    ]
+    assert [item["state"] for item in found] == ["hit", "hit"]
+    assert found[0]["key"] == found[1]["key"]
+    made.commit(data__txt="two\n")
+    assert states() == {"make": "ok", "main": "ok"}
+
+
+def test_plan_and_build_leave_no_directory(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    _, url = served
+    for verb in ("plan", "build"):
+        assert buildrun(verb, url, LOCAL).code == 0
+        assert working_directories(store) == []
+
+
+def test_lock_and_watch_of_a_fetched_project_are_refused(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    made, url = served
+    made.commit(python_env__yaml="dependencies: []\n")
+    for arguments in (("lock", url), (url, "--watch")):
+        outcome = buildrun(*arguments)
+        assert outcome.code == 2
+        assert "checkout" in outcome.err
+        assert working_directories(store) == []
+
+
+def test_damaged_mirror_is_fetched_again(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    made, url = served
+    commit = made.git("rev-parse", "HEAD")
+    assert buildrun(url, LOCAL, "-v", commit).code == 0
+    (mirror,) = (store / "sources" / "git").glob("*/mirror.git")
+    for path in [*mirror.glob("objects/pack/*"), *mirror.glob("objects/??/*")]:
+        path.unlink()
+    outcome = buildrun(url, LOCAL, "-v", commit)
+    assert outcome.code == 0, outcome.err
+    assert lines(outcome.out)[1] == "one"
+
+
+def test_killed_fetch_leaves_nothing_in_the_way(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    made, url = served
+    assert buildrun(url, LOCAL).code == 0
+    (mirror,) = (store / "sources" / "git").glob("*/mirror.git")
+    for name in ("shallow.lock", "packed-refs.lock", "objects/pack/tmp_pack_x"):
+        (mirror / name).write_text("")
+    made.commit(data__txt="two\n")
+    assert lines(buildrun(url, LOCAL).out)[1:] == ["two"]
+    assert not (mirror / "shallow.lock").exists()

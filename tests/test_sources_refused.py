@@ -1,0 +1,218 @@
+"""Sources that cannot be had, or must not: clear errors, nothing left, nothing run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+from source_helpers import (
+    GIT_ENVIRON,
+    LOCAL,
+    daemon,
+    http_backend,
+    repository,
+    silent,
+    working_directories,
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name, value in GIT_ENVIRON.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_no_such_repository(tmp_path: Path, buildrun: Buildrun, store: Path) -> None:
+    with daemon(tmp_path) as url:
+        outcome = buildrun(f"{url}/nowhere", LOCAL)
+    assert outcome.code == 1
+    assert f"there is no repository at `{url}/nowhere`" in outcome.err
+    assert working_directories(store) == []
+
+
+def test_no_such_repository_over_http(tmp_path: Path, buildrun: Buildrun) -> None:
+    with http_backend(tmp_path) as server:
+        outcome = buildrun(f"{server.url}/nowhere", LOCAL)
+    assert outcome.code == 1
+    assert f"there is no git repository at `{server.url}/nowhere`" in outcome.err
+
+
+@pytest.mark.parametrize("version", ["nowhere", "0123456", "0" * 40, "feature/x"])
+def test_no_such_version(tmp_path: Path, buildrun: Buildrun, store: Path, version: str) -> None:
+    made = repository(tmp_path / "served" / "p")
+    with daemon(tmp_path / "served") as url:
+        for uri in (f"{url}/p", str(made.path)):
+            outcome = buildrun(uri, LOCAL, "-v", version)
+            assert outcome.code == 1
+            assert f"there is no branch, tag or commit `{version}`" in outcome.err
+    assert working_directories(store) == []
+
+
+def test_repository_without_commits(tmp_path: Path, buildrun: Buildrun) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "served" / "p"], check=True)
+    with daemon(tmp_path / "served") as url:
+        for uri in (f"{url}/p", str(tmp_path / "served" / "p")):
+            outcome = buildrun(uri, LOCAL)
+            assert outcome.code == 1
+            assert "has no commits" in outcome.err
+
+
+def test_hanging_remote_is_given_up(buildrun: Buildrun, store: Path) -> None:
+    with silent() as port:
+        for scheme in ("git", "http"):
+            uri = f"{scheme}://127.0.0.1:{port}/p"
+            outcome = buildrun(uri, LOCAL, environ={"BUILDRUN_SOURCE_TIMEOUT": "1"})
+            assert outcome.code == 1
+            assert f"`{uri}` does not answer" in outcome.err
+    assert working_directories(store) == []
+
+
+def test_remote_without_rights_is_told_and_asks_nobody(tmp_path: Path, buildrun: Buildrun) -> None:
+    repository(tmp_path / "served" / "p")
+    with http_backend(tmp_path / "served", "alice", "secret") as server:
+        outcome = buildrun(f"{server.url}/p/.git", LOCAL)
+    assert outcome.code == 1
+    assert "that you may read" in outcome.err
+
+
+@pytest.mark.parametrize("user", ["alice", "to%2Fken%21"])
+def test_credentials_of_a_url_are_used_and_shown_nowhere(
+    tmp_path: Path, buildrun: Buildrun, store: Path, user: str
+) -> None:
+    made = repository(tmp_path / "served" / "p")
+    made.commit(
+        MLproject="name: p\nentry_points: {main: {command: 'cat .git/config; cat data.txt'}}\n"
+    )
+    plain = user.replace("%2F", "/").replace("%21", "!")
+    with http_backend(tmp_path / "served", plain, "se cret$(id)'\"") as server:
+        address = server.url.removeprefix("http://")
+        uri = f"http://{user}:se%20cret$(id)%27%22@{address}/p/.git"
+        trace = tmp_path / "trace"
+        outcome = buildrun(uri, LOCAL, "-v", "main", environ={"GIT_TRACE": str(trace)})
+        wrong = buildrun(f"http://{user}:other@{address}/p/.git", LOCAL)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("one\n")
+    assert wrong.code == 1
+    # git's own trace tells every command line that it was started with.
+    told = [outcome.out, outcome.err, wrong.err, trace.read_text()]
+    kept = [path.read_bytes() for path in store.rglob("*") if path.is_file()]
+    for text in ("se cret", "se%20cret", ":other"):
+        assert not any(text in item for item in told)
+        assert not any(text.encode() in item for item in kept)
+
+
+def test_credentials_come_from_the_helpers_of_git(tmp_path: Path, buildrun: Buildrun) -> None:
+    repository(tmp_path / "served" / "p")
+    with http_backend(tmp_path / "served", "alice", "secret") as server:
+        helper = tmp_path / "helper"
+        helper.write_text("#!/bin/sh\necho username=alice\necho password=secret\n")
+        helper.chmod(0o755)
+        config = tmp_path / "config"
+        config.write_text(f"[credential]\n\thelper = {helper}\n")
+        environ = {"GIT_CONFIG_GLOBAL": str(config)}
+        outcome = buildrun(f"{server.url}/p/.git", LOCAL, environ=environ)
+        named = server.url.replace("http://", "http://alice@")
+        again = buildrun(f"{named}/p/.git", LOCAL, environ=environ)
+    assert outcome.out.endswith("one\n"), outcome.err
+    assert again.out.endswith("one\n"), again.err
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "--upload-pack=touch hacked",
+        "-u./x",
+        "ext::sh -c touch% hacked",
+        "fd::3",
+        "ssh://-oProxyCommand=touch%20hacked/x",
+        "ssh://a@-oProxyCommand=touch hacked/x",
+        "-oProxyCommand=touch hacked:x",
+        "a@-oProxyCommand=touch_hacked:x",
+        "https://example.invalid/a\nb",
+        "git://127.0.0.1/a\n--upload-pack=touch hacked",
+        "https://example.invalid/\x1b[31m",
+        "file:///nowhere/at/all",
+        "nowhere\nat all",
+    ],
+)
+def test_address_that_is_none_is_refused_and_runs_nothing(
+    buildrun: Buildrun, tmp_path: Path, uri: str
+) -> None:
+    outcome = buildrun("run", LOCAL, "--", uri)
+    assert outcome.code in (1, 2)
+    assert outcome.err.startswith("error: ")
+    assert "\x1b" not in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    "version", ["--upload-pack=touch hacked", "-x", "a b", "a\nb", "a..b", "HEAD^{/x}", "", "a:b"]
+)
+def test_version_that_is_none_is_refused_and_runs_nothing(
+    buildrun: Buildrun, tmp_path: Path, version: str
+) -> None:
+    made = repository(tmp_path / "p")
+    outcome = buildrun(made.path, LOCAL, f"--version={version}")
+    assert outcome.code == 2
+    assert "version" in outcome.err or "cannot be" in outcome.err
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_version_of_what_is_not_git_is_refused(buildrun: Buildrun, project: Project) -> None:
+    directory = project("name: p\nentry_points: {main: {command: echo}}\n")
+    outcome = buildrun(directory, LOCAL, "-v", "main")
+    assert outcome.code == 1
+    assert "setting a version is only supported for git project URIs" in outcome.err
+
+
+def test_submodule_that_is_an_option_is_refused(
+    buildrun: Buildrun, tmp_path: Path, store: Path
+) -> None:
+    inner = repository(tmp_path / "served" / "inner")
+    outer = repository(tmp_path / "served" / "outer")
+    outer.git("submodule", "--quiet", "add", inner.path, "in")
+    with daemon(tmp_path / "served") as url:
+        for evil in ("--upload-pack=touch hacked", "ext::sh -c touch% hacked", "-x:y"):
+            outer.git("config", "-f", ".gitmodules", "submodule.in.url", evil)
+            outer.commit()
+            outcome = buildrun(f"{url}/outer", LOCAL)
+            assert outcome.code == 1
+            assert "submodule `in`" in outcome.err
+    assert not list(tmp_path.rglob("hacked"))
+    assert working_directories(store) == []
+
+
+def test_settings_of_a_repository_run_nothing(buildrun: Buildrun, tmp_path: Path) -> None:
+    made = repository(tmp_path / "p")
+    touch = tmp_path / "touch"
+    touch.write_text(f"#!/bin/sh\ntouch {tmp_path / 'hacked'}\n")
+    touch.chmod(0o755)
+    for hook in ("post-checkout", "post-index-change", "reference-transaction"):
+        (made.path / ".git" / "hooks").mkdir(exist_ok=True)
+        (made.path / ".git" / "hooks" / hook).symlink_to(touch)
+    made.git("config", "core.fsmonitor", str(touch))
+    (tmp_path / "hacked").unlink(missing_ok=True)
+    assert buildrun(made.path, LOCAL, "-v", "main").code == 0
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_missing_git_is_told(buildrun: Buildrun, tmp_path: Path) -> None:
+    made = repository(tmp_path / "p")
+    outcome = buildrun(made.path, LOCAL, "-v", "main", environ={"PATH": str(tmp_path)})
+    assert outcome.code == 1
+    assert "git cannot be started" in outcome.err
+
+
+def test_store_that_cannot_be_written_is_told(buildrun: Buildrun, tmp_path: Path) -> None:
+    made = repository(tmp_path / "p")
+    (tmp_path / "file").write_text("")
+    environ = {"BUILDRUN_HOME": str(tmp_path / "file" / "home")}
+    outcome = buildrun(made.path, LOCAL, "-v", "main", environ=environ)
+    assert outcome.code == 1
+    assert "no working directory can be made" in outcome.err
+    assert os.listdir(tmp_path / "p") != []
