@@ -18,7 +18,8 @@ class Record(NamedTuple):
     """A run as it was recorded.
 
     started: seconds since the epoch. status: ``running``, ``ok``, ``failed``, ``cancelled``,
-    ``submitted`` to a cluster; or ``lost``, where the process ended without saying how. steps: as in `run --report`.
+    ``submitted`` to a cluster; or ``lost``, where the process ended without saying how.
+    steps: as in `run --report`.
     born: tells the process from later ones with its number, "" where that cannot be told.
     """
 

@@ -168,7 +168,7 @@ def test_kubernetes_configuration(buildrun: Buildrun, tmp_path: Path) -> None:
         for item in done.data["files"][0]["diagnostics"]
     ] == [
         ("missing-job-template", 4, 28,
-         "the path is relative to the directory that buildrun is called in"),
+         "the path is relative to the directory that buildrun is called in, or to this file"),
         ("unknown-key", 5, 2, "did you mean `namespace`?"),
     ]  # fmt: skip
 

@@ -218,7 +218,7 @@ def _run_in_kubernetes(
     from buildrun.kubernetes import config as kubernetes_config
 
     given = running.options.config_given or "{}"
-    config = kubernetes_config.read(given, running.environ, running.cwd)
+    config = kubernetes_config.read(given, running.environ, running.cwd, running.console.warn)
     tracking = account.tracking
     cluster = Kubernetes(
         running, opened.project, config, wanted.settings, account.run_id, detach=wanted.detach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
@@ -50,8 +50,13 @@ class Config(NamedTuple):
     endpoint: str | None
 
 
-def read(given: str, environ: Mapping[str, str], cwd: str) -> Config:
-    """Return the config of a file, or of JSON text; raises ProjectError with the place."""
+def read(
+    given: str, environ: Mapping[str, str], cwd: str, warn: Callable[[str, str], None]
+) -> Config:
+    """Return the config of a file, or of JSON text; raises ProjectError with the place.
+
+    warn: gets a message and a hint.
+    """
     reader = Reader(environ)
     document = _document(given, reader, cwd)
     findings = Findings(document)
@@ -59,6 +64,7 @@ def read(given: str, environ: Mapping[str, str], cwd: str) -> Config:
     for finding in findings.sorted():
         if finding.severity == "error" or finding.code == "missing-job-template":
             raise _error(finding)
+        warn(f"{finding.place}: {finding.message} [{finding.code}]", finding.hint)
     value: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
     name = value.get("kube-job-template-path")
     source = _find(name, cwd, document.path) if name else ""

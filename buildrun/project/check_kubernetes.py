@@ -48,5 +48,5 @@ def check_kubernetes(findings: Findings, cwd: str, reader: Reader) -> None:
     folders = (cwd, os.path.dirname(findings.document.path))
     if not any(reader.exists(os.path.join(folder, name)) for folder in folders):
         message = f"there is no Job template `{name[:200]}`"
-        hint = "the path is relative to the directory that buildrun is called in"
+        hint = "the path is relative to the directory that buildrun is called in, or to this file"
         findings.warning("missing-job-template", message, ("kube-job-template-path",), hint=hint)
