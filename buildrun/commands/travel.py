@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.container import CODE
-from buildrun.kubernetes import goods
 from buildrun.printable import printable
 from buildrun.tree import patterns
 
@@ -84,6 +83,8 @@ class Travel:
 
         name: of its Job.
         """
+        from buildrun.kubernetes import goods
+
         there = self._connected()
         parcels = [self._parcel(before) for before in self._upstream(step)]
         if own := self._declared(step):
@@ -124,6 +125,8 @@ class Travel:
         return there.send(self._root, [path.rstrip("/") for path in step.outputs])
 
     def _connected(self) -> Goods:
+        from buildrun.kubernetes import goods
+
         with self._mutex:
             if self._goods is None:
                 if self._remote is None:
