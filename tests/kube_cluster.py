@@ -29,7 +29,7 @@ from kube_http import Answer, Server
 from kube_jobs import Jobs
 from kube_kubelet import Kubelet, Pod
 from kube_rules import prepared
-from kube_schema import checked
+from kube_schema import checked, warm
 from kube_status import RESOURCES, Refused, Resource, forbidden, unauthorized
 from kube_store import Object, Store, seconds
 from kube_tls import identity
@@ -77,6 +77,7 @@ class Cluster:
         self._kicked = False
         for name in ("default", "kube-system"):
             self.namespace(name)
+        warm()
         self._server = Server(self)
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._threads = [

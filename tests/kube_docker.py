@@ -71,6 +71,7 @@ class DockerKubelet:
         self.pull_backoff = pull_backoff
         self.restart_backoff = restart_backoff
         self.docker = shutil.which("docker", path=environ.get("PATH")) or "docker"
+        self._pulled: set[str] = set()
         self.root = Path(tempfile.mkdtemp(prefix="kubelet-"))
         self.id = self.root.name
 
@@ -88,7 +89,13 @@ class DockerKubelet:
         left = self.run("ps", "-aq", "--no-trunc", "--filter", f"label={LABEL}={self.id}")
         if left.stdout.split():
             self.run("rm", "--force", "--volumes", *left.stdout.split())
+        for image in self._pulled:
+            self.run("rmi", image)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def pulled(self, image: str) -> None:
+        """Note an image that was not there, so that it goes in the end."""
+        self._pulled.add(image)
 
     def run(
         self, *words: str, environ: Mapping[str, str] | None = None, limit: float = 600
@@ -206,6 +213,8 @@ class _Running:
             start = time.monotonic()
             code, words = self._pull(image)
             if code == 0:
+                if not there:
+                    self._kubelet.pulled(image)
                 took = f"{time.monotonic() - start:.3f}s"
                 text = f'Successfully pulled image "{image}" in {took} ({took} including waiting).'
                 pod.event("Pulled", text, "Normal")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import kubernetes
-from kube_status import Resource, bad_request
+from kube_status import RESOURCES, Resource, bad_request
 
 # What a field may hold, with Go's word for the type.
 KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -20,6 +20,31 @@ KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 # Numbers are taken for these too, as quantities.
 QUANTITIES = {"limits", "requests", "sizeLimit", "divisor", "capacity", "overhead"}
+
+
+# Has the client load the models that nearly every object needs, which takes it a while.
+SAMPLE = {
+    "metadata": {"ownerReferences": [{}]},
+    "spec": {
+        "template": {
+            "metadata": {},
+            "spec": {
+                "containers": [
+                    {
+                        "env": [{"valueFrom": {"secretKeyRef": {}, "fieldRef": {}}}],
+                        "envFrom": [{"secretRef": {}}],
+                        "volumeMounts": [{}],
+                        "resources": {},
+                        "securityContext": {},
+                    }
+                ],
+                "volumes": [{"secret": {}, "emptyDir": {}, "configMap": {}}],
+                "tolerations": [{}],
+                "imagePullSecrets": [{}],
+            },
+        }
+    },
+}
 
 
 class Trouble(NamedTuple):
@@ -47,6 +72,12 @@ def checked(resource: Resource, body: Any, mode: str) -> tuple[str, ...]:
     if unknown and mode == "Strict":
         raise bad_request(f"{prefix}{resource.kind}: strict decoding error: {', '.join(unknown)}")
     return tuple(unknown) if mode == "Warn" else ()
+
+
+def warm() -> None:
+    """Do now what would make the first request slow."""
+    for name in ("jobs", "secrets", "pods", "configmaps"):
+        checked(RESOURCES[name], SAMPLE if name == "jobs" else {"metadata": {}}, "Ignore")
 
 
 def _fields(client: Any, model: Any, value: Any, path: str, way: str) -> Iterator[Trouble]:
