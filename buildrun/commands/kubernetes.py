@@ -141,7 +141,7 @@ class Kubernetes:
             wish,
             hands,
             sink,
-            lambda: travel.harvest(step, wish.name) if wish.files else None,
+            lambda last: travel.harvest(step, wish.name, last=last),
             detach=self._detach,
         )
 

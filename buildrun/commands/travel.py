@@ -47,6 +47,7 @@ class Travel:
         self._look_into_image = in_image
         self._files: frozenset[str] | None = None
         self._delivered: dict[str, tuple[str, Done]] = {}
+        self._own: list[str] = []
 
     def check(self, made: Plan) -> None:
         """Take the plan; raises ExecutionError where files would have to travel and cannot."""
@@ -95,8 +96,11 @@ class Travel:
         task = goods.task(program, workdir, parcels, step.outputs, order)
         return {"carry.py": goods.program(), "task.json": task}
 
-    def harvest(self, step: Step, name: str) -> None:
-        """Bring a step's outputs into the project; raises ExecutionError."""
+    def harvest(self, step: Step, name: str, *, last: bool) -> None:
+        """Bring a step's outputs into the project; raises ExecutionError.
+
+        name: of its Job. last: nobody else will need what it has delivered.
+        """
         if not step.outputs:
             return
         there = self._connected()
@@ -109,10 +113,12 @@ class Travel:
         there.fetch(name, done, self._root, step.outputs)
         with self._mutex:
             self._delivered[step.id] = (name, done)
+            if last:
+                self._own.append(name)
 
     def discard(self) -> None:
         """Delete what was delivered, now that it is in the project."""
-        for name, _ in self._delivered.values():
+        for name in self._own:
             self._connected().discard(name)
 
     def _parcel(self, step: Step) -> Parcel:

@@ -86,7 +86,11 @@ class Api:
         batch/v1 would leave a Job's pods alone if it were not told. grace: seconds for its
         processes, None for what the pod says.
         """
-        body: dict[str, Any] = {"propagationPolicy": "Background"}
+        body: dict[str, Any] = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "propagationPolicy": "Background",
+        }
         if grace is not None:
             body["gracePeriodSeconds"] = grace
         try:

@@ -38,13 +38,14 @@ def carry_out(
     wish: Wish,
     hands: Hands,
     sink: Sink,
-    harvest: Callable[[], None],
+    harvest: Callable[[bool], None],
     *,
     detach: bool = False,
 ) -> Result:
     """Run a step as a Job, or attach to the one that runs it already.
 
-    harvest: is called when it has succeeded, before the Job goes. detach: return as soon as it is
+    harvest: is called when it has succeeded, before the Job goes, with whether nobody else needs
+    what it has delivered. detach: return as soon as it is
     submitted. Raises BuildrunError where the cluster does not run it; then it is deleted.
     """
     attempt = _Attempt(cluster, wish, hands, sink)
@@ -164,13 +165,15 @@ class _Attempt:
             cluster.await_gone(wish.name)
             return None
         if notes.get(names.RUN) != wish.run_id:
+            body = {"metadata": {"annotations": {names.FOLLOWER: wish.run_id}}}
+            job = cluster.api.patch(cluster.job(wish.name), body)
             how = "has ended meanwhile" if is_over(job) else "runs already"
             self._note(f"attached to the Job `{wish.name}`, which {how}")
         return job
 
     # -- the end -------------------------------------------------------------------------------
 
-    def to_its_end(self, harvest: Callable[[], None]) -> Result:
+    def to_its_end(self, harvest: Callable[[bool], None]) -> Result:
         """Follow the Job until it has ended."""
         revision = -1
         seconds: float | None = 0.0
@@ -248,12 +251,12 @@ class _Attempt:
             hint=state.hint or None,
         )
 
-    def _end(self, state: Ended, harvest: Callable[[], None]) -> Result:
+    def _end(self, state: Ended, harvest: Callable[[bool], None]) -> Result:
         self._read_to_the_end(state)
         failure = _of_carrying(state.message)
         if state.exit_code == 0:
             try:
-                harvest()
+                harvest(self._is_ours())
             except BaseException:
                 self._clean(failed=True)
                 raise
@@ -262,11 +265,11 @@ class _Attempt:
         self._clean(failed=state.exit_code != 0)
         return Result(state.exit_code, timed_out=state.timed_out)
 
-    def _vanished(self, harvest: Callable[[], None]) -> Result:
+    def _vanished(self, harvest: Callable[[bool], None]) -> Result:
         """Take the result of a Job that somebody has deleted, if it has left one."""
         if self._wish.files:
             try:
-                harvest()
+                harvest(True)
             except ExecutionError:
                 pass
             else:
@@ -279,6 +282,9 @@ class _Attempt:
     def _cancel(self, number: int) -> Result:
         """Delete the Job and wait until its pod is gone; a second signal ends the waiting."""
         cluster, name = self._cluster, self._wish.name
+        if not self._is_ours():
+            self._note(f"the Job `{name}` is left to the other run that follows it")
+            return Result(128 + number, number)
         self._note("ending the Job")
         cluster.delete(name, secret=self._wish.has_secret)
         if not cluster.await_gone(name, until=self._impatient):
@@ -288,8 +294,16 @@ class _Attempt:
             )
         return Result(128 + number, number)
 
+    def _is_ours(self) -> bool:
+        """Return whether it is for us to clean up: whoever came last does."""
+        job = self._cluster.watcher.look(self._wish.name).job
+        notes = (job["metadata"].get("annotations") or {}) if job is not None else {}
+        return notes.get(names.FOLLOWER) in (None, self._wish.run_id)
+
     def _clean(self, *, failed: bool) -> None:
         cluster, wish = self._cluster, self._wish
+        if not self._is_ours():
+            return
         keep = cluster.config.keep
         if keep == "always" or (keep == "failed" and failed):
             body = {"metadata": {"annotations": {names.HARVESTED: "true"}}}

@@ -15,6 +15,8 @@ VERSION = f"{PREFIX}version"
 RUN = f"{PREFIX}run"
 # A Job that was kept though its end is known: the next one of its name replaces it.
 HARVESTED = f"{PREFIX}harvested"
+# The run that follows a Job which another run has submitted, and cleans up after it.
+FOLLOWER = f"{PREFIX}follower"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
 _LONGEST = 63

@@ -78,13 +78,23 @@ State = Waiting | Running | Ended | Gone
 def judge(view: View, container: str) -> State:
     """Return how a Job stands; container: the name of the one that matters."""
     if view.gone:
-        return Gone()
+        return _before_it_went(view.last, container)
     if view.job is None:
         return Waiting()
     failed = _failed(view.job)
     if view.pod is None:
         return _without_pod(view.job, failed)
     return _with_pod(view.job, view.pod, container, failed)
+
+
+def _before_it_went(pod: Object | None, container: str) -> State:
+    """Return how a Job ended that another client has deleted since."""
+    if pod is not None:
+        ours = _status(pod.get("status") or {}, container)
+        ended = (ours.get("state") or {}).get("terminated")
+        if ended is not None:
+            return _ended(pod, ended, int(ours.get("restartCount") or 0))
+    return Gone()
 
 
 def is_over(job: Object) -> bool:

@@ -33,13 +33,15 @@ class View(NamedTuple):
     """A Job and its pods as they were seen last.
 
     job: None before it is seen, and once it is gone. pods: the oldest first. gone: the Job was
-    there and is not any more. revision: grows with every change.
+    there and is not any more. revision: grows with every change. last: the latest pod that ended
+    before anybody deleted it, since another client may delete both at once.
     """
 
     job: Object | None
     pods: tuple[Object, ...]
     gone: bool
     revision: int
+    last: Object | None = None
 
     @property
     def pod(self) -> Object | None:
@@ -59,6 +61,7 @@ class Watcher:
         self._objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}}
         self._revisions: dict[str, int] = {}
         self._seen: set[str] = set()
+        self._ended: dict[str, Object] = {}
         self._failure: BuildrunError | None = None
         self._closed = threading.Event()
         self._streams: dict[str, Stream] = {}
@@ -116,7 +119,7 @@ class Watcher:
         pods = [pod for pod in self._objects["pods"].values() if _job_of(pod) == name]
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
         gone = job is None and name in self._seen
-        return View(job, tuple(pods), gone, self._revisions.get(name, 0))
+        return View(job, tuple(pods), gone, self._revisions.get(name, 0), self._ended.get(name))
 
     def _follow(self, kind: str) -> None:
         """Keep what is known of a kind, until the exit or a trouble that does not pass."""
@@ -192,6 +195,8 @@ class Watcher:
         self._objects[kind][name] = item
         if kind == "jobs":
             self._seen.add(name)
+        elif _has_ended(item) and not item["metadata"].get("deletionTimestamp"):
+            self._ended[_job_of(item)] = item
 
     def _touch(self, names: Iterable[str]) -> None:
         for name in names:
@@ -214,6 +219,11 @@ def _job_of(item: Object) -> str:
     if item.get("kind") == "Job" or not any(name in labels for name in _OF_JOB):
         return str(item["metadata"]["name"])
     return str(next(labels[name] for name in _OF_JOB if name in labels))
+
+
+def _has_ended(pod: Object) -> bool:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return any((item.get("state") or {}).get("terminated") for item in statuses)
 
 
 def _event(line: bytes) -> Any:
