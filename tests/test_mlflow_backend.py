@@ -23,6 +23,7 @@ PROJECT = (
 # Every line that it prints is JSON: the name of a part, and what came of it.
 PROGRAM = """
 import json, os, sys
+import buildrun
 import mlflow
 from mlflow.exceptions import ExecutionException
 
@@ -32,7 +33,8 @@ def tell(name, run_id, **more):
     run = client.get_run(run_id)
     tags = {key: value for key, value in run.data.tags.items() if key.startswith("mlflow.")}
     ended = run.info.end_time is not None
-    told = {"id": run_id, "status": run.info.status, "ended": ended, "tags": tags, **more}
+    told = {"id": run_id, "status": run.info.status, "ended": ended, "tags": tags,
+            "params": run.data.params, **more}
     print(json.dumps([name, told]), flush=True)
 
 def run(entry_point="main", **more):
@@ -63,6 +65,10 @@ tell("cancelled", one.run_id, own=one.get_status(), before=status)
 with mlflow.start_run() as parent:
     child = run(backend_config={"quiet": True, "jobs": 2})
 tell("nested", child.run_id, parent=parent.info.run_id)
+
+with mlflow.start_run() as parent:
+    ours = buildrun.run(sys.argv[1], parameters={"word": "own"}, env_manager="local")
+tell("ours", ours.run_id, parent=parent.info.run_id, own=ours.get_status())
 
 tell("beside", run("fails", synchronous=False).run_id)
 """
@@ -141,6 +147,7 @@ def test_success_ends_the_run_with_its_name_and_tags(told: Told, place: Path) ->
     assert tags["mlflow.source.name"] == str(place / "project")
     assert tags["mlflow.project.entryPoint"] == "main"
     assert tags["mlflow.project.backend"] == "buildrun"
+    assert run["params"] == {"word": "a b"}
 
 
 def test_failure_is_mlflows_exception(told: Told) -> None:
@@ -171,6 +178,14 @@ def test_run_within_a_run_names_its_parent(told: Told) -> None:
     run = told.parts["nested"]
     assert run["tags"]["mlflow.parentRunId"] == run["parent"]
     assert run["status"] == "FINISHED"
+
+
+def test_run_of_buildruns_own_is_nested_in_the_programs(told: Told) -> None:
+    run = told.parts["ours"]
+    assert run["tags"]["mlflow.parentRunId"] == run["parent"]
+    assert (run["status"], run["own"]) == ("FINISHED", "FINISHED")
+    assert run["params"] == {"word": "own"}
+    assert f"own {run['id']}\n" in told.out
 
 
 def test_run_that_nobody_waits_for_is_ended_all_the_same(told: Told) -> None:
