@@ -1,13 +1,16 @@
 """One connection to a server, kept open between requests."""
 
-import http.client
 import os
+import re
+import socket
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from buildrun import __version__
 from buildrun.errors import TrackingError
 from buildrun.tracking import credentials, proxy
+from buildrun.tracking.wire import Answer, Broken, Wire
 
 if TYPE_CHECKING:
     import ssl
@@ -18,17 +21,12 @@ _CONNECT = 10.0
 _ANSWER = 30.0
 # After so many seconds without a request a server or a router may have dropped the connection.
 _IDLE = 2.0
-# Bytes of an answer.
-_LARGEST = 64 * 1024 * 1024
 
-
-class Answer(NamedTuple):
-    """What a server answered; kind: of the body, such as ``application/json``."""
-
-    status: int
-    kind: str
-    place: str
-    body: bytes
+# Scheme, userinfo, host, port and path, without query and fragment.
+_URI = re.compile(
+    r"(https?)://(?:([^/?#@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^/?#@:\[\]]+)(?::([0-9]{1,5}))?(/[^?#]*)?",
+    re.IGNORECASE,
+)
 
 
 class Connection:
@@ -36,105 +34,119 @@ class Connection:
 
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
         """Read the settings; nothing is sent yet. Raises TrackingError for those that are odd."""
-        from urllib.parse import unquote, urlsplit
-
-        try:
-            parts = urlsplit(uri)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if not parts.hostname or not _is_clean(uri) or " " in uri:
+        found = _URI.fullmatch(uri)
+        if found is None or not _is_clean(uri) or " " in uri or int(found[4] or 1) > 65535:
             raise TrackingError("MLFLOW_TRACKING_URI is not the address of a server")
-        self.path = parts.path.rstrip("/")
-        self._headers = {"Accept": "application/json", "Connection": "keep-alive"}
-        userinfo = unquote(parts.username or ""), unquote(parts.password or "")
-        if header := credentials.authorization(environ, userinfo):
-            if not _is_clean(header):
-                raise TrackingError("MLFLOW_TRACKING_TOKEN holds what no header can")
-            self._headers["Authorization"] = header
-        if workspace := environ.get("MLFLOW_WORKSPACE", "").strip():
-            self._headers["X-MLFLOW-WORKSPACE"] = workspace
+        self._secure = found[1].lower() == "https"
+        self._host = found[3].strip("[]")
+        self._port = int(found[4] or (443 if self._secure else 80))
+        self._path = (found[5] or "").rstrip("/")
         self._timeout = _seconds(environ)
-        scheme = parts.scheme.lower()
-        between = proxy.choose(environ, scheme, parts.hostname)
-        default = 443 if scheme == "https" else 80
-        self._http = _open(scheme, parts.hostname, port or default, between, environ)
-        self._prefix = ""
-        if between is not None and scheme == "http":
-            # A proxy is told the whole address of what it is to fetch.
-            self._prefix = f"http://{_host(parts.hostname)}:{port or default}"
-            self._headers["Host"] = f"{_host(parts.hostname)}:{port or default}"
-            if between.authorization:
-                self._headers["Proxy-Authorization"] = between.authorization
+        self._proxy = proxy.choose(environ, found[1].lower(), self._host)
+        self._context = _context(credentials.tls(environ)) if self._secure else None
+        self._headers = self._fixed(found[2] or "", environ)
+        self._wire: Wire | None = None
         self._last = 0.0
 
-    def request(self, verb: str, path: str, body: bytes | None) -> Answer:
-        """Send a request and return the answer, whatever it is.
-
-        Raises OSError and http.client.HTTPException.
-        """
-        fresh = self._connect()
+    def request(self, verb: str, path: str, body: bytes = b"") -> Answer:
+        """Send a request and return the answer, whatever it is; raises OSError and Broken."""
+        wire, fresh = self._connect()
         try:
-            return self._exchange(verb, path, body)
-        except (http.client.BadStatusLine, ConnectionError):
+            return self._exchange(wire, verb, path, body)
+        except (Broken, ConnectionError) as error:
             # Only what was dropped while nobody used it; a server that has begun to answer has
             # done what it was asked.
-            self.close()
-            if fresh:
+            if fresh or (isinstance(error, Broken) and error.begun):
                 raise
-        self._connect()
-        return self._exchange(verb, path, body)
+        return self._exchange(self._connect()[0], verb, path, body)
 
     def close(self) -> None:
         """Hang up; a later request connects again."""
-        self._http.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
-    def _connect(self) -> bool:
-        """Connect where there is no connection to rely on; returns whether that was so."""
-        if self._http.sock is not None and time.monotonic() - self._last < _IDLE:
-            return False
-        self._http.close()
-        self._http.timeout = min(_CONNECT, self._timeout)
-        self._http.connect()
-        self._http.sock.settimeout(self._timeout)
-        return True
-
-    def _exchange(self, verb: str, path: str, body: bytes | None) -> Answer:
-        headers = self._headers
-        if body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
+    def _exchange(self, wire: Wire, verb: str, path: str, body: bytes) -> Answer:
+        # A proxy is told the whole address of what it is to fetch.
+        there = self._address if self._proxy is not None and not self._secure else ""
+        size = f"Content-Length: {len(body)}\r\n" if verb == "POST" else ""
+        head = f"{verb} {there}{self._path}{path} HTTP/1.1\r\n{self._headers}{size}\r\n"
         try:
-            self._http.request(verb, self._prefix + self.path + path, body, headers)
-            response = self._http.getresponse()
-            content = response.read(_LARGEST + 1)
-            if len(content) > _LARGEST:
-                raise http.client.HTTPException("the answer does not end")
+            answer = wire.exchange(head.encode("ascii"), body, self._timeout)
         except BaseException:
-            self._http.close()
+            self.close()
             raise
         self._last = time.monotonic()
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        return Answer(response.status, kind, response.headers.get("Location", ""), content)
+        if not answer.lasting:
+            self.close()
+        return answer
 
+    def _connect(self) -> tuple[Wire, bool]:
+        """Return the connection, and whether it is a new one."""
+        if self._wire is not None and time.monotonic() - self._last < _IDLE:
+            return self._wire, False
+        self.close()
+        host, port = self._host, self._port
+        if self._proxy is not None:
+            host, port = self._proxy.host, self._proxy.port
+        seconds = min(_CONNECT, self._timeout)
+        # As bytes it is not looked at by the codec for international names, which loads slowly.
+        where = (host.encode("ascii"), port)
+        connected = socket.create_connection(where, seconds)  # type: ignore[arg-type]
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                if self._proxy is not None:
+                    self._tunnel(connected)
+                connected = self._context.wrap_socket(connected, server_hostname=self._host)
+        except BaseException:
+            connected.close()
+            raise
+        self._wire = Wire(connected)
+        return self._wire, True
 
-def _open(
-    scheme: str,
-    host: str,
-    port: int,
-    between: proxy.Proxy | None,
-    environ: Mapping[str, str],
-) -> http.client.HTTPConnection:
-    if scheme == "http":
-        if between is not None:
-            host, port = between.host, between.port
-        return http.client.HTTPConnection(host, port)
-    context = _context(credentials.tls(environ))
-    if between is None:
-        return http.client.HTTPSConnection(host, port, context=context)
-    tunnel = http.client.HTTPSConnection(between.host, between.port, context=context)
-    given = between.authorization
-    tunnel.set_tunnel(host, port, {"Proxy-Authorization": given} if given else {})
-    return tunnel
+    def _tunnel(self, connected: socket.socket) -> None:
+        """Have the proxy connect us; raises OSError and Broken."""
+        there = self._address.partition("://")[2]
+        given = self._proxy.authorization if self._proxy is not None else ""
+        more = f"Proxy-Authorization: {given}\r\n" if given else ""
+        head = f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{more}\r\n"
+        answer = Wire(connected).tunnel(head.encode("ascii"), self._timeout)
+        if answer != 200:
+            raise OSError(f"the proxy refuses it ({answer})")
+
+    @property
+    def _address(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._secure else 'http'}://{host}:{self._port}"
+
+    def _fixed(self, userinfo: str, environ: Mapping[str, str]) -> str:
+        """Return the headers that every request has; raises TrackingError."""
+        usual = 443 if self._secure else 80
+        there = self._address.partition("://")[2]
+        headers = {
+            "Host": there.removesuffix(f":{usual}"),
+            "User-Agent": f"buildrun/{__version__}",
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        name, _, password = userinfo.partition(":")
+        if "%" in userinfo:
+            from urllib.parse import unquote
+
+            name, password = unquote(name), unquote(password)
+        if header := credentials.authorization(environ, (name, password)):
+            headers["Authorization"] = header
+        if workspace := environ.get("MLFLOW_WORKSPACE", "").strip():
+            headers["X-MLFLOW-WORKSPACE"] = workspace
+        if self._proxy is not None and self._proxy.authorization and not self._secure:
+            headers["Proxy-Authorization"] = self._proxy.authorization
+        if not all(map(_is_clean, headers.values())):
+            raise TrackingError(
+                "MLFLOW_TRACKING_TOKEN or MLFLOW_WORKSPACE holds characters that no header can",
+                hint="it may hold a line's end; set it anew",
+            )
+        return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def _context(settings: credentials.Tls) -> "ssl.SSLContext":
@@ -175,10 +187,6 @@ def _trust_usual(context: "ssl.SSLContext") -> None:
 def _seconds(environ: Mapping[str, str]) -> float:
     given = environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
     return float(given) if given.isascii() and given.isdigit() and int(given) else _ANSWER
-
-
-def _host(name: str) -> str:
-    return f"[{name}]" if ":" in name else name
 
 
 def _is_clean(text: str) -> bool:

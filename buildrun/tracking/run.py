@@ -1,8 +1,9 @@
 """A run at a tracking store, from its beginning to its end."""
 
-import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from buildrun.errors import TrackingError
@@ -31,7 +32,7 @@ class TrackedRun:
     """A run that is open at a store. Runs that share a link are safe to be used by threads."""
 
     def __init__(
-        self, link: Link, guard: threading.Lock, home: Home, info: Mapping[str, Any]
+        self, link: Link, guard: AbstractContextManager[bool], home: Home, info: Mapping[str, Any]
     ) -> None:
         """Take over a run that the store has told of."""
         self._link = link
@@ -144,7 +145,7 @@ def begin(
         if wanted.run_id:
             return _resume(link, wanted, wanted.run_id, home)
         made = _create(link, wanted, _experiment(link, wanted), ask.parent(wanted, environ))
-        run = TrackedRun(link, threading.Lock(), home, made)
+        run = TrackedRun(link, allocate_lock(), home, made)
         _fill(run, (), wanted.params)
     except BaseException:
         link.close()
@@ -174,7 +175,7 @@ def _create(link: Link, wanted: Ask, experiment: str, parent: str | None) -> Any
         "tags": [_pair(key, value[:_LONGEST_TAG]) for key, value in tags],
     }
     if wanted.run_name:
-        values["run_name"] = wanted.run_name
+        values["run_name"] = _text(wanted.run_name)
     return _info(link, link.call("runs/create", values))
 
 
@@ -198,9 +199,9 @@ def _resume(link: Link, wanted: Ask, run_id: str, home: Home) -> TrackedRun:
     known = {item.get("key") for item in found["run"].get("data", {}).get("params", ())}
     values = {"run_id": run_id, "status": "RUNNING"}
     if wanted.run_name:
-        values["run_name"] = wanted.run_name
+        values["run_name"] = _text(wanted.run_name)
     link.call("runs/update", values)
-    run = TrackedRun(link, threading.Lock(), home, info)
+    run = TrackedRun(link, allocate_lock(), home, info)
     _fill(run, wanted.tags, [pair for pair in wanted.params if pair[0] not in known])
     return run
 
@@ -269,7 +270,12 @@ def _info(link: Link, answer: Any) -> Any:
 
 
 def _pair(key: str, value: str) -> dict[str, str]:
-    return {"key": key, "value": value}
+    return {"key": _text(key), "value": _text(value)}
+
+
+def _text(given: str) -> str:
+    """Return a text that any server can read; arguments may hold bytes that are no text."""
+    return given.encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> int:
