@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -47,16 +47,14 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
         raise _failure(name, uri, error) from error
 
 
-def copy_of(
-    uri: str, directory: str, progress: Progress, options: Mapping[str, Any] | None = None
-) -> str:
+def copy_of(uri: str, directory: str, progress: Progress) -> str:
     """Return the path of a copy below ``directory``, see ``fetch``.
 
-    options: for fsspec's file system. Raises errors of every library below it.
+    Raises errors of every library below fsspec.
     """
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(uri, **(options or {}))
+    filesystem, path = fsspec.core.url_to_fs(uri)
     info = filesystem.info(path)
     slot, base = _slot(uri, directory), _safe_name(path)
     target = os.path.join(slot, base)
