@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -115,6 +116,32 @@ def test_interrupted_synchronous_run_raises_keyboard_interrupt(
     live.send(signal.SIGINT)
     outcome = live.wait()
     assert (outcome.code, outcome.out) == (0, "a told\ninterrupted\n")
+    assert status(buildrun) == ["cancelled"]
+
+
+def test_ctrl_c_at_the_terminal_reaches_command_and_program(
+    paused: Path, gate: Gate, tmp_path: Path, buildrun: Buildrun
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        START + "try:\n    start('a')\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(gate.environ)
+        os.execv(sys.executable, (sys.executable, script, paused))
+    assert gate.wait() == "a"
+    os.write(terminal, b"\x03")
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:
+        pass  # nobody has the terminal open any more
+    os.close(terminal)
+    _, status_of_program = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status_of_program) == 0, shown
+    assert shown.endswith(b"interrupted\r\n")
     assert status(buildrun) == ["cancelled"]
 
 
