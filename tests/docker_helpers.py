@@ -95,6 +95,19 @@ def a_small(engine: Engine, tmp_path: Path) -> Iterator[str]:
     docker("rmi", "--force", name, check=False)
 
 
+@pytest.fixture(name="slim")
+def a_slim(engine: Engine) -> Iterator[str]:
+    """Let the image that the examples name be one with Python, where there is none."""
+    del engine
+    name = "python:3.12-slim"
+    if docker("images", "-q", name):
+        yield name
+        return
+    docker("tag", BASE, name)
+    yield name
+    docker("rmi", name, check=False)
+
+
 class Registry(NamedTuple):
     """A registry of the test's own.
 

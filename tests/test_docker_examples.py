@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Buildrun
-from docker_helpers import BASE, Registry, containers, docker, engine, registry
+from docker_helpers import BASE, Registry, a_slim, containers, engine, registry
 
 EXAMPLES = REPOSITORY / "examples"
 
-assert engine  # a fixture
+FIXTURES = (engine, a_slim)
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -23,18 +23,6 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """See to it that no container outlives its test."""
     yield
     assert containers(tmp_path) == set()
-
-
-@pytest.fixture
-def slim() -> Iterator[str]:
-    """Let the image that the example names be one with Python, where there is none."""
-    name = "python:3.12-slim"
-    if docker("images", "-q", name):
-        yield name
-        return
-    docker("tag", BASE, name)
-    yield name
-    docker("rmi", name, check=False)
 
 
 @pytest.fixture
