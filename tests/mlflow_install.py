@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uv
+from docker_helpers import missing
 
 VERSION = "3.17.2"
 
@@ -80,4 +81,8 @@ def _await(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _uv(*words: str | Path) -> None:
-    subprocess.run((uv.find_uv_bin(), *words), check=True, timeout=LIMIT)
+    done = subprocess.run(
+        (uv.find_uv_bin(), *words), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    if done.returncode != 0:
+        missing(f"MLflow cannot be installed: {done.stderr}")

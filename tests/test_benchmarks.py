@@ -44,6 +44,9 @@ def test_list_names_every_case() -> None:
         "restore",
         "docker-context",
         "docker-run",
+        "tracked-run",
+        "kubernetes-first-line",
+        "kubernetes-hundred",
     ]
 
 
