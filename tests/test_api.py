@@ -279,6 +279,56 @@ def test_directory_and_variables_can_be_given(
     assert capfd.readouterr().out == "mint\n"
 
 
+def test_asynchronous_run_keeps_every_option(
+    project: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  first: {outputs: [made], command: echo made > made}\n"
+        "  main:\n    depends_on: [first]\n"
+        "    command: 'echo $MLFLOW_EXPERIMENT_ID $MLFLOW_RUN_ID'\n"
+    )
+    for _ in range(2):
+        run = br.run(
+            directory,
+            experiment_id=0,
+            run_id="mine",
+            run_name="a name",
+            env_manager="local",
+            synchronous=False,
+            force="first",
+            cache=False,
+            jobs=2,
+            keep_going=True,
+            output="grouped",
+            quiet=True,
+            tracking="off",
+        )
+        assert run.run_id == "mine"
+        assert run.wait()
+        assert run.report is not None
+        assert [step["state"] for step in run.report["steps"]] == ["ok", "ok"]
+    assert "0 mine" in capfd.readouterr().out
+
+
+def test_what_the_system_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(br.ExecutionError, match="Argument list too long"):
+        br.run(tmp_path, parameters={"v": "x" * 10_000_000})
+    with pytest.raises(br.ExecutionError, match=r"nowhere: .*No such file"):
+        br.run(tmp_path, cwd=tmp_path / "nowhere")
+
+
+def test_runs_leave_neither_descriptors_nor_processes(project: Project) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    br.run(directory, env_manager="local", quiet=True)
+    before = os.listdir("/dev/fd")
+    for synchronous in (True, False):
+        br.run(directory, env_manager="local", quiet=True, synchronous=synchronous).wait()
+    assert os.listdir("/dev/fd") == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
 def test_modules_of_the_callers_directory_are_not_buildruns(
     project: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

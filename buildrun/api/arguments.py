@@ -64,7 +64,11 @@ def run_line(wanted: Wanted) -> list[str]:
 
 def command_line(wanted: Wanted) -> list[str]:
     """Return the URI and options; raises UsageError and ParameterError."""
-    if wanted.experiment_name and wanted.experiment_id:
+    name, number = (
+        None if given in (None, "") else given
+        for given in (wanted.experiment_name, wanted.experiment_id)
+    )
+    if name is not None and number is not None:
         raise UsageError("specify only one of 'experiment_name' or 'experiment_id'")
     backend = wanted.backend or "local"
     if backend not in _BACKENDS:
@@ -74,8 +78,8 @@ def command_line(wanted: Wanted) -> list[str]:
     named = {
         "--entry-point": wanted.entry_point,
         "--version": wanted.version,
-        "--experiment-name": wanted.experiment_name or None,
-        "--experiment-id": wanted.experiment_id or None,
+        "--experiment-name": name,
+        "--experiment-id": number,
         "--backend": None if backend == "local" else backend,
         "--backend-config": _config(wanted.backend_config),
         "--storage-dir": wanted.storage_dir,

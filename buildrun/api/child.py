@@ -181,7 +181,10 @@ def _start(order: Order) -> tuple[subprocess.Popen[bytes], int]:
             stream.flush()  # what was written before comes before
         except (AttributeError, OSError, ValueError):
             pass
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        raise ExecutionError(f"buildrun cannot be started: {error.strerror}") from None
     try:
         process = subprocess.Popen(
             (sys.executable, *program, f"--listener={writer}", *order.argv),
@@ -194,7 +197,8 @@ def _start(order: Order) -> tuple[subprocess.Popen[bytes], int]:
         )
     except OSError as error:
         os.close(reader)
-        raise ExecutionError(f"buildrun cannot be started: {error.strerror}") from None
+        place = os.fsdecode(error.filename) if error.filename else None
+        raise ExecutionError(f"buildrun cannot be started: {error.strerror}", place=place) from None
     finally:
         os.close(writer)
     return process, reader
