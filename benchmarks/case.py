@@ -10,7 +10,7 @@ from benchmarks.summary import Summary, ratio
 if TYPE_CHECKING:
     from benchmarks.workbench import Workbench
 
-Unit = Literal["times", "ms", "MB", "builds"]
+Unit = Literal["times", "ms", "MB", "builds", "requests"]
 
 
 class Claim(NamedTuple):

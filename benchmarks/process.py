@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from benchmarks.summary import Sample
 
@@ -50,6 +53,47 @@ def timed(
     if any(codes):
         raise Failed(f"{' '.join(argv)}: exit code {max(codes, key=abs)}\n{tail(log)}")
     return Sample(seconds, _children() - cpu)
+
+
+class Followed(NamedTuple):
+    """How a command went: until the first line of its standard output, in whole, and at its most.
+
+    peak: memory of the process, in MB.
+    """
+
+    first: Sample
+    whole: Sample
+    peak: float
+
+
+def followed(argv: Sequence[str], *, cwd: str, environ: Mapping[str, str], log: str) -> Followed:
+    """Start the command and return how it went; log: where its output goes. Raises Failed."""
+    with open(log, "wb") as sink:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+        )
+        guard = threading.Timer(LIMIT, process.kill)
+        guard.start()
+        with process.stdout or open(os.devnull, "rb") as output:
+            line = output.readline()
+            first = time.perf_counter() - started
+            sink.write(line)
+            shutil.copyfileobj(output, sink)
+        _, status, used = os.wait4(process.pid, 0)
+        whole = time.perf_counter() - started
+    guard.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0 or not line:
+        raise Failed(f"{' '.join(argv)}: exit code {process.returncode}\n{tail(log)}")
+    cpu = used.ru_utime + used.ru_stime
+    peak = used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return Followed(Sample(first, cpu), Sample(whole, cpu), peak)
 
 
 def total(samples: Sequence[Sample]) -> Sample:

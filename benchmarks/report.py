@@ -114,7 +114,7 @@ def _number(value: float, unit: str) -> str:
         return f"{value:.2f} ms"
     if unit == "MB":
         return f"{value:.0f} MB"
-    if unit == "builds":
+    if unit in ("builds", "requests"):
         return f"{value:.0f}"
     return f"1/{1 / value:.1f}" if 0 < value < 0.1 else f"{value:.2f}×"
 

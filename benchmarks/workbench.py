@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.process import output, timed
+from benchmarks.process import Followed, followed, output, timed
 from benchmarks.subjects import Subjects
 from benchmarks.summary import Sample, Summary, summarize
 
@@ -87,6 +87,10 @@ class Workbench:
         """Return the time that a command takes, or several of it at once; raises Failed."""
         variables = {**self.environ, **(environ or {})}
         return timed(argv, cwd=cwd, environ=variables, log=self.log, count=count)
+
+    def followed(self, *argv: str, cwd: str, environ: Mapping[str, str] | None = None) -> Followed:
+        """Return how a command went, from its start to its first line and to its end."""
+        return followed(argv, cwd=cwd, environ={**self.environ, **(environ or {})}, log=self.log)
 
     def output(self, *argv: str, cwd: str, environ: Mapping[str, str] | None = None) -> str:
         """Return what a command writes; raises Failed."""
