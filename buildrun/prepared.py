@@ -48,14 +48,19 @@ def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") 
 
 
 def recorded(
-    prepared: Prepared, project: str, directory: str, call: Callable[[], Result]
+    prepared: Prepared,
+    project: str,
+    directory: str,
+    call: Callable[[], Result],
+    where: str | None = None,
 ) -> Result:
     """Return the result of a call that runs the command, and leave a record of the run.
 
-    project: its name. directory: where the records of runs are.
+    project: its name. directory: where the records of runs are. where: the project's place, if
+    that is not where the command runs.
     """
     run_id = prepared.changes.get("MLFLOW_RUN_ID") or runs.new_id()
-    record = runs.begin(run_id, project, prepared.cwd, prepared.entry_point)
+    record = runs.begin(run_id, project, where or prepared.cwd, prepared.entry_point)
     runs.write(directory, record)
     started = time.monotonic()
     result = Result(FAILURE)

@@ -139,9 +139,8 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
         store = home.locate(environ)
 
         def run(seen: Prepared) -> Result:
-            return recorded(
-                seen, value["project"], store.runs, lambda: perform(seen, environ, console)
-            )
+            call = lambda: perform(seen, environ, console)  # noqa: E731
+            return recorded(seen, value["project"], store.runs, call, value.get("where"))
 
         if value["tracking"] is None:
             return run(prepared).exit_code

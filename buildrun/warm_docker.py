@@ -56,6 +56,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
             value["code"][0],
             store.runs,
             lambda: containers.run(made, wants.root, store, environ),
+            value.get("where"),
         )
 
     return (run() if tracked is None else tracked.told(run)).exit_code

@@ -18,6 +18,7 @@ from source_helpers import (
     LOCAL,
     Repository,
     daemon,
+    files,
     http_backend,
     repository,
     working_directories,
@@ -481,3 +482,166 @@ def test_killed_fetch_leaves_nothing_in_the_way(
     made.commit(data__txt="two\n")
     assert lines(buildrun(url, LOCAL).out)[1:] == ["two"]
     assert not (mirror / "shallow.lock").exists()
+
+
+def test_known_commit_runs_again_without_being_read_anew(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+) -> None:
+    made, url = served
+    commit = made.git("rev-parse", "HEAD")
+    script = tmp_path / "modules.py"
+    script.write_text(
+        "import os, sys\n"
+        "from buildrun.cli import main\n"
+        f"code = main(['-q', {url!r}, '-v', {commit!r}, {LOCAL!r}], os.environ)\n"
+        "heavy = {'argparse', 'subprocess', 'tempfile', 'urllib', 'yaml', 'pathlib'}\n"
+        "print(code, sorted(heavy & set(sys.modules)))\n"
+    )
+    assert buildrun("-q", url, "-v", commit, LOCAL).code == 0
+    shutil.rmtree(made.path)
+
+    def run() -> list[str]:
+        return lines(subprocess.check_output((sys.executable, script), cwd=tmp_path, text=True))
+
+    first, second = run(), run()
+    assert first == second
+    assert second[1:] == ["one", "0 []"]
+    assert working_directories(store) == []
+    shutil.rmtree(next((store / "sources" / "git").glob("*/mirror.git")))
+    assert buildrun("-q", url, "-v", commit, LOCAL).code == 1
+
+
+def test_changed_settings_of_a_known_commit_are_noticed(
+    served: tuple[Repository, str], buildrun: Buildrun
+) -> None:
+    made, url = served
+    version = made.git("rev-parse", "HEAD")
+    for _ in range(2):
+        assert buildrun(url, "-v", version, LOCAL).code == 0
+    outcome = buildrun(url, "-v", version, LOCAL, environ={"SHELL": "/bin/sh"})
+    assert lines(outcome.out)[1:] == ["one"]
+
+
+def test_record_of_a_run_tells_the_repository_and_the_commit(
+    served: tuple[Repository, str], buildrun: Buildrun
+) -> None:
+    made, url = served
+    commit = made.git("rev-parse", "HEAD")
+    for _ in range(2):
+        assert buildrun(url, "-v", commit, LOCAL).code == 0
+        assert f"p ({url} at {commit[:12]}), main" in buildrun("runs", "show").out
+
+
+def test_clearing_the_cache_removes_what_was_fetched(
+    served: tuple[Repository, str], buildrun: Buildrun
+) -> None:
+    _, url = served
+    assert buildrun(url, LOCAL).code == 0
+    assert buildrun("cache", "info", "--format=json").data["sources"]["count"] == 1
+    assert buildrun("cache", "gc").code == 0
+    assert buildrun(url, LOCAL, "--offline").code == 0
+    assert buildrun("cache", "clear").code == 0
+    assert buildrun("cache", "info", "--format=json").data["sources"]["count"] == 0
+    assert buildrun(url, LOCAL).code == 0
+
+
+def test_mirror_in_use_is_not_removed(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+) -> None:
+    made, url = served
+    made.commit(
+        MLproject="name: p\nentry_points: {main: {command: 'pwd; read line; git log --oneline'}}\n"
+    )
+    process = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert buildrun("cache", "clear").code == 0
+    assert len(working_directories(store)) == 1
+    out, _ = process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    assert out.endswith(" x\n")
+
+
+@pytest.mark.parametrize("form", ["a@host:{path}", "host:{path}", "ssh://a@host{path}"])
+def test_repository_over_ssh(tmp_path: Path, buildrun: Buildrun, form: str) -> None:
+    made = repository(tmp_path / "served" / "churn")
+    # Stands for ssh: the last word is the command for the other side.
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\necho "$@" >> "$0.log"\nfor last; do :; done\neval "$last"\n')
+    ssh.chmod(0o755)
+    outcome = buildrun(form.format(path=made.path), LOCAL, environ={"GIT_SSH_COMMAND": str(ssh)})
+    assert outcome.code == 0, outcome.err
+    assert lines(outcome.out)[1] == "one"
+    named = buildrun(
+        form.format(path=made.path), LOCAL, environ={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    assert named.code == 0, named.err
+    # Nobody is asked for a passphrase or whether a host is trusted.
+    assert "BatchMode=yes" in (tmp_path / "ssh.log").read_text()
+
+
+def test_server_that_gives_no_single_commits(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    made.commit(data__txt="two\n")
+    first = made.git("rev-parse", "HEAD~1")
+    made.git("clone", "--quiet", "--bare", made.path, tmp_path / "served" / "p.git")
+    made.git("-C", tmp_path / "served" / "p.git", "update-server-info")
+    with files(tmp_path / "served") as server:  # only files, as a plain web server has them
+        for version, data in (("main", "two"), (first, "one")):
+            outcome = buildrun(f"{server.url}/p.git", LOCAL, "-v", version)
+            assert lines(outcome.out)[1:] == [data], outcome.err
+
+
+def test_repository_with_sha256(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "served" / "p")
+    shutil.rmtree(made.path / ".git")
+    made.git("init", "--quiet", "--initial-branch=main", "--object-format=sha256")
+    commit = made.commit()
+    with daemon(tmp_path / "served") as url:
+        for arguments in ([f"{url}/p"], [f"{url}/p", "-v", commit], [str(made.path), "-v", "main"]):
+            outcome = buildrun(*arguments, LOCAL)
+            assert lines(outcome.out)[1:] == ["one"], outcome.err
+
+
+def test_shallow_checkout_has_versions_as_well(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    made.commit(data__txt="two\n")
+    made.git("clone", "--quiet", "--depth=1", f"file://{made.path}", tmp_path / "shallow")
+    outcome = buildrun(tmp_path / "shallow", LOCAL, "-v", "main")
+    assert lines(outcome.out)[1:] == ["two"], outcome.err
+
+
+def test_worktree_has_versions_as_well(tmp_path: Path, buildrun: Buildrun) -> None:
+    made = repository(tmp_path / "p")
+    made.git("worktree", "add", "--quiet", "-b", "side", tmp_path / "side")
+    Repository(tmp_path / "side").commit(data__txt="side\n")
+    for version, data in (("main", "one"), ("side", "side")):
+        outcome = buildrun(tmp_path / "side", LOCAL, "-v", version)
+        assert lines(outcome.out)[1:] == [data], outcome.err
+
+
+def test_names_that_a_terminal_or_a_shell_would_act_on_are_data(
+    tmp_path: Path, buildrun: Buildrun
+) -> None:
+    made = repository(tmp_path / "a b$(touch hacked)\x1b[31m;'\"é")
+    outcome = buildrun(made.path, LOCAL, "-v", "main")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("one\n")
+    assert not list(tmp_path.rglob("hacked"))
+
+
+def test_parameters_of_a_fetched_project_are_relative_to_the_caller(
+    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+) -> None:
+    made, url = served
+    made.commit(
+        MLproject="name: p\nentry_points:\n  main:\n    parameters: {file: path}\n"
+        "    command: 'cat {file}'\n"
+    )
+    (tmp_path / "mine.txt").write_text("mine\n")
+    assert buildrun(url, LOCAL, "-P", "file=mine.txt").out == "mine\n"

@@ -23,7 +23,8 @@ class Account:
     """What is known of a run at any moment.
 
     prepared: the lone command that runs; progress: how far a plan of steps has come. lock: the
-    hold on the environment in use. tracking: of the run at a tracking server.
+    hold on the environment in use. tracking: of the run at a tracking server. where: the
+    project's place, as its record tells it; "" for its directory.
     """
 
     def __init__(self, running: Session, tracking: Tracking) -> None:
@@ -33,6 +34,7 @@ class Account:
         self._started = time.monotonic()
         self._record: runs.Record | None = None
         self._own_id = running.options.run_id or runs.new_id()
+        self.where = ""
         self.prepared: Prepared | None = None
         self.progress: Progress | None = None
         self.result = Result(FAILURE)
@@ -51,7 +53,8 @@ class Account:
     def begin(self, made: Plan) -> None:
         """Record that the run has begun."""
         project, name = made.project, made.steps[-1].entry_point
-        self._record = runs.begin(self.run_id, project.name, project.root, name)
+        where = self.where or project.root
+        self._record = runs.begin(self.run_id, project.name, where, name)
         runs.write(self._running.home.runs, self._record)
 
     def begin_steps(self, made: Plan) -> Progress:

@@ -20,6 +20,7 @@ from buildrun.errors import BuildrunError, UsageError
 from buildrun.images import collection as images
 from buildrun.images.engine import Engine
 from buildrun.printable import printable
+from buildrun.sources import collection as sources
 from buildrun.store import check, collect
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
         return _verify(store, arguments.format, environ)
     if arguments.verb == "clear":
         memo.prune(memo.Memory(store.memory), 0)
+        sources.prune(store, 0)
         gone = _remove(store, _survey(store, environ), arguments.format, environ)
         collect.sweep(store, everything=True)
         return gone
@@ -105,6 +107,7 @@ def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[s
     memo.prune(memo.Memory(store.memory), _RECORDS)
     if max_age is not None:
         _prune_runs(store.runs, max_age)
+        sources.prune(store, max_age)
     code = _remove(store, part, arguments.format, environ)
     collect.sweep(store)
     return code
@@ -139,6 +142,7 @@ def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     count, taken = collect.total(store)
     made = images.survey(store, Engine(environ))
     layers = sum(item.bytes for item in made)
+    fetched = sources.survey(store)
     if form == "json":
         value = {
             "version": 1,
@@ -146,6 +150,7 @@ def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
             "environments": {"count": len(kept), "bytes": total},
             "results": {"count": count, "bytes": taken},
             "images": {"count": len(made), "bytes": layers},
+            "sources": {"count": len(fetched), "bytes": sum(item.bytes for item in fetched)},
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
@@ -153,6 +158,7 @@ def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
             f"{store.root}\nenvironments: {len(kept)}, {size(total)}\n"
             f"results: {count}, {size(taken)}\n"
             f"images: {len(made)}, {size(layers)} beside their bases\n"
+            f"sources: {len(fetched)}, {size(sum(item.bytes for item in fetched))}\n"
         )
     return 0
 

@@ -90,6 +90,7 @@ def execute(
     downloads = Downloads(running)
     try:
         with session.open_project(running) as opened:
+            account.where = opened.source.where
             session.check(running, opened)
             _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
     except KeyboardInterrupt:

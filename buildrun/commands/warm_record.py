@@ -112,6 +112,7 @@ def _remember(
         seen.variable(name)
     value = {
         "root": root,
+        "where": opened.source.where,
         "mlproject": find_mlproject(root),
         "quiet": running.console.quiet,
         "notice": session.notice(opened, running.cwd),

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from buildrun import locks
 from buildrun.home import Home
 from buildrun.sources import workdir
 from buildrun.sources.checkout import Objects, check_out
@@ -54,7 +53,7 @@ def _fill(
     opened: Workdir, path: str, objects: Objects, use: str, environ: Mapping[str, str]
 ) -> bool:
     if use:
-        opened.hold([locks.shared(use)])
+        opened.borrow(use)
     where = os.path.join(opened.path, path) if path else opened.path
     os.makedirs(where, exist_ok=True)
     return not check_out(where, objects, environ, {})

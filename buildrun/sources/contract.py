@@ -55,6 +55,14 @@ class Opened(NamedTuple):
     workdir: Workdir | None = None
     again: Again | None = None
 
+    @property
+    def where(self) -> str:
+        """Return where the project is, as records of runs tell it after the directory is gone."""
+        if self.workdir is None:
+            return self.root
+        commit = self.origin.commit
+        return f"{self.origin.name} at {commit[:12]}" if commit else self.origin.name
+
     def close(self) -> None:
         """Remove what is temporary; calling it again is harmless."""
         if self.workdir is not None:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun import locks
 from buildrun.errors import BuildrunError, ProjectError, StoreError
 from buildrun.printable import printable
 from buildrun.secrets import redact
@@ -80,10 +79,11 @@ def fill(
     for last in (False, True):
         try:
             os.makedirs(os.path.dirname(place.use), exist_ok=True)
-            hold = locks.shared(place.use)
+            opened.borrow(place.use)
         except OSError as error:
-            raise StoreError(f"the store: {error.strerror}", place=place.use) from None
-        opened.hold([hold])
+            raise StoreError(
+                f"the store cannot be written: {error.strerror}", place=place.use
+            ) from None
         found = git_fetch.ensure(remote, place, commit, asked)
         objects = Objects(place.repository, remote.url, commit, found.lfs)
         said = files_of(path, objects, asked, remote)

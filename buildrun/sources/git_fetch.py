@@ -38,7 +38,6 @@ def ensure(remote: Remote, place: Mirror, commit: str, asked: Asked) -> Commit:
     """
     found = mirror.known(place, commit)
     if found is not None:
-        mirror.note_use(place)
         return found
     if asked.offline:
         raise ProjectError(

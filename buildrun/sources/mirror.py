@@ -8,7 +8,6 @@ fetched again. Nothing is ever taken out of a mirror but the whole of it.
 
 import json
 import os
-import time
 from typing import Any, NamedTuple
 
 import xxhash
@@ -116,14 +115,6 @@ def note_version(mirror: Mirror, version: str, found: Named) -> None:
     """Remember it for `--offline`; raises OSError."""
     if named(mirror, version) != found:
         _save(os.path.join(mirror.directory, "versions"), _name(version), found._asdict())
-
-
-def note_use(mirror: Mirror) -> None:
-    """Note that the mirror was used just now, for collection by age."""
-    try:
-        os.utime(mirror.directory, (time.time(), time.time()))
-    except OSError:
-        pass
 
 
 def _name(text: str) -> str:

@@ -43,6 +43,7 @@ def fetch(url: str, directory: str, patience: float, tell: Tell) -> str:
     """
     os.makedirs(directory, exist_ok=True)
     with locks.exclusive(directory + ".lock"):
+        os.utime(directory)  # the last use, for collection by age
         return _fetch(url, directory, patience, tell)
 
 

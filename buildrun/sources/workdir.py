@@ -36,9 +36,13 @@ class Workdir:
         self._lock = lock
         self._holds: list[Lock] = []
 
-    def hold(self, holds: list[Lock]) -> None:
-        """Keep these locks as long as the directory is in use."""
-        self._holds += holds
+    def borrow(self, path: str) -> None:
+        """Share the lock at ``path`` as long as the directory is in use; raises OSError.
+
+        Its time tells when what it is of was used last.
+        """
+        self._holds.append(locks.shared(path))
+        os.utime(path)
 
     def close(self) -> None:
         """Remove it, unless it is to be kept; calling it again is harmless."""
