@@ -265,6 +265,26 @@ def test_commands_for_runs_need_no_more_than_the_role(
     assert [len(there.cluster.all(kind)) for kind in KINDS] == [0, 0, 0]
 
 
+def test_job_that_was_kept_gives_way_to_the_next(stage: Callable[..., Stage]) -> None:
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"hello\n")
+        pod.ended(0)
+
+    there = stage(play)
+    root = there.projects("  main: {command: 'true'}\n")
+    first = there.run(root, config={"keep-jobs": "always"})
+    (made,) = there.cluster.all("jobs")
+    again = there.run(root, config={"keep-jobs": "always"})
+    assert (first.out, again.out) == ("hello\n", "hello\n")
+    assert "attached" not in again.err
+    assert "still there" not in again.err
+    (kept,) = there.cluster.all("jobs")
+    assert kept["metadata"]["name"] == made["metadata"]["name"]
+    assert kept["metadata"]["uid"] != made["metadata"]["uid"]
+    there.place.delete("jobs", kept["metadata"]["name"])
+
+
 def test_default_template_is_as_the_page_shows(stage: Callable[..., Stage]) -> None:
     def play(pod: Pod) -> None:
         pod.running()

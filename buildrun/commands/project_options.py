@@ -82,7 +82,11 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
         identifier = environ.get("MLFLOW_EXPERIMENT_ID") or None
         name = None if identifier else environ.get("MLFLOW_EXPERIMENT_NAME") or None
     if arguments.backend == "kubernetes" and arguments.backend_config is None:
-        raise UsageError("specify 'backend_config' when using kubernetes mode")
+        raise UsageError(
+            "specify 'backend_config' when using kubernetes mode",
+            hint='`-c kubernetes_config.json`, with at least `{"repository-uri": "…"}`; '
+            "see docs/kubernetes.md",
+        )
     return ProjectOptions(
         uri=arguments.uri,
         entry_point=arguments.entry_point,

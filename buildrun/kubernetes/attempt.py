@@ -228,6 +228,8 @@ class _Attempt:
             return
         event = self._cluster.event("Job", self._wish.name)
         if event is None:
+            if waited >= self._cluster.config.schedule:
+                self._refuse(Waiting("NoPod", "no pod has come, and no event says why", "schedule"))
             return
         quota = "exceeded quota" in event.words
         hint = (
@@ -285,7 +287,7 @@ class _Attempt:
         if not self._is_ours():
             self._note(f"the Job `{name}` is left to the other run that follows it")
             return Result(128 + number, number)
-        self._note("ending the Job")
+        self._note("ending the Job and waiting for its pod; Ctrl-C again does not wait")
         cluster.delete(name, secret=self._wish.has_secret)
         if not cluster.await_gone(name, until=self._impatient):
             self._warn_once(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.api import Api, Target
-from buildrun.kubernetes.trouble import Refusal
+from buildrun.kubernetes.events import Event, Events
 from buildrun.kubernetes.watch import Watcher
 
 if TYPE_CHECKING:
@@ -30,13 +30,6 @@ _GRACE = 30.0
 
 # Seconds that the cluster's answers are waited for while watches go on.
 _PATIENCE = 300.0
-
-
-class Event(NamedTuple):
-    """What the cluster says of an object."""
-
-    reason: str
-    words: str
 
 
 class Submitted(NamedTuple):
@@ -77,6 +70,7 @@ class Cluster:
         self.watcher = Watcher(
             Api(connection, patience=_PATIENCE), self.namespace, names.selector(owner)
         )
+        self._events = Events(self.api, self.namespace)
         self._directory = directory
         self._kubeconfig = kubeconfig
         self._mutex = threading.Lock()
@@ -138,22 +132,18 @@ class Cluster:
             if left <= 0:
                 return False
             view = self.watcher.wait(name, view.revision, left)
-        return not _is_there(view)
+        if _is_there(view):
+            return False
+        with self._mutex:
+            self._leaving.discard(name)  # another of its name may come, and stay
+        return True
 
     def event(self, kind: str, name: str) -> Event | None:
         """Return the last warning about an object; None where there is none, or no right to see."""
-        query = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
-        try:
-            found = self.api.get(Target("events", self.namespace), fieldSelector=query)
-        except Refusal:
-            return None
-        items = sorted(found.get("items") or (), key=_time_of)
-        if not items:
-            return None
-        return Event(str(items[-1].get("reason") or ""), str(items[-1].get("message") or ""))
+        return self._events.last(kind, name)
 
     def _await_leaving(self) -> None:
-        for name in sorted(self._leaving):
+        for name in sorted(self._leaving):  # a copy: what has gone is taken out
             if not self.await_gone(name):
                 self.console.warn(
                     f"the Job `{name}` was deleted, and its pod is still there",
@@ -199,13 +189,3 @@ def _grace(view: View) -> float:
     """Return the seconds that the pods have to end."""
     found = [pod["spec"].get("terminationGracePeriodSeconds") for pod in view.pods]
     return max((float(item) for item in found if item is not None), default=_GRACE)
-
-
-def _time_of(event: Mapping[str, Any]) -> str:
-    metadata = event.get("metadata") or {}
-    return str(
-        event.get("lastTimestamp")
-        or event.get("eventTime")
-        or metadata.get("creationTimestamp")
-        or ""
-    )

@@ -173,7 +173,9 @@ def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:
         )
     if reason in ("StartError", "ContainerCannotRun"):
         return made._replace(
-            exit_code=code or 128, fact=f"the command cannot be started: {message or reason}"
+            exit_code=code or 128,
+            fact=f"the command cannot be started: {message or reason}",
+            hint=_start_hint(message),
         )
     if status.get("reason"):
         return made._replace(exit_code=code or 1, fact=_pod_fact(status), hint=_pod_hint(status))
@@ -204,6 +206,16 @@ def _pod_fact(status: Mapping[str, Any]) -> str:
     if reason == "Evicted":
         return f"the pod was evicted: {words}"
     return ": ".join(filter(None, ("the pod failed", reason, words)))
+
+
+def _start_hint(message: str) -> str:
+    for program, use in (
+        ("python3", "steps whose files travel to the pod and back"),
+        ("bash", "a command of more than plain words"),
+    ):
+        if f'"{program}"' in message and "not found" in message:
+            return f"the image must have `{program}`, for {use}"
+    return ""
 
 
 def _pod_hint(status: Mapping[str, Any]) -> str:
