@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,16 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-from tracking_play import RUN_ID, Answer, Play, playing, refused, run_of, said
+from tracking_play import RUN_ID, Answer, Call, Play, playing, refused, run_of, said
+
+from buildrun.tracking.address import absolute
 
 LOCAL = "--env-manager=local"
 SEEN = "echo $MLFLOW_RUN_ID $MLFLOW_EXPERIMENT_ID $MLFLOW_TRACKING_URI"
@@ -69,7 +74,21 @@ ANSWERS = {
         "the tracking server sends us to `https://e.org/x` (302)",
     ),
     "hang": (Answer(hang=True), "it does not answer in time"),
-    "drop": (Answer(drop=True), "the tracking server cannot be reached"),
+    "drop": (Answer(drop=True), "the tracking server cannot be reached: it hangs up"),
+    "trickle": (Answer(trickle=True), "it does not answer in time"),
+    "no HTTP": (Answer(raw=b"SSH-2.0-OpenSSH_9\r\n"), "it hangs up, or does not speak HTTP"),
+    "cut off": (Answer(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"), "it hangs up"),
+    "odd size": (Answer(raw=b"HTTP/1.1 200 OK\r\nContent-Length: -9\r\n\r\n{}"), "it hangs up"),
+    "large": (Answer(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), "hangs up"),
+    "odd chunk": (
+        Answer(raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
+        "hangs up",
+    ),
+    "long line": (Answer(raw=b"HTTP/1.1 200 OK\r\nA: " + b"a" * 200_000), "it hangs up"),
+    "controls": (
+        Answer(200, b"x", "text/\x1b[31mred"),
+        "it answers with text/\\x1b[31mred",
+    ),
 }
 
 
@@ -98,6 +117,36 @@ def test_trouble_is_a_warning_where_tracking_is_optional(
         assert (outcome.code, outcome.out) == (0, f"{server.uri}\n")
         assert "warning: the run is not tracked" in outcome.err
         assert ANSWERS[kind][1] in outcome.err
+
+
+BODY = json.dumps(run_of("RUNNING")).encode()
+FORMS = {
+    "until the end": b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
+    "in chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n"
+    + b"5;x=y\r\n" + BODY[:5] + b"\r\n"
+    + f"{len(BODY) - 5:X}\r\n".encode() + BODY[5:] + b"\r\n0\r\nTrailer: t\r\n\r\n",
+    "after 100": b"HTTP/1.1 100 Continue\r\n\r\n"
+    + f"HTTP/1.1 200 \r\nCONTENT-LENGTH:{len(BODY)}\r\n\r\n".encode() + BODY,
+    "bare line ends": f"HTTP/1.1 200 OK\nContent-Length: {len(BODY)}\n\n".encode() + BODY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_answer_is_understood_in_every_form(form: str, run: Buildrun, server: Play) -> None:
+    server.answers["runs/create"] = lambda _: Answer(raw=FORMS[form])
+    outcome = run()
+    assert (outcome.code, outcome.out) == (0, f"{RUN_ID} 0 {server.uri}\n"), outcome.err
+
+
+def test_connection_that_was_dropped_meanwhile_is_made_again(run: Buildrun, server: Play) -> None:
+    drops = [True]
+
+    def dropping(_: Call) -> Answer:
+        return Answer(drop=True) if drops and drops.pop() else said(run_of("RUNNING"))
+
+    server.answers["runs/get"] = dropping
+    assert run() == (0, f"{RUN_ID} 0 {server.uri}\n", "")
+    assert server.names()[-3:] == ["runs/get", "runs/get", "runs/update"]
 
 
 def test_server_that_is_down_is_told_before_anything_is_built(
@@ -280,6 +329,61 @@ def test_proxy_is_used_unless_the_host_is_exempt(run: Buildrun, server: Play) ->
     assert run(http_proxy=nowhere, no_proxy="").code == 1
 
 
+@contextmanager
+def tunnelling(seen: list[bytes], status: bytes) -> Iterator[int]:
+    """Be a proxy that connects whoever asks, on the port that is yielded."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(65536):
+                sink.sendall(chunk)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = listening.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += caller.recv(65536)
+                seen.append(head)
+                caller.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n")
+                port = int(head.split()[1].rpartition(b":")[2])
+                there = socket.create_connection(("127.0.0.1", port))
+                for ends in ((caller, there), (there, caller)):
+                    threading.Thread(target=carry, args=ends, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        listening.close()
+
+
+def test_https_goes_through_a_proxy(
+    project: Project, buildrun: Buildrun, certificates: Path
+) -> None:
+    directory = project("entry_points: {main: {command: 'echo ran'}}\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates)
+    for status, code in ((b"200 Connection established", 0), (b"407 No", 1)):
+        seen: list[bytes] = []
+        with playing(context) as server, tunnelling(seen, status) as port:
+            environ = {
+                "MLFLOW_TRACKING_URI": server.uri,
+                "MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificates),
+                "HTTPS_PROXY": f"http://me:pw@127.0.0.1:{port}",
+                "NO_PROXY": None, "no_proxy": None,
+            }  # fmt: skip
+            outcome = buildrun("-q", directory, LOCAL, environ=environ)
+        assert outcome.code == code, outcome.err
+        assert seen[0].startswith(f"CONNECT {server.uri.partition('//')[2]} HTTP/1.1\r\n".encode())
+        assert b"Proxy-Authorization: Basic " + base64.b64encode(b"me:pw") in seen[0]
+        assert (server.status == "FINISHED") == (code == 0)
+        assert ("the proxy refuses it (407)" in outcome.err) == (code == 1)
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file with a key and a certificate for 127.0.0.1 that it has signed itself."""
@@ -372,3 +476,42 @@ def test_hundreds_of_parameters_are_sent_in_batches(
     sent = json.dumps([call.values for call in server.calls])
     assert "y" * 6000 in sent
     assert "y" * 6001 not in sent
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("mlruns", "file:///here/mlruns"),
+        ("/srv/ml runs", "file:///srv/ml%20runs"),
+        ("file:mlruns", "file:///here/mlruns"),
+        ("file:///srv/mlruns", "file:///srv/mlruns"),
+        ("sqlite:///runs.db", "sqlite:////here/runs.db"),
+        ("sqlite:///a/../runs.db?mode=ro", "sqlite:////here/a/../runs.db?mode=ro"),
+        ("sqlite:////srv/runs.db", "sqlite:////srv/runs.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql+psycopg2://u@host/db", "postgresql+psycopg2://u@host/db"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
+        ("http://host:5000/x", "http://host:5000/x"),
+    ],
+)
+def test_uri_of_a_store_means_the_same_everywhere(given: str, expected: str) -> None:
+    assert absolute(given, "/here") == expected
+
+
+def test_note_that_was_never_written_is_removed(run: Buildrun, store: Path) -> None:
+    place = store / "tracking"
+    place.mkdir()
+    for name, content in (("a" * 32, b""), ("b" * 32, b"[1]"), ("c" * 32, b'{"x": ')):
+        (place / name).write_bytes(content)
+    assert run().code == 0
+    assert list(place.iterdir()) == []
+
+
+def test_argument_that_is_no_text_is_logged_with_its_bytes_escaped(
+    run: Buildrun, server: Play
+) -> None:
+    outcome = run("-P", os.fsdecode(b"a=\xff"))
+    assert outcome.code == 0, outcome.err
+    (logged,) = (call.values["params"] for call in server.calls if call.name == "runs/log-batch")
+    assert logged == [{"key": "a", "value": "\\udcff"}]

@@ -22,7 +22,11 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What it says; ``hang`` says nothing at all, and ``drop`` hangs up."""
+    """What it says.
+
+    hang: says nothing at all. drop: hangs up. raw: is sent as it is, and then it hangs up.
+    trickle: goes on for ever.
+    """
 
     status: int = 200
     body: bytes = b"{}"
@@ -30,6 +34,8 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     hang: bool = False
     drop: bool = False
+    raw: bytes = b""
+    trickle: bool = False
 
 
 class Play:
@@ -92,7 +98,10 @@ def playing(context: ssl.SSLContext | None = None) -> Iterator[Play]:
             answer = play.answer(Call(name, values, dict(self.headers)))
             if answer.hang:
                 play.over.wait()
-            if answer.hang or answer.drop:
+            while answer.trickle and not play.over.wait(0.05):
+                self.wfile.write(b"x")
+            if answer.raw or answer.hang or answer.drop or answer.trickle:
+                self.wfile.write(answer.raw)
                 self.close_connection = True
                 return
             self.send_response(answer.status)

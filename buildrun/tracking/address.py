@@ -4,11 +4,14 @@ import os
 
 from buildrun.secrets import redact
 
+# Stores that MLflow knows by a name.
+_NAMES = ("databricks", "databricks-uc", "uc")
+
 
 def absolute(uri: str, cwd: str) -> str:
     """Return the URI so that it means the same in any directory; cwd: the caller's."""
     scheme, colon, rest = uri.partition(":")
-    if not colon and uri != "databricks":
+    if not colon and uri not in _NAMES:
         return _file(os.path.join(cwd, uri))
     if scheme == "file" and not rest.startswith("/"):
         return _file(os.path.join(cwd, rest))

@@ -46,7 +46,8 @@ class Hold:
         """Note that the run has ended; calling it again is harmless."""
         if self._note is not None and self._lock is not None and self._lock.descriptor >= 0:
             try:
-                os.unlink(self._note.path)
+                if _is_at(self._note.path, self._lock.descriptor):
+                    os.unlink(self._note.path)
             except OSError:
                 pass
             self._lock.release()
@@ -61,7 +62,7 @@ def keep(home: Home, run_id: str, uri: str) -> Hold:
         return Hold(None, None)
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        lock = locks.exclusive(path)
+        lock = _locked(path)
         try:
             _write(lock.descriptor, note)
         except OSError:
@@ -85,13 +86,30 @@ def abandoned(home: Home, uri: str) -> Iterator[tuple[Note, Hold]]:
         if lock is None:
             continue
         note = _read(path, lock.descriptor)
-        if note is not None and note.uri == uri and note.run_id == name:
+        if note is None or note.run_id != name:
+            Hold(Note(path, name, "", "", None), lock).drop()  # killed before it was written
+        elif note.uri == uri:
             yield note, Hold(note, lock)
         lock.release()
 
 
 def _directory(home: Home) -> str:
     return os.path.join(home.root, "tracking")
+
+
+def _locked(path: str) -> locks.Lock:
+    while True:
+        lock = locks.exclusive(path)
+        if _is_at(path, lock.descriptor):
+            return lock
+        lock.release()  # taken for abandoned between its making and its locking
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _write(descriptor: int, note: Note) -> None:
@@ -102,8 +120,6 @@ def _write(descriptor: int, note: Note) -> None:
 
 def _read(path: str, descriptor: int) -> Note | None:
     try:
-        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return None  # dropped between the listing and the lock
         run_id, uri, status, ended = json.loads(os.pread(descriptor, 65536, 0))
     except (OSError, ValueError, TypeError):
         return None
