@@ -82,7 +82,7 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
         return 0
     if arguments[0] in COMMANDS and arguments[0] != "run":
         return _dispatch(arguments, dict(environ), cwd, warm.Claim())
-    done = warm.attempt(arguments, environ, cwd)
+    done = warm.attempt(tuple(arguments), environ, cwd)
     if isinstance(done, int):
         return done
     try:

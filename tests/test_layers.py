@@ -119,16 +119,17 @@ STEPS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("verb", [(), ("run",)])
 def test_warm_run_imports_only_what_is_listed(
-    project: Project, buildrun: Buildrun, tmp_path: Path
+    project: Project, buildrun: Buildrun, tmp_path: Path, verb: tuple[str, ...]
 ) -> None:
     directory = project(
         "name: warm\npython_env: python_env.yaml\n"
         "entry_points:\n  main:\n    command: python -c pass\n",
         python_env__yaml="dependencies: []\n",
     )
-    assert buildrun("-q", directory, cwd=tmp_path).code == 0
-    assert _modules_of_a_run(directory, tmp_path) <= OWN
+    assert buildrun(*verb, "-q", directory, cwd=tmp_path).code == 0
+    assert _modules_of_a_run(directory, tmp_path, *verb) <= OWN
 
 
 def test_run_of_steps_that_are_up_to_date_imports_only_what_is_listed(
@@ -169,14 +170,14 @@ def test_loading_run_imports_nothing_heavy() -> None:
     assert not loaded & (NEVER - light)
 
 
-def _modules_of_a_run(directory: Path, tmp_path: Path) -> set[str]:
+def _modules_of_a_run(directory: Path, tmp_path: Path, *verb: str) -> set[str]:
     """Return which of buildrun's own modules a run imports, and see to what else it does."""
     script = tmp_path / "imports.py"
     script.write_text(
         "import os, sys\n"
         "before = set(sys.modules)\n"
         "from buildrun.cli import main\n"
-        f"code = main(['-q', {str(directory)!r}], os.environ)\n"
+        f"code = main([*{verb!r}, '-q', {str(directory)!r}], os.environ)\n"
         "print(code, *sorted(set(sys.modules) - before))\n"
     )
     done = subprocess.run(
