@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,8 @@ def log_in(auth: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     removed by whoever asks for it. Neither command line nor environment shows what is in it.
     Raises UsageError.
     """
+    import tempfile  # takes as long to load as all else here
+
     name, password = auth.get("username"), auth.get("password")
     if not isinstance(name, str) or not isinstance(password, str):
         raise UsageError("`docker_auth` needs a `username` and a `password`")
