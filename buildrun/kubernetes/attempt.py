@@ -203,8 +203,10 @@ class _Attempt:
         """Say what it waits for, and give up where that will not come."""
         now = time.monotonic()
         config = self._cluster.config
-        if state.trouble != self._trouble:
-            self._trouble, self._since = state.trouble, now
+        # Time in a queue is not time without a place.
+        trouble = "queue" if state.reason == "Suspended" else state.trouble
+        if trouble != self._trouble:
+            self._trouble, self._since = trouble, now
         waited = now - self._since
         if state.reason == "Suspended":
             self._say_once("the Job is queued: it is suspended until there is room for it")
