@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import io
 import json
 import socket
+import ssl
 import struct
 import subprocess
 import tarfile
@@ -143,27 +145,66 @@ def breaking(request: Handler, _: bytes | None) -> None:
 
 
 @contextmanager
-def depot() -> Iterator[Depot]:
+def depot(tls: Path | None = None) -> Iterator[Depot]:
+    """Serve a store; tls: a file that gets the authority to trust."""
     made = Depot()
-    with serving(made) as address:
+    with serving(made) if tls is None else _secured(made, tls) as address:
         made.address = address
         yield made
 
 
+@contextmanager
+def _secured(answer: Callable[[Handler], None], authority: Path) -> Iterator[str]:
+    key = authority.with_suffix(".key")
+    subprocess.run(
+        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", key, "-out", authority),
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key)
+
+    class Secured(http.server.BaseHTTPRequestHandler):
+        def setup(self) -> None:
+            self.request = context.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        block_on_close = False
+
+        def handle_error(self, *_: object) -> None:
+            pass  # who does not trust us leaves
+
+    with Server(("127.0.0.1", 0), Secured) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"https://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
 def archive(*items: tuple[str, Any]) -> bytes:
     """Return an archive: a str is a link's target, None makes a directory, bytes a file."""
-    made = b""
+    made = []
     for name, content in items:
         encoded = name.encode("utf-8", "surrogateescape")
         if content is None:
-            made += carry.header(encoded + b"/", b"5", mode=0o755)
+            made.append(carry.header(encoded + b"/", b"5", mode=0o755))
         elif isinstance(content, str):
             target = content.encode("utf-8", "surrogateescape")
-            made += carry.header(encoded, b"2", target=target, mode=0o777)
+            made.append(carry.header(encoded, b"2", target=target, mode=0o777))
         else:
-            made += carry.header(encoded, b"0", len(content), mode=0o644)
-            made += content + bytes(-len(content) % 512)
-    return made + bytes(1024)
+            made.append(carry.header(encoded, b"0", len(content), mode=0o644))
+            made.append(content + bytes(-len(content) % 512))
+    return b"".join(made) + bytes(1024)
 
 
 def foreign(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:

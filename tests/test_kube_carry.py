@@ -257,7 +257,10 @@ def test_denied_input_is_told_by_the_name_of_the_error_alone(this: Pod) -> None:
     this.store.fail("GET", path_of(given), answering(403, body))
     code, _, err = this.run(inputs=[given])
     assert code == 121
-    assert err == "buildrun: object 1 of the inputs: the store answers 403 (AccessDenied)\n"
+    assert err == (
+        "buildrun: object 1 of the inputs: the store answers 403 (AccessDenied), "
+        "as it does when an address has expired\n"
+    )
 
 
 def test_download_survives_what_passes(pod: Pod) -> None:
@@ -346,6 +349,33 @@ def test_proxy_of_the_environment_is_used(this: Pod) -> None:
         environ = {"http_proxy": proxy.address, "no_proxy": "127.0.0.1"}
         code, out, _ = this.run(("cat", "file"), inputs=[proxied], environ=environ)
     assert (code, out) == (0, "by proxy")
+
+
+def test_modules_of_the_project_do_not_stand_before_the_library(pod: Pod) -> None:
+    modules = pod.home / "modules"
+    modules.mkdir()
+    for name in ("json", "random", "ssl", "tempfile", "typing"):
+        (modules / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    places = f"{modules}:/nowhere"
+    code, out, err = pod.run(("sh", "-c", "echo $PYTHONPATH"), environ={"PYTHONPATH": places})
+    assert (code, out, err) == (0, f"{places}\n", "")
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", None])
+def test_authorities_are_those_of_the_environment(pod: Pod, variable: str | None) -> None:
+    authority = pod.home / "authority.pem"
+    with depot(tls=authority) as secured:
+        pod.store = secured
+        environ = {variable: str(authority)} if variable else {}
+        given = pod.given(("file", b"by TLS"))
+        code, out, err = pod.run(("cat", "file"), inputs=[given], outputs=["file"], environ=environ)
+    if variable:
+        assert (code, out, err) == (0, "by TLS", "")
+        assert pod.done()["parts"] == 1
+    else:
+        assert code == 121
+        assert "certificate verify failed" in err
+        assert not secured.asked
 
 
 def test_unwritable_place_is_told(this: Pod) -> None:
@@ -564,7 +594,10 @@ def test_delivery_that_is_refused_is_told_even_before_it_was_read(pod: Pod) -> N
         ("bash", "-c", "head -c 20000000 /dev/zero >big"), outputs=["big"], part=1 << 30
     )
     assert (code, pod.done()) == (122, None)
-    assert err == "buildrun: part 1 of the outputs: the store answers 400 (ExpiredToken)\n"
+    assert err == (
+        "buildrun: part 1 of the outputs: the store answers 400 (ExpiredToken), "
+        "as it does when an address has expired\n"
+    )
     assert pod.told() == {"buildrun": "deliver", "message": err[len("buildrun: ") : -1]}
     assert SIGNATURE not in out + err
 

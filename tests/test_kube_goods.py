@@ -234,6 +234,20 @@ def test_file_may_appear_under_its_own_path(store: Depot, tmp_path: Path, pod: P
     assert run(pod, task) == (0, "absolute", "")
 
 
+def test_path_of_this_machine_is_what_it_leads_to(store: Depot, tmp_path: Path, root: Path) -> None:
+    (root / "v3").mkdir()
+    (root / "v3" / "data").write_text("x")
+    (root / "current").symlink_to("v3")
+    parcel = on(store).send("/", [str(root / "current")], as_absolute=True)
+    data = b"".join(store.objects[urlsplit(url).path.lstrip("/")] for url in parcel.urls)
+    with tarfile.open(fileobj=io.BytesIO(data)) as made:
+        top = str(tmp_path / "project" / "current").lstrip("/")
+        assert [(member.name, member.isdir()) for member in made] == [
+            (top, True),
+            (f"{top}/data", False),
+        ]
+
+
 @pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "d/../../outside"])
 def test_link_out_of_the_project_is_refused(store: Depot, root: Path, target: str) -> None:
     (root / "link").symlink_to(target)
@@ -573,6 +587,17 @@ def test_store_that_is_not_there_is_told(root: Path) -> None:
     with pytest.raises(ExecutionError, match="cannot be reached") as caught:
         Goods(url, os.environ).send(str(root), ["file"])
     assert SIGNATURE not in str(caught.value)
+
+
+def test_store_that_denies_is_told(store: Depot, root: Path) -> None:
+    (root / "file").write_text("x")
+    store.fail("PUT", "*", answering(403))
+    with pytest.raises(ExecutionError, match=r"denies access.*; files cannot be sent") as caught:
+        on(store).send(str(root), ["file"])
+    assert caught.value.hint
+    # S3 denies what is absent to those who may not list.
+    store.fail("GET", "*", answering(403))
+    assert on(store).arrived(JOB) is None
 
 
 def test_store_that_does_not_answer_is_given_up(store: Depot, root: Path) -> None:

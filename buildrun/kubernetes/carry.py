@@ -8,17 +8,23 @@ same functions. Names in archives are bytes, whatever the locale is.
 Addresses are credentials: no message may show one, nor what a library says of one.
 """
 
+import os
+import sys
+
+if __name__ == "__main__" and os.environ.get("PYTHONPATH"):
+    # The project's modules, however they are named, must not stand before the library's.
+    _theirs = {os.path.abspath(_place) for _place in os.environ["PYTHONPATH"].split(os.pathsep)}
+    sys.path[:] = [_place for _place in sys.path if os.path.abspath(_place) not in _theirs]
+
 import errno
 import hashlib
 import http.client
 import json
-import os
 import random
 import re
 import signal
 import ssl
 import stat
-import sys
 import tempfile
 import time
 import urllib.error
@@ -45,6 +51,7 @@ _PASSING = frozenset({408, 425, 429})
 _LASTING = frozenset({501, 505})
 _MOVED = frozenset({307, 308})
 # What an object store calls an error, in its XML; the rest of it may show what was signed.
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired", "RequestExpired"})
 _CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,80})</Code>")
 # Variables that name the authorities to trust; OpenSSL looks at its own, SSL_CERT_FILE, by itself.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -403,8 +410,14 @@ def _fact(error: Exception) -> str:
             found = _CODE.search(error.read(1 << 14))
         except (OSError, http.client.HTTPException):
             found = None
-        code = f" ({found.group(1).decode()})" if found else ""
-        return f"the store answers {error.code}{code}"
+        code = found.group(1).decode() if found else ""
+        text = (
+            f"the store answers {error.code} ({code})"
+            if code
+            else f"the store answers {error.code}"
+        )
+        expired = error.code in (401, 403) or code in _EXPIRED
+        return f"{text}, as it does when an address has expired" if expired else text
     reason = getattr(error, "reason", None)
     if isinstance(error, urllib.error.URLError) and isinstance(reason, Exception):
         error = reason

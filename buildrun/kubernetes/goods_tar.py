@@ -182,12 +182,15 @@ def _outermost(names: Sequence[bytes]) -> list[bytes]:
 
 
 def _pieces(base: bytes, top: bytes, start: int, *, as_absolute: bool) -> Iterator[_Piece]:
-    if not os.path.lexists(os.path.join(base, top)):
+    source = os.path.join(base, top)
+    if as_absolute:  # a path of this machine is meant as what it leads to
+        source = os.path.realpath(source)
+    if not os.path.lexists(source):
         return
     waiting = [top]
     while waiting:
         name = waiting.pop()
-        path = os.path.join(base, name)
+        path = source + name[len(top) :]
         status = os.lstat(path)
         content = 0
         if stat.S_ISDIR(status.st_mode):
