@@ -6,9 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.api import Api, Target

@@ -1,0 +1,254 @@
+"""How the cluster is found and spoken to: by a plain kubeconfig, and by any other."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube_cluster import Cluster
+from kube_kubelet import Pod, Scripted
+
+from buildrun.errors import ExecutionError
+from buildrun.kubernetes.api import Api, Target
+from buildrun.kubernetes.connect import Connection, connect
+
+Object = dict[str, Any]
+Write = Callable[[Object], Path]
+
+
+def idle(pod: Pod) -> None:
+    pod.running()
+
+
+@pytest.fixture(name="cluster")
+def a_cluster() -> Iterator[Cluster]:
+    with Cluster(Scripted(idle), token="secret", tls=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(name="config")
+def a_config(cluster: Cluster, tmp_path: Path) -> Object:
+    path = cluster.kubeconfig(tmp_path / "first", token="secret", namespace="kube-system")
+    made: Object = json.loads(path.read_text())
+    return made
+
+
+@pytest.fixture(name="write")
+def a_write(tmp_path: Path) -> Write:
+    def write(config: Object) -> Path:
+        path = tmp_path / "config"
+        path.write_text(json.dumps(config))
+        return path
+
+    return write
+
+
+def user(config: Object) -> Object:
+    found: Object = config["users"][0]["user"]
+    return found
+
+
+def server(config: Object) -> Object:
+    found: Object = config["clusters"][0]["cluster"]
+    return found
+
+
+def found_by(path: Path, context: str | None = None, **environ: str) -> Connection:
+    return connect(context, {"KUBECONFIG": str(path), **environ})
+
+
+def pods(connection: Connection) -> list[Object]:
+    """Return the pods, so that whoever is refused gets an error."""
+    found = Api(connection, patience=0.0).get(Target("pods", connection.namespace))
+    assert found["kind"] == "PodList"
+    items: list[Object] = found["items"]
+    return items
+
+
+def test_plain_file_is_enough(config: Object, write: Write) -> None:
+    connection = found_by(write(config))
+    assert (connection.context, connection.namespace) == ("test", "kube-system")
+    assert pods(connection) == []
+
+
+def test_plain_file_needs_no_official_client(config: Object, write: Write) -> None:
+    script = (
+        "import sys; from buildrun.kubernetes.connect import connect; "
+        "from buildrun.kubernetes.api import Api, Target; "
+        "found = connect(None, {'KUBECONFIG': sys.argv[1]}); "
+        "Api(found).get(Target('pods', found.namespace)); "
+        "print('kubernetes' in sys.modules)"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", script, write(config)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_file_may_be_yaml(cluster: Cluster, config: Object, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    authority = server(config)["certificate-authority-data"]
+    path.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: other\npreferences: {}\n"
+        f"clusters:\n- name: c\n  cluster:\n    server: {cluster.url}\n"
+        f"    certificate-authority-data: {authority}\n"
+        "users:\n- name: u\n  user:\n    token: secret\n"
+        "contexts:\n- name: mine\n  context: {cluster: c, user: u}\n"
+        "- name: other\n  context: {cluster: c, user: u, namespace: kube-system}\n"
+    )
+    assert found_by(path).namespace == "kube-system"
+    connection = found_by(path, "mine")
+    assert connection.namespace == "default"
+    assert pods(connection) == []
+
+
+def test_authority_may_be_a_file_beside_the_config(
+    config: Object, write: Write, tmp_path: Path
+) -> None:
+    data = server(config).pop("certificate-authority-data")
+    (tmp_path / "ca.pem").write_bytes(base64.b64decode(data))
+    server(config)["certificate-authority"] = "ca.pem"
+    assert pods(found_by(write(config))) == []
+
+
+def test_foreign_authority_is_told(config: Object, write: Write) -> None:
+    _, certificate = key_and_certificate()
+    server(config)["certificate-authority-data"] = base64.b64encode(certificate).decode()
+    with pytest.raises(ExecutionError, match="certificate is not that of"):
+        pods(found_by(write(config)))
+
+
+def test_certificate_may_be_for_another_name(config: Object, write: Write) -> None:
+    server(config)["tls-server-name"] = "kubernetes.default.svc"
+    assert pods(found_by(write(config))) == []
+    server(config)["tls-server-name"] = "other.example"
+    with pytest.raises(ExecutionError, match="does not answer"):
+        pods(found_by(write(config)))
+
+
+@pytest.mark.parametrize("form", ["files", "data"])
+def test_own_certificate_is_shown(
+    cluster: Cluster, config: Object, write: Write, tmp_path: Path, form: str
+) -> None:
+    assert cluster.identity is not None
+    key, certificate = key_and_certificate()
+    cluster.identity.context.load_verify_locations(cadata=certificate.decode())
+    cluster.identity.context.verify_mode = ssl.CERT_REQUIRED
+    with pytest.raises(ExecutionError):
+        pods(found_by(write(config)))
+    for name, content in (("client-key", key), ("client-certificate", certificate)):
+        if form == "data":
+            user(config)[f"{name}-data"] = base64.b64encode(content).decode()
+        else:
+            (tmp_path / name).write_bytes(content)
+            user(config)[name] = name
+    assert pods(found_by(write(config))) == []
+
+
+def with_program(config: Object, tmp_path: Path) -> None:
+    """Have a program give the token, as those of clouds do."""
+    program = tmp_path / "program"
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "secret"},
+    }
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(credential)}'\n")
+    program.chmod(0o755)
+    asked = {"apiVersion": credential["apiVersion"], "command": str(program)}
+    config["users"][0]["user"] = {"exec": {**asked, "interactiveMode": "Never"}}
+
+
+def with_file(config: Object, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    config["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
+
+
+@pytest.mark.parametrize("change", [with_program, with_file])
+def test_official_client_finds_other_credentials(
+    config: Object, write: Write, tmp_path: Path, change: Callable[[Object, Path], None]
+) -> None:
+    change(config, tmp_path)
+    assert pods(found_by(write(config))) == []
+
+
+def test_several_files_are_one(config: Object, write: Write, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "users": config["users"]}))
+    del config["users"]
+    both = f"{write(config)}{os.pathsep}{second}"
+    assert pods(connect(None, {"KUBECONFIG": both})) == []
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [{}, {"token": "t"}, {"username": "u", "password": "p:w"}, {"token": "t", "username": "u"}],
+    ids=lambda value: "-".join(value) or "none",
+)
+def test_both_ways_find_the_same(
+    config: Object, write: Write, credentials: Mapping[str, str]
+) -> None:
+    config["users"][0]["user"] = dict(credentials)
+    plain = found_by(write(config))
+    server(config)["unknown"] = "so that it is not plain"
+    other = found_by(write(config))
+    assert plain[:3] == other[:3]
+    assert plain.headers() == other.headers()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: config.pop("clusters"), "clusters"),
+        (lambda config: config.update({"current-context": "gone"}), "gone"),
+        (lambda config: config["contexts"][0]["context"].pop("cluster"), "cluster"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(
+    config: Object, write: Write, change: Callable[[Object], object], words: str
+) -> None:
+    change(config)
+    with pytest.raises(ExecutionError) as caught:
+        found_by(write(config))
+    assert words in caught.value.message
+    assert caught.value.place == str(write(config))
+
+
+def key_and_certificate() -> tuple[bytes, bytes]:
+    """Return a key and a certificate that it has signed, as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "someone")])
+    start = datetime.now(timezone.utc) - timedelta(hours=1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=2))
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return secret, made.public_bytes(serialization.Encoding.PEM)
