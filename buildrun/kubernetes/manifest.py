@@ -148,9 +148,17 @@ def _fill(container: dict[str, Any], config: Config, wish: Wish) -> None:
 
 
 def _without(there: Sequence[Any], ours: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the template's variables less those that we set."""
+    """Return the template's variables less those that we set.
+
+    MLflow's documentation shows a text in braces in their place.
+    """
     taken = {item["name"] for item in ours}
-    return [item for item in there if not (isinstance(item, dict) and item.get("name") in taken)]
+    return [
+        item
+        for item in there
+        if not (isinstance(item, dict) and item.get("name") in taken)
+        and not (isinstance(item, str) and item.startswith("{") and item.endswith("}"))
+    ]
 
 
 def _literal(text: str) -> str:
