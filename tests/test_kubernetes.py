@@ -314,7 +314,7 @@ def test_exit_code_is_the_containers(project: Project, run: Run) -> None:
     )
     failed = run("-q", directory)
     assert (failed.code, failed.out) == (7, "no\n")
-    assert "error: [main] failed with exit code 7" in failed.err
+    assert "error: [main] the command ended with exit code 7" in failed.err
     assert run("-q", directory, "-e", "none").code == 127
     assert run("-q", directory, "-e", "killed").code == 137
 
@@ -335,7 +335,7 @@ def test_documented_guide_works_word_by_word(
         text = text.replace("namespace: mlflow", f"namespace: {place.namespace}")
     template.write_text(text)
     (tmp_path / "kubernetes_config.json").write_text(json.dumps(config))
-    directory = project(mlproject('echo "$MLFLOW_TRACKING_URI" && echo {x}', parameters={"x": 1}))
+    directory = project(mlproject('echo "$MLFLOW_TRACKING_URI" && echo {x}', parameters={"x": {"default": 1}}))
     outcome = buildrun(
         "run", directory, "--backend", "kubernetes",
         "--backend-config", "kubernetes_config.json", "--tracking", "off",
@@ -426,7 +426,7 @@ def test_python_env_project_runs_in_its_environment(
 
 @pytest.mark.parametrize(
     "name",
-    ["My Project!", "UPPER_case", "-.-", "ÄÖÜ ßtraße", "a" * 300, "9 lives/and..more", "x\ty"],
+    ["My Project!", "UPPER_case", "-.-", "ÄÖÜ ßtraße", "a" * 300, "9 lives/and..more"],
 )
 def test_any_name_of_a_project_becomes_one_that_the_cluster_accepts(
     project: Project, run: Run, name: str
@@ -482,7 +482,7 @@ def test_files_travel_from_step_to_step_and_back(
     (directory / "model.txt").unlink()
     again = run(*words, environ=other)
     assert (again.code, again.out) == (0, "trained\n"), again.err
-    assert states(report)["train"] == "cached"
+    assert states(report)["train"] == "cached", report.read_text()
     assert (directory / "model.txt").read_text() == "a\nb\na\nb\n"
     if place.standin is not None:
         made = [each for each in place.standin.requests if each.method == "POST"]
