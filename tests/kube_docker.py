@@ -133,7 +133,14 @@ class _Running:
         ]
         for thread in threads:
             thread.start()
-        if not pod.until(lambda: len(self._done) == len(threads)):
+        allowed = pod.spec.get("activeDeadlineSeconds") or 24 * 3600
+        going = pod.until(lambda: len(self._done) == len(threads), allowed)
+        late = going and len(self._done) < len(threads)
+        if late:
+            text = "Pod was active on the node longer than the specified deadline"
+            pod.event("DeadlineExceeded", text, "Normal")
+            pod.status({"phase": "Failed", "reason": "DeadlineExceeded", "message": text})
+        if late or not going:
             self._stop()
         for thread in threads:
             thread.join()
@@ -232,7 +239,8 @@ class _Running:
         """Pull an image unless the pod is to end; return the exit code and docker's words."""
         with tempfile.TemporaryFile() as words:
             pulling = subprocess.Popen(
-                (self._kubelet.docker, "pull", "--quiet", image), env=dict(self._kubelet.environ),
+                (self._kubelet.docker, "pull", "--quiet", image),
+                env={**self._kubelet.environ, **self._logins()},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words,
             )  # fmt: skip
 
@@ -247,6 +255,28 @@ class _Running:
             waiting.join()
             words.seek(0)
             return pulling.returncode, words.read().decode(errors="replace").strip()
+
+    def _logins(self) -> dict[str, str]:
+        """Return what leads docker to the pod's pull secrets, nothing if it has none."""
+        pod, found, lacking = self._pod, {}, []
+        for reference in pod.spec.get("imagePullSecrets") or ():
+            secret = pod.read("secrets", reference["name"])
+            if secret is None:
+                lacking.append(reference["name"])
+            else:
+                found.update(json.loads(contents(secret)[".dockerconfigjson"])["auths"])
+        if lacking:
+            text = (
+                f"Unable to retrieve some image pull secrets ({', '.join(lacking)}); attempting to "
+                "pull the image may not succeed."
+            )
+            pod.event("FailedToRetrieveImagePullSecret", text)
+        if not found:
+            return {}
+        place = self._directory / "logins"
+        place.mkdir(exist_ok=True)
+        (place / "config.json").write_text(json.dumps({"auths": found}))
+        return {"DOCKER_CONFIG": str(place)}
 
     def _backed_off(self, image: str, words: str, name: str) -> bool:
         pod, backoff = self._pod, self._kubelet.pull_backoff

@@ -52,14 +52,20 @@ class Fault:
 
     def refused(self) -> Refused:
         reason, message = _WORDS.get(self.code, ("", f"the server answered {self.code}"))
-        after = {} if self.retry_after is None else {"retryAfterSeconds": self.retry_after}
-        return Refused(self.code, reason, message, after)
+        return Refused(self.code, reason, message)
 
+    def text(self) -> bytes | None:
+        """Return what is said by parts of a cluster that know nothing of Status objects."""
+        return _TEXTS.get(self.code)
+
+
+_TEXTS = {
+    429: b"Too many requests, please try again later.\n",
+    502: b"<html><head><title>502 Bad Gateway</title></head></html>\n",
+}
 
 _WORDS = {
-    429: ("TooManyRequests", "Too many requests, please try again later."),
     500: ("InternalError", "Internal error occurred: etcdserver: leader changed"),
-    502: ("", "Bad Gateway"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
     504: ("Timeout", "Timeout: request did not complete within requested timeout - context "
           "deadline exceeded"),

@@ -133,13 +133,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "close" and not fault.applied:
             raise _Broken(reset=False)
         if fault is not None and fault.kind == "status" and not fault.applied:
-            answer = refusal(fault.refused())
+            answer = failure(fault)
         else:
             answer = self._result(cluster, request, body)
         if fault is not None and fault.kind == "close":
             raise _Broken(reset=False)
         if fault is not None and fault.kind == "status":
-            answer = refusal(fault.refused())
+            answer = failure(fault)
             fault = None
         if answer.stream is None:
             self._send(answer, fault)
@@ -257,8 +257,14 @@ def _decoded(body: bytes, kind: str) -> Any:
 
 
 def refusal(refused: Refused) -> Answer:
-    after = refused.status.get("details", {}).get("retryAfterSeconds")
-    return Answer(refused.code, refused.status, retry_after=after)
+    return Answer(refused.code, refused.status)
+
+
+def failure(fault: Fault) -> Answer:
+    text = fault.text()
+    kind = "application/json" if text is None else "text/plain; charset=utf-8"
+    status = fault.refused().status
+    return Answer(fault.code, status, text, kind=kind, retry_after=fault.retry_after)
 
 
 def nothing_here() -> Answer:

@@ -230,22 +230,27 @@ def test_missing_right_is_named() -> None:
             'pods "p" is forbidden: User "system:serviceaccount:ns:name" cannot get resource '
             '"pods/log" in API group "" in the namespace "default"'
         )
+        attributes = {"verb": "create", "resource": "jobs", "namespace": "default"}
+        review = {"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        assert ask(cluster, "POST", path, review).data["status"] == {"allowed": False}
         cluster.permit("create", "jobs")
         assert ask(cluster, "POST", JOBS, job()).code == 201
 
 
-def test_credentials_are_checked() -> None:
+def test_credentials_are_checked(tmp_path: Path) -> None:
     with serving(token="right", tls=True) as cluster:
         assert cluster.identity is not None
-        authority = cluster.identity.certificate.decode()
+        authority = tmp_path / "authority.pem"
+        authority.write_bytes(cluster.identity.certificate)
         for token, code in (("right", 200), ("wrong", 401)):
             headers = {"Authorization": f"Bearer {token}"}
-            with urllib3.PoolManager(ca_cert_data=authority, retries=False) as pool:
+            with urllib3.PoolManager(ca_certs=str(authority), retries=False) as pool:
                 reply = pool.request("GET", cluster.url + JOBS, headers=headers)
                 assert reply.status == code
         assert json.loads(reply.data)["message"] == "Unauthorized"
         cluster.unauthorized = True
-        with urllib3.PoolManager(ca_cert_data=authority, retries=False) as pool:
+        with urllib3.PoolManager(ca_certs=str(authority), retries=False) as pool:
             assert pool.request("GET", cluster.url + JOBS).status == 401
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,10 +56,10 @@ def test_command_runs_in_its_image_with_its_exit_code(kubelet: DockerKubelet) ->
         )  # fmt: skip
         assert (state["exitCode"], state["reason"]) == (7, "Error")
         lines = log.splitlines()
+        lines.remove("err")  # it may come before or after what went to standard output
         assert lines[0] == "/tmp"
         assert lines[1].startswith("12")
-        assert "err" in lines
-        assert lines[-1] == "|c'd|"
+        assert lines[2:] == ["|c'd|"]
         failed = finished(cluster, kind="Failed")
         assert condition(failed, "Failed")["reason"] == "BackoffLimitExceeded"
 
@@ -293,3 +294,39 @@ def test_image_is_pulled_from_a_registry_by_digest(kubelet: DockerKubelet, there
         assert f'Successfully pulled image "{image}"' in told(cluster, "Pulled")["message"]
         docker("image", "inspect", image)
     assert docker("image", "inspect", image, check=False) == "[]"
+
+
+def test_pull_secret_opens_a_registry(kubelet: DockerKubelet, tmp_path: Path) -> None:
+    for guarded in registry(tmp_path / "guarded", password=True):
+        name = f"{guarded.address}/team/image:1"
+        login = tmp_path / "login"
+        login.mkdir()
+        auth = base64.b64encode(b"someone:secret").decode()
+        auths = json.dumps({"auths": {guarded.address: {"auth": auth}}})
+        (login / "config.json").write_text(auths)
+        imported(name, guarded.address)
+        try:
+            docker("--config", login, "push", name)
+        finally:
+            docker("rmi", name)
+        secret = {
+            "metadata": {"name": "login"},
+            "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": auths},
+        }
+        pod = {"imagePullSecrets": [{"name": "login"}]}
+        with serving(kubelet) as cluster:
+            container = {"image": name, "command": ["/content"]}
+            cluster.create("jobs", job(container=container, pod=pod))
+            assert "no basic auth credentials" in waiting(cluster, "ImagePullBackOff")["message"]
+            assert "(login)" in told(cluster, "FailedToRetrieveImagePullSecret")["message"]
+            cluster.create("secrets", secret)
+            told(cluster, "Pulled")
+
+
+def test_pod_that_takes_too_long_is_ended(kubelet: DockerKubelet) -> None:
+    with serving(kubelet) as cluster:
+        cluster.create("jobs", job(container=shell("sleep 1000"), pod={"activeDeadlineSeconds": 1}))
+        finished(cluster, kind="Failed")
+        (pod,) = cluster.all("pods")
+        assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "DeadlineExceeded")
