@@ -515,3 +515,18 @@ def test_argument_that_is_no_text_is_logged_with_its_bytes_escaped(
     assert outcome.code == 0, outcome.err
     (logged,) = (call.values["params"] for call in server.calls if call.name == "runs/log-batch")
     assert logged == [{"key": "a", "value": "\\udcff"}]
+
+
+def test_remote_path_is_logged_as_it_was_given(
+    project: Project, buildrun: Buildrun, server: Play
+) -> None:
+    directory = project(
+        "entry_points:\n  main:\n    parameters: {data: path}\n    command: 'cat {data}'\n"
+    )
+    given = f"{server.uri}/data.csv"
+    outcome = buildrun(
+        "-q", directory, LOCAL, "-P", f"data={given}", environ={"MLFLOW_TRACKING_URI": server.uri}
+    )
+    assert (outcome.code, outcome.out) == (0, "{}"), outcome.err
+    (logged,) = (call.values["params"] for call in server.calls if call.name == "runs/log-batch")
+    assert logged == [{"key": "data", "value": given}]
