@@ -14,8 +14,13 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import given as given_any
+from hypothesis import settings
+from hypothesis import strategies as st
 from kube_depot import (
     SIGNATURE,
     Depot,
@@ -648,6 +653,116 @@ def test_task_lies_beside_it_by_default(pod: Pod) -> None:
         (pod.python, beside), capture_output=True, timeout=60, check=False, cwd="/"
     )
     assert (done.returncode, done.stdout) == (0, b"found\n")
+
+
+class Stream:
+    """Bytes in memory, as archives are read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
+        taken = self._data[self.size : self.size + size]
+        self.size += len(taken)
+        return taken
+
+
+NAMES = st.binary(min_size=1, max_size=120).map(lambda name: name.translate(None, b"/\0") or b"x")
+CONTENTS = st.one_of(
+    st.none(),
+    st.binary(max_size=1500),
+    st.binary(min_size=1, max_size=300).map(
+        lambda text: text.replace(b"\0", b"l").decode("latin1")
+    ),
+)
+
+
+@given_any(
+    st.dictionaries(NAMES, st.one_of(CONTENTS, st.dictionaries(NAMES, CONTENTS, max_size=4)))
+)
+@settings(max_examples=60, deadline=None)
+def test_every_tree_arrives_as_it_left(held: dict[bytes, Any]) -> None:
+    with TemporaryDirectory() as home:
+        there, here = os.fsencode(home) + b"/there", os.fsencode(home) + b"/here"
+        held = {name: what for name, what in held.items() if name not in (b".", b"..")}
+        grow(there, held)
+        os.mkdir(here)
+        stream = Stream(b"".join(carry.packed(there, list(held))))
+        carry.Tree(here, links="anywhere").unpack(stream)  # type: ignore[arg-type]
+        assert seen(here) == seen(there)
+
+
+def grow(place: bytes, held: dict[bytes, Any]) -> None:
+    os.mkdir(place)
+    for name, what in held.items():
+        path = place + b"/" + name
+        if name in (b".", b".."):
+            continue
+        if isinstance(what, dict):
+            grow(path, what)
+        elif what is None:
+            os.mkdir(path)
+        elif isinstance(what, str):
+            os.symlink(what.encode("latin1"), path)
+        else:
+            with open(path, "wb") as file:
+                file.write(what)
+
+
+def seen(place: bytes) -> dict[bytes, object]:
+    found: dict[bytes, object] = {}
+    for above, directories, files in os.walk(place):
+        for name in (*directories, *files):
+            path = above + b"/" + name
+            if os.path.islink(path):
+                found[path[len(place) :]] = ("link", os.readlink(path))
+            elif os.path.isdir(path):
+                found[path[len(place) :]] = None
+            else:
+                with open(path, "rb") as file:
+                    found[path[len(place) :]] = file.read()
+    return found
+
+
+SPOILED = archive(
+    ("file", b"content"), ("d", None), ("d/link", "../file"), ("d/" + "n" * 150, b"x"), ("e/f", b"")
+)
+
+
+@given_any(
+    st.lists(
+        st.tuples(st.integers(0, len(SPOILED) - 1), st.binary(min_size=1, max_size=3)), max_size=4
+    ),
+    st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_spoiled_archive_is_refused_or_stays_inside(
+    changes: list[tuple[int, bytes]], mend: bool
+) -> None:
+    data = bytearray(SPOILED)
+    for place, new in changes:
+        data[place : place + len(new)] = new
+    if mend:  # so that it is not only for its checksums that it is refused
+        for start in range(0, len(data) - 511, 512):
+            block = data[start : start + 512]
+            if block[257:262] == b"ustar":
+                block[148:156] = b" " * 8
+                data[start + 148 : start + 156] = b"%06o\0 " % sum(block)
+    with TemporaryDirectory() as home:
+        root = os.fsencode(home) + b"/a/b/root"
+        os.makedirs(root)
+        try:
+            carry.Tree(root).unpack(Stream(bytes(data)))  # type: ignore[arg-type]
+        except (carry.Trouble, OSError):
+            pass
+        assert [path for path in seen(os.fsencode(home)) if not path.startswith(b"/a/b/root")] == [
+            b"/a", b"/a/b",
+        ]  # fmt: skip
+        for path, held in seen(root).items():
+            if isinstance(held, tuple):
+                real = os.path.realpath(root + path)
+                assert real.startswith(os.path.realpath(root))
 
 
 def path_of(given: dict[str, object], number: int = 0) -> str:

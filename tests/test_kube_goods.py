@@ -505,6 +505,33 @@ def test_what_a_killed_fetch_leaves_is_cleared_away(store: Depot, root: Path) ->
     assert tree(root) == {"out": b"old"}
 
 
+def test_disk_without_room_is_told_and_nothing_is_left(store: Depot, root: Path) -> None:
+    delivery(store, archive(("first", b"new"), ("out", bytes(3_000_000))))
+    (root / "out").write_text("old")
+    (root / "first").write_text("old")
+    script = (
+        "import resource, sys\n"
+        "from buildrun.errors import ExecutionError\n"
+        "from buildrun.kubernetes.goods import Goods\n"
+        "url, job, root = sys.argv[1:]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "sent = Goods(url, {})\n"
+        "try:\n"
+        "    sent.fetch(job, sent.arrived(job), root, ['first', 'out'])\n"
+        "except ExecutionError as error:\n"
+        "    print(error.message)\n"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", script, store.url("team"), JOB, root),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "the outputs cannot be written: File too large\n"
+    assert tree(root) == {"first": b"old", "out": b"old"}
+
+
 @pytest.mark.parametrize(
     "record",
     [b"", b"{", b"[]", b'{"version": 2}', b"[" * 50_000, b"\xff", b"x" * 100_000],
