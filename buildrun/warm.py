@@ -70,7 +70,11 @@ def _run_again(
     """Run in a working directory that is made again first, and removed at the end."""
     from buildrun.sources.again import open_again
 
-    opened = open_again(again, home.locate(environ), environ)
+    def load() -> None:
+        from buildrun import prepared  # noqa: F401
+        from buildrun.environments import prefix  # noqa: F401
+
+    opened = open_again(again, home.locate(environ), environ, load)
     if opened is None:
         return Claim(argv)
     try:

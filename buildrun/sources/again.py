@@ -4,7 +4,7 @@ What a warm run needs of sources, and nothing else.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.home import Home
@@ -25,10 +25,12 @@ class Again(NamedTuple):
     parts: tuple[tuple[str, Objects, str], ...]
 
 
-def open_again(value: Any, home: Home, environ: Mapping[str, str]) -> Workdir | None:
+def open_again(
+    value: Any, home: Home, environ: Mapping[str, str], meanwhile: Callable[[], None]
+) -> Workdir | None:
     """Return the directory with its files, or None where the long way has to be gone.
 
-    value: an ``Again`` as it comes from JSON.
+    value: an ``Again`` as it comes from JSON. meanwhile: is called while git is at work.
     """
     again = Again(*value)
     workdir.collect(home)
@@ -37,7 +39,7 @@ def open_again(value: Any, home: Home, environ: Mapping[str, str]) -> Workdir | 
         return None
     try:
         for path, objects, use in again.parts:
-            if not _fill(opened, path, Objects(*objects), use, environ):
+            if not _fill(opened, path, Objects(*objects), use, environ, meanwhile):
                 opened.discard()
                 return None
     except OSError:
@@ -50,10 +52,15 @@ def open_again(value: Any, home: Home, environ: Mapping[str, str]) -> Workdir | 
 
 
 def _fill(
-    opened: Workdir, path: str, objects: Objects, use: str, environ: Mapping[str, str]
+    opened: Workdir,
+    path: str,
+    objects: Objects,
+    use: str,
+    environ: Mapping[str, str],
+    meanwhile: Callable[[], None],
 ) -> bool:
     if use:
         opened.borrow(use)
     where = os.path.join(opened.path, path) if path else opened.path
     os.makedirs(where, exist_ok=True)
-    return not check_out(where, objects, environ, {})
+    return not check_out(where, objects, environ, {}, meanwhile)

@@ -6,7 +6,7 @@ be it commits, branches or settings, stays in it.
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from buildrun.sources.git_environment import environment
@@ -35,9 +35,16 @@ class Objects(NamedTuple):
 
 
 def check_out(
-    path: str, objects: Objects, environ: Mapping[str, str], secrets: Mapping[str, str]
+    path: str,
+    objects: Objects,
+    environ: Mapping[str, str],
+    secrets: Mapping[str, str],
+    meanwhile: Callable[[], None] | None = None,
 ) -> str:
-    """Fill the directory; return "" or what git said when it failed. Raises OSError."""
+    """Fill the directory; return "" or what git said when it failed. Raises OSError.
+
+    meanwhile: is called while git is at work.
+    """
     git_directory = os.path.join(path, ".git")
     for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         os.makedirs(os.path.join(git_directory, name))
@@ -54,7 +61,8 @@ def check_out(
     lfs = _LFS if objects.lfs else ()
     argv = ("git", "-C", path, *_QUIET, *lfs, "read-tree", "--reset", "-u", "HEAD")
     remote = objects.url if objects.lfs else None
-    return _run(argv, {**environment(environ, remote=remote, patience=120), **secrets})
+    seen = {**environment(environ, remote=remote, patience=120), **secrets}
+    return _run(argv, seen, meanwhile)
 
 
 def _config(objects: Objects) -> str:
@@ -80,7 +88,9 @@ def _write(directory: str, name: str, text: str) -> None:
         file.write(text)
 
 
-def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
+def _run(
+    argv: tuple[str, ...], environ: Mapping[str, str], meanwhile: Callable[[], None] | None
+) -> str:
     """Run git, and return what it said if it failed; raises OSError where it cannot be started.
 
     Spawned without `subprocess`, whose import takes a good part of a warm run.
@@ -100,6 +110,8 @@ def _run(argv: tuple[str, ...], environ: Mapping[str, str]) -> str:
     finally:
         os.close(writing)
     try:
+        if meanwhile is not None:
+            meanwhile()
         said = b""
         while chunk := os.read(reading, 1 << 16):
             said = (said + chunk)[-(1 << 16) :]
