@@ -285,6 +285,18 @@ def test_job_that_was_kept_gives_way_to_the_next(stage: Callable[..., Stage]) ->
     there.place.delete("jobs", kept["metadata"]["name"])
 
 
+def test_place_for_files_that_is_not_there_is_told_before_a_job_is_made(
+    stage: Callable[..., Stage], objects: Store
+) -> None:
+    there = stage(lambda pod: pod.ended(0))
+    root = there.projects("  made: {command: 'true', outputs: [made]}\n")
+    environ = {**objects.environ, "BUILDRUN_REMOTE_CACHE": "s3://no-such-bucket/team"}
+    outcome = there.run(root, "-e", "made", environ=environ)
+    assert outcome.code == 1
+    assert "error: [made] the remote cache `s3://no-such-bucket/team` does not exist" in outcome.err
+    assert there.asked("POST", "/jobs") == []
+
+
 def test_default_template_is_as_the_page_shows(stage: Callable[..., Stage]) -> None:
     def play(pod: Pod) -> None:
         pod.running()

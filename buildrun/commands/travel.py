@@ -48,6 +48,7 @@ class Travel:
         self._files: frozenset[str] | None = None
         self._delivered: dict[str, tuple[str, Done]] = {}
         self._own: list[str] = []
+        self._is_seen = False
 
     def check(self, made: Plan) -> None:
         """Take the plan; raises ExecutionError where files would have to travel and cannot."""
@@ -87,6 +88,9 @@ class Travel:
         from buildrun.kubernetes import goods
 
         there = self._connected()
+        if step.outputs and not self._is_seen:
+            there.arrived(name)  # or the command would run, and its outputs find no place
+            self._is_seen = True
         parcels = [self._parcel(before) for before in self._upstream(step)]
         if own := self._declared(step):
             parcels.append(there.send(self._root, own))

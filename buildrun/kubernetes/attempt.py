@@ -32,6 +32,11 @@ _REST = 60.0
 
 _TRIES = 10
 
+_REACH = (
+    "pods must reach the remote cache, and trust its certificate; `object-store-endpoint` in the "
+    "backend config is its address for them"
+)
+
 
 def carry_out(
     cluster: Cluster,
@@ -265,7 +270,7 @@ class _Attempt:
                 self._clean(failed=True)
                 raise
         elif failure or state.fact:
-            self._error(failure or state.fact, state.hint)
+            self._error(failure or state.fact, _REACH if "in the pod" in failure else state.hint)
         self._clean(failed=state.exit_code != 0)
         return Result(state.exit_code, timed_out=state.timed_out)
 
@@ -386,6 +391,6 @@ def _of_carrying(message: str) -> str:
     doing = {
         "fetch": "the inputs cannot be fetched in the pod",
         "start": "the command cannot be started",
-        "deliver": "the outputs cannot be delivered from the pod",
+        "deliver": "the outputs cannot be delivered in the pod",
     }
     return f"{doing.get(str(what), 'the pod failed')}: {words}"
