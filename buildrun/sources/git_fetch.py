@@ -18,8 +18,8 @@ from buildrun.store.moving import delete
 
 # What git would run or do beside what it is asked for.
 QUIET = (
-    "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0", "-c", "fetch.unpackLimit=1",
-    "-c", "maintenance.auto=false", "-c", "advice.detachedHead=false",
+    "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0",
+    "-c", "maintenance.auto=false", "-c", "fetch.unpackLimit=1", "-c", "advice.detachedHead=false",
 )  # fmt: skip
 # A server that hands out no single commits, or no shallow histories: all of it is taken.
 _WHOLE_ONLY = re.compile(
