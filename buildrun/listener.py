@@ -11,7 +11,7 @@ import os
 import signal
 from typing import Any
 
-from buildrun.errors import BuildrunError, UsageError
+from buildrun.errors import BuildrunError, Interrupted, UsageError
 
 OPTION = "--listener="
 
@@ -51,7 +51,9 @@ def tell_record(record: Any) -> None:
 
 
 def tell_error(error: BuildrunError) -> None:
-    """Tell what stopped the run."""
+    """Tell what stopped the run; being told to is no error."""
+    if isinstance(error, Interrupted):
+        return
     fields = {"message": error.message, "place": error.place, "hint": error.hint}
     _tell({"error": {"kind": type(error).__name__, "exit_code": error.exit_code, **fields}})
 

@@ -213,6 +213,7 @@ def test_one_of_two_runs_can_be_cancelled(paused: Path, gate: Gate, buildrun: Bu
     assert gate.wait_for(2) == {"one", "two"}
     one.cancel()
     assert (one.get_status(), one.wait(), two.get_status()) == ("KILLED", False, "RUNNING")
+    assert (one.exit_code, one.error) == (128 + signal.SIGTERM, None)
     record = buildrun("runs", "show", one.run_id, "--format", "json").data
     assert record["status"] == "cancelled"
     gate.open()
