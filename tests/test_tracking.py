@@ -393,6 +393,45 @@ def test_failed_step_fails_its_run_and_the_one_above(
     assert json.loads(above.tags["buildrun.steps"])["prepare"]["state"] == "failed"
 
 
+def test_interrupted_steps_are_told_as_killed(
+    project: Project, server: Server, experiment: str, tmp_path: Path
+) -> None:
+    directory = project(STEPS.replace("seq {rows}", "echo up >&2; read line; seq {rows}"))
+    child = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
+        env={
+            **os.environ, "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_ID": experiment,
+        },
+        cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stderr is not None
+    while b"up" not in child.stderr.readline():
+        pass
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60) == 130
+    child.communicate()
+    assert [seen.status for seen in server.runs(experiment)] == ["KILLED", "KILLED"]
+
+
+def test_version_of_a_checkout_is_tagged_as_mlflow_tags_it(
+    project: Project, run: Run, server: Server, experiment: str
+) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    first = repository(directory)
+    (directory / "more").touch()
+    second = repository_commit(directory)
+    assert run(directory, "-v", "trunk").code == 0
+    assert run(directory, "-v", first).code == 0
+    by_commit, by_branch = server.runs(experiment)
+    assert by_branch.tags["mlflow.source.git.branch"] == "trunk"
+    assert by_branch.tags["mlflow.source.git.commit"] == second
+    assert by_commit.tags["mlflow.source.git.commit"] == first
+    assert "mlflow.source.git.branch" not in by_commit.tags
+    for found in (by_branch, by_commit):
+        assert found.tags["mlflow.source.name"] == f"file://{directory}"
+        assert found.tags["mlflow.source.git.repoURL"] == "https://example.org/some/where.git"
+
+
 def test_another_commit_is_told_on_the_short_way(
     project: Project, run: Run, server: Server, experiment: str
 ) -> None:
