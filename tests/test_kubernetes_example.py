@@ -272,17 +272,21 @@ def test_job_that_was_kept_gives_way_to_the_next(stage: Callable[..., Stage]) ->
         pod.ended(0)
 
     there = stage(play)
-    root = there.projects("  main: {command: 'true'}\n")
-    first = there.run(root, config={"keep-jobs": "always"})
+    root = there.projects("  main: {command: 'true', pass_env: [A_TOKEN]}\n")
+    secret = {"A_TOKEN": "hidden"}
+    first = there.run(root, config={"keep-jobs": "always"}, environ=secret)
     (made,) = there.cluster.all("jobs")
-    again = there.run(root, config={"keep-jobs": "always"})
+    again = there.run(root, config={"keep-jobs": "always"}, environ=secret)
     assert (first.out, again.out) == ("hello\n", "hello\n")
     assert "attached" not in again.err
     assert "still there" not in again.err
     (kept,) = there.cluster.all("jobs")
     assert kept["metadata"]["name"] == made["metadata"]["name"]
     assert kept["metadata"]["uid"] != made["metadata"]["uid"]
+    (hidden,) = there.cluster.all("secrets")
+    assert hidden["metadata"]["ownerReferences"][0]["uid"] == kept["metadata"]["uid"]
     there.place.delete("jobs", kept["metadata"]["name"])
+    there.cluster.wait_until(lambda: not there.cluster.all("secrets"))
 
 
 def test_place_for_files_that_is_not_there_is_told_before_a_job_is_made(

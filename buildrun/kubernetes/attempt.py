@@ -131,6 +131,7 @@ class _Attempt:
             cluster.api.patch(cluster.secret(wish.name), body)
 
     def _drop_secret(self) -> None:
+        """Delete the Secret, which the cluster might still remove together with an older Job."""
         if self._wish.has_secret:
             self._cluster.api.delete(self._cluster.secret(self._wish.name))
 
@@ -159,6 +160,7 @@ class _Attempt:
         if metadata.get("deletionTimestamp"):
             cluster.watcher.learn(job)
             cluster.await_gone(wish.name)
+            self._drop_secret()
             return None
         ours = (notes.get(names.KEY), notes.get(names.OWNER)) == (
             wish.identity.key,
@@ -168,6 +170,7 @@ class _Attempt:
             cluster.watcher.learn(job)
             cluster.delete(wish.name, secret=False)
             cluster.await_gone(wish.name)
+            self._drop_secret()
             return None
         if notes.get(names.RUN) != wish.run_id:
             body = {"metadata": {"annotations": {names.FOLLOWER: wish.run_id}}}
