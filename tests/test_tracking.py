@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import mlflow_install
 import pytest
 from conftest import Buildrun, Outcome, Project
+from wheels import write_wheel
 
 LOCAL = "--env-manager=local"
 GIT = {
@@ -544,3 +545,51 @@ def test_missing_mlflow_is_told_with_a_remedy(
     assert (outcome.code, outcome.out) == (0, "ran\n")
     assert "the run is not tracked" in outcome.err
     assert not (tmp_path / "mlflow.db").exists()
+
+
+# An MLflow that writes what it is asked for into the file that is its store.
+FAKE = {
+    "mlflow/__init__.py": (
+        "import os\nfrom mlflow import entities\n__version__ = '0'\n"
+        "def get_tracking_uri():\n    return os.environ['MLFLOW_TRACKING_URI']\n"
+    ),
+    "mlflow/entities.py": (
+        "from types import SimpleNamespace\n"
+        "def Param(key, value):\n    return [key, value]\nRunTag = Param\n"
+    ),
+    "mlflow/tracking.py": (
+        "import os\nfrom mlflow.entities import SimpleNamespace\n"
+        "class MlflowClient:\n"
+        "    def _write(self, *words):\n"
+        "        with open(os.environ['MLFLOW_TRACKING_URI'][7:], 'a') as file:\n"
+        "            print(*words, file=file)\n"
+        "    def create_run(self, experiment, start_time, tags):\n"
+        "        self._write('create', experiment)\n        return self.get_run('r1')\n"
+        "    def get_run(self, run_id):\n"
+        "        info = dict(run_id=run_id, experiment_id='0', status='RUNNING', "
+        "artifact_uri='', lifecycle_stage='active')\n"
+        "        return SimpleNamespace(info=SimpleNamespace(**info), "
+        "data=SimpleNamespace(params={}))\n"
+        "    def log_batch(self, run_id, params, tags):\n        self._write('log', params)\n"
+        "    def set_terminated(self, run_id, status, end_time=None):\n"
+        "        self._write(status)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("outputs", ["", "outputs: [out.txt], "])
+def test_mlflow_of_the_environment_serves_where_there_is_no_other(
+    outputs: str, project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    wheel = write_wheel(tmp_path / "wheels", "mlflow", files=FAKE)
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {parameters: {a: {default: 'x y'}}, "
+        f"{outputs}command: 'echo $MLFLOW_RUN_ID {{a}} | tee out.txt'}}}}\n",
+        python_env__yaml=f"dependencies: ['{wheel}']\n",
+    )
+    uri = f"file://{tmp_path}/store"
+    for _ in range(2):
+        outcome = buildrun("-q", directory, "--no-cache", environ={"MLFLOW_TRACKING_URI": uri})
+        assert (outcome.code, outcome.out) == (0, "r1 x y\n"), outcome.err
+    told = ["create 0", "log [['a', 'x y']]", "FINISHED"]
+    assert (tmp_path / "store").read_text().splitlines() == told * 2

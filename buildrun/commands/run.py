@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from buildrun import listener, planning
@@ -136,6 +137,7 @@ def _run(
     if manager is None or identity is None:
         raise AssertionError("docker projects run elsewhere")
 
+    @cache
     def provide() -> Environment:
         environment, account.lock = provision.provide(
             manager, identity, request, running.home, running.console, refresh=refresh
@@ -161,8 +163,7 @@ def _run(
         account.result = perform(account.prepared, running.environ, running.console)
         return
     if tracking.is_late:
-        provided = provide()
-        provide = lambda: provided  # noqa: E731
+        provide()
     made = make()
     progress = account.begin_steps(made)
     if not downloads.used:
