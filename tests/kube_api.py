@@ -268,10 +268,10 @@ def _events(
     yield first
     while True:
         with store.changed:
-            if store.version == version and marks == cluster.bookmarks:
+            if store.version <= version and marks == cluster.bookmarks:
                 store.changed.wait(max(0.0, min(QUIET, deadline - time.monotonic())))
             changes = store.since(version)
-            version = store.version
+            version = max(version, store.version)
         data = b"".join(
             _told(change, asked)
             for change in changes

@@ -158,6 +158,18 @@ class Cluster:
         path.chmod(0o600)
         return path
 
+    def service_account(self, directory: Path, *, namespace: str = "default") -> dict[str, str]:
+        """Write what a pod finds at /var/run/secrets/kubernetes.io/serviceaccount.
+
+        Return the variables that a pod has beside it. Clients in a pod speak TLS only.
+        """
+        assert self.identity is not None, "clients in a pod need a cluster with `tls`"
+        (directory / "token").write_text(self.token or "token")
+        (directory / "namespace").write_text(namespace)
+        (directory / "ca.crt").write_bytes(self.identity.certificate)
+        host, _, port = self.url.removeprefix("https://").partition(":")
+        return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+
     def namespace(self, name: str) -> None:
         """Add a namespace; `default` and `kube-system` are there."""
         self.store.create(

@@ -115,6 +115,8 @@ def _job_defaults(job: Object) -> None:
     labels = dict(template["metadata"].get("labels") or {})
     template["metadata"]["labels"] = labels
     template["spec"] = _pod_defaults(template.get("spec") or {})
+    if labels and not meta.get("labels"):
+        meta["labels"] = dict(labels)
     spec["selector"] = {"matchLabels": {UID_LABELS[0]: meta["uid"]}}
     labels.update(dict.fromkeys(UID_LABELS, meta["uid"]))
     labels.update(dict.fromkeys(NAME_LABELS, meta.get("name", "")))

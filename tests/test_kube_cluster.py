@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kubernetes
 import pytest
 import urllib3
 from kube_cluster import Cluster
@@ -252,6 +253,21 @@ def test_credentials_are_checked(tmp_path: Path) -> None:
         cluster.unauthorized = True
         with urllib3.PoolManager(ca_certs=str(authority), retries=False) as pool:
             assert pool.request("GET", cluster.url + JOBS).status == 401
+
+
+def test_client_in_a_pod_finds_its_way(tmp_path: Path) -> None:
+    loading: Any = kubernetes.config.incluster_config
+    with serving(token="right", tls=True) as cluster:
+        environ = cluster.service_account(tmp_path)
+        settings: Any = kubernetes.client.Configuration()
+        loading.InClusterConfigLoader(
+            token_filename=str(tmp_path / "token"),
+            cert_filename=str(tmp_path / "ca.crt"),
+            environ=environ,
+        ).load_and_set(settings)
+        api: Any = kubernetes.client.ApiClient
+        with api(settings) as client:
+            assert kubernetes.client.VersionApi(client).get_code().minor == "34"
 
 
 def test_trouble_of_a_play_is_raised_at_the_end() -> None:

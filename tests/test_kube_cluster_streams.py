@@ -98,6 +98,13 @@ def test_bookmarks_come_where_they_are_allowed() -> None:
         assert ask(cluster, "GET", f"{JOBS}?{query}").data == []
 
 
+def test_watch_from_the_future_waits() -> None:
+    with serving() as cluster:
+        version = cluster.store.version + 1
+        query = f"watch=1&timeoutSeconds=1&resourceVersion={version}"
+        assert ask(cluster, "GET", f"{JOBS}?{query}").data == []
+
+
 def test_bookmark_comes_when_a_test_wants_it() -> None:
     with serving() as cluster:
         query = f"watch=1&allowWatchBookmarks=true&resourceVersion={cluster.store.version}"
