@@ -313,7 +313,9 @@ class Cluster:
             return None
 
     def authenticate(self, header: str) -> None:
-        if self.unauthorized or (self.token is not None and header != f"Bearer {self.token}"):
+        scheme, _, token = header.partition(" ")
+        good = self.token is None or (scheme.lower(), token.strip()) == ("bearer", self.token)
+        if self.unauthorized or not good:
             raise unauthorized()
 
     def authorize(
