@@ -8,33 +8,41 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import mlflow_install
+import uv
 from conftest import REPOSITORY
 from docker_helpers import missing
 
-MLFLOW = "mlflow==3.17.2"
-
 
 def install(directory: Path) -> Path:
-    """Make the virtualenv in a directory, and return that of its programs.
+    """Make the virtualenv in a directory, and return its Python.
 
-    Skips the test where no package index answers; in continuous integration it fails.
+    MLflow is that of `mlflow_install`, which takes a while to install, seen through a path file.
     """
+    (packages,) = mlflow_install.prefix().glob("lib/python*/site-packages")
+    python = directory / "bin" / "python"
     commands = (
         ("venv", "--quiet", "--python", sys.executable, directory),
-        ("pip", "install", "--quiet", "--python", directory, MLFLOW, REPOSITORY),
+        ("pip", "install", "--quiet", "--python", python, REPOSITORY),
     )
     for command in commands:
         done = subprocess.run(
-            ("uv", *command), capture_output=True, text=True, check=False, timeout=600
+            (uv.find_uv_bin(), *command), capture_output=True, text=True, check=False, timeout=600
         )
         if done.returncode != 0:
-            missing(f"MLflow cannot be installed: {done.stderr}")
-    return directory / "bin"
+            missing(f"buildrun cannot be installed: {done.stderr}")
+    (own,) = directory.glob("lib/python*/site-packages")
+    (own / "mlflow.pth").write_text(f"{packages}\n")
+    return python
 
 
-def environ(programs: Path, store: Path, tracking_uri: str) -> Mapping[str, str]:
+def environ(python: Path, store: Path, tracking_uri: str) -> Mapping[str, str]:
     """Return the variables for a program of the virtualenv."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
-    path = f"{programs}{os.pathsep}{kept.get('PATH', '')}"
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("PYTHON", "MLFLOW_"))
+    }
+    path = f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"
     changed = {"PATH": path, "BUILDRUN_HOME": str(store), "MLFLOW_TRACKING_URI": tracking_uri}
     return {**kept, **changed}

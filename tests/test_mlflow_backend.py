@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from mlflow_environment import environ, install
+from mlflow_install import serving
 from step_helpers import LIMIT, PAUSE, Gate
 
 PROJECT = (
@@ -96,24 +97,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Iterator[Mlflow]:
-    """Return a function that calls a program of the virtualenv that has both."""
-    programs = install(place / "env")
+    """Return a function that calls Python where both are, beside a tracking server."""
+    python = install(place / "env")
     gate = Gate(place / "gate")
-    uri = f"sqlite:///{place / 'mlflow.db'}"
-    variables = {**environ(programs, place / "store", uri), **gate.environ}
+    with serving(place, environ(python, place / "store", "")) as uri:
+        variables = {**environ(python, place / "store", uri), **gate.environ}
 
-    def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            (programs / program, *words),
-            cwd=place,
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10 * LIMIT,
-        )
+        def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                (python, *words),
+                cwd=place,
+                env=variables,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=10 * LIMIT,
+            )
 
-    yield run
+        yield run
     gate.close()
 
 
@@ -122,12 +123,12 @@ def told(call: Mlflow, place: Path) -> Told:
     """Return what became of the program's runs."""
     script = place / "program.py"
     script.write_text(PROGRAM)
-    done = call("python", script, place / "project")
+    done = call(script, place / "project")
     lines = done.stdout.splitlines()
     parts = dict(json.loads(line) for line in lines if line.startswith("["))
     assert "beside" in parts, done.stderr
     look = "import sys, mlflow; print(mlflow.get_run(sys.argv[1]).info.status)"
-    afterwards = call("python", "-c", look, parts["beside"]["id"]).stdout.strip()
+    afterwards = call("-c", look, parts["beside"]["id"]).stdout.strip()
     return Told(parts, done.stdout, afterwards, done.returncode)
 
 
@@ -194,11 +195,11 @@ def test_run_that_nobody_waits_for_is_ended_all_the_same(told: Told) -> None:
 
 
 def test_command_line_waits_and_keeps_the_commands_exit_code(call: Mlflow, place: Path) -> None:
-    words = ("run", place / "project", "-b", "buildrun", "--env-manager", "local")
-    done = call("mlflow", *words, "-P", "word=it's")
+    words = ("-m", "mlflow", "run", place / "project", "-b", "buildrun", "--env-manager", "local")
+    done = call(*words, "-P", "word=it's")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("it's ")
     assert "succeeded ===" in done.stderr
-    failed = call("mlflow", *words, "-e", "fails")
+    failed = call(*words, "-e", "fails")
     assert failed.returncode == 7
     assert "failed ===" in failed.stderr
