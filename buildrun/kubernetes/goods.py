@@ -36,7 +36,7 @@ PART = 1 << 30
 # Parts of what is sent: a Secret holds 1 MiB, and a signed address takes a KiB or two. Servers
 # without signatures get small ones, since their library holds each in memory.
 _SIGNED = Largest(256 << 20, 128)
-_PLAIN = Largest(16 << 20, 2048)
+_PLAIN = Largest(8 << 20, 2048)
 
 _EMPTY = hashlib.sha256().hexdigest()
 _LARGEST_RECORD = 1 << 16
@@ -107,11 +107,11 @@ class Goods:
         self._url, self._environ, self._endpoint = url, environ, endpoint
         self._seconds = max(1, min(int(hours * 3600), goods_sign.LONGEST))
         self._patience = patience
-        plain = scheme_of(url) in ("http", "https")
-        usual = _PLAIN if plain else _SIGNED
+        self._plain = scheme_of(url) in ("http", "https")
+        usual = _PLAIN if self._plain else _SIGNED
         self._largest = usual if part is None else usual._replace(bytes=part)
         self._lock = threading.Lock()
-        self._lane = Lane(remote_place.width(url), patience)
+        self._lane = self._new_lane()
         self._place: remote_place.Place | None = None
         self._signers: dict[str | None, goods_sign.Signer] = {}
         self._there: set[str] = set()
@@ -171,7 +171,7 @@ class Goods:
 
         A plain HTTP server may know no way to delete; then it stays.
         """
-        if scheme_of(self._url) in ("http", "https"):
+        if self._plain:
             self._discard_plainly(name)
         else:
             self._all([lambda task: self._delete(task, name)], "a delivery cannot be deleted")
@@ -265,6 +265,11 @@ class Goods:
                 self._place = remote_place.connect(self._url, write=True)
             return self._place
 
+    def _new_lane(self) -> Lane:
+        # What writes to servers without signatures holds a part or two in memory.
+        width = 4 if self._plain else remote_place.width(self._url)
+        return Lane(width, self._patience)
+
     def _all(self, works: Sequence[Callable[[Task[Any]], Made]], outcome: str) -> list[Made]:
         """Return what each work returns; raises ExecutionError, which says the outcome too."""
         lane = self._lane
@@ -272,7 +277,7 @@ class Goods:
         try:
             lane.wait(tasks)
         except Stalled as error:
-            self._lane = Lane(remote_place.width(self._url), self._patience)
+            self._lane = self._new_lane()
             lane.stop()
             raise self._failure(error, outcome) from None
         except BaseException:
