@@ -57,8 +57,12 @@ class Watcher:
         self._api = api
         self._namespace = namespace
         self._selector = selector
-        self._changed = threading.Condition()
-        self._objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}}
+        self._mutex = threading.Lock()
+        # For each Job one of its own, since what happens to one does not concern a hundred others.
+        self._changed: dict[str, threading.Condition] = {}
+        # By kind, by the name of the Job, by its own name.
+        self._objects: dict[str, dict[str, dict[str, Object]]] = {"jobs": {}, "pods": {}}
+        self._learned: dict[str, float] = {}
         self._revisions: dict[str, int] = {}
         self._seen: set[str] = set()
         self._ended: dict[str, Object] = {}
@@ -85,7 +89,7 @@ class Watcher:
 
     def look(self, name: str) -> View:
         """Return a Job as it is now; raises what has ended the watch."""
-        with self._changed:
+        with self._mutex:
             return self._look(name)
 
     def wait(self, name: str, after: int, seconds: float | None) -> View:
@@ -93,30 +97,30 @@ class Watcher:
 
         Raises what has ended the watch.
         """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._failure or self._revisions.get(name, 0) > after, seconds
-            )
+        with self._mutex:
+            changed = self._changed.setdefault(name, threading.Condition(self._mutex))
+            changed.wait_for(lambda: self._failure or self._revisions.get(name, 0) > after, seconds)
             return self._look(name)
 
     def stir(self, name: str) -> None:
         """Have whoever waits for the Job look again."""
-        with self._changed:
+        with self._mutex:
             self._touch([name])
 
     def learn(self, job: Object) -> None:
         """Take note of a Job that was just made or read."""
-        with self._changed:
+        with self._mutex:
             name = job["metadata"]["name"]
             if name not in self._objects["jobs"]:
+                self._learned[name] = time.monotonic()
                 self._put("jobs", job)
                 self._touch([name])
 
     def _look(self, name: str) -> View:
         if self._failure is not None:
             raise self._failure
-        job = self._objects["jobs"].get(name)
-        pods = [pod for pod in self._objects["pods"].values() if _job_of(pod) == name]
+        job = self._objects["jobs"].get(name, {}).get(name)
+        pods = list(self._objects["pods"].get(name, {}).values())
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
         gone = job is None and name in self._seen
         return View(job, tuple(pods), gone, self._revisions.get(name, 0), self._ended.get(name))
@@ -141,16 +145,19 @@ class Watcher:
             self._fail(error)
 
     def _list(self, kind: str) -> str:
-        target = Target(kind, self._namespace)
+        target, began = Target(kind, self._namespace), time.monotonic()
         found = self._api.get(target, labelSelector=self._selector)
-        items = {item["metadata"]["name"]: item for item in found.get("items") or ()}
-        with self._changed:
+        with self._mutex:
             before = self._objects[kind]
-            names = [_job_of(item) for item in (*before.values(), *items.values())]
-            self._objects[kind] = {}
-            for item in items.values():
+            # The list may be from before a Job was made that is known by now.
+            self._objects[kind] = {
+                name: of_job
+                for name, of_job in before.items()
+                if kind == "jobs" and self._learned.get(name, 0.0) > began
+            }
+            for item in found.get("items") or ():
                 self._put(kind, item)
-            self._touch(names)
+            self._touch({*before, *self._objects[kind]})
         return str(found["metadata"]["resourceVersion"])
 
     def _watch(self, kind: str, version: str) -> str:
@@ -182,35 +189,41 @@ class Watcher:
         return version
 
     def _note(self, kind: str, what: str, item: Object) -> None:
-        with self._changed:
+        job = _job_of(item)
+        with self._mutex:
             if what == "DELETED":
-                self._objects[kind].pop(item["metadata"]["name"], None)
+                of_job = self._objects[kind].get(job, {})
+                of_job.pop(item["metadata"]["name"], None)
+                if not of_job:
+                    self._objects[kind].pop(job, None)
             else:
                 self._put(kind, item)
-            self._touch([_job_of(item)])
+            self._touch([job])
 
     def _put(self, kind: str, item: Object) -> None:
         item["metadata"].pop("managedFields", None)
-        name = item["metadata"]["name"]
-        self._objects[kind][name] = item
+        name, job = item["metadata"]["name"], _job_of(item)
+        self._objects[kind].setdefault(job, {})[name] = item
         if kind == "jobs":
             self._seen.add(name)
         elif _has_ended(item) and not item["metadata"].get("deletionTimestamp"):
-            self._ended[_job_of(item)] = item
+            self._ended[job] = item
 
     def _touch(self, names: Iterable[str]) -> None:
         for name in names:
             self._revisions[name] = self._revisions.get(name, 0) + 1
-        self._changed.notify_all()
+            if name in self._changed:
+                self._changed[name].notify_all()
 
     def _fail(self, error: BaseException) -> None:
         from buildrun.errors import BuildrunError, ExecutionError
 
-        with self._changed:
+        with self._mutex:
             if not isinstance(error, BuildrunError):
                 error = ExecutionError(f"the cluster cannot be followed: {error!r}")
             self._failure = error
-            self._changed.notify_all()
+            for changed in self._changed.values():
+                changed.notify_all()
 
 
 def _job_of(item: Object) -> str:

@@ -1,0 +1,130 @@
+"""What is known of Jobs and their pods, by one watch of each kind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube_cluster import Cluster
+from kube_kubelet import Pod, Scripted
+
+from buildrun.kubernetes.api import Api, Target
+from buildrun.kubernetes.connect import Connection, connect
+from buildrun.kubernetes.watch import View, Watcher
+
+SELECTOR = "mine=yes"
+LIMIT = 60.0
+
+
+def idle(pod: Pod) -> None:
+    pod.running()
+    pod.wait_deleted()
+
+
+@pytest.fixture(name="cluster")
+def a_cluster() -> Iterator[Cluster]:
+    with Cluster(Scripted(idle), token="token") as cluster:
+        yield cluster
+
+
+@pytest.fixture(name="connection")
+def a_connection(cluster: Cluster, tmp_path: Path) -> Connection:
+    path = cluster.kubeconfig(tmp_path / "config")
+    return connect(None, {"KUBECONFIG": str(path)})
+
+
+def body(name: str) -> dict[str, Any]:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "image"}]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": {"mine": "yes"}},
+        "spec": {
+            "backoffLimit": 0,
+            "template": {"metadata": {"labels": {"mine": "yes"}}, "spec": pod},
+        },
+    }
+
+
+def until(watcher: Watcher, name: str, pods: int) -> View:
+    """Return the Job once it has so many pods that run."""
+    view = watcher.look(name)
+    while sum(pod["status"].get("phase") == "Running" for pod in view.pods) != pods:
+        after = view.revision
+        view = watcher.wait(name, after, LIMIT)
+        assert view.revision > after
+    return view
+
+
+def test_many_jobs_are_known_by_one_watch_of_each_kind(
+    cluster: Cluster, connection: Connection
+) -> None:
+    names = [f"job-{number}" for number in range(20)]
+    with Watcher(Api(connection), "default", SELECTOR) as watcher:
+        for name in names:
+            cluster.create("jobs", body(name))
+        found = {name: until(watcher, name, 1) for name in names}
+    for name, view in found.items():
+        assert view.job is not None
+        assert view.pods[0]["metadata"]["labels"]["job-name"] == name
+    watches = [request.path for request in cluster.requests if "watch" in request.query]
+    assert len(watches) == len(set(watches)) == 2
+
+
+def test_job_that_was_there_before_is_known(cluster: Cluster, connection: Connection) -> None:
+    cluster.create("jobs", body("job"))
+    with Watcher(Api(connection), "default", SELECTOR) as watcher:
+        assert until(watcher, "job", 1).job is not None
+
+
+def test_job_that_is_deleted_is_gone(cluster: Cluster, connection: Connection) -> None:
+    api = Api(connection)
+    with Watcher(api, "default", SELECTOR) as watcher:
+        cluster.create("jobs", body("job"))
+        until(watcher, "job", 1)
+        assert api.delete(Target("jobs", "default", "job"))
+        view = watcher.look("job")
+        while view.pods or not view.gone:
+            view = watcher.wait("job", view.revision, LIMIT)
+    assert view.job is None
+
+
+def test_job_made_while_the_list_was_on_its_way_is_not_gone(connection: Connection) -> None:
+    listed, go_on = threading.Event(), threading.Event()
+
+    class Slow(Api):
+        """An API whose lists take their time to arrive."""
+
+        def get(self, target: Target, **query: str) -> dict[str, Any]:
+            found = super().get(target, **query)
+            if target.kind == "jobs":
+                listed.set()
+                go_on.wait(LIMIT)
+            return found
+
+    with Watcher(Slow(connection), "default", SELECTOR) as watcher:
+        assert listed.wait(LIMIT)
+        made = Api(connection).create(Target("jobs", "default"), body("job"))
+        watcher.learn(made)
+        before = watcher.look("job")
+        go_on.set()
+        view = until(watcher, "job", 1)
+        seen = [before, view]
+        while view.job is made:  # until the watch tells of it
+            view = watcher.wait("job", view.revision, LIMIT)
+            seen.append(view)
+    assert not any(view.gone for view in seen)
+
+
+def test_each_waits_for_its_own_job_alone(cluster: Cluster, connection: Connection) -> None:
+    with Watcher(Api(connection), "default", SELECTOR) as watcher:
+        cluster.create("jobs", body("one"))
+        revision = until(watcher, "one", 1).revision
+        cluster.create("jobs", body("other"))
+        until(watcher, "other", 1)
+        assert watcher.wait("one", revision - 1, LIMIT).revision == revision
+        watcher.stir("one")
+        assert watcher.wait("one", revision, LIMIT).revision == revision + 1
