@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,42 @@ class Told(NamedTuple):
     code: int
 
 
-Mlflow = Callable[..., "subprocess.CompletedProcess[str]"]
+class Mlflow(NamedTuple):
+    """Python with both packages, and what its programs see."""
+
+    python: Path
+    directory: Path
+    environ: Mapping[str, str]
+    gate: Gate
+
+    def __call__(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (self.python, *words),
+            cwd=self.directory,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10 * LIMIT,
+        )
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            (self.python, *words),
+            cwd=self.directory,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def statuses(self) -> list[str]:
+        """Return how all runs stand, the latest first."""
+        look = (
+            "import mlflow\n"
+            "for run in mlflow.search_runs(output_format='list'): print(run.info.status)"
+        )
+        return self("-c", look).stdout.split()
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +133,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Iterator[Mlflow]:
-    """Return a function that calls Python where both are, beside a tracking server."""
+    """Return Python where both are, beside a tracking server."""
     python = install(place / "env")
     gate = Gate(place / "gate")
     with serving(place, environ(python, place / "store", "")) as uri:
         variables = {**environ(python, place / "store", uri), **gate.environ}
-
-        def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                (python, *words),
-                cwd=place,
-                env=variables,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=10 * LIMIT,
-            )
-
-        yield run
+        yield Mlflow(python, place, variables, gate)
     gate.close()
 
 
@@ -203,3 +227,13 @@ def test_command_line_waits_and_keeps_the_commands_exit_code(call: Mlflow, place
     failed = call(*words, "-e", "fails")
     assert failed.returncode == 7
     assert "failed ===" in failed.stderr
+
+
+def test_command_line_that_is_interrupted_ends_the_run(call: Mlflow, place: Path) -> None:
+    words = ("run", place / "project", "-b", "buildrun", "--env-manager", "local", "-e", "pauses")
+    process = call.start("-m", "mlflow", *words)
+    assert call.gate.wait() == "here"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1, out
+    assert call.statuses()[0] == "KILLED"
