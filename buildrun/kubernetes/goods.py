@@ -11,23 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from buildrun.errors import BuildrunError, ExecutionError
+from buildrun.errors import ExecutionError
 from buildrun.kubernetes import carry, goods_fetch, goods_sign, goods_tar
+from buildrun.kubernetes.goods_store import UNTRUSTED, Store
 from buildrun.kubernetes.goods_tar import Archive, Largest, Slice
-from buildrun.store import remote_place
-from buildrun.store.remote_goods import Arriving, Changed, Refused
-from buildrun.store.remote_lane import Lane, Stalled, Task
-from buildrun.store.remote_place import scheme_of
-from buildrun.store.remote_trouble import explain, hide, is_absent, is_denied, shown
-
-Made = TypeVar("Made")
+from buildrun.store.remote_lane import Task
 
 WORKDIR, EVERYWHERE = "workdir", "/"
 
@@ -43,7 +35,8 @@ _LARGEST_RECORD = 1 << 16
 _MOST_PARTS = 10_000
 _JOB = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TRIES = 3
+# Written last, so that what it tells of is there.
+_LAST = "done.json"
 
 
 class Parcel(NamedTuple):
@@ -104,18 +97,12 @@ class Goods:
         part: bytes of a part of what is sent, by default what suits the store.
         """
         goods_sign.refuse_unreachable(url)
-        self._url, self._environ, self._endpoint = url, environ, endpoint
-        self._seconds = max(1, min(int(hours * 3600), goods_sign.LONGEST))
-        self._patience = patience
-        self._plain = scheme_of(url) in ("http", "https")
-        usual = _PLAIN if self._plain else _SIGNED
+        seconds = max(1, min(int(hours * 3600), goods_sign.LONGEST))
+        self._store = Store(url, environ, endpoint=endpoint, seconds=seconds, patience=patience)
+        usual = _PLAIN if self._store.is_plain else _SIGNED
         self._largest = usual if part is None else usual._replace(bytes=part)
-        self._lock = threading.Lock()
-        self._lane = self._new_lane()
-        self._place: remote_place.Place | None = None
-        self._signers: dict[str | None, goods_sign.Signer] = {}
         self._there: set[str] = set()
-        self._web: carry.Web | None = None
+        self._web = carry.Web()
 
     def send(self, root: str, paths: Sequence[str], *, as_absolute: bool = False) -> Parcel:
         """Have files, directories and links in the store, where they are not there already.
@@ -125,27 +112,30 @@ class Goods:
         meanwhile, and for links out of the project.
         """
         archive = goods_tar.archive(root, paths, as_absolute=as_absolute, largest=self._largest)
-        missing = [part for part in archive.parts if _sent(part.sha256) not in self._there]
-        self._all([self._sending(archive, part) for part in missing], "files cannot be sent there")
-        urls = self._sign([_sent(part.sha256) for part in archive.parts], write=False)
-        root_there = EVERYWHERE if as_absolute else WORKDIR
-        return Parcel(urls, archive.sha256, archive.size, root_there)
+        self._store.all(
+            [self._sending(archive, part) for part in archive.parts], "files cannot be sent there"
+        )
+        urls = self._store.sign([_sent(part.sha256) for part in archive.parts], write=False)
+        return Parcel(urls, archive.sha256, archive.size, EVERYWHERE if as_absolute else WORKDIR)
 
     def order(self, name: str, parts: int = 64) -> Order:
         """Return where a Job of this name delivers to; raises ExecutionError."""
-        names = [_delivered(name, number) for number in range(parts)]
-        *urls, done = self._sign([*names, _delivered(name, "done.json")], write=True)
+        names = [*_parts(name, parts), _delivered(name, _LAST)]
+        *urls, done = self._store.sign(names, write=True)
         return Order(tuple(urls), done)
 
     def arrived(self, name: str) -> Done | None:
         """Return what a Job has delivered, None where it has not; raises ExecutionError."""
-        look = _again(lambda task: self._look(task, name))
-        (done,) = self._all([look], "what a pod has delivered cannot be seen")
-        return done
+        last = _delivered(name, _LAST)
+        (data,) = self._store.all(
+            [lambda task: self._store.small(task, last, _LARGEST_RECORD)],
+            "what a pod has delivered cannot be seen",
+        )
+        return None if data is None else self._trusted(name, data)
 
     def parcel(self, name: str, done: Done) -> Parcel:
         """Return what a Job has delivered for another one; raises ExecutionError."""
-        urls = self._sign(_parts(name, done), write=False)
+        urls = self._store.sign(_parts(name, done.parts), write=False)
         return Parcel(urls, done.sha256, done.size)
 
     def fetch(self, name: str, done: Done, root: str, outputs: Sequence[str]) -> None:
@@ -154,13 +144,13 @@ class Goods:
         outputs: as declared; those that were not delivered stay as they are. Raises
         ExecutionError; then nothing is half there.
         """
-        urls = self._sign(_parts(name, done), write=False, here=True)
-        parts = carry.Parts(self._here(), urls, f"what `{name}` has delivered")
+        urls = self._store.sign(_parts(name, done.parts), write=False, here=True)
+        parts = carry.Parts(self._web, urls, f"what `{name}` has delivered")
         try:
             goods_fetch.fetch(parts, root, outputs, size=done.size, sha256=done.sha256)
         except carry.Trouble as error:
             raise ExecutionError(
-                f"the outputs cannot be fetched from `{shown(self._url)}`: {error}",
+                f"the outputs cannot be fetched from `{self._store.shown}`: {error}",
                 hint="run it again, and see who may write there",
             ) from None
         finally:
@@ -171,143 +161,44 @@ class Goods:
 
         A plain HTTP server may know no way to delete; then it stays.
         """
-        if self._plain:
-            self._discard_plainly(name)
-        else:
-            self._all([lambda task: self._delete(task, name)], "a delivery cannot be deleted")
+        if self._store.is_plain:
+            done = self.arrived(name)
+            names = [_delivered(name, _LAST), *_parts(name, done.parts)] if done else []
+            for url in self._store.sign(names, write=True, here=True):
+                self._web.delete(url)
+            return
+        above = _delivered(name, "").rstrip("/")
+        self._store.all(
+            [lambda task: self._delete(task, name, above)], "a delivery cannot be deleted"
+        )
 
     def _sending(self, archive: Archive, part: goods_tar.Part) -> Callable[[Task[Any]], None]:
+        name = _sent(part.sha256)
+
         def send(task: Task[Any]) -> None:
-            name = _sent(part.sha256)
-            if not self._is_there(name, part.size):
-                self._connected().write(task, name, Slice(archive, part))
+            if name not in self._there and not self._store.has(name, part.size):
+                self._store.place().write(task, name, Slice(archive, part))
             self._there.add(name)
 
-        return _again(send)
+        return send
 
-    def _is_there(self, name: str, size: int) -> bool:
+    def _delete(self, task: Task[Any], name: str, above: str) -> None:
         try:
-            return self._connected().size(name) in (None, size)
-        except Exception as error:
-            # Denied is what S3 calls the absent too, to those who may not list.
-            if is_absent(error) or is_denied(error):
-                return False
-            raise
+            names = self._store.names(above)
+        except PermissionError:  # one may delete, but not list
+            data = self._store.small(task, f"{above}/{_LAST}", _LARGEST_RECORD)
+            parts = 0 if data is None else self._trusted(name, data).parts
+            names = [f"{above}/{_LAST}", *_parts(name, parts)]
+        # First what says that there is something.
+        for one in sorted(names, key=lambda one: not one.endswith(_LAST)):
+            self._store.delete(one)
 
-    def _look(self, task: Task[Any], name: str) -> Done | None:
-        with TemporaryDirectory(prefix="buildrun-") as directory:
-            into = Arriving(os.path.join(directory, "record"), _LARGEST_RECORD)
-            try:
-                self._connected().read(task, _delivered(name, "done.json"), into)
-            except Exception as error:
-                if is_absent(error) or is_denied(error):
-                    return None
-                raise
-            finally:
-                into.close()
-            with open(into.path, "rb") as file:
-                data = file.read()
+    def _trusted(self, name: str, data: bytes) -> Done:
         try:
             return _done(json.loads(data))
         except (ValueError, RecursionError):
-            raise self._untrusted(name) from None
-
-    def _sign(self, names: Sequence[str], *, write: bool, here: bool = False) -> tuple[str, ...]:
-        endpoint = None if here else self._endpoint
-
-        def sign(_: Task[Any]) -> tuple[str, ...]:
-            with self._lock:
-                signer = self._signers.get(endpoint)
-                if signer is None:
-                    signer = goods_sign.connect(self._url, endpoint, self._seconds)
-                    self._signers[endpoint] = signer
-            return signer.sign(names, write=write)
-
-        (made,) = self._all([sign], "no addresses for pods can be made")
-        return made
-
-    def _delete(self, task: Task[Any], name: str) -> None:
-        filesystem, root = goods_sign.open_filesystem(self._url)
-        above = f"{root}/{_delivered(name, '')}".rstrip("/")
-        last = f"{above}/done.json"
-        try:
-            names = filesystem.find(above)
-        except FileNotFoundError:
-            return
-        except PermissionError:  # one may delete, but not list
-            done = self._look(task, name)
-            names = [last, *(f"{above}/{number}" for number in range(done.parts if done else 0))]
-        # First what says that there is something.
-        for path in sorted(names, key=lambda path: path != last):
-            try:
-                filesystem.rm_file(path)
-            except FileNotFoundError:
-                continue
-
-    def _discard_plainly(self, name: str) -> None:
-        done = self.arrived(name)
-        if done is None:
-            return
-        names = [_delivered(name, "done.json"), *_parts(name, done)]
-        for url in self._sign(names, write=True, here=True):
-            self._here().delete(url)
-
-    def _here(self) -> carry.Web:
-        """Return the way to addresses from this machine."""
-        with self._lock:
-            if self._web is None:
-                self._web = carry.Web()
-            return self._web
-
-    def _connected(self) -> remote_place.Place:
-        with self._lock:
-            if self._place is None:
-                self._place = remote_place.connect(self._url, write=True)
-            return self._place
-
-    def _new_lane(self) -> Lane:
-        # What writes to servers without signatures holds a part or two in memory.
-        width = 4 if self._plain else remote_place.width(self._url)
-        return Lane(width, self._patience)
-
-    def _all(self, works: Sequence[Callable[[Task[Any]], Made]], outcome: str) -> list[Made]:
-        """Return what each work returns; raises ExecutionError, which says the outcome too."""
-        lane = self._lane
-        tasks = [lane.start(work) for work in works]
-        try:
-            lane.wait(tasks)
-        except Stalled as error:
-            self._lane = self._new_lane()
-            lane.stop()
-            raise self._failure(error, outcome) from None
-        except BaseException:
-            for task in tasks:
-                task.drop()
-            raise
-        for task in tasks:
-            if task.error is not None:
-                raise self._failure(task.error, outcome) from task.error
-        return [task.result for task in tasks]  # type: ignore[misc]
-
-    def _failure(self, error: BaseException, outcome: str) -> BuildrunError:
-        if isinstance(error, BuildrunError):
-            return error
-        if isinstance(error, Changed):
-            return goods_tar.changed(error)
-        if isinstance(error, Refused):
-            return ExecutionError(
-                f"the remote cache `{shown(self._url)}` holds what {error}; {outcome}",
-                hint="delete it there, and see who may write there",
-            )
-        text, hint = explain(error, self._url, self._environ, outcome)
-        return ExecutionError(text, hint=hint)
-
-    def _untrusted(self, name: str) -> ExecutionError:
-        text = f"the remote cache `{shown(self._url)}` holds no sound delivery of `{name}`"
-        return ExecutionError(
-            hide(text, self._url, self._environ),
-            hint="delete it there, and see who may write there",
-        )
+            text = f"the remote cache `{self._store.shown}` holds no sound delivery of `{name}`"
+            raise ExecutionError(text, hint=UNTRUSTED) from None
 
 
 def task(
@@ -345,34 +236,6 @@ def program() -> str:
         return file.read()
 
 
-def _again(work: Callable[[Task[Any]], Made]) -> Callable[[Task[Any]], Made]:
-    """Return the work, done again where a connection broke or a server was not well."""
-
-    def run(task: Task[Any]) -> Made:
-        for number in range(_TRIES):
-            try:
-                return work(task)
-            except Exception as error:
-                if number + 1 == _TRIES or not _may_pass(error):
-                    raise
-                task.move()
-        raise AssertionError("unreachable")
-
-    return run
-
-
-def _may_pass(error: Exception) -> bool:
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status == 429 or status >= 500
-    return isinstance(error, ConnectionError) or type(error).__name__ in _BROKEN
-
-
-_BROKEN = frozenset(
-    {"ServerDisconnectedError", "ClientPayloadError", "ClientOSError", "ConnectionClosedError"}
-)
-
-
 def _sent(sha256: str) -> str:
     return f"v1/carried/sha256/{sha256[:2]}/{sha256}"
 
@@ -384,8 +247,8 @@ def _delivered(name: str, last: str | int) -> str:
     return f"v1/carried/jobs/{name}/{last}"
 
 
-def _parts(name: str, done: Done) -> list[str]:
-    return [_delivered(name, number) for number in range(done.parts)]
+def _parts(name: str, count: int) -> list[str]:
+    return [_delivered(name, number) for number in range(count)]
 
 
 def _done(record: Any) -> Done:
