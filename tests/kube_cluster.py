@@ -16,14 +16,13 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import kube_api
-from kube_deletion import collect
+from kube_control import Control
 from kube_faults import Fault, Kind, Request
 from kube_http import Answer, Server
 from kube_jobs import Jobs
@@ -31,7 +30,7 @@ from kube_kubelet import Kubelet, Pod
 from kube_rules import prepared
 from kube_schema import checked, warm
 from kube_status import RESOURCES, Refused, Resource, forbidden, unauthorized
-from kube_store import Object, Store, seconds
+from kube_store import Object, Store
 from kube_tls import identity
 
 # Seconds that what plays pods is given to end when the cluster does.
@@ -71,10 +70,8 @@ class Cluster:
         self.bookmarks = 0
         self._forbidden: set[tuple[str, str]] = set()
         self._refused: dict[str, tuple[str, bool]] = {}
-        self._pods: dict[str, Pod] = {}
-        self._jobs = Jobs(self.store, self._create_pod, backoff)
-        self._wakes: dict[str, float] = {}
-        self._kicked = False
+        jobs = Jobs(self.store, self._create_pod, backoff)
+        self._control = Control(self.store, kubelet, jobs, self.troubles, self.closing)
         for name in ("default", "kube-system"):
             self.namespace(name)
         warm()
@@ -82,7 +79,7 @@ class Cluster:
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._threads = [
             threading.Thread(target=self._server.serve_forever, args=(0.05,), name="kube-http"),
-            threading.Thread(target=self._control, name="kube-controllers"),
+            threading.Thread(target=self._control.run, name="kube-controllers"),
         ]
 
     def __enter__(self) -> Cluster:
@@ -107,26 +104,13 @@ class Cluster:
             fault.release()
         with self.store.changed:
             self.store.changed.notify_all()
-            pods = list(self._pods.values())
-        for thread in self._threads[1:]:
-            thread.join()
-        for pod in pods:
-            pod.deleted.set()
-            pod.again()
-        for pod in pods:
-            for logs in list(pod.logs.values()):
-                for log in logs:
-                    log.close()
-        deadline = time.monotonic() + PATIENCE
-        for pod in pods:
-            if pod.thread is not None:
-                pod.thread.join(max(0.0, deadline - time.monotonic()))
+        self._threads[1].join()
+        stuck = self._control.end(PATIENCE)
         self._server.shutdown()
         self._threads[0].join()
         self._server.sever(".*")
         self._server.server_close()
         self.kubelet.close()
-        stuck = [pod.name for pod in pods if pod.thread is not None and pod.thread.is_alive()]
         assert not stuck, f"what plays these pods goes on although they are deleted: {stuck}"
 
     # What a test asks and arranges.
@@ -209,7 +193,7 @@ class Cluster:
     def pod(self, uid: str) -> Pod | None:
         """Return what plays a pod."""
         with self.store.changed:
-            return self._pods.get(uid)
+            return self._control.pods.get(uid)
 
     def create(
         self, kind: str, body: object, namespace: str = "default", *, dry: bool = False
@@ -266,9 +250,7 @@ class Cluster:
         """Refuse no longer, and have the Job controller try again at once."""
         with self.store.changed:
             self._refused.pop(resource, None)
-            self._jobs.retry()
-            self._kicked = True
-            self.store.changed.notify_all()
+            self._control.kick()
 
     def fault(
         self,
@@ -366,106 +348,6 @@ class Cluster:
         if resource.plural in self._refused:
             why, plain = self._refused[resource.plural]
             raise kube_api.refuse_creation(resource, name, why, plain=plain)
-
-    def _control(self) -> None:
-        seen = 0
-        while not self.closing.is_set():
-            try:
-                seen = self._look(seen)
-            except Exception as error:
-                self.troubles.append(error)
-                return
-
-    def _look(self, seen: int) -> int:
-        with self.store.changed:
-            if self.store.version == seen and not self._kicked and not self.closing.is_set():
-                due = min(self._wakes.values(), default=None)
-                self.store.changed.wait(None if due is None else max(0.0, due - time.time()))
-            changes = self.store.since(seen)
-            seen = self.store.version
-            jobs = {uid for uid, due in self._wakes.items() if due <= time.time()}
-            jobs |= set(self._wakes) if self._kicked else set()
-            self._kicked = False
-            for change in changes:
-                if change.resource != "events":
-                    collect(self.store, change.object)
-                if change.resource == "jobs":
-                    jobs.add(change.object["metadata"]["uid"])
-                if change.resource == "pods":
-                    owners = change.object["metadata"].get("ownerReferences") or ()
-                    jobs |= {owner["uid"] for owner in owners}
-                    self._follow(change.object, gone=change.after is None)
-            for job in self.store.all("jobs"):
-                if job["metadata"]["uid"] in jobs:
-                    self._wake(job["metadata"]["uid"], self._jobs.sync(job))
-            for uid in jobs & set(self._pods):
-                self._expired(self._pods[uid])
-            return seen
-
-    def _wake(self, uid: str, due: float | None) -> None:
-        if due is None:
-            self._wakes.pop(uid, None)
-        else:
-            self._wakes[uid] = due
-
-    def _follow(self, object: Object, *, gone: bool) -> None:
-        """Have a kubelet do what the API says of a pod."""
-        uid = object["metadata"]["uid"]
-        if uid not in self._pods and not gone:
-            pod = self._pods[uid] = Pod(self.store, object)
-            pod.thread = threading.Thread(
-                target=self._play, args=(pod,), name=f"pod-{pod.name}", daemon=True
-            )
-            pod.thread.start()
-        found = self._pods.get(uid)
-        if found is None:
-            return
-        if gone:
-            found.deleted.set()
-            self._wake(uid, None)
-        elif "deletionTimestamp" in object["metadata"]:
-            found.deleted.set()
-            due = seconds(object["metadata"]["deletionTimestamp"]) + self.kubelet.slack
-            self._wake(uid, due)
-            if found.idle:
-                self._finalize(found)
-
-    def _expired(self, pod: Pod) -> None:
-        self._wake(pod.uid, None)
-        self._finalize(pod)
-
-    def _play(self, pod: Pod) -> None:
-        try:
-            self.kubelet.play(pod)
-        except BaseException as error:
-            self.troubles.append(error)
-        with self.store.changed:
-            pod.idle = True
-            self.store.changed.notify_all()
-            if pod.deleted.is_set() and not self.closing.is_set():
-                self._finalize(pod)
-
-    def _finalize(self, pod: Pod) -> None:
-        """Let a pod go whose containers have ended."""
-        for logs in list(pod.logs.values()):
-            for log in logs:
-                log.close()
-
-        def change(object: Object) -> None:
-            if object["metadata"]["uid"] == pod.uid:
-                object["metadata"]["deletionGracePeriodSeconds"] = 0
-
-        try:
-            if self.get("pods", pod.name, pod.namespace)["metadata"].get("deletionTimestamp"):
-                self.store.update("pods", pod.namespace, pod.name, change)
-                self._drop(pod)
-        except Refused:
-            pass  # it is gone
-
-    def _drop(self, pod: Pod) -> None:
-        object = self.get("pods", pod.name, pod.namespace)
-        if object["metadata"]["uid"] == pod.uid and not object["metadata"].get("finalizers"):
-            self.store.remove("pods", pod.namespace, pod.name)
 
 
 def _plural(kind: str) -> str:
