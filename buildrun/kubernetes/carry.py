@@ -5,6 +5,16 @@ standard library alone, for CPython 3.6 and later, and its annotations are texts
 evaluates. ``buildrun.kubernetes.goods`` writes the task, see there, and reads deliveries by the
 same functions. Names in archives are bytes, whatever the locale is.
 
+The task, JSON: ``version`` 1; ``argv``; ``workdir``; ``inputs``, each with ``urls`` (parts of an
+archive), ``sha256`` (or null) and ``root`` (``workdir`` or ``/``); ``outputs``, relative to the
+workdir; ``deliver``, addresses for parts of at most ``part`` bytes; ``done``, that of the record
+written last, null where nothing is to be delivered. Further, ``pause``: seconds before the first
+try again; ``log``: where the container's last words go.
+
+The exit code is the command's; 121 where inputs did not come, 127 or 126 where the command cannot
+be started, 122 where outputs could not be delivered. Then one line on standard error says why,
+and the last words are ``{"buildrun": "fetch"|"start"|"deliver", "message": …}``.
+
 Addresses are credentials: no message may show one, nor what a library says of one.
 """
 
