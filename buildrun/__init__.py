@@ -3,7 +3,8 @@
 The Python API is what `__all__` lists; each name is loaded when it is first used.
 """
 
-from typing import TYPE_CHECKING
+# What type checkers take for true; `typing` would take most of the time of an import.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
