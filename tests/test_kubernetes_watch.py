@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from kube_cluster import Cluster
 from kube_kubelet import Pod, Scripted
 
-from buildrun.kubernetes.api import Api, Target
+from buildrun.kubernetes.api import Api, Stream, Target
 from buildrun.kubernetes.connect import Connection, connect
 from buildrun.kubernetes.watch import View, Watcher
 
@@ -50,13 +50,17 @@ def body(name: str) -> dict[str, Any]:
 
 
 def until(watcher: Watcher, name: str, pods: int) -> View:
-    """Return the Job once it has so many pods that run."""
+    """Return the Job once it is known with so many pods that run; each comes by its own watch."""
     view = watcher.look(name)
-    while sum(pod["status"].get("phase") == "Running" for pod in view.pods) != pods:
+    while view.job is None or len(running(view)) != pods:
         after = view.revision
         view = watcher.wait(name, after, LIMIT)
         assert view.revision > after
     return view
+
+
+def running(view: View) -> list[dict[str, Any]]:
+    return [pod for pod in view.pods if pod["status"].get("phase") == "Running"]
 
 
 def test_many_jobs_are_known_by_one_watch_of_each_kind(
@@ -93,38 +97,45 @@ def test_job_that_is_deleted_is_gone(cluster: Cluster, connection: Connection) -
 
 
 def test_job_made_while_the_list_was_on_its_way_is_not_gone(connection: Connection) -> None:
-    listed, go_on = threading.Event(), threading.Event()
+    listed, arrive, follow = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(Api):
-        """An API whose lists take their time to arrive."""
+        """An API whose list of Jobs arrives late, and its watch later."""
 
         def get(self, target: Target, **query: str) -> dict[str, Any]:
             found = super().get(target, **query)
             if target.kind == "jobs":
                 listed.set()
-                go_on.wait(LIMIT)
+                arrive.wait(LIMIT)
             return found
+
+        def stream(self, target: Target, query: Mapping[str, str], *, silence: float) -> Stream:
+            if target.kind == "jobs":
+                follow.wait(LIMIT)
+            return super().stream(target, query, silence=silence)
 
     with Watcher(Slow(connection), "default", SELECTOR) as watcher:
         assert listed.wait(LIMIT)
         made = Api(connection).create(Target("jobs", "default"), body("job"))
         watcher.learn(made)
+        until(watcher, "job", 1)
         before = watcher.look("job")
-        go_on.set()
-        view = until(watcher, "job", 1)
-        seen = [before, view]
+        arrive.set()
+        view = watcher.wait("job", before.revision, LIMIT)
+        assert not view.gone
+        assert view.job is made
+        follow.set()
         while view.job is made:  # until the watch tells of it
             view = watcher.wait("job", view.revision, LIMIT)
-            seen.append(view)
-    assert not any(view.gone for view in seen)
+        assert view.job is not None
 
 
-def test_each_waits_for_its_own_job_alone(cluster: Cluster, connection: Connection) -> None:
-    with Watcher(Api(connection), "default", SELECTOR) as watcher:
-        cluster.create("jobs", body("one"))
-        revision = until(watcher, "one", 1).revision
-        cluster.create("jobs", body("other"))
-        until(watcher, "other", 1)
-        assert watcher.wait("one", revision - 1, LIMIT).revision == revision
-        watcher.stir("one")
-        assert watcher.wait("one", revision, LIMIT).revision == revision + 1
+def test_what_happens_to_a_job_wakes_nobody_else(connection: Connection) -> None:
+    watcher = Watcher(Api(connection), "default", SELECTOR)
+    for name in ("one", "other"):
+        watcher.learn(body(name))
+    revision = watcher.wait("one", 0, LIMIT).revision
+    watcher.stir("other")
+    assert watcher.wait("one", revision, 0.0).revision == revision
+    watcher.stir("one")
+    assert watcher.wait("one", revision, LIMIT).revision == revision + 1
