@@ -47,27 +47,25 @@ def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | 
         return Claim()
     memory = Memory(home.locate(environ).memory)
     name = _name(argv, cwd)
-    again = known(memory, _AGAIN + name, environ, subject=_subject())
-    if again is not None:
-        return _run_again(again, memory, name, argv, environ)
-    code = _run(_record(memory, name, environ), environ)
+    code = _run_record(memory, name, environ)
     if code is not None:
         return code
     # Of many that start at once one prepares the command, and the others find it prepared; they
     # wait for that alone, not for each other's commands.
     claim = Claim(argv, _wait(memory, name, environ))
-    record = _record(memory, name, environ)
-    if record is None:
+    if _again(memory, name, environ) is None and _record(memory, name, environ) is None:
         return claim
     claim.release()
-    code = _run(record, environ)
+    code = _run_record(memory, name, environ)
     return code if code is not None else Claim(argv)
 
 
-def _run_again(
-    again: Any, memory: Memory, name: str, argv: Sequence[str], environ: Mapping[str, str]
-) -> int | Claim:
-    """Run in a working directory that is made again first, and removed at the end."""
+def _run_record(memory: Memory, name: str, environ: Mapping[str, str]) -> int | None:
+    """Run what a run left for the next one; None where there is nothing that fits."""
+    again = _again(memory, name, environ)
+    if again is None:
+        return _run(_record(memory, name, environ), environ)
+    # In a working directory that is made again first, and removed at the end.
     from buildrun.sources.again import open_again
 
     def load() -> None:
@@ -76,12 +74,11 @@ def _run_again(
 
     opened = open_again(again, home.locate(environ), environ, load)
     if opened is None:
-        return Claim(argv)
+        return None
     try:
-        code = _run(_record(memory, name, environ), environ)
+        return _run(_record(memory, name, environ, temporary=True), environ)
     finally:
         opened.close()
-    return code if code is not None else Claim(argv)
 
 
 def keep(
@@ -99,15 +96,29 @@ def keep(
     """
     if claim.argv and not are_in(json.dumps([value, again])):
         name = _name(claim.argv, cwd)
-        remember(memory, name, seen, value, subject=_subject())
+        record = {**value, "temporary": again is not None}
+        remember(memory, name, seen, record, subject=_subject())
         if again is not None:
             remember(memory, _AGAIN + name, Reader({}), again, subject=_subject())
 
 
-def _record(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:
-    """Return what a run left for the next one, or None where anything has changed since."""
+def _again(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:
+    """Return how a temporary working directory is had another time, or None for none."""
+    return known(memory, _AGAIN + name, environ, subject=_subject())
+
+
+def _record(
+    memory: Memory, name: str, environ: Mapping[str, str], *, temporary: bool = False
+) -> Any:
+    """Return what a run left for the next one, or None where anything has changed since.
+
+    temporary: whether the caller has made the working directory for it. Without that it may be
+    there as well, but is then another run's.
+    """
     value = known(memory, name, environ, subject=_subject())
     if value is None or "tracking" not in value:  # None, or left by an earlier buildrun
+        return None
+    if value.get("temporary", False) != temporary:
         return None
     if find_mlproject(value["root"]) != value["mlproject"]:
         return None

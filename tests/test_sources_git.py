@@ -335,14 +335,19 @@ def test_kept_directory_stays_and_is_told(
     assert f"the working directory is kept: {where}" in outcome.err
 
 
-def test_two_runs_at_once_have_directories_of_their_own(
-    served: tuple[Repository, str], store: Path
+@pytest.mark.parametrize("version", ["main", "whole"])
+@pytest.mark.parametrize("known", [False, True])
+def test_runs_at_once_have_directories_of_their_own(
+    served: tuple[Repository, str], buildrun: Buildrun, store: Path, version: str, known: bool
 ) -> None:
     made, url = served
-    made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
+    commit = made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
+    options = ("-q", url, LOCAL, "-v", commit if version == "whole" else version)
+    if known:
+        assert buildrun(*options, stdin="\n").code == 0
     processes = [
         subprocess.Popen(
-            (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+            (sys.executable, "-m", "buildrun", *options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,3 +219,26 @@ def test_store_that_cannot_be_written_is_told(buildrun: Buildrun, tmp_path: Path
     assert outcome.code == 1
     assert "no working directory can be made" in outcome.err
     assert os.listdir(tmp_path / "p") != []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_fetch_ends_at_once_with_all_it_started(
+    tmp_path: Path, store: Path, number: signal.Signals
+) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        uri = f"git://127.0.0.1:{listening.getsockname()[1]}/p"
+        process = subprocess.Popen(
+            (sys.executable, "-m", "buildrun", uri, LOCAL), cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        connection, _ = listening.accept()
+        with connection:
+            while connection.recv(1 << 16).find(b"git-upload-pack") < 0:
+                pass
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            connection.settimeout(60)
+            assert connection.recv(1) == b""  # git has gone as well
+    assert process.returncode == 128 + number
+    assert working_directories(store) == []

@@ -5,10 +5,10 @@ be it commits, branches or settings, stays in it.
 """
 
 import os
-import signal
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from buildrun.sources.child import attend
 from buildrun.sources.git_environment import environment
 
 # git-lfs as `git lfs install` sets it up, for those who have it without that.
@@ -91,37 +91,17 @@ def _write(directory: str, name: str, text: str) -> None:
 def _run(
     argv: tuple[str, ...], environ: Mapping[str, str], meanwhile: Callable[[], None] | None
 ) -> str:
-    """Run git, and return what it said if it failed; raises OSError where it cannot be started.
+    """Run git, and return what it said if it failed; raises OSError where it cannot be started."""
 
-    Spawned without `subprocess`, whose import takes a good part of a warm run.
-    """
-    reading, writing = os.pipe()
-    try:
-        actions = (
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, writing, 2),
-        )
-        # In a group of its own, so that it ends with all it has started, and when we say so.
-        child = os.posix_spawnp(argv[0], argv, environ, file_actions=actions, setpgroup=0)
-    except BaseException:
-        os.close(reading)
-        raise
-    finally:
-        os.close(writing)
-    try:
+    def listen(_: int, pipe: int) -> bytes:
         if meanwhile is not None:
             meanwhile()
         said = b""
-        while chunk := os.read(reading, 1 << 16):
+        while chunk := os.read(pipe, 1 << 16):
             said = (said + chunk)[-(1 << 16) :]
-        _, status = os.waitpid(child, 0)
-    except BaseException:
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    finally:
-        os.close(reading)
-    if status == 0:
+        return said
+
+    code, said = attend(argv, environ, 1, (), listen)
+    if code == 0:
         return ""
-    return said.decode(errors="replace").strip() or f"git ended with status {status}"
+    return said.decode(errors="replace").strip() or f"git ended with status {code}"

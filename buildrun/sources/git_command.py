@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.errors import ProjectError, UsageError
+from buildrun.sources.child import attend, end
 from buildrun.sources.git_environment import environment
 
 # Seconds for which a remote may say nothing.
@@ -46,27 +45,19 @@ def git(
     """
     patience = patience_of(environ)
     variables = environment(environ, remote=remote, patience=patience)
+
+    def listen(child: int, out: int, err: int) -> tuple[bytes, bytes, bool]:
+        found = _read(out, err, patience, tell)
+        if found[2]:
+            end(child)
+        return found
+
+    argv, seen = ("git", *arguments), {**variables, **(secrets or {})}
     try:
-        child = subprocess.Popen(
-            ("git", *arguments),
-            env={**variables, **(secrets or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=tuple(holding),
-            start_new_session=True,
-        )
+        code, (said, told, stalled) = attend(argv, seen, 2, holding, listen)
     except OSError as error:
         raise missing(error) from None
-    with child:
-        try:
-            out, err, stalled = _read(child, patience, tell)
-        except BaseException:
-            _kill(child)
-            raise
-        if stalled:
-            _kill(child)
-    return Done(child.returncode, out, err.decode(errors="replace"), stalled)
+    return Done(code, said, told.decode(errors="replace"), stalled)
 
 
 def missing(error: OSError) -> ProjectError:
@@ -92,30 +83,29 @@ def patience_of(environ: Mapping[str, str]) -> float:
 
 
 def _read(
-    child: subprocess.Popen[bytes], patience: float, tell: Callable[[str], None] | None
+    out: int, err: int, patience: float, tell: Callable[[str], None] | None
 ) -> tuple[bytes, bytes, bool]:
-    """Return what the child wrote, and whether it was silent for too long."""
-    out, err = bytearray(), bytearray()
+    """Return what git wrote to both pipes, and whether it was silent for too long."""
+    found = {out: bytearray(), err: bytearray()}
     with selectors.DefaultSelector() as selector:
-        for stream, kept in ((child.stdout, out), (child.stderr, err)):
-            if stream is not None:
-                selector.register(stream, selectors.EVENT_READ, kept)
+        for pipe in found:
+            selector.register(pipe, selectors.EVENT_READ)
         last = time.monotonic()
         while selector.get_map():
             ready = selector.select(max(0.0, last + patience - time.monotonic()))
             if not ready:
-                return bytes(out), bytes(err), True
+                return bytes(found[out]), bytes(found[err]), True
             last = time.monotonic()
             for key, _ in ready:
                 chunk = os.read(key.fd, 1 << 16)
                 if not chunk:
-                    selector.unregister(key.fileobj)
+                    selector.unregister(key.fd)
                     continue
-                key.data.extend(chunk)
-                if key.data is err:
+                found[key.fd].extend(chunk)
+                if key.fd == err:
                     _tell(chunk, tell)
-                    del err[:-_KEPT]
-    return bytes(out), bytes(err), False
+                    del found[err][:-_KEPT]
+    return bytes(found[out]), bytes(found[err]), False
 
 
 def _tell(chunk: bytes, tell: Callable[[str], None] | None) -> None:
@@ -123,11 +113,3 @@ def _tell(chunk: bytes, tell: Callable[[str], None] | None) -> None:
     last = next((line for line in reversed(lines) if line.strip()), "")
     if tell is not None and last:
         tell(last.strip())
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End git and what it has started, such as ssh."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        child.kill()
