@@ -382,6 +382,18 @@ def test_credentials_of_a_registry_are_seen_by_docker_alone(
     assert (own / "contexts").is_dir()
 
 
+def test_credentials_of_a_run_that_cannot_start_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
+    auth = {"username": "ada", "password": "secret"}
+    with pytest.raises(br.ExecutionError):
+        br.run(tmp_path, cwd=tmp_path / "nowhere", docker_auth=auth)
+    assert list(directory.iterdir()) == []
+
+
 def test_plan_has_the_shape_of_the_command_lines(project: Project, buildrun: Buildrun) -> None:
     directory = project(ECHO)
     made = br.plan(directory, parameters={"v": 1}, env_manager="local")

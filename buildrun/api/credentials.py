@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildrun.errors import UsageError
+from buildrun.errors import ExecutionError, UsageError
 
 _HUB = "https://index.docker.io/v1/"
 
@@ -18,7 +18,7 @@ def log_in(auth: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
     auth: as for docker-py's ``login``. The directory can be read by nobody else, and is to be
     removed by whoever asks for it. Neither command line nor environment shows what is in it.
-    Raises UsageError.
+    Raises UsageError, ExecutionError.
     """
     import tempfile  # takes as long to load as all else here
 
@@ -35,11 +35,26 @@ def log_in(auth: Mapping[str, Any], environ: Mapping[str, str]) -> str:
         # A helper comes before what stands here, but for this registry.
         config["credHelpers"] = {**config.get("credHelpers", {}), registry: ""}
     directory = tempfile.mkdtemp(prefix="buildrun-docker-")
-    descriptor = os.open(os.path.join(directory, "config.json"), os.O_WRONLY | os.O_CREAT, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(config, stream)
-    _link_the_rest(given, directory)
+    try:
+        path = os.path.join(directory, "config.json")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(config, stream)
+        _link_the_rest(given, directory)
+    except OSError as error:
+        forget(directory)
+        raise ExecutionError(
+            f"the credentials cannot be handed to docker: {error.strerror}", place=directory
+        ) from None
     return directory
+
+
+def forget(directory: str) -> None:
+    """Remove such a directory; "" is none."""
+    if directory:
+        import shutil
+
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _read(file: str) -> dict[str, Any]:

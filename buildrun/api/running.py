@@ -13,7 +13,7 @@ from typing import Any
 from buildrun import runs
 from buildrun.api.arguments import StrPath, Wanted, run_line
 from buildrun.api.child import Child, Order
-from buildrun.api.credentials import log_in
+from buildrun.api.credentials import forget, log_in
 from buildrun.api.shapes import RunReport, Status
 from buildrun.api.told import error_of
 from buildrun.errors import INTERRUPTED, BuildrunError, ExecutionError
@@ -267,7 +267,11 @@ def start(
         order = order._replace(
             directory=directory, environ={**order.environ, "DOCKER_CONFIG": directory}
         )
-    started = Run(order, remote=wanted.backend == "kubernetes")
+    try:
+        started = Run(order, remote=wanted.backend == "kubernetes")
+    except BaseException:
+        forget(order.directory)
+        raise
     _look_after(started)
     return started
 
