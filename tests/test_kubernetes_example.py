@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from kube_status import RESOURCES
 from kubernetes_helpers import (
     KINDS,
     Place,
-    Stage,
+    Staged,
     Store,
     a_place,
-    a_prepared,
+    a_prepared_store,
     a_stage,
     an_object_store,
     an_own_registry,
 )
 
-FIXTURES = (a_slim, an_engine, a_place, a_prepared, a_stage, an_object_store, an_own_registry)
+FIXTURES = (a_slim, an_engine, a_place, a_prepared_store, a_stage, an_object_store, an_own_registry)
 
 EXAMPLE = REPOSITORY / "examples" / "kubernetes"
 PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
@@ -140,6 +140,31 @@ def test_example_hands_files_from_one_job_to_the_next(
     assert "about 3.134" in (directory / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "place", "fact"),
+    [
+        ("metadata:", "metadata: 5\nother:", "3:11", "`metadata` must be a mapping"),
+        ("namespace: mlflow", "namespace: 5", "5:14", "`metadata.namespace` must be a text"),
+        ("        resources:", "        env: {A: b}\n        resources:", "15:14",
+         "`spec.template.spec.containers[0].env` must be a list"),
+        ("      containers:", "      containers: []\n      other:", "7:3", "has no container"),
+        ("kind: Job", "kind: Pod", "1:1", "this is not a Kubernetes Job"),
+        ("batch/v1", "batch/v1beta1", "1:13", "a Job's `apiVersion` is `batch/v1`"),
+    ],
+)  # fmt: skip
+def test_template_that_is_no_job_is_told_with_its_line(
+    buildrun: Buildrun, tmp_path: Path, old: str, new: str, place: str, fact: str
+) -> None:
+    directory = Path(shutil.copytree(EXAMPLE, tmp_path / "kubernetes"))
+    template = directory / "kubernetes_job_template.yaml"
+    template.write_text(template.read_text().replace(old, new, 1))
+    config = directory / "kubernetes_config.json"
+    outcome = buildrun(directory, "-b", "kubernetes", "-c", config)
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: {template}:{place}: ")
+    assert fact in outcome.err
+
+
 def test_page_tells_of_every_key_of_the_config() -> None:
     table = PAGE.partition("\n## The configuration\n")[2].partition("\n## ")[0]
     told = re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)
@@ -200,27 +225,22 @@ def right(request: Request) -> Right:
     ], name
 
 
-def test_role_of_the_page_suffices_and_is_the_least(
-    stage: Callable[..., Stage], objects: Store
-) -> None:
+def test_role_of_the_page_suffices_and_is_the_least(stage: Staged, objects: Store) -> None:
     def play(pod: Pod) -> None:
         pod.running()
         pod.log(b"hello\n")
         pod.ended(0)
 
-    there = stage(play)
+    entries = "  main: {command: 'true', pass_env: [A_TOKEN]}\n"
+    there = stage(play, entries + "  made: {command: 'true', outputs: [made]}\n")
     cluster = there.cluster
     restrict(cluster)
-    root = there.projects(
-        "  main: {command: 'true', pass_env: [A_TOKEN]}\n"
-        "  made: {command: 'true', outputs: [made]}\n"
-    )
     secret = {"A_TOKEN": "hidden"}
-    assert there.run(root, environ=secret).out == "hello\n"
+    assert there.run(environ=secret).out == "hello\n"
 
     # The Job of a run that was left, and another run that attaches to it and keeps it.
-    assert there.run(root, "--detach", environ=secret).code == 0
-    kept = there.run(root, config={"keep-jobs": "always"}, environ=secret)
+    assert there.run("--detach", environ=secret).code == 0
+    kept = there.run(config={"keep-jobs": "always"}, environ=secret)
     assert (kept.code, kept.out) == (0, "hello\n")
     assert "attached to the Job" in kept.err
     (job,) = cluster.all("jobs")
@@ -228,14 +248,14 @@ def test_role_of_the_page_suffices_and_is_the_least(
 
     # Nothing is delivered here, which is a failure of the step; its Job and Secret go.
     lost = there.run(
-        root, "-e", "made", environ={**objects.environ, "BUILDRUN_REMOTE_CACHE": objects.url}
+        "-e", "made", environ={**objects.environ, "BUILDRUN_REMOTE_CACHE": objects.url}
     )
     assert lost.code == 1
     assert "did not arrive" in lost.err
 
     # The events tell why there is no pod.
     cluster.refuse("pods", "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1")
-    refused = there.run(root, config={"schedule-timeout": "0s"}, environ=secret)
+    refused = there.run(config={"schedule-timeout": "0s"}, environ=secret)
     assert refused.code == 1
     assert "exceeded quota: q" in refused.err
     assert {right(request) for request in cluster.requests if "/namespaces/" in request.path} == (
@@ -244,39 +264,35 @@ def test_role_of_the_page_suffices_and_is_the_least(
     assert [len(cluster.all(kind)) for kind in KINDS] == [0, 0, 0]
 
 
-def test_commands_for_runs_need_no_more_than_the_role(
-    stage: Callable[..., Stage], buildrun: Buildrun
-) -> None:
+def test_commands_for_runs_need_no_more_than_the_role(stage: Staged, buildrun: Buildrun) -> None:
     def play(pod: Pod) -> None:
         pod.running()
         pod.log(b"hello\n")
         pod.wait_deleted()
 
-    there = stage(play)
+    there = stage(play, "  main: {command: 'true', pass_env: [A_TOKEN]}\n")
     restrict(there.cluster)
-    root = there.projects("  main: {command: 'true', pass_env: [A_TOKEN]}\n")
-    assert there.run(root, "--detach", environ={"A_TOKEN": "hidden"}).code == 0
+    assert there.run("--detach", environ={"A_TOKEN": "hidden"}).code == 0
     there.cluster.wait("pods", lambda pod: pod["status"].get("phase") == "Running")
-    assert "submitted" in buildrun("runs", "ls", environ=there.environ).out
-    assert "running" in buildrun("runs", "show", environ=there.environ).out
-    assert buildrun("runs", "logs", environ=there.environ).out == "hello\n"
-    cancelled = buildrun("runs", "cancel", environ=there.environ)
+    assert "submitted" in buildrun("runs", "ls", environ=there.place.environ).out
+    assert "running" in buildrun("runs", "show", environ=there.place.environ).out
+    assert buildrun("runs", "logs", environ=there.place.environ).out == "hello\n"
+    cancelled = buildrun("runs", "cancel", environ=there.place.environ)
     assert cancelled.code == 0, cancelled.err
     assert [len(there.cluster.all(kind)) for kind in KINDS] == [0, 0, 0]
 
 
-def test_job_that_was_kept_gives_way_to_the_next(stage: Callable[..., Stage]) -> None:
+def test_job_that_was_kept_gives_way_to_the_next(stage: Staged) -> None:
     def play(pod: Pod) -> None:
         pod.running()
         pod.log(b"hello\n")
         pod.ended(0)
 
-    there = stage(play)
-    root = there.projects("  main: {command: 'true', pass_env: [A_TOKEN]}\n")
+    there = stage(play, "  main: {command: 'true', pass_env: [A_TOKEN]}\n")
     secret = {"A_TOKEN": "hidden"}
-    first = there.run(root, config={"keep-jobs": "always"}, environ=secret)
+    first = there.run(config={"keep-jobs": "always"}, environ=secret)
     (made,) = there.cluster.all("jobs")
-    again = there.run(root, config={"keep-jobs": "always"}, environ=secret)
+    again = there.run(config={"keep-jobs": "always"}, environ=secret)
     assert (first.out, again.out) == ("hello\n", "hello\n")
     assert "attached" not in again.err
     assert "still there" not in again.err
@@ -290,25 +306,23 @@ def test_job_that_was_kept_gives_way_to_the_next(stage: Callable[..., Stage]) ->
 
 
 def test_place_for_files_that_is_not_there_is_told_before_a_job_is_made(
-    stage: Callable[..., Stage], objects: Store
+    stage: Staged, objects: Store
 ) -> None:
-    there = stage(lambda pod: pod.ended(0))
-    root = there.projects("  made: {command: 'true', outputs: [made]}\n")
+    there = stage(lambda pod: pod.ended(0), "  made: {command: 'true', outputs: [made]}\n")
     environ = {**objects.environ, "BUILDRUN_REMOTE_CACHE": "s3://no-such-bucket/team"}
-    outcome = there.run(root, "-e", "made", environ=environ)
+    outcome = there.run("-e", "made", environ=environ)
     assert outcome.code == 1
     assert "error: [made] the remote cache `s3://no-such-bucket/team` does not exist" in outcome.err
-    assert there.asked("POST", "/jobs") == []
+    assert there.asked("POST", "/jobs") == 0
 
 
-def test_default_template_is_as_the_page_shows(stage: Callable[..., Stage]) -> None:
+def test_default_template_is_as_the_page_shows(stage: Staged) -> None:
     def play(pod: Pod) -> None:
         pod.running()
         pod.ended(0)
 
     there = stage(play)
-    root = there.projects("  main: {command: 'true'}\n")
-    assert there.run(root, config={"keep-jobs": "always"}).code == 0
+    assert there.run(config={"keep-jobs": "always"}).code == 0
     (made,) = there.cluster.all("jobs")
     there.place.delete("jobs", made["metadata"]["name"])
     (text,) = (text for text in blocks("yaml") if "containers: [{}]" in text)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
+from buildrun.kubernetes.template import check
 from buildrun.memo import Reader
 from buildrun.project.check_kubernetes import check_kubernetes, load_json
 from buildrun.project.check_limits import seconds
@@ -128,34 +129,12 @@ def _template(path: str, reader: Reader) -> Mapping[str, Any]:
     if isinstance(document, Diagnostic):
         raise _error(document)
     findings = Findings(document)
-    value = document.value
-    if not isinstance(value, dict) or value.get("kind") != "Job":
-        findings.error(
-            "not-a-job", "this is not a Kubernetes Job", (), hint="it must say `kind: Job`"
-        )
-    elif value.get("apiVersion") != "batch/v1":
-        findings.error(
-            "not-a-job", "a Job's `apiVersion` is `batch/v1`", ("apiVersion",), hint="write that"
-        )
-    elif not _has_container(value):
-        findings.error(
-            "no-container",
-            "the Job has no container in `spec.template.spec.containers`",
-            ("spec",),
-            hint="the first one is the project's; `- name: main` is enough",
-        )
+    check(findings)
     for finding in findings.sorted():
         raise _error(finding)
     # What YAML takes for a date is a text in JSON.
-    made: Mapping[str, Any] = json.loads(json.dumps(value, default=str))
+    made: Mapping[str, Any] = json.loads(json.dumps(document.value, default=str))
     return made
-
-
-def _has_container(value: Mapping[str, Any]) -> bool:
-    found: Any = value
-    for name in ("spec", "template", "spec", "containers"):
-        found = found.get(name) if isinstance(found, dict) else None
-    return isinstance(found, list) and bool(found) and isinstance(found[0], dict)
 
 
 def _seconds(value: Mapping[str, Any], name: str, default: str) -> float:
