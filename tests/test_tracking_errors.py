@@ -530,3 +530,11 @@ def test_remote_path_is_logged_as_it_was_given(
     assert (outcome.code, outcome.out) == (0, "{}"), outcome.err
     (logged,) = (call.values["params"] for call in server.calls if call.name == "runs/log-batch")
     assert logged == [{"key": "data", "value": given}]
+
+
+def test_words_of_a_server_do_nothing_to_the_terminal(run: Buildrun, server: Play) -> None:
+    server.answers["runs/create"] = lambda _: refused("X", "\x1b[2J" + "no" * 5000)
+    outcome = run()
+    assert (outcome.code, "\x1b" in outcome.err) == (1, False)
+    assert "\\x1b[2Jnono" in outcome.err
+    assert len(outcome.err) < 3000

@@ -96,9 +96,10 @@ class Tracking:
         try:
             self._begin(())
         except Missing as error:
-            if made.steps[-1].backend != "local":
+            if made.steps[-1].backend == "local":
+                self._late = error
+            else:
                 self._excuse(error)
-            self._late = error
         except TrackingError as error:
             self._excuse(error)
 
@@ -204,8 +205,9 @@ class Tracking:
     def _excuse(self, error: TrackingError) -> None:
         if not self._optional:
             raise error
-        place = f"{error.place}: " if error.place else ""
-        self._running.console.warn(f"the run is not tracked: {place}{error.message}")
+        from buildrun.warm_tracking import excuse
+
+        excuse(error, self._running.console)
 
     def _nested(self, run: TrackedRun, step: Step) -> TrackedRun | None:
         if self.ask is None:

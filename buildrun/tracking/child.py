@@ -14,6 +14,7 @@ from buildrun.errors import TrackingError
 from buildrun.printable import printable
 from buildrun.tracking import address
 from buildrun.tracking.link import WITHOUT, Missing, Refused
+from buildrun.tracking.patience import seconds
 
 # Seconds for an answer, the first of which takes MLflow's import and perhaps the making of a
 # database, unless MLflow's own variable says otherwise.
@@ -41,7 +42,7 @@ class Child:
             self._environ.pop("MLFLOW_TRACKING_URI", None)
         self._cwd = cwd
         self._shown = address.shown(uri) or "MLflow's store"
-        self._timeout = _seconds(environ)
+        self._timeout = seconds(environ, _ANSWER)
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -159,8 +160,3 @@ def _pythons(environ: Mapping[str, str], prefixes: Iterable[str]) -> list[str]:
     found = [which(name, path=search) for name in ("python", "python3")]
     found += [sys.executable, *(os.path.join(prefix, "bin", "python") for prefix in prefixes)]
     return list(dict.fromkeys(path for path in found if path))
-
-
-def _seconds(environ: Mapping[str, str]) -> float:
-    given = environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
-    return float(given) if given.isascii() and given.isdigit() and int(given) else _ANSWER

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from buildrun import __version__
 from buildrun.errors import TrackingError
 from buildrun.tracking import credentials, proxy
+from buildrun.tracking.patience import seconds
 from buildrun.tracking.wire import Answer, Broken, Wire
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Connection:
         self._host = found[3].strip("[]")
         self._port = int(found[4] or (443 if self._secure else 80))
         self._path = (found[5] or "").rstrip("/")
-        self._timeout = _seconds(environ)
+        self._timeout = seconds(environ, _ANSWER)
         self._proxy = proxy.choose(environ, found[1].lower(), self._host)
         self._context = _context(credentials.tls(environ)) if self._secure else None
         self._headers = self._fixed(found[2] or "", environ)
@@ -89,10 +90,9 @@ class Connection:
         host, port = self._host, self._port
         if self._proxy is not None:
             host, port = self._proxy.host, self._proxy.port
-        seconds = min(_CONNECT, self._timeout)
         # As bytes it is not looked at by the codec for international names, which loads slowly.
         where = (host.encode("ascii"), port)
-        connected = socket.create_connection(where, seconds)  # type: ignore[arg-type]
+        connected = socket.create_connection(where, min(_CONNECT, self._timeout))  # type: ignore[arg-type]
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
@@ -182,11 +182,6 @@ def _trust_usual(context: "ssl.SSLContext") -> None:
     except ImportError:
         return
     context.load_verify_locations(certifi.where())
-
-
-def _seconds(environ: Mapping[str, str]) -> float:
-    given = environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
-    return float(given) if given.isascii() and given.isdigit() and int(given) else _ANSWER
 
 
 def _is_clean(text: str) -> bool:

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from buildrun.errors import TrackingError
+from buildrun.printable import printable
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
+
+# Characters of a store's own words that are shown.
+_LONGEST = 2000
 
 # What goes with every error: the run need not depend on tracking.
 WITHOUT = "`--tracking optional` runs without it, and `--tracking off` does not ask"
@@ -35,5 +39,5 @@ class Refused(TrackingError):
 
     def __init__(self, code: str, message: str, place: str) -> None:
         """Take what the store said."""
-        super().__init__(message, place=place, hint=WITHOUT)
+        super().__init__(printable(message[:_LONGEST]), place=place, hint=WITHOUT)
         self.code = code
