@@ -200,7 +200,8 @@ class Api:
         )
         if answer.status >= 300:
             try:
-                raise refusal(method, target, answer.status, answer.headers, answer.data)
+                verb = "WATCH" if "watch" in query else method
+                raise refusal(verb, target, answer.status, answer.headers, answer.data)
             finally:
                 answer.release_conn()
         return answer

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from buildrun.errors import ExecutionError
@@ -13,7 +14,7 @@ from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Result
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.logs import Follower
-from buildrun.kubernetes.state import Ended, Gone, Running, Waiting, is_over, judge
+from buildrun.kubernetes.state import Ended, Gone, Running, Waiting, is_over, judge, restarts_of
 from buildrun.kubernetes.trouble import Refusal
 from buildrun.printable import printable
 
@@ -36,6 +37,8 @@ _REACH = (
     "pods must reach the remote cache, and trust its certificate; `object-store-endpoint` in the "
     "backend config is its address for them"
 )
+
+_LATE = "`activeDeadlineSeconds` in the Job template is how long it may take"
 
 
 def carry_out(
@@ -73,6 +76,7 @@ class _Attempt:
         self._follower: Follower | None = None
         self._followed: tuple[str, int] = ("", -1)
         self._over = threading.Event()
+        self._earlier: set[str] = set()
         self._trouble = ""
         self._since = time.monotonic()
         self._look_at = 0.0
@@ -183,16 +187,21 @@ class _Attempt:
 
     def to_its_end(self, harvest: Callable[[bool], None]) -> Result:
         """Follow the Job until it has ended."""
-        revision = -1
+        revision, looked = -1, False
         seconds: float | None = 0.0
         try:
             while True:
                 if self._number is not None:
                     return self._cancel(self._number)
-                view = self._cluster.watcher.wait(self._wish.name, revision, seconds)
+                view = self._look(revision, seconds)
                 revision = view.revision
                 state = judge(view, self._container)
                 seconds = None
+                if isinstance(state, Ended) and not state.pod and not looked:
+                    # The watch of Jobs may be ahead of that of pods.
+                    looked, view = True, self._cluster.look_at_pods(view)
+                    state = judge(view, self._container)
+                self._read_earlier(view)
                 if isinstance(state, Ended):
                     return self._end(state, harvest)
                 if isinstance(state, Gone):
@@ -206,6 +215,15 @@ class _Attempt:
         finally:
             if self._follower is not None:
                 self._follower.leave()
+
+    def _look(self, revision: int, seconds: float | None) -> View:
+        """Return the Job as it is now; it goes where it may not be followed."""
+        try:
+            return self._cluster.watcher.wait(self._wish.name, revision, seconds)
+        except Refusal:
+            with suppress(ExecutionError):
+                self._cluster.delete(self._wish.name, secret=self._wish.has_secret)
+            raise
 
     def _wait(self, state: Waiting, view: View) -> None:
         """Say what it waits for, and give up where that will not come."""
@@ -232,11 +250,11 @@ class _Attempt:
     def _look_at_events(self, whose: str, view: View, waited: float) -> None:
         pod = view.pod
         if whose == "pod" and pod is not None:
-            event = self._cluster.event("Pod", pod["metadata"]["name"])
+            event = self._cluster.event("Pod", pod)
             if event is not None:
                 self._warn_once(f"the pod does not start: {event.reason}: {event.words}", "")
             return
-        event = self._cluster.event("Job", self._wish.name)
+        event = self._cluster.event("Job", view.job) if view.job is not None else None
         if event is None:
             if waited >= self._cluster.config.schedule:
                 self._refuse(Waiting("NoPod", "no pod has come, and no event says why", "schedule"))
@@ -251,7 +269,8 @@ class _Attempt:
         state = Waiting(event.reason, event.words, "schedule", hint)
         if event.reason == "FailedCreate" and not quota:
             self._refuse(state)
-        self._warn_once(f"{event.reason}: {event.words}", hint)
+        # Each try has a pod of another name, and all the same to say.
+        self._warn_once(f"{event.reason}: {event.words}", hint, event.reason)
         if waited >= self._cluster.config.schedule:
             self._refuse(state)
 
@@ -265,17 +284,19 @@ class _Attempt:
 
     def _end(self, state: Ended, harvest: Callable[[bool], None]) -> Result:
         self._read_to_the_end(state)
-        failure = _of_carrying(state.message)
+        failure, late = _of_carrying(state.message), state.timed_out and self._wish.timeout is None
         if state.exit_code == 0:
             try:
                 harvest(self._is_ours())
             except BaseException:
                 self._clean(failed=True)
                 raise
+        elif late:
+            self._error("the Job was ended at its deadline", _LATE)
         elif failure or state.fact:
             self._error(failure or state.fact, _REACH if "in the pod" in failure else state.hint)
         self._clean(failed=state.exit_code != 0)
-        return Result(state.exit_code, timed_out=state.timed_out)
+        return Result(state.exit_code, timed_out=state.timed_out and not late)
 
     def _vanished(self, harvest: Callable[[bool], None]) -> Result:
         """Take the result of a Job that somebody has deleted, if it has left one."""
@@ -331,14 +352,32 @@ class _Attempt:
         if (pod, restarts) == self._followed:
             return
         self._finish_log(previous=self._followed[0] == pod)
+        if self._followed[0] != pod and restarts:
+            self._follow(pod, restarts - 1, previous=True)
+            self._finish_log(previous=True)
+        self._follow(pod, restarts, previous=False)
+
+    def _follow(self, pod: str, restarts: int, *, previous: bool) -> None:
         self._followed, self._over = (pod, restarts), threading.Event()
+        if previous:
+            self._over.set()
         self._follower = Follower(
             self._cluster.api,
             self._cluster.pod(pod),
             self._container,
             lambda text: self._hands.give(lambda: self._sink(1, text)),
             self._over.is_set,
+            previous=previous,
         )
+
+    def _read_earlier(self, view: View) -> None:
+        """Read the logs of pods that others have replaced already, each once."""
+        for pod in view.pods[:-1]:
+            name = pod["metadata"]["name"]
+            if name not in self._earlier:
+                self._earlier.add(name)
+                self._read(name, restarts_of(pod, self._container))
+                self._finish_log(previous=False)
 
     def _read_to_the_end(self, state: Ended) -> None:
         if state.pod:
@@ -375,9 +414,10 @@ class _Attempt:
             self._said.add(text)
             self._note(text)
 
-    def _warn_once(self, text: str, hint: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _warn_once(self, text: str, hint: str, fact: str = "") -> None:
+        """Warn, but not twice of the same; fact: what makes it that, by default the text."""
+        if (fact or text) not in self._said:
+            self._said.add(fact or text)
             self._tell(lambda: self._cluster.console.warn(self._head(text), hint))
 
     def _error(self, text: str, hint: str) -> None:

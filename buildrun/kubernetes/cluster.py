@@ -6,9 +6,11 @@ import json
 import os
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from buildrun.errors import ExecutionError
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.api import Api, Target
 from buildrun.kubernetes.events import Event, Events
@@ -137,13 +139,27 @@ class Cluster:
             self._leaving.discard(name)  # another of its name may come, and stay
         return True
 
-    def event(self, kind: str, name: str) -> Event | None:
+    def look_at_pods(self, view: View) -> View:
+        """Return a Job's view with the pods that it has by now; raises Refusal, ExecutionError."""
+        if view.job is None:
+            return view
+        selector = f"job-name={view.job['metadata']['name']}"
+        found = self.api.get(Target("pods", self.namespace), labelSelector=selector)
+        items = found.get("items") or ()
+        pods = sorted(items, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        return view._replace(pods=tuple(pods) or view.pods)
+
+    def event(self, kind: str, item: Mapping[str, Any]) -> Event | None:
         """Return the last warning about an object; None where there is none, or no right to see."""
-        return self._events.last(kind, name)
+        return self._events.last(kind, str(item["metadata"].get("uid")))
 
     def _await_leaving(self) -> None:
         for name in sorted(self._leaving):  # a copy: what has gone is taken out
-            if not self.await_gone(name):
+            try:
+                gone = self.await_gone(name)
+            except ExecutionError:
+                return  # whoever was told that the watch has ended
+            if not gone:
                 self.console.warn(
                     f"the Job `{name}` was deleted, and its pod is still there",
                     f"look at it: kubectl -n {self.namespace} get pods -l job-name={name}",

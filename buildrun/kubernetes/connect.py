@@ -46,6 +46,7 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
     access = kubeconfig.read(path, context, environ)
     if access is not None:
         return _directly(access)
+    import yaml
     from kubernetes.config import ConfigException
 
     try:
@@ -56,7 +57,7 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
         there = any(os.path.exists(part) for part in path.split(os.pathsep))
         fact = _fact(context, error) if there else "there is no kubeconfig"
         raise ExecutionError(fact, place=path, hint=_hint(path)) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise ExecutionError(
             f"the kubeconfig cannot be read: {error}", place=path, hint=_hint(path)
         ) from None

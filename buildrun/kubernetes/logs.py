@@ -77,8 +77,10 @@ class Follower:
         container: str,
         sink: Callable[[bytes], None],
         ended: Callable[[], bool],
+        *,
+        previous: bool = False,
     ) -> None:
-        """Start to read."""
+        """Start to read; previous: as for `wake`."""
         self._api = api
         self._pod = pod._replace(sub="log")
         self._container = container
@@ -87,7 +89,7 @@ class Follower:
         self._position = Position()
         self._stream: Stream | None = None
         self._left = threading.Event()
-        self._previous = False
+        self._previous = previous
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

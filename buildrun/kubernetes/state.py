@@ -13,7 +13,8 @@ _FINAL = frozenset(
     {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "ImageInspectError"}
 )
 _PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
-_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+# The last is between two tries of a container, which the Job counts.
+_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing", "CrashLoopBackOff"})
 
 _HINTS = {
     "ErrImageNeverPull": "the Job template's `imagePullPolicy` forbids to pull it",
@@ -83,7 +84,7 @@ def judge(view: View, container: str) -> State:
         return Waiting()
     failed = _failed(view.job)
     if view.pod is None:
-        return _without_pod(view.job, failed)
+        return _without_pod(view.job, failed, view.last, container)
     return _with_pod(view.job, view.pod, container, failed)
 
 
@@ -97,6 +98,11 @@ def _before_it_went(pod: Object | None, container: str) -> State:
     return Gone()
 
 
+def restarts_of(pod: Object, container: str) -> int:
+    """Return how often a container has been started anew."""
+    return int(_status(pod.get("status") or {}, container).get("restartCount") or 0)
+
+
 def is_over(job: Object) -> bool:
     """Return whether a Job has ended, whatever became of it."""
     return any(
@@ -105,11 +111,15 @@ def is_over(job: Object) -> bool:
     )
 
 
-def _without_pod(job: Object, failed: Mapping[str, Any] | None) -> State:
+def _without_pod(
+    job: Object, failed: Mapping[str, Any] | None, last: Object | None, container: str
+) -> State:
     if failed is not None:
-        late = failed.get("reason") == "DeadlineExceeded"
+        late = _is_late(failed)
+        before = _status((last or {}).get("status") or {}, container)
+        ended = (before.get("lastState") or {}).get("terminated") or {}
         return Ended(
-            TIMED_OUT if late else 1,
+            TIMED_OUT if late else int(ended.get("exitCode") or 1),
             f"the Job failed: {failed.get('message') or failed.get('reason')}",
             timed_out=late,
         )
@@ -124,8 +134,12 @@ def _with_pod(job: Object, pod: Object, container: str, failed: Mapping[str, Any
     restarts = int(ours.get("restartCount") or 0)
     ended = (ours.get("state") or {}).get("terminated")
     if ended is not None:
-        again = ended.get("exitCode") and failed is None and _is_tried_again(job, pod)
-        return Waiting() if again else _ended(pod, ended, restarts)
+        if ended.get("exitCode") and failed is None and _is_tried_again(job, pod):
+            return Waiting()
+        made = _ended(pod, ended, restarts)
+        # Of the Job's own deadline the pod, which is deleted, tells nothing.
+        late = bool(made.exit_code) and failed is not None and _is_late(failed)
+        return made._replace(exit_code=TIMED_OUT, timed_out=True) if late else made
     if status.get("phase") == "Failed":
         if failed is None and _is_tried_again(job, pod):
             return Waiting()
@@ -241,6 +255,10 @@ def _failed(job: Object) -> Mapping[str, Any] | None:
         ),
         None,
     )
+
+
+def _is_late(failed: Mapping[str, Any]) -> bool:
+    return failed.get("reason") == "DeadlineExceeded"
 
 
 def _conditions(item: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -114,7 +114,8 @@ def _verb(method: str, target: Target) -> str:
     """Return the verb that RBAC has for a request."""
     if method == "GET":
         return "get" if target.name else "list"
-    return {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}[method]
+    verbs = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
+    return verbs.get(method, method.lower())
 
 
 def _status(data: bytes) -> dict[str, Any]:

@@ -236,7 +236,11 @@ def _job_of(item: Object) -> str:
 
 def _has_ended(pod: Object) -> bool:
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any((item.get("state") or {}).get("terminated") for item in statuses)
+    return any(
+        (item.get(state) or {}).get("terminated")
+        for item in statuses
+        for state in ("state", "lastState")
+    )
 
 
 def _event(line: bytes) -> Any:
