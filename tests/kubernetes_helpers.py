@@ -15,15 +15,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from conftest import Buildrun, Outcome
-from docker_helpers import BASE, Registry, docker, imported, missing, registry
+from docker_helpers import Registry, docker, imported, missing, registry
 from kube_cluster import Cluster
 from kube_kubelet import DockerKubelet, Pod, Scripted
 from remote_helpers import bucket
+
+from buildrun.home import Home
+from buildrun.images import records
+from buildrun.images.engine import KEY
 
 REAL = os.environ.get("BUILDRUN_TEST_KUBECONFIG", "")
 
@@ -36,7 +41,8 @@ KINDS = ("jobs", "pods", "secrets")
 class Place(NamedTuple):
     """A cluster, and all that a run on it takes.
 
-    owner: whose Jobs a test's are, nobody else's. standin: None for a real cluster.
+    owner: whose Jobs a test's are, nobody else's. standin: None for a real cluster. home: of the
+    store, "" for the test's own.
     """
 
     kubeconfig: Path
@@ -45,6 +51,7 @@ class Place(NamedTuple):
     repository: str
     owner: str
     standin: Cluster | None
+    home: str = ""
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         """Return the objects of a kind that buildrun has made for the test."""
@@ -70,7 +77,8 @@ class Place(NamedTuple):
     @property
     def environ(self) -> dict[str, str]:
         """Return the variables that lead buildrun there."""
-        return {"KUBECONFIG": str(self.kubeconfig), "BUILDRUN_OWNER": self.owner}
+        home = {"BUILDRUN_HOME": self.home} if self.home else {}
+        return {"KUBECONFIG": str(self.kubeconfig), "BUILDRUN_OWNER": self.owner, **home}
 
 
 def _ask(place: Place, verb: str, kind: str, name: str = "", **options: Any) -> dict[str, Any]:
@@ -103,9 +111,7 @@ def an_own_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
 
 
 @pytest.fixture(name="place")
-def a_place(
-    request: pytest.FixtureRequest, engine: object, tmp_path: Path
-) -> Iterator[Place]:
+def a_place(request: pytest.FixtureRequest, engine: object, tmp_path: Path) -> Iterator[Place]:
     """Return a cluster whose pods are real; nothing may be left on it by a test."""
     del engine
     owner = f"test-{os.urandom(6).hex()}"
@@ -265,75 +271,60 @@ def a_start(place: Place, tmp_path: Path) -> Iterator[Start]:
 # -- pods that a test plays ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", name="prepared")
-def a_prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Return an image with next to nothing in it, and a store for all tests of a module."""
+@pytest.fixture(scope="session", name="prepared")
+def a_prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Return an image with next to nothing in it, and a store for all tests of a session."""
     name = f"buildrun-test-kubernetes:{os.getpid()}"
     imported(name, "nothing")
-    yield name, tmp_path_factory.mktemp("store")
+    store = tmp_path_factory.mktemp("store")
+    yield name, store
+    for key in records.keys(Home(str(store))):
+        images = docker("images", "-aq", "--no-trunc", "--filter", f"label={KEY}={key}").split()
+        if images:
+            docker("rmi", "--force", *sorted(set(images)), check=False)
     docker("rmi", "--force", name, check=False)
 
 
-Play = Callable[[Pod], object]
-
-
 class Stage:
-    """A cluster whose pods do what a test's function says.
+    """A cluster whose pods do what a test's function says, and a project to run on it.
 
-    Runs share one store, so that the image is made and pushed only once.
+    All runs share one store, so that the image is made and pushed only once.
     """
 
     def __init__(
-        self, cluster: Cluster, directory: Path, buildrun: Buildrun, image: str, environ: Place
+        self, place: Place, cluster: Cluster, root: Path, buildrun: Buildrun, home: Path
     ) -> None:
+        self.place = place._replace(home=str(home))
         self.cluster = cluster
-        self.place = environ
-        self._directory = directory
+        self.root = root
         self._buildrun = buildrun
-        self._image = image
-        self.home = ""
-
-    def project(self, entry: str = "{command: 'true'}") -> Path:
-        """Write a project with one entry point."""
-        return self.projects(f"  main: {entry}\n")
-
-    def projects(self, entries: str) -> Path:
-        """Write a project with these entry points."""
-        root = self._directory / "project"
-        root.mkdir(exist_ok=True)
-        (root / "MLproject").write_text(
-            f"name: staged\ndocker_env: {{image: '{self._image}'}}\nentry_points:\n{entries}"
-        )
-        return root
-
-    @property
-    def environ(self) -> dict[str, str | None]:
-        return {**self.place.environ, "BUILDRUN_HOME": self.home}
-
-    def config(self, **keys: Any) -> Path:
-        return written(self.place, self._directory, **keys)
 
     def run(
         self,
         *words: str | Path,
-        entry: str = "{command: 'true'}",
         config: Mapping[str, Any] | None = None,
         environ: Mapping[str, str | None] | None = None,
     ) -> Outcome:
-        """Run the project's entry point, that of a test by ``entry``."""
-        root = self.project(entry) if not (self._directory / "project").exists() else (
-            self._directory / "project"
-        )
-        path = self.config(**(config or {}))
+        """Run the project; config: keys beside those that lead to the cluster."""
+        path = written(self.place, self.root.parent, **(config or {}))
         return self._buildrun(
-            *(words or (root,)), "-b", "kubernetes", "-c", path,
-            environ={**self.environ, **(environ or {})},
+            self.root, *words, "-b", "kubernetes", "-c", path,
+            environ={**self.place.environ, **(environ or {})},
         )  # fmt: skip
 
-    def asked(self, method: str, end: str) -> list[str]:
-        """Return the paths of the requests of a kind whose path ends so."""
+    def start(self, *words: str | Path, **keys: Any) -> Live:
+        """Start to run the project."""
+        config = written(self.place, self.root.parent, **keys)
+        return Live(self.place, config, self.root.parent, self.root, *words)
+
+    def asked(self, method: str, end: str) -> int:
+        """Return how many requests of a kind there were whose path ends so."""
         found = self.cluster.requests
-        return [each.path for each in found if each.method == method and each.path.endswith(end)]
+        return len([each for each in found if each.method == method and each.path.endswith(end)])
+
+
+Staged = Callable[..., Stage]
+MAIN = "  main: {command: 'true'}\n"
 
 
 @pytest.fixture(name="stage")
@@ -343,26 +334,37 @@ def a_stage(
     own_registry: Registry,
     tmp_path: Path,
     buildrun: Buildrun,
-) -> Iterator[Callable[..., Stage]]:
-    """Return a function that makes a cluster for a play; nothing may be left on it."""
+) -> Iterator[Staged]:
+    """Return a function that makes a cluster for a play; nothing may be left on it by a test.
+
+    Its options are the project's entry points, whether a test keeps Jobs, and a cluster's.
+    """
     del engine
     image, home = prepared
-    made: list[Stage] = []
+    with ExitStack() as stack:
 
-    def call(play: Play, **options: Any) -> Stage:
-        cluster = Cluster(Scripted(play), **{"backoff": 0.01, **options})
-        cluster.__enter__()
-        place = Place(
-            cluster.kubeconfig(tmp_path / "kubeconfig"), "test", "default",
-            f"{own_registry.address}/team/staged", "tester", cluster,
-        )  # fmt: skip
-        made.append(Stage(cluster, tmp_path, buildrun, image, place))
-        made[-1].home = str(home)
-        return made[-1]
+        def call(
+            play: Callable[[Pod], object], entries: str = MAIN, *, keeps: bool = False,
+            environment: str = "", **options: Any,
+        ) -> Stage:  # fmt: skip
+            cluster = stack.enter_context(Cluster(Scripted(play), **{"backoff": 0.01, **options}))
+            place = Place(
+                cluster.kubeconfig(tmp_path / "kubeconfig"), "test", "default",
+                f"{own_registry.address}/team/staged", "tester", cluster,
+            )  # fmt: skip
+            if not keeps:
+                stack.callback(_assert_empty, cluster)
+            root = tmp_path / "project"
+            root.mkdir()
+            (root / "MLproject").write_text(
+                f"name: staged\ndocker_env: {{image: '{image}'{environment}}}\n"
+                f"entry_points:\n{entries}"
+            )
+            return Stage(place, cluster, root, buildrun, home)
 
-    yield call
-    for each in made:
-        each.cluster.__exit__(None, None, None)
+        yield call
 
 
-__all__ = ["BASE"]
+def _assert_empty(cluster: Cluster) -> None:
+    left = [f"{kind}/{each['metadata']['name']}" for kind in KINDS for each in cluster.all(kind)]
+    assert left == []
