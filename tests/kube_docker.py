@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -60,11 +61,12 @@ class DockerKubelet:
         self.restart_backoff = restart_backoff
         self.docker = shutil.which("docker", path=environ.get("PATH")) or "docker"
         self._pulled: set[str] = set()
-        self.root = Path(tempfile.mkdtemp(prefix="kubelet-"))
-        self.id = self.root.name
+        self.id = f"kubelet-{secrets.token_hex(8)}"
+        self.root = Path(tempfile.gettempdir()) / self.id  # there from the first pod on
 
     def play(self, pod: Pod) -> None:
         directory = self.root / pod.uid
+        self.root.mkdir(mode=0o700, exist_ok=True)
         directory.mkdir()
         running = _Running(self, pod, directory)
         try:
