@@ -31,14 +31,15 @@ def some_events(cluster: Cluster, tmp_path: Path) -> Events:
     return Events(Api(connect(None, {"KUBECONFIG": str(path)})), "default")
 
 
-def warn(cluster: Cluster, name: str, words: str, *, kind: str = "Pod", time: int = 0) -> None:
+def warn(cluster: Cluster, uid: str, words: str, *, kind: str = "Pod", time: int = 0) -> None:
+    about = {"kind": kind, "name": "same", "uid": uid, "namespace": "default"}
     cluster.create(
         "events",
         {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"generateName": "event-", "namespace": "default"},
-            "involvedObject": {"kind": kind, "name": name, "namespace": "default"},
+            "involvedObject": about,
             "reason": "Failed",
             "message": words,
             "type": "Warning",

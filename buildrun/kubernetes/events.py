@@ -34,22 +34,23 @@ class Events:
         self._api = api
         self._target = Target("events", namespace)
         self._mutex = threading.Lock()
-        self._wanted: dict[tuple[str, str], float] = {}
+        self._wanted: dict[str, float] = {}
         self._known: dict[str, tuple[float, Mapping[str, Event]]] = {}
 
-    def last(self, kind: str, name: str) -> Event | None:
+    def last(self, kind: str, uid: str) -> Event | None:
         """Return the last warning about an object; None where there is none, or no right to see.
 
-        kind: such as ``Pod``. Raises ExecutionError.
+        kind: such as ``Pod``. uid: since an earlier one of the same name may have had events, which
+        stay for an hour. Raises ExecutionError.
         """
         with self._mutex:
             now = time.monotonic()
-            self._wanted[kind, name] = now
+            self._wanted[uid] = now
             self._wanted = {key: then for key, then in self._wanted.items() if now - then < _RECENT}
             if len(self._wanted) > _FEW:
                 # Whoever comes meanwhile waits for the same answer.
-                return self._all(kind).get(name)
-        return self._ask(f"involvedObject.kind={kind},involvedObject.name={name}").get(name)
+                return self._all(kind).get(uid)
+        return self._ask(f"involvedObject.kind={kind},involvedObject.uid={uid}").get(uid)
 
     def _all(self, kind: str) -> Mapping[str, Event]:
         then, found = self._known.get(kind, (0.0, {}))
@@ -59,13 +60,13 @@ class Events:
         return found
 
     def _ask(self, query: str) -> Mapping[str, Event]:
-        """Return the last warnings, by the names of their objects."""
+        """Return the last warnings, by the uids of their objects."""
         try:
             found = self._api.get(self._target, fieldSelector=f"{query},type=Warning")
         except Refusal:
             return {}
         return {
-            str((item.get("involvedObject") or {}).get("name") or ""): Event(
+            str((item.get("involvedObject") or {}).get("uid") or ""): Event(
                 str(item.get("reason") or ""), str(item.get("message") or "")
             )
             for item in sorted(found.get("items") or (), key=_time_of)
