@@ -83,8 +83,10 @@ class Place(NamedTuple):
 
 def _ask(place: Place, verb: str, kind: str, name: str = "", **options: Any) -> dict[str, Any]:
     """Call the cluster by the official client, past buildrun's own."""
-    from kubernetes import client, config
+    from kubernetes import client
+    from kubernetes import config as loading
 
+    config: Any = loading
     api = config.new_client_from_config(str(place.kubeconfig))
     try:
         group: Any = client.BatchV1Api(api) if kind == "jobs" else client.CoreV1Api(api)
@@ -139,8 +141,9 @@ def _real(owner: str) -> Place:
     repository = os.environ.get("BUILDRUN_TEST_REPOSITORY", "")
     if not repository:
         missing("BUILDRUN_TEST_REPOSITORY names no repository")
-    from kubernetes import config
+    from kubernetes import config as loading
 
+    config: Any = loading
     _, active = config.list_kube_config_contexts(REAL)
     namespace = os.environ.get("BUILDRUN_TEST_NAMESPACE", "default")
     return Place(Path(REAL), active["name"], namespace, repository, owner, None)

@@ -256,18 +256,62 @@ def test_pod_that_is_replaced_as_often_as_allowed_fails_with_its_code(stage: Sta
     assert "error: [main] the command ended with exit code 5" in outcome.err
 
 
+ON_FAILURE = {"job": {"backoffLimit": 3}, "pod": {"restartPolicy": "OnFailure"}}
+
+
 def test_container_that_starts_anew_in_its_pod_is_followed(stage: Staged) -> None:
     def play(pod: Pod) -> None:
         for number, code in enumerate((1, 0)):
             pod.running()
             pod.log(b"try %d\n" % number)
+            staged.cluster.wait_until(lambda: staged.asked("GET", "/log") > number)  # noqa: B023
             pod.ended(code)
 
     staged = stage(play)
-    outcome = staged.run(
-        config=has(staged, job={"backoffLimit": 3}, pod={"restartPolicy": "OnFailure"})
-    )
+    outcome = staged.run(config=has(staged, **ON_FAILURE))
     assert (outcome.code, outcome.out) == (0, "try 0\ntry 1\n"), outcome.err
+
+
+def test_who_comes_after_a_restart_reads_the_log_of_before_too(stage: Staged) -> None:
+    again, going = threading.Event(), threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"try 0\n")
+        assert pod.wait(again)
+        pod.ended(1)
+        pod.running()
+        pod.log(b"try 1\n")
+        assert pod.wait(going)
+        pod.ended(0)
+
+    staged = stage(play)
+    config = has(staged, **ON_FAILURE)
+    killed = staged.start(**config)
+    killed.said("try 0")
+    killed.close()
+    again.set()
+    staged.cluster.wait(
+        "pods", lambda pod: pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    )
+    live = staged.start(**config)
+    live.said("try 1")
+    going.set()
+    outcome = live.wait()
+    assert (outcome.code, outcome.out) == (0, "try 0\ntry 1\n"), outcome.err
+
+
+def test_container_that_fails_too_often_ends_with_its_code(stage: Staged) -> None:
+    def play(pod: Pod) -> None:
+        while not pod.ending():
+            pod.running()
+            pod.ended(9)
+
+    staged = stage(play)
+    config = has(staged, job={"backoffLimit": 1}, pod={"restartPolicy": "OnFailure"})
+    outcome = staged.run(config=config)
+    assert outcome.code == 9, outcome.err
+    assert "the Job failed: Job has reached the specified backoff limit" in outcome.err
 
 
 # -- Jobs that are refused -------------------------------------------------------------------------

@@ -209,6 +209,7 @@ class _Attempt:
                 if isinstance(state, Running):
                     self._trouble = ""
                     self._read(state.pod, state.restarts)
+                    self._say_what_ended_the_log()
                 else:
                     self._wait(state, view)
                     seconds = 1.0
@@ -368,6 +369,7 @@ class _Attempt:
             lambda text: self._hands.give(lambda: self._sink(1, text)),
             self._over.is_set,
             previous=previous,
+            failed=lambda: self._cluster.watcher.stir(self._wish.name),
         )
 
     def _read_earlier(self, view: View) -> None:
@@ -393,10 +395,14 @@ class _Attempt:
         if not follower.finish(_REST):
             self._warn_once("the rest of the log does not come", "")
             follower.leave()
-        if isinstance(follower.error, ExecutionError):
-            self._warn_once(f"the log is not whole: {follower.error.message}", "")
-        elif follower.error is not None:
-            raise follower.error
+        self._say_what_ended_the_log()
+
+    def _say_what_ended_the_log(self) -> None:
+        error = self._follower.error if self._follower is not None else None
+        if isinstance(error, ExecutionError):
+            self._warn_once(f"the log is not whole: {error.message}", error.hint or "")
+        elif error is not None:
+            raise error
 
     # -- words ---------------------------------------------------------------------------------
 

@@ -79,8 +79,9 @@ class Follower:
         ended: Callable[[], bool],
         *,
         previous: bool = False,
+        failed: Callable[[], None] | None = None,
     ) -> None:
-        """Start to read; previous: as for `wake`."""
+        """Start to read; previous: as for `wake`. failed: is called once `error` tells why."""
         self._api = api
         self._pod = pod._replace(sub="log")
         self._container = container
@@ -90,6 +91,7 @@ class Follower:
         self._stream: Stream | None = None
         self._left = threading.Event()
         self._previous = previous
+        self._failed = failed
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -123,6 +125,8 @@ class Follower:
                     self._left.wait(max(0.0, _PAUSE - (time.monotonic() - began)))
         except BaseException as error:
             self.error = error
+            if self._failed is not None:
+                self._failed()
 
     def _read(self, *, follow: bool) -> None:
         try:

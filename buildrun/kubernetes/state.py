@@ -128,7 +128,9 @@ def _without_pod(
     return Waiting(events="job")
 
 
-def _with_pod(job: Object, pod: Object, container: str, failed: Mapping[str, Any] | None) -> State:
+def _with_pod(  # noqa: PLR0911
+    job: Object, pod: Object, container: str, failed: Mapping[str, Any] | None
+) -> State:
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     ours = _status(status, container)
     restarts = int(ours.get("restartCount") or 0)
