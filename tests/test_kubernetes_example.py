@@ -305,6 +305,21 @@ def test_job_that_was_kept_gives_way_to_the_next(stage: Staged) -> None:
     there.cluster.wait_until(lambda: not there.cluster.all("secrets"))
 
 
+@pytest.mark.parametrize("verb", ["list", "watch"])
+def test_job_that_may_not_be_followed_does_not_stay(stage: Staged, verb: str) -> None:
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.wait_deleted()
+
+    there = stage(play, "  main: {command: 'true', pass_env: [A_TOKEN]}\n")
+    there.cluster.forbid(verb, "pods")
+    outcome = there.run(environ={"A_TOKEN": "hidden"})
+    assert outcome.code == 1
+    assert f"error: [main] the right to `{verb}` `pods` in the namespace `default`" in outcome.err
+    assert "docs/kubernetes.md has the role" in outcome.err
+    there.cluster.wait_until(lambda: [there.cluster.all(kind) for kind in KINDS] == [[], [], []])
+
+
 def test_place_for_files_that_is_not_there_is_told_before_a_job_is_made(
     stage: Staged, objects: Store
 ) -> None:
