@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kube_kubelet import Pod
 from kube_status import RESOURCES
 from kubernetes_helpers import (
     KINDS,
+    LIMIT,
     Place,
     Staged,
     Store,
@@ -317,6 +319,32 @@ def test_job_that_may_not_be_followed_does_not_stay(stage: Staged, verb: str) ->
     assert outcome.code == 1
     assert f"error: [main] the right to `{verb}` `pods` in the namespace `default`" in outcome.err
     assert "docs/kubernetes.md has the role" in outcome.err
+    there.cluster.wait_until(lambda: [there.cluster.all(kind) for kind in KINDS] == [[], [], []])
+
+
+def test_second_ctrl_c_does_not_wait_for_the_pod(stage: Staged) -> None:
+    released = threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"begun\n")
+        pod.wait_deleted()
+        released.wait(LIMIT)
+
+    there = stage(play)
+    live = there.start()
+    try:
+        live.said("begun")
+        live.interrupt()
+        live.said("Ctrl-C again does not wait")
+        live.interrupt()
+        ended = live.wait()
+        assert ended.code == 130
+        assert "its pod is still ending" in ended.err
+        assert len(there.cluster.all("pods")) == 1
+    finally:
+        live.close()
+        released.set()
     there.cluster.wait_until(lambda: [there.cluster.all(kind) for kind in KINDS] == [[], [], []])
 
 

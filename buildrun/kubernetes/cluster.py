@@ -133,11 +133,12 @@ class Cluster:
             if left <= 0:
                 return False
             view = self.watcher.wait(name, view.revision, left)
-        if _is_there(view):
-            return False
-        with self._mutex:
-            self._leaving.discard(name)  # another of its name may come, and stay
-        return True
+        gone = not _is_there(view)
+        if gone or (until is not None and until.is_set()):
+            with self._mutex:
+                # Another of its name may come, and stay; or nobody wants to wait for this one.
+                self._leaving.discard(name)
+        return gone
 
     def look_at_pods(self, view: View) -> View:
         """Return a Job's view with the pods that it has by now; raises Refusal, ExecutionError."""
