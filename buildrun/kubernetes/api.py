@@ -216,18 +216,22 @@ class Stream:
 
     def lines(self) -> Iterator[bytes]:
         """Yield lines with their ends; the last may lack it. Ends where the connection does."""
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the lines as `lines` does, those together that come together."""
         import urllib3
 
         rest = b""
         try:
             for chunk in self._answer.stream(amt=None):
                 *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
-                    yield line + b"\n"
+                yield [line + b"\n" for line in whole]
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
             return  # what was cut off comes again with the next connection
         if rest:
-            yield rest
+            yield [rest]
 
     def close(self) -> None:
         """Let go of the connection; whoever reads sees its end."""

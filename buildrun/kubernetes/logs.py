@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 
 from buildrun.kubernetes.api import Api, Stream, Target
 from buildrun.kubernetes.trouble import Refusal
@@ -18,7 +19,11 @@ _SILENCE = 90.0
 _PAUSE = 2.0
 
 
+# How late a line may come after one with a later time.
+_LATE = timedelta(seconds=2)
+
 # As the server writes times: seconds, their fraction, the zone.
+_FORM = "%Y-%m-%dT%H:%M:%S"
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)\Z")
 
 
@@ -26,7 +31,8 @@ class Position:
     """How far a log was read: the server begins again at a second, not at a line.
 
     Both of a container's streams are in one log, whose times need not be quite in order; so the
-    lines of the last seconds are kept in mind, and those that come again are left out.
+    lines of the last seconds are asked for again and kept in mind, and those that come twice are
+    left out.
 
     since: from when to read on, "" for the beginning.
     """
@@ -55,19 +61,20 @@ class Position:
         self._recent[mark] += 1
         second, zone = found.groups()
         if second > self._second:
-            # Those of the second before stay, for lines that are a little late.
+            before = datetime.strptime(second.decode(), _FORM) - _LATE
+            since = before.strftime(_FORM)
             self._recent = Counter(
-                {item: count for item, count in self._recent.items() if item[0] >= self._second}
+                {item: count for item, count in self._recent.items() if item[0] >= since.encode()}
             )
             self._second = second
-            self.since = (second + zone).decode()
+            self.since = since + zone.decode()
         return text
 
 
 class Follower:
     """Reads the log of one container in a thread of its own, until the container has ended.
 
-    sink: gets the text of each line. ended: whether the container has ended by now.
+    sink: gets the text of lines, some at a time. ended: whether the container has ended by now.
     """
 
     def __init__(
@@ -130,19 +137,18 @@ class Follower:
 
     def _read(self, *, follow: bool) -> None:
         try:
-            for line in self._lines(follow=follow):
+            for batch in self._batches(follow=follow):
                 # A line without an end may have been cut off; the last reading tells.
-                if follow and not line.endswith(b"\n"):
-                    continue
-                text = self._position.take(line)
-                if text is not None:
-                    self._sink(text)
+                whole = (line for line in batch if not follow or line.endswith(b"\n"))
+                texts = [text for line in whole if (text := self._position.take(line)) is not None]
+                if texts:
+                    self._sink(b"".join(texts))
         except Refusal as error:
             # 400: the container is not there yet, or its log not any more. 404: nor is the pod.
             if error.status not in (400, 404):
                 raise
 
-    def _lines(self, *, follow: bool) -> Iterator[bytes]:
+    def _batches(self, *, follow: bool) -> Iterator[list[bytes]]:
         query = {"container": self._container, "timestamps": "true"}
         if follow:
             query["follow"] = "true"
@@ -153,7 +159,7 @@ class Follower:
         self._position.begin()
         self._stream = self._api.stream(self._pod, query, silence=_SILENCE)
         try:
-            yield from self._stream.lines()
+            yield from self._stream.batches()
         finally:
             self._stream.close()
 
