@@ -16,6 +16,10 @@ NEEDS = ("buildrun",)
 
 _OURS = f"`buildrun run . -b kubernetes -j {COUNT}`"
 
+# Why a pod does not come is asked after a second; on a machine as busy as this one that may be.
+_LISTS, _EVENTS = "lists of Jobs and pods", "looks at events"
+_LIMITS = {"watches of Jobs": 1, "watches of pods": 1, _LISTS: 2, _EVENTS: 10}
+
 
 def measure(bench: Workbench) -> Outcome:
     """Measure; raises Failed, also where there is no engine."""
@@ -38,10 +42,9 @@ def measure(bench: Workbench) -> Outcome:
             rows = bench.rounds_of((Runner(_OURS, ours),))
         finally:
             bench.output(bench.buildrun, "cache", "clear", cwd=directory)
-    limits = {"watches of Jobs": 1, "watches of pods": 1, "other looks at Jobs and pods": 2}
     claims = [
         _most(what, [float(found[what]) for found in asked], limit, "requests")
-        for what, limit in limits.items()
+        for what, limit in _LIMITS.items()
     ]
     note = "The cluster is the tests' stand-in; its pods are played, and end once all run."
     return Outcome(rows, (*claims, _most("peak memory", peaks, 150, "MB")), (note,))
@@ -60,5 +63,5 @@ def _asked(playing: Playing) -> Counter[str]:
         if "watch" in request.query:
             found[f"watches of {'Jobs' if '/jobs' in request.path else 'pods'}"] += 1
         else:
-            found["other looks at Jobs and pods"] += 1
+            found[_EVENTS if request.path.endswith("/events") else _LISTS] += 1
     return found
