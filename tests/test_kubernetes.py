@@ -304,7 +304,7 @@ def test_tracking_uri_for_pods_replaces_that_of_this_machine(project: Project, r
 def test_exit_code_is_the_containers(project: Project, run: Run) -> None:
     directory = project(
         ENTRY + "  main: {command: 'echo no; exit 7'}\n  none: {command: nosuchprogram}\n"
-        "  killed: {command: 'kill -9 $$'}\n"
+        "  killed: {command: '(kill -9 $BASHPID); exit $?'}\n"
     )
     failed = run("-q", directory)
     assert (failed.code, failed.out) == (7, "no\n")
@@ -422,7 +422,7 @@ def test_python_env_project_runs_in_its_environment(
 
 @pytest.mark.parametrize(
     "name",
-    ["My Project!", "UPPER_case", "-.-", "ÄÖÜ ßtraße", "a" * 300, "9 lives/and..more"],
+    ["My Project!", "-.-", "ÄÖÜ ßtraße/and..more", "9" * 300],
 )
 def test_any_name_of_a_project_becomes_one_that_the_cluster_accepts(
     project: Project, run: Run, name: str
@@ -564,7 +564,8 @@ def test_interrupt_deletes_the_job_and_waits_for_its_pod(
 def test_interrupt_deletes_the_jobs_of_all_steps(
     project: Project, start: Start, place: Place
 ) -> None:
-    steps = "".join(f"  s{n}: {{command: 'echo up{n}; exec sleep 600'}}\n" for n in range(3))
+    wait = "sleep 600 & trap 'kill $!' TERM; echo up{}; wait"
+    steps = "".join(f'  s{n}: {{command: "{wait.format(n)}"}}\n' for n in range(3))
     directory = project(ENTRY + steps + "  main: {depends_on: [s0, s1, s2], command: 'true'}\n")
     live = start("-q", directory, "-j", "3", "--output", "stream")
     for number in range(3):
