@@ -28,6 +28,7 @@ _PULL_HINT = (
     "the cluster's nodes must reach the registry of `repository-uri` and have the right to pull; "
     "`image-pull-secrets` names credentials"
 )
+_INIT_HINT = "correct the image of the init container in the Job template"
 
 
 class Waiting(NamedTuple):
@@ -161,7 +162,7 @@ def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Wa
         if reason in _FINAL:
             yield Waiting(reason, words, "final", _HINTS.get(reason, ""))
         elif reason in _PULLING:
-            yield Waiting(reason, words, "pull", _PULL_HINT)
+            yield Waiting(reason, words, "pull", _PULL_HINT if item is ours else _INIT_HINT)
         elif reason not in _ORDINARY:
             yield Waiting(reason, words, "pull", "")
     for item in _conditions({"status": status}):
