@@ -179,6 +179,7 @@ def test_timeout_of_the_entry_point_ends_the_pod(stage: Staged) -> None:
         pod.log(b"begun\n")
         words = "Pod was active on the node longer than the specified deadline"
         pod.status({"phase": "Failed", "reason": "DeadlineExceeded", "message": words})
+        pod.ended(143)
 
     outcome = stage(play, "  main: {timeout: 90s, command: 'true'}\n").run()
     assert (outcome.code, outcome.out) == (124, "begun\n")
@@ -364,6 +365,13 @@ def test_service_account_that_is_missing_is_named(stage: Staged) -> None:
     outcome = stage(end).run(config={"service-account": "trainer"})
     assert outcome.code == 1
     assert 'serviceaccount "trainer" not found' in outcome.err
+
+
+def test_warnings_of_the_cluster_are_told(stage: Staged) -> None:
+    staged = stage(end)
+    outcome = staged.run(config=has(staged, job={"backoffLimit": 0, "backofLimit": 3}))
+    assert outcome.code == 0, outcome.err
+    assert 'warning: [main] the cluster warns: unknown field "spec.backofLimit"' in outcome.err
 
 
 def test_template_that_the_cluster_does_not_accept_is_told_in_its_words(stage: Staged) -> None:
