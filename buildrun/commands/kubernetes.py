@@ -93,6 +93,8 @@ class Kubernetes:
         Raises BuildrunError, also for what no pod could have.
         """
         self._travel.check(made)
+        for step in made.steps:
+            self._variables(step)  # what is not set is told before anything is built
         chosen = self._docker.choose(made, refresh=refresh)
         console = self._running.console
         try:

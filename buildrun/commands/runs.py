@@ -87,7 +87,8 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
             ]
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return 0
-    code = "" if record.exit_code is None else f", exit code {record.exit_code}"
+    known = record.exit_code is not None and record.status != "submitted"
+    code = f", exit code {record.exit_code}" if known else ""
     seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
     lines = [
         f"run {printable(record.run_id)}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -64,6 +65,8 @@ class Api:
         self.connection = connection
         self.patience = patience
         self._answered = False
+        self._mutex = threading.Lock()
+        self._warnings: list[str] = []
 
     def get(self, target: Target, **query: str) -> dict[str, Any]:
         """Return an object, or the list of a kind; raises Refusal, ExecutionError."""
@@ -75,6 +78,12 @@ class Api:
         A try whose answer was lost may have made it: then the next one is refused with 409.
         """
         return self._json("POST", target, {}, body)
+
+    def warnings(self) -> list[str]:
+        """Return what the server has warned of since it was asked for last."""
+        with self._mutex:
+            found, self._warnings = self._warnings, []
+        return found
 
     def patch(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
         """Merge into an object; raises Refusal, ExecutionError."""
@@ -204,6 +213,9 @@ class Api:
                 raise refusal(verb, target, answer.status, answer.headers, answer.data)
             finally:
                 answer.release_conn()
+        for warning in answer.headers.getlist("Warning"):
+            with self._mutex:
+                self._warnings.append(_words(warning))
         return answer
 
 
@@ -245,6 +257,12 @@ class Stream:
             except OSError:
                 pass
         self._answer.close()
+
+
+def _words(warning: str) -> str:
+    """Return the text of a Warning header: a code, an agent, and the quoted text."""
+    _, _, text = warning.partition('"')
+    return text.rpartition('"')[0].replace('\\"', '"') or warning
 
 
 def _is_final(error: Exception) -> bool:

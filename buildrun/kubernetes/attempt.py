@@ -96,6 +96,8 @@ class _Attempt:
         cluster, wish = self._cluster, self._wish
         for _ in range(_TRIES):
             made = self._create()
+            for text in cluster.api.warnings():
+                self._warn_once(f"the cluster warns: {text}", "")
             if made is not None:
                 cluster.watcher.learn(made)
                 cluster.record(wish.identity.step, wish.name)
