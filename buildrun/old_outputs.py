@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from buildrun.place import Place
     from buildrun.planning import Step
     from buildrun.store.aside import Aside
+    from buildrun.store.staging import Rescued
     from buildrun.tree.taken import Taken
 
 
@@ -67,21 +68,20 @@ class OldOutputs:
             aside.put_back()
         else:
             aside.put_back(step.outputs)
-            self._rescue_from_a_failure(step, aside)
+            self._rescue_from_a_failure(aside)
         self.note_left(step)
 
     def rescue(self, aside: Aside) -> None:
         """Move old outputs, which new ones have replaced, to where they can be had from."""
         try:
-            paths = aside.rescue(self.previous)
+            rescued = aside.rescue(self.previous)
         except (OSError, StoreError) as error:
-            fact = error.message if isinstance(error, StoreError) else error.strerror
-            self._place.console.warn(f"old outputs could not be kept: {fact}")
+            self._leave(aside, error)
             return
-        for path in paths:
+        for path, place in rescued:
             self._place.console.warn(
                 f"`{printable(path)}` was replaced; what was there before was not made by "
-                f"buildrun, and is now `{self._where(path)}`",
+                f"buildrun, and is now `{printable(place)}`",
                 "keep files of your own out of `outputs`",
             )
 
@@ -95,26 +95,28 @@ class OldOutputs:
         place.fingerprints.forget()
         place.history.note_left(step.id, place.fingerprints.outputs(step.outputs).digest)
 
-    def _rescue_from_a_failure(self, step: Step, aside: Aside) -> None:
+    def _rescue_from_a_failure(self, aside: Aside) -> None:
         try:
-            paths = aside.rescue(self.previous)
-        except (OSError, StoreError):
-            # Of the two, what a failed command has left can be made again.
-            from buildrun.store import moving
-
-            for path in step.outputs:
-                moving.delete(os.path.join(self._place.plan.project.root, path.rstrip("/")))
-            aside.put_back()
+            rescued = aside.rescue(self.previous)
+        except (OSError, StoreError) as error:
+            self._leave(aside, error)
             return
-        self.say_rescued(paths)
+        self.say_rescued(rescued)
 
-    def say_rescued(self, paths: Sequence[str]) -> None:
+    def _leave(self, aside: Aside, error: OSError | StoreError) -> None:
+        """Leave old outputs in the project, where the store does not take them."""
+        fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
+        place = aside.leave()
+        self._place.console.warn(
+            f"files that were not made by buildrun were replaced, and cannot be moved to "
+            f"`{printable(self.previous)}`: {fact}; they are in `{printable(place)}/old`",
+            "see to it that the store can be written; the next run there moves them",
+        )
+
+    def say_rescued(self, rescued: Sequence[Rescued]) -> None:
         """Say where old outputs are now that a command which did not succeed has replaced."""
-        for path in paths:
+        for path, place in rescued:
             self._place.console.warn(
                 f"`{printable(path)}` is what a command left that did not succeed; what was there "
-                f"before is now `{self._where(path)}`"
+                f"before is now `{printable(place)}`"
             )
-
-    def _where(self, path: str) -> str:
-        return printable(os.path.join(self.previous, path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,15 @@ def test_failure_raises_in_mlflows_words_and_keeps_the_exit_code(project: Projec
     assert (info.value.exit_code, run.exit_code, run.get_status()) == (7, 7, "FAILED")
     assert run.run_id in str(info.value)
     assert run.wait() is False
+
+
+def test_failure_can_be_pickled(project: Project) -> None:
+    directory = project("entry_points: {main: {command: 'exit 7'}}\n")
+    with pytest.raises(br.ExecutionException) as caught:
+        br.run(directory, env_manager="local")
+    told = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(told, br.ExecutionException)
+    assert (str(told), told.exit_code) == (str(caught.value), 7)
 
 
 def test_refusal_raises_what_the_command_line_says(project: Project) -> None:

@@ -149,6 +149,44 @@ def test_old_output_of_a_killed_run_is_kept_too(
     assert str(previous) in outcome.err
 
 
+@pytest.mark.parametrize("code", [0, 9])
+def test_old_outputs_stay_in_the_project_where_the_store_takes_nothing(
+    project: Project, run: Run, store: Path, tmp_path: Path, code: int
+) -> None:
+    directory = project(one(f"echo new > out; exit {code}", outputs="[out, other]"), in__txt="")
+    for name in ("out", "other"):
+        (directory / name).write_text("mine")
+    (tmp_path / "file").write_text("")
+    outcome = run(directory, environ={"BUILDRUN_HOME": str(tmp_path / "file/store")})
+    assert outcome.code == (1 if code == 0 else 9)  # `other` was not made
+    assert (directory / "out").read_text() == "new\n"
+    assert (directory / "other").read_text() == "mine"
+    (left,) = directory.glob(".buildrun-*/old")
+    assert f"they are in `{left}`" in outcome.err
+    assert [file.read_text() for file in left.iterdir()] == ["mine"]
+    outcome = run(directory)
+    assert sorted(file.read_text() for file in store.glob("runs/*/previous*/out")) == [
+        "mine",
+        "new\n",
+    ]
+    assert not list(directory.glob(".buildrun-*"))
+
+
+def test_old_outputs_of_a_restore_stay_where_the_store_takes_nothing(
+    project: Project, run: Run, store: Path
+) -> None:
+    directory = project(one("echo made > out"), in__txt="")
+    assert run(directory).code == 0
+    (directory / "out").write_text("mine")
+    shutil.rmtree(store / "runs")
+    (store / "runs").write_text("")
+    outcome = run(directory)
+    assert outcome.code == 0
+    assert (directory / "out").read_text() == "made\n"
+    (left,) = directory.glob(".buildrun-*/old/*")
+    assert left.read_text() == "mine"
+
+
 def test_output_that_is_not_made_fails_the_step(project: Project, run: Run, report: Path) -> None:
     directory = project(one("touch out", outputs="[out, more/]"), in__txt="")
     outcome = run(directory)

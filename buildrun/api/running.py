@@ -30,7 +30,8 @@ _OWN_END = 1.0
 class ExecutionException(ExecutionError):
     """A run was not successful, in MLflow's words.
 
-    run: the run. exit_code: the command's own. Where the run was refused, or could not be
+    run: the run; it is not there in another process, such as one of a pool's callers.
+    exit_code: the command's own. Where the run was refused, or could not be
     prepared, message, place and hint say why, and ``__cause__`` is an error of the fitting kind.
     """
 
@@ -43,6 +44,19 @@ class ExecutionException(ExecutionError):
             super().__init__(error.message, place=error.place, hint=error.hint)
         self.run = run
         self.exit_code = run.exit_code or 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it says; a run cannot leave its process."""
+        return _told_again, (self.message, self.place, self.hint, self.exit_code)
+
+
+def _told_again(
+    message: str, place: str | None, hint: str | None, exit_code: int
+) -> ExecutionException:
+    error = ExecutionException.__new__(ExecutionException)
+    ExecutionError.__init__(error, message, place=place, hint=hint)
+    error.exit_code = exit_code
+    return error
 
 
 class Run:

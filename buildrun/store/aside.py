@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from buildrun.errors import StoreError
 from buildrun.store import staging
-from buildrun.store.staging import Staging
+from buildrun.store.staging import Rescued, Staging
 
 
 class Aside:
@@ -37,15 +37,24 @@ class Aside:
         if paths is None:
             self.discard()
 
-    def rescue(self, directory: str) -> tuple[str, ...]:
+    def rescue(self, directory: str) -> tuple[Rescued, ...]:
         """Move what has not been put back to a directory where nobody deletes it.
 
-        Returns which, as paths beneath the directory. Raises OSError and StoreError.
+        Returns which. Raises OSError and StoreError.
         """
         return () if self._stage is None else self._stage.rescue(directory)
 
+    def leave(self) -> str:
+        """Leave what has not been put back to a later run; return the directory where it is."""
+        if self._stage is None:
+            return ""
+        path = self._stage.path
+        self._stage.leave()
+        self._stage, self.descriptor = None, -1
+        return path
+
     def discard(self) -> None:
-        """Delete the old outputs; calling it again is harmless."""
+        """Delete the old outputs; calling it again, or after leaving them, is harmless."""
         if self._stage is not None:
             self._stage.end()
             self._stage, self.descriptor = None, -1

@@ -40,6 +40,13 @@ class _Moved(NamedTuple):
     state: str | None
 
 
+class Rescued(NamedTuple):
+    """An old output that was moved away; place: where it is now."""
+
+    path: str
+    place: str
+
+
 class Staging:
     """A staging directory of this process.
 
@@ -105,7 +112,7 @@ class Staging:
             if paths is None or moved.path in paths:
                 _put_back(self.root, self.path, moved)
 
-    def rescue(self, directory: str) -> tuple[str, ...]:
+    def rescue(self, directory: str) -> tuple[Rescued, ...]:
         """Move old outputs that are still here to another directory; see ``rescue``."""
         return _rescue(self.path, directory)
 
@@ -146,7 +153,7 @@ def make(root: str) -> Staging:
             raise StoreError(text, place=root) from error
 
 
-def recover(root: str, rescue: str | None = None) -> tuple[str, ...]:
+def recover(root: str, rescue: str | None = None) -> tuple[Rescued, ...]:
     """Put back what killed runs had moved away, where nothing is now, and delete the rest.
 
     rescue: a directory that the rest is moved to instead; returns what was. What cannot be put
@@ -158,11 +165,11 @@ def recover(root: str, rescue: str | None = None) -> tuple[str, ...]:
             names = [entry.name for entry in listing if entry.name.startswith(PREFIX)]
     except OSError:
         return ()
-    return tuple(path for name in names for path in _recover(root, f"{root}/{name}", rescue))
+    return tuple(item for name in names for item in _recover(root, f"{root}/{name}", rescue))
 
 
-def _recover(root: str, path: str, rescue: str | None) -> tuple[str, ...]:
-    rescued: tuple[str, ...] = ()
+def _recover(root: str, path: str, rescue: str | None) -> tuple[Rescued, ...]:
+    rescued: tuple[Rescued, ...] = ()
     try:
         status = os.lstat(path)
         # A project that was fetched could bring a directory of this name with it.
@@ -185,21 +192,32 @@ def _recover(root: str, path: str, rescue: str | None) -> tuple[str, ...]:
     return rescued
 
 
-def _rescue(staging: str, directory: str) -> tuple[str, ...]:
+def _rescue(staging: str, directory: str) -> tuple[Rescued, ...]:
     """Move old outputs that are still in a staging directory to where nobody deletes them.
 
-    Returns which, as paths beneath the directory. Raises OSError and StoreError.
+    What was moved to the directory before stays there: then another one beside it is used.
+    Raises OSError and StoreError.
     """
-    found = []
+    found: list[Rescued] = []
     for moved in _journal(staging):
         with _old(staging) as old:
             if moved.state == _GIVEN or not _is_there(str(moved.number), old):
                 continue
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            with _place(directory, moved.path, make=True) as (target, name):
+            place = _free(directory, moved.path)
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            with _place(place, moved.path, make=True) as (target, name):
                 moving.carry(str(moved.number), old, name, target)
-            found.append(moved.path)
+            found.append(Rescued(moved.path, os.path.join(place, moved.path)))
     return tuple(found)
+
+
+def _free(directory: str, path: str) -> str:
+    """Return the directory, or one beside it, in which there is nothing of that path."""
+    number, place = 1, directory
+    while os.path.lexists(os.path.join(place, path)):
+        number += 1
+        place = f"{directory}-{number}"
+    return place
 
 
 def _put_back(root: str, staging: str, moved: _Moved) -> None:
