@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Buildrun, Project
@@ -166,6 +167,21 @@ def test_no_such_project_is_refused(tmp_path: Path) -> None:
         ({"parameters": ["a"]}, "must be a mapping"),
         ({"backend_config": {"a": object()}}, "cannot be written as JSON"),
         ({"docker_auth": {"username": "me"}}, "needs a `username` and a `password`"),
+        ({"docker_auth": "me"}, "`docker_auth` must be a mapping"),
+        ({"uri": 3}, "`uri` must be a text or a path"),
+        ({"jobs": 0}, "`jobs` must be a number from 1"),
+        ({"jobs": True}, "`jobs` must be a number from 1"),
+        ({"output": "loud"}, "`output` must be one of stream"),
+        ({"tracking": True}, "`tracking` must be one of on"),
+        ({"force": 3}, "`force` takes True, False or names"),
+        ({"offline": "no"}, "takes True or False"),
+        ({"cache": "no"}, "takes True or False"),
+        ({"parameters": {"a": "\ud800"}}, "half of a character"),
+        ({"parameters": {"a": "x" * 200_000}}, "more than a command can be given"),
+        ({"environ": {"A": 1}}, "names and values that are texts"),
+        ({"environ": {"A=B": ""}}, "no variable that a process can have"),
+        ({"environ": ["A"]}, "`environ` must be a mapping"),
+        ({"cwd": 5}, "`cwd` must be a path"),
     ],
 )
 @pytest.mark.parametrize("synchronous", [True, False])
@@ -324,7 +340,7 @@ def test_asynchronous_run_keeps_every_option(
 
 def test_what_the_system_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(br.ExecutionError, match="Argument list too long"):
-        br.run(tmp_path, parameters={"v": "x" * 10_000_000})
+        br.run(tmp_path, parameters={f"v{number}": "x" * 100_000 for number in range(100)})
     with pytest.raises(br.ExecutionError, match=r"nowhere: .*No such file"):
         br.run(tmp_path, cwd=tmp_path / "nowhere")
 
@@ -432,6 +448,12 @@ def test_validate_is_strict_when_asked(project: Project) -> None:
     directory = project("nonsense: 1\nentry_points: {main: {command: 'true'}}\n")
     assert br.validate(directory)["valid"] is True
     assert br.validate(directory, strict=True)["valid"] is False
+
+
+@pytest.mark.parametrize("paths", [3, None, [3]])
+def test_paths_that_are_none_are_refused(paths: Any) -> None:
+    with pytest.raises(br.UsageError, match="`paths` must be a path or several"):
+        br.validate(paths)
 
 
 def test_package_lists_its_api() -> None:

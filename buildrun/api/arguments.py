@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from buildrun.errors import ParameterError, UsageError
@@ -12,6 +12,10 @@ from buildrun.errors import ParameterError, UsageError
 StrPath = str | os.PathLike[str]
 
 _BACKENDS = ("databricks", "docker", "kubernetes", "local")
+_TRACKING = ("on", "optional", "off")
+
+# Bytes of one word of a command line: what Linux allows.
+_LONGEST = 131_000
 
 
 class Wanted(NamedTuple):
@@ -48,6 +52,13 @@ class Wanted(NamedTuple):
 
 def run_line(wanted: Wanted) -> list[str]:
     """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
+    from buildrun.output import MODES
+
+    jobs = wanted.jobs
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise UsageError(f"`jobs` must be a number from 1, not {jobs!r}")
+    _one_of("output", wanted.output, MODES)
+    _one_of("tracking", wanted.tracking, _TRACKING)
     named = {
         "--jobs": wanted.jobs,
         "--output": wanted.output,
@@ -90,7 +101,7 @@ def command_line(wanted: Wanted) -> list[str]:
     }
     flags = {
         "--build-image": wanted.build_image,
-        "--no-cache": not wanted.cache,
+        "--no-cache": not wanted.cache if isinstance(wanted.cache, bool) else wanted.cache,
         "--remote-cache-write": wanted.remote_cache_write,
         "--locked": wanted.locked,
         "--offline": wanted.offline,
@@ -106,6 +117,9 @@ def command_line(wanted: Wanted) -> list[str]:
 
 def _options(named: Mapping[str, object], flags: Mapping[str, bool]) -> list[str]:
     given = [_joined(option, value) for option, value in named.items() if value is not None]
+    for option, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"`{option}` takes True or False, not {value!r}")
     return given + [option for option, wanted in flags.items() if wanted]
 
 
@@ -114,7 +128,14 @@ def _joined(option: str, value: object) -> str:
     return f"{option}={_text(option, value)}"
 
 
+def _one_of(name: str, value: object, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise UsageError(f"`{name}` must be one of {', '.join(known)}, not {value!r}")
+
+
 def _uri(uri: StrPath) -> str:
+    if not isinstance(uri, (str, os.PathLike)):
+        raise UsageError(f"`uri` must be a text or a path, not {uri!r}")
     text = _text("uri", uri)
     if not text:
         raise UsageError("the project's URI is empty", hint="give a directory, such as `.`")
@@ -186,6 +207,8 @@ def _pairs(what: str, given: Mapping[str, object] | None) -> list[tuple[str, obj
 def _forced(force: bool | str | Sequence[str]) -> list[str]:
     if isinstance(force, bool):
         return ["--force="] if force else []
+    if not isinstance(force, (str, Sequence, Set)):
+        raise UsageError(f"`force` takes True, False or names of steps, not {force!r}")
     names = (force,) if isinstance(force, str) else tuple(force)
     return [_joined("--force", name) for name in names]
 
@@ -195,4 +218,15 @@ def _text(what: str, value: object) -> str:
     text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
     if "\0" in text:
         raise ParameterError(f"{what} holds a NUL character, which no command can be given")
+    try:
+        size = len(os.fsencode(text))
+    except UnicodeEncodeError:
+        raise ParameterError(
+            f"{what} holds half of a character, which no bytes stand for"
+        ) from None
+    if size > _LONGEST:
+        raise ParameterError(
+            f"{what} has {size} bytes, more than a command can be given",
+            hint="write it to a file, and give its path",
+        )
     return text

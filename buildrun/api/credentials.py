@@ -22,6 +22,8 @@ def log_in(auth: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     """
     import tempfile  # takes as long to load as all else here
 
+    if not isinstance(auth, Mapping):
+        raise UsageError(f"`docker_auth` must be a mapping, not a {type(auth).__name__}")
     name, password = auth.get("username"), auth.get("password")
     if not isinstance(name, str) or not isinstance(password, str):
         raise UsageError("`docker_auth` needs a `username` and a `password`")

@@ -13,7 +13,7 @@ from buildrun.api.child import Child
 from buildrun.api.running import order_of
 from buildrun.api.shapes import PlanReport, ValidationReport
 from buildrun.api.told import error_of
-from buildrun.errors import BuildrunError, ExecutionError
+from buildrun.errors import BuildrunError, ExecutionError, UsageError
 
 
 def plan(
@@ -96,6 +96,10 @@ def validate(
     from buildrun.project.check_files import check_files
 
     given = (paths,) if isinstance(paths, (str, os.PathLike)) else paths
+    if not isinstance(given, Sequence) or not all(
+        isinstance(path, (str, os.PathLike)) for path in given
+    ):
+        raise UsageError(f"`paths` must be a path or several, not {paths!r}")
     directory = os.getcwd() if cwd is None else os.path.abspath(os.fsdecode(cwd))
     rows = check_files([os.fsdecode(path) for path in given], directory, Reader(os.environ))
     text = report.as_json(rows, report.Style(directory, strict=strict))

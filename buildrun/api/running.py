@@ -16,7 +16,7 @@ from buildrun.api.child import Child, Order
 from buildrun.api.credentials import forget, log_in
 from buildrun.api.shapes import RunReport, Status
 from buildrun.api.told import error_of
-from buildrun.errors import INTERRUPTED, BuildrunError, ExecutionError
+from buildrun.errors import INTERRUPTED, BuildrunError, ExecutionError, UsageError
 
 # Exit codes of those whom SIGHUP, SIGINT, SIGTERM have ended.
 _CANCELLED = (129, 130, 143)
@@ -304,8 +304,21 @@ def order_of(
     apart: bool,
 ) -> Order:
     """Return what starts buildrun with our directory and variables, or with others."""
-    variables = dict(os.environ if environ is None else environ)
+    if cwd is not None and not isinstance(cwd, (str, os.PathLike)):
+        raise UsageError(f"`cwd` must be a path, not {cwd!r}")
+    variables = dict(os.environ) if environ is None else _variables(environ)
     return Order(argv, None if cwd is None else os.fsdecode(cwd), variables, apart)
+
+
+def _variables(given: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"`environ` must be a mapping, not a {type(given).__name__}")
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise UsageError(f"`environ` takes names and values that are texts: {name!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise UsageError(f"`{name}` in `environ` is no variable that a process can have")
+    return dict(given)
 
 
 # Runs that have not ended, and the process that is their parent, not one that it has forked.
