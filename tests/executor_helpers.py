@@ -343,6 +343,17 @@ def group_has_ended(group: int) -> bool:
     ]
 
 
+def children() -> set[int]:
+    """Return our child processes, ended ones that nobody has reaped too.
+
+    Servers that other tests have started are among them.
+    """
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE) as ps:
+        listed, _ = ps.communicate(timeout=LIMIT)
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    return {pid for pid, parent in pairs if parent == os.getpid()} - {ps.pid}
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Return once the condition holds; for facts that nothing announces."""
     end = time.monotonic() + LIMIT
