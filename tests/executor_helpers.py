@@ -55,8 +55,9 @@ results = {}
 output = open("output", "wb", buffering=0)
 def show(stream, chunk):
     output.write(chunk)
-    if sys.stdout is not None:
-        os.write(1, chunk)
+    # A signal may cut a long write short.
+    while chunk and sys.stdout is not None:
+        chunk = chunk[os.write(1, chunk):]
 def work(command):
     job = Job(command, cwd, dict(os.environ), timeout)
     results[command] = supervisor.run(job, show, grace=Grace(*grace))
