@@ -45,6 +45,7 @@ def test_list_names_every_case() -> None:
         "docker-context",
         "docker-run",
         "tracked-run",
+        "git-again",
         "kubernetes-first-line",
         "kubernetes-hundred",
     ]

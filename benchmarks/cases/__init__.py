@@ -12,6 +12,7 @@ from benchmarks.cases import (
     fingerprint_tree,
     first_conda,
     first_environment,
+    git_again,
     kubernetes_first_line,
     kubernetes_hundred,
     one_step,
@@ -39,6 +40,7 @@ CASES: Mapping[str, Case] = {
     "docker-context": docker_context,
     "docker-run": docker_run,
     "tracked-run": tracked_run,
+    "git-again": git_again,
     "kubernetes-first-line": kubernetes_first_line,
     "kubernetes-hundred": kubernetes_hundred,
 }
