@@ -52,15 +52,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    planning = False
     try:
         if arguments and arguments[0].startswith("--listener="):
             _attach_listener(arguments.pop(0))
+            planning = arguments[:1] == ["plan"]
         _heed_signals()
         return _go(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:
             raise
-        return _complain(error, environ)
+        # Who has asked for a plan gets what is wrong as an exception, and nothing else.
+        return _complain(error, environ, silent=planning)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -182,13 +185,14 @@ def _attach_listener(option: str) -> None:
     runs.listeners.append(listener.tell_record)
 
 
-def _complain(error: BuildrunError, environ: Mapping[str, str]) -> int:
+def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
     from buildrun.console import Console
     from buildrun.listener import tell_error
 
     tell_error(error)
     text = f"{error.place}: {error.message}" if error.place else error.message
-    Console(environ).error(text, error.hint or "")
+    if not silent:
+        Console(environ).error(text, error.hint or "")
     return error.exit_code
 
 

@@ -429,11 +429,14 @@ def test_plan_has_the_shape_of_the_command_lines(project: Project, buildrun: Bui
     assert made == said
 
 
-def test_plan_raises_the_error_of_its_kind(project: Project, tmp_path: Path) -> None:
+def test_plan_raises_the_error_of_its_kind_and_writes_nothing(
+    project: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(br.ProjectError, match="no project"):
         br.plan(tmp_path / "nowhere")
     with pytest.raises(br.ParameterError, match="'v'"):
         br.plan(project(ECHO), env_manager="local")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_validate_has_the_shape_of_the_command_lines(project: Project, buildrun: Buildrun) -> None:
