@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Project
-from docker_helpers import Registry, an_engine, docker, imported, registry  # noqa: F401
+from docker_helpers import BASE, Registry, an_engine, docker, imported, registry  # noqa: F401
 
 import buildrun as br
 
@@ -18,6 +18,16 @@ import buildrun as br
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Registry]:
     yield from registry(tmp_path / "registry", password=True)
+
+
+@pytest.mark.usefixtures("engine")
+def test_list_repeats_an_argument(project: Project) -> None:
+    directory = project(
+        f"name: twice\ndocker_env: {{image: '{BASE}'}}\n"
+        "entry_points: {main: {command: 'test $A$B = 12'}}\n"
+    )
+    run = br.run(directory, docker_args={"e": ["A=1", "B=2"], "t": [False, None]})
+    assert run.exit_code == 0
 
 
 @pytest.mark.usefixtures("engine")

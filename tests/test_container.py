@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -53,8 +54,8 @@ def test_plain_words_are_what_bash_makes_of_them() -> None:
 
 
 def test_arguments_have_mlflows_meaning() -> None:
-    assert arguments({"gpus": "all", "v": "/a:/b", "privileged": True, "t": True}) == (
-        "--gpus", "all", "-v", "/a:/b", "--privileged", "-t",
+    assert arguments((("gpus", "all"), ("v", "/a:/b"), ("v", "/c:/d"), ("privileged", True))) == (
+        "--gpus", "all", "-v", "/a:/b", "-v", "/c:/d", "--privileged",
     )  # fmt: skip
 
 
@@ -64,10 +65,10 @@ def test_name_of_the_users_choice_is_the_containers() -> None:
     assert named(("-t",)) == (None, ("-t",))
 
 
-@pytest.mark.parametrize("given", [{"d": True}, {"detach": True}, {"detach": "true"}])
-def test_container_that_would_run_on_alone_is_refused(given: dict[str, str | bool]) -> None:
+@pytest.mark.parametrize("given", [("d", True), ("detach", True), ("detach", "true")])
+def test_container_that_would_run_on_alone_is_refused(given: tuple[str, str | bool]) -> None:
     with pytest.raises(UsageError, match="alone"):
-        refuse_unfit(arguments(given))
+        refuse_unfit(arguments((given,)))
 
 
 def test_unset_variable_in_a_volume_is_an_error(tmp_path: Path) -> None:
@@ -161,6 +162,28 @@ def test_declared_variables_are_data(tmp_path: Path) -> None:
     environment = (("A", "x y; echo INJECTED"), "B")
     given = mounts.declared((), environment, {"B": "$(id)"}, str(tmp_path))
     assert given.environ == {"A": "x y; echo INJECTED", "B": "$(id)"}
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ("${NAME}", "tea"), ("a-$NAME.b", "a-tea.b"), ("${NONE:-1}", "1"), ("${EMPTY:-1}", "1"),
+        ("${EMPTY-1}", ""), ("${NAME:-1}", "tea"), ("${UID}", str(os.getuid())), ("$PWD", "{root}"),
+        ("~/x", "/home/x"), ("\\$NAME", "$NAME"), ("$5", "$5"), ("$CODE", "$(id) `id`"),
+        ("$(id)", "$(id)"), ("a $NAME", "a $NAME"), ("'$NAME'", "'$NAME'"),
+    ],
+)  # fmt: skip
+def test_variables_in_values_are_what_they_are_for_the_caller(
+    value: str, seen: str, tmp_path: Path
+) -> None:
+    environ = {"NAME": "tea", "EMPTY": "", "HOME": "/home", "CODE": "$(id) `id`", "PWD": "/else"}
+    given = mounts.declared((), (("A", value),), environ, str(tmp_path))
+    assert given.environ == {"A": seen.format(root=tmp_path)}
+
+
+def test_unset_variable_in_a_value_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="`A` holds the variable `NOWHERE`, and it is not set"):
+        mounts.declared((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
 
 
 def test_unset_variable_of_the_caller_is_an_error(tmp_path: Path) -> None:

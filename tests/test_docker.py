@@ -67,6 +67,19 @@ def test_values_stay_data(project: Project, buildrun: Buildrun, tmp_path: Path) 
     assert not (tmp_path / "INJECTED").exists()
 
 
+def test_variable_in_a_value_is_the_callers(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "docker_env: {image: '" + BASE + "', environment: [[A, '${TEA}-x'], [B, '$5; $TEA']]}\n"
+        "name: inside\nentry_points:\n  main:\n    outputs: [o]\n"
+        "    command: 'echo $A > o; printenv A B'\n"
+    )
+    for tea, code in (("$(id)", "miss"), ("oolong", "miss"), ("oolong", "up-to-date")):
+        plan = buildrun("plan", directory, "--format", "json", environ={"TEA": tea})
+        assert json.loads(plan.out)["steps"][0]["cache"]["state"] == code
+        outcome = buildrun("-q", directory, environ={"TEA": tea})
+        assert (directory / "o").read_text() == f"{tea}-x\n", outcome.err
+
+
 def test_unset_variable_of_the_caller_stops_the_run(project: Project, buildrun: Buildrun) -> None:
     directory = project(
         "docker_env: {image: '" + BASE + "', environment: [NOT_SET_ANYWHERE]}\n"
@@ -86,10 +99,11 @@ def test_volumes_and_arguments_reach_docker(
     directory = project(
         "docker_env: {image: '" + BASE + "', volumes: ['" + f"{tmp_path}/data:/data" + "']}\n"
         "name: inside\nentry_points:\n"
-        "  main: {command: 'cat /data/in; echo out > /data/out; hostname'}\n"
+        "  main: {command: 'cat /data/in; echo out > /data/out; hostname; echo $A1$B2'}\n"
     )
-    outcome = buildrun("-q", directory, "-A", "hostname=chosen")
-    assert outcome.out == "seen\nchosen\n"
+    again = ("-A", "e=A1=x y", "-A", "e=B2=2")
+    outcome = buildrun("-q", directory, "-A", "hostname=chosen", *again)
+    assert outcome.out == "seen\nchosen\nx y2\n"
     assert (tmp_path / "data/out").read_text() == "out\n"
 
 

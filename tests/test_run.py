@@ -91,7 +91,9 @@ def test_subdirectory_by_fragment(project: Project, buildrun: Buildrun) -> None:
     directory = project("entry_points: {main: {command: echo top}}\n")
     (directory / "v1.2").mkdir()
     (directory / "v1.2" / "MLproject").write_text("entry_points: {main: {command: echo sub}}\n")
-    assert buildrun(f"{directory}#v1.2", LOCAL).out == "sub\n"
+    for fragment in ("v1.2", "/v1.2", "v1.2/", "/v1.2/", f"{directory}/v1.2"):
+        assert buildrun(f"{directory}#{fragment}", LOCAL).out == "sub\n"
+    assert buildrun(f"{directory}#/", LOCAL).out == "top\n"
 
 
 @pytest.mark.parametrize("fragment", ["../other", "/etc", "no/such", "link"])

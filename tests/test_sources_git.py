@@ -129,9 +129,10 @@ def test_offline_uses_what_was_fetched(served: tuple[Repository, str], buildrun:
 def test_subdirectory_of_a_repository(served: tuple[Repository, str], buildrun: Buildrun) -> None:
     made, url = served
     made.commit(**{"deep.er--MLproject": "name: d\nentry_points: {main: {command: pwd}}\n"})
-    outcome = buildrun(f"{url}#deep.er", LOCAL)
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.endswith("/churn/deep.er\n")
+    for subdirectory in ("deep.er", "/deep.er/"):
+        outcome = buildrun(f"{url}#{subdirectory}", LOCAL)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.endswith("/churn/deep.er\n")
 
 
 @pytest.mark.parametrize("subdirectory", ["..", "a/../..", "/etc", "missing"])

@@ -189,10 +189,11 @@ def _docker_args(arguments: Mapping[str, object] | None) -> list[str]:
     for name, value in _pairs("docker_args", arguments):
         if not name or "=" in name:
             raise UsageError(f"`{name}` cannot be the name of an argument for docker")
-        if value is True:
-            words.append(f"--docker-args={name}")
-        elif value is not False and value is not None:
-            words.append(f"--docker-args={name}={_text(f'docker argument `{name}`', value)}")
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if one is True:
+                words.append(f"--docker-args={name}")
+            elif one is not False and one is not None:
+                words.append(f"--docker-args={name}={_text(f'docker argument `{name}`', one)}")
     return words
 
 

@@ -209,7 +209,8 @@ def run(
     """Run an entry point of a project, as ``mlflow.projects.run`` does; return the run.
 
     uri, entry_point, version: as on the command line. parameters: values are made texts by
-    ``str``, and paths by ``os.fsdecode``. docker_args: a flag where the value is True.
+    ``str``, and paths by ``os.fsdecode``. docker_args: a flag where the value is True; a list is an
+        argument for each of its items.
     experiment_name or experiment_id, run_id, run_name: for MLflow. backend: ``local``, ``docker``
     or ``kubernetes``; the project decides where it is ``local``. backend_config: a mapping, JSON
     text, or the path of a file that ends in ``.json``. storage_dir: where ``path`` parameters are

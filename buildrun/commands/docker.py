@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from buildrun import containers, digest, tracking
 from buildrun.containers import Chosen, Task, Wants, code_fingerprints
 from buildrun.errors import EnvironmentFailure
-from buildrun.executors import attended, container, in_and_out
+from buildrun.executors import attended, container, in_and_out, mounts
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
 from buildrun.planning import EnvironmentState, docker_env
@@ -119,8 +119,13 @@ class Docker:
         """Return what stands for the containers of the project in keys of results.
 
         The project's own code is not in it, for that is among the inputs of each step.
+        Raises ProjectError for a variable that is not set.
         """
-        named = [item if isinstance(item, str) else list(item) for item in self.wants.environment]
+        environ, root = self._running.environ, self._project.root
+        named = [
+            item if isinstance(item, str) else [item[0], mounts.value_of(item, environ, root)]
+            for item in self.wants.environment
+        ]
         image = chosen.environment or chosen.base
         return digest.key(
             "container",

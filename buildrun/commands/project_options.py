@@ -20,7 +20,7 @@ class ProjectOptions(NamedTuple):
     entry_point: str
     version: str | None
     parameters: Mapping[str, str]
-    docker_args: Mapping[str, str | bool]
+    docker_args: tuple[tuple[str, str | bool], ...]
     experiment_name: str | None
     experiment_id: str | None
     backend: str | None
@@ -122,14 +122,9 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
     return values
 
 
-def _parse_docker_args(pairs: list[str]) -> dict[str, str | bool]:
-    values: dict[str, str | bool] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if name in values:
-            raise UsageError(f"repeated parameter: '{name}'")
-        values[name] = value if equals else True
-    return values
+def _parse_docker_args(pairs: list[str]) -> tuple[tuple[str, str | bool], ...]:
+    split = [pair.partition("=") for pair in pairs]
+    return tuple((name, value if equals else True) for name, equals, value in split)
 
 
 def _parse_config(given: str | None) -> Mapping[str, Any]:

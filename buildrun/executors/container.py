@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.errors import UsageError
@@ -112,13 +112,13 @@ def cli_environ(caller: Mapping[str, str], container: Container) -> dict[str, st
     return {**caller, **handed}
 
 
-def arguments(given: Mapping[str, str | bool]) -> tuple[str, ...]:
+def arguments(given: Iterable[tuple[str, str | bool]]) -> tuple[str, ...]:
     """Return `-A` arguments for `docker run`, with MLflow's meaning.
 
     A name of one letter gets one dash, a longer one two; a lone name is a flag.
     """
     words: list[str] = []
-    for name, value in given.items():
+    for name, value in given:
         words.append(f"-{name}" if len(name) == 1 else f"--{name}")
         if not isinstance(value, bool):
             words.append(value)

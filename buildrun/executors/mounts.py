@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -69,16 +70,15 @@ def declared(
     environ: Mapping[str, str],
     root: str,
 ) -> Given:
-    """Return what an MLproject's `docker_env` asks for.
+    """Return what an MLproject's `docker_env` asks for, its variables replaced.
 
-    A variable or `~` in a volume stands for what it is for the caller, since MLflow's shell has
-    always replaced it. Raises ProjectError for a variable that is not set, and for a directory of
-    this machine that is not there.
+    Raises ProjectError for a variable that is not set, and for a directory of this machine that is
+    not there.
     """
     seen: dict[str, str] = {}
     for item in environment:
         if not isinstance(item, str):
-            seen[item[0]] = item[1]
+            seen[item[0]] = value_of(item, environ, root)
         elif item in environ:
             seen[item] = environ[item]
         else:
@@ -88,6 +88,19 @@ def declared(
                 hint=f"set it: export {item}=…",
             )
     return Given(seen, tuple(_volume(volume, environ, root) for volume in volumes))
+
+
+def value_of(pair: tuple[str, str], environ: Mapping[str, str], root: str) -> str:
+    """Return the value of a variable that an MLproject sets; raises ProjectError.
+
+    MLflow's shell replaces variables in it. It takes blanks, quotes and operators for its own, so
+    that MLflow fails on such a value, or does worse; here it is data as it stands.
+    """
+    name, value = pair
+    if _FOR_THE_SHELL.search(value):
+        return value
+    what = f"the variable `{name}`"
+    return _replaced(value, environ, root, what, "docker_env.environment")
 
 
 def paths(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -115,32 +128,50 @@ def _local(uri: str) -> tuple[str, str | None]:
 
 
 def _volume(volume: str, environ: Mapping[str, str], root: str) -> str:
-    host, colon, rest = _expanded(volume, environ).partition(":")
+    place = "docker_env.volumes"
+    text = _replaced(volume, environ, root, f"the volume `{volume}`", place)
+    host, colon, rest = text.partition(":")
     if not colon or not host.startswith((".", "/")):
-        return host + colon + rest  # a volume that docker has by name, or an anonymous one
-    place = os.path.normpath(os.path.join(root, host))
-    if not os.path.exists(place):
+        return text  # a volume that docker has by name, or an anonymous one
+    source = os.path.normpath(os.path.join(root, host))
+    if not os.path.exists(source):
         raise ProjectError(
-            f"the volume `{volume}` mounts `{place}`, and there is no such file or directory",
-            place="docker_env.volumes",
+            f"the volume `{volume}` mounts `{source}`, and there is no such file or directory",
+            place=place,
             hint="make it; docker would make an empty directory that belongs to root",
         )
-    return place + colon + rest
+    return source + colon + rest
 
 
-def _expanded(text: str, environ: Mapping[str, str]) -> str:
-    import re
+# What ends a word for a shell, or has it run something.
+_FOR_THE_SHELL = re.compile(r"""[\s'"`;&|<>()]""")
+_VARIABLE = re.compile(r"\\\$|\$(?:\{([A-Za-z_]\w*)(?:(:?)-([^${}]*))?\}|([A-Za-z_]\w*))", re.ASCII)
+
+
+def _replaced(text: str, environ: Mapping[str, str], root: str, what: str, place: str) -> str:
+    """Return a text with its variables and `~` as MLflow's shell has them, and nothing else done.
+
+    That shell runs in the project's directory, and has variables of its own. Raises ProjectError.
+    """
+    known = {
+        "HOSTNAME": os.uname().nodename, **environ, "PWD": root,
+        "UID": str(os.getuid()), "EUID": str(os.geteuid()),
+    }  # fmt: skip
 
     def value(match: re.Match[str]) -> str:
-        name = match.group(1) or match.group(2)
-        if name not in environ:
+        if match.group() == "\\$":
+            return "$"
+        name = match.group(1) or match.group(4)
+        if match.group(3) is not None and not (known.get(name) or name in known and not match[2]):
+            return match.group(3)
+        if name not in known:
             raise ProjectError(
-                f"the volume `{text}` holds the variable `{name}`, and it is not set",
-                place="docker_env.volumes",
-                hint=f"set it: export {name}=…",
+                f"{what} holds the variable `{name}`, and it is not set",
+                place=place,
+                hint=f"set it: export {name}=…; a `$` that is meant as such is written `\\$`",
             )
-        return environ[name]
+        return known[name]
 
-    if text.startswith("~/"):
+    if text == "~" or text.startswith("~/"):
         text = environ.get("HOME", "~") + text[1:]
-    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
+    return _VARIABLE.sub(value, text)

@@ -50,8 +50,8 @@ def parse(uri: str, cwd: str) -> Address:
     base, _, subdirectory = uri.strip("'\"").partition("#")
     if "\0" in uri:
         raise ProjectError("the project's path holds a NUL byte")
-    subdirectory = _checked(subdirectory)
     path = local_path(base, cwd)
+    subdirectory = _within(subdirectory, path)
     if path is not None and os.path.lexists(path):
         return Address(base, subdirectory, path)
     refuse(base)
@@ -125,13 +125,19 @@ def enter(directory: str, subdirectory: str, shown: str) -> str:
     return inside
 
 
-def _checked(subdirectory: str) -> str:
-    if os.path.isabs(subdirectory) or ".." in subdirectory.split("/"):
+def _within(subdirectory: str, path: str | None) -> str:
+    """Return the subdirectory relative to the project; a slash before it is the project's root.
+
+    path: the project's directory on this machine, below which it may be given as an absolute path.
+    """
+    if ".." in subdirectory.split("/"):
         raise ProjectError(
             f"the subdirectory `#{printable(subdirectory)}` leaves the project",
             hint="give a path below the project, without `..`",
         )
-    return subdirectory
+    if path is not None and f"{subdirectory}/".startswith(f"{path}/"):
+        subdirectory = subdirectory[len(path) :]
+    return subdirectory.strip("/")
 
 
 def _is_file(base: str) -> bool:
