@@ -153,6 +153,9 @@ class Worker:
         except StoreError as error:
             place.console.warn(f"{head(step)} {error.message}", error.hint or "")
             return None
+        except Exception as error:  # a result may have come from anybody who can write the remote
+            place.console.warn(f"{head(step)} its result cannot be restored: {error!r}")
+            return None
         with self._mutex:
             place.fingerprints.forget()
             place.fingerprints.learn(made)

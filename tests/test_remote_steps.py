@@ -250,6 +250,21 @@ def outputs_outside(directory: Path) -> None:
         path.write_text(json.dumps(value))
 
 
+def outputs_in_depth(directory: Path) -> None:
+    """Let one file of a result lie 3,000 directories down, none of which is listed."""
+    for path in manifests(directory):
+        value = json.loads(path.read_bytes())
+        name = value["outputs"].removeprefix("sha256:")
+        text = (directory / "v1/blobs/sha256" / name[:2] / name).read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
+        output, content, size = rows[0][0], rows[-1][2], rows[-1][3]
+        rows = [[output, "directory", "", 0], [f"{output}/{3000 * 'd/'}f", "file", content, size]]
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+        value["outputs"] = digests.content(text.encode())
+        put(directory, value["outputs"], text.encode())
+        path.write_text(json.dumps(value))
+
+
 def put(directory: Path, digest: str, content: bytes) -> None:
     name = digest.removeprefix("sha256:")
     place = directory / "v1/blobs/sha256" / name[:2] / name
@@ -276,6 +291,7 @@ POISONS: dict[str, Callable[[Path], None]] = {
     "manifest of another key": other_question,
     "outputs that are sources": outputs_elsewhere,
     "outputs outside of the project": outputs_outside,
+    "outputs in endless directories": outputs_in_depth,
     "manifest cut off": rewrite(lambda data: data[: len(data) // 2], "manifests"),
     "manifest as HTML": rewrite(html, "manifests"),
     "manifest of nothing": rewrite(lambda _: b"", "manifests"),

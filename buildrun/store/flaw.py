@@ -30,7 +30,7 @@ def _flaw_of(entries: Sequence[Entry], kinds: Mapping[str, str], owners: "Owners
         if owners.of(entry.path) is None:
             return f"`{entry.path}` is not one of the declared outputs"
         above = entry.path.rpartition("/")[0]
-        if above not in directories and not _are_directories(above, kinds):
+        if above not in directories and not _is_directory(above, kinds, owners):
             return f"`{entry.path}` lies in something that is no directory"
         directories.add(above)
         if entry.kind == "symlink" and not _stays(entry):
@@ -66,12 +66,9 @@ def output_of(path: str, outputs: Collection[str]) -> str | None:
     return path or None
 
 
-def _are_directories(path: str, kinds: Mapping[str, str]) -> bool:
-    while path:
-        if kinds.get(path, "directory") != "directory":
-            return False
-        path = path.rpartition("/")[0]
-    return True
+def _is_directory(path: str, kinds: Mapping[str, str], owners: "Owners") -> bool:
+    """Return whether a path is a listed directory, or lies above the outputs."""
+    return kinds.get(path) == "directory" or owners.of(path) is None
 
 
 def _stays(link: Entry) -> bool:

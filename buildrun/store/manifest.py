@@ -51,9 +51,12 @@ def decode(data: bytes) -> Manifest:
     this does not decide which question it answers.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        return _decoded(json.loads(data, parse_constant=_refuse))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _decoded(value: Any) -> Manifest:
     _check(isinstance(value, dict) and value.pop("version", None) == VERSION, "version")
     _check(value.keys() == set(Manifest._fields), "fields")
     for name in ("project", "step", "entry_point", "producer"):

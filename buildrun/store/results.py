@@ -167,7 +167,7 @@ class Results:
             return None
         try:
             manifest = decode(data)
-        except ValueError:
+        except Exception:  # whatever is wrong with it
             self._remote.refuse(key, "is no result of a step")
             return None
         # The key is that of its parts, so these are the outputs that the step declares.
