@@ -1,16 +1,23 @@
-"""The command line: arguments to one command; the only place that prints an error."""
+"""The command line: arguments to one command; the only place that prints an error.
+
+Hardly anything is imported before `entry` has set what signals do: one that comes earlier meets
+Python's own handler, which shows a traceback.
+"""
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself would first load `enum`
 import os
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from types import FrameType
 
-from buildrun import __version__, warm
-from buildrun.errors import BUG, FAILURE, INTERRUPTED, BuildrunError, Interrupted, UsageError
+from buildrun import TYPE_CHECKING, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import FrameType
+
+    from buildrun import warm
+    from buildrun.errors import BuildrunError
 
 # Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
 COMMANDS = {
@@ -24,6 +31,8 @@ COMMANDS = {
     "schema": "print a JSON Schema for editors",
 }
 
+_ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+
 # Options whose value may begin with a dash.
 _WITH_VALUE = frozenset(
     {"-P", "--param-list", "-A", "--docker-args", "--run-name", "--run-id", "--experiment-name"}
@@ -34,20 +43,28 @@ _EPILOG = "`buildrun URI …` is `buildrun run URI …`. `buildrun COMMAND --hel
 
 def entry() -> None:
     """Run the command line and exit; the console script."""
+    for number in _ENDING:
+        if _signal.getsignal(number) is not _signal.SIG_IGN:
+            _signal.signal(number, _end)
     _open_missing_streams()
-    code = main(sys.argv[1:], os.environ, os.getcwd)
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        _silence_stdout()
-        code = code or FAILURE
+        code = main(sys.argv[1:], os.environ, os.getcwd)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _silence_stdout()
+            code = code or 1
+    except KeyboardInterrupt:
+        code = 128 + _signal.SIGINT
     # The interpreter's own end would take longer than a warm run's whole beginning.
     os._exit(code)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.getcwd) -> int:
     """Return the exit code for these arguments; prints every error, and no traceback."""
+    from buildrun.errors import FAILURE, INTERRUPTED, BuildrunError
+
     arguments = list(argv)
     debug = "--debug" in arguments
     if debug:
@@ -57,7 +74,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         if arguments and arguments[0].startswith("--listener="):
             _attach_listener(arguments.pop(0))
             planning = arguments[:1] == ["plan"]
-        _heed_signals()
         return _go(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:
@@ -83,8 +99,11 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
         return 0
+    from buildrun import warm
+
     if arguments[0] in COMMANDS and arguments[0] != "run":
         return _dispatch(arguments, dict(environ), cwd, warm.Claim())
+    _heed_signals()
     done = warm.attempt(tuple(arguments), environ, cwd)
     if isinstance(done, int):
         return done
@@ -95,6 +114,8 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
 
 
 def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
+    from importlib import import_module
+
     from buildrun.options import Parser
 
     given = tuple(arguments)
@@ -111,6 +132,7 @@ def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim:
         return int(request.code or 0)
     parsed.command_line = given
     extra = (claim,) if verb == "run" else ()
+    _heed_signals()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
     return int(code)
@@ -135,6 +157,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
     """Raise UsageError for a first word that is nearly a command and no project."""
+    from buildrun.errors import UsageError
+
     word = arguments[0]
     if not word:
         raise UsageError("the project's URI is empty", hint="give a directory, such as `.`")
@@ -159,22 +183,34 @@ def _current_directory(getcwd: object) -> str:
     try:
         return str(getcwd())  # type: ignore[operator]
     except FileNotFoundError:
+        from buildrun.errors import BuildrunError
+
         raise BuildrunError(
             "the current directory no longer exists", hint="change to one that does"
         ) from None
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    """End at once: nothing is half made yet."""
+    os._exit(128 + number)
+
+
 def _heed_signals() -> None:
     """Make the signals that end a program unwind it, so that nothing is left half made."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        try:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _interrupt)
-        except ValueError:
-            return  # not the main thread: its owner decides
+    for number in _ENDING:
+        present = _signal.getsignal(number)
+        interrupts = number == _signal.SIGINT
+        if present is _end or (present == _signal.SIG_DFL and not interrupts):
+            try:
+                handler = _signal.default_int_handler if interrupts else _interrupt
+                _signal.signal(number, handler)
+            except ValueError:
+                return  # not the main thread: its owner decides
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
+    from buildrun.errors import Interrupted
+
     raise Interrupted(number)
 
 
@@ -198,6 +234,7 @@ def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool 
 
 def _confess(error: Exception, environ: Mapping[str, str]) -> int:
     from buildrun.console import Console
+    from buildrun.errors import BUG, FAILURE
 
     if isinstance(error, OSError):
         # Without a name it is a stream: the store's and the project's files have theirs.

@@ -495,3 +495,32 @@ def test_reader_that_goes_away_ends_the_run_without_a_traceback(
     assert "defect" not in err
     assert states(tmp_path / "report")["a"] == "failed"
     assert (directory / "a").read_text() == ("" if mode == "grouped" else "old")
+
+
+SIGNAL_AT_IMPORT = """\
+import os, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == os.environ["SIGNAL_AT"]:
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "module",
+    ["buildrun.errors", "buildrun.warm", "buildrun.options", "buildrun.commands.run", "yaml"],
+)
+def test_signal_while_modules_are_loaded_ends_without_a_traceback(
+    buildrun: Buildrun, two: Path, tmp_path: Path, module: str, number: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_AT_IMPORT)
+    environ = {"PYTHONPATH": str(tmp_path), "SIGNAL_AT": module, "SIGNAL": str(int(number))}
+    done = buildrun("run", two, LOCAL, environ=environ)
+    assert done.code == 128 + number
+    assert "Traceback" not in done.err
+    assert not (two / "main.txt").exists()
