@@ -162,15 +162,16 @@ def _replaced(text: str, environ: Mapping[str, str], root: str, what: str, place
         if match.group() == "\\$":
             return "$"
         name = match.group(1) or match.group(4)
-        if match.group(3) is not None and not (known.get(name) or name in known and not match[2]):
+        found = known.get(name)
+        if match.group(3) is not None and (found is None or (match.group(2) and not found)):
             return match.group(3)
-        if name not in known:
+        if found is None:
             raise ProjectError(
                 f"{what} holds the variable `{name}`, and it is not set",
                 place=place,
                 hint=f"set it: export {name}=…; a `$` that is meant as such is written `\\$`",
             )
-        return known[name]
+        return found
 
     if text == "~" or text.startswith("~/"):
         text = environ.get("HOME", "~") + text[1:]
