@@ -18,6 +18,7 @@ from buildrun.executors.container import (
     cli_environ,
     create_argv,
     named,
+    needs_bash,
     program,
     refuse_unfit,
     run_argv,
@@ -42,7 +43,25 @@ def test_plain_words_run_without_a_shell(command: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_for_a_shell_goes_whole_into_the_container(command: str) -> None:
-    assert program(command) == ("bash", "-c", command)
+    words = program(command)
+    assert words[:2] == ("sh", "-c")
+    assert words[3:] == (command,)
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        ("[[ -f x ]] && y", True), ("diff <(a) <(b)", True), ("a &> log", True), ("a |& b", True),
+        ("for i in {1..3}; do x; done", True), ("cp a.{x,y} b", True), ("a=(1 2); echo b", True),
+        ('echo "${a[0]}"', True), ('echo "${!a}"', True), ("echo $'a\\tb'", True),
+        ("((i++)); a", True), ("declare -A a; b", True), ("tr a b <<< c", True),
+        ("a && b", False), ("a > b 2>&1", False), ("echo $((1 + 2))", False), ("(a; b) | c", False),
+        ('a "{\\"x\\":1,\\"y\\":2}" && b', False), ("a '[[ x ]]' && b", False),
+        ('echo "${a:-b}" ${a%c}', False), ("a && { b; c; }", False), ("python x.py > o &", False),
+    ],
+)  # fmt: skip
+def test_what_only_bash_knows_is_for_bash(command: str, other: bool) -> None:
+    assert needs_bash(command) == other
 
 
 def test_plain_words_are_what_bash_makes_of_them() -> None:

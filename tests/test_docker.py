@@ -349,9 +349,26 @@ def test_image_without_a_shell_runs_plain_words(
         assert buildrun("-q", directory).out.startswith("tini version")
         outcome = buildrun(directory, "-e", "shell")
         assert outcome.code == 127
-        assert "bash" in outcome.err
+        assert "exec sh failed" in outcome.err
     finally:
         docker("rmi", "-f", name, check=False)
+
+
+def test_image_without_bash_runs_what_sh_can(project: Project, buildrun: Buildrun) -> None:
+    image = docker("build", "-q", "-", data=f"FROM {BASE}\nRUN rm /bin/bash\n".encode())
+    try:
+        directory = project(
+            "docker_env: {image: '" + image + "'}\nname: inside\nentry_points:\n"
+            "  main: {parameters: {p: {default: a b}}, command: 'echo {p} && echo $0; exit 3'}\n"
+            "  arrays: {command: 'a=(1 2); echo ${{a[1]}}'}\n"
+        )
+        outcome = buildrun("-q", directory)
+        assert (outcome.code, outcome.out) == (3, "a b\nsh\n"), outcome.err
+        outcome = buildrun("-q", directory, "-e", "arrays")
+        assert (outcome.code, outcome.out) == (127, "")
+        assert "the command is written for bash, and the image has no bash" in outcome.err
+    finally:
+        docker("rmi", "-f", image, check=False)
 
 
 def test_image_that_has_no_name_is_run_by_its_id(project: Project, buildrun: Buildrun) -> None:

@@ -196,7 +196,7 @@ def test_only_the_first_container_of_a_template_is_changed(
     assert second.items() >= sidecar.items()
     assert first["name"] == "inside"
     assert first["image"].startswith(f"{place.repository}@sha256:")
-    assert first["command"][:2] == ["bash", "-c"]
+    assert first["command"][:2] == ["sh", "-c"]
     assert first["resources"] == {"limits": {"memory": "512Mi"}}
     assert first["terminationMessagePolicy"] == "FallbackToLogsOnError"
 

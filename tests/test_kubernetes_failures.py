@@ -142,6 +142,9 @@ def test_command_that_the_runtime_cannot_start_is_told(stage: Staged) -> None:
     outcome = stage(lambda pod: end(pod, 128, "StartError", words)).run()
     assert outcome.code == 128
     assert f"error: [main] the command cannot be started: {words}" in outcome.err
+    words = words.replace("nosuch", "sh")
+    outcome = stage(lambda pod: end(pod, 128, "StartError", words)).run()
+    assert "the image must have `sh`, for a command of more than plain words" in outcome.err
 
 
 # -- pods that end early ---------------------------------------------------------------------------

@@ -50,10 +50,31 @@ def program(command: str) -> tuple[str, ...]:
     """Return the words that run a command's text wholly inside of a container.
 
     Plain words are run as such, like `docker run IMAGE words…`, so that an image needs no shell for
-    them and an entrypoint of its own gets them; everything else is for `bash -c` in there.
+    them and an entrypoint of its own gets them; everything else is for `bash -c` in there, or for
+    `sh -c` where the image has no bash.
     """
-    words = plain_words(command)
-    return words if words else ("bash", "-c", command)
+    return plain_words(command) or ("sh", "-c", _BASH if needs_bash(command) else _SHELL, command)
+
+
+_BASH = (
+    'command -v bash >/dev/null 2>&1 && exec bash -c "$0"; '
+    "echo 'the command is written for bash, and the image has no bash' >&2; exit 127"
+)
+_SHELL = 'command -v bash >/dev/null 2>&1 && exec bash -c "$0"; exec sh -c "$0"'
+
+# What other shells take for something else, or do not know.
+_OF_BASH = re.compile(
+    r"\[\[|[<>]\(|<<<|&>|\|&|\$'|\w=\(|(?<!\$)\(\(|(?<!\$)\{[^{}\s]*(?:,|\.\.)[^{}\s]*\}"
+    r"|\b(?:coproc|declare|function|mapfile|popd|pushd|select|shopt)\s"
+)
+_IN_QUOTES = re.compile(r"\$\{(?:!|\w+\[)")
+
+
+def needs_bash(command: str) -> bool:
+    """Return whether a command holds what only bash does as it is meant."""
+    bare = re.sub(r"'[^']*'", "''", command)
+    unquoted = re.sub(r'"(?:[^"\\]|\\.)*"', '""', bare, flags=re.DOTALL)
+    return bool(_OF_BASH.search(unquoted) or _IN_QUOTES.search(bare))
 
 
 def plain_words(command: str) -> tuple[str, ...]:

@@ -228,7 +228,7 @@ def _pod_fact(status: Mapping[str, Any]) -> str:
 def _start_hint(message: str) -> str:
     for program, use in (
         ("python3", "steps whose files travel to the pod and back"),
-        ("bash", "a command of more than plain words"),
+        ("sh", "a command of more than plain words"),
     ):
         if f'"{program}"' in message and "not found" in message:
             return f"the image must have `{program}`, for {use}"
