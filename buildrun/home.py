@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import xxhash
 
+from buildrun.errors import BuildrunError
+
 
 class Home(NamedTuple):
     """The root directory of everything buildrun keeps."""
@@ -55,21 +57,39 @@ class Home(NamedTuple):
 
 
 def locate(environ: Mapping[str, str]) -> Home:
-    """Return the store: ``BUILDRUN_HOME``, else the platform's cache directory for the user."""
+    """Return the store: ``BUILDRUN_HOME``, else the platform's cache directory for the user.
+
+    Raises BuildrunError for a user who has no home directory.
+    """
     if chosen := environ.get("BUILDRUN_HOME"):
         return Home(os.path.abspath(os.path.expanduser(chosen)))
-    if sys.platform == "darwin":
-        return Home(os.path.join(_user(environ), "Library", "Caches", "buildrun"))
     base = environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # a relative one is to be ignored, says the XDG specification
+    if sys.platform == "darwin":
+        base = os.path.join(_user(environ), "Library", "Caches")
+    elif not os.path.isabs(base):  # a relative one is to be ignored, says the XDG specification
         base = os.path.join(_user(environ), ".cache")
     return Home(os.path.join(base, "buildrun"))
 
 
-def _user(environ: Mapping[str, str]) -> str:
+def of_user(environ: Mapping[str, str]) -> str | None:
+    """Return the user's home directory, or None for a user who has none."""
     given = environ.get("HOME", "")
     if os.path.isabs(given):
         return given
     from pwd import getpwuid
 
-    return getpwuid(os.getuid()).pw_dir
+    try:
+        return getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    found = of_user(environ)
+    if found is None:
+        raise BuildrunError(
+            f"the user {os.getuid()} has no home directory: neither `HOME` nor the password file "
+            "names one",
+            hint="set BUILDRUN_HOME to a directory for what buildrun keeps, or HOME",
+        )
+    return found

@@ -433,3 +433,49 @@ def test_unknown_option_is_told_with_a_remedy(
     assert fact in outcome.err
     assert hint in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_variable_chooses_the_manager(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "python_env: python_env.yaml\nentry_points:\n"
+        "  main: {command: '$PYTHON -m buildrun -q . $OPTIONS'}\n  inner: {command: echo inner}\n",
+        python_env__yaml="dependencies: [no-such-package-of-anyone==9]\n",
+    )
+    environ: dict[str, str | None] = {"PYTHON": sys.executable, "OPTIONS": "-e inner"}
+    assert buildrun("-q", directory, LOCAL, environ=environ).out == "inner\n"
+    chosen = {**environ, "BUILDRUN_ENV_MANAGER": "local"}
+    assert buildrun("-q", directory, environ=chosen).out == "inner\n"
+    outcome = buildrun(
+        "plan", directory, "--env-manager=virtualenv", "--format=json", environ=chosen
+    )
+    assert json.loads(outcome.out)["steps"][0]["environment"]["manager"] == "virtualenv"
+    environ["OPTIONS"] = "-e inner --env-manager=virtualenv"
+    outcome = buildrun("-q", directory, LOCAL, "--offline", environ=environ)
+    assert "no-such-package-of-anyone" in outcome.err
+    outcome = buildrun("-q", directory, environ={"BUILDRUN_ENV_MANAGER": "venv"})
+    assert outcome.code == 2
+    assert "error: BUILDRUN_ENV_MANAGER: `venv` is no environment manager" in outcome.err
+
+
+def test_user_without_home_is_told_what_to_set(project: Project, tmp_path: Path) -> None:
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {command: echo fine}}\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    program = (
+        "import pwd\n"
+        "def missing(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
+        "pwd.getpwuid = missing\n"
+        "from buildrun.cli import entry\n"
+        "entry()\n"
+    )
+    environ = {"PATH": os.environ["PATH"]}
+    for command in (("plan", "."), ("run", "."), ("cache", "info"), ("runs", "ls")):
+        words = (sys.executable, "-c", program, *command)
+        for kept, code in (({}, 1), ({"BUILDRUN_HOME": str(tmp_path / "kept")}, 0)):
+            done = subprocess.run(
+                words, cwd=directory, env={**environ, **kept}, capture_output=True, check=False
+            )
+            assert done.returncode == code, done.stderr
+            assert (b"set BUILDRUN_HOME" in done.stderr) == (code == 1)
+    assert sorted(path.name for path in directory.iterdir()) == ["MLproject", "python_env.yaml"]

@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
     )
     option(
         "--env-manager", choices=tuple(MANAGERS),
-        help="default: what the project declares; local is your own environment",
+        help="default: BUILDRUN_ENV_MANAGER, or what the project declares; local is your own",
     )  # fmt: skip
     option("--storage-dir", metavar="DIR", help="where remote `path` parameters are downloaded to")
     option("--run-id", metavar="ID", help="the MLflow run to use")
@@ -98,7 +98,7 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
         backend=arguments.backend,
         backend_config=_parse_config(arguments.backend_config),
         config_given=arguments.backend_config,
-        env_manager=arguments.env_manager,
+        env_manager=arguments.env_manager or _manager(environ),
         storage_dir=arguments.storage_dir or environ.get("MLFLOW_TMP_DIR") or None,
         run_id=arguments.run_id,
         run_name=arguments.run_name,
@@ -125,6 +125,17 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
 def _parse_docker_args(pairs: list[str]) -> tuple[tuple[str, str | bool], ...]:
     split = [pair.partition("=") for pair in pairs]
     return tuple((name, value if equals else True) for name, equals, value in split)
+
+
+def _manager(environ: Mapping[str, str]) -> str | None:
+    name = environ.get("BUILDRUN_ENV_MANAGER") or None
+    if name is not None and name not in MANAGERS:
+        raise UsageError(
+            f"`{name}` is no environment manager",
+            place="BUILDRUN_ENV_MANAGER",
+            hint=f"choose one of {', '.join(MANAGERS)}",
+        )
+    return name
 
 
 def _parse_config(given: str | None) -> Mapping[str, Any]:

@@ -56,7 +56,8 @@ def provide(
     Raises EnvironmentFailure, StoreError; then no half-made prefix is left.
     """
     if not identity.key:
-        return Environment(manager.NAME, None, None, True, {}), None
+        variables = manager.activate("", request.environ)
+        return Environment(manager.NAME, None, None, True, variables), None
     prefix = prefix_of(home, identity.key)
     try:
         lock, reused = _obtain(manager, identity, prefix, request, console, refresh=refresh)

@@ -43,10 +43,10 @@ def lock(
     raise EnvironmentFailure(
         "the caller's own environment cannot be locked",
         place=str((request.project.root, platforms, previous, console)[0]),
-        hint="leave `--env-manager` out",
+        hint="leave out `--env-manager` and BUILDRUN_ENV_MANAGER",
     )
 
 
 def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None]:  # noqa: ARG001
-    """Change nothing."""
-    return {}
+    """Return the variable by which a buildrun that the command starts stays in the environment."""
+    return {"BUILDRUN_ENV_MANAGER": "local"}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from buildrun import home
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def program(environ: Mapping[str, str]) -> str:
 def environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """Return the caller's variables as uv should see them."""
     kept = {name: value for name, value in environ.items() if name not in _DROPPED}
+    if home.of_user(environ) is None:  # uv would put its cache into the project
+        kept = {"UV_CACHE_DIR": os.path.join(home.locate(environ).root, "uv"), **kept}
     return {**kept, **extra}
 
 
