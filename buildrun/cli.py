@@ -164,13 +164,10 @@ def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
         raise UsageError("the project's URI is empty", hint="give a directory, such as `.`")
     if not word.isalpha() or os.path.exists(os.path.join(cwd, word)):
         return
-    from difflib import get_close_matches
+    from buildrun.near import did_you_mean
 
-    close = get_close_matches(word, COMMANDS, n=1)
-    if close:
-        raise UsageError(
-            f"`{word}` is neither a command nor a project", hint=f"did you mean `{close[0]}`?"
-        )
+    if meant := did_you_mean(word, COMMANDS):
+        raise UsageError(f"`{word}` is neither a command nor a project", hint=meant)
 
 
 def _overview() -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from buildrun.errors import ProjectError
+from buildrun.near import nearest
 from buildrun.project.spec import EntryPoint, ProjectSpec
 
 
@@ -53,14 +54,12 @@ def _unknown(spec: ProjectSpec, name: str) -> ProjectError:
 
 
 def _choices(spec: ProjectSpec, name: str, names: list[str]) -> str:
-    from difflib import get_close_matches
-
     scripts = [
         file for file in sorted(os.listdir(spec.root)) if file.endswith((".py", ".sh", ".R"))
     ]
-    close = get_close_matches(name, names + scripts, n=1)
-    if close:
-        return f"did you mean `-e {close[0]}`?"
+    meant = nearest(name, names + scripts)
+    if meant is not None:
+        return f"did you mean `-e {meant}`?"
     if names or scripts:
         return f"choose one with `-e NAME`: {', '.join(names + scripts[:10])}"
     return "declare it under `entry_points:` in a file named MLproject"

@@ -220,7 +220,7 @@ def test_unusual_names_break_no_format(
 
 @pytest.mark.parametrize(
     "content",
-    [b"\0", b"\xff\xfe", b"a: [" * 100_000, b"? {a: b}\n: c\n", b'name: "\\ud800"\n', b"\t", b"-"],
+    [b"\0", b"\xff\xfe", b"a: [" * 100_000, b"? {a: b}\n: c\n", b'"\\ud800": 1\n', b"\t", b"-"],
 )
 def test_bad_bytes_end_in_a_finding(buildrun: Buildrun, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "MLproject").write_bytes(content)
@@ -248,3 +248,58 @@ def test_many_projects_are_checked_in_one_call(buildrun: Buildrun, project: Proj
     directories = [project(BAD, name=f"p{number}") for number in range(50)]
     done = buildrun("validate", "--format", "json", *directories)
     assert [row["valid"] for row in done.data["files"]] == [False] * 50
+
+
+# The shapes of MLflow's own documentation, each with the files that it names.
+CONDA = "name: tutorial\nchannels: [conda-forge]\ndependencies:\n  - python=3.8\n  - pip\n"
+ENVIRONMENT = (
+    '# Python version required to run the project.\npython: "3.8.15"\n'
+    "build_dependencies:\n  - pip\n  - setuptools\n  - wheel==0.37.1\n"
+    "dependencies:\n  - mlflow==2.3\n  - scikit-learn==1.0.2\n"
+)
+ENTRY_POINTS = """
+entry_points:
+  main:
+    parameters:
+      data_file: path
+      regularization: {type: float, default: 0.1}
+      name:
+        type: string
+        default: value
+    command: "python train.py -r {regularization} {data_file} {name}"
+  validate:
+    parameters:
+      data_file: path
+    command: "python validate.py {data_file}"
+"""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "name: My Project\n",
+        "name: My Project\npython_env: python_env.yaml\n",
+        "name: My Project\nconda_env: conda.yaml\n",
+        "name: tutorial\ndocker_env:\n  image: mlflow-docker-example-environment\n",
+        "name: tutorial\ndocker_env:\n  image: mlflow-docker-example-environment\n"
+        '  volumes: ["/local/path:/container/mount/path"]\n'
+        '  environment: [["NEW_ENV_VAR", "new_var_value"], "VAR_TO_COPY_FROM_HOST_ENVIRONMENT"]\n',
+    ],
+)
+def test_documented_project_is_clean(buildrun: Buildrun, project: Project, head: str) -> None:
+    files = {"python_env__yaml": ENVIRONMENT, "conda__yaml": CONDA}
+    done = buildrun("validate", "--strict", cwd=project(head + ENTRY_POINTS, **files))
+    assert (done.code, done.out) == (0, "")
+
+
+def test_plain_types_are_one_line_of_validate_and_of_plan(
+    buildrun: Buildrun, project: Project
+) -> None:
+    parameters = "".join(f"      p{number}: {{type: int, default: 1}}\n" for number in range(12))
+    command = " ".join(f"{{p{number}}}" for number in range(12))
+    head = "name: x\nentry_points:\n  main:\n    parameters:\n"
+    directory = project(f"{head}{parameters}    command: echo {command}\n")
+    assert buildrun("validate", cwd=directory).out.count("unknown-type") == 1
+    for _ in range(2):
+        done = buildrun("plan", ".", "--env-manager", "local", cwd=directory)
+        assert (done.code, done.err.count("unknown-type")) == (0, 1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+from buildrun.near import did_you_mean
 from buildrun.project.compose import Path
 from buildrun.project.diagnostics import Severity
-from buildrun.project.findings import Findings, did_you_mean
+from buildrun.project.findings import Findings
 from buildrun.project.template import Placeholder, cuts, placeholders, trial
 
 _WORD = re.compile(r"[\w-]+")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from buildrun.near import did_you_mean
 from buildrun.project.check_command import check_value
 from buildrun.project.check_scalar import check_scalar
 from buildrun.project.compose import Path
 from buildrun.project.declared import Declared
 from buildrun.project.dependencies import Graph, cycles
-from buildrun.project.findings import Findings, did_you_mean
+from buildrun.project.findings import Findings
+from buildrun.project.kinds import misfit
 from buildrun.project.spec import Dependency, Parameter
 
 
@@ -115,7 +117,7 @@ def _check_parameters(
     for name, text in handed.items():
         where = (*path, "parameters", name)
         if name in kinds:
-            _check_number(findings, where, target.name, kinds[name], text)
+            _check_kind(findings, where, target.name, kinds[name], text)
         elif name not in target.defaults:
             message = f"`{target.name}` declares no parameter `{name[:60]}`; its command gets the "
             message += f"option `--{name[:60]}`"
@@ -128,13 +130,14 @@ def _missing_hint(target: str, name: str, own: Declared) -> str:
     return f"write `{{entry_point: {target}, parameters: {{{name}: {value}}}}}`"
 
 
-def _check_number(
+def _check_kind(
     findings: Findings, path: Path, target: str, parameter: Parameter, text: str
 ) -> None:
-    if parameter.type != "float" or "{" in text:
+    if "{" in text or not (what := misfit(parameter.type, text)):
         return
-    try:
-        float(text)
-    except ValueError:
-        message = f"`{text[:60]}` is not a number, and `{parameter.name}` of `{target}` is a float"
-        findings.error("parameter-mismatch", message, path, hint="hand down a number")
+    message = f"`{text[:60]}` is not {what}"
+    message += f", and `{parameter.name}` of `{target}` is of type `{parameter.type}`"
+    if parameter.type == "float":
+        findings.error("parameter-mismatch", message, path, hint=f"hand down {what}")
+    else:  # a type that MLflow does not check
+        findings.warning("parameter-mismatch", message, path, hint=f"hand down {what}")

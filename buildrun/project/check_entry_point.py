@@ -14,11 +14,12 @@ from buildrun.project.check_dependencies import (
 from buildrun.project.check_inputs import all_inputs, check_effect, check_origins, read_inputs
 from buildrun.project.check_limits import read_retries, read_timeout
 from buildrun.project.check_outputs import check_overlaps, read_outputs
-from buildrun.project.check_scalar import FLOATS, check_scalar
+from buildrun.project.check_scalar import check_scalar
 from buildrun.project.check_variables import read_env, read_pass_env
 from buildrun.project.compose import Path
 from buildrun.project.declared import Declared
 from buildrun.project.findings import Findings
+from buildrun.project.kinds import is_number, misfit
 from buildrun.project.spec import EntryPoint, Parameter
 
 
@@ -120,5 +121,10 @@ def _check_default(findings: Findings, path: Path, value: object, kind: str) -> 
     if isinstance(value, (dict, list, bytes, set)):
         message = f"the command gets the text `{str(value)[:60]}`"
         findings.warning("yaml-value", message, path, hint="write that text in quotes")
-    elif not (isinstance(value, bool) and kind in FLOATS):
+    elif not (isinstance(value, bool) and is_number(kind)):
         check_scalar(findings, path, value, "the command gets", exact=False, kind=kind)
+    # The schema judges the defaults of MLflow's own types.
+    if kind != "float" and (what := misfit(kind, str(value))):
+        message = f"the default of the `{kind}` parameter `{path[-2]}` is not {what}"
+        hint = f"give it {what}, or the type `string`"
+        findings.warning("default-mismatch", message, path, hint=hint)

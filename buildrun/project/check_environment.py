@@ -9,13 +9,11 @@ from typing import Any
 from buildrun.memo import Reader
 from buildrun.project.check_schema import check_schema
 from buildrun.project.compose import Path
-from buildrun.project.conda_python import is_pin, is_unpinned
 from buildrun.project.findings import Findings
 from buildrun.project.python_version import is_readable
 from buildrun.project.requirement import is_valid, named_file, remedy
 from buildrun.project.spec import CondaEnv, PythonEnv
 
-_PYTHON_NAME = re.compile(r"(?:\S*::)?python(?![\w.-])", re.IGNORECASE)
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
@@ -50,9 +48,6 @@ def read_conda_env(findings: Findings, root: str | None, reader: Reader) -> Cond
         return CondaEnv(document.path)
     given = value.get("dependencies")
     items = list(enumerate(given)) if isinstance(given, list) else []
-    for index, item in items:
-        if isinstance(item, str):
-            _check_python_pin(findings, ("dependencies", index), item)
     pip = _pip(findings, items)
     folders = () if root is None else (root, os.path.dirname(document.path))
     _check_files(findings, pip, folders, reader)
@@ -181,19 +176,6 @@ def _check_files(
             message = f"there is no file `{name[:80]}` in the project"
             hint = "paths in requirements are relative to the project's root"
             findings.error("missing-requirements-file", message, path, hint=hint)
-
-
-def _check_python_pin(findings: Findings, path: Path, dependency: str) -> None:
-    if is_unpinned(dependency):
-        message = f"`{dependency}` names no Python version; a virtualenv cannot be made of it"
-        hint = "pin it, such as `python=3.12`"
-        findings.warning("python-unpinned", message, path, hint=hint)
-    elif _PYTHON_NAME.match(dependency) and not is_pin(dependency):
-        message = f"for a virtualenv, MLflow does not see the Python version in `{dependency[:60]}`"
-        version = _VERSION.search(dependency.rpartition("::")[2])
-        pin = f"python={version.group() if version else '3.12'}"
-        hint = f"write it as `{pin}`, without channel, blanks and build"
-        findings.warning("python-pin-ignored", message, path, hint=hint)
 
 
 def _list(value: object) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 
+from buildrun.near import did_you_mean
 from buildrun.printable import printable
 from buildrun.project.check_path import check_fields, problem
 from buildrun.project.compose import Path
@@ -12,7 +13,7 @@ from buildrun.project.declared import Declared
 from buildrun.project.dependencies import Graph, depends_on_any, graph_of, needed
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.document import pointer
-from buildrun.project.findings import Findings, did_you_mean
+from buildrun.project.findings import Findings
 from buildrun.project.makers import Makers, makers_of
 from buildrun.project.spec import EntryPoint, Pattern, ProjectSpec
 from buildrun.tree import globs, patterns

@@ -33,7 +33,7 @@ def load_json(path: str, reader: Reader) -> Document | Diagnostic:
         hint = "check quotes, commas and brackets; JSON takes no comments"
         return Diagnostic("error", "json-syntax", message, path, line, column, hint=hint)
     if isinstance(document, Diagnostic):
-        return Document(path, text, value, None, ())
+        return Document(path, text, value, None, (), ())
     document.value = value
     return document
 

@@ -7,9 +7,7 @@ import re
 
 from buildrun.project.compose import Path
 from buildrun.project.findings import Findings
-
-# Types, MLflow's and its users', whose values are compared as numbers.
-FLOATS = ("float", "double", "number", "real")
+from buildrun.project.kinds import is_number
 
 _SHORTENED = re.compile(r"[-+]?(0\d.*|\d+\.\d+)")
 
@@ -41,7 +39,7 @@ def _is_as_good(raw: str, value: object, kind: str) -> bool:
         same = float(raw) == float(value)
     except (ValueError, OverflowError):
         return False
-    return same and (kind in FLOATS or not _SHORTENED.fullmatch(raw))
+    return same and (is_number(kind) or not _SHORTENED.fullmatch(raw))
 
 
 def _reading(value: object) -> str:

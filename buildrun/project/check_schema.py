@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import schemas
+from buildrun.near import did_you_mean, nearest
 from buildrun.project.accept import conforms
 from buildrun.project.compose import Path
-from buildrun.project.findings import Findings, describe, did_you_mean
+from buildrun.project.findings import Findings, describe
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -75,6 +76,7 @@ def check_schema(name: str, findings: Findings) -> None:
     """Add what the schema called ``name`` finds in the document."""
     if conforms(_schema(name), findings.document.value):
         return
+    types: dict[str, list[Path]] = {}
     for error in validator(name).iter_errors(findings.document.value):
         failure = _Failure(
             str(error.validator),
@@ -86,10 +88,14 @@ def check_schema(name: str, findings: Findings) -> None:
         )
         if failure.rule.get("severity") == "ignore":
             continue
-        if failure.keyword == "additionalProperties":
+        if failure.rule.get("code") == "unknown-type":
+            types.setdefault(_words(failure, findings)["value"], []).append(failure.path)
+        elif failure.keyword == "additionalProperties":
             _unknown_keys(failure, findings)
         else:
             _report(failure, findings)
+    if types:
+        _unknown_types(types, findings)
 
 
 def _kind(value: object) -> str:
@@ -105,8 +111,6 @@ def _report(failure: _Failure, findings: Findings) -> None:
     words = _words(failure, findings)
     message = str(rule.get("message") or _default_message(failure)).format(**words)
     hint = str(rule.get("hint", "")).format(**words)
-    if failure.keyword == "enum":
-        hint = did_you_mean(failure.instance, failure.wanted, rule.get("synonyms")) or hint
     findings.add(
         rule.get("severity", "error"),
         rule.get("code", _CODES.get(failure.keyword, "bad-value")),
@@ -165,7 +169,8 @@ def _short(value: object) -> str:
 
 def _unknown_keys(failure: _Failure, findings: Findings) -> None:
     instance, known = failure.instance, list(failure.schema["properties"])
-    unknown = [key for key in instance if key not in known]
+    lends = findings.document.lends
+    unknown = [key for key in instance if key not in known and not lends((*failure.path, key))]
     lost = {key: text for key in unknown if (text := _lost_space(key, instance[key], known))}
     if lost:
         key, meant = next(iter(lost)), ", ".join(lost.values())
@@ -186,9 +191,42 @@ def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Fin
     hint = did_you_mean(key, known, rule.get("synonyms"))
     if "default" in known:
         hint = _parameter_hint(failure.instance, key) or hint
-    hint = hint or f"the known keys are {', '.join(f'`{word}`' for word in known)}"
+    hint = hint or f"the known keys are {_listed(known)}"
     code = rule.get("code", _CODES["additionalProperties"])
     findings.add(severity, code, message, (*failure.path, key), key=True, hint=hint)
+
+
+def _unknown_types(paths: Mapping[str, list[Path]], findings: Findings) -> None:
+    """Report types that MLflow does not know: words with a plain meaning once for the file."""
+    part = schema_part("MLproject", "$defs", "type")
+    rule: Rule = part["x-buildrun"]["enum"]
+    known = {word: word for word in part["enum"]} | rule["synonyms"]
+    place = findings.document.place
+    first = {word: min(paths[word], key=place) for word in paths}
+    plain: dict[str, list[str]] = {}
+    for word in sorted(first, key=lambda word: place(first[word])):
+        if word.lower() in known:
+            plain.setdefault(known[word.lower()], []).append(word)
+            continue
+        message = f"`{word}` is none of MLflow's types; the value is treated as text"
+        meant = nearest(word, known)
+        hint = f"did you mean `{known[meant]}`?" if meant is not None else rule["hint"]
+        findings.warning(rule["code"], message, first[word], hint=hint)
+    if plain:
+        words = [word for those in plain.values() for word in those]
+        message = f"MLflow takes any text for {_listed(words)}; buildrun warns of what does not fit"
+        hint = "write " + "; ".join(f"`{kind}` for {_listed(plain[kind])}" for kind in plain)
+        findings.warning(
+            rule["code"], message, min((first[word] for word in words), key=place), hint=hint
+        )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _first(paths: list[Path], findings: Findings) -> Path:
+    return min(paths, key=findings.document.place)
 
 
 def _lost_space(key: object, value: object, known: list[str]) -> str | None:

@@ -5,11 +5,11 @@ docker_env, python_env, conda_env, else python_env.yaml, else conda.yaml, else p
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any, NamedTuple
 
 from buildrun.memo import Reader
+from buildrun.near import did_you_mean
 from buildrun.project.findings import Findings
 from buildrun.project.locate import CONDA_ENV, PYTHON_ENV
 
@@ -73,6 +73,4 @@ def _near(path: str) -> str:
         names = [name for name in os.listdir(directory) if name.endswith((".yaml", ".yml"))]
     except (OSError, ValueError):
         names = []
-    near = difflib.get_close_matches(wanted, names, 1)
-    hint = "the path is relative to the directory of MLproject"
-    return f"did you mean `{near[0]}`?" if near else hint
+    return did_you_mean(wanted, names) or "the path is relative to the directory of MLproject"

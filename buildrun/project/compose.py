@@ -56,6 +56,13 @@ class Duplicate(NamedTuple):
     first_line: int
 
 
+class Alias(NamedTuple):
+    """A place, as an offset from the file's beginning, that repeats a value from elsewhere."""
+
+    offset: int
+    node: Node
+
+
 class _Open:
     """A collection whose end is still to come."""
 
@@ -80,6 +87,7 @@ class _Composer:
         self.repeated = 0
         self.root: Node | None = None
         self.duplicates: list[Duplicate] = []
+        self.aliases: list[Alias] = []
 
     def take(self, event: Any) -> None:
         kind = type(event)
@@ -147,6 +155,7 @@ class _Composer:
         if self.repeated > ALIAS_LIMIT:
             message = f"aliases repeat more than {ALIAS_LIMIT} values"
             raise LimitError("too-many-aliases", message, event.start_mark)
+        self.aliases.append(Alias(event.start_mark.index, node))
         return node
 
     def _attach(self, node: Node) -> None:
@@ -171,14 +180,14 @@ class _Composer:
         return (*parent.path, getattr(parent.key, "value", None))
 
 
-def compose(loader: Any) -> tuple[Node | None, tuple[Duplicate, ...]]:
+def compose(loader: Any) -> tuple[Node | None, tuple[Duplicate, ...], tuple[Alias, ...]]:
     """Return the root node of the loader's only document, or None for an empty one.
 
     loader: a fresh ``yaml.SafeLoader`` or ``yaml.CSafeLoader``. Raises YAMLError and LimitError.
     """
     loader.get_event()
     if loader.check_event(StreamEndEvent):
-        return None, ()
+        return None, (), ()
     loader.get_event()
     composer = _Composer(loader)
     while not loader.check_event(DocumentEndEvent):
@@ -187,7 +196,7 @@ def compose(loader: Any) -> tuple[Node | None, tuple[Duplicate, ...]]:
     if not loader.check_event(StreamEndEvent):
         mark = loader.get_event().start_mark
         raise LimitError("multiple-documents", "the file holds more than one document", mark)
-    return composer.root, tuple(composer.duplicates)
+    return composer.root, tuple(composer.duplicates), tuple(composer.aliases)
 
 
 def construct_key(node: Node) -> Hashable:

@@ -39,18 +39,6 @@ def as_python_env(conda: CondaEnv) -> tuple[PythonEnv, tuple[str, ...]]:
     return PythonEnv(conda.path, python, tuple(build), conda.pip), tuple(dropped)
 
 
-def is_pin(dependency: str) -> bool:
-    """Return whether MLflow sees a dependency as python, pip, setuptools or wheel."""
-    return _PIN.match(dependency) is not None
-
-
-def is_unpinned(dependency: str) -> bool:
-    """Return whether a dependency is a python that MLflow refuses for a virtualenv."""
-    pin = _PIN.match(dependency)
-    unpinned = (None, "<", ">", "!=")
-    return pin is not None and pin["package"] == "python" and pin["operator"] in unpinned
-
-
 def _refuse_unpinned(path: str, dependency: str, operator: str | None) -> None:
     if operator is None:
         message = f"`{dependency}` names no version, which a virtualenv needs"

@@ -19,7 +19,7 @@ from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from buildrun.memo import Reader
-from buildrun.project.compose import Duplicate, LimitError, Path, compose, construct_key
+from buildrun.project.compose import Alias, Duplicate, LimitError, Path, compose, construct_key
 from buildrun.project.diagnostics import Diagnostic
 
 SIZE_LIMIT = 1 << 20  # bytes
@@ -45,7 +45,13 @@ class Document:
     """
 
     def __init__(
-        self, path: str, text: str, value: Any, root: Node | None, duplicates: tuple[Duplicate, ...]
+        self,
+        path: str,
+        text: str,
+        value: Any,
+        root: Node | None,
+        duplicates: tuple[Duplicate, ...],
+        aliases: tuple[Alias, ...],
     ) -> None:
         """Keep what was read."""
         self.path = path
@@ -53,6 +59,7 @@ class Document:
         self.value = value
         self.duplicates = duplicates
         self._root = root
+        self._aliases = aliases
         self._lines: list[int] = []
         self._children: dict[int, dict[Hashable, tuple[Node, Node]]] = {}
 
@@ -74,6 +81,17 @@ class Document:
         """Return whether the value is a scalar written without quotes."""
         node, _ = self._find(path, exact=True)
         return isinstance(node, ScalarNode) and not node.style
+
+    def lends(self, path: Path) -> bool:
+        """Return whether an alias elsewhere repeats the value or a part of it."""
+        node, _ = self._find(path, exact=True)
+        if node is None or node.end_mark is None:
+            return False
+        within = range(node.start_mark.index, node.end_mark.index)
+        return any(
+            alias.node.start_mark.index in within and alias.offset not in within
+            for alias in self._aliases
+        )
 
     def find(self, path: Path, text: str, start: int = 0) -> int:
         """Return the offset of ``text`` in a scalar's source, from ``start`` on, or -1.
@@ -162,11 +180,11 @@ def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
     root: Node | None = None
     try:
         loader = kind(text)
-        root, duplicates = compose(loader)
+        root, duplicates, aliases = compose(loader)
         value = loader.construct_document(root) if root is not None else None
         if _HUGE_NUMBER.search(text) and any(_fails(node) for node in _scalars(root)):
             raise ValueError("the number is too large to be shown")
-        return Document(path, text, value, root, duplicates)
+        return Document(path, text, value, root, duplicates, aliases)
     except LimitError as error:
         return _finding(path, error.code, error.message, error.mark, _LIMIT_HINTS[error.code])
     except yaml.YAMLError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from buildrun.project.compose import Path
@@ -62,20 +60,6 @@ class Findings:
     def sorted(self) -> tuple[Diagnostic, ...]:
         """Return all findings by place."""
         return tuple(sorted(self._found.values(), key=lambda found: (found.line, found.column)))
-
-
-def did_you_mean(
-    word: object, options: Iterable[str], synonyms: Mapping[str, str] | None = None
-) -> str:
-    """Return "did you mean …?" for the option that a word stands for, or "" where none is near."""
-    text = str(word).strip().lower()
-    known = list(options)
-    meant = (synonyms or {}).get(text)
-    if meant is None:
-        lowered = {option.lower(): option for option in known}
-        near = difflib.get_close_matches(text, lowered, 1) if len(text) < 100 else []
-        meant = lowered[near[0]] if near else None
-    return f"did you mean `{meant}`?" if meant else ""
 
 
 def describe(value: object) -> str:

@@ -16,6 +16,11 @@ _REQUIREMENT = re.compile(
     rf"(@\s*\S+|\(?\s*({_CLAUSE}\s*(,\s*{_CLAUSE}\s*)*,?)?\s*\)?)\s*",
     re.IGNORECASE,
 )
+# What pip looks for on the disk or fetches, and only then knows.
+_PLACE = re.compile(
+    r"\.|file:|.*(://|[/\\]|\$\{)|.*\.(whl|zip|t(ar\.)?(gz|bz2|xz|lzma)|tar)(\[[^]]*\])?$",
+    re.IGNORECASE,
+)
 _FILE = re.compile(r"\s*(?:-r|-c|--requirements?|--constraints?)(?:\s*=\s*|\s*)(?P<file>[^#]*)")
 _SINGLE_EQUALS = re.compile(r"(?P<name>[\w.-]+)\s*=\s*(?P<version>[\d.]+)(=.*)?")
 
@@ -23,10 +28,10 @@ _SINGLE_EQUALS = re.compile(r"(?P<name>[\w.-]+)\s*=\s*(?P<version>[\d.]+)(=.*)?"
 def is_valid(line: str) -> bool:
     """Return whether pip can take a line; options, paths, URLs and variables pass unread."""
     text = re.split(r"\s#|^#", line, maxsplit=1)[0].strip()
-    if not text or text.startswith("-") or re.search(r"://|[/\\]|\$\{|\.whl$|\.zip$|\.gz$", text):
+    text = re.split(r"\s--", text.split(";", 1)[0], maxsplit=1)[0].strip()
+    if not text or text.startswith("-") or _PLACE.match(text):
         return True
-    text = re.split(r"\s--", text.split(";", 1)[0], maxsplit=1)[0]
-    return len(text) < 1000 and _REQUIREMENT.fullmatch(text.strip()) is not None
+    return len(text) < 1000 and _REQUIREMENT.fullmatch(text) is not None
 
 
 def remedy(line: str) -> str:
