@@ -1,5 +1,6 @@
 """What somebody meant who has written something else."""
 
+import os
 from collections.abc import Iterable, Mapping
 
 
@@ -27,3 +28,25 @@ def did_you_mean(
     """Return "did you mean …?" for what ``nearest`` finds, or ""."""
     meant = nearest(word, options, synonyms)
     return f"did you mean `{meant}`?" if meant is not None else ""
+
+
+def near_path(given: str, cwd: str = "") -> str:
+    """Return "did you mean …?" for a path that is not there, or "" where none is like it.
+
+    cwd: where a relative path begins. Only the first part that is not there is compared.
+    """
+    parts = given.split("/")
+    for index, part in enumerate(parts):
+        parent = os.path.join(cwd, "/".join(parts[:index]) + "/" if index else "")
+        if part and not os.path.lexists(os.path.join(parent, part)):
+            try:
+                meant = nearest(part, os.listdir(parent or os.curdir))
+            except (OSError, ValueError):
+                return ""
+            path = "/".join([*parts[:index], meant or "", *parts[index + 1 :]])
+            return (
+                f"did you mean `{path}`?"
+                if meant and os.path.exists(os.path.join(cwd, path))
+                else ""
+            )
+    return ""

@@ -423,6 +423,11 @@ def test_runs_that_waited_for_the_first_go_on_together(project: Project, tmp_pat
         (("--forse", "."), "--forse", "did you mean `--force`?"),
         (("--qqqq", "."), "--qqqq", "`buildrun run --help`"),
         ((".", "--output", "loud"), "invalid choice: 'loud'", "`buildrun run --help`"),
+        ((".", "--output", "error"), "invalid choice: 'error'", "did you mean `errors`?"),
+        ((".", "-b", "k8s"), "invalid choice: 'k8s'", "did you mean `kubernetes`?"),
+        ((".", "--env-manager", "Conda"), "invalid choice", "did you mean `conda`?"),
+        ((".", "--no-conda"), "--no-conda", "did you mean `--env-manager local`?"),
+        ((".", "-p", "a=1"), "-p", "did you mean `-P`?"),
     ],
 )
 def test_unknown_option_is_told_with_a_remedy(
@@ -479,3 +484,60 @@ def test_user_without_home_is_told_what_to_set(project: Project, tmp_path: Path)
             assert done.returncode == code, done.stderr
             assert (b"set BUILDRUN_HOME" in done.stderr) == (code == 1)
     assert sorted(path.name for path in directory.iterdir()) == ["MLproject", "python_env.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("schema", "mlproject"), "MLproject"),
+        (("runs", "list"), "ls"),
+        (("runs", "show", "--formt=json"), "--format"),
+        (("validate", "project/MLprojekt"), "MLproject"),
+        (("run", "projct", "--env-manager", "local"), "project"),
+        (("run", "project", "-e", "trian"), "-e train"),
+        (("run", "project/../projct/"), "project/../project/"),
+    ],
+)
+def test_typing_error_names_what_was_meant(
+    arguments: tuple[str, ...], meant: str, project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {train: {command: echo}}\n")
+    outcome = buildrun(*arguments, cwd=directory.parent)
+    assert outcome.code != 0
+    assert f"did you mean `{meant}`?" in outcome.out + outcome.err
+
+
+PARAMETERS = """
+entry_points:
+  main:
+    parameters: {times: {type: int, default: 1}, big: {type: bool, default: false}}
+    command: echo {times} {big}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "warning", "out"),
+    [
+        (("tmes=3",), "did you mean `times`?", "1 false --tmes 3\n"),
+        (("Times=3",), "did you mean `times`?", "1 false --Times 3\n"),
+        (
+            ("times=x",),
+            "parameter `times` is of type `int`, and `x` is not an integer",
+            "x false\n",
+        ),
+        (("big=maybe",), "`maybe` is not true or false", "1 maybe\n"),
+        (("times=3", "time=4"), "", "3 false --time 4\n"),
+        (("times=-3", "big=1", "verbose=1"), "", "-3 1 --verbose 1\n"),
+    ],
+)
+def test_odd_parameter_is_warned_of_each_time(
+    given: tuple[str, ...], warning: str, out: str, project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(PARAMETERS)
+    assert buildrun("run", ".", "--env-manager", "local", cwd=directory).code == 0
+    parameters = [word for pair in given for word in ("-P", pair)]
+    for _ in range(2):
+        outcome = buildrun("run", ".", "--env-manager", "local", *parameters, cwd=directory)
+        assert outcome.out.replace("False", "false") == out
+        assert ("warning:" in outcome.err) is bool(warning)
+        assert warning in outcome.err

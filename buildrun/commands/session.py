@@ -14,9 +14,12 @@ from buildrun.environments.identify import identify
 from buildrun.environments.prefix import flaw, prefix_of
 from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.memo import Memory, Reader, recall
+from buildrun.near import nearest
+from buildrun.printable import printable
 from buildrun.project import dependencies, locate, snapshot
-from buildrun.project.spec import ProjectSpec
-from buildrun.secrets import are_in
+from buildrun.project.kinds import misfit
+from buildrun.project.spec import EntryPoint, ProjectSpec
+from buildrun.secrets import are_in, redact
 from buildrun.sources import registry as sources
 from buildrun.sources.contract import Asked, Origin
 from buildrun.sources.contract import Opened as Source
@@ -168,6 +171,27 @@ def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None
         if len(concerned) > _SHOWN:
             more = len(concerned) - _SHOWN
             session.console.warn(f"and {more} more; `buildrun validate` shows them all")
+    if entry_point:
+        _check_values(session, opened.project.entry_point(session.options.entry_point))
+
+
+def _check_values(session: Session, entry_point: EntryPoint | None) -> None:
+    """Warn of values that MLflow takes, and that look like mistakes."""
+    given = session.options.parameters
+    declared = {item.name: item.type for item in entry_point.parameters} if entry_point else {}
+    for name, value in given.items():
+        kind = declared.get(name)
+        meant = nearest(name, declared.keys() - given.keys()) if kind is None else None
+        if meant is not None:
+            fact = f"the entry point declares no parameter `{name}`, so its command gets `--{name}`"
+            hint = f"did you mean `{meant}`?"
+        elif kind in (None, "float") or not (what := misfit(kind, value)):
+            continue  # what is no float stops the run
+        else:
+            fact = f"parameter `{name}` is of type `{kind}`, and `{value}` is not {what}"
+            hint = f"give {what}, or declare the parameter as a string"
+        session.seen.volatile = True  # so that the warning is said each time
+        session.console.warn(redact(printable(fact)), printable(hint))
 
 
 def environment_of(

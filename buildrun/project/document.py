@@ -19,6 +19,7 @@ from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from buildrun.memo import Reader
+from buildrun.near import near_path
 from buildrun.project.compose import Alias, Duplicate, LimitError, Path, compose, construct_key
 from buildrun.project.diagnostics import Diagnostic
 
@@ -227,7 +228,9 @@ def _unreadable(path: str, error: OSError) -> Diagnostic:
         message, hint = "the symbolic link leads back to itself", "replace the link by the file"
         return Diagnostic("error", "symlink-loop", message, path, hint=hint)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = "check the path" if not os.path.islink(path) else "its symbolic link leads nowhere"
+        hint = near_path(*reversed(os.path.split(path))) or "check the path"
+        if os.path.islink(path):
+            hint = "its symbolic link leads nowhere"
         return Diagnostic("error", "missing-file", "no such file", path, hint=hint)
     message = f"the file cannot be read: {reason}"
     hint = "give yourself the right to read it" if error.errno == errno.EACCES else ""

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from buildrun.errors import ProjectError
+from buildrun.near import near_path
 from buildrun.printable import printable
 from buildrun.secrets import redact
 
@@ -60,7 +61,8 @@ def parse(uri: str, cwd: str) -> Address:
         return Address(base, subdirectory, None)
     raise ProjectError(
         f"there is no project at `{shown(base)}`",
-        hint="give the directory that holds the MLproject file, such as `.`, or a git URL",
+        hint=near_path(base, cwd)
+        or "give the directory that holds the MLproject file, such as `.`, or a git URL",
     )
 
 
