@@ -38,7 +38,10 @@ _WITH_VALUE = frozenset(
     {"-P", "--param-list", "-A", "--docker-args", "--run-name", "--run-id", "--experiment-name"}
 )
 
-_EPILOG = "`buildrun URI …` is `buildrun run URI …`. `buildrun COMMAND --help` tells its options."
+_EPILOG = (
+    "`buildrun URI …` is `buildrun run URI …`, and without a URI the current directory is meant.\n"
+    "`buildrun COMMAND --help` tells its options."
+)
 
 
 def entry() -> None:
@@ -93,9 +96,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
 
 def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     """Go the short way to a command that is prepared, else the long one."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    arguments = arguments or ["run"]
+    if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
-        return 0 if arguments else 2
+        return 0
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
         return 0

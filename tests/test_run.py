@@ -541,3 +541,49 @@ def test_odd_parameter_is_warned_of_each_time(
         assert outcome.out.replace("False", "false") == out
         assert ("warning:" in outcome.err) is bool(warning)
         assert warning in outcome.err
+
+
+HERE = "entry_points:\n  main: {command: echo main}\n  other: {command: echo other}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        ((), "main\n"),
+        (("run",), "main\n"),
+        (("-e", "other"), "other\n"),
+        (("run", "--force", "main"), "main\n"),
+        (("build",), "the caller's own environment; nothing to build\n"),
+    ],
+)
+def test_current_directory_is_the_project(
+    arguments: tuple[str, ...], out: str, project: Project, buildrun: Buildrun
+) -> None:
+    manager = ("--env-manager", "local") if arguments else ()
+    outcome = buildrun(*arguments, *manager, cwd=project(HERE))
+    assert (outcome.code, outcome.out) == (0, out), outcome.err
+
+
+def test_plan_and_lock_look_at_the_current_directory(project: Project, buildrun: Buildrun) -> None:
+    directory = project(HERE, python_env__yaml="dependencies: []\n")
+    made = buildrun("plan", "--format", "json", cwd=directory)
+    assert made.data["project"]["root"] == str(directory)
+    locked = buildrun("lock", "--check", cwd=directory)
+    assert (locked.code, locked.out.partition(": ")[2]) == (1, "there is no lock\n")
+
+
+@pytest.mark.parametrize("verb", [(), ("run",), ("plan",), ("build",), ("lock",), ("-e", "x.py")])
+def test_directory_without_a_project_names_those_below(
+    verb: tuple[str, ...], tmp_path: Path, buildrun: Buildrun
+) -> None:
+    outcome = buildrun(*verb)
+    assert outcome.code == 2
+    assert "there is no MLproject file in the current directory" in outcome.err
+    assert "projects below" not in outcome.err
+    for path in ("b/c", "a", "a/within", ".hidden", "1/2/3/4/5"):
+        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / "MLproject").touch()
+    (tmp_path / "link").symlink_to("a")
+    outcome = buildrun(*verb)
+    assert outcome.code == 2
+    assert "give one of the projects below: `a`, `b/c`\n" in outcome.err

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
-    options = project_options.read(arguments, environ)
+    options = project_options.read(arguments, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _build(running, opened, arguments)

@@ -12,6 +12,7 @@ from buildrun.errors import UsageError
 from buildrun.place import CacheSettings
 from buildrun.planning import Plan
 from buildrun.printable import printable
+from buildrun.project.locate import find_mlproject
 
 _YES = frozenset({"1", "true", "yes", "on"})
 
@@ -37,13 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> CacheSettings:
-    """Return the settings, and put the URI right; raises UsageError without one."""
+    """Return the settings, and put the URI right."""
     forced = list(arguments.force)
     if arguments.uri is None and (taken := _taken_for_a_step(arguments.command_line, cwd)):
         arguments.uri = taken
         forced[forced.index(taken)] = ""
-    if arguments.uri is None:
-        raise UsageError("the project's URI is missing", hint="give a directory, such as `.`")
     given = arguments.remote_cache or environ.get("BUILDRUN_REMOTE_CACHE") or None
     if given is not None and "://" not in given:
         given = os.path.join(cwd, os.path.expanduser(given))
@@ -74,10 +73,17 @@ def _taken_for_a_step(argv: Sequence[str], cwd: str) -> str:
     """Return the URI where argparse has taken it for the value of `--force`, or "".
 
     In `--force . --force=train` it is the word behind an option without `=`; of several such
-    words it is the one that names a directory, else the last.
+    words it is the one that names a directory or a URL, else the last, unless the current directory
+    is a project.
     """
     words = [
         word for option, word in pairwise(argv) if option == "--force" and not word.startswith("-")
     ]
-    uris = [word for word in words if os.path.isdir(os.path.join(cwd, word.partition("#")[0]))]
-    return (uris or words or [""])[-1]
+    uris = [
+        word
+        for word in words
+        if ":" in word or os.path.isdir(os.path.join(cwd, word.partition("#")[0]))
+    ]
+    if not uris and find_mlproject(cwd) is None:
+        uris = words
+    return uris[-1] if uris else ""

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock, and show what changed."""
-    options = project_options.read(arguments, environ)
+    options = project_options.read(arguments, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _lock(running, opened, arguments)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Show the plan."""
     settings = cache_options.read(arguments, environ, cwd)
-    options = project_options.read(arguments, environ)
+    options = project_options.read(arguments, environ, cwd)
     return show(options, settings, environ, cwd, form=arguments.format)
 
 

@@ -7,8 +7,16 @@ from typing import Any, NamedTuple
 
 from buildrun.environments.registry import MANAGERS
 from buildrun.errors import UsageError
+from buildrun.printable import printable
+from buildrun.project.locate import find_mlproject, projects_below
 
-URI_HELP = "a directory, a git URL, or an archive or its URL; `#subdirectory` may follow"
+URI_HELP = (
+    "a directory, a git URL, or an archive or its URL; `#subdirectory` may follow; "
+    "default: the current directory, where it has an MLproject file"
+)
+
+# Projects below the current directory that a hint names.
+_LISTED = 10
 
 BACKENDS = ("local", "docker", "kubernetes", "databricks")
 
@@ -40,7 +48,7 @@ def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
     """Declare the options; uri: False leaves the URI to `cache_options`."""
     option = parser.add_argument
     if uri:
-        option("uri", metavar="URI", help=URI_HELP)
+        option("uri", metavar="URI", nargs="?", help=URI_HELP)
     option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
     option("-v", "--version", metavar="VERSION", help="a branch, tag or commit of a git project")
     option(
@@ -73,8 +81,8 @@ def add(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
     )  # fmt: skip
 
 
-def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOptions:
-    """Return the options as a record; raises UsageError with MLflow's facts."""
+def read(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> ProjectOptions:
+    """Return the options as a record; raises UsageError with MLflow's facts, or without a URI."""
     name, identifier = arguments.experiment_name, arguments.experiment_id
     if name is not None and identifier is not None:
         raise UsageError("specify only one of 'experiment-name' or 'experiment-id' options")
@@ -88,7 +96,7 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
             "see docs/kubernetes.md",
         )
     return ProjectOptions(
-        uri=arguments.uri,
+        uri=_here(cwd) if arguments.uri is None else arguments.uri,
         entry_point=arguments.entry_point,
         version=arguments.version,
         parameters=parse_parameters(arguments.param_list),
@@ -106,6 +114,21 @@ def read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> ProjectOp
         offline=arguments.offline,
         locked=arguments.locked,
         keep_workdir=arguments.keep_workdir,
+    )
+
+
+def _here(cwd: str) -> str:
+    """Return the URI of the current directory; raises UsageError where it is no project."""
+    if find_mlproject(cwd) is not None:
+        return "."
+    below = [f"`{printable(path)}`" for path in projects_below(cwd)]
+    more = [f"and {len(below) - _LISTED} more"] if len(below) > _LISTED else []
+    raise UsageError(
+        "there is no MLproject file in the current directory, and the project's URI is missing",
+        hint=f"give one of the projects below: {', '.join([*below[:_LISTED], *more])}"
+        if below
+        else "give a directory, also `.` for one without an MLproject file, or a git URL; "
+        "`buildrun --help` lists the commands",
     )
 
 

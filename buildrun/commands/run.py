@@ -69,7 +69,7 @@ def execute(
     claim: is released before the command starts, when its record is there for other runs.
     """
     settings = cache_options.read(arguments, environ, cwd)
-    options = project_options.read(arguments, environ)
+    options = project_options.read(arguments, environ, cwd)
     manner = Manner(_jobs(arguments.jobs), arguments.keep_going)
     wanted = Wanted(settings, manner, arguments.output, arguments.detach)
     if arguments.detach and options.backend != "kubernetes":

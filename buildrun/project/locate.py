@@ -9,6 +9,10 @@ from buildrun.errors import ProjectError
 PYTHON_ENV = "python_env.yaml"
 CONDA_ENV = "conda.yaml"
 
+# How far below a directory projects are looked for.
+_LEVELS = 4
+_DIRECTORIES = 1000
+
 
 def find_mlproject(root: str) -> str | None:
     """Return the path of the MLproject file in ``root``, or None.
@@ -28,3 +32,39 @@ def find_mlproject(root: str) -> str | None:
     if not matches:
         return None
     return os.path.join(root, min(matches, key=lambda name: (name != "MLproject", name)))
+
+
+def projects_below(root: str) -> list[str]:
+    """Return the directories below that hold an MLproject file, relative to ``root``, in order.
+
+    Hidden directories and links are left out; a large tree is not looked at as a whole.
+    """
+    found: list[str] = []
+    level, count = [""], 0
+    for _ in range(_LEVELS):
+        below: list[str] = []
+        for path in level:
+            names = _directories(os.path.join(root, path))
+            below += [os.path.join(path, name) for name in names]
+        below = below[: _DIRECTORIES - count]
+        count += len(below)
+        level = []
+        for path in below:
+            try:
+                is_project = find_mlproject(os.path.join(root, path)) is not None
+            except ProjectError:
+                continue
+            (found if is_project else level).append(path)
+    return sorted(found)
+
+
+def _directories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+            )
+    except OSError:
+        return []
