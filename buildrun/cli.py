@@ -10,8 +10,9 @@ import _signal  # type: ignore[import-not-found]  # `signal` itself would first 
 import os
 import sys
 
-from buildrun import TYPE_CHECKING, __version__
+from buildrun import __version__
 
+TYPE_CHECKING = False  # what type checkers take for true; `typing` would take long to import
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType

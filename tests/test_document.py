@@ -133,6 +133,26 @@ def test_hostile_yaml_is_one_finding(tmp_path: Path, code: str) -> None:
     assert refusal(tmp_path / "MLproject", LIMITS[code].encode()).code == code
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "place"),
+    [
+        ("a: 1" + ":1" * 500_000, "bad-yaml-value", (1, 4)),
+        ("a: 1" + ":1" * 500_000 + ".5", "bad-yaml-value", (1, 4)),
+        ("a: !!int '1" + ":1" * 500_000 + "'", "bad-yaml-value", (1, 4)),
+        ("0x" + "f" * 1_000_000 + ": 1", "bad-yaml-value", (1, 1)),
+        ("a:\n" + "  <<: {}\n" * 100_000, "too-many-aliases", (1002, 3)),
+        ("a: {" + "<<: {}," * 100_000 + "}", "too-many-aliases", (1, 7005)),
+        ("a: [" + "[]," * 300_000 + "]", "too-large", (1, 149_997)),
+    ],
+    ids=["base 60", "base 60 fraction", "tagged", "key", "merges", "flow merges", "values"],
+)
+def test_costly_yaml_is_refused_at_its_place(
+    tmp_path: Path, text: str, code: str, place: tuple[int, int]
+) -> None:
+    found = refusal(tmp_path / "MLproject", text.encode())
+    assert (found.code, (found.line, found.column)) == (code, place)
+
+
 def test_nested_block_mappings_have_a_limit(tmp_path: Path) -> None:
     text = "\n".join(" " * level + "a:" for level in range(900))
     found = refusal(tmp_path / "MLproject", text.encode())

@@ -25,10 +25,14 @@ from yaml.events import (
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 DEPTH_LIMIT = 64  # levels
+NODE_LIMIT = 50_000  # keys, values and collections
 ALIAS_LIMIT = 10_000  # nodes that aliases repeat, all together
+MERGE_LIMIT = 1_000  # keys `<<`; PyYAML moves all of a mapping for each of them
+NUMBER_LIMIT = 1_000  # characters; what numbers in base 60 cost grows with their square
 
 STRING = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 Path = tuple[Any, ...]
 
@@ -85,11 +89,15 @@ class _Composer:
         self.sizes: dict[int, int] = {}
         self.count = 0
         self.repeated = 0
+        self.merges = 0
         self.root: Node | None = None
         self.duplicates: list[Duplicate] = []
         self.aliases: list[Alias] = []
 
     def take(self, event: Any) -> None:
+        if self.count > NODE_LIMIT:
+            message = f"the file holds more than {NODE_LIMIT} keys and values"
+            raise LimitError("too-large", message, event.start_mark)
         kind = type(event)
         if kind is ScalarEvent:
             self._attach(self._anchored(event, self._scalar(event)))
@@ -104,6 +112,14 @@ class _Composer:
         tag = event.tag
         if tag is None or tag == "!":
             tag = self.loader.resolve(ScalarNode, event.value, event.implicit)
+        if tag in _NUMBERS and len(event.value) > NUMBER_LIMIT:
+            message = f"the number has more than {NUMBER_LIMIT} characters"
+            raise LimitError("bad-yaml-value", message, event.start_mark)
+        if tag == _MERGE:
+            self.merges += 1
+            if self.merges > MERGE_LIMIT:
+                message = f"the file has more than {MERGE_LIMIT} keys `<<`"
+                raise LimitError("too-many-aliases", message, event.start_mark)
         self.count += 1
         return ScalarNode(tag, event.value, event.start_mark, event.end_mark, style=event.style)
 

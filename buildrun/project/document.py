@@ -32,8 +32,7 @@ _UNPRINTABLE = re.compile(
 )
 # libyaml takes some of these where PyYAML, whose verdict is MLflow's, does not.
 _RISKY = re.compile(r"[\t\x85\u2028\u2029\ufeff?%]|!(?!\S)")
-# A number of more than 4300 decimal digits can be read in base 16, but never be shown as text.
-_HUGE_NUMBER = re.compile(r"(?<![0-9a-fA-Fxo_:])[0-9a-fA-Fxo_:]{3500}")
+_TOO_LARGE = "is it the right file? Data belongs in files of its own"
 _TEMPLATE = re.compile(r"\{%|\{\{.*\}\}")
 _FAILURES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
@@ -172,7 +171,7 @@ def parse(path: str, text: str) -> Document | Diagnostic:
     """Read YAML text; the verdict is PyYAML's own, also where libyaml does the work."""
     if _C_LOADER is not None and not _RISKY.search(text):
         document = _parse(path, text, _C_LOADER)
-        if isinstance(document, Document):
+        if isinstance(document, Document) or document.code in _LIMIT_HINTS:
             return document
     return _parse(path, text, yaml.SafeLoader)
 
@@ -183,8 +182,6 @@ def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
         loader = kind(text)
         root, duplicates, aliases = compose(loader)
         value = loader.construct_document(root) if root is not None else None
-        if _HUGE_NUMBER.search(text) and any(_fails(node) for node in _scalars(root)):
-            raise ValueError("the number is too large to be shown")
         return Document(path, text, value, root, duplicates, aliases)
     except LimitError as error:
         return _finding(path, error.code, error.message, error.mark, _LIMIT_HINTS[error.code])
@@ -195,6 +192,8 @@ def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
 
 
 _LIMIT_HINTS = {
+    "too-large": _TOO_LARGE,
+    "bad-yaml-value": "put it in quotes",
     "too-deep": "write the values out flat; no key of these files lies that deep",
     "too-many-aliases": "write the values out instead of repeating them with `*`",
     "recursive-alias": "write the value out instead of repeating it with `*`",
@@ -217,8 +216,7 @@ def _refuse(path: str) -> Diagnostic | None:
         return Diagnostic("error", "not-a-file", message, path, hint="put a file in its place")
     if status.st_size > SIZE_LIMIT:
         message = f"the file has {status.st_size} bytes; more than {SIZE_LIMIT} are not read"
-        hint = "is it the right file? Data belongs in files of its own"
-        return Diagnostic("error", "too-large", message, path, hint=hint)
+        return Diagnostic("error", "too-large", message, path, hint=_TOO_LARGE)
     return None
 
 
@@ -308,8 +306,7 @@ def _scalars(root: Node | None) -> list[ScalarNode]:
 
 def _fails(node: ScalarNode) -> bool:
     try:
-        construct = SafeConstructor().construct_object
-        str(construct(node))
+        SafeConstructor().construct_object(node)
     except (yaml.YAMLError, *_FAILURES):
         return True
     return False
