@@ -7,22 +7,9 @@ collisions of the first can be made at will.
 from __future__ import annotations
 
 import json
-import os
-import stat
-from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
 Algorithm = Literal["xxh3", "sha256"]
-
-_CHUNK = 1 << 20
-
-# Directories that hold no source: version control, caches, environments and build products.
-_NOT_SOURCE = frozenset(
-    {
-        ".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".tox", ".nox", ".mypy_cache",
-        ".pytest_cache", ".ruff_cache", "node_modules", "mlruns", "build", "dist",
-    }
-)  # fmt: skip
 
 
 class Hash(Protocol):
@@ -59,37 +46,3 @@ def content(data: bytes | bytearray, algorithm: Algorithm = "sha256") -> str:
     made = new(algorithm)
     made.update(data)
     return f"{algorithm}:{made.hexdigest()}"
-
-
-def tree(root: str) -> str:
-    """Return ``sha256:…`` of a source tree or of a file.
-
-    Relative names, contents, executable bits and symlink targets count; times and owners do not.
-    Raises OSError.
-    """
-    if os.path.isfile(root):
-        return _file(root)
-    return key("tree", [list(entry) for entry in _entries(root, "")])
-
-
-def _entries(root: str, below: str) -> Iterator[tuple[str, str, str]]:
-    with os.scandir(os.path.join(root, below)) as listing:
-        children = sorted(listing, key=lambda entry: entry.name)
-    for child in children:
-        name = f"{below}/{child.name}" if below else child.name
-        if child.is_symlink():
-            yield name, "link", os.readlink(child.path)
-        elif child.is_dir():
-            if child.name not in _NOT_SOURCE and not child.name.endswith(".egg-info"):
-                yield from _entries(root, name)
-        elif child.is_file() and not child.name.endswith(".pyc"):
-            executable = child.stat().st_mode & stat.S_IXUSR
-            yield name, "executable" if executable else "file", _file(child.path)
-
-
-def _file(path: str) -> str:
-    made = new("sha256")
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            made.update(chunk)
-    return f"sha256:{made.hexdigest()}"

@@ -18,6 +18,7 @@ import conda_channel
 import pytest
 from conda_channel import MINOR, PLATFORM, Package, module, python
 from environment_harness import Place, wheel, write
+from wheels import write_source
 
 from buildrun.console import Console
 from buildrun.environments import channels, conda, virtual_packages
@@ -203,6 +204,23 @@ def test_pip_section_is_installed_relative_to_the_file(place: Place, channel: Pa
         command='python -c "import delta; print(delta.VERSION)"',
     )  # fmt: skip
     assert place.run(project)[0].strip() == "3.0"
+
+
+def test_edit_of_a_local_package_in_the_pip_section_is_installed(
+    place: Place, channel: Path
+) -> None:
+    project = place.project()
+    module = write_source(project / "local")
+    declare(
+        project, channel.as_uri(), "python", rest="  - pip:\n    - ./local\n",
+        command='python -c "import alpha; print(alpha.VERSION)"',
+    )  # fmt: skip
+    assert place.run(project)[0] == "7\n"
+    before = module.stat()
+    module.write_text("VERSION = 10\n")
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert place.run(project)[0] == "10\n"
+    assert sorted(os.listdir(project / "local")) == ["alpha.py", "backend.py", "pyproject.toml"]
 
 
 def test_pip_section_without_python_is_refused(place: Place, channel: Path) -> None:

@@ -143,7 +143,7 @@ def test_what_programs_leave_behind_is_left_out(tmp_path: Path) -> None:
         "mlartifacts/x", "mlflow.db", "mlflow.db-wal", ".ipynb_checkpoints/x", ".pytest_cache/x",
         ".mypy_cache/x", ".ruff_cache/x", ".DS_Store", "a/.DS_Store", "env/pyvenv.cfg", "env/lib/x",
         "conda/conda-meta/history", "conda/bin/python", ".buildrun-12/x", ".git/x", "MLproject",
-        "inner/MLproject",
+        "inner/MLproject", "src/keep.egg-info/PKG-INFO",
     )  # fmt: skip
     assert default_inputs(tmp_path) == {"keep.py", "inner/MLproject"}
 

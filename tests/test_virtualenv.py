@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-from wheels import write_wheel
+from wheels import write_source, write_wheel
 
 MLPROJECT = """\
 name: packages
@@ -126,24 +126,192 @@ def test_build_dependencies_come_first(project: Project, offline: Call) -> None:
     assert {"alpha.py", "beta.py"} <= installed
 
 
-def test_local_package_counts_by_its_content(project: Project, offline: Call) -> None:
-    directory = project(MLPROJECT, python_env__yaml="dependencies: ['./local']\n")
-    local = directory / "local"
-    local.mkdir()
-    (local / "pyproject.toml").write_text(
-        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
-        "[project]\nname = 'alpha'\nversion = '7'\n"
+# Prints what an installed package holds; not from the project, where the module may lie as well.
+ELSEWHERE = """\
+python_env: python_env.yaml
+entry_points:
+  main:
+    command: cd / && python -c "import alpha; print(alpha.VERSION)"
+"""
+
+
+def edit_unseen(path: Path, text: str) -> None:
+    """Write a file anew with its old times."""
+    status = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        ("./local", {}),
+        (".", {}),
+        ("-r r.txt", {"r.txt": "./local\n"}),
+        ("-r sub/r.txt", {"sub/r.txt": "../local\n"}),
+        ("alpha @ file://{root}/local", {}),
+        ("-e ./local", {}),
+        ("-r r.txt", {"r.txt": "-e ./local\n"}),
+    ],
+)
+def test_edit_of_a_local_package_is_what_is_installed(
+    line: str, files: dict[str, str], project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE)
+    (directory / "python_env.yaml").write_text(f"dependencies: ['{line.format(root=directory)}']\n")
+    for name, text in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    module = write_source(directory if line == "." else directory / "local")
+    assert offline("-q", directory).out == "7\n"
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("-q", directory).out == "10\n"
+
+
+def test_edit_of_a_locked_local_package_is_installed_when_it_is_locked_again(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['./local', beta]\n")
+    module = write_source(directory / "local")
+    assert offline("lock", directory).code == 0
+    assert offline("-q", "--locked", directory).out == "7\n"
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("lock", directory).code == 0
+    assert offline("-q", "--locked", directory).out == "10\n"
+    (package,) = (
+        item
+        for packages in json.loads((directory / "python_env.lock").read_text())[
+            "platforms"
+        ].values()
+        for item in packages
+        if item["name"] != "beta"
     )
-    wheel = write_wheel(directory.parent / "made", "alpha", "7")
-    (local / "backend.py").write_text(
-        "import shutil\n"
-        "def build_wheel(directory, config_settings=None, metadata_directory=None):\n"
-        f"    return shutil.copy({str(wheel)!r}, directory).rsplit('/', 1)[1]\n"
+    assert package["line"] == "./local"
+
+
+def test_package_that_a_uv_lock_has_by_its_path_counts_by_its_content(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: []\n")
+    module = write_source(directory / "local")
+    (directory / "pyproject.toml").write_text(
+        "[project]\nname = 'p'\nversion = '1'\nrequires-python = '>=3.10'\n"
+        "dependencies = ['alpha']\n[tool.uv.sources]\nalpha = { path = 'local' }\n"
     )
+    from uv import find_uv_bin
+
+    subprocess.run((find_uv_bin(), "lock", "--quiet"), cwd=directory, check=True, timeout=120)
+    assert offline("-q", directory, "--env-manager=uv").out == "7\n"
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("-q", directory, "--env-manager=uv").out == "10\n"
+
+
+def test_package_beside_a_local_package_that_it_needs_counts(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['./outer']\n")
+    module = write_source(directory / "local")
+    outer = directory / "outer"
+    write_source(outer)
+    (outer / "alpha.py").rename(outer / "outer.py")
+    backend = (outer / "backend.py").read_text().replace("alpha", "outer")
+    needs = "Version: 7\\nRequires-Dist: alpha\\n"
+    (outer / "backend.py").write_text(backend.replace("Version: 7\\n", needs))
+    (outer / "pyproject.toml").write_text(
+        (outer / "pyproject.toml").read_text().replace("alpha", "outer")
+        + "dependencies = ['alpha']\n[tool.uv.sources]\nalpha = { path = '../local' }\n"
+    )
+    assert offline("-q", directory).out == "7\n"
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("-q", directory).out == "10\n"
+
+
+def test_file_that_a_link_in_a_local_package_leads_to_counts(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['./local']\n")
+    module = write_source(directory / "local")
+    shared = module.rename(directory / "shared.py")
+    module.symlink_to("../shared.py")
+    assert offline("-q", directory).out == "7\n"
+    edit_unseen(shared, "VERSION = 10\n")
+    assert offline("-q", directory).out == "10\n"
+
+
+def test_file_that_the_build_of_an_editable_package_names_counts(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['-e ./local']\n")
+    write_source(directory / "local")
+    with (directory / "local" / "pyproject.toml").open("a") as file:
+        file.write("readme = 'README.md'\n[tool.needs]\nfile = 'needs.txt'\n")
+    (directory / "local" / "needs.txt").write_text("beta\n")
+    (directory / "local" / "README.md").write_text("This\n")
     first = key(offline("build", directory, "--format=json"))
-    assert offline("-q", directory).out.startswith("7 ")
-    (local / "module.py").write_text("changed = True\n")
+    (directory / "local" / "README.md").write_text("That\n")
+    assert key(offline("build", directory, "--format=json")) == first
+    (directory / "local" / "needs.txt").write_text("beta<9\n")
     assert key(offline("build", directory, "--format=json")) != first
+
+
+@pytest.mark.parametrize("line", [".", "-e ."])
+def test_untouched_project_that_installs_itself_is_up_to_date(
+    line: str, project: Project, offline: Call
+) -> None:
+    directory = project(
+        ELSEWHERE.replace("cd / && ", "").rstrip() + " > out.txt\n    outputs: [out.txt]\n",
+        python_env__yaml=f"dependencies: ['{line}']\n",
+    )
+    write_source(directory)
+    (directory / ".gitignore").write_text("*.tmp\n")
+    before = {path.name for path in directory.iterdir()}
+    first = offline(directory)
+    assert first.code == 0, first.err
+    left = {path.name for path in directory.iterdir()}
+    assert left - before - {"__pycache__"} == {"out.txt"}
+    # What git ignores, and metadata that others have built here, is no part of the package.
+    (directory / "scratch.tmp").write_text("?")
+    (directory / "alpha.egg-info").mkdir()
+    (directory / "alpha.egg-info" / "left").write_text("?")
+    (step,) = offline("plan", directory, "--format=json").data["steps"]
+    assert (step["environment"]["ready"], step["cache"]["state"]) == (True, "up-to-date")
+
+
+def test_what_an_older_build_has_left_is_not_built_in(project: Project, offline: Call) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['.']\n")
+    module = write_source(directory)
+    backend = (directory / "backend.py").read_text()
+    (directory / "backend.py").write_text(
+        backend.replace('open("alpha.py")', 'open(min(["build/lib/old.py", "alpha.py"], '
+                        "key=lambda name: not os.path.exists(name)))")
+    )  # fmt: skip
+    (directory / "build" / "lib").mkdir(parents=True)
+    (directory / "build" / "lib" / "old.py").write_text("VERSION = 'old'\n")
+    assert offline("-q", directory).out == "7\n", module
+
+
+@pytest.mark.parametrize(
+    "shell", ["{} > run.log 2>&1", "{} 2>&1 | tee run.log", "{} 2>&1 | cat | tee -a run.log"]
+)
+def test_output_may_be_kept_in_a_project_that_installs_itself(
+    shell: str, project: Project, store: Path
+) -> None:
+    directory = project(
+        ELSEWHERE.rstrip() + " > $OLDPWD/out.txt\n    outputs: [out.txt]\n",
+        python_env__yaml="dependencies: ['.']\n",
+    )
+    write_source(directory)
+    command = shell.format(f"{sys.executable} -m buildrun .")
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            ("bash", "-o", "pipefail", "-c", command),
+            cwd=directory, capture_output=True, timeout=120, check=False,
+        )  # fmt: skip
+        said.append((directory / "run.log").read_text())
+        assert done.returncode == 0, said
+    assert "up to date" in said[-1]
+    assert len([path for path in (store / "envs").iterdir() if path.is_dir()]) == 1
 
 
 def test_python_is_chosen_by_version(project: Project, offline: Call) -> None:

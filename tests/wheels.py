@@ -35,3 +35,42 @@ def write_wheel(
 def _hash(text: str) -> str:
     digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
     return f"sha256={digest.decode().rstrip('=')}"
+
+
+# A backend without needs of its own, which leaves behind what setuptools leaves behind.
+_BACKEND = """
+import os, zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    os.makedirs("build/lib", exist_ok=True)
+    with open("build/lib/left.py", "a") as file:
+        file.write("# left\\n")
+    with open("alpha.py") as file:
+        return _wheel(directory, "alpha.py", file.read())
+def build_editable(directory, config_settings=None, metadata_directory=None):
+    return _wheel(directory, "alpha.pth", os.getcwd() + "\\n")
+def _wheel(directory, name, text):
+    os.makedirs("alpha.egg-info", exist_ok=True)
+    with open("alpha.egg-info/PKG-INFO", "a") as file:
+        file.write("# left\\n")
+    info = "alpha-7.dist-info/"
+    with zipfile.ZipFile(directory + "/alpha-7-py3-none-any.whl", "w") as archive:
+        archive.writestr(name, text)
+        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: alpha\\nVersion: 7\\n")
+        archive.writestr(info + "WHEEL",
+            "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        archive.writestr(info + "RECORD", "")
+    return "alpha-7-py3-none-any.whl"
+"""
+
+
+def write_source(directory: Path, text: str = "VERSION = 7\n") -> Path:
+    """Write a package that can be built: a module ``alpha`` with that text; returns the module."""
+    directory.mkdir(exist_ok=True, parents=True)
+    (directory / "backend.py").write_text(_BACKEND)
+    (directory / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+        "[project]\nname = 'alpha'\nversion = '7'\n"
+    )
+    module = directory / "alpha.py"
+    module.write_text(text)
+    return module

@@ -22,7 +22,7 @@ NAME = "conda"
 def identify(request: Request, reader: Reader) -> Identity:
     """Return what the conda environment is made of; raises EnvironmentFailure."""
     from buildrun import digest
-    from buildrun.environments import conda_lock, virtual_packages
+    from buildrun.environments import conda_lock, requirements, virtual_packages
 
     declared = _declared(request)
     subdir = virtual_packages.platform(reader)
@@ -34,8 +34,12 @@ def identify(request: Request, reader: Reader) -> Identity:
     }
     if packages is not None:
         parts["packages"] = [list(package) for package in packages]
+        if by_path := requirements.given_by_path(
+            conda_lock.inputs(request.project, declared, reader)
+        ):
+            parts["local"] = by_path
     else:
-        parts |= _unlocked_parts(declared, reader)
+        parts |= _unlocked_parts(request, declared, reader)
     return Identity(NAME, digest.key("environment", parts), parts, state, stale)
 
 
@@ -55,7 +59,7 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
         packages = [Package(*fields) for fields in identity.parts["packages"]]
     if executable is None or packages is not None:
         install(identity, prefix, request, packages, console, lock)
-        conda_pip.install(prefix, request, declared, packages, console, lock)
+        conda_pip.install(prefix, request, declared, identity, packages, console, lock)
     else:
         conda_executable.create(executable, declared, prefix, request, console, lock)
     conda_activation.record(prefix, dict(declared.variables), request.environ)
@@ -149,13 +153,13 @@ def _declared(request: Request) -> CondaEnv:
     return environment
 
 
-def _unlocked_parts(declared: CondaEnv, reader: Reader) -> dict[str, Any]:
+def _unlocked_parts(request: Request, declared: CondaEnv, reader: Reader) -> dict[str, Any]:
     from buildrun.environments import conda_executable, conda_lock, conda_order, virtual_packages
 
     executable = conda_executable.find(reader)
     used = conda_order.sources(declared, reader)
     parts = {
-        **conda_lock.inputs(declared, reader),
+        **conda_lock.inputs(request.project, declared, reader),
         "solver": os.path.basename(executable.path) if executable else "rattler",
         "virtual_packages": list(virtual_packages.detect(reader)),
         "channels": [channel.label for channel in used.channels],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.contract import Request
     from buildrun.memo import Reader
-    from buildrun.project.spec import CondaEnv
+    from buildrun.project.spec import CondaEnv, ProjectSpec
 
 MANAGER = "conda"
 CONDA_STAGE = "conda"
@@ -28,14 +28,14 @@ _KEPT = (
 )  # fmt: skip
 
 
-def inputs(declared: CondaEnv, reader: Reader) -> dict[str, Any]:
+def inputs(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> dict[str, Any]:
     """Return what a lock is resolved from, the same on every machine."""
     found: dict[str, Any] = {
         "channels": [without_secrets(channel) for channel in declared.channels],
         "dependencies": [normalised(spec) for spec in declared.dependencies],
     }
     if declared.pip:
-        found["pip"] = conda_pip.describe(declared, reader)
+        found["pip"] = conda_pip.describe(project, declared, reader)
     return found
 
 
@@ -58,7 +58,11 @@ def usable(
         lock = None
     names = {conda: name for name, conda in platforms.CONDA.items()}
     platform = names.get(subdir, subdir)
-    stale = lockfile.changes(lock, inputs(declared, reader), platform, "") if lock else []
+    stale = (
+        lockfile.changes(lock, inputs(request.project, declared, reader), platform, "")
+        if lock
+        else []
+    )
     if lock is not None and not stale:
         return lock.platforms[platform], "locked", ()
     if request.locked:
@@ -91,7 +95,7 @@ def make(
         if declared.pip:
             packages += conda_pip.lock(request, declared, packages, platform, previous, console)
         found[platform] = tuple(packages)
-    return Lock(MANAGER, inputs(declared, reader), "", found)
+    return Lock(MANAGER, inputs(request.project, declared, reader), "", found)
 
 
 def records(packages: Sequence[Package], used: Sequence[Channel]) -> list[dict[str, Any]]:

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.environments import pip_settings, requirements, uv, uv_failure, uv_lock, uv_settings
+from buildrun.environments import (
+    local_packages,
+    pip_settings,
+    requirements,
+    uv,
+    uv_failure,
+    uv_lock,
+    uv_settings,
+)
 from buildrun.memo import Reader
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.contract import Request
+    from buildrun.environments.contract import Identity, Request
     from buildrun.environments.lockfile import Lock, Package
     from buildrun.environments.requirements import Line
-    from buildrun.project.spec import CondaEnv
+    from buildrun.project.spec import CondaEnv, ProjectSpec
 
 _STAGE = "pip"
 
 
-def describe(declared: CondaEnv, reader: Reader) -> list[dict[str, str]]:
+def describe(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> list[dict[str, str]]:
     """Return what decides the lines' effect, with the contents of every file that they name."""
-    folder = os.path.dirname(declared.path)
-    return [requirements.describe(line, folder, reader) for line in _lines(declared, reader)]
+    folder, outputs = os.path.dirname(declared.path), requirements.outputs_of(project)
+    return [
+        requirements.describe(line, folder, reader, outputs) for line in _lines(declared, reader)
+    ]
 
 
 def indexes(declared: CondaEnv, reader: Reader) -> list[str]:
@@ -35,24 +46,27 @@ def install(
     prefix: str,
     request: Request,
     declared: CondaEnv,
+    identity: Identity,
     locked: Sequence[Package] | None,
     console: Console,
     lock: int,
 ) -> None:
     """Install the lines, or the locked packages in their place; raises EnvironmentFailure."""
-    lines, more = list(declared.pip), []
+    known, more = _lines(declared, Reader(request.environ)), []
+    lines: Sequence[Line] = known
     if locked is not None:
-        lines = uv_lock.lines([list(package) for package in locked]).get(_STAGE, [])
+        texts = uv_lock.lines([list(package) for package in locked]).get(_STAGE, [])
+        lines = requirements.logical_lines(texts, declared.path)
         more = ["--no-deps"]  # they are complete, but for what conda has installed
-    if not lines:
-        return
+    folder, parts = os.path.dirname(declared.path), json.dumps(identity.parts)
     python = os.path.join(prefix, "bin", "python")
     try:
-        _tool(request, declared, console, lock).pip(
-            "install", "--python", python, *more, "-r", "-", text="\n".join(lines) + "\n"
-        )
+        with local_packages.copies(folder, request.project, parts) as copies:
+            if texts := copies.place(lines):
+                _tool(request, declared, console, lock).pip(
+                    "install", "--python", python, *more, "-r", "-", text="\n".join(texts) + "\n"
+                )
     except uv.ToolFailure as failure:
-        known = _lines(declared, Reader(request.environ))
         what = "the environment could not be built"
         raise uv_failure.explain(failure, what, known, declared.path) from None
 
@@ -67,18 +81,20 @@ def lock(
 ) -> list[Package]:
     """Return the packages that the section adds to those of conda; raises EnvironmentFailure."""
     ours = {package.name: package.version for package in conda}
-    known = _lines(declared, Reader(request.environ))
-    asked = {requirements.name_of(line.text) for line in known}
-
-    found = uv_lock.resolve(
-        _tool(request, declared, console, -1).pip,
-        {_STAGE: declared.pip},
-        {_STAGE: known},
-        declared.path,
-        platform,
-        ours["python"],
-        previous,
-    )
+    reader = Reader(request.environ)
+    lines = _lines(declared, reader)
+    asked = {requirements.name_of(line.text) for line in lines}
+    known = json.dumps(describe(request.project, declared, reader))
+    with local_packages.copies(os.path.dirname(declared.path), request.project, known) as copies:
+        found = uv_lock.resolve(
+            _tool(request, declared, console, -1).pip,
+            {_STAGE: lines},
+            copies,
+            declared.path,
+            platform,
+            ours["python"],
+            previous,
+        )
     return [package for package in found if package.name in asked or package.name not in ours]
 
 

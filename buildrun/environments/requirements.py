@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from buildrun import digest
 from buildrun.errors import EnvironmentFailure
@@ -16,6 +16,7 @@ from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.memo import Reader
+    from buildrun.project.spec import ProjectSpec
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)(?:\s*=\s*|\s*)(.+)$")
@@ -23,8 +24,12 @@ _EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
 _DIRECT = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(.+)$")
 _SUFFIXES = re.compile(r"(\.whl|\.zip|\.tar\.gz|\.tar\.bz2|\.tgz|\.tar)$")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-# What an editable install takes from the directory; the code itself is used where it lies.
-_BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
+# A line with a path, and an option with one.
+_LOCAL = re.compile(
+    r"((?:(?:-e|--editable)(?:\s*=\s*|\s+))?)((?:[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*)?)"
+    r"(\S+?)((?:\[[^]/]*\])?(?:#\S*)?(?:\s.*)?)"
+)
+_LINKS = re.compile(r"(-f|--find-links|-i|--index-url|--extra-index-url)(?:\s*=\s*|\s+)(\S+)")
 
 
 class Line(NamedTuple):
@@ -39,6 +44,14 @@ class Line(NamedTuple):
     constraint: bool = False
 
 
+class Target(Protocol):
+    """Says where a package is that a line names by a path."""
+
+    def __call__(self, path: str, *, editable: bool) -> str:
+        """Return the path to install from."""
+        ...
+
+
 def follow(lines: Sequence[str], origin: str, root: str, reader: Reader) -> tuple[Line, ...]:
     """Return every line, those of the files named by ``-r`` and ``-c`` in their place.
 
@@ -46,16 +59,27 @@ def follow(lines: Sequence[str], origin: str, root: str, reader: Reader) -> tupl
         file are relative to that file.
     Raises EnvironmentFailure for an unreadable file and for a cycle.
     """
-    top = _logical_lines("\n".join(lines), origin, located=False)
+    top = logical_lines(lines, origin)
     return tuple(_walk(top, root, (), reader, constraint=False))
 
 
-def describe(line: Line, root: str, reader: Reader) -> dict[str, str]:
+def logical_lines(lines: Sequence[str], origin: str) -> list[Line]:
+    """Return lines without comments, each whole; the files they name are not followed."""
+    return _logical_lines("\n".join(lines), origin, located=False)
+
+
+def outputs_of(project: ProjectSpec) -> list[str]:
+    """Return the absolute paths that steps write; they are no part of a local package."""
+    paths = {path for point in project.entry_points for path in point.outputs}
+    return [os.path.normpath(os.path.join(project.root, path)) for path in sorted(paths)]
+
+
+def describe(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dict[str, str]:
     """Return what decides the line's effect, free of absolute paths where it can be.
 
-    A local project counts with the content of its tree; an editable one with its place and the
-    files that its build reads. Variables in a line count with a digest of their values, unless
-    they stand where a URL has its credentials.
+    A local package counts with the files that it is built from, less outputs of steps; an editable
+    one with its place and the files that its build reads. Variables in a line count with a digest
+    of their values, unless they stand where a URL has its credentials.
     """
     parts = {"text": redact(line.text)}
     if line.constraint:
@@ -64,8 +88,14 @@ def describe(line: Line, root: str, reader: Reader) -> dict[str, str]:
         if f"${{{name}}}" in parts["text"]:
             value = reader.variable(name) or ""
             parts[f"variable {name}"] = digest.content(value.encode(errors="replace"))
-    parts.update(_local(line, root, reader))
+    parts.update(_local(line, root, reader, outputs))
     return parts
+
+
+def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:
+    """Return what packages given by path count with, for the key of what is locked."""
+    found = [item for value in inputs.values() if isinstance(value, list) for item in value]
+    return [item for item in found if isinstance(item, dict) and "content" in item]
 
 
 def local_path(line: Line, root: str) -> str | None:
@@ -85,6 +115,24 @@ def local_path(line: Line, root: str) -> str | None:
     return os.path.abspath(next((item for item in candidates if os.path.exists(item)), path))
 
 
+def moved(line: Line, root: str, target: Target, address: Callable[[str, str], str]) -> str:
+    """Return a line's text with other paths.
+
+    target: returns what takes the place of the path that the line installs from. address: told
+    the path or URL of an option and the directory that it is relative to, returns another.
+    """
+    base = os.path.dirname(line.path) if line.number else root
+    if option := _LINKS.fullmatch(line.text):
+        return f"{option.group(1)} {address(option.group(2), base)}"
+    path = local_path(line, root)
+    match = _LOCAL.fullmatch(line.text)
+    if path is None or match is None:
+        return line.text
+    editable, name, _, rest = match.groups()
+    scheme = "file://" if name or "#" in rest else ""
+    return f"{editable}{name}{scheme}{target(path, editable=bool(editable))}{rest}"
+
+
 def name_of(text: str) -> str:
     """Return the distribution's normalised name at the start of a line, or ""."""
     match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", text)
@@ -97,17 +145,17 @@ def _looks_local(target: str) -> bool:
     )
 
 
-def _local(line: Line, root: str, reader: Reader) -> dict[str, str]:
+def _local(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dict[str, str]:
     path = local_path(line, root)
     if path is None:
         return {}
+    from buildrun.environments import local_packages
+
     reader.volatile = True
     try:
         if not _EDITABLE.match(line.text):
-            return {"content": digest.tree(path)}
-        found = [name for name in _BUILD_FILES if os.path.isfile(os.path.join(path, name))]
-        contents = [[name, digest.tree(os.path.join(path, name))] for name in found]
-        return {"editable": path, "content": digest.key("editable", contents)}
+            return {"content": local_packages.content(path, outputs)}
+        return {"editable": path, "content": local_packages.build_content(path)}
     except OSError as error:
         raise EnvironmentFailure(
             f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",

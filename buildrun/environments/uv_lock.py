@@ -16,6 +16,7 @@ from buildrun.environments.uv_failure import explain
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
+    from buildrun.environments.local_packages import Copies
     from buildrun.environments.lockfile import Lock
     from buildrun.environments.requirements import Line
 
@@ -25,8 +26,8 @@ _HASH = re.compile(r"--hash=([a-z0-9]+:[0-9a-f]+)")
 
 def resolve(
     pip: Callable[..., str],
-    stages: Mapping[str, Sequence[str]],
-    known: Mapping[str, Sequence[Line]],
+    stages: Mapping[str, Sequence[Line]],
+    copies: Copies,
     default: str,
     platform: str,
     python: str,
@@ -34,22 +35,25 @@ def resolve(
 ) -> tuple[Package, ...]:
     """Return the packages of every stage for one platform and Python version.
 
-    pip: calls ``uv pip``. known: the lines with their places, default: the place of the rest.
+    pip: calls ``uv pip``. copies: where packages given by path are built from. default: the place
+        of what is in none of the lines.
     previous: its versions are kept where they still fit.
     Raises EnvironmentFailure with uv's reason.
     """
     target = platforms.UV[platforms.check(platform)]
     packages: list[Package] = []
     for stage, requirements in stages.items():
-        if not requirements:
+        texts = copies.place(requirements)
+        if not texts:
             continue
         before = previous.platforms.get(platform, ()) if previous else ()
         kept = [item.line for item in before if item.stage == stage]
         try:
-            text = _compile(pip, requirements, target, python, kept)
+            text = copies.spelled(_compile(pip, texts, target, python, kept))
         except ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
-            raise explain(failure, what, known.get(stage, ()), default) from None
+            failure.output = copies.told(failure.output)
+            raise explain(failure, what, requirements, default) from None
         packages += _parse(text, stage)
     return tuple(packages)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun import digest
-from buildrun.environments import lockfile, site_packages
+from buildrun.environments import lockfile, requirements, site_packages
 from buildrun.environments.contract import Identity, Request
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.platforms import here
 from buildrun.environments.prefix import is_suspect
+from buildrun.environments.requirements import Line, logical_lines
 from buildrun.environments.site_packages import names_in
 from buildrun.environments.wanted import UV_LOCK, Wanted, find_interpreter, read
 from buildrun.errors import EnvironmentFailure
@@ -48,6 +50,8 @@ def identify(request: Request, reader: Reader) -> Identity:
         raise not_locked(wanted.declared, stale)
     if lock is not None and state == "locked":
         parts["packages"] = [list(package) for package in lock.platforms[here()]]
+        if by_path := requirements.given_by_path(wanted.inputs):
+            parts["local"] = by_path
     else:
         parts.update(wanted.inputs, indexes=list(wanted.indexes))
     key = digest.key("environment", parts)
@@ -56,21 +60,24 @@ def identify(request: Request, reader: Reader) -> Identity:
 
 def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
     """Make the virtualenv and install what it is made of; raises EnvironmentFailure."""
-    from buildrun.environments import uv
+    from buildrun.environments import local_packages, uv
 
     reader = Reader(request.environ)
     wanted = read(request, reader)
+    known, root = json.dumps(identity.parts), request.project.root
     interpreter = find_interpreter(wanted.declared, request, reader)
     tool = uv.Tool(request, wanted.settings, console, lock)
     target = ("--python", os.path.join(prefix, "bin", "python"))
     try:
         tool.run("venv", "--no-project", "--quiet", "--python", interpreter.path, prefix)
-        stages = _stages(identity, wanted, tool)
-        _install(tool, target, stages, _bundled_pip(interpreter.path))
-        if is_suspect(prefix) and (changed := site_packages.damaged_packages(prefix)):
-            # Somebody wrote into an installed file, which is uv's cached one by a hard link.
-            tool.run("cache", "clean", *changed)
-            _install(tool, (*target, "--reinstall"), stages, None)
+        with local_packages.copies(root, request.project, known) as copies:
+            lines = _stages(identity, wanted, tool, root)
+            stages = {stage: copies.place(found) for stage, found in lines.items()}
+            _install(tool, target, stages, _bundled_pip(interpreter.path))
+            if is_suspect(prefix) and (changed := site_packages.damaged_packages(prefix)):
+                # Somebody wrote into an installed file, which is uv's cached one by a hard link.
+                tool.run("cache", "clean", *changed)
+                _install(tool, (*target, "--reinstall"), stages, None)
     except uv.ToolFailure as failure:
         raise _explain(failure, identity, wanted, request) from None
 
@@ -79,19 +86,19 @@ def lock(
     request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
 ) -> Lock:
     """Return every package with version and hashes; raises EnvironmentFailure."""
-    from buildrun.environments import uv, uv_lock
+    from buildrun.environments import local_packages, uv, uv_lock
 
     reader = Reader(request.environ)
     wanted = read(request, reader)
     version = find_interpreter(wanted.declared, request, reader).version
     tool = uv.Tool(request, wanted.settings, console, -1)
     default = wanted.declared.path or request.project.root
-    packages = {
-        name: uv_lock.resolve(
-            tool.pip, wanted.stages, wanted.lines, default, name, version, previous
-        )
-        for name in platforms
-    }
+    known, root = json.dumps(wanted.inputs), request.project.root
+    with local_packages.copies(root, request.project, known) as copies:
+        packages = {
+            name: uv_lock.resolve(tool.pip, wanted.lines, copies, default, name, version, previous)
+            for name in platforms
+        }
     return Lock(NAME, wanted.inputs, _minor(version), packages)
 
 
@@ -135,15 +142,19 @@ def _explain(
     return error
 
 
-def _stages(identity: Identity, wanted: Wanted, tool: Tool) -> dict[str, list[str]]:
-    """Return the requirement lines of each installation."""
+def _stages(
+    identity: Identity, wanted: Wanted, tool: Tool, root: str
+) -> Mapping[str, Sequence[Line]]:
+    """Return the requirements of each installation."""
     from buildrun.environments import uv_lock
 
     if UV_LOCK in wanted.inputs:
-        return {"run": uv_lock.export(tool.run)}
+        return {"run": logical_lines(uv_lock.export(tool.run), os.path.join(root, UV_LOCK))}
     if identity.lock == "locked":
-        return uv_lock.lines(identity.parts.get("packages", ()))
-    return {stage: list(lines) for stage, lines in wanted.stages.items()}
+        place = lockfile.path_for(wanted.declared.path or root)
+        found = uv_lock.lines(identity.parts.get("packages", ()))
+        return {stage: logical_lines(texts, place) for stage, texts in found.items()}
+    return wanted.lines
 
 
 def _install(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
 # What `--env-manager uv` takes instead of the declared dependencies, as MLflow does.
 UV_LOCK = "uv.lock"
 
+_BY_PATH = re.compile(r'^source = \{ (editable|directory|path) = "([^"]+)" \}', re.MULTILINE)
+
 
 class Wanted(NamedTuple):
     """An environment with everything its files name.
 
-    stages: requirement lines of each installation, in MLflow's order.
-    lines: the same with the files they name followed, for digests and places.
+    lines: requirements of each installation, in MLflow's order, with the files that they name
+        followed; of a `uv.lock` only the packages given by path.
     inputs: what was declared, the same on every machine; indexes: where packages come from here.
     """
 
     declared: PythonEnv
-    stages: Mapping[str, tuple[str, ...]]
     lines: Mapping[str, tuple[Line, ...]]
     inputs: Mapping[str, Any]
     indexes: tuple[str, ...]
@@ -51,10 +53,11 @@ def read(request: Request, reader: Reader) -> Wanted:
     inputs: dict[str, Any] = {"requested": declared.python}
     if request.manager == "uv" and reader.exists(os.path.join(root, UV_LOCK)):
         inputs["uv.lock"] = uv_settings.contents(root, (UV_LOCK, "pyproject.toml"), reader)
-        stages, lines = {}, {}
+        lines = {"packages of uv.lock": _given_by_path(root, reader)}
+    outputs = requirements.outputs_of(request.project)
     for stage, found in lines.items():
-        inputs[stage] = [requirements.describe(line, root, reader) for line in found]
-    return Wanted(declared, stages, lines, inputs, indexes, settings, warnings)
+        inputs[stage] = [requirements.describe(line, root, reader, outputs) for line in found]
+    return Wanted(declared, lines, inputs, indexes, settings, warnings)
 
 
 def find_interpreter(declared: PythonEnv, request: Request, reader: Reader) -> Interpreter:
@@ -66,6 +69,14 @@ def find_interpreter(declared: PythonEnv, request: Request, reader: Reader) -> I
 
     there = [item.version for item in interpreters.installed(reader)]
     raise PythonMissing(declared, there, request)
+
+
+def _given_by_path(root: str, reader: Reader) -> tuple[Line, ...]:
+    """Return the packages that a `uv.lock` has by their directories, less the project itself."""
+    place = os.path.join(root, UV_LOCK)
+    found = _BY_PATH.findall(reader.read(place).decode(errors="replace"))
+    texts = [f"{'-e ' if kind == 'editable' else ''}./{path}" for kind, path in found]
+    return tuple(Line(text, place, 0) for text in texts if not text.endswith("./."))
 
 
 def _declared(request: Request) -> tuple[PythonEnv, tuple[str, ...]]:

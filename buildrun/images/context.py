@@ -44,17 +44,21 @@ class Content:
         self.secrets = tuple(secrets)
 
 
-def content(project: ProjectSpec, fingerprints: Fingerprints) -> Content:
+def content(
+    project: ProjectSpec, fingerprints: Fingerprints, leaving: Sequence[str] = ()
+) -> Content:
     """Return what goes into the project's image, with digests that others may rely on.
 
+    leaving: further paths that do not.
     Raises ProjectError for what cannot be read, and for a malformed ``.dockerignore``.
     """
     rules = _rules(project.root)
-    outputs = sorted({path for point in project.entry_points for path in point.outputs})
+    outputs = {path for point in project.entry_points for path in point.outputs}
+    dropped = sorted(outputs.union(leaving))
     secrets: set[str] = set()
 
     def selected(root: bytes, tracked: Tracked) -> Selection:
-        return select.without(_select(root, tracked, rules, secrets), outputs)
+        return select.without_logs(select.without(_select(root, tracked, rules, secrets), dropped))
 
     taken = fingerprints.under("sha256").selected(selected)
     if taken.problems:

@@ -6,10 +6,18 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from buildrun import digest
-from buildrun.environments import lockfile, requirements, uv_lock, virtualenv, wanted
+from buildrun.environments import (
+    local_packages,
+    lockfile,
+    requirements,
+    uv_lock,
+    virtualenv,
+    wanted,
+)
 from buildrun.environments.contract import Identity
 from buildrun.environments.wanted import UV_LOCK
 from buildrun.errors import EnvironmentFailure
@@ -45,12 +53,6 @@ PIP = (
 _SHOWN = 24
 
 _MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
-_EDITABLE = re.compile(r"(?:-e|--editable)[=\s]\s*")
-_LOCAL = re.compile(
-    r"((?:(?:-e|--editable)(?:\s*=\s*|\s+))?)((?:[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*)?)"
-    r"(\S+?)((?:\[[^]/]*\])?(?:#\S*)?(?:\s.*)?)"
-)
-_LINKS = re.compile(r"(-f|--find-links|-i|--index-url|--extra-index-url)(?:\s*=\s*|\s+)(\S+)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
@@ -71,6 +73,8 @@ def identify(request: Request, base: Image, reader: Reader) -> Identity:
     parts["requested"] = found.declared.python
     if lock is not None and state == "locked":
         parts.update(python=lock.python, packages=[list(one) for one in lock.platforms[platform]])
+        if by_path := requirements.given_by_path(_portable(found, request)):
+            parts["local"] = by_path
     else:
         parts.update(_portable(found, request), indexes=list(found.indexes))
     key = digest.key("environment in an image", parts)
@@ -197,23 +201,17 @@ class Stages:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
             project = self._request.project._replace(root=place, entry_points=())
-            taken = context.content(project, Fingerprints(place, None, "sha256")).taken
+            prints = Fingerprints(place, None, "sha256")
+            leaving = local_packages.leaving(place, requirements.outputs_of(self._request.project))
+            taken = context.content(project, prints, leaving).taken
             site.put(layer.of_files(place, taken, target).chunks())
 
     def _moved(self, line: Line) -> str:
         """Return a line's text with paths of this machine as they are in the container."""
-        base = os.path.dirname(line.path) if line.number else self._folder
-        if links := _LINKS.fullmatch(line.text):
-            return f"{links.group(1)} {self._mounts.address(links.group(2), base)}"
-        path = requirements.local_path(line, self._folder)
-        match = _LOCAL.fullmatch(line.text)
-        if path is None or match is None:
-            return line.text
-        editable, name, _, rest = match.groups()
-        target = self._target(path, line, editable=bool(editable))
-        return f"{editable}{name}{'file://' if name else ''}{target}{rest}"
+        target = partial(self._target, line)
+        return requirements.moved(line, self._folder, target, self._mounts.address)
 
-    def _target(self, path: str, line: Line, *, editable: bool) -> str:
+    def _target(self, line: Line, path: str, *, editable: bool) -> str:
         if not os.path.isdir(path):
             return self._mounts.place(path)
         target = self._there(path)

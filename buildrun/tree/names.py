@@ -14,7 +14,7 @@ _LEFTOVERS = frozenset(
     }
 )  # fmt: skip
 _STARTS = (_STAGING, b"mlflow.db")
-_END = b".pyc"
+_ENDS = (b".pyc", b".egg-info")
 
 # What a directory holds that is an environment of Python or conda.
 ENVIRONMENT = (b"pyvenv.cfg", b"conda-meta")
@@ -27,11 +27,11 @@ def never(name: bytes) -> bool:
 
 def leftover(name: bytes) -> bool:
     """Return whether a name is no part of a project unless a pattern spells it."""
-    return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_END)
+    return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_ENDS)
 
 
 def leftovers(held: Iterable[bytes]) -> set[bytes]:
     """Return the names that are leftovers."""
     found = set(_LEFTOVERS.intersection(held))
-    found.update([name for name in held if name.startswith(_STARTS) or name.endswith(_END)])
+    found.update([name for name in held if name.startswith(_STARTS) or name.endswith(_ENDS)])
     return found

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 
-from buildrun.tree import ignore, links, names, patterns, signature
+from buildrun.tree import ignore, links, names, own_output, patterns, signature
 from buildrun.tree.shown import shown
 from buildrun.tree.taken import Selection
 from buildrun.tree.tracked import Tracked
@@ -41,7 +41,8 @@ class _Sink:
 def project(root: bytes, known: Tracked) -> Selection:
     """Return every file that git would not ignore, save what is left out of every project.
 
-    Devices, sockets and pipes are passed over, as git does.
+    Devices, sockets and pipes are passed over, as git does, and so are the files that our own
+    output goes to.
     """
     sink = _Sink(passing_over=True)
     repository = ignore.repository(root)
@@ -58,7 +59,20 @@ def project(root: bytes, known: Tracked) -> Selection:
                 _add_file(sink, root, path)
     tracked = sink.selection()
     walked = Selection(paths, signatures, tracked.problems)
-    return without(union((walked, tracked)) if tracked.paths else walked, (_MLPROJECT,))
+    found = union((walked, tracked)) if tracked.paths else walked
+    return without_logs(without(found, (_MLPROJECT,)))
+
+
+def without_logs(selection: Selection) -> Selection:
+    """Return a selection less the files that our own output goes to."""
+    logs = own_output.files()
+    if not logs:
+        return selection
+    pairs = zip(selection.paths, selection.signatures, strict=True)
+    return without(
+        selection,
+        [os.fsdecode(path) for path, seen in pairs if signature.unpack(seen)[3:5] in logs],
+    )
 
 
 def _add_file(sink: _Sink, root: bytes, path: bytes) -> None:

@@ -1,0 +1,327 @@
+"""Packages that requirements name by a path: what counts of them, and copies to build from.
+
+A tool that builds from a directory remembers what it built by the times of some files in it, and
+leaves files behind. So each build gets a copy, at a place that was never there before, of just the
+files that are in the key. Around it lies what lies around the package: links to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from buildrun import digest
+from buildrun.errors import EnvironmentFailure
+from buildrun.tree import ignore, links, listing, select
+from buildrun.tree.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.environments.requirements import Line
+    from buildrun.project.spec import ProjectSpec
+    from buildrun.tree.listing import Entry
+    from buildrun.tree.taken import Selection, Taken
+    from buildrun.tree.tracked import Tracked
+
+# What an editable install takes from the directory; the code itself is used where it lies.
+_BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
+
+# What they name and what decides nothing.
+_PROSE = re.compile(r"readme|licen[cs]e", re.IGNORECASE)
+
+# A package's own packages: `bar = {path = "../bar"}`.
+_PATHS = re.compile(r"""\bpath\s*=\s*["']([^"'\n]+)["']""")
+
+# What builds leave beside a package's sources, unless it is a package itself.
+_BUILT = ("build", "dist")
+
+# What git writes into its directory at its leisure, which shall not be the user's.
+_GITS_OWN = ("HEAD", "index")
+
+_CHUNK = 1 << 20
+# A larger file is not copied: no build writes into it, and it may not fit.
+_LARGE = 64 << 20
+
+
+def taken(path: str, outputs: Sequence[str]) -> Taken:
+    """Return what counts of a package's directory; raises OSError.
+
+    outputs: paths that the project's steps write, absolute.
+    """
+    dropped = leaving(path, outputs)
+
+    def chosen(root: bytes, tracked: Tracked) -> Selection:
+        return select.without(select.project(root, tracked), dropped)
+
+    found = Fingerprints(path, None, "sha256").selected(chosen)
+    if found.problems:
+        raise OSError(errno.EIO, found.problems[0], path)
+    return found
+
+
+def leaving(path: str, outputs: Sequence[str]) -> list[str]:
+    """Return what is no part of a package though it lies there: what was built, and outputs."""
+    built = [name for name in _BUILT if not os.path.exists(os.path.join(path, name, "__init__.py"))]
+    return [*built, *(os.path.relpath(each, path) for each in outputs if each != path)]
+
+
+def content(path: str, outputs: Sequence[str]) -> str:
+    """Return the digest of what a package is built from, a file or a directory; raises OSError."""
+    if os.path.isfile(path):
+        return _content_of(path)
+    return _digest(path, taken(path, outputs), outputs, (path,))
+
+
+def build_content(path: str) -> str:
+    """Return the digest of what an editable install takes from a directory; raises OSError.
+
+    These are the files that say how to build it, and those that they name.
+    """
+    texts = [_text(os.path.join(path, name)) for name in _BUILD_FILES]
+    names = [
+        name
+        for name in sorted(os.listdir(path))
+        if name in _BUILD_FILES or (_is_named(name, texts) and not _PROSE.match(name))
+    ]
+    files = [name for name in names if os.path.isfile(os.path.join(path, name))]
+    return digest.key("editable", [[name, _content_of(os.path.join(path, name))] for name in files])
+
+
+def _is_named(name: str, texts: Sequence[str]) -> bool:
+    return any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+
+
+def _content_of(path: str) -> str:
+    return Fingerprints(os.path.dirname(path), None, "sha256").content(path)
+
+
+def _digest(path: str, found: Taken, outputs: Sequence[str], trail: Sequence[str]) -> str:
+    """Return the digest of files, of what links lead to outside, and of the packages they need."""
+    parts = [found.digest, *_behind_links(path, found)]
+    for name in _PATHS.findall(_text(os.path.join(path, "pyproject.toml"))):
+        other = os.path.abspath(os.path.join(path, name))
+        if other not in trail and os.path.isfile(os.path.join(other, "pyproject.toml")):
+            parts.append(_digest(other, taken(other, outputs), outputs, (*trail, other)))
+    return digest.key("package", parts) if len(parts) > 1 else found.digest
+
+
+def _behind_links(path: str, found: Taken) -> Iterator[str]:
+    """Yield the digests of what links lead to outside: files, and directories of the repository.
+
+    Whole directories elsewhere, such as those of a data set, are no code.
+    """
+    top = os.fsencode(path)
+    repository = ignore.repository(top)
+    home = None if repository is None else os.path.realpath(os.fsdecode(repository.top))
+    for entry in found.entries():
+        if entry.kind != listing.SYMLINK or not links.leads_out(top, os.fsencode(entry.path)):
+            continue
+        target = os.path.realpath(os.path.join(path, entry.path))
+        shared = home is not None and target.startswith(home + os.sep)
+        if os.path.isfile(target) or (shared and os.path.isdir(target)):
+            yield Fingerprints(target, None, "sha256").content(target)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def copies(root: str, project: ProjectSpec, known: str) -> Iterator[Copies]:
+    """Give a place for copies, which is gone afterwards.
+
+    root: what paths in requirements are relative to. known: a text that has the digests of what is
+    to be built. What is raised by a tool names the packages and not their copies.
+    """
+    from buildrun.environments.uv import ToolFailure
+
+    # Not a TemporaryDirectory: where it may not remove something, it changes what links lead to.
+    directory = os.path.realpath(tempfile.mkdtemp(prefix="buildrun-"))
+    made = Copies(directory, root, project, known)
+    try:
+        yield made
+    except ToolFailure as failure:
+        raise ToolFailure(made.told(failure.output), shown=failure.shown) from None
+    finally:
+        made.tidy()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Copies:
+    """The copies for one build."""
+
+    def __init__(self, directory: str, root: str, project: ProjectSpec, known: str) -> None:
+        """Start with none; see ``copies``."""
+        self._directory, self._root = directory, root
+        self._project, self._known = project, known
+        self._copies: dict[str, str] = {}
+        self._absolute: set[str] = set()
+        self._editable: dict[str, set[str]] = {}
+        self._constraints = 0
+
+    def place(self, lines: Sequence[Line]) -> list[str]:
+        """Return requirements as a tool takes them in the root, with copies in their place.
+
+        Raises EnvironmentFailure for what changes meanwhile, and OSError.
+        """
+        texts: list[str] = []
+        bounds: list[str] = []
+        for line in lines:
+            (bounds if line.constraint else texts).append(self._moved(line))
+        if texts and bounds:
+            self._constraints += 1
+            path = os.path.join(self._directory, f"constraints-{self._constraints}.txt")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("\n".join(bounds) + "\n")
+            texts.append(f"-c {path}")
+        return texts
+
+    def told(self, text: str) -> str:
+        """Return what a tool says with the packages' own paths."""
+        for path, copy in self._copies.items():
+            text = text.replace(copy, path)
+        return text
+
+    def spelled(self, text: str) -> str:
+        """Return resolved requirements with paths as they would be without copies."""
+        for path, copy in self._copies.items():
+            if path in self._absolute:
+                text = text.replace(copy, path)
+                continue
+            short = os.path.join(os.curdir, os.path.relpath(path, self._root))
+            whole = rf"^(?:\S+ @ )?(?:file://)?{re.escape(copy)}(?=$|[\s;\[#])"
+            text = re.sub(whole, short, text, flags=re.MULTILINE)
+        return text
+
+    def tidy(self) -> None:
+        """Remove the metadata that editable installs have newly left beside the code."""
+        for path, before in self._editable.items():
+            for each in _metadata(path) - before:
+                shutil.rmtree(each, ignore_errors=True)
+
+    def _moved(self, line: Line) -> str:
+        from buildrun.environments import requirements
+
+        def address(link: str, base: str) -> str:
+            there = os.path.abspath(os.path.join(base, link))
+            return there if "://" not in link and os.path.exists(there) else link
+
+        return requirements.moved(line, self._root, partial(self._target, line), address)
+
+    def _target(self, line: Line, path: str, *, editable: bool) -> str:
+        if path in line.text:
+            self._absolute.add(path)
+        if editable and os.path.isdir(path):
+            self._editable.setdefault(path, _metadata(path))
+        elif not os.path.isdir(path):
+            self._copies[path] = path
+        elif path not in self._copies:
+            try:
+                self._copies[path] = self._copy(path)
+            except OSError as error:
+                raise EnvironmentFailure(
+                    f"`{line.text}` cannot be copied: {error.strerror}",
+                    place=error.filename or path,
+                    hint="make room in the directory for temporary files, or set TMPDIR",
+                ) from None
+        return self._copies.get(path, path)
+
+    def _copy(self, path: str) -> str:
+        from buildrun.environments import requirements
+
+        outputs = requirements.outputs_of(self._project)
+        found = taken(path, outputs)
+        if _digest(path, found, outputs, (path,)) not in self._known:
+            raise _changed(path)
+        outer, repository = path, ignore.repository(os.fsencode(path))
+        if repository is not None:
+            outer = os.path.abspath(os.fsdecode(repository.top))
+        elif path.startswith(self._project.root + os.sep):
+            outer = self._project.root
+        top = os.path.join(self._directory, str(len(self._copies)), os.path.basename(outer))
+        os.makedirs(top)
+        if repository is not None:
+            _link_git(repository, os.path.join(top, ".git"))
+        copy = _surrounded(outer, top, os.path.relpath(path, outer))
+        for entry in found.entries():
+            _fill(path, copy, entry)
+        return copy
+
+
+def _surrounded(outer: str, top: str, below: str) -> str:
+    """Make the directories down to a package's copy, with links to all that is beside them."""
+    for part in below.split(os.sep) if below != os.curdir else ():
+        for name in os.listdir(outer):
+            if name not in (part, ".git"):
+                os.symlink(os.path.join(outer, name), os.path.join(top, name))
+        outer, top = os.path.join(outer, part), os.path.join(top, part)
+        os.mkdir(top)
+    return top
+
+
+def _link_git(repository: ignore.Repository, place: str) -> None:
+    """Let git find its repository, from which some packages take their version."""
+    own = os.path.dirname(os.fsdecode(repository.index_file))
+    if os.path.isfile(os.path.join(os.fsdecode(repository.top), ".git")):
+        with open(place, "w", encoding="utf-8") as file:
+            file.write(f"gitdir: {os.path.abspath(own)}\n")
+        return
+    os.mkdir(place)
+    for name in os.listdir(own):
+        source, target = os.path.join(own, name), os.path.join(place, name)
+        if name in _GITS_OWN:
+            shutil.copy2(source, target)
+        elif not name.endswith(".lock"):
+            os.symlink(source, target)
+
+
+def _fill(path: str, copy: str, entry: Entry) -> None:
+    """Put a file or a link into the copy, just as it is in the listing."""
+    source, target = os.path.join(path, entry.path), os.path.join(copy, entry.path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if entry.kind == listing.SYMLINK:
+        os.symlink(entry.content, target)
+        return
+    if entry.size >= _LARGE:
+        os.symlink(source, target)
+        return
+    mode = 0o777 if entry.kind == listing.EXECUTABLE else 0o666
+    made = digest.new("sha256")
+    with (
+        open(source, "rb") as file,
+        open(os.open(target, os.O_WRONLY | os.O_CREAT, mode), "wb") as into,
+    ):
+        while chunk := file.read(_CHUNK):
+            made.update(chunk)
+            into.write(chunk)
+    if f"sha256:{made.hexdigest()}" != entry.content:
+        raise _changed(source)
+
+
+def _metadata(path: str) -> set[str]:
+    """Return the directories of metadata beside a package's code."""
+    folders = [path]
+    with os.scandir(path) as listing:
+        folders += [each.path for each in listing if each.is_dir(follow_symlinks=False)]
+    return {
+        os.path.join(folder, name)
+        for folder in folders
+        for name in os.listdir(folder)
+        if name.endswith(".egg-info")
+    }
+
+
+def _changed(path: str) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        "this changed while the environment was built", place=path, hint="run again"
+    )

@@ -1,0 +1,108 @@
+"""The files that this process's own output goes to: they grow while it looks at them.
+
+``buildrun . > run.log`` writes into the project that it runs, and so does ``buildrun . | tee
+run.log``. What is in such a file decides nothing.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+
+File = tuple[int, int]  # inode and device, as signatures have them
+
+
+@cache
+def files() -> frozenset[File]:
+    """Return those that output goes to, also through the programs that it is piped into.
+
+    Programs are looked at on Linux only, and only those of our own session, such as ``tee``. Those
+    that have started us, and what they have opened for us, are not meant: they write data as well.
+    """
+    found: set[File] = set()
+    pipes: set[File] = set()
+    for descriptor in (1, 2):
+        try:
+            _sort(os.fstat(descriptor), found, pipes)
+        except OSError:
+            continue  # it is closed
+    if not pipes:
+        return frozenset(found)
+    written: set[File] = set()
+    done: set[File] = set()
+    programs = [list(_opened(number)) for number in _programs()]
+    while pipes - done:
+        done |= pipes
+        for opened in programs:
+            if any(reads and _file(status) in done for status, reads, _ in opened):
+                for status, _, writes in opened:
+                    if writes:
+                        _sort(status, written, pipes)
+    return frozenset(found | written.difference(_file(status) for status, *_ in _opened("self")))
+
+
+def _sort(status: os.stat_result, found: set[File], pipes: set[File]) -> None:
+    if stat.S_ISREG(status.st_mode):
+        found.add(_file(status))
+    elif stat.S_ISFIFO(status.st_mode):
+        pipes.add(_file(status))
+
+
+def _file(status: os.stat_result) -> File:
+    return status.st_ino, status.st_dev
+
+
+def _programs() -> Iterable[int]:
+    """Return the numbers of the processes of our session, less those that we come from."""
+    try:
+        numbers = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+    except OSError:
+        return ()
+    return [number for number in numbers - set(_line()) if _is_of_our_session(number)]
+
+
+def _line() -> Iterator[int]:
+    """Yield our own number and those of the processes that we come from."""
+    number = os.getpid()
+    while number:
+        yield number
+        try:
+            with open(f"/proc/{number}/stat", "rb") as file:
+                # The program's name is in brackets, and may hold anything.
+                number = int(file.read().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return
+
+
+def _is_of_our_session(number: int) -> bool:
+    try:
+        return os.getsid(number) == os.getsid(0)
+    except OSError:
+        return False  # it has ended, or may not be looked at
+
+
+def _opened(number: int | str) -> Iterator[tuple[os.stat_result, bool, bool]]:
+    """Yield what a process has open, and whether it reads and writes it."""
+    process = f"/proc/{number}"
+    try:
+        descriptors = os.listdir(f"{process}/fd")
+    except OSError:
+        return  # it has ended, or is somebody else's
+    for descriptor in descriptors:
+        try:
+            status = os.stat(f"{process}/fd/{descriptor}")
+            if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+                access = _flags(f"{process}/fdinfo/{descriptor}") & _ACCESS
+                yield status, access != os.O_WRONLY, access != os.O_RDONLY
+        except OSError:
+            continue
+
+
+def _flags(path: str) -> int:
+    with open(path, "rb") as file:
+        for line in file:
+            if line.startswith(b"flags:"):
+                return int(line.split()[1], 8)
+    return 0
