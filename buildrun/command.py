@@ -75,13 +75,24 @@ def path_mark(name: str) -> str:
 
 
 def _text(entry_point: EntryPoint, declared: Mapping[str, str], extra: Mapping[str, str]) -> str:
-    if not declared and not extra:
-        return _fill(entry_point, {})
-    import shlex
+    try:
+        if not declared and not extra:
+            return entry_point.command.format()
+        from buildrun.project.quoting import fill
 
-    words = [_fill(entry_point, {name: shlex.quote(value) for name, value in declared.items()})]
-    words += [f"--{shlex.quote(name)} {shlex.quote(value)}" for name, value in extra.items()]
-    return " ".join(words)
+        return fill(entry_point.command, declared, extra)
+    except ParameterError as error:
+        error.place = f"entry point `{entry_point.name}`"
+        raise
+    except KeyError as error:
+        fact = f"nothing fills the placeholder {{{error.args[0]}}}"
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        fact = f"the command is not a valid format string: {error}"
+    raise ProjectError(
+        fact,
+        place=f"entry point `{entry_point.name}`",
+        hint="declare the parameter, or write a literal brace twice: `{{` and `}}`",
+    )
 
 
 def _within(value: str, root: str) -> str:
@@ -172,17 +183,3 @@ def _without_scheme(value: str) -> str:
     parts = urlsplit(value)
     host = "" if parts.netloc == "localhost" else parts.netloc
     return unquote(host + parts.path)
-
-
-def _fill(entry_point: EntryPoint, quoted: Mapping[str, str]) -> str:
-    try:
-        return entry_point.command.format(**quoted)
-    except KeyError as error:
-        fact = f"nothing fills the placeholder {{{error.args[0]}}}"
-    except (ValueError, IndexError, AttributeError, TypeError) as error:
-        fact = f"the command is not a valid format string: {error}"
-    raise ProjectError(
-        fact,
-        place=f"entry point `{entry_point.name}`",
-        hint="declare the parameter, or write a literal brace twice: `{{` and `}}`",
-    )

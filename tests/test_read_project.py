@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project
+from conftest import REPOSITORY, Buildrun, Project
 
 from buildrun.errors import ProjectError
 from buildrun.memo import Reader
@@ -423,3 +423,37 @@ def test_requirement_is_judged_as_by_pip(project: Project, line: str, valid: boo
     directory = project(python_env__yaml=f"dependencies:\n  - {line!r}\n")
     (directory / "file.txt").touch()
     assert codes(directory) == ([] if valid else ["invalid-requirement"])
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("echo ${v} {w}", ["unsafe-placeholder"]),
+        ("echo $(( {v} + 1 )) {w}", ["unsafe-placeholder"]),
+        ('echo "${{HOME:-{w}}}" {v}', ["unsafe-placeholder"]),
+        ("cat <<EOF\n$(cat {v})\nEOF\necho {w}", ["unsafe-placeholder"]),
+        ('cat <<EOF\nit\'s "{v}"\nEOF\necho {w}', []),
+    ],
+)
+def test_places_that_no_quoting_helps_are_told(
+    project: Project, command: str, found: list[str]
+) -> None:
+    lines = "".join(f"      {line}\n" for line in command.split("\n"))
+    head = "name: x\nentry_points:\n  main:\n    parameters: {v: string, w: {default: 1}}\n"
+    assert codes(project(f"{head}    command: |-\n{lines}")) == found
+
+
+def test_default_that_the_shell_would_evaluate_is_an_error(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(
+        "name: x\nentry_points:\n  main:\n    parameters: {v: {default: 'a b'}}\n"
+        "    command: echo ${v}\n"
+    )
+    outcome = buildrun("validate", directory)
+    assert outcome.code == 1
+    assert (
+        "MLproject:5:20: error[unsafe-placeholder]: the shell would read its default for `{v}`"
+        in outcome.out
+    )
+    assert "write `${{v}}`" in outcome.out

@@ -9,6 +9,7 @@ from buildrun.near import did_you_mean
 from buildrun.project.compose import Path
 from buildrun.project.diagnostics import Severity
 from buildrun.project.findings import Findings
+from buildrun.project.quoting import Place, encode
 from buildrun.project.template import Placeholder, cuts, placeholders, trial
 
 _WORD = re.compile(r"[\w-]+")
@@ -48,7 +49,7 @@ def check_value(
     if found is None:
         return set()
     # No shell reads it before it is quoted as a whole.
-    plain = tuple(item._replace(quote="", dollar=False) for item in found)
+    plain = tuple(item._replace(place=Place(""), dollar=False) for item in found)
     _check_placeholders(findings, path, plain, defaults)
     used = {item.name for item in found}
     _check_trial(findings, path, value, defaults, used, "the value")
@@ -111,9 +112,18 @@ def _problem(
     if item.name not in defaults:
         message = f"no parameter fills `{{{item.name[:60]}}}`"
         return "error", "unknown-placeholder", message, _unknown_hint(item, defaults)
-    if item.quote:
-        message = f"`{{{item.name}}}` stands in quotes, and its value comes quoted already"
-        hint = f"remove the {item.quote} around it; a value with blanks stays one word"
+    default = defaults[item.name]
+    certain = default is not None and encode(default, item.place) is None
+    if certain or not item.place.takes_any:
+        which = "its default" if certain else "a value with blanks or signs"
+        message = f"the shell would read {which} for `{{{item.name}}}` as its own text here"
+        hint = f"set a variable before, `{item.name}={{{item.name}}}`, and use that here"
+        if item.dollar:
+            hint = f"for the shell's variable write `${{{{{item.name}}}}}`"
+        return "error" if certain else "warning", "unsafe-placeholder", message, hint
+    if item.place.within in ("'", '"', "$'"):
+        message = f"`{{{item.name}}}` stands in quotes, to which `mlflow run` adds its own"
+        hint = "remove the quotes around it; a value with blanks stays one word"
         return "warning", "quoted-placeholder", message, hint
     return None
 

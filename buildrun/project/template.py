@@ -9,6 +9,8 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from buildrun.project.quoting import Place, places
+
 # A longer command than this cannot be handed to bash (MAX_ARG_STRLEN on Linux), so a wider
 # field is refused before anybody formats it.
 WIDTH_LIMIT = 131_072
@@ -21,13 +23,13 @@ class Placeholder(NamedTuple):
     """A ``{…}`` of a template.
 
     name: the parameter it stands for, empty or a number where it stands for none. source: the
-    text it begins with. quote: the shell quote it stands in, or "". dollar: whether ``$`` stands
-    before it. nested: whether it is part of another's format specification.
+    text it begins with. place: where in the shell's text. dollar: whether ``$`` stands before it.
+    nested: whether it is part of another's format specification.
     """
 
     name: str
     source: str
-    quote: str
+    place: Place
     dollar: bool
     nested: bool
 
@@ -49,19 +51,16 @@ def placeholders(template: str) -> tuple[Placeholder, ...]:
     Raises ValueError, in Python's words, where the template is no format string.
     """
     found: list[Placeholder] = []
-    shell = _Shell()
+    where = iter(places(template))
     for literal, field, specification, _ in string.Formatter().parse(template):
-        shell.read(literal, len(found))
         if field is None:
             continue
+        place = next(where)
         dollar = literal.endswith("$")
-        found.append(Placeholder(_name(field), "{" + field, shell.quote, dollar, nested=False))
-        shell.word = True
+        found.append(Placeholder(_name(field), "{" + field, place, dollar, nested=False))
         for inner in _fields(specification or ""):
-            found.append(Placeholder(_name(inner), "{" + inner, shell.quote, False, nested=True))
-    end = shell.first_open()
-    rest = [] if end is None else [item._replace(quote="") for item in found[end:]]
-    return (*found[:end], *rest)
+            found.append(Placeholder(_name(inner), "{" + inner, place, False, nested=True))
+    return tuple(found)
 
 
 def trial(template: str, defaults: Mapping[str, str | None]) -> str | None:
@@ -112,63 +111,3 @@ def _widths(template: str) -> Iterator[str]:
     for _, field, specification, _ in string.Formatter().parse(template):
         if field is not None:
             yield from re.findall(r"\d+", specification or "")
-
-
-class _Shell:
-    """Which quote of the shell a place stands in, as far as reading left to right can tell."""
-
-    def __init__(self) -> None:
-        self.stack: list[str] = []
-        self.begun: list[int] = []  # the number of fields before each quote of the stack
-        self.fields = 0
-        self.word = False
-        self.comment = False
-
-    @property
-    def quote(self) -> str:
-        top = self.stack[-1] if self.stack and not self.comment else ""
-        return top if top in ("'", '"') else ""
-
-    def first_open(self) -> int | None:
-        """Return the first field after a quote that never ends: an apostrophe, not a quote."""
-        pairs = zip(self.stack, self.begun, strict=True)
-        return next((fields for mark, fields in pairs if mark != "("), None)
-
-    def read(self, text: str, fields: int) -> None:
-        self.fields = fields
-        skip = False
-        for index, character in enumerate(text):
-            if skip:
-                skip = False
-            elif self.comment:
-                self.comment = character != "\n"
-            else:
-                skip = self._step(character, text[index + 1 : index + 2])
-            self.word = not character.isspace()
-
-    def _step(self, character: str, following: str) -> bool:
-        """Take one character; return whether the next one goes with it."""
-        top = self.stack[-1] if self.stack else ""
-        if top == "'":
-            if character == "'":
-                self._pop()
-        elif character == "\\":
-            return True
-        elif character == "$" and following == "(":
-            self._push("(")
-            return True
-        elif (character, top) in (('"', '"'), (")", "(")):
-            self._pop()
-        elif character == '"' or (character == "'" and top != '"'):
-            self._push(character)
-        elif character == "#" and top != '"' and not self.word:
-            self.comment = True
-        return False
-
-    def _push(self, mark: str) -> None:
-        self.stack.append(mark)
-        self.begun.append(self.fields)
-
-    def _pop(self) -> None:
-        self.stack.pop()
-        self.begun.pop()
