@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ensurepip
 import json
 import os
 import shutil
@@ -570,3 +571,46 @@ def test_locked_run_of_a_project_without_dependencies_needs_no_lock(
     directory = project("entry_points: {main: {command: echo fine}}\n")
     assert offline("-q", "--locked", directory).out == "fine\n"
     assert offline("lock", "--check", directory).code == 0
+
+
+@pytest.mark.parametrize(
+    ("requirements", "found"),
+    [
+        ("[alpha]", "pip=own setuptools=own"),
+        ("[]", "pip=own setuptools=own"),
+        ("[setuptools, pip-tool]", "pip=own setuptools=own"),
+        ("['setuptools<40']", "pip=own setuptools=39.0"),
+        ("[wants]", "pip=own setuptools=39.0"),
+    ],
+)
+def test_virtualenv_has_what_venv_brings(
+    project: Project, offline: Call, links: Path, requirements: str, found: str
+) -> None:
+    write_wheel(links, "setuptools", "39.0")
+    write_wheel(links, "setuptools", "999.0")
+    write_wheel(links, "pip_tool", "1.0")
+    write_wheel(links, "wants", requires=("setuptools<40",))
+    own = Path(ensurepip.__file__).parent / "_bundled"
+    bundled = {path.name.split("-")[0]: path.name.split("-")[1] for path in own.glob("*.whl")}
+    if "setuptools" not in bundled:
+        pytest.skip("this Python brings none, or keeps the wheels of ensurepip elsewhere")
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {command: python versions.py}}\n",
+        python_env__yaml=f"dependencies: {requirements}\n",
+        versions__py="from importlib.metadata import distributions as d\n"
+        "found = {each.name: each.version for each in d()}\n"
+        "print(*(f'{name}={found[name]}' for name in ('pip', 'setuptools') if name in found))\n",
+    )
+    outcome = offline("-q", directory)
+    assert outcome.code == 0, outcome.err
+    for name, version in bundled.items():
+        found = found.replace(f"{name}=own", f"{name}={version}")
+    assert outcome.out.split() == found.split()
+
+
+def test_what_venv_brings_passes_where_hashes_are_required(project: Project, offline: Call) -> None:
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {command: python -m pip --version}}\n",
+        python_env__yaml="dependencies: []\n",
+    )
+    assert offline("-q", directory, PIP_REQUIRE_HASHES="1").out.startswith("pip ")

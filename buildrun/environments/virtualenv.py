@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun import digest
@@ -14,15 +14,17 @@ from buildrun.environments.contract import Identity, Request
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.platforms import here
 from buildrun.environments.prefix import is_suspect
-from buildrun.environments.requirements import Line, logical_lines
+from buildrun.environments.requirements import Line, logical_lines, name_of
 from buildrun.environments.site_packages import names_in
 from buildrun.environments.wanted import UV_LOCK, Wanted, find_interpreter, read
 from buildrun.errors import EnvironmentFailure
 from buildrun.memo import Reader
+from buildrun.project.python_version import fits
 from buildrun.project.spec import PythonEnv
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.environments.interpreters import Interpreter
     from buildrun.environments.uv import Tool, ToolFailure
 
 NAME = "virtualenv"
@@ -39,6 +41,7 @@ def identify(request: Request, reader: Reader) -> Identity:
         "manager": NAME,
         "python": interpreter.version,
         "platform": here(),
+        "brought": _brought(interpreter),
     }
     lock, state, stale = usable_lock(wanted, reader), "unlocked", []
     if lock is not None:
@@ -73,11 +76,12 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
         with local_packages.copies(root, request.project, known) as copies:
             lines = _stages(identity, wanted, tool, root)
             stages = {stage: copies.place(found) for stage, found in lines.items()}
-            _install(tool, target, stages, _bundled_pip(interpreter.path))
+            asked = {name_of(line.text) for found in lines.values() for line in found}
+            _install(tool, target, stages, _bundled(interpreter), asked)
             if is_suspect(prefix) and (changed := site_packages.damaged_packages(prefix)):
                 # Somebody wrote into an installed file, which is uv's cached one by a hard link.
                 tool.run("cache", "clean", *changed)
-                _install(tool, (*target, "--reinstall"), stages, None)
+                _install(tool, (*target, "--reinstall"), stages, {}, asked)
     except uv.ToolFailure as failure:
         raise _explain(failure, identity, wanted, request) from None
 
@@ -158,41 +162,53 @@ def _stages(
 
 
 def _install(
-    tool: Tool, target: Sequence[str], stages: Mapping[str, Sequence[str]], pip: str | None
+    tool: Tool,
+    target: Sequence[str],
+    stages: Mapping[str, Sequence[str]],
+    bundled: Mapping[str, str],
+    asked: Collection[str],
 ) -> None:
-    """Install the stages in MLflow's order, and pip, as `python -m venv` does, where none asks.
+    """Install the stages in MLflow's order, over what `python -m venv` brings.
 
-    pip: a wheel of it, or None. Raises ToolFailure.
+    bundled: lines for that, by names. asked: the names that the requirements hold. Raises
+    ToolFailure.
     """
     from buildrun.environments.uv import ToolFailure
 
-    def install(lines: Sequence[str]) -> None:
-        if lines:
-            tool.pip("install", *target, "-r", "-", text="\n".join(lines) + "\n")
-
-    first, rest = list(stages.get("build", ())), list(stages.get("run", ()))
-    wheel = [pip] if pip and not any(re.match(r"pip\b", line) for line in first + rest) else []
-    if first:
-        install([*first, *wheel])
-        install(rest)
-        return
+    groups = [list(stages[stage]) for stage in ("build", "run") if stages.get(stage)]
+    wheels = list(bundled.values())
+    # At once where they do not meet, since each call of uv takes its time.
+    apart = not groups or not bundled.keys().isdisjoint(asked)
+    first, *rest = [wheels, *groups] if apart else [[*groups[0], *wheels], *groups[1:]]
     try:
-        install([*rest, *wheel])  # at once: each call of uv takes its time
+        for lines in (first, *rest):
+            if lines:
+                tool.pip("install", *target, "-r", "-", text="\n".join(lines) + "\n")
     except ToolFailure as failure:
-        if not wheel or not rest or not re.search(r"\bpip\b", failure.output):
+        if apart or not wheels or not re.search(r"No solution|conflicting", failure.output):
             raise
-        install(rest)  # packages may want another pip, and bring it themselves
+        _install(tool, target, stages, bundled, bundled)  # packages may want others than those
 
 
-def _bundled_pip(python: str) -> str | None:
-    library = os.path.join(os.path.dirname(os.path.dirname(python)), "lib")
-    directories = [os.path.join(library, os.path.basename(python), "ensurepip", "_bundled")]
-    directories.append("/usr/share/python-wheels")
-    for directory in directories:
-        for name in names_in(directory):
-            if re.match(r"pip-[^-]+-py.*\.whl$", name):
-                return os.path.join(directory, name)
-    return None
+def _bundled(python: Interpreter) -> dict[str, str]:
+    """Return what `python -m venv` brings: pip, and before Python 3.12 setuptools."""
+    import hashlib
+
+    library = os.path.join(os.path.dirname(os.path.dirname(python.path)), "lib")
+    own = os.path.join(library, os.path.basename(python.path), "ensurepip", "_bundled")
+    found: dict[str, str] = {}
+    for directory in (own, "/usr/share/python-wheels"):
+        for file in names_in(directory):
+            name = file.partition("-")[0]
+            if name in _brought(python) and file.endswith(".whl") and name not in found:
+                path = os.path.join(directory, file)
+                with open(path, "rb") as wheel:
+                    found[name] = f"{path} --hash=sha256:{hashlib.sha256(wheel.read()).hexdigest()}"
+    return found
+
+
+def _brought(python: Interpreter) -> list[str]:
+    return ["pip", "setuptools"] if fits(python.version, "<3.12") else ["pip"]
 
 
 def _minor(version: str) -> str:
