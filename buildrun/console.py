@@ -24,6 +24,7 @@ class Console:
         terminal = _is_terminal(self.stream) and environ.get("TERM") != "dumb"
         self.colour = terminal and not environ.get("NO_COLOR")
         self.live = terminal and not environ.get("CI") and not quiet
+        self.latest = ""
         self._open_line = False
 
     def style(self, text: str, name: str) -> str:
@@ -44,7 +45,8 @@ class Console:
         self._write(f"{self.style('error:', 'error')} {text}\n{self._hint(hint)}")
 
     def progress(self, text: str) -> None:
-        """Replace the live line; nothing without a terminal."""
+        """Replace the live line; without a terminal, keep it as the latest that is known."""
+        self.latest = text
         if self.live:
             self._emit(f"\r\x1b[2K{text}")
             self._open_line = True

@@ -33,6 +33,7 @@ class Account:
         self.tracking = tracking
         self._started = time.monotonic()
         self._record: runs.Record | None = None
+        self._intended: Plan | None = None
         self._own_id = running.options.run_id or runs.new_id()
         self.where = ""
         self.prepared: Prepared | None = None
@@ -49,6 +50,10 @@ class Account:
     def exit_code(self) -> int:
         """Return the code that buildrun will exit with."""
         return self.result.exit_code
+
+    def intend(self, first: Plan) -> None:
+        """Note what is going to run, for the record of a run whose environment cannot be built."""
+        self._intended = first
 
     def begin(self, made: Plan) -> None:
         """Record that the run has begun."""
@@ -82,6 +87,8 @@ class Account:
             self.lock.release()
         if self.progress is not None:
             self.progress.close()
+        if self._record is None and self._intended is not None:
+            self.begin(self._intended)
         if self._record is not None:
             value = self.report()
             seconds = time.monotonic() - self._started

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping
 
+from buildrun import runs
 from buildrun.commands import project_options, session
 from buildrun.environments import provision
 from buildrun.environments.contract import Environment
-from buildrun.errors import UsageError
+from buildrun.errors import BuildrunError, Interrupted, UsageError
+from buildrun.heartbeat import going_on
 from buildrun.planning import Plan, docker_env
 from buildrun.project.spec import ProjectSpec
 
@@ -36,6 +39,22 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
 
 def _build(running: session.Session, opened: session.Opened, arguments: argparse.Namespace) -> int:
     session.check(running, opened, entry_point=False)
+    project, started = opened.project, time.monotonic()
+    record = runs.begin(runs.new_id(), project.name, opened.source.where or project.root, "(build)")
+    try:
+        return _provide(running, opened, arguments)
+    except UsageError:
+        raise
+    except BuildrunError as error:
+        status = "cancelled" if isinstance(error, Interrupted) else "failed"
+        seconds = time.monotonic() - started
+        runs.write(running.home.runs, runs.end(record, status, error.exit_code, seconds, ()))
+        raise
+
+
+def _provide(
+    running: session.Session, opened: session.Opened, arguments: argparse.Namespace
+) -> int:
     if running.options.backend == "docker" or docker_env(opened.project):
         return _image(
             running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
@@ -67,7 +86,8 @@ def _image(
     reference = chosen.reference
     if push is not None:
         try:
-            reference = docker.engine.push(chosen.id, push, running.console.progress)
+            with going_on(running.console, "pushing the image"):
+                reference = docker.engine.push(chosen.id, push, running.console.progress)
         finally:
             running.console.done()
     if form == "json":

@@ -12,6 +12,7 @@ from buildrun.errors import EnvironmentFailure
 from buildrun.executors import attended, container, in_and_out, mounts
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
+from buildrun.heartbeat import going_on
 from buildrun.planning import EnvironmentState, docker_env
 from buildrun.secrets import redact
 from buildrun.tree import patterns
@@ -68,6 +69,10 @@ class Docker:
 
         Raises BuildrunError.
         """
+        with going_on(self._running.console, "preparing the image"):
+            return self._choose(made, refresh=refresh)
+
+    def _choose(self, made: Plan, *, refresh: bool) -> Chosen:
         running, console = self._running, self._running.console
         attended.collect(containers.directory(running.home), running.environ)
         try:

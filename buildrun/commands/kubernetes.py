@@ -16,6 +16,7 @@ from buildrun.containers import code_fingerprints
 from buildrun.executors import container, mounts
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
+from buildrun.heartbeat import going_on
 from buildrun.kubernetes import attempt, manifest
 from buildrun.kubernetes.cluster import Cluster
 from buildrun.kubernetes.config import Config
@@ -98,9 +99,10 @@ class Kubernetes:
         chosen = self._docker.choose(made, refresh=refresh)
         console = self._running.console
         try:
-            self._image = self._docker.engine.push(
-                chosen.id, self._config.repository, console.progress
-            )
+            with going_on(console, "pushing the image"):
+                self._image = self._docker.engine.push(
+                    chosen.id, self._config.repository, console.progress
+                )
         finally:
             console.done()
         return chosen

@@ -123,6 +123,7 @@ def _run(
     cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
+    account.intend(first)
     tracking = account.tracking
     tracking.begin(opened, first)
     if not tracking.is_late:

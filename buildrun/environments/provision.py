@@ -27,6 +27,7 @@ from buildrun.environments.prefix import (
 )
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.files import publish
+from buildrun.heartbeat import going_on
 from buildrun.memo import Reader, prune
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def _build(
     started = time.monotonic()
     try:
         _set_aside(prefix, keep=flaw(prefix, identity.key) is None)
-        manager.build(identity, prefix, request, console, lock.descriptor)
+        with going_on(console, f"building the {manager.NAME} environment"):
+            manager.build(identity, prefix, request, console, lock.descriptor)
         _mark(manager, identity, prefix, request)
         clear_suspicion(prefix)
         _clear(prefix + ASIDE, quietly=True)
