@@ -282,7 +282,29 @@ def test_report_that_cannot_be_written_is_refused_before_the_run(
     directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/ran}}}}\n")
     for path in (".", "no/such/r.json"):
         assert buildrun(directory, LOCAL, "--report", path).code == 2
+    for path in ("r.html", "r.xml", "r.md", "r.trace.json", "r.JSON.gz", "r.jsn", "r\udcff.svg"):
+        outcome = buildrun(directory, LOCAL, "--report", path)
+        assert outcome.code == 2
+        assert "hint: name a file that ends in `.json`" in outcome.err
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_report_that_gets_lost_changes_no_exit_code(
+    code: int, project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    command = f"rmdir {tmp_path}/out; exit {code}"
+    directory = project(f"entry_points: {{main: {{command: '{command}'}}}}\n")
+    outcome = buildrun(directory, LOCAL, "--report", "out/r.json")
+    assert outcome.code == code
+    assert "the report could not be written: No such file" in outcome.err
+    os.mkfifo(tmp_path / "fifo.json")  # that nobody reads
+    outcome = buildrun(directory, LOCAL, "--report", "fifo.json")
+    assert outcome.code == code
+    assert "the report could not be written" in outcome.err
+    outcome = buildrun("-q", directory, LOCAL, "--report", "/dev/stdout")
+    assert outcome.data["exit_code"] == code
 
 
 def test_credentials_in_parameters_are_not_kept_or_shown(

@@ -104,7 +104,7 @@ def execute(
         downloads.close()
         account.close()
         if report_file is not None:
-            write_report(report_file, account.report(), running.console)
+            write_report(report_file, account, running.console)
     return account.exit_code
 
 
