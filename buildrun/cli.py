@@ -40,8 +40,8 @@ _WITH_VALUE = frozenset(
 )
 
 _EPILOG = (
-    "`buildrun URI …` is `buildrun run URI …`, and without a URI the current directory is meant.\n"
-    "`buildrun COMMAND --help` tells its options."
+    "`buildrun URI …` is `buildrun run URI …`, and without a URI the current directory is meant.",
+    "`buildrun COMMAND --help` tells its options.",
 )
 
 
@@ -99,7 +99,7 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     """Go the short way to a command that is prepared, else the long one."""
     arguments = arguments or ["run"]
     if arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_overview())
+        sys.stdout.write(_overview(environ))
         return 0
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
@@ -175,10 +175,17 @@ def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
         raise UsageError(f"`{word}` is neither a command nor a project", hint=meant)
 
 
-def _overview() -> str:
+def _overview(environ: Mapping[str, str]) -> str:
+    import textwrap
+
+    from buildrun.table import width
+
+    columns, indent = max(width(environ) or 100, 20), " " * 13
     lines = ["usage: buildrun [COMMAND] …", "", "Run MLflow Projects, fast and safely.", ""]
-    lines += [f"  {verb:<10} {text}" for verb, text in COMMANDS.items()]
-    return "\n".join([*lines, "", _EPILOG, ""])
+    for verb, text in COMMANDS.items():
+        lines += textwrap.wrap(f"  {verb:<10} {text}", columns, subsequent_indent=indent)
+    lines += ["", *(line for text in _EPILOG for line in textwrap.wrap(text, columns))]
+    return "\n".join([*lines, ""])
 
 
 def _current_directory(getcwd: object) -> str:

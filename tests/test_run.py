@@ -609,3 +609,16 @@ def test_directory_without_a_project_names_those_below(
     outcome = buildrun(*verb)
     assert outcome.code == 2
     assert "give one of the projects below: `a`, `b/c`\n" in outcome.err
+
+
+def test_each_error_has_its_hint_beneath_it(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {timeout: soon, command: 'echo {x}'}}\n")
+    outcome = buildrun("run", LOCAL, cwd=directory)
+    assert outcome.code == 1
+    lines = outcome.err.splitlines()
+    facts = [index for index, line in enumerate(lines) if line.endswith("]")]
+    assert len(facts) == 2
+    for index in facts:
+        assert lines[index + 1].startswith("    hint: ")
+    assert "[bad-timeout]" in outcome.err
+    assert "    hint: declare `x` under `parameters:`" in outcome.err

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import home, memo, runs
+from buildrun import home, memo, runs, table
 from buildrun.console import Console, size
 from buildrun.environments import collection
 from buildrun.environments.collection import Kept as Environment
@@ -73,7 +73,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "info":
         return _info(store, arguments.format, environ)
     if arguments.verb == "ls":
-        return _write(_survey(store, environ), arguments.format)
+        return _write(_survey(store, environ), arguments.format, environ)
     if arguments.verb == "verify":
         return _verify(store, arguments.format, environ)
     if arguments.verb == "clear":
@@ -103,7 +103,7 @@ def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[s
         [item for item in chosen if isinstance(item, images.Kept)],
     )
     if arguments.dry_run:
-        return _write(part, arguments.format)
+        return _write(part, arguments.format, environ)
     memo.prune(memo.Memory(store.memory), _RECORDS)
     if max_age is not None:
         _prune_runs(store.runs, max_age)
@@ -163,7 +163,7 @@ def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _write(kept: _Kept, form: str) -> int:
+def _write(kept: _Kept, form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
         value = {
             "version": 1,
@@ -176,24 +176,22 @@ def _write(kept: _Kept, form: str) -> int:
     for item in kept.environments:
         state = "" if item.complete else "  (half made)"
         projects = ", ".join(item.projects) or "-"
-        sys.stdout.write(
-            f"{item.name}  {item.manager or '-':<10}  {size(item.bytes):>9}  {_when(item.used)}  "
-            f"{projects}{state}\n"
-        )
+        _write_row(item.name, item.manager or "-", item, projects + state, environ)
     for image in kept.images:
         state = "" if image.complete else "  (half made)"
-        sys.stdout.write(
-            f"{image.key[7:31]}  {'image':<10}  {size(image.bytes):>9}  {_when(image.used)}  "
-            f"{image.reference or '-'}{state}\n"
-        )
+        _write_row(image.key[7:31], "image", image, (image.reference or "-") + state, environ)
     for result in kept.results:
-        name = result.key.rpartition(":")[2][:24]
         step = f"{printable(result.project)}: {printable(result.step)}"
-        sys.stdout.write(
-            f"{name}  {'result':<10}  {size(result.bytes):>9}  {_when(result.used)}  "
-            f"{step if result.complete else '-  (damaged)'}\n"
-        )
+        what = step if result.complete else "-  (damaged)"
+        _write_row(result.key.rpartition(":")[2][:24], "result", result, what, environ)
     return 0
+
+
+def _write_row(
+    name: str, kind: str, item: Environment | Image | Result, what: str, environ: Mapping[str, str]
+) -> None:
+    cells = (name, f"{kind:<10}", f"{size(item.bytes):>9}", _when(item.used), what)
+    table.write(cells, environ)
 
 
 def _row(item: Result) -> dict[str, object]:
@@ -215,7 +213,7 @@ def _remove(store: home.Home, chosen: _Kept, form: str, environ: Mapping[str, st
             console.warn(f"{item.name} is in use and was kept")
     made = _remove_images(store, chosen.images, console, Engine(environ))
     gone = _Kept(environments, collect.remove(chosen.results), made)
-    _write(gone, form)
+    _write(gone, form, environ)
     total = sum(item.cost for kind in gone for item in kind)
     counts = [_environments(len(gone.environments)), _results(len(gone.results))]
     if chosen.images:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from buildrun import home, runs
+from buildrun import home, runs, table
 from buildrun.commands import runs_cancel
 from buildrun.errors import StoreError, UsageError
 from buildrun.kubernetes.cluster import Submitted, recorded
@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Do one of the subcommands."""
     directory = home.locate(environ).runs
     if arguments.verb == "ls":
-        return _list(runs.survey(directory)[: max(0, arguments.number)], arguments.format)
+        return _list(runs.survey(directory)[: max(0, arguments.number)], arguments.format, environ)
     record = _find(directory, arguments.run)
     if arguments.verb == "show":
         return _show(directory, record, arguments.format, environ)
@@ -61,17 +61,16 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     return _logs(directory, record, arguments.step)
 
 
-def _list(records: list[Record], form: str) -> int:
+def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
         rows = [_to_json(record) for record in records]
         sys.stdout.write(json.dumps({"version": 1, "runs": rows}, indent=2) + "\n")
         return 0
     for record in records:
         seconds = "" if record.seconds is None else f"{record.seconds:.1f} s"
-        sys.stdout.write(
-            f"{printable(record.run_id[:12])}  {_when(record)}  {record.status:<9}  {seconds:>9}  "
-            f"{printable(record.project)}  {printable(record.entry_point)}\n"
-        )
+        name, project = printable(record.run_id[:12]), printable(record.project)
+        cells = [name, _when(record), f"{record.status:<9}", f"{seconds:>9}", project]
+        table.write([*cells, printable(record.entry_point)], environ)
     return 0
 
 

@@ -281,16 +281,20 @@ def _concerns(
 
 
 def _refusal(session: Session, diagnostics: "tuple[Diagnostic, ...]") -> ProjectError:
-    errors = [item for item in diagnostics if item.severity == "error"]
-    first, rest = errors[0], errors[1:]
-    lines = [f"{first.message} [{first.code}]"]
-    for item in rest[: _SHOWN - 1]:
-        lines.append(f"{_relative(item.place, session.cwd)}: {item.message} [{item.code}]")
+    first, *rest = [item for item in diagnostics if item.severity == "error"]
+    place = _relative(first.place, session.cwd)
+    if not rest:
+        hint = first.hint or "`buildrun validate` shows every finding"
+        return ProjectError(f"{first.message} [{first.code}]", place=place, hint=hint)
+    lines: list[str] = []
+    for item in (first, *rest[: _SHOWN - 1]):
+        where = f"{_relative(item.place, session.cwd)}: " if lines else ""
+        lines.append(f"{where}{item.message} [{item.code}]")
+        lines += [f"    hint: {item.hint}"] if item.hint else []
     if len(rest) >= _SHOWN:
         more = len(rest) - _SHOWN + 1
         lines.append(f"and {more} more; `buildrun validate` shows them all")
-    hint = first.hint or "`buildrun validate` shows every finding"
-    return ProjectError("\n".join(lines), place=_relative(first.place, session.cwd), hint=hint)
+    return ProjectError("\n".join(lines), place=place)
 
 
 def _relative(place: str, cwd: str) -> str:
