@@ -17,18 +17,19 @@ class Claim(NamedTuple):
     """A number that is to be at most ``limit``; without a limit it is only shown.
 
     value: from medians. best: the same from minima, which other load on the machine raises less.
+    None stands for what noise hides.
     """
 
     text: str
-    value: float
-    best: float
+    value: float | None
+    best: float | None
     limit: float | None = None
     unit: Unit = "times"
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was reached; None without one."""
-        return None if self.limit is None else self.value <= self.limit
+        """Whether the target was reached; None without one, and where noise hides it."""
+        return None if self.limit is None or self.value is None else self.value <= self.limit
 
 
 class Outcome(NamedTuple):

@@ -104,12 +104,16 @@ _FIELDS = ("median", "minimum", "low", "high", "cpu")
 def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
     met = Claim(claim["text"], claim["value"], claim["best"], claim["limit"], claim["unit"]).met
     verdict = "" if met is None else "met" if met else "MISSED"
+    if claim["value"] is None:
+        verdict = "hidden by noise: measure more rounds"
     target = "" if claim["limit"] is None else f"≤ {_number(claim['limit'], claim['unit'])}"
     values = (_number(claim[field], claim["unit"]) for field in ("value", "best"))
     return [claim["text"], *values, target, verdict]
 
 
-def _number(value: float, unit: str) -> str:
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
     if unit == "ms":
         return f"{value:.2f} ms"
     if unit == "MB":

@@ -51,6 +51,11 @@ def ratio(value: float, reference: float) -> float:
     return value / reference
 
 
+def ratio_of_differences(value: float, reference: float) -> float | None:
+    """Return the ratio, or None where noise has made one of two differences nothing or less."""
+    return ratio(value, reference) if value > 0 and reference > 0 else None
+
+
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
     if len(values) == 1:
         return values[0], values[0]

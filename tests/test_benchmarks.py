@@ -18,7 +18,7 @@ from benchmarks.cases import CASES
 from benchmarks.process import Failed, timed, total
 from benchmarks.projects import varied_projects
 from benchmarks.subjects import NAMES, environment
-from benchmarks.summary import Sample, ratio, summarize
+from benchmarks.summary import Sample, ratio, ratio_of_differences, summarize
 
 
 def test_list_names_every_case() -> None:
@@ -86,6 +86,25 @@ def test_ratio() -> None:
     assert ratio(3.0, 2.0) == 1.5
     with pytest.raises(ValueError, match="above 0"):
         ratio(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "reference"), [(1.0, -0.1), (1.0, 0.0), (-1.0, 2.0), (-1.0, -2.0)]
+)
+def test_difference_that_noise_hides_is_told(value: float, reference: float) -> None:
+    assert ratio_of_differences(3.0, 2.0) == 1.5
+    hidden = ratio_of_differences(value, reference)
+    claim = Claim("a step more", hidden, 1.5, 1.25)
+    assert (hidden, claim.met) == (None, None)
+    summary = summarize([Sample(1.0)])
+    case = report.encode(
+        Outcome({"one": summary}, (claim,)),
+        title="steps", date="2020-01-02", load=(0.5, 1.25), versions={}, machine={},
+    )  # fmt: skip
+    lines = report.lines_of("steps", json.loads(json.dumps(case)))
+    (line,) = (line for line in lines if line.startswith("| a step more"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["a step more", "-", "1.50×", "≤ 1.25×", "hidden by noise: measure more rounds"]
 
 
 def test_comparison_is_of_medians_and_of_minima() -> None:

@@ -9,7 +9,7 @@ from benchmarks import graphs
 from benchmarks.case import Claim, Outcome, compare
 from benchmarks.graphs import Node
 from benchmarks.process import Failed
-from benchmarks.summary import Sample, Summary, ratio
+from benchmarks.summary import Sample, Summary, ratio_of_differences
 from benchmarks.workbench import Runner, Workbench
 
 COUNTS = (250, 500, 1000)
@@ -104,8 +104,8 @@ def _growth(rows: Mapping[str, Summary], shape: str) -> Claim:
     steps = (COUNTS[2] - COUNTS[1]) / (COUNTS[1] - COUNTS[0])
     return Claim(
         f"a step in the second half of the {shape} against one in the second quarter",
-        ratio(many.median - some.median, (some.median - few.median) * steps),
-        ratio(many.minimum - some.minimum, (some.minimum - few.minimum) * steps),
+        ratio_of_differences(many.median - some.median, (some.median - few.median) * steps),
+        ratio_of_differences(many.minimum - some.minimum, (some.minimum - few.minimum) * steps),
         1.25,
     )
 
