@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Buildrun
 from docker_helpers import BASE, Registry, a_slim, containers, engine, registry
+from example_helpers import play
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -38,6 +39,7 @@ def test_docker_example_runs_in_its_image(
     directory = Path(shutil.copytree(EXAMPLES / "docker", tmp_path / "docker"))
     outcome = buildrun("-q", directory, "--build-image", "-P", "text=docker/poem.txt")
     assert outcome.out == "24 words, 19 different ones\nCounted in a container: Linux\n"
+    assert play(directory) == outcome.out
     reported = tmp_path / "report.json"
     arguments = ("run", "-q", directory, "--build-image", "-e", "report", "--report", reported)
     assert buildrun(*arguments).code == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Buildrun
+from example_helpers import play
 from remote_helpers import bucket
 
 EXAMPLES = REPOSITORY / "examples"
@@ -31,6 +32,29 @@ def test_examples_are_valid_without_warnings(buildrun: Buildrun, name: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_readme_tells_of_every_example(name: str) -> None:
     assert f"(examples/{name})" in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_is_explained_in_few_lines(name: str) -> None:
+    assert 8 <= len((EXAMPLES / name / "README.md").read_text().splitlines()) <= 14
+
+
+# Those in containers and on a cluster are run beside their other tests.
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hello", "Hello, world!"),
+        ("no_mlproject", "30"),
+        ("text_tools", "24 words\nlongest: without"),
+        ("diabetes", "alpha=0.1 l1_ratio=0.5\nrmse="),
+        ("pipeline", '"mean_absolute_error": '),
+        ("tuning", "good enough: rate 0.1, trained by run "),
+    ],
+)
+def test_line_of_the_readme_runs_the_example(
+    example: Callable[[str], Path], name: str, said: str
+) -> None:
+    assert said in play(example(name))
 
 
 def test_hello_greets(buildrun: Buildrun, example: Callable[[str], Path]) -> None:

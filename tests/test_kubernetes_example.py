@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Buildrun, Outcome
 from docker_helpers import a_slim, an_engine
+from example_helpers import play
 from kube_cluster import Cluster
 from kube_faults import Request
 from kube_kubelet import Pod
@@ -99,6 +100,7 @@ def test_example_runs_on_a_cluster(place: Place, buildrun: Buildrun, tmp_path: P
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("Hello from a pod on Linux\nround 0: 7")
     assert outcome.out.endswith("\npi is about 3.134\n")
+    assert "\npi is about 3.138\n" in play(directory, place.environ)
     assert place.left() == []
 
 
