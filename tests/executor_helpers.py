@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from processes import kill_session, processes
+
 from buildrun.executors.ending import Grace
 from buildrun.executors.job import Result
 
@@ -265,21 +267,17 @@ class Process:
 
 
 def _kill_session(session: int) -> None:
-    """Kill what a failed test has left, where `pkill` knows sessions; macOS's does not."""
-    command = ["ps", "-A", "-o", "pid=,ppid=,pgid="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    processes = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    # captured commands have sessions of their own
+    """Kill what a failed test has left; captured commands have sessions of their own."""
+    listed = list(processes())
     parents = {session}
-    while more := {pid for pid, parent, _ in processes if parent in parents} - parents:
+    while more := {each.pid for each in listed if each.parent in parents} - parents:
         parents |= more
-    for group in {group for pid, _, group in processes if pid in parents - {session}}:
+    for group in {each.group for each in listed if each.pid in parents - {session}}:
         try:
             os.killpg(group, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    command = ["pkill", "-KILL", "-s", str(session)]
-    subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+    kill_session(session)
 
 
 def python(code: str) -> str:
@@ -336,12 +334,7 @@ def listen(*numbers: int) -> str:
 
 def group_has_ended(group: int) -> bool:
     """Return whether the group has no members but zombies, which others have to reap."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True
-    ).stdout
-    return not [
-        line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line
-    ]
+    return not any(each.group == group and "Z" not in each.state for each in processes())
 
 
 def children() -> set[int]:
@@ -349,10 +342,8 @@ def children() -> set[int]:
 
     Servers that other tests have started are among them.
     """
-    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE) as ps:
-        listed, _ = ps.communicate(timeout=LIMIT)
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    return {pid for pid, parent in pairs if parent == os.getpid()} - {ps.pid}
+    own = os.getpid()
+    return {each.pid for each in processes() if each.parent == own}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Buildrun, Project
 from executor_helpers import LIMIT
+from processes import kill_session
 
 LOCAL = "--env-manager=local"
 STEPS = """\
@@ -201,7 +202,7 @@ def held(request: pytest.FixtureRequest, project: Project, buildrun: Buildrun) -
             (directory.parent / name).unlink()
     running = Held(directory)
     yield running
-    subprocess.run(["pkill", "-KILL", "-s", str(running.process.pid)], check=False)
+    kill_session(running.process.pid)
     if running.process.poll() is None:
         running.process.kill()
         running.process.wait()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Buildrun, Outcome, Project
+from docker_helpers import missing
 from step_helpers import LIMIT, LOCAL, PAUSE, Gate, Live, argv, forked, states
 
 TWO = """\
@@ -355,7 +356,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         words = ("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
         done = subprocess.run(words, capture_output=True, timeout=LIMIT, check=False)
         if done.returncode != 0:
-            pytest.skip("nothing can be mounted here")
+            missing("nothing can be mounted here")
         mounted.append(place)
         return place
 

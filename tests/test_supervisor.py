@@ -29,6 +29,7 @@ from executor_helpers import (
     python,
     wait_until,
 )
+from processes import state_of
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.ending import Grace
@@ -859,12 +860,6 @@ def is_stopped(pid: int) -> bool:
 
 def is_zombie(pid: int) -> bool:
     return state_of(pid).startswith("Z")
-
-
-def state_of(pid: int) -> str:
-    return subprocess.run(
-        ("ps", "-o", "stat=", "-p", str(pid)), capture_output=True, text=True, check=False
-    ).stdout
 
 
 def test_continuing_us_continues_the_commands(

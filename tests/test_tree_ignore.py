@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ QUIET = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
 }
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 
 def git(directory: Path | str, *arguments: str) -> bytes:
@@ -85,7 +83,6 @@ def lay_out(root: Path, tree: Sequence[str]) -> list[str]:
     return made
 
 
-@needs_git
 @given(
     tree=st.lists(paths, max_size=14),
     top=files_of_rules,
@@ -163,7 +160,6 @@ def test_own_rules_win_over_those_of_git(tmp_path: Path) -> None:
     assert default_inputs(tmp_path) == expected
 
 
-@needs_git
 def test_own_rules_leave_out_tracked_files(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     write(tmp_path, "sub/a.txt", "sub/b.txt", "c.txt")
@@ -173,7 +169,6 @@ def test_own_rules_leave_out_tracked_files(tmp_path: Path) -> None:
     assert default_inputs(tmp_path) == {".gitignore", ".buildrunignore", "sub/a.txt", "c.txt"}
 
 
-@needs_git
 def test_a_file_that_becomes_tracked_is_noticed_with_an_index(tmp_path: Path) -> None:
     root, index = tmp_path / "project", str(tmp_path / "index")
     write(root, "a.txt", "b.txt")
@@ -196,7 +191,6 @@ def test_a_file_that_becomes_tracked_is_noticed_with_an_index(tmp_path: Path) ->
     assert listed() == {".gitignore", "a.txt"}
 
 
-@needs_git
 def test_rules_above_the_project_count_unless_they_ignore_it(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("*.log\n/scratch/\n/project/sub/x\n")
@@ -206,7 +200,6 @@ def test_rules_above_the_project_count_unless_they_ignore_it(tmp_path: Path) -> 
     assert default_inputs(tmp_path / "scratch") == {"a.log", "b", "sub/x"}
 
 
-@needs_git
 def test_the_exclude_file_of_a_worktree_is_that_of_its_repository(tmp_path: Path) -> None:
     main, tree = tmp_path / "main", tmp_path / "tree"
     main.mkdir()
@@ -221,7 +214,6 @@ def test_the_exclude_file_of_a_worktree_is_that_of_its_repository(tmp_path: Path
     assert default_inputs(tree) == {"a", "b"} == visible_to_git(tree)
 
 
-@needs_git
 def test_the_rules_of_the_user_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,6 +353,16 @@ def test_unknown_package_is_placed_and_leaves_nothing(
     assert not [path for path in (store / "envs").iterdir() if path.is_dir()]
 
 
+def test_cache_of_uv_that_cannot_be_written_is_named(
+    project: Project, offline: Call, links: Path
+) -> None:
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
+    (file := directory / "file").touch()
+    outcome = offline(directory, UV_CACHE_DIR=str(file))
+    assert outcome.code == 1
+    assert "hint: set UV_CACHE_DIR to a directory that can be written" in outcome.err
+
+
 def test_conflict_is_told_in_uvs_words(project: Project, offline: Call, links: Path) -> None:
     write_wheel(links, "gamma", requires=("alpha>5",))
     directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha==1.0, gamma]\n")

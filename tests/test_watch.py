@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun, Project
 from executor_helpers import LIMIT, group_has_ended
+from processes import kill_session
 
 LOCAL = "--env-manager=local"
 # As the console script does, and other than `-m`: the current directory is not searched.
@@ -71,7 +72,7 @@ class Watching:
         return self._process.pid
 
     def close(self) -> None:
-        subprocess.run(["pkill", "-KILL", "-s", str(self.session)], check=False)
+        kill_session(self.session)
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None

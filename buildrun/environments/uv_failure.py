@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _REMEDIES = (
     ("no space left", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
+    ("failed to initialize cache", "set UV_CACHE_DIR to a directory that can be written"),
     ("read-only file system", "set BUILDRUN_HOME to a directory that can be written"),
     ("permission denied", "set BUILDRUN_HOME to a directory that you may write to"),
     ("not found in the package registry", "check the name's spelling and the package index"),
