@@ -847,3 +847,29 @@ def test_terminal_modes_that_a_command_sets_are_kept(
     place.prepare("stty -echo")
     shown = screen("bash", "-c", "./run; stty -a; echo end")
     assert " -echo " in shown.until("end")
+
+
+# What outlives us
+
+
+@pytest.mark.parametrize("command", ["{}", "({}) & wait", "trap '' TERM; ({}) & wait"])
+def test_command_ends_when_we_are_killed(
+    place: Place, process: Callable[..., Process], command: str
+) -> None:
+    place.prepare(command.format(idle()))
+    running = process()
+    group = group_in(running.line())
+    running.signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    wait_until(lambda: group_has_ended(group))
+
+
+def test_what_a_command_has_left_running_outlives_us(
+    place: Place, process: Callable[..., Process]
+) -> None:
+    place.prepare("sleep 1000 > /dev/null 2>&1 & echo $! $$")
+    running = process()
+    pid, group = map(int, running.line().split())
+    assert running.wait() == 0
+    os.kill(pid, 0)  # raises where it has ended
+    os.killpg(group, signal.SIGKILL)

@@ -232,10 +232,11 @@ def test_ctrl_c_ends_a_run_that_waits_for_another(
     assert first.wait().code == 0
 
 
-def test_next_run_waits_for_the_command_of_a_killed_one(
+def test_next_run_waits_for_what_has_left_the_group_of_a_killed_one(
     project: Project, gate: Gate, start: Start, tmp_path: Path
 ) -> None:
-    directory = project(fan("a", PAUSE), in__txt="", a="mine")
+    away = f'setsid sh -c "{PAUSE}"'
+    directory = project(fan("a", away), in__txt="", a="mine")
     first = start(directory, "-e", "a")
     gate.wait()
     first.process.kill()

@@ -1061,3 +1061,13 @@ def test_all_is_as_it_was_before(tmp_path: Path) -> None:
     assert state() == before
     os.killpg(int(left.written[1]), signal.SIGKILL)
     assert children() == others
+
+
+def test_commands_end_when_we_are_killed(place: Place, process: Callable[..., Process]) -> None:
+    place.prepare_several(f"({idle()}) & wait", f"trap '' TERM; {idle()}")
+    running = process()
+    groups = [group_in(running.line()) for _ in range(2)]
+    running.signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    for group in groups:
+        wait_until(partial(group_has_ended, group))

@@ -14,6 +14,7 @@ import time
 
 from buildrun.executors.ending import GRACE, Ending, Grace
 from buildrun.executors.group import Members, send
+from buildrun.executors.guard import Guard
 from buildrun.executors.job import TIMED_OUT, Job, Result
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
 from buildrun.executors.spawn import find_program, spawn
@@ -41,9 +42,10 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
     Raises ExecutionError where the command cannot be started.
     """
     program = find_program(job)
-    with Terminal() as terminal, Signals() as signals:
+    with Terminal() as terminal, Signals() as signals, Guard() as guard:
         descriptor = terminal.descriptor_to_give()
         group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
+        guard.add(group)
         if descriptor is not None:
             terminal.record_given(group)
         try:

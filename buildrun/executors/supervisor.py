@@ -21,6 +21,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.captured import Captured
 from buildrun.executors.ending import GRACE, Grace
 from buildrun.executors.group import send
+from buildrun.executors.guard import Guard
 from buildrun.executors.hands import Sink
 from buildrun.executors.job import Job, Result
 from buildrun.executors.mailbox import Mailbox
@@ -41,6 +42,7 @@ class Supervisor:
         """Prepare; nothing is caught before entry."""
         self._signals = Signals()
         self._mailbox = Mailbox()
+        self._guard = Guard()
         self._open = ExitStack()
         self._selector: selectors.BaseSelector
         self._null = -1
@@ -72,6 +74,7 @@ class Supervisor:
             self._selector.register(self._signals, selectors.EVENT_READ)
             self._selector.register(self._mailbox, selectors.EVENT_READ)
             self._thread = threading.get_ident()
+            stack.enter_context(self._guard)
             self._signals.release()
             self._open = stack.pop_all()
         return self
@@ -253,6 +256,7 @@ class Supervisor:
                 selector=self._selector,
             )
             self._running[captured.group] = captured, order
+            self._guard.add(captured.group)
         except Exception as error:
             order.settle(None, error)
         finally:
@@ -263,6 +267,7 @@ class Supervisor:
         for group, (captured, order) in tuple(self._running.items()):
             if captured.ended:
                 del self._running[group]
+                self._guard.discard(group)
                 order.settle(captured.result, captured.error)
 
     def _refuse(self, number: int) -> list[Callable[[int], None]]:
