@@ -151,9 +151,13 @@ def end(
     *,
     removed: bool = False,
 ) -> None:
-    """See to it that the container is gone; where the engine does not answer, a later run will."""
+    """See to it that the container is gone; where the engine does not answer, a later run will.
+
+    So it goes with those of killed runs that have come only since this one began.
+    """
     if removed or attended.remove([made.name], environ):
         attendance.end()
+    attended.collect(attendance.directory, environ)
 
 
 def _user(chosen: Chosen, volumes: tuple[str, ...], arguments: tuple[str, ...]) -> str | None:

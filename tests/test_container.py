@@ -239,3 +239,30 @@ def test_container_of_a_killed_run_is_found(tmp_path: Path) -> None:
     assert [(name, engine) for name, engine, _ in found] == [("left", {"DOCKER_HOST": "tcp://b"})]
     held.end()
     assert not (tmp_path / "containers/held").exists()
+
+
+def test_container_that_comes_late_is_removed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        "#!/bin/sh\n"
+        f"rm {tmp_path}/there 2> /dev/null && echo left || echo No such container: left >&2\n"
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    directory = str(tmp_path / "containers")
+    code = (
+        "import os, sys; from buildrun.executors import attended\n"
+        "attended.attend(sys.argv[1], 'left', {}); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, directory], check=False)
+    assert attended.collect(directory, os.environ) == []
+    (tmp_path / "there").touch()
+    assert attended.collect(directory, os.environ) == ["left"]
+    assert os.listdir(directory) == []
+    assert not (tmp_path / "there").exists()
+    (tmp_path / "containers/old").touch()
+    os.utime(tmp_path / "containers/old", (0, 0))
+    assert attended.collect(directory, os.environ) == ["old"]
+    assert os.listdir(directory) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 
 from buildrun import locks
@@ -20,13 +21,16 @@ _ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY"
 
 # Seconds that the engine may take to remove a container.
 _REMOVAL = 60
+# Seconds after which a container does not come any more.
+_LATEST = 60
 
 
 class Attendance:
-    """The hold on a container's file."""
+    """The hold on a container's file, which lies in the directory."""
 
     def __init__(self, path: str, lock: locks.Lock) -> None:
         """Take over the lock."""
+        self.directory = os.path.dirname(path)
         self._path = path
         self._lock = lock
 
@@ -71,19 +75,30 @@ def abandoned(directory: str) -> list[tuple[str, Mapping[str, str], locks.Lock]]
 
 
 def collect(directory: str, environ: Mapping[str, str]) -> list[str]:
-    """Remove the containers that nobody attends, and return their names."""
+    """Remove the containers that nobody attends, and return their names.
+
+    One that is not there may still come: the engine does what a killed CLI has asked of it. So it
+    is looked for again at the end of this run, and by the next.
+    """
     gone = []
     for name, engine, lock in abandoned(directory):
         with lock:
             others = {key: value for key, value in environ.items() if key not in _ENGINE}
-            if remove([name], {**others, **engine}):
-                _unlink(os.path.join(directory, name))
-                gone.append(name)
+            removed = _removed([name], {**others, **engine})
+            if removed is None or (not removed and _age(lock) < _LATEST):
+                continue
+            _unlink(os.path.join(directory, name))
+            gone.append(name)
     return gone
 
 
 def remove(names: list[str], environ: Mapping[str, str]) -> bool:
     """End and remove containers; returns False where the engine could not be asked."""
+    return _removed(names, environ) is not None
+
+
+def _removed(names: list[str], environ: Mapping[str, str]) -> set[str] | None:
+    """Return which containers were there and are not any more; None where that is not known."""
     import subprocess
 
     try:
@@ -98,8 +113,14 @@ def remove(names: list[str], environ: Mapping[str, str]) -> bool:
             start_new_session=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0 or b"no such container" in done.stderr.lower()
+        return None
+    if done.returncode != 0 and b"no such container" not in done.stderr.lower():
+        return None
+    return set(done.stdout.decode(errors="replace").split())
+
+
+def _age(lock: locks.Lock) -> float:
+    return time.time() - os.fstat(lock.descriptor).st_mtime
 
 
 def _engine(descriptor: int) -> Mapping[str, str]:
