@@ -1,8 +1,50 @@
-"""Writing files so that a reader sees all of the new content or none of it."""
+"""Reading files that a user names, which may be anything, and writing files in one step."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from typing import BinaryIO
+
+# Bytes that a file may have which is read as a whole.
+LARGEST = 64 << 20
+
+
+class NotAFile(OSError):
+    """A device, pipe or socket in the place of a file."""
+
+
+def open_regular(path: str | bytes, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file to be read, without waiting for a pipe or a device.
+
+    follow: whether a link is followed. Raises OSError, of which NotAFile is one.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise NotAFile(errno.ENXIO, _OTHER, path) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "this is a directory, not a file", path)
+    raise NotAFile(errno.EINVAL, _OTHER, path)
+
+
+def read(path: str | bytes, *, follow: bool = True, limit: int = LARGEST) -> bytes:
+    """Return what a regular file holds; raises OSError as `open_regular`, and for a larger one."""
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"this file has more than {limit} bytes", path)
+        return file.read()
+
+
+_OTHER = "this is a device, pipe or socket, not a file"
 
 
 def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:

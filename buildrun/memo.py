@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from buildrun import __version__, locks
-from buildrun.files import publish
+from buildrun.files import publish, read
 
 # A file whose times are this close to the moment it was read may change again without its times
 # moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
@@ -40,12 +40,11 @@ class Reader:
     def read(self, path: str) -> bytes:
         """Return the file's content.
 
-        Raises OSError; an absent file is kept as seen absent.
+        Raises OSError, also for what is no regular file; an absent file is kept as seen absent.
         """
         try:
             before = _signature(path)
-            with open(path, "rb") as file:
-                content = file.read()
+            content = read(path)
         except OSError:
             self.files[path] = None
             raise
@@ -248,8 +247,7 @@ def _path(directory: str, name: str) -> str:
 
 def _load(path: str) -> dict[str, Any] | None:
     try:
-        with open(path, "rb") as file:
-            record = json.loads(file.read())
+        record = json.loads(read(path))
         if record["version"] == __version__:
             return {key: record[key] for key in ("subject", "files", "variables", "value")}
     except (OSError, ValueError, KeyError, TypeError):
@@ -268,8 +266,7 @@ def _same(path: str, seen: Any) -> bool:
     if "digest" not in seen:
         return False
     try:
-        with open(path, "rb") as file:
-            return bool(_digest(file.read()) == seen["digest"])
+        return bool(_digest(read(path)) == seen["digest"])
     except OSError:
         return False
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from buildrun import files
 from buildrun.environments.registry import MANAGERS
 from buildrun.errors import UsageError
 from buildrun.printable import printable
@@ -165,11 +166,7 @@ def _parse_config(given: str | None) -> Mapping[str, Any]:
     if given is None:
         return {}
     try:
-        if given.endswith(".json"):
-            with open(given, encoding="utf-8") as file:
-                config = json.load(file)
-        else:
-            config = json.loads(given)
+        config = json.loads(files.read(given) if given.endswith(".json") else given)
     except OSError as error:
         raise UsageError(f"cannot read the backend config: {error.strerror}", place=given) from None
     except ValueError as error:

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from buildrun import files
 from buildrun.errors import EnvironmentFailure
 from buildrun.files import publish
 
@@ -129,8 +130,7 @@ def _declared_by_packages(prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in _names(folder, ".json"):
         try:
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                value: Any = json.load(file)
+            value: Any = json.loads(files.read(os.path.join(folder, name)))
         except (OSError, ValueError):
             continue  # conda, too, passes over what it cannot read
         if isinstance(value, dict):

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from buildrun import files
+
 _RECORDS = "conda-meta"
 
 
@@ -30,8 +32,7 @@ def _records(prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name in sorted(_names(folder)):
         if name.endswith(".json"):
             try:
-                with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    yield name.removesuffix(".json"), json.load(file)
+                yield name.removesuffix(".json"), json.loads(files.read(os.path.join(folder, name)))
             except (OSError, ValueError):
                 unreadable = {"_path": f"{_RECORDS}/{name}", "path_type": "hardlink"}
                 yield name, {"paths_data": {"paths": [{**unreadable, "size_in_bytes": -1}]}}

@@ -66,7 +66,9 @@ def load(environment_file: str | None, reader: Reader) -> Lock | None:
         return None
     except OSError as error:
         raise EnvironmentFailure(
-            f"the lock cannot be read: {error.strerror}", place=path, hint="mend its permissions"
+            f"the lock cannot be read: {error.strerror}",
+            place=path,
+            hint="mend its permissions, or make it anew with `buildrun lock`",
         ) from None
     try:
         return _decode(json.loads(text))

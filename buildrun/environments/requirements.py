@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from buildrun import digest
 from buildrun.errors import EnvironmentFailure
+from buildrun.files import NotAFile
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:
@@ -196,6 +197,12 @@ def _read(path: str, line: Line, reader: Reader) -> str:
     except UnicodeDecodeError:
         raise EnvironmentFailure(
             f"`{path}` is not UTF-8 text", place=_place(line), hint="save it as UTF-8"
+        ) from None
+    except NotAFile as error:
+        raise EnvironmentFailure(
+            f"`{line.text}` names `{path}`: {error.strerror}",
+            place=_place(line),
+            hint="put a file in its place",
         ) from None
     except OSError as error:
         raise EnvironmentFailure(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import digest
+from buildrun.errors import EnvironmentFailure
+from buildrun.files import NotAFile
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:
@@ -47,5 +49,11 @@ def contents(directory: str, names: Sequence[str], reader: Reader) -> list[str]:
 def _bytes(path: str, reader: Reader) -> bytes:
     try:
         return reader.read(path)
+    except NotAFile as error:
+        raise EnvironmentFailure(
+            f"uv would wait here for ever: {error.strerror}",
+            place=path,
+            hint="put a file in its place, or remove it",
+        ) from None
     except OSError:
         return b""

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from buildrun import files
 from buildrun.errors import ProjectError
 from buildrun.images import dockerignore
 from buildrun.images.dockerignore import Rules
@@ -73,16 +74,11 @@ def content(
 def _rules(root: str) -> Rules:
     path = os.path.join(root, dockerignore.NAME)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return dockerignore.parse(files.read(path, limit=_LARGEST), place=path)
     except FileNotFoundError:
         return Rules()
     except OSError as error:
         raise ProjectError(f"it cannot be read: {error.strerror}", place=path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ProjectError("it is not a file", place=path)
-    with open(descriptor, "rb") as file:
-        return dockerignore.parse(file.read(_LARGEST), place=path)
 
 
 def _select(root: bytes, tracked: Tracked, rules: Rules, secrets: set[str]) -> Selection:

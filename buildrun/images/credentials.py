@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from buildrun import files
 from buildrun.images.host import directory
 
 _HUB = "docker.io"
@@ -29,8 +30,7 @@ def header(repository: str, environ: Mapping[str, str]) -> str | None:
     """
     path = os.path.join(directory(environ), "config.json")
     try:
-        with open(path, "rb") as file:
-            text = file.read()
+        text = files.read(path)
     except FileNotFoundError:
         old = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".dockercfg")
         return None if os.path.exists(old) else ""

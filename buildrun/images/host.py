@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from buildrun import files
 from buildrun.errors import EnvironmentFailure
 
 DEFAULT = "unix:///var/run/docker.sock"
@@ -80,8 +81,7 @@ def _context(configuration: str, name: str) -> Host:
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read())
+        value = json.loads(files.read(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

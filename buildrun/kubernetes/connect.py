@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from buildrun import files
 from buildrun.errors import ExecutionError
 from buildrun.kubernetes import kubeconfig
 
@@ -50,6 +51,8 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
     from kubernetes.config import ConfigException
 
     try:
+        for part in filter(os.path.exists, path.split(os.pathsep)):
+            files.open_regular(part).close()  # the client would wait for a pipe
         return _by_file(path, context)
     except ConfigException as error:
         if context is None and os.path.exists(_IN_CLUSTER):
@@ -59,7 +62,9 @@ def connect(context: str | None, environ: Mapping[str, str]) -> Connection:
         raise ExecutionError(fact, place=path, hint=_hint(path)) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise ExecutionError(
-            f"the kubeconfig cannot be read: {error}", place=path, hint=_hint(path)
+            f"the kubeconfig cannot be read: {getattr(error, 'strerror', None) or error}",
+            place=path,
+            hint=_hint(path),
         ) from None
 
 

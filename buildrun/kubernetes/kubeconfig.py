@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from buildrun import files
+
 if TYPE_CHECKING:
     from ssl import SSLContext
 
@@ -63,11 +65,10 @@ def _read(path: str, context: str | None) -> Access | None:
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    with open(path, "rb") as file:
-        try:
-            value = yaml.load(file, Loader=loader)  # noqa: S506
-        except yaml.YAMLError:
-            return None
+    try:
+        value = yaml.load(files.read(path), Loader=loader)  # noqa: S506
+    except yaml.YAMLError:
+        return None
     chosen = str(context if context is not None else value["current-context"])
     place = _named(value["contexts"], chosen)["context"]
     cluster = _named(value["clusters"], place["cluster"])["cluster"]
@@ -135,6 +136,5 @@ def _content(values: Mapping[str, Any], name: str, there: str) -> bytes:
     if values.get(f"{name}-data"):
         return base64.b64decode(values[f"{name}-data"], validate=True)
     if values.get(name):
-        with open(os.path.join(there, values[name]), "rb") as file:
-            return file.read()
+        return files.read(os.path.join(there, values[name]))
     return b""

@@ -176,6 +176,11 @@ def _check_files(
             message = f"there is no file `{name[:80]}` in the project"
             hint = "paths in requirements are relative to the project's root"
             findings.error("missing-requirements-file", message, path, hint=hint)
+        elif name and not any(os.path.isfile(place) for place in places):
+            directory = any(os.path.isdir(place) for place in places)
+            kind = "directory" if directory else "device, pipe or socket"
+            message = f"`{name[:80]}`: this is a {kind}, not a file"
+            findings.error("not-a-file", message, path, hint="put a file in its place")
 
 
 def _list(value: object) -> list[Any]:

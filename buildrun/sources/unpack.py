@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
+from buildrun import files
 from buildrun.errors import ProjectError, StoreError
 from buildrun.printable import printable
 
@@ -40,7 +41,8 @@ def unpack(archive: str, directory: str, shown: str) -> None:
     shown: what the archive is called in messages.
     """
     try:
-        size = os.path.getsize(archive)
+        with files.open_regular(archive) as file:
+            size = os.fstat(file.fileno()).st_size
         os.makedirs(directory)
         _Unpacking(directory, max(_BYTES, _TIMES * size)).go(_members(archive))
     except _Refused as refused:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-from buildrun import locks
+from buildrun import files, locks
 from buildrun.errors import StoreError
 from buildrun.store import moving
 from buildrun.store.blobs import quietly
@@ -260,8 +260,7 @@ def _delete(path: str) -> None:
 def _journal(path: str) -> list[_Moved]:
     """Return what was announced, each in its last state; raises OSError where it is unreadable."""
     try:
-        with open(_open(f"{path}/{_JOURNAL}", 0), "rb") as file:
-            lines = file.read().splitlines(keepends=True)
+        lines = files.read(f"{path}/{_JOURNAL}", follow=False).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     found: dict[int, _Moved] = {}

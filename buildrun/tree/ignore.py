@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from buildrun import files
 from buildrun.tree import globs, names
 
 _GIT_FILE = b".gitignore"
@@ -230,17 +231,11 @@ def _common(own: bytes) -> bytes:
 
 
 def _read(path: bytes, *, follow: bool = True) -> bytes | None:
-    """Return the content of a regular file; None for all else, without waiting for a pipe."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    """Return the content of a regular file; None for all else, as git has it."""
     try:
-        descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+        return files.read(path, follow=follow)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        try:
-            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-        except OSError:
-            return None
 
 
 class Filter:
