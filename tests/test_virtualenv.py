@@ -353,9 +353,7 @@ def test_unknown_package_is_placed_and_leaves_nothing(
     assert not [path for path in (store / "envs").iterdir() if path.is_dir()]
 
 
-def test_cache_of_uv_that_cannot_be_written_is_named(
-    project: Project, offline: Call, links: Path
-) -> None:
+def test_cache_of_uv_that_cannot_be_written_is_named(project: Project, offline: Call) -> None:
     directory = project(MLPROJECT, python_env__yaml="dependencies: [alpha]\n")
     (file := directory / "file").touch()
     outcome = offline(directory, UV_CACHE_DIR=str(file))
