@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from kubernetes_helpers import (  # noqa: F401
     a_stage,
     an_object_store,
     an_own_registry,
+    written,
 )
 
 
@@ -104,9 +106,86 @@ def test_cancel_waits_until_the_pod_is_gone(stage: Staged, play: Play, buildrun:
     assert staged.cluster.all("pods") == []
     (latest,) = runs(staged, buildrun, "ls", "-n", "1", "--format", "json").data["runs"]
     assert latest["status"] == "cancelled"
-    again = runs(staged, buildrun, "cancel")
+    assert [step["state"] for step in latest["steps"]] == ["cancelled"]
+    shown = runs(staged, buildrun, "show").out
+    assert ": cancelled\n" in shown
+    assert "main: cancelled" in shown
+    assert "exit code" not in shown
+    logs = runs(staged, buildrun, "logs")
+    assert (logs.code, logs.out) == (1, "")
+    assert "there is no log: it went with the Jobs" in logs.err
+    again = runs(staged, buildrun, "cancel", latest["run_id"])
     assert again.code == 1
     assert "the run has ended already: cancelled" in again.err
+    again = runs(staged, buildrun, "cancel")
+    assert again.code == 2
+    assert "no run of this directory is running or submitted" in again.err
+
+
+def test_cancel_of_what_has_ended_tells_how(stage: Staged, play: Play, buildrun: Buildrun) -> None:
+    staged = stage(play)
+    submitted(staged)
+    play.go.set()
+    staged.cluster.wait("jobs", lambda job: job["status"].get("conditions"))
+    assert "deleted, which had ended: exit code 3" in runs(staged, buildrun, "cancel").out
+    (latest,) = runs(staged, buildrun, "ls", "-n", "1", "--format", "json").data["runs"]
+    assert [(step["state"], step["exit_code"]) for step in latest["steps"]] == [("failed", 3)]
+
+
+def test_without_an_id_the_submitted_run_of_the_directory_is_meant(
+    stage: Staged, play: Play, buildrun: Buildrun, project: Project
+) -> None:
+    staged = stage(play)
+    submitted(staged)
+    environ = dict(staged.place.environ)
+    (run,) = runs(staged, buildrun, "ls", "-n", "1", "--format", "json").data["runs"]
+    # Later runs of the same project and of others do not stand before it.
+    (staged.root / "MLproject").write_text("name: p\nentry_points: {main: {command: 'true'}}\n")
+    other = project("name: q\nentry_points: {main: {command: 'true'}}\n", "other")
+    for directory in (staged.root, other):
+        assert buildrun(directory, "--env-manager=local", environ=environ).code == 0
+    for cwd in (staged.root, staged.root.parent):
+        shown = buildrun("runs", "show", "--format", "json", cwd=cwd, environ=environ)
+        assert shown.data["run_id"] == run["run_id"]
+    assert buildrun("runs", "logs", cwd=staged.root, environ=environ).out == "begun\n"
+    # In another directory it is not meant.
+    assert '"q"' in buildrun("runs", "show", "--format=json", cwd=other, environ=environ).out
+    refused = buildrun("runs", "cancel", cwd=other, environ=environ)
+    assert refused.code == 2
+    assert "no run of this directory is running or submitted" in refused.err
+    done = buildrun("runs", "cancel", cwd=staged.root, environ=environ)
+    assert done.out.endswith(f"run {run['run_id'][:12]} cancelled\n")
+
+
+def test_several_submitted_runs_of_different_projects_are_not_guessed_between(
+    stage: Staged, play: Play, buildrun: Buildrun
+) -> None:
+    staged = stage(play)
+    submitted(staged)
+    other = staged.root.parent / "other"
+    shutil.copytree(staged.root, other)
+    config = written(staged.place, staged.root.parent)
+    words = (other, "--detach", "-P", "n=1", "-b", "kubernetes", "-c", config)
+    environ = dict(staged.place.environ)
+    assert buildrun(*words, environ={**environ, "BUILDRUN_OWNER": "another"}).code == 0
+    refused = runs(staged, buildrun, "cancel")
+    assert refused.code == 2
+    assert "several runs may be meant: `" in refused.err
+    assert f"of {other}, submitted" in refused.err
+    for cwd in (other, staged.root):
+        assert buildrun("runs", "cancel", cwd=cwd, environ=environ).code == 0
+
+
+def test_run_that_a_later_one_has_followed_is_not_outstanding(
+    stage: Staged, play: Play, buildrun: Buildrun
+) -> None:
+    staged = stage(play)
+    submitted(staged)
+    play.go.set()
+    assert staged.run().code == 3
+    shown = runs(staged, buildrun, "show", "--format", "json").data
+    assert (shown["status"], shown["exit_code"]) == ("failed", 3)
+    assert runs(staged, buildrun, "cancel").code == 2
 
 
 def test_run_whose_client_was_killed_is_followed_by_the_next(

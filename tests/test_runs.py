@@ -329,3 +329,16 @@ def test_store_that_cannot_be_written_stops_no_run(
     directory = project("entry_points: {main: {command: 'echo hi'}}\n")
     outcome = buildrun("run", directory, LOCAL, environ={"BUILDRUN_HOME": str(tmp_path / "file")})
     assert (outcome.code, outcome.out) == (0, "hi\n")
+
+
+def test_where_it_is_not_clear_which_run_is_meant_none_is(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    assert buildrun(project(STEPS), LOCAL, "-e", "second").code == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for verb in ("show", "logs", "cancel"):
+        outcome = buildrun("runs", verb, cwd=elsewhere)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "no run of this directory is " in outcome.err
+        assert "give the beginning of an id" in outcome.err

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from buildrun import home, runs, table
 from buildrun.commands import runs_cancel
-from buildrun.errors import StoreError, UsageError
+from buildrun.commands.runs_latest import latest
+from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.kubernetes.cluster import Submitted, recorded
 from buildrun.kubernetes.detached import Detached
 from buildrun.output import file_name
@@ -36,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for verb in (show, logs, cancel):
         verb.add_argument(
-            "run", metavar="RUN", nargs="?", help="the beginning of its id; default: the latest"
+            "run",
+            metavar="RUN",
+            nargs="?",
+            help="the beginning of its id; default: the latest submitted one of this directory, "
+            "else the latest",
         )
     logs.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     logs.add_argument(
@@ -46,12 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--format", choices=("text", "json"), default="text")
 
 
-def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:  # noqa: ARG001
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Do one of the subcommands."""
     directory = home.locate(environ).runs
     if arguments.verb == "ls":
         return _list(runs.survey(directory)[: max(0, arguments.number)], arguments.format, environ)
-    record = _find(directory, arguments.run)
+    record = (
+        latest(directory, cwd, is_ending=arguments.verb == "cancel")
+        if arguments.run is None
+        else _find(directory, arguments.run)
+    )
     if arguments.verb == "show":
         return _show(directory, record, arguments.format, environ)
     if arguments.verb == "cancel":
@@ -118,6 +127,7 @@ def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submit
 def _logs_of_jobs(jobs: list[Submitted], environ: Mapping[str, str], *, follow: bool) -> int:
     """Write what Jobs have written so far, or with ``follow`` all that they will."""
     detached = Detached(jobs, environ)
+    lost: ExecutionError | None = None
 
     def write(text: bytes) -> None:
         sys.stdout.buffer.write(text)
@@ -126,7 +136,12 @@ def _logs_of_jobs(jobs: list[Submitted], environ: Mapping[str, str], *, follow: 
     for job in jobs:
         if len(jobs) > 1:
             write(f"==> {printable(job.step)} <==\n".encode())
-        detached.follow(job, write, to_its_end=follow)
+        try:
+            detached.follow(job, write, to_its_end=follow)
+        except ExecutionError as error:
+            lost = lost or error
+    if lost is not None:
+        raise lost
     return 0
 
 
@@ -160,6 +175,12 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
             for item in chosen
             if item["log"] and os.path.basename(item["log"]) in there
         ]
+    if not found and recorded(runs.directory(directory, record.run_id)):
+        raise StoreError(
+            "there is no log: it went with the Jobs",
+            place=f"run {printable(record.run_id)}",
+            hint="`keep-jobs` in the backend config keeps them; `kubectl logs` shows what is left",
+        )
     if not found:
         raise StoreError(
             "there is no log: what ran wrote straight to the terminal, or nothing had to run",
@@ -169,12 +190,7 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
     return found
 
 
-def _find(directory: str, start: str | None) -> Record:
-    if start is None:
-        latest = runs.survey(directory)
-        if not latest:
-            raise UsageError("no run is recorded yet", hint="`buildrun .` makes one")
-        return latest[0]
+def _find(directory: str, start: str) -> Record:
     names = runs.find(directory, start)
     found = [
         record

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from buildrun import runs
 from buildrun.errors import ExecutionError
 from buildrun.kubernetes.cluster import recorded
-from buildrun.kubernetes.detached import Detached
+from buildrun.kubernetes.detached import Detached, Left
 from buildrun.printable import printable
 from buildrun.runs import Record
 
@@ -36,12 +36,28 @@ def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
             place=f"run {printable(record.run_id)}",
             hint="`buildrun runs ls` shows which are running or submitted",
         )
-    gone = Detached(jobs, environ).cancel()
-    for job in gone:
-        sys.stdout.write(f"Job {job.namespace}/{job.job} deleted\n")
-    runs.write(directory, record._replace(status="cancelled"))
-    _tell(record, "cancelled" if gone else "cancelled; its Jobs were gone")
+    ended = Detached(jobs, environ).cancel()
+    for item in ended:
+        if item.state != "gone":
+            how = "" if item.exit_code is None else f", which had ended: exit code {item.exit_code}"
+            sys.stdout.write(f"Job {item.job.namespace}/{item.job.job} deleted{how}\n")
+    runs.write(directory, _cancelled(record, ended))
+    gone = all(item.state == "gone" for item in ended)
+    _tell(record, "cancelled; its Jobs were gone" if gone else "cancelled")
     return 0
+
+
+def _cancelled(record: Record, ended: Sequence[Left]) -> Record:
+    """Return the record of a run whose Jobs were deleted, each as it stood then."""
+    codes = {item.job.step: item.exit_code for item in ended}
+    steps = []
+    for step in record.steps:
+        if step["state"] == "submitted":
+            code = codes.get(step["id"])
+            state = "cancelled" if code is None else "failed" if code else "ok"
+            step = {**step, "state": state, "exit_code": code}  # noqa: PLW2901
+        steps.append(step)
+    return record._replace(status="cancelled", exit_code=None, seconds=None, steps=tuple(steps))
 
 
 def _end_process(directory: str, record: Record) -> None:

@@ -50,7 +50,7 @@ class Detached:
     def follow(self, job: Submitted, sink: Callable[[bytes], None], *, to_its_end: bool) -> None:
         """Pass on what a Job has written, and with ``to_its_end`` what it still writes.
 
-        Raises ExecutionError.
+        Raises ExecutionError, also where the Job is gone.
         """
         while True:
             view = self._view(job)
@@ -61,7 +61,11 @@ class Detached:
             if not to_its_end:
                 break
             time.sleep(_LOOK)
-        if state is None or pod is None or not isinstance(state, (Running, Ended)):
+        if state is None:
+            raise ExecutionError(
+                f"the Job `{job.job}` is gone, and its log with it", hint="run it again"
+            )
+        if pod is None or not isinstance(state, (Running, Ended)):
             return
         target = Target("pods", job.namespace, pod["metadata"]["name"])
         reader = Follower(self._api, target, _container(view), sink, lambda: not to_its_end)
@@ -75,21 +79,20 @@ class Detached:
         if reader.error is not None:
             raise reader.error
 
-    def cancel(self) -> list[Submitted]:
-        """Delete the Jobs with all that is theirs, and wait until it is gone; return which were.
+    def cancel(self) -> list[Left]:
+        """Delete the Jobs with all that is theirs, and wait until it is gone.
 
-        Raises Refusal, and ExecutionError where pods do not go.
+        Returns how each stood before. Raises Refusal, and ExecutionError where pods do not go.
         """
-        found = []
+        found = self.look()
         for job in self.jobs:
-            if self._api.delete(Target("jobs", job.namespace, job.job)):
-                found.append(job)
+            self._api.delete(Target("jobs", job.namespace, job.job))
             try:
                 self._api.delete(Target("secrets", job.namespace, job.job))
             except Refusal as error:
                 if error.status != 403:  # without the right there is none of ours
                     raise
-        for job in found:
+        for job in self.jobs:
             self._await_gone(job)
         return found
 
