@@ -304,6 +304,28 @@ class _Running:
             return made
         return None
 
+    def _verify_user(self, container: Object) -> None:
+        """Raise Unready for a container that may not run as root, and would."""
+        pod, name = self._pod, container["name"]
+        context = {
+            **(pod.spec.get("securityContext") or {}),
+            **(container.get("securityContext") or {}),
+        }
+        user = context.get("runAsUser")
+        if not context.get("runAsNonRoot") or user:
+            return
+        place = f'(pod: "{pod.name}_{pod.namespace}({pod.uid})", container: {name})'
+        if user == 0:
+            text = "container's runAsUser breaks non-root policy"
+            raise Unready(f"{text} {place}")
+        image = ("image", "inspect", "--format", "{{.Config.User}}", container["image"])
+        own = self._kubelet.run(*image).stdout.strip().partition(":")[0]
+        if own in ("", "0"):
+            raise Unready(f"container has runAsNonRoot and image will run as root {place}")
+        if not own.isdigit():
+            text = f"image has non-numeric user ({own}), cannot verify user is non-root"
+            raise Unready(f"container has runAsNonRoot and {text} {place}")
+
     def _until_other(self, container: Object, why: str) -> None:
         self._pod.until(lambda: self._why_not(container) != why)
 
@@ -360,6 +382,7 @@ class _Running:
         """Return the arguments of `docker create`, and variables for the command itself."""
         pod = self._pod
         variables = self._inputs.variables(container)
+        self._verify_user(container)
 
         def expanded(words: Sequence[str] | None) -> list[str]:
             return [expand(word, variables) for word in words or ()]
@@ -411,7 +434,11 @@ def _limits(resources: Object) -> list[str]:
 
 def _user(pod: Object, container: Object) -> list[str]:
     context = {**pod, **(container.get("securityContext") or {})}
+    groups = [*(pod.get("supplementalGroups") or ()), pod.get("fsGroup")]
+    words = [word for each in groups if each is not None for word in ("--group-add", str(each))]
+    if context.get("readOnlyRootFilesystem"):
+        words.append("--read-only")
     if context.get("runAsUser") is None:
-        return []
+        return words
     group = f":{context['runAsGroup']}" if context.get("runAsGroup") is not None else ""
-    return ["--user", f"{context['runAsUser']}{group}"]
+    return [*words, "--user", f"{context['runAsUser']}{group}"]

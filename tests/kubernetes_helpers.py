@@ -61,6 +61,16 @@ class Place(NamedTuple):
         """Return the names of all that buildrun has left."""
         return [f"{kind}/{each['metadata']['name']}" for kind in KINDS for each in self.all(kind)]
 
+    def settled(self) -> list[str]:
+        """Return what is left once the pods of Jobs that have gone are gone, too."""
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            jobs = {each["metadata"]["name"] for each in self.all("jobs")}
+            if {each["metadata"]["labels"]["job-name"] for each in self.all("pods")} <= jobs:
+                break
+            time.sleep(0.1)  # a real cluster tells only who watches
+        return self.left()
+
     def job(self) -> dict[str, Any]:
         """Return the one Job that was kept."""
         (found,) = self.all("jobs")
@@ -131,7 +141,7 @@ def a_place(request: pytest.FixtureRequest, engine: object, tmp_path: Path) -> I
 
 
 def _cleared(place: Place) -> list[str]:
-    left = place.left()
+    left = place.settled()
     for each in left:
         place.delete(*each.split("/"))
     return left
@@ -369,5 +379,7 @@ def a_stage(
 
 
 def _assert_empty(cluster: Cluster) -> None:
+    # A pod that is to end goes by itself; the Job and the Secret have gone before the run's end.
+    cluster.wait_until(lambda: not cluster.all("pods"))
     left = [f"{kind}/{each['metadata']['name']}" for kind in KINDS for each in cluster.all(kind)]
     assert left == []

@@ -470,7 +470,7 @@ def test_files_travel_from_step_to_step_and_back(
     assert (directory / "data/sorted").stat().st_mode & 0o100
     assert os.readlink(directory / "link") == "data/sorted"
     assert states(report) == {"prepare": "ok", "train": "ok"}
-    assert place.left() == []
+    assert place.settled() == []
 
     # What is there already takes no Job, nor does what another machine has in the cache.
     assert run(*words, environ=objects.environ).code == 0
@@ -493,6 +493,87 @@ def test_files_travel_from_step_to_step_and_back(
 
 def states(report: Path) -> dict[str, str]:
     return {each["id"]: each["state"] for each in json.loads(report.read_text())["steps"]}
+
+
+ANY_USER = f"""\
+name: any-user
+docker_env: {{image: '{BASE}'}}
+entry_points:
+  prepare:
+    inputs: [raw.txt]
+    outputs: [data/]
+    command: "mkdir data && sort raw.txt > data/sorted && echo more >> raw.txt && touch src/new"
+  train:
+    depends_on: [prepare]
+    inputs: [raw.txt]
+    outputs: [user]
+    command: "echo more >> data/sorted && rm -r data && id -u > user"
+"""
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"runAsUser": 1234, "runAsNonRoot": True},
+        {"runAsUser": 1234, "runAsGroup": 1234, "fsGroup": 1234},
+        {"runAsUser": 1000660000, "runAsGroup": 0, "supplementalGroups": [7]},
+    ],
+)
+def test_pod_of_any_user_may_write_into_the_project(
+    project: Project, run: Run, objects: Store, tmp_path: Path, context: dict[str, Any]
+) -> None:
+    directory = project(ANY_USER, raw__txt="b\na\n")
+    directory.joinpath("src").mkdir()
+    directory.joinpath("src/a.py").touch()
+    path = tmp_path / "template.yaml"
+    path.write_text(written_template(securityContext=context))
+    outcome = run(
+        directory, "-e", "train", "--remote-cache", objects.url,
+        config={"kube-job-template-path": str(path)}, environ=objects.environ,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (directory / "user").read_text() == f"{context['runAsUser']}\n"
+    assert (directory / "data/sorted").read_text() == "a\nb\n"
+
+
+def written_template(**pod: Any) -> str:
+    """Return a Job template with some keys in its pod's spec."""
+    spec = {"containers": [{"name": "main"}], "restartPolicy": "Never", **pod}
+    return yaml.safe_dump(
+        {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": {"spec": spec}}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod", "command", "code", "hint"),
+    [
+        ({"runAsNonRoot": True}, "true", 1, "set `runAsUser` in the Job template's"),
+        ({"runAsUser": 1234}, "touch /etc/x", 1, "the pod does not run as root"),
+    ],
+)
+def test_what_a_user_may_not_do_is_told_with_the_remedy(
+    project: Project, run: Run, tmp_path: Path, pod: dict[str, Any], command: str, code: int,
+    hint: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "template.yaml"
+    path.write_text(written_template(securityContext=pod))
+    outcome = run(project(mlproject(command)), config={"kube-job-template-path": str(path)})
+    assert outcome.code == code
+    assert f"hint: {hint}" in outcome.err
+
+
+def test_sealed_file_system_is_told_with_the_remedy(
+    project: Project, run: Run, objects: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "template.yaml"
+    context = {"readOnlyRootFilesystem": True}
+    path.write_text(written_template(containers=[{"securityContext": context}]))
+    outcome = run(
+        project(STEPS, raw__txt="b\n", MLproject__bak="x"), "-e", "train", "--remote-cache",
+        objects.url, config={"kube-job-template-path": str(path)}, environ=objects.environ,
+    )  # fmt: skip
+    assert outcome.code != 0
+    assert "hint: `readOnlyRootFilesystem` in the Job template forbids it" in outcome.err
 
 
 def test_path_outside_the_project_travels_to_the_pod(
@@ -520,7 +601,7 @@ def test_failed_step_leaves_the_outputs_as_they_were(
     outcome = run(*words, environ=objects.environ)
     assert outcome.code == 4, outcome.err
     assert (directory / "model.txt").read_text() == "old\n"
-    assert place.left() == []
+    assert place.settled() == []
 
 
 def test_without_a_remote_cache_it_is_said_what_is_needed(

@@ -78,7 +78,7 @@ def test_guide_works_word_by_word(
     assert outcome.code == 0, outcome.err
     assert outcome.out == "trained\n"
     assert (tmp_path / "kubernetes_job_template.yaml").read_text() == template
-    assert place.left() == []
+    assert place.settled() == []
 
 
 def test_example_has_the_template_that_the_page_and_mlflow_show() -> None:
@@ -101,7 +101,7 @@ def test_example_runs_on_a_cluster(place: Place, buildrun: Buildrun, tmp_path: P
     assert outcome.out.startswith("Hello from a pod on Linux\nround 0: 7")
     assert outcome.out.endswith("\npi is about 3.134\n")
     assert "\npi is about 3.138\n" in play(directory, place.environ)
-    assert place.left() == []
+    assert place.settled() == []
 
 
 def test_example_hands_files_from_one_job_to_the_next(
@@ -131,7 +131,7 @@ def test_example_hands_files_from_one_job_to_the_next(
     assert first.out.endswith("4 rounds say that it is about 3.134.\n")
     assert "about 3.134" in (directory / "report.md").read_text()
     assert json.loads((directory / "throws" / "0.json").read_text())["points"] == 1000
-    assert place.left() == []
+    assert place.settled() == []
 
     assert run("--remote-cache", objects.url).code == 0
     assert states() == ["up-to-date", "up-to-date"]

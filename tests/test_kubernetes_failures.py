@@ -226,16 +226,26 @@ def test_job_that_others_delete_is_told(stage: Staged) -> None:
 
 
 def test_sidecar_that_never_ends_does_not_hold_the_run_up(stage: Staged) -> None:
+    going = threading.Event()
+
     def play(pod: Pod) -> None:
         pod.running()
         pod.log(b"done\n")
         pod.ended(0, container="staged")
         assert pod.wait_deleted(60)
+        going.wait(60)
 
     staged = stage(play)
     both = [{"name": "main"}, {"name": "side", "image": "alpine"}]
-    outcome = staged.run(config=has(staged, pod={"containers": both}))
+    outcome = staged.run(
+        config=has(staged, pod={"containers": both, "terminationGracePeriodSeconds": 600})
+    )
     assert (outcome.code, outcome.out) == (0, "done\n"), outcome.err
+    # Nor does a pod that takes its time to go.
+    assert staged.cluster.all("jobs") == []
+    assert len(staged.cluster.all("pods")) == 1
+    assert "still there" not in outcome.err
+    going.set()
 
 
 def test_pod_that_is_replaced_is_followed_to_the_next(stage: Staged) -> None:

@@ -61,7 +61,7 @@ class Kubernetes:
         )
         self._open = ExitStack()
         self._attempts: dict[str, int] = {}
-        self._image = ""
+        self._image = self._user = ""
         self._cluster: Cluster
         self._warn()
 
@@ -97,6 +97,7 @@ class Kubernetes:
         for step in made.steps:
             self._variables(step)  # what is not set is told before anything is built
         chosen = self._docker.choose(made, refresh=refresh)
+        self._user = chosen.user
         console = self._running.console
         try:
             with going_on(console, "pushing the image"):
@@ -128,6 +129,7 @@ class Kubernetes:
             identity=Identity(self._project.name, step.id, key, self._cluster.owner),
             run_id=self._run_id,
             image=self._image,
+            user=self._user,
             program=program,
             environ={**environ, **self._of_mlflow(job)},
             secrets=secrets,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CODE = "/mlflow/projects/code"
 
 # How images are made; another number makes all of them anew.
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 class Derived(NamedTuple):

@@ -57,7 +57,11 @@ def of_files(root: str, taken: Taken, directory: str) -> Layer:
 
 
 def _members(taken: Taken, top: bytes) -> list[tuple[bytes, Entry | None, bytes]]:
-    """Return headers, each with its entry and signature; None for a directory's."""
+    """Return headers, each with its entry and signature; None for a directory's.
+
+    The group, which is 0, may do what the owner may: a cluster may give a pod any user and this
+    group. See "Support arbitrary user ids" in OpenShift's guidelines for images.
+    """
     made: list[tuple[bytes, Entry | None, bytes]] = []
     known: set[bytes] = set()
 
@@ -65,7 +69,8 @@ def _members(taken: Taken, top: bytes) -> list[tuple[bytes, Entry | None, bytes]
         if directory and directory not in known:
             enter(directory.rpartition(b"/")[0])
             known.add(directory)
-            made.append((tar.header(directory + b"/", tar.DIRECTORY, mode=0o755), None, b""))
+            mode = 0o775 if directory.startswith(top) else 0o755
+            made.append((tar.header(directory + b"/", tar.DIRECTORY, mode=mode), None, b""))
 
     enter(top)
     for entry, seen in zip(taken.entries(), taken.selection.signatures, strict=True):
@@ -78,7 +83,7 @@ def _members(taken: Taken, top: bytes) -> list[tuple[bytes, Entry | None, bytes]
 def _header(name: bytes, entry: Entry) -> bytes:
     if entry.kind == listing.SYMLINK:
         return tar.header(name, tar.SYMLINK, target=os.fsencode(entry.content), mode=0o777)
-    mode = 0o755 if entry.kind == listing.EXECUTABLE else 0o644
+    mode = 0o775 if entry.kind == listing.EXECUTABLE else 0o664
     return tar.header(name, size=entry.size, mode=mode)
 
 

@@ -14,7 +14,16 @@ from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Result
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.logs import Follower
-from buildrun.kubernetes.state import Ended, Gone, Running, Waiting, is_over, judge, restarts_of
+from buildrun.kubernetes.state import (
+    Ended,
+    Gone,
+    Running,
+    Waiting,
+    is_over,
+    judge,
+    restarts_of,
+    write_hint,
+)
 from buildrun.kubernetes.trouble import Refusal
 from buildrun.printable import printable
 
@@ -292,13 +301,14 @@ class _Attempt:
             try:
                 harvest(self._is_ours())
             except BaseException:
-                self._clean(failed=True)
+                self._clean(failed=True, ended=True)
                 raise
         elif late:
             self._error("the Job was ended at its deadline", _LATE)
         elif failure or state.fact:
-            self._error(failure or state.fact, _REACH if "in the pod" in failure else state.hint)
-        self._clean(failed=state.exit_code != 0)
+            hint = write_hint(failure) or _REACH if "in the pod" in failure else state.hint
+            self._error(failure or state.fact, hint)
+        self._clean(failed=state.exit_code != 0, ended=True)
         return Result(state.exit_code, timed_out=state.timed_out and not late)
 
     def _vanished(self, harvest: Callable[[bool], None]) -> Result:
@@ -336,7 +346,7 @@ class _Attempt:
         notes = (job["metadata"].get("annotations") or {}) if job is not None else {}
         return notes.get(names.FOLLOWER) in (None, self._wish.run_id)
 
-    def _clean(self, *, failed: bool) -> None:
+    def _clean(self, *, failed: bool, ended: bool = False) -> None:
         cluster, wish = self._cluster, self._wish
         if not self._is_ours():
             return
@@ -346,7 +356,7 @@ class _Attempt:
             cluster.api.patch(cluster.job(wish.name), body)
             self._note(f"the Job `{wish.name}` is kept, as `keep-jobs` says")
             return
-        cluster.delete(wish.name, secret=wish.has_secret)
+        cluster.delete(wish.name, secret=wish.has_secret, ended=ended)
 
     # -- the log -------------------------------------------------------------------------------
 

@@ -944,7 +944,11 @@ def carry(task: "Any") -> int:
     """Do what a task says and return the command's exit code; raises Failure and Stopped."""
     web = Web(pause=task.get("pause", 0.5))
     workdir = _bytes(task["workdir"])
-    _fetch(web, task["inputs"], workdir)
+    mask = os.umask(0o002)  # as in the image: the group may do what the owner may
+    try:
+        _fetch(web, task["inputs"], workdir)
+    finally:
+        os.umask(mask)
     began = time.monotonic()
     code = run([_bytes(word) for word in task["argv"]], workdir)
     seconds = time.monotonic() - began

@@ -113,13 +113,17 @@ class Cluster:
             made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
             record(self._directory, made)
 
-    def delete(self, name: str, *, secret: bool) -> None:
-        """Delete a Job with its pods and its Secret; the exit waits until they are gone."""
+    def delete(self, name: str, *, secret: bool, ended: bool = False) -> None:
+        """Delete a Job with its pods and its Secret; the exit waits until they are gone.
+
+        ended: its command has ended by itself, so nothing is waited for.
+        """
         self.api.delete(self.job(name))
         if secret:
             self.api.delete(self.secret(name))
-        with self._mutex:
-            self._leaving.add(name)
+        if not ended:
+            with self._mutex:
+                self._leaving.add(name)
 
     def await_gone(self, name: str, *, until: threading.Event | None = None) -> bool:
         """Wait until a Job and its pods are gone; False where that takes too long.

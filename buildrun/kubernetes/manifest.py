@@ -11,6 +11,7 @@ from buildrun import __version__
 from buildrun.kubernetes import names
 from buildrun.kubernetes.config import Config
 from buildrun.kubernetes.names import Identity
+from buildrun.kubernetes.template import runs_as_root
 
 # Where a Job's Secret is mounted.
 MOUNT = "/buildrun"
@@ -20,14 +21,16 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 class Wish(NamedTuple):
     """A step as far as its Job is concerned.
 
-    image: by digest. program: the words to run. environ: variables with their values. secrets:
-    those whose values are for the Secret. files: what else the Secret holds, by name; they are
-    mounted at `MOUNT`. timeout: seconds, None for the template's. attempt: counts from 0.
+    image: by digest. user: whom it runs as, "" for root. program: the words to run. environ:
+    variables with their values. secrets: those whose values are for the Secret. files: what else
+    the Secret holds, by name; they are mounted at `MOUNT`. timeout: seconds, None for the
+    template's. attempt: counts from 0.
     """
 
     identity: Identity
     run_id: str
     image: str
+    user: str
     program: tuple[str, ...]
     environ: Mapping[str, str]
     secrets: Mapping[str, str]
@@ -88,6 +91,8 @@ def job(config: Config, wish: Wish, place: str) -> dict[str, Any]:
         pod["activeDeadlineSeconds"] = max(1, math.ceil(wish.timeout))
     if wish.retries:
         spec["backoffLimit"] = max(wish.retries, spec.get("backoffLimit") or 0)
+    if not runs_as_root(pod, wish.user):
+        _add_group(pod)
     _fill(pod["containers"][0], config, wish)
     if wish.files:
         items = [{"key": name, "path": name} for name in wish.files]
@@ -117,6 +122,13 @@ def _mark(metadata: dict[str, Any], wish: Wish) -> None:
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
     annotations = names.annotations(wish.identity, __version__, wish.run_id)
     metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+
+
+def _add_group(pod: dict[str, Any]) -> None:
+    """Give the pod the group that may write in the project's directory."""
+    context = pod["securityContext"] = dict(pod.get("securityContext") or {})
+    groups = context.get("supplementalGroups") or []
+    context["supplementalGroups"] = [*groups, *({0} - set(groups))]
 
 
 def _fill(container: dict[str, Any], config: Config, wish: Wish) -> None:

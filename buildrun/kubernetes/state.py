@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from buildrun.executors.container import CODE
 from buildrun.executors.job import TIMED_OUT
+from buildrun.kubernetes.template import runs_as_root
 from buildrun.kubernetes.watch import Object, View
 
 # Reasons for which a container waits that do not pass by themselves.
@@ -28,7 +31,29 @@ _PULL_HINT = (
     "the cluster's nodes must reach the registry of `repository-uri` and have the right to pull; "
     "`image-pull-secrets` names credentials"
 )
+# As the kubelet says it.
+_NON_ROOT = re.compile("runAsNonRoot|non-root policy")
+_NON_ROOT_HINT = (
+    "set `runAsUser` in the Job template's `securityContext` to a number other than 0; the image "
+    "itself names none"
+)
 _INIT_HINT = "correct the image of the init container in the Job template"
+
+
+_DENIED = (
+    f"the pod does not run as root: its user may write in `{CODE}`, if it has the group 0, in /tmp "
+    "and in the volumes of the Job template; a user without a name has no HOME to write to either"
+)
+_READ_ONLY = (
+    "`readOnlyRootFilesystem` in the Job template forbids it: mount an `emptyDir` where it writes"
+)
+
+
+def write_hint(words: str) -> str:
+    """Return the remedy where words tell that a place cannot be written; "" where they do not."""
+    if "Read-only file system" in words:
+        return _READ_ONLY
+    return _DENIED if "Permission denied" in words else ""
 
 
 class Waiting(NamedTuple):
@@ -160,7 +185,8 @@ def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Wa
         waiting = (item.get("state") or {}).get("waiting") or {}
         reason, words = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         if reason in _FINAL:
-            yield Waiting(reason, words, "final", _HINTS.get(reason, ""))
+            hint = _NON_ROOT_HINT if _NON_ROOT.search(words) else _HINTS.get(reason, "")
+            yield Waiting(reason, words, "final", hint)
         elif reason in _PULLING:
             yield Waiting(reason, words, "pull", _PULL_HINT if item is ours else _INIT_HINT)
         elif reason not in _ORDINARY:
@@ -200,7 +226,16 @@ def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:
         if item.get("type") == "DisruptionTarget" and item.get("status") == "True" and code:
             words = item.get("message") or item.get("reason")
             return made._replace(fact=f"the cluster has ended the pod: {words}")
-    return made
+    hint = _refused(pod["spec"], message) if code else ""
+    return made._replace(fact="a file was refused to the command", hint=hint) if hint else made
+
+
+def _refused(spec: Mapping[str, Any], words: str) -> str:
+    """Return the remedy where a command's last words blame rights that the pod lacks."""
+    hint = write_hint(words)
+    groups = (spec.get("securityContext") or {}).get("supplementalGroups") or ()
+    limited = hint == _READ_ONLY or not runs_as_root(spec) or 0 in groups
+    return hint if limited else ""
 
 
 def _lost(pod: Object, status: Mapping[str, Any]) -> Ended:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.project.findings import Findings
@@ -40,10 +40,13 @@ _SHAPES = (
     _mapping("spec", "template", "metadata", "annotations"),
     _mapping(*_POD),
     _list(*_POD, "imagePullSecrets"),
+    _mapping(*_POD, "securityContext"),
+    _list(*_POD, "securityContext", "supplementalGroups"),
     _list(*_POD, "volumes"),
     _list(*_POD, "containers"),
     _mapping(*_OURS),
     _list(*_OURS, "env"),
+    _mapping(*_OURS, "securityContext"),
     _list(*_OURS, "volumeMounts"),
     _mapping(*_OURS, "resources"),
     _mapping(*_OURS, "resources", "requests"),
@@ -80,6 +83,20 @@ def check(findings: Findings) -> None:
             ("spec",),
             hint="the first one is the project's; `- name: main` is enough",
         )
+
+
+def runs_as_root(pod: Mapping[str, Any], user: str = "") -> bool:
+    """Return whether the first container of a pod's spec runs as root, as far as it says.
+
+    user: the image's own, "" for root.
+    """
+    own = pod["containers"][0].get("securityContext") or {}
+    context = {**(pod.get("securityContext") or {}), **own}
+    if context.get("runAsNonRoot"):
+        return False
+    if context.get("runAsUser") is not None:
+        return bool(context["runAsUser"] == 0)
+    return user.partition(":")[0] in ("", "0", "root")
 
 
 def _misshapen(value: dict[str, Any]) -> Iterator[_Shape]:
