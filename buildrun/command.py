@@ -1,11 +1,12 @@
 """From a template and parameters to the text of a command."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from buildrun.errors import ParameterError, ProjectError
+from buildrun.errors import BuildrunError, ParameterError, ProjectError
 from buildrun.project.spec import EntryPoint, Parameter
+from buildrun.secrets import MASK, is_named, redact
 
 # Takes a parameter's name and the URI given for it, and returns the path of a local copy.
 Download = Callable[[str, str], str]
@@ -19,6 +20,7 @@ class Rendered(NamedTuple):
     portable: the command with ``path_mark(name)`` for each path in ``paths``, and local URIs in
         the project relative to it; it is the same on every machine.
     paths: the ``path`` parameters that lead to something on this machine, with their place.
+    secrets: the parameters whose values are not to be shown. shown: the command without them.
     """
 
     command: str
@@ -26,6 +28,8 @@ class Rendered(NamedTuple):
     problems: tuple[ParameterError, ...] = ()
     portable: str = ""
     paths: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+    shown: str = ""
 
 
 def render(
@@ -34,11 +38,13 @@ def render(
     cwd: str,
     download: Download | None = None,
     root: str = "",
+    secrets: Collection[str] = (),
 ) -> Rendered:
     """Return the command for these values, as MLflow computes it.
 
     values: what the caller gave; cwd: where relative paths begin; root: the project's.
     download: fetches remote ``path`` parameters; without it their URIs stand as they are.
+    secrets: the parameters whose values come from secrets.
     Raises ParameterError for a missing or unfit value, ProjectError for a template that fails.
     """
     _require(entry_point, values)
@@ -60,12 +66,21 @@ def render(
         for parameter in entry_point.parameters
         if parameter.type == "uri"
     }
+    hidden = {
+        **{parameter.name: parameter.secret for parameter in entry_point.parameters},
+        **{name: is_named(name) for name in extra},
+        **dict.fromkeys(secrets, True),
+    }
+    hidden = {name: value for name, value in hidden.items() if value}
+    masked = dict.fromkeys(hidden, MASK)
     return Rendered(
         text,
         tuple({**declared, **extra}.items()),
         tuple(problems),
         _text(entry_point, {**declared, **inside, **marked}, extra) if marked or inside else text,
         tuple(paths.items()),
+        tuple(hidden),
+        _shown(entry_point, declared, extra, masked) if hidden else text,
     )
 
 
@@ -93,6 +108,21 @@ def _text(entry_point: EntryPoint, declared: Mapping[str, str], extra: Mapping[s
         place=f"entry point `{entry_point.name}`",
         hint="declare the parameter, or write a literal brace twice: `{{` and `}}`",
     )
+
+
+def _shown(
+    entry_point: EntryPoint,
+    declared: Mapping[str, str],
+    extra: Mapping[str, str],
+    masked: Mapping[str, str],
+) -> str:
+    def mask(values: Mapping[str, str]) -> dict[str, str]:
+        return {name: masked.get(name, value) for name, value in values.items()}
+
+    try:
+        return _text(entry_point, mask(declared), mask(extra))
+    except BuildrunError:
+        return MASK  # where only plain words can stand
 
 
 def _within(value: str, root: str) -> str:
@@ -137,29 +167,35 @@ def _resolve(
     given = values.get(parameter.name)
     value = given if given is not None else parameter.default or ""
     if parameter.type == "float" and given is not None:
-        _check_number(parameter.name, given)
+        _check_number(parameter, given)
     if not value:
         return value  # an optional path or URI that was left empty
     if parameter.type == "uri" and not has_scheme(value):
         return os.path.abspath(os.path.join(cwd, value))
     if parameter.type == "path":
-        return _resolve_path(parameter.name, value, cwd, download, problems)
+        return _resolve_path(parameter, value, cwd, download, problems)
     return value
 
 
-def _check_number(name: str, value: str) -> None:
+def _check_number(parameter: Parameter, value: str) -> None:
+    name = parameter.name
     try:
         float(value)
     except ValueError:
         raise ParameterError(
-            f"parameter `{name}` is a float, and `{value}` is not a number",
+            f"parameter `{name}` is a float, and `{_told(parameter, value)}` is not a number",
             hint=f"give a number, such as `-P {name}=0.5`, or declare the parameter as a string",
         ) from None
 
 
 def _resolve_path(
-    name: str, value: str, cwd: str, download: Download | None, problems: list[ParameterError]
+    parameter: Parameter,
+    value: str,
+    cwd: str,
+    download: Download | None,
+    problems: list[ParameterError],
 ) -> str:
+    name = parameter.name
     local = os.path.abspath(os.path.join(cwd, _without_scheme(value)))
     if os.path.exists(local):
         return local
@@ -167,12 +203,17 @@ def _resolve_path(
         return download(name, value) if download else value
     problems.append(
         ParameterError(
-            f"got value `{value}` for parameter `{name}`, but there is no such file or directory",
-            place=local,
+            f"got value `{_told(parameter, value)}` for parameter `{name}`, but there is no such "
+            "file or directory",
+            place=None if parameter.secret else local,
             hint="a path is taken relative to the directory that buildrun is called in",
         )
     )
     return value
+
+
+def _told(parameter: Parameter, value: str) -> str:
+    return MASK if parameter.secret else redact(value)
 
 
 def _without_scheme(value: str) -> str:

@@ -62,6 +62,7 @@ class Task(NamedTuple):
     paths: tuple[tuple[str, str], ...]
     env: tuple[tuple[str, str], ...]
     pass_env: tuple[str, ...]
+    shown: str
 
 
 def container_for(

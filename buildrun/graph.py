@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from buildrun import command, entry_point
+from buildrun import command, digest, entry_point
 from buildrun.command import Download, Rendered
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.project.spec import Dependency, EntryPoint, ProjectSpec
-from buildrun.secrets import redact
 
 
 class Node(NamedTuple):
@@ -51,9 +51,9 @@ def expand(
     ParameterError for a value that is missing or does not fit.
     """
 
-    def visit(target: str, given: Mapping[str, str]) -> _Visit:
+    def visit(target: str, given: Mapping[str, str], secrets: Collection[str] = ()) -> _Visit:
         chosen = entry_point.find(project, target, environ)
-        rendered = command.render(chosen, given, cwd, download, project.root)
+        rendered = command.render(chosen, given, cwd, download, project.root, secrets)
         return _Visit((target, rendered.parameters), chosen, rendered, list(chosen.depends_on), [])
 
     done: dict[_Identity, _Visit] = {}
@@ -65,11 +65,11 @@ def expand(
             continue
         dependency = here.waiting.pop(0)
         _refuse_cycle(project, path, dependency.entry_point)
-        below = visit(dependency.entry_point, _handed_down(dependency, here))
+        below = visit(dependency.entry_point, *_handed_down(dependency, here))
         here.found.append(below.identity)
         if below.identity not in done:
             path.append(below)
-    ids = _ids(list(done))
+    ids = _ids(done)
     nodes = [_node(project, item, ids) for item in done.values()]
     _refuse_same_outputs(project, nodes)
     return nodes
@@ -110,12 +110,16 @@ def _node(project: ProjectSpec, item: _Visit, ids: Mapping[_Identity, str]) -> N
     )
 
 
-def _handed_down(dependency: Dependency, dependent: _Visit) -> dict[str, str]:
+def _handed_down(dependency: Dependency, dependent: _Visit) -> tuple[dict[str, str], list[str]]:
+    """Return the values, and the names of those that a secret has gone into."""
     values = dict(dependent.rendered.parameters)
-    handed = {}
+    masked = {**values, **dict.fromkeys(dependent.rendered.secrets, "")}
+    handed, secrets = {}, []
     for name, template in dependency.parameters:
         try:
             handed[name] = template.format(**values)
+            if template.format(**masked) != handed[name]:
+                secrets.append(name)
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ProjectError(
                 f"the parameter `{name}` for `{dependency.entry_point}` cannot be filled in: "
@@ -123,7 +127,7 @@ def _handed_down(dependency: Dependency, dependent: _Visit) -> dict[str, str]:
                 place=f"entry point `{dependent.entry_point.name}`",
                 hint="use `{name}` of a parameter of this entry point, `{{` for a brace",
             ) from None
-    return handed
+    return handed, secrets
 
 
 def _refuse_cycle(project: ProjectSpec, path: Sequence[_Visit], name: str) -> None:
@@ -151,14 +155,23 @@ def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[Node]) -> None:
             )
 
 
-def _ids(identities: Sequence[_Identity]) -> dict[_Identity, str]:
-    """Return the entry point's name, with parameters where it occurs more than once."""
-    counts: dict[str, int] = {}
-    for name, _ in identities:
-        counts[name] = counts.get(name, 0) + 1
-    return {
-        (name, parameters): name
-        if counts[name] == 1
-        else f"{name}[{','.join(f'{key}={redact(value)}' for key, value in parameters)}]"
-        for name, parameters in identities
-    }
+def _ids(done: Mapping[_Identity, _Visit]) -> dict[_Identity, str]:
+    """Return the entry point's name, with a digest of parameters where it occurs more than once.
+
+    Ids stand in shared caches. So no value stands in them, and of secrets not even a digest, which
+    would tell whoever guesses one that it is right; steps that differ in secrets alone are counted.
+    """
+    counts = Counter(name for name, _ in done)
+    found: dict[_Identity, str] = {}
+    seen: Counter[str] = Counter()
+    for (name, parameters), item in done.items():
+        told = name
+        if counts[name] > 1:
+            hidden = item.rendered.secrets
+            open_ones = sorted(pair for pair in parameters if pair[0] not in hidden)
+            told = f"{name}[{digest.key('step', open_ones).rpartition(':')[2][:8]}]"
+            seen[told] += 1
+            if seen[told] > 1:
+                told = f"{told[:-1]}-{seen[told]}]"
+        found[name, parameters] = told
+    return found

@@ -78,6 +78,8 @@ def parts(
         "parameters": {
             name: contents.get(name) or digest.content(value.encode(errors="replace"), algorithm)
             for name, value in step.parameters
+            # Whoever may read a shared cache could try guesses of a secret against its digest.
+            if name not in step.secrets
         },
         "manager": step.environment.manager,
     }

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from buildrun.errors import BuildrunError
 from buildrun.project.spec import DockerEnv, Pattern, ProjectSpec
+from buildrun.secrets import MASK, redact
 
 if TYPE_CHECKING:
     from buildrun.command import Download
@@ -41,6 +42,7 @@ class Step(NamedTuple):
     portable, paths: the command for the key, see ``command.Rendered``.
     inputs: None stands for every project file that git would not ignore.
     downloads: ``path`` parameters that only a run fetches, so that their content is not known.
+    secrets, shown: the parameters that are not to be shown, and the command without their values.
     The rest is as declared, see ``EntryPoint``.
     """
 
@@ -61,6 +63,16 @@ class Step(NamedTuple):
     timeout: float | None = None
     retries: int = 0
     downloads: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    shown: str = ""
+
+    @property
+    def shown_parameters(self) -> tuple[tuple[str, str], ...]:
+        """Return the parameters as they may be shown, kept and sent to others."""
+        return tuple(
+            (name, MASK if name in self.secrets else redact(value))
+            for name, value in self.parameters
+        )
 
 
 class Plan(NamedTuple):
@@ -143,6 +155,8 @@ def _step(
         timeout=chosen.timeout,
         retries=chosen.retries,
         downloads=node.downloads,
+        secrets=rendered.secrets,
+        shown=redact(rendered.shown),
     )
 
 

@@ -11,7 +11,6 @@ from buildrun.environments.prefix import discard
 from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
 from buildrun.executors.job import Job, Result
-from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -22,6 +21,7 @@ class Prepared(NamedTuple):
 
     manager, key, prefix: its environment; key is "" and prefix None for the caller's own.
     changes: variables that the command sees set to a text, or removed (None).
+    shown: the command without secrets.
     """
 
     step: str
@@ -34,13 +34,14 @@ class Prepared(NamedTuple):
     prefix: str | None
     changes: Mapping[str, str | None]
     reasons: tuple[tuple[str, str], ...]
+    shown: str
 
 
 def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") -> Result:
     """Run the command in an environment that the caller holds; raises ExecutionError."""
     seen = {name: value for name, value in environ.items() if name not in prepared.changes}
     seen.update({name: text for name, text in prepared.changes.items() if text is not None})
-    console.note(console.style(f"[{prepared.step}] {redact(prepared.command)}", "dim"))
+    console.note(console.style(f"[{prepared.step}] {prepared.shown}", "dim"))
     result = local.execute(Job(prepared.command, prepared.cwd, seen))
     if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
         look_for_damage(prepared.manager, prepared.prefix, console)

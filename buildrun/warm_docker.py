@@ -12,7 +12,6 @@ from buildrun.images import host, inspect
 from buildrun.memo import frozen
 from buildrun.planning import NO_OUTPUTS
 from buildrun.prepared import Prepared, recorded
-from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -43,10 +42,10 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     attended.collect(containers.directory(store), environ)
     if value["notice"]:
         console.note(value["notice"])
-    console.note(console.style(f"[{task.id}] {redact(task.command)}", "dim"))
+    console.note(console.style(f"[{task.id}] {task.shown}", "dim"))
     prepared = Prepared(
         task.id, task.id, (), task.command, wants.root, "docker", "", None, dict(wants.variables),
-        (NO_OUTPUTS,),
+        (NO_OUTPUTS,), task.shown,
     )  # fmt: skip
 
     def run() -> Result:

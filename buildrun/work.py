@@ -216,14 +216,13 @@ class Worker:
         self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str]
     ) -> Outcome:
         from buildrun.output import Log
-        from buildrun.secrets import redact
         from buildrun.store.aside import set_aside
 
         place = self._place
         console, root = place.console, place.plan.project.root
         log = Log(self._log_path(step), step.id, self._display)
         state: State = "failed"
-        console.note(console.style(f"{head(step)} {redact(step.command)}", "dim"))
+        console.note(console.style(f"{head(step)} {step.shown}", "dim"))
         try:
             known, aside = True, None
             if step.outputs:

@@ -118,7 +118,9 @@ def test_names_break_no_format(name: str, project: Project, buildrun: Buildrun) 
     texts = {form: plan(buildrun, directory, form, *arguments) for form in FORMATS}
     steps = json.loads(texts["json"])["steps"]
     ids = [step["id"] for step in steps]
-    assert ids == [f"part[p={name}]", "other", "part[p=plain]", "main"]
+    assert [re.sub(r"\[[0-9a-f]{8}\]", "[…]", text) for text in ids] == [
+        "part[…]", "other", "part[…]", "main",
+    ]  # fmt: skip
     nodes, edges = dot_of(texts["dot"])
     assert len(set(nodes)) == 4
     assert edges == {(nodes[0], nodes[1]), (nodes[1], nodes[3]), (nodes[2], nodes[3])}
@@ -141,8 +143,8 @@ def test_undecodable_names_break_no_format(project: Project, buildrun: Buildrun)
     for form in FORMATS:
         text = plan(buildrun, directory, form, "-P", os.fsdecode(b"p=\xff\xfe"))
         assert text.encode(), "only what can be written"
-        shown = {"json": "\\udcff\\udcfe", "mermaid": "#92;xff#92;xfe"}
-        assert shown.get(form, "\\xff\\xfe") in text
+        shown = {"json": "\\udcff\\udcfe", "text": "\\xff\\xfe"}  # graphs show no values
+        assert shown.get(form, "part[") in text
 
 
 def test_input_with_a_hostile_name_is_told_on_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -282,7 +283,12 @@ def test_same_entry_point_with_other_parameters_is_a_step_of_its_own(
     report = tmp_path / "report"
     outcome = buildrun("run", directory, LOCAL, "--report", report)
     assert (outcome.code, outcome.out) == (0, "one\ntwo\n")
-    assert list(states(report)) == ["say[what=one]", "say[what=two]", "main"]
+    first, second, main = states(report)
+    assert all(re.fullmatch(r"say\[[0-9a-f]{8}\]", name) for name in (first, second))
+    assert (first != second, main) == (True, "main")
+    again = tmp_path / "again"
+    assert buildrun("run", directory, LOCAL, "--report", again).code == 0
+    assert list(states(again)) == [first, second, "main"]
 
 
 def test_same_outputs_with_other_parameters_are_refused(

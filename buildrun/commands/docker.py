@@ -14,7 +14,6 @@ from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
 from buildrun.heartbeat import going_on
 from buildrun.planning import EnvironmentState, docker_env
-from buildrun.secrets import redact
 from buildrun.tree import patterns
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ class Docker:
         """Run a lone step with our own streams and terminal."""
         running = self._running
         made = self._container(step)
-        running.console.note(running.console.style(f"[{step.id}] {redact(step.command)}", "dim"))
+        running.console.note(running.console.style(f"[{step.id}] {step.shown}", "dim"))
         return containers.run(made, self._project.root, running.home, running.environ)
 
     def perform(
@@ -258,7 +257,7 @@ class Docker:
 
 def task_of(step: Step) -> Task:
     """Return what of a step concerns its container."""
-    return Task(step.id, step.command, step.paths, step.env, step.pass_env)
+    return Task(step.id, step.command, step.paths, step.env, step.pass_env, step.shown)
 
 
 def _wants(running: Session, project: ProjectSpec) -> Wants:

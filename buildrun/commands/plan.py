@@ -16,7 +16,6 @@ from buildrun.judge import Verdict
 from buildrun.place import CacheSettings, open_place
 from buildrun.printable import printable
 from buildrun.project.spec import ProjectSpec
-from buildrun.secrets import redact
 
 FORMATS = ("text", "json", "mermaid", "dot")
 
@@ -143,8 +142,8 @@ def _step_to_json(step: planning.Step, verdict: Verdict) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
-        "parameters": dict(step.parameters),
-        "command": step.command,
+        "parameters": dict(step.shown_parameters),
+        "command": step.shown,
         "depends_on": list(step.depends_on),
         "backend": step.backend,
         "environment": step.environment._asdict(),
@@ -171,7 +170,7 @@ def _text(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
         lines += [
             "",
             f"{printable(step.id)}: {verdict.state}, on {step.backend}, {where}",
-            *(f"    {printable(line)}" for line in redact(step.command).splitlines()),
+            *(f"    {printable(line)}" for line in step.shown.splitlines()),
             *(f"  because {printable(reason.detail)}" for reason in verdict.reasons),
         ]
     return "\n".join(lines) + "\n"

@@ -120,6 +120,8 @@ def _run(
 ) -> None:
     # What no environment can mend is found before one is built.
     first = planning.make(opened.project, session.wish(running), _UNKNOWN)
+    if any(step.secrets for step in first.steps):
+        running.seen.volatile = True  # no record for the next run, which would hold them
     cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
@@ -285,6 +287,7 @@ def _prepared(
         prefix=environment.prefix,
         changes=changes,
         reasons=(planning.NO_OUTPUTS,),
+        shown=step.shown,
     )
 
 

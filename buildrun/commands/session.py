@@ -19,7 +19,7 @@ from buildrun.printable import printable
 from buildrun.project import dependencies, locate, snapshot
 from buildrun.project.kinds import misfit
 from buildrun.project.spec import EntryPoint, ProjectSpec
-from buildrun.secrets import are_in, redact
+from buildrun.secrets import are_in, is_named, redact
 from buildrun.sources import registry as sources
 from buildrun.sources.contract import Asked, Origin
 from buildrun.sources.contract import Opened as Source
@@ -128,7 +128,8 @@ def _read(session: Session, source: Source) -> Opened:
             "diagnostics": snapshot.encode_diagnostics(reading.diagnostics),
         }
         # What bears credentials is read again each time rather than kept.
-        reader.volatile = reader.volatile or are_in(json.dumps(found))
+        bears = are_in(json.dumps(found)) or (reading.spec is not None and _bears(reading.spec))
+        reader.volatile = reader.volatile or bears
         return found
 
     name = f"project {root} {locate.find_mlproject(root) or ''}"
@@ -229,6 +230,15 @@ def tell_of_lock(session: Session, identity: Identity) -> None:
         session.seen.volatile = True  # so that the warning is said each time
         reasons = "; ".join(identity.stale)
         session.console.warn(f"the lock is stale and not used: {reasons}", "run `buildrun lock`")
+
+
+def _bears(spec: ProjectSpec) -> bool:
+    """Return whether values of secrets stand in the project's file."""
+    return any(
+        any(parameter.secret and parameter.default for parameter in entry_point.parameters)
+        or any(is_named(name) for name, _ in entry_point.env)
+        for entry_point in spec.entry_points
+    )
 
 
 def _identify(session: Session, manager: "Manager", request: Request) -> Identity:

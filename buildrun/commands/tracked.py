@@ -214,7 +214,7 @@ class Tracking:
             raise AssertionError
         tags = dict(self.ask.tags)
         tags["mlflow.project.entryPoint"] = step.entry_point
-        params = self._steps[step.id].parameters if step.id in self._steps else step.parameters
+        params = self._steps.get(step.id, step).shown_parameters
         wanted = self.ask._replace(
             run_id=None, run_name=step.id, tags=tuple(tags.items()), params=params
         )
@@ -247,7 +247,7 @@ class Tracking:
                     step.entry_point, options.backend or "local", self._manager(opened)
                 ),
             ),
-            step.parameters,
+            step.shown_parameters,
             self._optional,
         )
 

@@ -21,6 +21,7 @@ from buildrun.project.declared import Declared
 from buildrun.project.findings import Findings
 from buildrun.project.kinds import is_number, misfit
 from buildrun.project.spec import EntryPoint, Parameter
+from buildrun.secrets import is_named
 
 
 def read_entry_point(
@@ -104,17 +105,17 @@ def _parameters(findings: Findings, path: Path, declared: object) -> tuple[Param
 def _parameter(findings: Findings, path: Path, value: object) -> Parameter | None:
     name = str(path[-1])
     if value is None:
-        return Parameter(name)
+        return Parameter(name, secret=is_named(name))
     if isinstance(value, str):
-        return Parameter(name, value)
+        return Parameter(name, value, secret=is_named(name))
     if not isinstance(value, dict):
         return None
     kind = str(value.get("type", "string"))
-    default = value.get("default")
+    default, secret = value.get("default"), bool(value.get("secret", is_named(name)))
     if default is None:
-        return Parameter(name, kind)
+        return Parameter(name, kind, secret=secret)
     _check_default(findings, (*path, "default"), default, kind)
-    return Parameter(name, kind, str(default))
+    return Parameter(name, kind, str(default), secret)
 
 
 def _check_default(findings: Findings, path: Path, value: object, kind: str) -> None:

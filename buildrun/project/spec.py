@@ -13,11 +13,13 @@ class Parameter(NamedTuple):
     type: any word is accepted, as in MLflow; ``string``, ``float``, ``path`` and ``uri`` act.
     default: the text that stands in the command when no value is given (``str`` of the YAML
         value), or None where a value is required.
+    secret: whether its values are not to be shown or kept.
     """
 
     name: str
     type: str = "string"
     default: str | None = None
+    secret: bool = False
 
 
 class Dependency(NamedTuple):

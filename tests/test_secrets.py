@@ -1,0 +1,177 @@
+"""Secrets stand in nothing that buildrun shows or keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Project
+
+from buildrun.secrets import is_named, redact
+
+LOCAL = "--env-manager=local"
+VALUE = "S3cr3tV4lue"
+
+
+def holders(*roots: Path | str) -> list[str]:
+    """Return the files that bear the value, in their name or in them."""
+    return [
+        path
+        for root in roots
+        for directory, _, names in os.walk(root)
+        for path in (os.path.join(directory, name) for name in names)
+        if VALUE in path or VALUE.encode() in Path(path).read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("declared", "name", "outputs"),
+    [
+        ("{password: string}", "password", ""),
+        ("{password: string}", "password", "outputs: [out]"),
+        ("{word: {type: string, secret: true}}", "word", "outputs: [out]"),
+        ("{}", "api-key", "outputs: [out]"),
+    ],
+)
+def test_secret_is_neither_shown_nor_kept(
+    project: Project,
+    buildrun: Buildrun,
+    store: Path,
+    tmp_path: Path,
+    declared: str,
+    name: str,
+    outputs: str,
+) -> None:
+    placeholder = "" if declared == "{}" else f"{{{name}}}"
+    directory = project(
+        f"entry_points:\n  main:\n    parameters: {declared}\n    inputs: [in]\n"
+        f"    command: 'touch out; true {placeholder}'\n    {outputs}\n"
+    )
+    (directory / "in").touch()
+    given, report = (LOCAL, "-P", f"{name}={VALUE}"), tmp_path / "report.json"
+    for _ in range(2):
+        outcome = buildrun("run", directory, *given, "--report", report)
+        assert outcome.code == 0, outcome.err
+        assert VALUE not in outcome.out + outcome.err
+        assert VALUE not in report.read_text()
+    for form in ("text", "json", "dot"):
+        assert VALUE not in buildrun("plan", directory, *given, f"--format={form}").out
+    assert VALUE not in buildrun("runs", "show").out
+    assert holders(store, directory) == []
+
+
+def test_secret_shows_as_a_mask_and_reaches_the_command(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(
+        "entry_points:\n  main:\n    parameters: {a: string, token: string}\n"
+        "    command: echo {a}{token} >&2\n"
+    )
+    given = (LOCAL, "-P", "a=b", "-P", f"token={VALUE}")
+    outcome = buildrun("run", directory, *given)
+    assert f"b{VALUE}\n" in outcome.err
+    assert "echo b'***' >&2" in outcome.err
+    (step,) = buildrun("plan", directory, *given, "--format=json").data["steps"]
+    assert step["parameters"] == {"a": "b", "token": "***"}
+    assert step["command"] == "echo b'***' >&2"
+
+
+def test_name_is_no_secret_where_the_project_says_so(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points:\n  main:\n    parameters: {eos_token: {secret: false}}\n"
+        "    command: echo {eos_token}\n"
+    )
+    outcome = buildrun("plan", directory, LOCAL, "-P", "eos_token=end", "--format=json")
+    assert outcome.data["steps"][0]["parameters"] == {"eos_token": "end"}
+
+
+def test_another_secret_runs_the_step_again(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "entry_points:\n  main:\n    parameters: {token: string}\n    inputs: [in]\n"
+        "    outputs: [out]\n    command: echo {token} | wc -c > out\n"
+    )
+    (directory / "in").touch()
+
+    def state(token: str) -> str:
+        planned = buildrun("plan", directory, LOCAL, "-P", f"token={token}", "--format=json")
+        return str(planned.data["steps"][0]["cache"]["state"])
+
+    assert buildrun("run", directory, LOCAL, "-P", "token=one").code == 0
+    assert (state("one"), state("two")) == ("up-to-date", "miss")
+
+
+def test_what_is_made_from_a_secret_is_one_further_down(
+    project: Project, buildrun: Buildrun, store: Path, tmp_path: Path
+) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  load:\n    parameters: {dsn: string}\n    command: 'true {dsn}'\n"
+        "  main:\n    parameters: {token: string}\n    depends_on:\n"
+        '      - {entry_point: load, parameters: {dsn: "db:{token}"}}\n'
+        "      - {entry_point: load, parameters: {dsn: open}}\n    command: 'true {token}'\n"
+    )
+    report = tmp_path / "report.json"
+    outcome = buildrun("run", directory, LOCAL, "-P", f"token={VALUE}", "--report", report)
+    assert outcome.code == 0, outcome.err
+    assert VALUE not in outcome.err + report.read_text()
+    assert holders(store) == []
+    ids = [step["id"] for step in json.loads(report.read_text())["steps"]]
+    assert len(set(ids)) == 3
+
+
+def test_steps_that_differ_in_secrets_alone_are_counted(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  load:\n    parameters: {token: string}\n    command: 'true {token}'\n"
+        "  main:\n    depends_on:\n"
+        "      - {entry_point: load, parameters: {token: a}}\n"
+        "      - {entry_point: load, parameters: {token: b}}\n    command: 'true'\n"
+    )
+    first, second, _ = buildrun("plan", directory, LOCAL, "--format=json").data["steps"]
+    assert second["id"] == first["id"].replace("]", "-2]")
+
+
+def test_secret_in_the_project_file_is_not_kept_in_the_store(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    directory = project(
+        f"entry_points:\n  main:\n    env: {{MY_TOKEN: {VALUE}}}\n"
+        f"    parameters: {{password: {{default: {VALUE}}}}}\n    command: 'true {{password}}'\n"
+    )
+    for _ in range(2):
+        assert buildrun("run", directory, LOCAL).code == 0
+    assert holders(store) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgres://u:a@b@h/f", "postgres://h/f"),
+        ("postgres://u:a/b@h/f", "postgres://h/f"),
+        ("https://git:pw@h/f", "https://h/f"),
+        ("ssh://git@h/f", "ssh://git@h/f"),
+        ("https://t@h/x@v1", "https://h/x@v1"),
+        ("https://h:8080/x@v1", "https://h:8080/x@v1"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        ("https://h/x?token=a&b=c", "https://h/x?token=***&b=c"),
+        ("https://h/x?X-Amz-Signature=ff", "https://h/x?X-Amz-Signature=***"),
+        ("https://h/x?key=1&page=2", "https://h/x?key=1&page=2"),
+    ],
+)
+def test_credentials_are_left_out_of_urls(text: str, shown: str) -> None:
+    assert redact(f"get '{text}' twice: {text}") == f"get '{shown}' twice: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("token", True), ("db-password", True), ("apiKey", True), ("AWS_SECRET_ACCESS_KEY", True),
+        ("DBPassword", True), ("max_tokens", False), ("key", False), ("passwordless", False),
+    ],
+)  # fmt: skip
+def test_names_of_secrets(name: str, secret: bool) -> None:
+    assert is_named(name) is secret
