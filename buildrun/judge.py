@@ -1,8 +1,8 @@
 """Whether a step has to run: what its result is made from, and whether that result is there."""
 
+import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import keys
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     key: None while it cannot be known. inputs: what they were when the key was made.
     outputs: the digest of the outputs that are there or will be restored, else None.
     manifest: of a hit. obstacle: why the result of a run could not be kept, else "".
-    contents: of the step's paths, by parameter, when the key was made.
+    paths: what lay at the step's paths when the key was made.
     on_disk: paths of outputs as they are on disk now; None where nobody looked.
     """
 
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
     manifest: "Manifest | None" = None
     obstacle: str = ""
     on_disk: "Taken | None" = None
-    contents: Mapping[str, str] = MappingProxyType({})
+    paths: "tuple[Taken, ...]" = ()
 
 
 class Choices(NamedTuple):
@@ -100,6 +100,7 @@ class Judge:
         self._before = Upstream(plan.steps)
         self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
         self._settled: dict[str, str] = {}
+        self._home = os.path.realpath(plan.project.root)
 
     def settle(self, step: str, outputs: str) -> None:
         """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
@@ -119,8 +120,8 @@ class Judge:
             reasons = (Reason("unknown-inputs", known),)
             forced = (_FORCED,) if self._choices.forced(step) else ()
             return Verdict("miss", forced + reasons, obstacle=known)
-        made, inputs, contents = known
-        return self._compare(step, made, inputs)._replace(contents=contents)
+        made, inputs, paths = known
+        return self._compare(step, made, inputs)._replace(paths=paths)
 
     def missing(self, step: Step) -> list[str]:
         """Return the steps that have to be settled before there can be a verdict on this one."""
@@ -166,6 +167,8 @@ class Judge:
             )
         reasons = before[1] if before is not None else self._reasons(step, known, last)
         if manifest is None:
+            if on_disk.problems:
+                reasons = (Reason("output-outside", on_disk.problems[0]),)
             return known._replace(reasons=reasons)
         return known._replace(
             state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
@@ -249,8 +252,8 @@ class Judge:
 
     def _known(
         self, step: Step, upstream: Sequence[str]
-    ) -> "tuple[Parts, Taken, Mapping[str, str]] | str":
-        """Return the parts, the inputs and the paths' contents, or why they cannot be known."""
+    ) -> "tuple[Parts, Taken, tuple[Taken, ...]] | str":
+        """Return the parts, the inputs and what lies at paths, or why they cannot be known."""
         if self._plan.content is None:
             return "the environment is not known yet"
         if step.downloads:
@@ -259,19 +262,19 @@ class Judge:
         if inputs.problems:
             return inputs.problems[0]
         try:
-            contents = self.contents(step)
+            contents = {name: self._content(step, path) for name, path in step.paths}
         except OSError as error:
             return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
         made = keys.parts(
             step,
             environment=self._plan.content,
             inputs=inputs.digest,
-            contents=contents,
+            contents={name: content for name, (content, _) in contents.items()},
             upstream={name: self._settled[name] for name in upstream},
             salt=self._salt,
             algorithm=self._algorithm,
         )
-        return made, inputs, contents
+        return made, inputs, tuple(taken for _, taken in contents.values() if taken is not None)
 
     def _inputs(self, step: Step, upstream: Sequence[str]) -> "Taken":
         if step.inputs is None:
@@ -293,29 +296,33 @@ class Judge:
         found = unmatched_diagnostic(self._plan.project, entry_point, pattern)
         return ProjectError(f"{found.message} [{found.code}]", place=found.place, hint=found.hint)
 
-    def contents(self, step: Step) -> dict[str, str]:
-        """Return what stands for the contents of a step's paths in its key; raises OSError."""
-        return {name: self._content(step, path) for name, path in step.paths}
+    def _content(self, step: Step, path: str) -> "tuple[str, Taken | None]":
+        """Return what stands for a path's content in a key, and what lies there.
 
-    def _content(self, step: Step, path: str) -> str:
-        """Return what stands for a path's content in a key; raises OSError."""
-        root = self._plan.project.root
-        if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
-            return self._fingerprints.content(path)
-        inside = os.path.relpath(path, root).replace(os.sep, "/")
+        Raises OSError.
+        """
+        inside = self._inside(path)
+        if inside is None:
+            return self._fingerprints.held(path)
         if self._before.maker(inside) is not None or _meets_any(inside, step.outputs):
-            return f"project:{inside}"  # what lies there is made by a step, and counted as such
-        if os.path.isdir(path):
-            patterns = None if inside == "." else (f"{_literal(inside)}/**",)
-            return self._fingerprints.inputs(patterns, self._plan.outputs).digest
-        return self._fingerprints.content(path)
+            return f"project:{inside}", None  # made by a step, and counted as such
+        if inside == ".":
+            taken = self._fingerprints.inputs(("**",), self._plan.outputs)
+            if taken.problems:
+                raise OSError(errno.EIO, taken.problems[0], path)
+            return taken.digest, taken
+        return self._fingerprints.held(path, self._plan.outputs)
+
+    def _inside(self, path: str) -> str | None:
+        """Return where in the project a path leads, or None where it leads out of it."""
+        inside = os.path.relpath(os.path.realpath(path), self._home).replace(os.sep, "/")
+        return None if inside.split("/", 1)[0] == ".." else inside
 
     def upstream(self, step: Step) -> list[str]:
         """Return the steps before this one whose outputs it may see."""
         wanted = [pattern.text for pattern in step.inputs or ()]
-        root = self._plan.project.root.rstrip(os.sep) + os.sep
-        wanted += [_literal(path[len(root) :]) for _, path in step.paths if path.startswith(root)]
-        return self._before.of(step, wanted)
+        places = [self._inside(path) for _, path in step.paths]
+        return self._before.of(step, [*wanted, *(_literal(place) for place in places if place)])
 
 
 _UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)

@@ -54,7 +54,7 @@ class Keeper:
         place = self._place
         with self._mutex:
             obstacle, hint = verdict.obstacle or (taken.problems or ("",))[0], ""
-            if not obstacle and (obstacle := self._changed(verdict, step, upstream)):
+            if not obstacle and (obstacle := self._changed(verdict, taken, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
             place.console.warn(f"{head(step)} the result is not cached: {obstacle}", hint)
@@ -80,25 +80,17 @@ class Keeper:
         with self._mutex:
             place.history.note_left(step.id, left)
 
-    def _changed(self, verdict: Verdict, step: Step, upstream: Mapping[str, Taken]) -> str:
+    def _changed(self, verdict: Verdict, made: Taken, upstream: Mapping[str, Taken]) -> str:
         """Return which input changed while the command ran, or ""."""
         place = self._place
         sources = [verdict.inputs] if verdict.inputs is not None else []
-        sources += upstream.values()
-        names = [path for taken in sources for path in place.fingerprints.changed(taken)]
-        names += self._changed_paths(verdict, step)
+        sources += [*upstream.values(), *verdict.paths]
+        changed = place.fingerprints.changed
+        names = [path for taken in sources for path in changed(taken, made)]
         if not names:
             return ""
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return f"`{printable(names[0])}`{more} changed while the command ran"
-
-    def _changed_paths(self, verdict: Verdict, step: Step) -> list[str]:
-        try:
-            now = self._place.judge.contents(step)
-        except OSError as error:
-            return [str(error.filename)]
-        paths = dict(step.paths)
-        return [paths[name] for name, was in verdict.contents.items() if now.get(name) != was]
 
     def _manifest(
         self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log

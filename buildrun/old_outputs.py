@@ -46,11 +46,13 @@ class OldOutputs:
         place = self._place
         if outputs is None:
             outputs = place.fingerprints.outputs(step.outputs)
-        if outputs.problems:
+        if outputs.problems and not outputs.has_only_links_out():
             return False
         entries = outputs.entries()
         if not entries or place.history.left(step.id) in (_RUNNING, outputs.digest):
             return True
+        if outputs.problems:
+            return False
         if not blobs.has(place.home, outputs.digest):
             last = place.history.last(step.id)
             made = place.results.listing(last.outputs) if last is not None else None

@@ -429,7 +429,7 @@ def test_entry_points_with_hostile_names_run(project: Project, run: Run, report:
         (": > out", lambda out: out.is_file() and out.stat().st_size == 0),
         ("mkdir out; touch out/a", lambda out: os.listdir(out) == ["a"]),
         ("mkdir out", lambda out: os.listdir(out) == []),
-        ("ln -s in.txt out", lambda out: os.readlink(out) == "in.txt"),
+        ("ln -s nowhere out", lambda out: os.readlink(out) == "nowhere"),
         ("echo x > out; chmod 555 out", lambda out: os.access(out, os.X_OK)),
         (
             "mkdir -p out/d; echo x > out/d/f; chmod 400 out/d/f; chmod 500 out out/d",
@@ -462,6 +462,100 @@ def test_outputs_of_any_shape_replace_each_other(
     assert run(directory).code == 0
     assert states(report) == {"main": "up-to-date"}
     assert sorted(os.listdir(directory)) == ["MLproject", "in.txt", "out"]
+
+
+def test_output_that_leads_to_what_is_no_output_is_not_kept_and_its_target_counts(
+    project: Project, run: Run, report: Path
+) -> None:
+    directory = project(
+        "entry_points:\n"
+        "  first: {inputs: [in.txt], outputs: [link/], command: 'mkdir -p cache link;"
+        " cat in.txt > cache/f; ln -s ../cache/f link/f'}\n"
+        "  main: {depends_on: [first], inputs: [MLproject], outputs: [out],"
+        " command: cat link/f > out}\n",
+        in__txt="1\n",
+    )
+    for text in ("1\n", "2\n", "1\n"):
+        (directory / "in.txt").write_text(text)
+        outcome = run(directory)
+        assert outcome.code == 0
+        assert (directory / "link/f").read_text() == (directory / "out").read_text() == text
+        assert states(report)["first"] == "ok"
+        assert "`link/f` is a link to what is no output of the step" in outcome.err
+        assert "was replaced" not in outcome.err
+    assert states(report)["main"] == "cached"
+
+
+@pytest.mark.parametrize("inputs", ["[in.txt]", "[d/link]"])
+def test_input_that_was_edited_and_put_back_with_its_time_is_noticed(
+    inputs: str, project: Project, run: Run, report: Path
+) -> None:
+    directory = project(
+        f"entry_points:\n  main: {{inputs: {inputs}, outputs: [out], command: 'cp -p in.txt saved;"
+        " if [ -e edit ]; then echo b > in.txt; fi; cat in.txt > out; cp -p saved in.txt'}\n",
+        in__txt="a\n",
+        edit="",
+    )
+    (directory / "d").mkdir()
+    (directory / "d/link").symlink_to("../in.txt")
+    outcome = run(directory)
+    assert (outcome.code, (directory / "out").read_text()) == (0, "b\n")
+    assert "the result is not cached: `" in outcome.err
+    assert "changed while the command ran" in outcome.err
+    (directory / "edit").unlink()
+    assert run(directory).code == 0
+    assert (states(report), (directory / "out").read_text()) == ({"main": "ok"}, "a\n")
+
+
+def test_path_that_was_edited_and_put_back_with_its_time_is_noticed(
+    project: Project, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "value").mkdir()
+    (tmp_path / "value/f").write_text("a\n")
+    directory = project(
+        "entry_points:\n  main: {parameters: {p: path}, inputs: [MLproject], outputs: [out],"
+        " command: 'cp -p {p}/f saved; echo b > {p}/f; cat {p}/f > out; cp -p saved {p}/f'}\n"
+    )
+    outcome = run(directory, "-P", f"p={tmp_path}/value")
+    assert outcome.code == 0
+    assert f"`{tmp_path}/value/f` changed while the command ran" in outcome.err
+
+
+def test_output_that_is_another_name_of_an_input_is_kept(
+    project: Project, run: Run, report: Path
+) -> None:
+    directory = project(one("ln in.txt out", outputs="[out]"), in__txt="a\n")
+    assert run(directory).code == 0
+    (directory / "out").unlink()
+    assert run(directory).code == 0
+    assert (states(report), (directory / "out").read_text()) == ({"main": "cached"}, "a\n")
+
+
+@pytest.mark.parametrize("path", ["mlruns/f", "d/__pycache__/f", "ignored", "d/empty/"])
+@pytest.mark.parametrize("place", ["inside", "outside", "link"])
+def test_all_that_a_path_holds_counts(
+    path: str, place: str, project: Project, run: Run, report: Path, tmp_path: Path
+) -> None:
+    directory = project(
+        "entry_points:\n  main: {parameters: {p: path}, inputs: [MLproject], outputs: [out],"
+        " command: 'find {p}/ > out'}\n"
+    )
+    (directory / ".gitignore").write_text("ignored\nmlruns\n")
+    value = (directory if place == "inside" else tmp_path) / "value"
+    value.mkdir()
+    (value / "a").touch()
+    if place == "link":
+        (directory / "link").symlink_to(value)
+        value = directory / "link"
+    given = ("-P", f"p={value}")
+    assert run(directory, *given).code == 0
+    new = value / path
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.mkdir() if path.endswith("/") else new.touch()
+    assert run(directory, *given).code == 0
+    assert states(report) == {"main": "ok"}
+    assert run(directory, *given).code == 0
+    assert states(report) == {"main": "up-to-date"}
 
 
 def test_output_that_leads_out_of_the_project_is_not_kept(

@@ -556,12 +556,101 @@ def test_a_tree_may_be_deep(root: Path) -> None:
 # Links.
 
 
-def test_by_default_a_link_is_its_target_text(root: Path, tmp_path: Path) -> None:
-    write(tmp_path, outside="1")
-    (root / "link").symlink_to("../outside")
-    before = digest_of(root)
-    write(tmp_path, outside="2")
-    assert digest_of(root) == before
+@pytest.mark.parametrize("pattern", [None, "*", "**/l*"])
+def test_a_link_that_leads_out_counts_by_what_is_there(
+    root: Path, tmp_path: Path, pattern: str | None
+) -> None:
+    write(tmp_path, file="1", tree__a="1")
+    write(root, ignored__a="1")
+    (root / ".gitignore").write_text("ignored\n")
+    for name, target in (("l1", "../file"), ("l2", "../tree"), ("l3", "ignored/a")):
+        (root / name).symlink_to(target)
+    digests = set()
+    for _ in range(2):
+        for path in (tmp_path / "file", tmp_path / "tree" / "a", root / "ignored" / "a"):
+            digests.add(fresh(root).inputs((pattern,) if pattern else None, ()).digest)
+            path.write_text(path.read_text() + "1")
+    assert len(digests) == 6
+
+
+def test_a_link_within_what_is_selected_counts_as_a_link(root: Path) -> None:
+    write(root, d__a="1", b="2")
+    (root / "to file").symlink_to("d/a")
+    (root / "to directory").symlink_to("d")
+    (root / "to all").symlink_to(".")
+    for patterns in (None, (".",)):
+        taken = fresh(root).inputs(patterns, ())
+        assert paths_of(taken) == ["b", "d/a", "to all", "to directory", "to file"]
+
+
+def test_what_a_link_leads_to_counts_whatever_lies_in_outputs(root: Path, tmp_path: Path) -> None:
+    write(tmp_path, tree__a="1")
+    write(root, a_d__x="1")
+    (root / "a_d" / "link").symlink_to(tmp_path / "tree")
+    (root / "z_d").symlink_to(tmp_path / "tree")
+    assert paths_of(fresh(root).inputs(("*_d",), ("a_d/",))) == ["z_d", "z_d/a"]
+    assert paths_of(fresh(root).inputs(("**/a",), ("a_d/",))) == ["z_d", "z_d/a"]
+
+
+def test_a_link_into_outputs_counts_as_a_link(root: Path) -> None:
+    write(root, out__a="1", near__b="2")
+    (root / ".gitignore").write_text("near\n")
+    (root / "file").symlink_to("out/a")
+    (root / "all").symlink_to("out")
+    (root / "near it").symlink_to("near")
+    (root / "near" / "up").symlink_to("../out")
+    for patterns in (None, ("file", "all", "near it")):
+        taken = fresh(root).inputs(patterns, ("out/",))
+        assert {"out/a", "file/", "all/a", "near it/up/a"}.isdisjoint(paths_of(taken))
+        assert {"file", "all", "near it", "near it/b", "near it/up"} <= set(paths_of(taken))
+
+
+def test_links_to_leftovers_and_environments_are_no_default_inputs(root: Path) -> None:
+    write(root, mlruns__a="1", venv__pyvenv__cfg="")
+    (root / "venv" / "pyvenv.cfg").touch()
+    (root / "latest").symlink_to("mlruns")
+    (root / "python").symlink_to("venv")
+    assert paths_of(fresh(root).inputs(None, ())) == ["latest", "python"]
+    assert "latest/a" in paths_of(fresh(root).inputs(("latest",), ()))
+
+
+def test_a_link_to_the_whole_disk_is_a_problem(root: Path) -> None:
+    (root / "all").symlink_to("/")
+    for patterns in (None, ("*",), ("**/passwd",)):
+        (problem,) = fresh(root).inputs(patterns, ()).problems
+        assert "`all`" in problem
+        assert "the whole disk" in problem
+
+
+def test_a_link_to_more_than_can_be_meant_is_a_problem_by_default(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 11 << 30)
+    (root / "link").symlink_to(tmp_path / "huge")
+    taken = fresh(root).inputs(None, ())
+    assert taken.problems == ("`link` is a link to more than 100000 files or 10 GiB",)
+    assert paths_of(taken) == ["link"]
+
+
+def test_a_link_to_what_is_above_the_project_leaves_the_project_out(root: Path) -> None:
+    write(root, a="1", out__b="2")
+    write(root.parent, beside="1")
+    (root / "up").symlink_to("..")
+    for patterns in (None, ("*",)):
+        taken = fresh(root).inputs(patterns, ("out",))
+        assert paths_of(taken) == ["a", "up", "up/beside"]
+
+
+def test_an_empty_directory_counts_where_it_is_named(root: Path) -> None:
+    write(root, d__a="1", d__out__x="1")
+    (root / "d" / "empty").mkdir()
+    for patterns in (("d",), ("d/",), ("**",)):
+        taken = fresh(root).inputs(patterns, ("d/out/x",))
+        assert paths_of(taken) == ["d/a", "d/empty"]
+    (root / "d" / "out" / "x").unlink()  # what is left of an output's place is nothing
+    assert fresh(root).inputs(("d",), ("d/out/x",)).digest == taken.digest
+    assert paths_of(fresh(root).inputs(None, ("d/out/x",))) == ["d/a"]
 
 
 def test_what_a_link_of_a_pattern_leads_to_counts(root: Path, tmp_path: Path) -> None:
@@ -570,15 +659,13 @@ def test_what_a_link_of_a_pattern_leads_to_counts(root: Path, tmp_path: Path) ->
     (root / "data").symlink_to(tmp_path / "tree")
     (tmp_path / "tree" / "inner").symlink_to("d")
     taken = fresh(root).inputs(("*",), ())
-    assert paths_of(taken) == [
-        "data", "data/a", "data/d/b", "data/inner", "data/inner/b", "file", "file/",
-    ]  # fmt: skip
+    assert paths_of(taken) == ["data", "data/a", "data/d/b", "data/inner", "file", "file/"]
     before = digest_of(root, "*")
     write(tmp_path, outside="3")
     edited = digest_of(root, "*")
     write(tmp_path, tree__d__b="4")
     assert len({before, edited, digest_of(root, "*")}) == 3
-    assert fresh(root).changed(taken) == ("data/d/b", "data/inner/b", "file")
+    assert fresh(root).changed(taken) == ("data/d/b", "file")
 
 
 def test_links_in_a_circle_end(root: Path) -> None:
@@ -662,11 +749,32 @@ def test_a_link_that_leaves_through_another_link_is_a_problem(root: Path) -> Non
     )
 
 
-def test_a_link_within_the_project_is_no_problem(root: Path) -> None:
+def test_a_link_within_the_outputs_is_no_problem(root: Path) -> None:
     write(root, out__a="1", data="2")
     (root / "out" / "link").symlink_to("../data")
+    (root / "out" / "a link").symlink_to("a")
     (root / "out" / "dots").symlink_to("..a")
-    assert not fresh(root).outputs(("out/",)).problems
+    (root / "out" / "nowhere").symlink_to("../nowhere")
+    assert not fresh(root).outputs(("out/", "data")).problems
+    assert paths_of(fresh(root).outputs(("out/", "data"))) == [
+        "data", "out", "out/a", "out/a link", "out/dots", "out/link", "out/nowhere",
+    ]  # fmt: skip
+
+
+def test_a_link_to_what_is_no_output_is_a_problem_and_its_target_counts(root: Path) -> None:
+    write(root, out__a="1", data="2", more__b="3")
+    (root / "out" / "file").symlink_to("../data")
+    (root / "out" / "tree").symlink_to("../more")
+    taken = fresh(root).outputs(("out/",))
+    assert taken.problems == (
+        "`out/file` is a link to what is no output of the step",
+        "`out/tree` is a link to what is no output of the step",
+    )
+    digests = {taken.digest}
+    for path in ("data", "more/b"):
+        (root / path).write_text("4")
+        digests.add(fresh(root).outputs(("out/",)).digest)
+    assert len(digests) == 3
 
 
 def test_an_output_behind_a_link_that_leaves_the_project_is_a_problem(

@@ -103,8 +103,23 @@ def test_a_directory_that_is_a_link_is_entered_where_a_part_names_it(tmp_path: P
     (root / "data").symlink_to("../elsewhere")
     assert paths_of(root, "data/*.csv") == ["data/a.csv"]
     assert paths_of(root, "d*/a.csv") == ["data/a.csv"]
-    assert not exists(str(root), "**/a.csv")
     assert exists(str(root), "data/")
+
+
+def test_any_depth_enters_links_that_lead_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    write(tmp_path, "elsewhere/a.csv", "elsewhere/d/b.csv", "elsewhere/c.txt", "project/d/a.csv")
+    (root / "data").symlink_to("../elsewhere")
+    (root / "again").symlink_to("../elsewhere")
+    (root / "inside").symlink_to("d")
+    (root / "up").symlink_to(".")
+    (tmp_path / "elsewhere" / "back").symlink_to("../project")
+    assert exists(str(root), "**/b.csv")
+    assert not exists(str(root), "**/absent.csv")
+    # The links count as well: where they lead to decides what lies beneath them.
+    assert paths_of(root, "**/*.csv") == [
+        "again", "again/a.csv", "again/back", "again/d/b.csv", "d/a.csv", "data", "inside", "up",
+    ]  # fmt: skip
 
 
 def test_a_pattern_is_looked_for_at_any_depth(tmp_path: Path) -> None:

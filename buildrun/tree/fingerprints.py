@@ -14,7 +14,7 @@ import xxhash
 from buildrun import digest
 from buildrun.digest import Algorithm
 from buildrun.errors import ProjectError
-from buildrun.tree import content, listing, select, signature
+from buildrun.tree import content, follow, listing, select, signature
 from buildrun.tree.index import Index
 from buildrun.tree.listing import Entry
 from buildrun.tree.shown import shown
@@ -96,29 +96,46 @@ class Fingerprints:
         return other
 
     def content(self, path: str) -> str:
-        """Return the digest of what a file or a directory holds, links followed.
+        """Return the digest of what a file or a directory holds; see `held`."""
+        return self.held(path)[0]
 
-        path: absolute. Raises OSError where something cannot be read or is a device, a socket or
-        a pipe.
+    def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, Taken]:
+        """Return the digest of what a file or a directory holds, and how that was found.
+
+        path: absolute. without: as for `inputs`. Of a file the right to execute it counts too.
+        Raises OSError where something cannot be read or is a device, a socket or a pipe.
         """
-        name = os.path.abspath(path)
+        name = full = os.path.realpath(path)
         mode = os.stat(name).st_mode
-        if stat.S_ISREG(mode):
-            with self._lock:
-                return self._file(os.fsencode(name))
-        if not stat.S_ISDIR(mode):
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise OSError(errno.EINVAL, "neither a file nor a directory", path)
-        taken = self._take((("tree", name),), ())
+        home = os.path.realpath(os.fsdecode(self._root))
+        if name.startswith(home.rstrip("/") + "/"):
+            name = os.path.relpath(name, home)
+        taken = self._take((("file" if stat.S_ISREG(mode) else "directory", name),), without)
         if taken.problems:
+            os.close(os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
             raise OSError(errno.EIO, taken.problems[0], path)
-        return digest.key("directory", taken.digest, self._algorithm)
+        if not stat.S_ISREG(mode):
+            return digest.key("directory", taken.digest, self._algorithm), taken
+        entry = taken.entries()[0]
+        executable = entry.kind == listing.EXECUTABLE
+        held = entry.content
+        return digest.key("executable", held, self._algorithm) if executable else held, taken
 
-    def changed(self, taken: Taken) -> tuple[str, ...]:
+    def changed(self, taken: Taken, made: Taken | None = None) -> tuple[str, ...]:
         """Return the paths of what was edited, added or removed since, by a look at the disk.
 
         A file that was written anew counts as edited even with the same content: what it held in
-        between is not known.
+        between is not known. made: the outputs of a command that ran meanwhile; with them a file
+        counts as edited where anything of it has changed, such as its rights, since an edit with
+        its time put back looks like that. Becoming another name of an output does not count.
         """
+        links = (
+            {signature.place(seen) for seen in made.selection.signatures}
+            if made is not None
+            else set()
+        )
         with self._lock:
             now = taken.again()
             before = dict(zip(taken.selection.paths, taken.selection.signatures, strict=True))
@@ -132,8 +149,14 @@ class Fingerprints:
             if suspects:
                 entries = {entry.path: entry for entry in taken.entries()}
                 for path in suspects:
-                    entry = entries.get(os.fsdecode(path))
-                    if entry is None or self._is_edited(path, before[path], after[path], entry):
+                    entry = entries.get(os.fsdecode(path[taken.skip :]))
+                    touched = made is not None and before[path] != after[path]
+                    touched = touched and signature.place(after[path]) not in links
+                    if (
+                        touched
+                        or entry is None
+                        or self._is_edited(path, before[path], after[path], entry)
+                    ):
                         names.add(path)
             names |= {path for path, _ in set(now.problems) - set(taken.selection.problems)}
         return tuple([os.fsdecode(name) for name in sorted({path.rstrip(b"/") for path in names})])
@@ -168,9 +191,8 @@ class Fingerprints:
         with self._lock:
             key = (wanted, without)
             if key not in self._taken:
-                skip = (
-                    len(os.fsencode(wanted[0][1])) + 1 if wanted and wanted[0][0] == "tree" else 0
-                )
+                whole = wanted and wanted[0][0] in ("file", "directory")
+                skip = len(os.fsencode(wanted[0][1])) + 1 if whole else 0
                 self._taken[key] = self._look(
                     lambda anew: self._selection(wanted, without, anew=anew), skip
                 )
@@ -188,7 +210,7 @@ class Fingerprints:
             known = None if selection.problems else self._known.listing(stream)
             if known is not None:
                 make = partial(self._later, selection, skip)
-                return Taken(known, selection, make, (), frozenset(), select_anew)
+                return Taken(known, selection, make, (), frozenset(), select_anew, skip)
             contents, failures = self._read(selection)
             if not any(failure.passing for failure in failures):
                 break
@@ -198,7 +220,7 @@ class Fingerprints:
         young = frozenset([path for path in selection.paths if path in self._young])
         if not problems and not young:
             self._known.learn(stream, made)
-        return Taken(made, selection, entries, tuple(problems), young, select_anew)
+        return Taken(made, selection, entries, tuple(problems), young, select_anew, skip)
 
     def _selection(
         self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
@@ -208,13 +230,18 @@ class Fingerprints:
             if anew or each not in self._walks:
                 self._walks[each] = self._walk(*each)
             found.append(self._walks[each])
-        return select.without(select.union(found), without)
+        chosen = select.without(select.union(found), without)
+        kinds = {kind for kind, _ in wanted}
+        named, outputs = kinds.isdisjoint(("project", "output")), "output" in kinds
+        return follow.links(self._root, chosen, without, named=named, outputs=outputs)
 
     def _walk(self, kind: str, text: str) -> Selection:
         if kind == "project":
             return select.project(self._root, self._tracked)
-        if kind == "tree":
-            return select.tree(os.fsencode(text))
+        if kind == "file":
+            return select.file(self._root, os.fsencode(text))
+        if kind == "directory":
+            return select.directory(self._root, os.fsencode(text))
         return (select.pattern if kind == "pattern" else select.outputs)(self._root, text)
 
     def _later(self, selection: Selection, skip: int) -> tuple[Entry, ...]:
@@ -288,19 +315,6 @@ class Fingerprints:
             self._young[path] = seen
         return os.fsdecode(target)
 
-    def _file(self, name: bytes) -> str:
-        """Return the digest of a file outside of any selection; a link's is that of its target."""
-        path = name + b"/"
-        for _ in range(_ATTEMPTS):
-            seen = signature.of(os.stat(name))
-            row = self._row(path, seen)
-            try:
-                made = self._hash(path, seen) if row is None else row[signature.SIZE :]
-            except content.Changed:
-                continue
-            return f"{self._algorithm}:{made.hex()}"
-        raise OSError(errno.EBUSY, "it changes while it is read", os.fsdecode(name))
-
     def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:
         old, new = signature.unpack(before), signature.unpack(after)
         if signature.is_directory(after):
@@ -345,7 +359,8 @@ def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> 
 def _failure(path: bytes, error: OSError) -> _Failure:
     if isinstance(error, (FileNotFoundError, content.Changed)):
         return _Failure(f"`{shown(path)}` changes or vanishes while it is read", passing=True)
-    return _Failure(f"`{shown(path)}` cannot be read: {error.strerror}", passing=False)
+    name = shown(path.rstrip(b"/"))
+    return _Failure(f"`{name}` cannot be read: {error.strerror}", passing=False)
 
 
 def _stream(selection: Selection) -> str:

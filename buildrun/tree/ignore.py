@@ -255,6 +255,11 @@ class Filter:
         self._outer = above
 
     @property
+    def entered(self) -> frozenset[bytes]:
+        """Return the directories of the project, with a slash at their end."""
+        return frozenset(self._git)
+
+    @property
     def digest(self) -> str:
         """Return a digest of all rules of git that were read."""
         return str(self._seen.hexdigest())

@@ -6,7 +6,8 @@ backslash takes the next character as it is. What a pattern names means everythi
 it is a directory; with a slash at its end it names directories only.
 
 A name that no part of the pattern spells out is passed over where it is a leftover, see `names`.
-Directories that are links are entered where a part names them; ``**`` does not enter them.
+Directories that are links are entered where a part names them; ``**`` enters those that lead out
+of what it searches, each once.
 """
 
 import errno
@@ -23,6 +24,18 @@ _ANY_DEPTH = "**"
 
 Match = tuple[bytes, os.stat_result]
 Trouble = Callable[[bytes, OSError], None]
+
+
+class Door(NamedTuple):
+    """A directory that is a link, met by ``**``.
+
+    path: of the link. searched: the real path of what is searched anyway. parts: what is looked
+    for behind the link.
+    """
+
+    path: bytes
+    searched: bytes
+    parts: tuple[str, ...]
 
 
 def matches(pattern: str, path: str) -> bool:
@@ -82,25 +95,64 @@ def split(pattern: str) -> tuple[str, ...] | None:
     )
 
 
-def found(root: bytes, pattern: str, trouble: Trouble = ignore) -> Iterator[Match]:
+def found(
+    root: bytes, pattern: str, trouble: Trouble = ignore, doors: list[Door] | None = None
+) -> Iterator[Match]:
     """Yield what a pattern names: paths relative to the root, each with its lstat.
 
-    trouble: is told the path of what cannot be looked at, and why.
+    trouble: is told the path of what cannot be looked at, and why. doors: takes the links that
+    ``**`` has met, for `behind`; without it, what is behind them is told as well.
     What is beneath a directory that is named is not told.
     """
     parts = split(pattern)
     if parts is None:
         return
-    for path, status in _found(_Place(root, trouble), b"", parts):
+    met: list[Door] = [] if doors is None else doors
+    for path, status in _found(_Place(root, trouble, met), b"", parts):
         if not pattern.endswith("/") or _is_directory(os.path.join(root, path), status):
             yield path, status
+    if doors is None:
+        yield from behind(root, met, trouble, directories=pattern.endswith("/"))
+
+
+def behind(
+    root: bytes, doors: list[Door], trouble: Trouble = ignore, *, directories: bool = False
+) -> Iterator[Match]:
+    """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them.
+
+    directories: only those are meant.
+    """
+    searched = {(door.searched, door.parts) for door in doors}
+    for door in doors:
+        real = os.path.realpath(os.path.join(root, door.path))
+        if any((place, door.parts) in searched for place in _and_above(real)):
+            continue
+        searched.add((real, door.parts))
+        if real == b"/":
+            trouble(door.path, OSError(errno.EFBIG, "it leads to the whole disk"))
+            continue
+        for path, status in _found(_Place(root, trouble, doors), door.path + b"/", door.parts):
+            if not directories or _is_directory(os.path.join(root, path), status):
+                yield path, status
+
+
+def _and_above(path: bytes) -> Iterator[bytes]:
+    yield path
+    while (path := os.path.dirname(path)) != b"/":
+        yield path
+
+
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Return whether a path is a directory or lies in it; both are absolute."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 class _Place(NamedTuple):
-    """Where is looked, and who is told what cannot be."""
+    """Where is looked, who is told what cannot be, and who takes the links that ``**`` meets."""
 
     root: bytes
     trouble: Trouble
+    doors: list[Door]
 
     def status(self, path: bytes) -> Iterator[Match]:
         """Yield a path with its lstat, if it is there."""
@@ -109,19 +161,15 @@ class _Place(NamedTuple):
         except OSError as error:
             self._tell(path, error)
 
-    def names(self, below: bytes, *, directories: bool = False) -> list[bytes]:
-        """Return the names in a directory, or those of its directories, without leftovers."""
+    def entries(self, below: bytes) -> list[os.DirEntry[bytes]]:
+        """Return what is in a directory, in the order of its names, without leftovers."""
         try:
             with os.scandir(os.path.join(self.root, below)) as listing:
-                return sorted(
-                    entry.name
-                    for entry in listing
-                    if not names.leftover(entry.name)
-                    and (not directories or entry.is_dir(follow_symlinks=False))
-                )
+                held = [entry for entry in listing if not names.leftover(entry.name)]
         except OSError as error:
             self._tell(below, error)
             return []
+        return sorted(held, key=lambda entry: entry.name)
 
     def _tell(self, path: bytes, error: OSError) -> None:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
@@ -144,11 +192,11 @@ def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Matc
         path += b"/"
     part, rest = parts[literal], parts[literal + 1 :]
     if part == _ANY_DEPTH:
-        for directory in _directories(place, path):
+        for directory in _directories(place, path, parts[literal:]):
             yield from _found(place, directory, rest)
         return
     matching = _part(part).fullmatch
-    for name in place.names(path):
+    for name in [entry.name for entry in place.entries(path)]:
         if not matching(os.fsdecode(name)):
             continue
         if rest:
@@ -157,14 +205,28 @@ def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Matc
             yield from place.status(path + name)
 
 
-def _directories(place: _Place, below: bytes) -> Iterator[bytes]:
-    """Yield a directory and all those beneath it."""
+def _directories(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield a directory and all those beneath it; parts: what is looked for in each."""
+    searched = os.path.realpath(os.path.join(place.root, below))
     waiting = [below]
     while waiting:
         directory = waiting.pop()
         yield directory
-        inner = place.names(directory, directories=True)
-        waiting.extend([directory + name + b"/" for name in reversed(inner)])
+        inner = place.entries(directory)
+        waiting.extend(
+            [
+                directory + entry.name + b"/"
+                for entry in reversed(inner)
+                if entry.is_dir(follow_symlinks=False)
+            ]
+        )
+        place.doors.extend(
+            [
+                Door(directory + entry.name, searched, parts)
+                for entry in inner
+                if entry.is_symlink() and entry.is_dir()
+            ]
+        )
 
 
 def _is_directory(path: bytes, status: os.stat_result) -> bool:

@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from buildrun.memo import YOUNG_NS
@@ -93,6 +94,17 @@ def is_executable(packed: bytes) -> bool:
 def size(packed: bytes) -> int:
     """Return the size in bytes."""
     return int(_SIZE(packed, 16)[0])
+
+
+def place(packed: bytes) -> bytes:
+    """Return what is the same for all names of one file."""
+    return packed[24:40]
+
+
+def are_links(signatures: Sequence[bytes]) -> bool:
+    """Return whether any of them is a symbolic link."""
+    at = _KIND
+    return 0xA0 in {packed[at] & 0xF0 for packed in signatures}
 
 
 def is_young(packed: bytes, began_ns: int) -> bool:
