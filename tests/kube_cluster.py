@@ -324,6 +324,9 @@ class Cluster:
     def check(self, resource: Resource, body: Any, mode: str) -> tuple[str, ...]:
         """Return what is to be warned of in the fields of an object; raises Refused."""
         found = checked(resource, body, mode)
+        why, _ = self._refused.get("pods", ("", False))
+        if resource.plural == "jobs" and why.startswith("violates PodSecurity"):
+            found = (*found, f"would violate{why.removeprefix('violates')}")
         self.warnings.extend(found)
         return found
 

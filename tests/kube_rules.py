@@ -392,7 +392,9 @@ def replaced(resource: Resource, before: Object, after: Object) -> None:
 
 
 def _without_metadata(pod: Object) -> Object:
-    return dict(pod.get("spec") or {})
+    spec = dict(pod.get("spec") or {})
+    spec.pop("activeDeadlineSeconds", None)
+    return spec
 
 
 def _job_changes(before: Mapping[str, Any], after: Object) -> Iterator[Cause]:

@@ -586,6 +586,24 @@ def test_path_outside_the_project_travels_to_the_pod(
     assert (outcome.code, outcome.out) == (0, "content\n"), outcome.err
 
 
+def test_input_that_git_ignores_travels_without_outputs(
+    project: Project, run: Run, objects: Store
+) -> None:
+    text = mlproject("cat data/* raw.txt", inputs=["data/", "raw.txt"])
+    directory = project(text, raw__txt="in the image\n", __gitignore="*.csv\n")
+    (directory / "data").mkdir()
+    (directory / "data" / "kept.txt").write_text("kept\n")
+    there = run("-q", directory)
+    assert (there.code, there.out) == (0, "kept\nin the image\n"), there.err
+    (directory / "data" / "big.csv").write_text("ignored\n")
+    words = ("-q", directory, "--remote-cache", objects.url)
+    outcome = run(*words, environ=objects.environ)
+    assert (outcome.code, outcome.out) == (0, "ignored\nkept\nin the image\n"), outcome.err
+    refused = run("-q", directory)
+    assert refused.code == 1
+    assert "the step `main` reads `data`" in refused.err
+
+
 def test_path_in_the_project_takes_no_remote_cache(project: Project, run: Run) -> None:
     directory = project(STEPS, raw__txt="in the image\n")
     outcome = run("-q", directory, "-e", "show", "-P", f"file={directory / 'raw.txt'}")

@@ -227,6 +227,16 @@ def test_what_is_wrong_with_a_file_is_told(
     assert caught.value.place == str(write(config))
 
 
+def test_hint_for_several_files_is_one_that_kubectl_understands(
+    config: Object, write: Write, tmp_path: Path
+) -> None:
+    config["current-context"] = "gone"
+    both = f"{write(config)}{os.pathsep}{tmp_path / 'second'}"
+    with pytest.raises(ExecutionError) as caught:
+        connect(None, {"KUBECONFIG": both})
+    assert f"`KUBECONFIG={both} kubectl get jobs` must work" in (caught.value.hint or "")
+
+
 def key_and_certificate() -> tuple[bytes, bytes]:
     """Return a key and a certificate that it has signed, as PEM."""
     from cryptography import x509

@@ -229,11 +229,15 @@ def right(request: Request) -> Right:
     ], name
 
 
+def uid(made: Mapping[str, Any]) -> str:
+    return str(made["metadata"]["uid"])
+
+
 def test_role_of_the_page_suffices_and_is_the_least(stage: Staged, objects: Store) -> None:
     def play(pod: Pod) -> None:
         pod.running()
         pod.log(b"hello\n")
-        pod.ended(0)
+        pod.ended(0, container=pod.containers[0])
 
     entries = "  main: {command: 'true', pass_env: [A_TOKEN]}\n"
     there = stage(play, entries + "  made: {command: 'true', outputs: [made]}\n")
@@ -249,6 +253,16 @@ def test_role_of_the_page_suffices_and_is_the_least(stage: Staged, objects: Stor
     assert "attached to the Job" in kept.err
     (job,) = cluster.all("jobs")
     assert job["spec"]["backoffLimit"] == 0
+
+    # What runs beside the command of a Job that is kept ends.
+    template = there.root.parent / "template.yaml"
+    containers = [{"name": "main"}, {"name": "side", "image": "alpine"}]
+    spec = {"template": {"spec": {"containers": containers}}}
+    template.write_text(json.dumps({"apiVersion": "batch/v1", "kind": "Job", "spec": spec}))
+    config = {"keep-jobs": "always", "kube-job-template-path": str(template)}
+    assert there.run(config=config, environ=secret).code == 0
+    (made,) = (each for each in cluster.all("jobs") if each["metadata"]["uid"] != uid(job))
+    there.place.delete("jobs", made["metadata"]["name"])
 
     # Nothing is delivered here, which is a failure of the step; its Job and Secret go.
     lost = there.run(

@@ -137,6 +137,21 @@ def test_init_container_that_fails_is_named(stage: Staged) -> None:
     assert f"error: [main] {fact}" in outcome.err
 
 
+def test_last_lines_of_an_init_container_that_fails_are_shown(stage: Staged) -> None:
+    def play(pod: Pod) -> None:
+        pod.running(container="fetch")
+        pod.log(b"".join(b"line %d\n" % number for number in range(30)), container="fetch")
+        pod.ended(3, container="fetch")
+
+    staged = stage(play)
+    init = [{"name": "fetch", "image": "alpine", "command": ["false"]}]
+    outcome = staged.run(config=has(staged, pod={"initContainers": init}))
+    assert outcome.code == 1
+    assert "".join(f"line {number}\n" for number in range(10, 30)) in outcome.out + outcome.err
+    assert "line 9\n" not in outcome.out + outcome.err
+    assert "the init container `fetch` ended with exit code 3\n" in outcome.err
+
+
 @pytest.mark.parametrize("program", ["nosuch", "sh"])
 def test_command_that_the_runtime_cannot_start_is_told(stage: Staged, program: str) -> None:
     words = f'exec: "{program}": executable file not found in $PATH: unknown'
@@ -223,6 +238,48 @@ def test_job_that_others_delete_is_told(stage: Staged) -> None:
     name = job["metadata"]["name"]
     assert f"error: [main] the Job `{name}` was deleted before its end was known" in outcome.err
     assert going.is_set()
+
+
+@pytest.mark.parametrize("code", [143, 1])
+def test_pod_that_others_delete_is_told(stage: Staged, code: int) -> None:
+    told = threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"begun\n")
+        assert pod.wait_deleted(60)
+        if code == 143:  # else it is gone before anybody sees its end
+            pod.ended(code)
+            told.wait(60)
+
+    staged = stage(play)
+    live = staged.start()
+    live.said("begun")
+    (pod,) = staged.cluster.all("pods")
+    staged.place.delete("pods", pod["metadata"]["name"])
+    outcome = live.wait()
+    told.set()
+    assert outcome.code == code, outcome.err
+    assert "error: [main] the pod was deleted before its command had ended" in outcome.err
+
+
+def test_kept_job_leaves_no_sidecar_running(stage: Staged) -> None:
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.ended(0, container="staged")
+        if pod.until(lambda: pod.current["spec"].get("activeDeadlineSeconds")):
+            pod.ended(137, container="side")
+            pod.status({"phase": "Failed", "reason": "DeadlineExceeded"})
+
+    staged = stage(play, keeps=True)
+    both = [{"name": "main"}, {"name": "side", "image": "alpine"}]
+    config = has(staged, job={"backoffLimit": 3}, pod={"containers": both})
+    outcome = staged.run(config={**config, "keep-jobs": "always"})
+    assert outcome.code == 0, outcome.err
+    staged.cluster.wait("jobs", lambda job: job["status"].get("failed"))
+    (pod,) = staged.cluster.all("pods")
+    assert pod["status"]["phase"] == "Failed"
+    assert "deletionTimestamp" not in pod["metadata"]
 
 
 def test_sidecar_that_never_ends_does_not_hold_the_run_up(stage: Staged) -> None:
@@ -365,6 +422,40 @@ def test_refusal_of_an_admission_webhook_is_told_in_its_words(stage: Staged, kin
     assert "error: [main] the cluster " in outcome.err
     assert "hint: the Job template or the backend config decides that" in outcome.err
     assert "Role" not in outcome.err
+
+
+SECURITY = (
+    'violates PodSecurity "restricted:latest": runAsNonRoot != true (pod or container "staged" '
+    "must set securityContext.runAsNonRoot=true)"
+)
+
+
+def test_refusal_by_pod_security_is_told_once_with_its_remedy(stage: Staged) -> None:
+    staged = stage(end)
+    staged.cluster.refuse("pods", SECURITY)
+    outcome = staged.run()
+    assert outcome.code == 1
+    assert outcome.err.count("runAsNonRoot != true") == 1
+    assert "error: [main] the cluster cannot run it: FailedCreate: " in outcome.err
+    assert "hint: set what it names under `securityContext` in the Job template" in outcome.err
+
+
+def test_trouble_is_warned_of_once_whatever_its_name(stage: Staged) -> None:
+    going = threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.waiting("ErrImagePull", "401 Unauthorized")
+        assert pod.wait(going)
+        pod.waiting("ImagePullBackOff", PULL)
+        pod.waiting("ErrImagePull", "401 Unauthorized, again")
+        end(pod)
+
+    live = stage(play).start()
+    live.said("warning: [main] ErrImagePull: 401 Unauthorized")
+    going.set()
+    outcome = live.wait()
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("401 Unauthorized") == 1
 
 
 def test_namespace_that_is_missing_is_named(stage: Staged) -> None:

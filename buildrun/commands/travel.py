@@ -12,6 +12,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.container import CODE
 from buildrun.printable import printable
 from buildrun.tree import patterns
+from buildrun.tree.names import leftover
 
 if TYPE_CHECKING:
     from buildrun.kubernetes.goods import Done, Goods, Parcel
@@ -68,7 +69,12 @@ class Travel:
 
     def is_needed(self, step: Step) -> bool:
         """Return whether a step's pod gets or gives files."""
-        return bool(step.outputs or self._upstream(step) or self._foreign(step))
+        return bool(
+            step.outputs
+            or self._upstream(step)
+            or self._foreign(step)
+            or any(not self._is_in_image(path) for path in self._declared(step))
+        )
 
     def command(self, step: Step) -> str:
         """Return the command with the paths that its files have in the pod."""
@@ -171,6 +177,22 @@ class Travel:
             and not any(path == one or path.startswith(f"{one}/") for one in made)
         ]
 
+    def _is_in_image(self, path: str) -> bool:
+        """Return whether the image has a file, or all files of a directory."""
+        if path in self._in_image:
+            return True
+        top = os.fsencode(os.path.join(self._root, path))
+        if os.path.islink(top) or not os.path.isdir(top):
+            return False
+        inside = os.fsencode(self._root)
+        files = [
+            os.fsdecode(os.path.relpath(os.path.join(place, name), inside))
+            for place, _, names in os.walk(top)
+            for name in names
+            if not leftover(name)
+        ]
+        return bool(files) and self._in_image.issuperset(files)
+
     def _foreign(self, step: Step) -> list[str]:
         """Return the values of `path` parameters that are not in the image."""
         return [path for _, path in step.paths if self._inside(path) is None]
@@ -196,4 +218,7 @@ class Travel:
             return "has outputs"
         if self._upstream(step):
             return "needs the outputs of others"
-        return f"takes the path `{printable(self._foreign(step)[0])}` of this machine"
+        if foreign := self._foreign(step):
+            return f"takes the path `{printable(foreign[0])}` of this machine"
+        absent = next(path for path in self._declared(step) if not self._is_in_image(path))
+        return f"reads `{printable(absent)}`, which the image has not or not all of"

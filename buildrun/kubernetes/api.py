@@ -110,6 +110,18 @@ class Api:
             raise
         return True
 
+    def text(self, target: Target, **query: str) -> bytes:
+        """Return what the server sends as it is; raises Refusal, ExecutionError."""
+
+        def read() -> bytes:
+            answer = self._once("GET", target, query, None, _ANSWER)
+            try:
+                return bytes(answer.data)
+            finally:
+                answer.release_conn()
+
+        return self._persist(target, read)
+
     def stream(self, target: Target, query: Mapping[str, str], *, silence: float) -> Stream:
         """Open what the server goes on sending; raises Refusal, ExecutionError.
 

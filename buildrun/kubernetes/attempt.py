@@ -24,7 +24,7 @@ from buildrun.kubernetes.state import (
     restarts_of,
     write_hint,
 )
-from buildrun.kubernetes.trouble import Refusal
+from buildrun.kubernetes.trouble import Refusal, decides
 from buildrun.printable import printable
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ _LOOK = 5.0
 _REST = 60.0
 
 _TRIES = 10
+
+# Lines that are shown of an init container that has failed.
+_TAIL = "20"
 
 _REACH = (
     "pods must reach the remote cache, and trust its certificate; `object-store-endpoint` in the "
@@ -69,6 +72,7 @@ def carry_out(
     with hands.on_end(attempt.interrupt):
         attempt.submit()
         if detach:
+            attempt.tell_warnings(coming=False)
             return Result(0, detached=True)
         return attempt.to_its_end(harvest)
 
@@ -90,6 +94,7 @@ class _Attempt:
         self._since = time.monotonic()
         self._look_at = 0.0
         self._said: set[str] = set()
+        self._foretold: list[str] = []
 
     def interrupt(self, number: int) -> None:
         """Take note of a signal by which the user asks to end."""
@@ -106,7 +111,8 @@ class _Attempt:
         for _ in range(_TRIES):
             made = self._create()
             for text in cluster.api.warnings():
-                self._warn_once(f"the cluster warns: {text}", "")
+                if cluster.is_news(text):
+                    self._foretold.append(text)
             if made is not None:
                 cluster.watcher.learn(made)
                 cluster.record(wish.identity.step, wish.name)
@@ -213,6 +219,7 @@ class _Attempt:
                     looked, view = True, self._cluster.look_at_pods(view)
                     state = judge(view, self._container)
                 self._read_earlier(view)
+                self.tell_warnings(coming=view.pod is None)
                 if isinstance(state, Ended):
                     return self._end(state, harvest)
                 if isinstance(state, Gone):
@@ -227,6 +234,16 @@ class _Attempt:
         finally:
             if self._follower is not None:
                 self._follower.leave()
+
+    def tell_warnings(self, *, coming: bool) -> None:
+        """Say what the cluster has warned of, all or what is no matter of the pod that is coming.
+
+        Of that one, a refusal would say the same again.
+        """
+        told = [text for text in self._foretold if not coming or "PodSecurity" not in text]
+        self._foretold = [text for text in self._foretold if text not in told]
+        for text in told:
+            self._warn_once(f"the cluster warns: {text}", "")
 
     def _look(self, revision: int, seconds: float | None) -> View:
         """Return the Job as it is now; it goes where it may not be followed."""
@@ -252,9 +269,10 @@ class _Attempt:
             self._refuse(state)
         limit = {"pull": config.pull, "schedule": config.schedule}.get(state.trouble)
         if limit is not None:
-            self._warn_once(f"{state.reason}: {state.words}", state.hint)
             if waited >= limit:
                 self._refuse(state)
+            # ErrImagePull and ImagePullBackOff take turns, and have the same to say.
+            self._warn_once(f"{state.reason}: {state.words}", state.hint, state.trouble)
         if state.events and now >= self._look_at and waited >= _FIRST_LOOK[state.events]:
             self._look_at = now + _LOOK
             self._look_at_events(state.events, view, waited)
@@ -274,9 +292,9 @@ class _Attempt:
         quota = "exceeded quota" in event.words
         hint = (
             "ask for less in `resources`, or wait until others have ended; "
-            f"kubectl -n {self._cluster.namespace} describe quota"
+            f"{self._cluster.kubectl} describe quota"
             if quota
-            else "the Job template or the backend config decides that"
+            else decides(event.words)
         )
         state = Waiting(event.reason, event.words, "schedule", hint)
         if event.reason == "FailedCreate" and not quota:
@@ -296,6 +314,8 @@ class _Attempt:
 
     def _end(self, state: Ended, harvest: Callable[[bool], None]) -> Result:
         self._read_to_the_end(state)
+        if state.init:
+            self._show_end_of(state.pod, state.init)
         failure, late = _of_carrying(state.message), state.timed_out and self._wish.timeout is None
         if state.exit_code == 0:
             try:
@@ -336,7 +356,7 @@ class _Attempt:
         if not cluster.await_gone(name, until=self._impatient):
             self._warn_once(
                 f"the Job `{name}` was deleted, and its pod is still ending",
-                f"look at it: kubectl -n {cluster.namespace} get pods -l job-name={name}",
+                f"look at it: {cluster.kubectl} get pods -l job-name={name}",
             )
         return Result(128 + number, number)
 
@@ -352,11 +372,31 @@ class _Attempt:
             return
         keep = cluster.config.keep
         if keep == "always" or (keep == "failed" and failed):
+            self._end_sidecars()
             body = {"metadata": {"annotations": {names.HARVESTED: "true"}}}
             cluster.api.patch(cluster.job(wish.name), body)
             self._note(f"the Job `{wish.name}` is kept, as `keep-jobs` says")
             return
         cluster.delete(wish.name, secret=wish.has_secret, ended=ended)
+
+    def _end_sidecars(self) -> None:
+        """Have what still runs beside the command end; pod and log stay with the kept Job."""
+        cluster = self._cluster
+        view = cluster.watcher.look(self._wish.name)
+        if view.job is None or view.pod is None or not _has_sidecars(view.pod):
+            return
+        # Or the Job would make another pod for the one that a deadline has ended.
+        limit = int((view.job.get("status") or {}).get("failed") or 0)
+        pod = view.pod["metadata"]["name"]
+        try:
+            cluster.api.patch(cluster.job(self._wish.name), {"spec": {"backoffLimit": limit}})
+            cluster.api.patch(cluster.pod(pod), {"spec": {"activeDeadlineSeconds": 1}})
+        except Refusal as error:
+            if error.status == 404:
+                return
+            self._warn_once(
+                f"what runs beside the command goes on: {error.message}", error.hint or ""
+            )
 
     # -- the log -------------------------------------------------------------------------------
 
@@ -392,6 +432,17 @@ class _Attempt:
                 self._earlier.add(name)
                 self._read(name, restarts_of(pod, self._container))
                 self._finish_log(previous=False)
+
+    def _show_end_of(self, pod: str, container: str) -> None:
+        """Pass on the last lines of an init container, as what its step says on standard error."""
+        cluster = self._cluster
+        try:
+            text = cluster.api.text(
+                cluster.pod(pod)._replace(sub="log"), container=container, tailLines=_TAIL
+            )
+        except ExecutionError:
+            return  # what it ended with is told all the same
+        self._hands.give(lambda: self._sink(2, text))
 
     def _read_to_the_end(self, state: Ended) -> None:
         if state.pod:
@@ -440,6 +491,11 @@ class _Attempt:
 
     def _error(self, text: str, hint: str) -> None:
         self._tell(lambda: self._cluster.console.error(self._head(text), hint))
+
+
+def _has_sidecars(pod: Object) -> bool:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return any((item.get("state") or {}).get("running") is not None for item in statuses)
 
 
 def _of_carrying(message: str) -> str:

@@ -14,6 +14,7 @@ from buildrun.errors import ExecutionError
 from buildrun.kubernetes import manifest, names
 from buildrun.kubernetes.api import Api, Target
 from buildrun.kubernetes.events import Event, Events
+from buildrun.kubernetes.trouble import kubectl
 from buildrun.kubernetes.watch import Watcher
 
 if TYPE_CHECKING:
@@ -73,9 +74,12 @@ class Cluster:
         )
         self._events = Events(self.api, self.namespace)
         self._directory = directory
-        self._kubeconfig = kubeconfig
+        # `runs` may be called elsewhere.
+        paths = [os.path.abspath(path) for path in kubeconfig.split(os.pathsep) if path]
+        self._kubeconfig = os.pathsep.join(paths)
         self._mutex = threading.Lock()
         self._leaving: set[str] = set()
+        self._told: set[str] = set()
 
     def __enter__(self) -> Cluster:
         """Start to follow the owner's Jobs."""
@@ -95,6 +99,11 @@ class Cluster:
         finally:
             self.watcher.__exit__(kind, error, trace)
 
+    @property
+    def kubectl(self) -> str:
+        """Return how the user calls kubectl for the same place."""
+        return kubectl(self.namespace, self.config.context)
+
     def job(self, name: str = "") -> Target:
         """Return a Job's place on the server."""
         return Target("jobs", self.namespace, name)
@@ -112,6 +121,13 @@ class Cluster:
         if self._directory:
             made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
             record(self._directory, made)
+
+    def is_news(self, warning: str) -> bool:
+        """Return whether the run is told something for the first time; each step's Job may."""
+        with self._mutex:
+            there = warning in self._told
+            self._told.add(warning)
+            return not there
 
     def delete(self, name: str, *, secret: bool, ended: bool = False) -> None:
         """Delete a Job with its pods and its Secret; the exit waits until they are gone.
@@ -167,7 +183,7 @@ class Cluster:
             if not gone:
                 self.console.warn(
                     f"the Job `{name}` was deleted, and its pod is still there",
-                    f"look at it: kubectl -n {self.namespace} get pods -l job-name={name}",
+                    f"look at it: {self.kubectl} get pods -l job-name={name}",
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -137,7 +138,8 @@ def _fact(context: str | None, error: Exception) -> str:
 
 
 def _hint(path: str) -> str:
+    # `--kubeconfig` takes one file alone.
     return (
-        f"`kubectl --kubeconfig {path} get jobs` must work; KUBECONFIG names another file, and "
-        "within a pod its service account is used"
+        f"`KUBECONFIG={shlex.quote(path)} kubectl get jobs` must work; KUBECONFIG names other "
+        "files, and within a pod its service account is used"
     )

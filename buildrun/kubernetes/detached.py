@@ -11,7 +11,7 @@ from buildrun.kubernetes.api import Api, Target
 from buildrun.kubernetes.connect import connect
 from buildrun.kubernetes.logs import Follower
 from buildrun.kubernetes.state import Ended, Running, judge
-from buildrun.kubernetes.trouble import Refusal
+from buildrun.kubernetes.trouble import Refusal, kubectl
 from buildrun.kubernetes.watch import View
 
 if TYPE_CHECKING:
@@ -100,11 +100,12 @@ class Detached:
         view = self._view(job)
         graces = [pod["spec"].get("terminationGracePeriodSeconds") or 30 for pod in view.pods]
         end = time.monotonic() + max(graces, default=0) + _GOING
+        there = kubectl(job.namespace, job.context, job.kubeconfig)
         while view.job is not None or view.pods:
             if time.monotonic() >= end:
                 raise ExecutionError(
                     f"the Job `{job.job}` was deleted, and its pod is still there",
-                    hint=f"look at it: kubectl -n {job.namespace} get pods -l job-name={job.job}",
+                    hint=f"look at it: {there} get pods -l job-name={job.job}",
                 )
             time.sleep(_LOOK / 4)
             view = self._view(job)

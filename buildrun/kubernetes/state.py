@@ -56,6 +56,10 @@ def write_hint(words: str) -> str:
     return _DENIED if "Permission denied" in words else ""
 
 
+_DELETED = "the pod was deleted before its command had ended"
+_DELETED_HINT = "a user, or the cluster when it drained a node, may have done that; run again"
+
+
 class Waiting(NamedTuple):
     """It does not run yet.
 
@@ -83,7 +87,8 @@ class Ended(NamedTuple):
 
     exit_code: the container's own. fact: what else there is to say, "" for an ordinary end.
     pod: its name, "" where there was none. restarts: as for `Running`. timed_out: by a deadline.
-    message: what the container left as its termination message.
+    message: what the container left as its termination message. init: the init container that
+    failed, "" where none did.
     """
 
     exit_code: int
@@ -93,6 +98,7 @@ class Ended(NamedTuple):
     restarts: int = 0
     timed_out: bool = False
     message: str = ""
+    init: str = ""
 
 
 class Gone(NamedTuple):
@@ -144,6 +150,9 @@ def _without_pod(
         late = _is_late(failed)
         before = _status((last or {}).get("status") or {}, container)
         ended = (before.get("lastState") or {}).get("terminated") or {}
+        in_place = _starts_anew(job["spec"]["template"]["spec"])
+        if last is None and failed.get("reason") == "BackoffLimitExceeded" and not in_place:
+            return Ended(1, _DELETED, _DELETED_HINT)
         return Ended(
             TIMED_OUT if late else int(ended.get("exitCode") or 1),
             f"the Job failed: {failed.get('message') or failed.get('reason')}",
@@ -167,7 +176,9 @@ def _with_pod(  # noqa: PLR0911
         made = _ended(pod, ended, restarts)
         # Of the Job's own deadline the pod, which is deleted, tells nothing.
         late = bool(made.exit_code) and failed is not None and _is_late(failed)
-        return made._replace(exit_code=TIMED_OUT, timed_out=True) if late else made
+        if late:
+            return made._replace(exit_code=TIMED_OUT, timed_out=True, fact="", hint="")
+        return made
     if status.get("phase") == "Failed":
         if failed is None and _is_tried_again(job, pod):
             return Waiting()
@@ -226,8 +237,16 @@ def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:
         if item.get("type") == "DisruptionTarget" and item.get("status") == "True" and code:
             words = item.get("message") or item.get("reason")
             return made._replace(fact=f"the cluster has ended the pod: {words}")
-    hint = _refused(pod["spec"], message) if code else ""
-    return made._replace(fact="a file was refused to the command", hint=hint) if hint else made
+    if code and pod["metadata"].get("deletionTimestamp") and not _starts_anew(pod["spec"]):
+        made = made._replace(fact=_DELETED, hint=_DELETED_HINT)
+    elif code and (hint := _refused(pod["spec"], message)):
+        made = made._replace(fact="a file was refused to the command", hint=hint)
+    return made
+
+
+def _starts_anew(spec: Mapping[str, Any]) -> bool:
+    """Return whether containers start anew in their pod; then the Job itself deletes it."""
+    return bool(spec.get("restartPolicy") == "OnFailure")
 
 
 def _refused(spec: Mapping[str, Any], words: str) -> str:
@@ -248,7 +267,9 @@ def _lost(pod: Object, status: Mapping[str, Any]) -> Ended:
         if ended.get("exitCode"):
             words = ended.get("message") or ended.get("reason") or ""
             fact = f"the init container `{item['name']}` ended with exit code {ended['exitCode']}"
-            return Ended(1, f"{fact}: {words}" if words else fact, pod=name)
+            # Its log tells more than the bare "Error".
+            fact = fact if words in ("", "Error") else f"{fact}: {words}"
+            return Ended(1, fact, pod=name, init=item["name"])
     return Ended(1, _pod_fact(status), _pod_hint(status), pod=name)
 
 
@@ -278,7 +299,7 @@ def _pod_hint(status: Mapping[str, Any]) -> str:
 
 def _is_tried_again(job: Object, pod: Object) -> bool:
     limit = job["spec"].get("backoffLimit")
-    if pod["spec"].get("restartPolicy") == "OnFailure":
+    if _starts_anew(pod["spec"]):
         return limit is None or limit > 0
     failed = int((job.get("status") or {}).get("failed") or 0)
     return failed <= (6 if limit is None else limit) and limit != 0

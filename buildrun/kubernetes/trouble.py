@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +97,30 @@ def _explain(
         )
     if status in (400, 403, 422):
         what = f"the cluster refuses the {target.kind[:-1]}"
-        return f"{what}: {words}", "the Job template or the backend config decides that"
+        return f"{what}: {words}", decides(words)
     if status == 429 or status >= 500:
         return f"the cluster is in trouble ({status}): {words or reason}", "try again later"
     return f"the cluster answers {status} to {method} {target.kind}: {words or reason}", None
+
+
+def kubectl(namespace: str, context: str | None, kubeconfig: str = "") -> str:
+    """Return how the user calls kubectl for the same cluster and namespace.
+
+    kubeconfig: where it is not that of the caller's variable.
+    """
+    words = ["kubectl", *(["--context", context] if context else []), "-n", namespace]
+    head = f"KUBECONFIG={shlex.quote(kubeconfig)} " if kubeconfig else ""
+    return head + shlex.join(words)
+
+
+def decides(words: str) -> str:
+    """Return the remedy for what an admission of the cluster refuses with these words."""
+    if "PodSecurity" in words or "security context constraint" in words:
+        return (
+            "set what it names under `securityContext` in the Job template, of the pod and of its "
+            "containers; docs/kubernetes.md shows it under `Pods without root`"
+        )
+    return "the Job template or the backend config decides that"
 
 
 def _missing_right(verb: str, target: Target, words: str) -> tuple[str, str]:
