@@ -64,3 +64,28 @@ def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
         except OSError:
             pass
         raise
+
+
+def make_directory(path: str) -> None:
+    """Make a directory of the store, and those above it, for their owner alone.
+
+    Where the one above is a group's, with the set-group-ID bit and the right to write, it is the
+    group's as well: that is how a store is shared on purpose. Raises OSError.
+    """
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    make_directory(above)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    if is_shared(above):
+        rights = stat.S_IRWXU | stat.S_IRWXG | stat.S_ISGID
+        os.chmod(path, rights)
+
+
+def is_shared(directory: str) -> bool:
+    """Return whether a directory of the store is a group's; raises OSError."""
+    group = stat.S_ISGID | stat.S_IWGRP
+    return os.stat(directory).st_mode & group == group

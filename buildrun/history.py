@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from buildrun import locks
+from buildrun.files import make_directory
 
 VERSION = 1
 
@@ -75,7 +76,7 @@ class History:
             return
         line = json.dumps([VERSION, step, *last]).encode() + b"\n"
         try:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            make_directory(os.path.dirname(self._path))
             with locks.exclusive(self._path + ".lock"):
                 _append(self._path, line)
         except OSError:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from buildrun import __version__, locks
-from buildrun.files import publish, read
+from buildrun.files import make_directory, publish, read
 
 # A file whose times are this close to the moment it was read may change again without its times
 # moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
@@ -179,7 +179,7 @@ def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: 
         "value": value,
     }
     try:
-        os.makedirs(memory.directory, exist_ok=True)
+        make_directory(memory.directory)
         publish(_path(memory.directory, name), json.dumps(record).encode(), mode=0o600)
     except OSError:
         pass  # a read-only or full disk costs speed, nothing else
@@ -236,7 +236,7 @@ def lock_of(
     """
     if memory.directory is None or not memory.write:
         return None
-    os.makedirs(memory.directory, exist_ok=True)
+    make_directory(memory.directory)
     return locks.exclusive(_path(memory.directory, name) + ".lock", waiting=waiting)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
 from buildrun.console import Console
+from buildrun.files import make_directory
 from buildrun.printable import printable
 
 Mode = Literal["stream", "prefixed", "grouped", "errors"]
@@ -59,7 +60,7 @@ class Log:
         self._lines = _Lines(step, display)
         self._file = -1
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            make_directory(os.path.dirname(path))
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._file = os.open(path, flags, 0o600)
         except OSError as error:

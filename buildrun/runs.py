@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from buildrun.files import make_directory
+
 # Two lines for each time that there was a run of that id: how it began and how it ended. The last
 # that can be read counts.
 _RECORDS = "run.jsonl"
@@ -60,7 +62,7 @@ def write(runs: str, record: Record) -> None:
         try:
             _append(place, data)
         except FileNotFoundError:
-            os.makedirs(place, mode=0o700, exist_ok=True)
+            make_directory(place)
             _append(place, data)
     except OSError:
         pass

@@ -20,6 +20,7 @@ from buildrun import locks
 from buildrun.errors import ExecutionError, StoreError
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
+from buildrun.files import make_directory
 from buildrun.judge import Verdict
 from buildrun.keeping import Keeper
 from buildrun.old_outputs import OldOutputs
@@ -202,7 +203,7 @@ class Worker:
         place.console.note(place.console.style(f"{head(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
-            os.makedirs(self._place.logs, mode=0o700, exist_ok=True)
+            make_directory(self._place.logs)
             if not place.results.fetch_log(manifest, path):
                 return None
         except OSError:

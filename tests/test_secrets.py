@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,47 @@ def test_credentials_are_left_out_of_urls(text: str, shown: str) -> None:
 )  # fmt: skip
 def test_names_of_secrets(name: str, secret: bool) -> None:
     assert is_named(name) is secret
+
+
+def kept(store: Path) -> dict[str, int]:
+    """Return the rights of the contents, results and logs, and of all directories above them."""
+    found = {}
+    for kind in ("blobs", "results", "runs"):
+        for path in (store / kind, *(store / kind).rglob("*")):
+            found[str(path.relative_to(store))] = stat.S_IMODE(path.stat().st_mode)
+    return found
+
+
+STEP = (
+    "entry_points:\n  main:\n    inputs: [in]\n    outputs: [out]\n"
+    "    command: echo said; echo made > out\n"
+)
+
+
+def test_store_is_for_its_owner_alone(project: Project, buildrun: Buildrun, store: Path) -> None:
+    directory = project(STEP)
+    (directory / "in").touch()
+    before = os.umask(0o022)
+    try:
+        assert buildrun("run", directory, LOCAL).code == 0
+        (directory / "out").unlink()
+        assert buildrun("run", directory, LOCAL).out == "said\n"
+    finally:
+        os.umask(before)
+    rights = kept(store)
+    assert len(rights) > 8
+    assert [path for path, mode in rights.items() if mode & 0o077] == []
+    assert stat.S_IMODE((directory / "out").stat().st_mode) == 0o644
+
+
+def test_store_in_a_directory_of_a_group_is_the_groups(
+    project: Project, buildrun: Buildrun, store: Path
+) -> None:
+    store.chmod(0o2770)
+    directory = project(STEP)
+    (directory / "in").touch()
+    assert buildrun("run", directory, LOCAL).code == 0
+    rights = {path: mode for path, mode in kept(store).items() if not path.startswith("runs/")}
+    files = {path for path in rights if (store / path).is_file()}
+    assert {mode for path, mode in rights.items() if path in files} == {0o440}
+    assert {mode for path, mode in rights.items() if path not in files} == {0o2770}

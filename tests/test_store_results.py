@@ -361,7 +361,8 @@ def test_read_only_outputs_are_replaced(home: Home, root: Path) -> None:
     def as_nobody() -> None:
         Path(home.root).chmod(0o755)
         if os.geteuid() == 0:
-            for path in (*root.rglob("*"), root):
+            kept = Path(home.root)
+            for path in (*root.rglob("*"), root, *kept.rglob("*"), kept):
                 os.lchown(path, 65534, 65534)
             os.setgid(65534)
             os.setuid(65534)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from buildrun import digest as digests
 from buildrun.errors import StoreError
+from buildrun.files import is_shared, make_directory
 from buildrun.home import Home
 from buildrun.store.copying import Copier, write
 
@@ -211,10 +212,13 @@ def _create(path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     # Nobody writes to it again: what is restored is a file of its own.
     try:
-        return os.open(path, flags, 0o444)
+        target = os.open(path, flags, 0o400)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o444)
+        make_directory(os.path.dirname(path))
+        target = os.open(path, flags, 0o400)
+    if is_shared(os.path.dirname(path)):
+        os.fchmod(target, 0o440)
+    return target
 
 
 def _fill(

@@ -88,6 +88,7 @@ class Results:
 
         if not blobs.has(self._home, manifest.log):
             return False
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         shutil.copyfile(blobs.path_of(self._home, manifest.log), path)
         return True
 
