@@ -118,7 +118,7 @@ def look_for_damage(manager: str, prefix: str, console: "Console") -> None:
 
     damaged = registry.load(manager).damage(prefix)
     if damaged:
-        discard(prefix, suspect=True)
+        discard(prefix)
         console.warn(
             f"{len(damaged)} files of the environment were changed or are gone, "
             f"such as `{os.path.basename(damaged[0])}`",

@@ -109,6 +109,60 @@ def test_projects_of_the_same_content_share_an_environment(adapter: Adapter, pla
     assert "building" not in said
 
 
+def spoil(path: Path) -> None:
+    """Write into a file in place, and leave its size."""
+    with path.open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(text.replace("1.0", "6.6"))
+
+
+def test_write_into_an_environment_reaches_no_other(adapter: Adapter, place: Place) -> None:
+    project = place.project()
+    adapter.declare(project)
+    out, _ = place.run(project)
+    spoil(place.prefix(project) / adapter.milestones()[-1])
+    again, said = place.run(project, "--refresh")
+    assert again == out
+    assert "damaged files" not in said
+
+
+def test_damaged_package_cache_is_found_told_and_passed_by(adapter: Adapter, place: Place) -> None:
+    project = place.project()
+    adapter.declare(project)
+    own_cache = {"UV_CACHE_DIR": str(place.directory / "uv")}
+    out, _ = place.run(project, **own_cache)
+    cached = [
+        path
+        for path in place.directory.rglob("alpha.py")
+        if place.store / "envs" not in path.parents
+    ]
+    assert cached
+    for path in cached:
+        spoil(path)
+    again, said = place.run(project, "--refresh", **own_cache)
+    assert again == out
+    assert "cache has damaged files of" in said
+    assert "damaged files" not in place.run(project, "--refresh", **own_cache)[1]
+
+
+def test_change_that_keeps_the_size_is_found_after_a_failure(
+    adapter: Adapter, place: Place
+) -> None:
+    project = place.project()
+    adapter.declare(project)
+    out, _ = place.run(project)
+    spoil(place.prefix(project) / adapter.milestones()[-1])
+    mlproject = project / "MLproject"
+    text = mlproject.read_text()
+    mlproject.write_text(text.replace("print(", "exit(7) or print("))
+    failed = place.start("run", project)
+    assert failed.fail() == 7
+    assert "files of the environment were changed or are gone" in failed.err
+    mlproject.write_text(text)
+    assert place.run(project)[0] == out
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_killed_at_a_milestone_leaves_nothing_that_is_used(
     number: int, adapter: Adapter, place: Place

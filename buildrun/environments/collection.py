@@ -75,7 +75,7 @@ def verify(home: Home) -> list[tuple[str, str]]:
         reason = prefix.flaw(item.path, item.key) or _damage(item)
         if reason:
             damaged.append((item.name, reason))
-            prefix.discard(item.path, suspect=True)
+            prefix.discard(item.path)
     return damaged
 
 

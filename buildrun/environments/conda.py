@@ -48,7 +48,13 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
 
     Raises EnvironmentFailure.
     """
-    from buildrun.environments import conda_activation, conda_executable, conda_pip
+    from buildrun.environments import (
+        conda_activation,
+        conda_executable,
+        conda_files,
+        conda_pip,
+        private_files,
+    )
     from buildrun.environments.lockfile import Package
     from buildrun.memo import Reader
 
@@ -62,6 +68,12 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
         conda_pip.install(prefix, request, declared, identity, packages, console, lock)
     else:
         conda_executable.create(executable, declared, prefix, request, console, lock)
+        if damaged := private_files.settle(prefix, conda_files.recorded(prefix)):
+            names = ", ".join(f"`{name}`" for name in damaged)
+            console.warn(
+                f"files of {names} differ from what the packages record of them",
+                "if nothing else explains it, run `conda clean --packages` and build again",
+            )
     conda_activation.record(prefix, dict(declared.variables), request.environ)
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from buildrun.environments import (
     local_packages,
     pip_settings,
+    private_files,
     requirements,
+    site_packages,
     uv,
     uv_failure,
     uv_lock,
@@ -63,9 +65,13 @@ def install(
     try:
         with local_packages.copies(folder, request.project, parts) as copies:
             if texts := copies.place(lines):
-                _tool(request, declared, console, lock).pip(
-                    "install", "--python", python, *more, "-r", "-", text="\n".join(texts) + "\n"
-                )
+                text = "\n".join(texts) + "\n"
+                tool = _tool(request, declared, console, lock)
+
+                def put(*options: str) -> None:
+                    tool.pip("install", "--python", python, *more, *options, "-r", "-", text=text)
+
+                private_files.install(prefix, site_packages.recorded, tool, console, put)
     except uv.ToolFailure as failure:
         what = "the environment could not be built"
         raise uv_failure.explain(failure, what, known, declared.path) from None

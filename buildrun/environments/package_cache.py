@@ -1,4 +1,4 @@
-"""Guards for rattler's cache of unpacked packages, which many environments share by hard links.
+"""Guards for rattler's cache of unpacked packages, from which many environments are made.
 
 rattler unpacks into a directory beside the final one and renames it, so a killed process leaves
 no half-unpacked package. Three things it leaves open are closed here:
@@ -6,7 +6,7 @@ no half-unpacked package. Three things it leaves open are closed here:
 - It writes the new digest of a package before it has replaced the old content. Killed or failing
   in between, it takes the old content for the new package ever after.
 - It does not compare a package of a ``file://`` channel with the digest in the channel's index.
-- It finds a package whose files were changed in size, through a hard link, good enough.
+- It finds a package whose files were changed good enough; see also ``private_files``.
 """
 
 from __future__ import annotations

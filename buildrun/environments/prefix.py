@@ -20,7 +20,6 @@ USES = ".buildrun-uses"
 VERSION = 1
 # A whole prefix that is being refreshed waits under its name with this at the end.
 ASIDE = ".old"
-_SUSPECT = ".suspect"
 
 
 def prefix_of(home: Home, key: str) -> str:
@@ -53,30 +52,8 @@ def hold(prefix: str, key: str, project: str) -> locks.Lock | None:
     return lock
 
 
-def is_suspect(prefix: str) -> bool:
-    """Return whether the package cache may hold damaged files of this environment."""
-    return os.path.exists(prefix + _SUSPECT)
-
-
-def clear_suspicion(prefix: str) -> None:
-    """Forget it, after a build that looked."""
-    try:
-        os.unlink(prefix + _SUSPECT)
-    except OSError:
-        pass
-
-
-def discard(prefix: str, *, suspect: bool = False) -> None:
-    """Make the next run build the environment again.
-
-    suspect: files were changed in it, and so perhaps in the package cache that it shares them
-    with; whoever builds has to look.
-    """
-    if suspect:
-        try:
-            os.close(os.open(prefix + _SUSPECT, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        except OSError:
-            pass
+def discard(prefix: str) -> None:
+    """Make the next run build the environment again."""
     try:
         os.unlink(os.path.join(prefix, MARKER))
     except OSError:

@@ -18,7 +18,6 @@ from buildrun.environments.prefix import (
     ASIDE,
     MARKER,
     VERSION,
-    clear_suspicion,
     discard,
     flaw,
     prefix_of,
@@ -146,7 +145,6 @@ def _build(
         with going_on(console, f"building the {manager.NAME} environment"):
             manager.build(identity, prefix, request, console, lock.descriptor)
         _mark(manager, identity, prefix, request)
-        clear_suspicion(prefix)
         _clear(prefix + ASIDE, quietly=True)
     except OSError as error:
         _restore(prefix)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buildrun.console import size
-from buildrun.environments import package_cache, rattler_records
+from buildrun.environments import conda_files, package_cache, private_files, rattler_records
 from buildrun.environments.package_cache import Entry
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
@@ -170,21 +170,27 @@ async def _install(
             reporter=_Reporter(len(entries), whole, say) if order["live"] else None,
             alternative_target_prefix=order["place"],
         )
-        flawed = _flawed(order["prefix"], entries)
+        flawed = _flawed(order["prefix"], entries, last=attempt == "last")
         if not flawed:
             return
         if attempt == "last" or order["offline"]:
             names = ", ".join(entry.name for entry in flawed)
             raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
-        # Somebody wrote into an installed file, which is the cache's own.
+        names = ", ".join(entry.name for entry in flawed)
+        say("note", text=f"the cache has damaged files of {names}, which are fetched anew")
         package_cache.discard(flawed, order["packages"])
         shutil.rmtree(order["prefix"])
 
 
-def _flawed(prefix: str, entries: Sequence[Entry]) -> list[Entry]:
-    from buildrun.environments.conda_files import damaged_packages
+def _flawed(prefix: str, entries: Sequence[Entry], *, last: bool) -> list[Entry]:
+    """Return the packages whose files are not as recorded; the prefix gets files of its own.
 
-    names = {name.rpartition("/")[2] for name in damaged_packages(prefix)}
+    last: they were just unpacked. Then only sizes count: a package's script may write into files.
+    """
+    names = set(private_files.settle(prefix, conda_files.recorded(prefix)))
+    if last:
+        names = set()
+    names |= {name.rpartition("/")[2] for name in conda_files.damaged_packages(prefix)}
     return [entry for entry in entries if f"{entry.name}-{entry.version}-{entry.build}" in names]
 
 

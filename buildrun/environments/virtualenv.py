@@ -13,7 +13,6 @@ from buildrun.environments import lockfile, requirements, site_packages
 from buildrun.environments.contract import Identity, Request
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.platforms import here
-from buildrun.environments.prefix import is_suspect
 from buildrun.environments.requirements import Line, logical_lines, name_of
 from buildrun.environments.site_packages import names_in
 from buildrun.environments.wanted import UV_LOCK, Wanted, find_interpreter, read
@@ -63,7 +62,7 @@ def identify(request: Request, reader: Reader) -> Identity:
 
 def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
     """Make the virtualenv and install what it is made of; raises EnvironmentFailure."""
-    from buildrun.environments import local_packages, uv
+    from buildrun.environments import local_packages, private_files, uv
 
     reader = Reader(request.environ)
     wanted = read(request, reader)
@@ -77,11 +76,11 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
             lines = _stages(identity, wanted, tool, root)
             stages = {stage: copies.place(found) for stage, found in lines.items()}
             asked = {name_of(line.text) for found in lines.values() for line in found}
-            _install(tool, target, stages, _bundled(interpreter), asked)
-            if is_suspect(prefix) and (changed := site_packages.damaged_packages(prefix)):
-                # Somebody wrote into an installed file, which is uv's cached one by a hard link.
-                tool.run("cache", "clean", *changed)
-                _install(tool, (*target, "--reinstall"), stages, {}, asked)
+
+            def put(*more: str) -> None:
+                _install(tool, (*target, *more), stages, _bundled(interpreter), asked)
+
+            private_files.install(prefix, site_packages.recorded, tool, console, put)
     except uv.ToolFailure as failure:
         raise _explain(failure, identity, wanted, request) from None
 

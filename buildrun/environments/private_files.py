@@ -1,0 +1,133 @@
+"""Makes the files of a new environment its own, and compares them with what packages record.
+
+uv and rattler link files into environments from a cache of packages. What is written into such a
+link is written into the cache and into all other environments. So what is linked is copied, save
+programs and libraries of machine code: nobody edits them, and they are most of the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.store.copying import Copier, write
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.uv import Tool
+
+_CHUNK = 1 << 20
+_THREADS = 4
+
+# How files begin that stay shared, and from which size on: ELF, Mach-O, and archives of them.
+_CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"!<ar")
+_LARGE = 1 << 16
+
+
+class Recorded(NamedTuple):
+    """What a package says of one of its files: the SHA-256 is hexadecimal."""
+
+    package: str
+    sha256: str
+
+
+# By the files' absolute paths: packages may have the same file, and then one of them is right.
+Records = Mapping[str, Sequence[Recorded]]
+
+
+def settle(prefix: str, recorded: Records) -> list[str]:
+    """Give a prefix files of its own; return the packages that have others than they record.
+
+    Raises OSError.
+    """
+    copier = Copier()
+
+    def wrong(found: tuple[str, os.stat_result]) -> Sequence[Recorded]:
+        path, status = found
+        known = recorded.get(path, ())
+        made = _own(path, status, copier) if status.st_nlink > 1 else sha256(path)
+        return () if any(made == each.sha256 for each in known) else known
+
+    there = [item for item in _files(prefix) if item[1].st_nlink > 1 or item[0] in recorded]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        groups = list(pool.map(wrong, there))
+    groups += [recorded[path] for path in recorded.keys() - {path for path, _ in there}]
+    return sorted({each.package for group in groups for each in group})
+
+
+def install(
+    prefix: str,
+    recorded: Callable[[str], Records],
+    tool: Tool,
+    console: Console,
+    put: Callable[..., None],
+) -> None:
+    """Install with uv, and once more, past its cache, what is not as the packages record it.
+
+    recorded: returns what they record. put: installs, with more options for uv.
+    Raises ToolFailure and OSError.
+    """
+    put("--link-mode=clone")
+    changed = settle(prefix, recorded(prefix))
+    if not changed:
+        return
+    names = ", ".join(f"`{name}`" for name in changed)
+    console.warn(f"uv's cache has damaged files of {names}", "they are fetched and installed anew")
+    tool.run("cache", "clean", *changed)
+    put("--link-mode=clone", *(f"--reinstall-package={name}" for name in changed))
+    if changed := settle(prefix, recorded(prefix)):
+        names = ", ".join(f"`{name}`" for name in changed)
+        console.warn(f"files of {names} differ from what the packages themselves record of them")
+
+
+def _files(prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    for directory, _, names in os.walk(prefix):
+        for name in names:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode):
+                yield path, status
+
+
+def sha256(path: str) -> str:
+    """Return the digest of a file, hexadecimal; raises OSError."""
+    with open(path, "rb") as file:
+        return _hashed(file.fileno())
+
+
+def _own(path: str, status: os.stat_result, copier: Copier) -> str:
+    """Put a copy in a link's place, unless it may be shared; return the SHA-256."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if status.st_size >= _LARGE and os.pread(source, 4, 0) in _CODE:
+            return _hashed(source)
+        # Not written beside it and renamed: that makes file systems wait for the disk, and a prefix
+        # without its marker is used by nobody.
+        os.unlink(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        target = os.open(path, flags, stat.S_IMODE(status.st_mode))
+        try:
+            made = hashlib.sha256()
+            cloned = copier.clone(source, target)
+            while chunk := os.read(source, _CHUNK):
+                made.update(chunk)
+                if not cloned:
+                    write(target, chunk)
+            os.fchmod(target, stat.S_IMODE(status.st_mode))
+            os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        finally:
+            os.close(target)
+        return made.hexdigest()
+    finally:
+        os.close(source)
+
+
+def _hashed(descriptor: int) -> str:
+    made = hashlib.sha256()
+    while chunk := os.read(descriptor, _CHUNK):
+        made.update(chunk)
+    return made.hexdigest()
