@@ -426,6 +426,23 @@ def test_requirement_is_judged_as_by_pip(project: Project, line: str, valid: boo
 
 
 @pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("a==1 --extra-index-url https://x/y", ["ignored-option"]),
+        ("a -f x --no-binary a --hash=sha256:ab", ["ignored-option"]),
+        ("-e . --pre", ["ignored-option"]),
+        ("a --config-settings x=y -C z=1 --global-option=q", []),
+        ("--no-index -f x", []),
+        ("-r file.txt -f x", []),
+    ],
+)
+def test_option_that_pip_ignores_is_told(project: Project, line: str, found: list[str]) -> None:
+    directory = project(python_env__yaml=f"dependencies:\n  - {line!r}\n")
+    (directory / "file.txt").touch()
+    assert codes(directory) == found
+
+
+@pytest.mark.parametrize(
     ("command", "found"),
     [
         ("echo ${v} {w}", ["unsafe-placeholder"]),

@@ -109,6 +109,52 @@ def test_files_named_by_requirements_count_from_the_projects_root(
     assert offline("-q", directory).out.startswith("2.0 ")
 
 
+def test_lines_are_read_as_pip_reads_them(project: Project, offline: Call, tmp_path: Path) -> None:
+    for name in ("gamma", "delta", "epsilon", "zeta", "eta"):
+        write_wheel(tmp_path / "more", name, "1.0")
+        write_wheel(tmp_path / "more", name, "2.0rc1")
+    directory = project(
+        "python_env: python_env.yaml\nentry_points: {main: {command: python versions.py}}\n",
+        python_env__yaml="dependencies:\n  - -r odd.txt --extra-index-url https://127.0.0.1:1/simple\n"
+        "  - ${SOME_NAME} --no-binary alpha\n",
+        odd__txt="--prefer-binary --trusted-host 127.0.0.1\n"
+        "-f${MORE}\n"
+        "alpha \\\n  ==1.0 --extra-index-url https://127.0.0.1:1/simple -f https://127.0.0.1:1/x\n"
+        "beta\\\n# a comment ends it\ngamma==${VERSION} \\\n\n"
+        "delta>=0.5.* --config-settings a=b -C c=d --global-option=e;\n"
+        '-r "so me.txt" --pre\n',
+        versions__py="from importlib.metadata import distributions as d\n"
+        "found = {each.name: each.version for each in d()}\n"
+        "print(*(f'{name}={found[name]}' for name in sorted(found) if len(found[name]) < 7\n"
+        "        and name not in ('pip', 'setuptools')))\n",
+    )
+    (directory / "so me.txt").write_bytes("epsilon\r\nzeta;\r\n".encode("utf-16"))
+    outcome = offline(
+        "-q", directory, MORE=str(tmp_path / "more"), VERSION="2.0rc1", SOME_NAME="eta"
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == (
+        "alpha=1.0 beta=1.5 delta=1.0 epsilon=1.0 eta=1.0 gamma=2.0rc1 zeta=1.0\n"
+    )
+
+
+def test_option_for_previews_counts(project: Project, offline: Call, links: Path) -> None:
+    write_wheel(links, "alpha", "3.0rc1")
+    directory = project(MLPROJECT, python_env__yaml="dependencies: [--pre --no-index, alpha]\n")
+    assert offline("-q", directory).out.startswith("3.0rc1 ")
+
+
+def test_option_that_pip_does_not_know_is_placed(project: Project, offline: Call) -> None:
+    directory = project(
+        MLPROJECT,
+        python_env__yaml="dependencies: [-r r.txt]\n",
+        r__txt="alpha\nbeta --upgrade\n",
+    )
+    outcome = offline("build", directory)
+    assert outcome.code == 1
+    assert "r.txt:2: pip cannot read `beta --upgrade`: option --upgrade not rec" in outcome.err
+
+
 def test_comments_do_not_change_the_key(project: Project, offline: Call) -> None:
     directory = project(
         MLPROJECT, python_env__yaml="dependencies: [-r r.txt]\n", r__txt="alpha # a\n\n# b\n"

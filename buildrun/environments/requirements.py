@@ -5,6 +5,7 @@ The grammar is pip's: comments, continuation lines, ``-r``, ``-c``, ``-e`` and l
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from buildrun import digest
 from buildrun.errors import EnvironmentFailure
 from buildrun.files import NotAFile
+from buildrun.project.requirement import Parsed, parse
 from buildrun.secrets import redact
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from buildrun.project.spec import ProjectSpec
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)(?:\s*=\s*|\s*)(.+)$")
+_CODING = re.compile(rb"^[ \t]*#.*coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
 _EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
 _DIRECT = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(.+)$")
 _SUFFIXES = re.compile(r"(\.whl|\.zip|\.tar\.gz|\.tar\.bz2|\.tgz|\.tar)$")
@@ -30,7 +32,7 @@ _LOCAL = re.compile(
     r"((?:(?:-e|--editable)(?:\s*=\s*|\s+))?)((?:[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*)?)"
     r"(\S+?)((?:\[[^]/]*\])?(?:#\S*)?(?:\s.*)?)"
 )
-_LINKS = re.compile(r"(-f|--find-links|-i|--index-url|--extra-index-url)(?:\s*=\s*|\s+)(\S+)")
+_LINKS = re.compile(r"(--find-links|--index-url|--extra-index-url) (.+)")
 
 
 class Line(NamedTuple):
@@ -169,14 +171,18 @@ def _walk(
     lines: Sequence[Line], base: str, trail: tuple[str, ...], reader: Reader, *, constraint: bool
 ) -> Iterator[Line]:
     for line in lines:
-        include = _INCLUDE.match(line.text)
-        if include is None:
-            yield line._replace(constraint=constraint)
+        parsed = _parsed(line, reader)
+        if parsed.requirement:
+            words = (parsed.requirement, *(f"{name}={value}" for name, value in parsed.options))
+            yield line._replace(text=" ".join(words), constraint=constraint)
             continue
-        path = os.path.abspath(os.path.join(base, include.group(2).strip().strip("'\"")))
-        if "://" in include.group(2):
-            yield line._replace(constraint=constraint)
+        includes = [item for item in parsed.options if item[0] in ("--requirement", "--constraint")]
+        if not includes or "://" in includes[0][1]:
+            for option in includes[:1] or parsed.options:
+                yield line._replace(text=" ".join(option).strip(), constraint=constraint)
             continue
+        kind, name = includes[0]  # beside it pip heeds nothing
+        path = os.path.abspath(os.path.join(base, name))
         if path in trail:
             chain = " -> ".join(os.path.basename(item) for item in (*trail, path))
             raise EnvironmentFailure(
@@ -185,16 +191,40 @@ def _walk(
                 hint="take one of the `-r` lines out",
             )
         inner = _logical_lines(_read(path, line, reader), path, located=True)
-        is_constraint = constraint or include.group(1) in ("-c", "--constraint")
+        is_constraint = constraint or kind == "--constraint"
         yield from _walk(
             inner, os.path.dirname(path), (*trail, path), reader, constraint=is_constraint
         )
 
 
+def _parsed(line: Line, reader: Reader) -> Parsed:
+    """Return what a line is made of; variables in URLs stay, since they may be credentials."""
+    text = line.text
+    if "://" not in text or "file:" in text:
+        text = expanded(text, reader.variable)
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise EnvironmentFailure(
+            f"pip cannot read `{redact(line.text)}`: {error}",
+            place=_place(line),
+            hint="correct the line; options of `pip install` itself do not stand in requirements",
+        ) from None
+
+
+def expanded(text: str, variable: Callable[[str], str | None]) -> str:
+    """Return a text with `${NAME}` replaced, where the variable has a value, as pip does it."""
+    return _VARIABLE.sub(lambda match: variable(match.group(1)) or match.group(), text)
+
+
 def _read(path: str, line: Line, reader: Reader) -> str:
     try:
-        return reader.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
+        content = reader.read(path)
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16")
+        coding = _CODING.search(b"\n".join(content.split(b"\n", 2)[:2]))
+        return content.decode(coding.group(1).decode() if coding else "utf-8-sig")
+    except (UnicodeDecodeError, LookupError):
         raise EnvironmentFailure(
             f"`{path}` is not UTF-8 text", place=_place(line), hint="save it as UTF-8"
         ) from None
@@ -221,7 +251,8 @@ def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
         if raw.endswith("\\") and not raw.lstrip().startswith("#"):
             pending += raw[:-1]
             continue
-        whole = _COMMENT.sub("", pending + raw).strip()
+        blank = " " if raw.lstrip().startswith("#") else ""  # so that it is a comment
+        whole = _COMMENT.sub("", pending + blank + raw).strip()
         if whole:
             found.append(Line(whole, path, start if located else 0))
         pending, start = "", 0

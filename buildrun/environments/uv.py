@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import home
+from buildrun.environments import uv_words
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -145,8 +146,10 @@ class Tool:
         )
 
     def pip(self, verb: str, *arguments: str, text: str = "") -> str:
-        """Call one of the ``uv pip`` verbs with pip's settings."""
-        return self.run("pip", verb, *self._settings.arguments, *arguments, text=text)
+        """Call one of the ``uv pip`` verbs with pip's settings; text: lines of requirements."""
+        words, lines = uv_words.translate(text.splitlines(), self._environ)
+        text = "".join(f"{line}\n" for line in lines)
+        return self.run("pip", verb, *self._settings.arguments, *words, *arguments, text=text)
 
 
 def _open_channel(console: Console) -> tuple[bool, int, int]:

@@ -11,7 +11,7 @@ from buildrun.project.check_schema import check_schema
 from buildrun.project.compose import Path
 from buildrun.project.findings import Findings
 from buildrun.project.python_version import is_readable
-from buildrun.project.requirement import is_valid, named_file, remedy
+from buildrun.project.requirement import ignored, is_valid, named_file, remedy
 from buildrun.project.spec import CondaEnv, PythonEnv
 
 _VERSION = re.compile(r"\d+(\.\d+)*")
@@ -161,6 +161,10 @@ def _check_requirements(findings: Findings, lines: list[Line]) -> None:
         if not is_valid(line):
             message = f"pip cannot read the requirement `{line[:80]}`"
             findings.warning("invalid-requirement", message, path, hint=remedy(line))
+        if options := " ".join(ignored(line)):
+            message = f"pip ignores `{options}` behind a requirement"
+            hint = "give each option a line of its own, or leave it out"
+            findings.warning("ignored-option", message, path, hint=hint)
 
 
 def _check_files(
