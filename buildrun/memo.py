@@ -18,9 +18,20 @@ from buildrun.files import make_directory, publish, read
 
 # A file whose times are this close to the moment it was read may change again without its times
 # moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
-YOUNG_NS = 20_000_000
+_TICK_NS = 20_000_000
+_SECOND_NS = 1_000_000_000
 
 Signature = list[int]
+
+
+def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
+    """Return whether a file may change again without its times moving on.
+
+    began_ns: when it was looked at. Times move on with the file system's clock: by the tick, or by
+    whole seconds, as on FAT and old NFS, where those of a changed file show no fraction.
+    """
+    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else _TICK_NS
+    return max(mtime_ns, ctime_ns) > began_ns - step
 
 
 class Reader:
@@ -43,13 +54,12 @@ class Reader:
         Raises OSError, also for what is no regular file; an absent file is kept as seen absent.
         """
         try:
-            before = _signature(path)
+            seen = _seen(path)
             content = read(path)
         except OSError:
             self.files[path] = None
             raise
-        young = before is None or max(before[0], before[1]) > time.time_ns() - YOUNG_NS
-        self.files[path] = {"stat": before, "digest": _digest(content), "young": young}
+        self.files[path] = {**(seen or {"stat": None, "young": True}), "digest": _digest(content)}
         return content
 
     def exists(self, path: str) -> bool:
@@ -61,13 +71,12 @@ class Reader:
     def executable(self, path: str) -> bool:
         """Return whether the path is a file that may be run; a replacement of it is noticed."""
         there = os.path.isfile(path) and os.access(path, os.X_OK)
-        self.files[path] = {"stat": _signature(path)} if there else None
+        self.files[path] = _seen(path) if there else None
         return there
 
     def directory(self, path: str) -> None:
         """Notice when a name in the directory comes or goes, or when it is absent."""
-        signature = _signature(path)
-        self.files[path] = None if signature is None else {"stat": signature}
+        self.files[path] = _seen(path)
 
     def variable(self, name: str) -> str | None:
         """Return an environment variable; only a digest of its value is kept."""
@@ -269,6 +278,14 @@ def _same(path: str, seen: Any) -> bool:
         return bool(_digest(read(path)) == seen["digest"])
     except OSError:
         return False
+
+
+def _seen(path: str) -> dict[str, Any] | None:
+    """Return what a path looks like, and whether it may change without looking otherwise."""
+    began, signature = time.time_ns(), _signature(path)
+    if signature is None:
+        return None
+    return {"stat": signature, "young": is_young(signature[0], signature[1], began)}
 
 
 def _signature(path: str) -> Signature | None:

@@ -137,6 +137,46 @@ def test_edit_of_the_same_size_with_its_time_put_back_is_seen(chain: Path, run: 
     assert run(chain, "-e", "train")["prepare"] == "ok"
 
 
+# For the program that loads it, all happens within one second of a file system that knows whole
+# seconds only.
+COARSE = """
+import os, time
+
+NOW = 1_700_000_000 * 10**9
+
+def coarse(call):
+    def look(*arguments, **options):
+        status = call(*arguments, **options)
+        rest = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return os.stat_result(tuple(status), {**rest, "st_mtime_ns": NOW, "st_ctime_ns": NOW})
+    return look
+
+os.stat, os.lstat, os.fstat = coarse(os.stat), coarse(os.lstat), coarse(os.fstat)
+time.time_ns = lambda: NOW + 10**9 // 2
+"""
+
+
+@pytest.mark.parametrize("name", ["MLproject", "in.txt"])
+def test_edit_within_one_step_of_a_clock_of_whole_seconds_is_seen(
+    name: str, project: Project, run: Run, tmp_path: Path
+) -> None:
+    command = "cat in.txt > out; echo one >> out"
+    directory = project(
+        f"entry_points: {{main: {{inputs: [in.txt], outputs: [out], command: '{command}'}}}}\n",
+        in__txt="one\n",
+    )
+    (tmp_path / "coarse").mkdir()
+    (tmp_path / "coarse/sitecustomize.py").write_text(COARSE)
+    environ = {"PYTHONPATH": str(tmp_path / "coarse")}
+    before = "one"
+    for text, state in (("one", "ok"), ("one", "up-to-date"), ("two", "ok"), ("six", "ok")):
+        file = directory / name
+        file.write_text(file.read_text().replace(before, text))
+        assert run(directory, environ=environ) == {"main": state}
+        assert text in (directory / "out").read_text()
+        before = text
+
+
 def test_new_checkout_takes_results_of_another(chain: Path, run: Run, project: Project) -> None:
     run(chain, "-e", "train")
     other = project(CHAIN, name="elsewhere", train__sh="wc -l < data.txt\n")

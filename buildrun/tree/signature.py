@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from buildrun.memo import YOUNG_NS
+from buildrun import memo
 
 _LAYOUT = struct.Struct("<qqqQQI")
 _TIMES = struct.Struct("<qq").unpack_from
@@ -21,8 +21,6 @@ DIRECTORY = _pack(0, 0, 0, 0, 0, stat.S_IFDIR)
 # Where the bytes of the mode are, which tell a file's kind.
 _KIND = SIZE - 3
 _BITS = SIZE - 4
-
-_SECOND_NS = 1_000_000_000
 
 
 class Signature(NamedTuple):
@@ -110,9 +108,7 @@ def are_links(signatures: Sequence[bytes]) -> bool:
 def is_young(packed: bytes, began_ns: int) -> bool:
     """Return whether a file may change again without its signature changing.
 
-    began_ns: when reading it began. Times move on with the file system's clock: by the tick, or,
-    on FAT and old NFS, by whole seconds.
+    began_ns: when reading it began; see ``memo.is_young``.
     """
     mtime_ns, ctime_ns = _TIMES(packed)
-    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else YOUNG_NS
-    return bool(mtime_ns > began_ns - step or ctime_ns > began_ns - step)
+    return memo.is_young(mtime_ns, ctime_ns, began_ns)
