@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -482,6 +483,25 @@ def test_variable_chooses_the_manager(project: Project, buildrun: Buildrun) -> N
     outcome = buildrun("-q", directory, environ={"BUILDRUN_ENV_MANAGER": "venv"})
     assert outcome.code == 2
     assert "error: BUILDRUN_ENV_MANAGER: `venv` is no environment manager" in outcome.err
+
+
+def test_python3_serves_as_python(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
+    directory = project(
+        "entry_points:\n  main: {command: 'python train.py 1 | cat; python -c \"exit(7)\"'}\n",
+        train__py="import sys\nprint('trained', sys.argv[1:])\n",
+    )
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "cat"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    (programs / "python3").write_text(f'#!{programs}/bash\nexec {sys.executable} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    environ = {"PATH": str(programs)}
+    outcome = buildrun("-q", directory, LOCAL, environ=environ)
+    assert (outcome.code, outcome.out) == (7, "trained ['1']\n"), outcome.err
+    script = ("-e", "train.py", "-P", "a=x y")
+    outcome = buildrun("-q", directory, LOCAL, *script, environ=environ)
+    assert (outcome.code, outcome.out) == (0, "trained ['--a', 'x y']\n"), outcome.err
 
 
 def test_user_without_home_is_told_what_to_set(project: Project, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,5 +49,14 @@ def lock(
 
 
 def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None]:  # noqa: ARG001
-    """Return the variable by which a buildrun that the command starts stays in the environment."""
-    return {"BUILDRUN_ENV_MANAGER": "local"}
+    """Return the variable by which a buildrun that the command starts stays in the environment.
+
+    Where there is only a ``python3``, commands find it as ``python`` too: by a function of bash.
+    """
+    import shutil
+
+    changes = {"BUILDRUN_ENV_MANAGER": "local"}
+    search = environ.get("PATH", os.defpath)
+    if not shutil.which("python", path=search) and shutil.which("python3", path=search):
+        changes["BASH_FUNC_python%%"] = '() { python3 "$@"; }'
+    return changes
