@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ensurepip
+import hashlib
 import json
 import os
 import shutil
@@ -136,6 +137,25 @@ def test_lines_are_read_as_pip_reads_them(project: Project, offline: Call, tmp_p
     assert outcome.out == (
         "alpha=1.0 beta=1.5 delta=1.0 epsilon=1.0 eta=1.0 gamma=2.0rc1 zeta=1.0\n"
     )
+
+
+def test_bounds_are_no_hindrance_where_hashes_are_required(
+    project: Project, offline: Call, links: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.txt").write_text("alpha<2\nother==1\n")
+    made = hashlib.sha256((links / "alpha-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    directory = project(
+        MLPROJECT,
+        python_env__yaml="dependencies: [--require-hashes, -r r.txt]\n",
+        r__txt=f"alpha==1.0 \\\n    --hash=sha256:{made}\n",
+    )
+    outcome = offline("-q", directory, PIP_CONSTRAINT=str(tmp_path / "site.txt"))
+    assert outcome.out.startswith("1.0 "), outcome.err
+    assert offline("lock", directory).code == 0
+    (directory / "r.txt").write_text("alpha==1.0\n")
+    outcome = offline("build", directory)
+    assert outcome.code == 1
+    assert "must have a hash" in outcome.err
 
 
 def test_option_for_previews_counts(project: Project, offline: Call, links: Path) -> None:

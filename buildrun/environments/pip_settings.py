@@ -111,7 +111,7 @@ def _translate(values: dict[str, str], reader: Reader) -> Settings:
         ("only-binary", "--only-binary"),
     ):
         for item in values.get(key, "").replace(",", " ").split():
-            arguments += [flag, item]
+            arguments.append(f"{flag}={item}")
     if _is_true(values, "no-index"):
         arguments.append("--no-index")
     return Settings(tuple(arguments), _variables(values, reader), _indexes(values))

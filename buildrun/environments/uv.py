@@ -148,8 +148,15 @@ class Tool:
     def pip(self, verb: str, *arguments: str, text: str = "") -> str:
         """Call one of the ``uv pip`` verbs with pip's settings; text: lines of requirements."""
         words, lines = uv_words.translate(text.splitlines(), self._environ)
+        given = list(self._settings.arguments)
+        if "--require-hashes" in words or self._environ.get("UV_REQUIRE_HASHES"):
+            # Everything is pinned then; uv would want that of bounds as well, and pip does not.
+            given = [word for word in given if not word.startswith("--constraint=")]
+            lines = [line for line in lines if not line.startswith("--constraint ")]
+        if verb == "compile":  # which always makes hashes
+            words = [word for word in words if word != "--require-hashes"]
         text = "".join(f"{line}\n" for line in lines)
-        return self.run("pip", verb, *self._settings.arguments, *words, *arguments, text=text)
+        return self.run("pip", verb, *given, *words, *arguments, text=text)
 
 
 def _open_channel(console: Console) -> tuple[bool, int, int]:
