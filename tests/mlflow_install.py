@@ -52,13 +52,15 @@ def serving(directory: Path, environ: Mapping[str, str]) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
+    # Workers for jobs that no test has the server run would take a processor all the time.
+    environ = {**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (directory / "server.log").open("wb") as log:
         server = subprocess.Popen(
             (
                 prefix() / "bin" / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
                 "--backend-store-uri", f"sqlite:///{directory}/mlflow.db", "--workers", "1",
             ),
-            cwd=directory, env=dict(environ), stdout=log, stderr=log, start_new_session=True,
+            cwd=directory, env=environ, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     uri = f"http://127.0.0.1:{port}"
     try:
