@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from buildrun import digest
+from buildrun import digest, files
 from buildrun.errors import EnvironmentFailure
 from buildrun.tree import ignore, links, listing, select
 from buildrun.tree.fingerprints import Fingerprints
@@ -89,8 +89,9 @@ def build_content(path: str) -> str:
         for name in sorted(os.listdir(path))
         if name in _BUILD_FILES or (_is_named(name, texts) and not _PROSE.match(name))
     ]
-    files = [name for name in names if os.path.isfile(os.path.join(path, name))]
-    return digest.key("editable", [[name, _content_of(os.path.join(path, name))] for name in files])
+    paths = {name: os.path.join(path, name) for name in names}
+    found = [[name, _content_of(each)] for name, each in paths.items() if os.path.isfile(each)]
+    return digest.key("editable", found)
 
 
 def _is_named(name: str, texts: Sequence[str]) -> bool:
@@ -130,8 +131,7 @@ def _behind_links(path: str, found: Taken) -> Iterator[str]:
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return files.read(path).decode(errors="replace")
     except OSError:
         return ""
 
@@ -298,7 +298,7 @@ def _fill(path: str, copy: str, entry: Entry) -> None:
     mode = 0o777 if entry.kind == listing.EXECUTABLE else 0o666
     made = digest.new("sha256")
     with (
-        open(source, "rb") as file,
+        files.open_regular(source) as file,
         open(os.open(target, os.O_WRONLY | os.O_CREAT, mode), "wb") as into,
     ):
         while chunk := file.read(_CHUNK):

@@ -6,6 +6,7 @@ import os
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Mapping, Sequence
 
+from buildrun import files
 from buildrun.environments import private_files
 from buildrun.environments.prefix import MARKER
 from buildrun.environments.private_files import Recorded
@@ -79,8 +80,7 @@ def _rows(site: str, installer: str = "") -> Iterator[tuple[str, Sequence[str]]]
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return files.read(path).decode(errors="replace")
     except OSError:
         return ""
 
