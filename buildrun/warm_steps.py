@@ -1,11 +1,13 @@
 """The end of a warm run of steps: where every one of them is up to date, that is all there is."""
 
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from buildrun import glance, home, runs
 from buildrun.glance import Watched
+from buildrun.tree import names
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -21,6 +23,8 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     store = home.locate(environ)
     name, root, _ = value["plan"]["project"]
     steps = value["plan"]["steps"]
+    if names.are_moved_aside(os.listdir(root)):
+        return None  # a killed run may have left it, and the long way puts that right
     record = runs.begin(runs.new_id(), name, root, steps[-1][1])
     saved = _glance(value, store, environ, console)
     if saved is None:

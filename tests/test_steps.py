@@ -137,6 +137,20 @@ def test_edit_of_the_same_size_with_its_time_put_back_is_seen(chain: Path, run: 
     assert run(chain, "-e", "train")["prepare"] == "ok"
 
 
+def test_leftovers_of_a_killed_run_go_where_all_is_up_to_date(
+    chain: Path, buildrun: Buildrun
+) -> None:
+    for _ in range(3):  # the last of them has nothing to look at but a record
+        assert buildrun("run", chain, LOCAL, "-e", "train").code == 0
+    (chain / ".buildrun-0123456789ab/new/0").mkdir(parents=True)
+    (chain / ".buildrun-0123456789ab/old").mkdir()
+    (chain / ".buildrun-0123456789ab/lock").touch()
+    outcome = buildrun("run", chain, LOCAL, "-e", "train")
+    assert outcome.code == 0
+    assert "2 up to date" in outcome.err
+    assert not list(chain.glob(".buildrun-*"))
+
+
 # For the program that loads it, all happens within one second of a file system that knows whole
 # seconds only.
 COARSE = """

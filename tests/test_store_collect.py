@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from store_helpers import killed_at_each_step, outputs_of, renew, store_outputs, write_outputs
@@ -240,3 +242,47 @@ def test_empty_store_is_no_error(home: Home) -> None:
     assert collect.sweep(home) == 0
     assert check.verify(home) == []
     assert collect.total(home) == (0, 0)
+
+
+def test_result_that_is_made_again_meanwhile_is_not_damaged(home: Home, root: Path) -> None:
+    stored(home, root, "a", NOW)
+    own = content_of(home, b"a" * 1000)
+    own.unlink()  # by a collection, after which the step has run again
+
+    def meanwhile(frame: FrameType, event: str, function: object) -> None:
+        del frame
+        if event == "c_call" and function is os.lstat and not own.exists():
+            stored(home, root, "a", NOW + 1)
+
+    sys.setprofile(meanwhile)
+    try:
+        findings = check.verify(home)
+    finally:
+        sys.setprofile(None)
+    assert findings == []
+    assert own.exists()
+    assert len(collect.survey(home)) == 1
+
+
+def test_content_that_is_made_whole_meanwhile_is_not_damaged(home: Home, root: Path) -> None:
+    stored(home, root, "a", NOW)
+    own = content_of(home, b"a" * 1000)
+    whole = own.with_name("whole")
+    own.rename(whole)
+    own.write_bytes(b"b" * 1000)
+    damaged = own.stat()
+
+    def meanwhile(frame: FrameType, event: str, function: object) -> None:
+        if event != "c_return" or function is not os.readv or not whole.exists():
+            return
+        if os.path.samestat(os.fstat(frame.f_locals["source"]), damaged):
+            whole.replace(own)  # while the damaged one is read
+
+    sys.setprofile(meanwhile)
+    try:
+        findings = check.verify(home)
+    finally:
+        sys.setprofile(None)
+    assert not whole.exists()
+    assert findings == []
+    assert own.read_bytes() == b"a" * 1000

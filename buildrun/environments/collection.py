@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun import locks
@@ -72,10 +73,17 @@ def verify(home: Home) -> list[tuple[str, str]]:
     for item in survey(home):
         if not item.complete or item.manager is None or item.key is None:
             continue
-        reason = prefix.flaw(item.path, item.key) or _damage(item)
-        if reason:
-            damaged.append((item.name, reason))
-            prefix.discard(item.path)
+        # Whoever removes or builds it holds its lock alone.
+        lock = locks.attempt(item.path + ".lock", shared=True)
+        if lock is None and os.access(home.environments, os.W_OK):
+            continue
+        with lock or nullcontext():
+            if not _marker(item.path):
+                continue
+            reason = prefix.flaw(item.path, item.key) or _damage(item)
+            if reason:
+                damaged.append((item.name, reason))
+                prefix.discard(item.path)
     return damaged
 
 

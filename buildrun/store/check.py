@@ -24,7 +24,12 @@ class Finding(NamedTuple):
 def verify(home: Home) -> list[Finding]:
     """Hash every content, remove the damaged ones and the results that cannot be restored."""
     copier = Copier()
-    damaged = [file.digest for file in collect.contents(home) if _is_damaged(file, copier)]
+    damaged = [
+        file.digest
+        for file in collect.contents(home)
+        # A running step may have put a whole one in its place meanwhile.
+        if _is_damaged(file, copier) and _is_damaged(file, copier)
+    ]
     findings = [Finding(digest, "its content is not what it was") for digest in damaged]
     for digest in damaged:
         blobs.discard(home, digest)
@@ -33,11 +38,22 @@ def verify(home: Home) -> list[Finding]:
             reason: str | None = "the record of this result is damaged"
         else:
             reason = _loss(home, manifest)
-        # A result that was collected meanwhile has lost its contents rightly.
-        if reason is not None and os.path.lexists(file.path):
+        if reason is not None and _is_the_same(file):
             findings.append(Finding(file.digest, reason))
             blobs.quietly(os.unlink, file.path)
     return findings
+
+
+def _is_the_same(file: collect.File) -> bool:
+    """Return whether a result is the one that was looked at.
+
+    One that was collected meanwhile has lost its contents rightly; a running step may have made it
+    again since, and then it has them.
+    """
+    try:
+        return os.lstat(file.path).st_mtime == file.used
+    except OSError:
+        return False
 
 
 def _is_damaged(file: collect.File, copier: Copier) -> bool:

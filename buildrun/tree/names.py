@@ -30,6 +30,11 @@ def leftover(name: bytes) -> bool:
     return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_ENDS)
 
 
+def are_moved_aside(held: Iterable[str]) -> bool:
+    """Return whether any of the names is one of what buildrun moves aside while it works."""
+    return any(name.startswith(_STAGING.decode()) for name in held)
+
+
 def leftovers(held: Iterable[bytes]) -> set[bytes]:
     """Return the names that are leftovers."""
     found = set(_LEFTOVERS.intersection(held))
