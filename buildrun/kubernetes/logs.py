@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
@@ -24,7 +24,10 @@ _LATE = timedelta(seconds=2)
 
 # As the server writes times: seconds, their fraction, the zone.
 _FORM = "%Y-%m-%dT%H:%M:%S"
-_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)\Z")
+_STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ", re.MULTILINE)
+
+# Bytes that may wait to be handed on before no more are read.
+_MOST = 4 << 20
 
 
 class Position:
@@ -41,34 +44,111 @@ class Position:
         """Start at the log's beginning."""
         self.since = ""
         self._second = b""
-        self._recent: Counter[tuple[bytes, int]] = Counter()
-        self._again: Counter[tuple[bytes, int]] = Counter()
+        # What came lately, with the second of its last line; and what of it may come again, until
+        # a line is later than that.
+        self._recent: deque[tuple[bytes, list[bytes]]] = deque()
+        self._again: Counter[bytes] = Counter()
+        self._until = b""
 
     def begin(self) -> None:
         """Note that the log is about to come anew, from `since`."""
-        self._again = Counter(self._recent)
+        first = self.since[:19].encode()
+        lines = [line for _, lines in self._recent for line in lines]
+        self._again = Counter(line for line in lines if line[:1].isdigit() and line[:19] >= first)
+        self._until = _later(self._second, 2 * _LATE) if self._second else b""
 
-    def take(self, line: bytes) -> bytes | None:
-        """Return a line without its time; None where it was there before."""
-        stamp, _, text = line.partition(b" ")
-        found = _STAMP.match(stamp)
-        if found is None:
-            return line  # the server's own words
-        mark = (stamp, hash(text))
-        if self._again[mark] > 0:
-            self._again[mark] -= 1
-            return None
-        self._recent[mark] += 1
-        second, zone = found.groups()
-        if second > self._second:
-            before = datetime.strptime(second.decode(), _FORM) - _LATE
-            since = before.strftime(_FORM)
-            self._recent = Counter(
-                {item: count for item, count in self._recent.items() if item[0] >= since.encode()}
-            )
-            self._second = second
-            self.since = since + zone.decode()
-        return text
+    def take(self, lines: list[bytes]) -> bytes:
+        """Return the text of lines, without their times and without lines that were there before.
+
+        What bears no time is the server's own words.
+        """
+        fresh = lines
+        if self._again:
+            fresh = []
+            for line in lines:
+                if self._again[line] > 0:
+                    self._again[line] -= 1
+                else:
+                    fresh.append(line)
+        if fresh:
+            self._advance(fresh)
+        # One call for all, since there may be hundreds of thousands in a second.
+        return _STAMP.sub(b"", b"".join(fresh))
+
+    def _advance(self, lines: list[bytes]) -> None:
+        found = next(filter(None, map(_STAMP.match, reversed(lines))), None)
+        if found is not None and found[1] > self._second:
+            self._second = found[1]
+            self.since = (_later(self._second, -_LATE) + found[2]).decode()
+            # The last line of some may be earlier than others of them.
+            first = _later(self._second, -2 * _LATE)
+            while self._recent and self._recent[0][0] < first:
+                self._recent.popleft()
+            if self._second > self._until:
+                self._again.clear()
+        self._recent.append((self._second, lines))
+
+
+def _later(second: bytes, by: timedelta) -> bytes:
+    return (datetime.strptime(second.decode(), _FORM) + by).strftime(_FORM).encode()
+
+
+class _Outlet:
+    """Hands lines on in a thread of its own: all at once that have come since it did so last.
+
+    So whoever reads need not wait for another thread at each line.
+    """
+
+    def __init__(self, deliver: Callable[[list[bytes]], None]) -> None:
+        self._deliver = deliver
+        self._changed = threading.Condition()
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._is_busy = self._is_closed = False
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def put(self, lines: list[bytes]) -> None:
+        """Hand lines on soon; raises what has ended that."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._size < _MOST or self._error)
+            if self._error is not None:
+                raise self._error
+            self._waiting += lines
+            self._size += sum(map(len, lines))
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Wait until all was handed on; raises what has ended that."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not (self._waiting or self._is_busy))
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """Hand nothing on any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
+                lines, self._waiting, self._size = self._waiting, [], 0
+                self._is_busy = True
+                self._changed.notify_all()
+            try:
+                self._deliver(lines)
+            except BaseException as error:
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
 
 
 class Follower:
@@ -95,6 +175,7 @@ class Follower:
         self._sink = sink
         self._ended = ended
         self._position = Position()
+        self._outlet = _Outlet(self._deliver)
         self._stream: Stream | None = None
         self._left = threading.Event()
         self._previous = previous
@@ -134,19 +215,26 @@ class Follower:
             self.error = error
             if self._failed is not None:
                 self._failed()
+        finally:
+            self._outlet.close()
 
     def _read(self, *, follow: bool) -> None:
         try:
             for batch in self._batches(follow=follow):
                 # A line without an end may have been cut off; the last reading tells.
-                whole = (line for line in batch if not follow or line.endswith(b"\n"))
-                texts = [text for line in whole if (text := self._position.take(line)) is not None]
-                if texts:
-                    self._sink(b"".join(texts))
+                whole = [line for line in batch if not follow or line.endswith(b"\n")]
+                if whole:
+                    self._outlet.put(whole)
         except Refusal as error:
             # 400: the container is not there yet, or its log not any more. 404: nor is the pod.
             if error.status not in (400, 404):
                 raise
+        finally:
+            self._outlet.drain()
+
+    def _deliver(self, lines: list[bytes]) -> None:
+        if text := self._position.take(lines):
+            self._sink(text)
 
     def _batches(self, *, follow: bool) -> Iterator[list[bytes]]:
         query = {"container": self._container, "timestamps": "true"}
