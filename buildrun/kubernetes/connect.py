@@ -140,6 +140,6 @@ def _fact(context: str | None, error: Exception) -> str:
 def _hint(path: str) -> str:
     # `--kubeconfig` takes one file alone.
     return (
-        f"`KUBECONFIG={shlex.quote(path)} kubectl get jobs` must work; KUBECONFIG names other "
-        "files, and within a pod its service account is used"
+        f"`KUBECONFIG={shlex.quote(path)} kubectl get jobs` must work; KUBECONFIG names another "
+        "file, and within a pod its service account is used"
     )
