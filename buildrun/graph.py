@@ -146,10 +146,11 @@ def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[Node]) -> None:
     for node in nodes:
         known = seen.setdefault(node.entry_point.name, node)
         if known is not node and node.entry_point.outputs:
+            pairs = dict(set(known.rendered.parameters) ^ set(node.rendered.parameters))
+            which = ", ".join(f"`{name}`" for name in sorted(pairs))
             raise ProjectError(
-                f"`{node.entry_point.name}` is needed twice with different parameters, as "
-                f"`{known.id}` and `{node.id}`, and both would write "
-                f"`{node.entry_point.outputs[0]}`",
+                f"`{node.entry_point.name}` is needed twice with different parameters, {which}, "
+                f"and both would write `{node.entry_point.outputs[0]}`",
                 place=project.file,
                 hint="hand down the same parameters, or make it two entry points",
             )

@@ -135,6 +135,19 @@ def test_variables_of_the_project_reach_the_pod_and_secrets_are_kept_apart(
 
 
 @pytest.mark.usefixtures("kept")
+def test_secret_among_the_parameters_is_kept_apart(
+    project: Project, run: Run, place: Place
+) -> None:
+    directory = project(
+        f"name: inside\ndocker_env: {{image: {BASE}}}\nentry_points:\n  main:\n"
+        '    parameters: {token: string}\n    command: \'echo {token} "$BUILDRUN_COMMAND" "$0"\'\n'
+    )
+    outcome = run("-q", directory, "-P", "token=hunter2 $(x) '", config={"keep-jobs": "always"})
+    assert outcome.out == "hunter2 $(x) '  bash\n", outcome.err
+    assert "hunter2" not in json.dumps([place.job(), place.all("pods")]) + outcome.err
+
+
+@pytest.mark.usefixtures("kept")
 def test_only_the_first_container_of_a_template_is_changed(
     project: Project, run: Run, place: Place, tmp_path: Path
 ) -> None:

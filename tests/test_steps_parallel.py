@@ -305,7 +305,7 @@ def test_same_outputs_with_other_parameters_are_refused(
     )
     outcome = buildrun("run", directory, LOCAL)
     assert outcome.code == 1
-    assert "`make` is needed twice with different parameters" in outcome.err
+    assert "`make` is needed twice with different parameters, `what`, and" in outcome.err
     assert not (directory / "out").exists()
 
 

@@ -120,11 +120,15 @@ class Kubernetes:
         self._attempts[step.id] = number + 1
         travel = self._travel
         environ, secrets = self._variables(step)
-        program = container.program(travel.command(step))
+        command = travel.command(step)
+        program = container.program(command)
         known = identity() or digest.key("unknown", os.urandom(16).hex())
         key = digest.key(
             "pod", [known, self._image, program, environ, sorted(secrets), self._fixed(step)]
         )
+        if step.secrets:
+            program = container.program_of_variable(command)
+            secrets = {**secrets, container.COMMAND: command}
         wish = Wish(
             identity=Identity(self._project.name, step.id, key, self._cluster.owner),
             run_id=self._run_id,

@@ -56,6 +56,17 @@ def program(command: str) -> tuple[str, ...]:
     return plain_words(command) or ("sh", "-c", _BASH if needs_bash(command) else _SHELL, command)
 
 
+# The variable that holds a command which bears secrets.
+COMMAND = "BUILDRUN_COMMAND"
+
+
+def program_of_variable(command: str) -> tuple[str, ...]:
+    """Return the words that run a command whose text the variable `COMMAND` holds, unset for it."""
+    script = _BASH if needs_bash(command) else _SHELL
+    taken = f'set -- "${COMMAND}"; unset {COMMAND}; '
+    return ("sh", "-c", taken + script.replace('"$0"', '"$1"'))
+
+
 _BASH = (
     'command -v bash >/dev/null 2>&1 && exec bash -c "$0"; '
     "echo 'the command is written for bash, and the image has no bash' >&2; exit 127"
