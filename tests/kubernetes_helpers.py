@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import Buildrun, Outcome
-from docker_helpers import Registry, docker, imported, missing, registry
+from docker_helpers import Registry, docker, imported, missing, need_engine, registry
 from kube_cluster import Cluster
 from kube_kubelet import DockerKubelet, Pod, Scripted
 from remote_helpers import bucket
@@ -287,6 +287,7 @@ def a_start(place: Place, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="session", name="prepared")
 def a_prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Return an image with next to nothing in it, and a store for all tests of a session."""
+    need_engine()
     name = f"buildrun-test-kubernetes:{os.getpid()}"
     imported(name, "nothing")
     store = tmp_path_factory.mktemp("store")

@@ -19,6 +19,8 @@ import pytest
 from conftest import Buildrun, Project
 from docker_helpers import BASE, containers, docker, engine, missing
 
+from buildrun.images.engine import Engine
+
 assert engine  # a fixture
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -27,8 +29,9 @@ ENTRY = "docker_env: {image: '" + BASE + "'}\nname: inside\nentry_points:\n"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+def nothing_is_left(engine: Engine, tmp_path: Path) -> Iterator[None]:
     """See to it that no container outlives its test."""
+    del engine
     yield
     assert containers(tmp_path) == set()
 

@@ -19,11 +19,12 @@ import conda_channel
 import pytest
 from conda_channel import Package
 from conftest import Buildrun, Outcome, Project
-from docker_helpers import BASE, docker, engine, imported  # noqa: F401
+from docker_helpers import BASE, an_engine, docker, imported  # noqa: F401
 from wheels import write_wheel
 
 from buildrun.home import Home
 from buildrun.images import records
+from buildrun.images.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -50,8 +51,9 @@ entry_points:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(store: Path) -> Iterator[None]:
+def nothing_is_left(engine: Engine, store: Path) -> Iterator[None]:
     """See to it that no container outlives its test."""
+    del engine
     yield
     assert building() == set()
     assert not list((store / "containers").glob("*"))

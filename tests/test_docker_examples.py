@@ -12,6 +12,8 @@ from conftest import REPOSITORY, Buildrun
 from docker_helpers import BASE, Registry, a_slim, containers, engine, registry
 from example_helpers import play
 
+from buildrun.images.engine import Engine
+
 EXAMPLES = REPOSITORY / "examples"
 
 FIXTURES = (engine, a_slim)
@@ -20,8 +22,9 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+def nothing_is_left(engine: Engine, tmp_path: Path) -> Iterator[None]:
     """See to it that no container outlives its test."""
+    del engine
     yield
     assert containers(tmp_path) == set()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun
-from docker_helpers import BASE, a_small, an_engine, docker  # noqa: F401
+from docker_helpers import BASE, a_small, an_engine, docker  # noqa: F401, need_engine
 from test_images_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
@@ -400,6 +400,7 @@ def test_engine_that_stops_is_told(dying: str) -> None:
 
 
 def test_contexts_are_those_of_the_cli(tmp_path: Path) -> None:
+    need_engine()
     environ = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}
     subprocess.run(
         ("docker", "context", "create", "there", "--docker", "host=unix:///there.sock"),
