@@ -9,6 +9,9 @@ import xxhash
 
 from buildrun.errors import BuildrunError
 
+# How the directory in a project begins that outputs are moved to and from.
+STAGING = ".buildrun-"
+
 
 class Home(NamedTuple):
     """The root directory of everything buildrun keeps."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import glance, home, runs
 from buildrun.glance import Watched
-from buildrun.tree import names
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -23,7 +22,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     store = home.locate(environ)
     name, root, _ = value["plan"]["project"]
     steps = value["plan"]["steps"]
-    if names.are_moved_aside(os.listdir(root)):
+    if any(each.startswith(home.STAGING) for each in os.listdir(root)):
         return None  # a killed run may have left it, and the long way puts that right
     record = runs.begin(runs.new_id(), name, root, steps[-1][1])
     saved = _glance(value, store, environ, console)

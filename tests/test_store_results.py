@@ -25,7 +25,7 @@ from store_helpers import (
 
 from buildrun.digest import Algorithm
 from buildrun.errors import StoreError
-from buildrun.home import Home
+from buildrun.home import STAGING, Home
 from buildrun.store import blobs, staging
 from buildrun.store.aside import set_aside
 from buildrun.store.blobs import Lost
@@ -532,7 +532,7 @@ def test_staging_that_came_with_a_project_moves_nothing_from_elsewhere(
     for number, (old, path) in enumerate(
         ((outside, "taken"), (None, "../escaped"), (None, "/tmp/escaped"))
     ):
-        fake = root / f"{staging.PREFIX}{number}"
+        fake = root / f"{STAGING}{number}"
         fake.mkdir()
         if old is not None:
             (fake / "old").symlink_to(old)

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from buildrun.errors import ExecutionError
+from buildrun.home import STAGING
 from buildrun.images import tar
 from buildrun.kubernetes import carry
 from buildrun.printable import printable
 from buildrun.store.remote_goods import CHUNK, Changed
-from buildrun.store.staging import PREFIX
 from buildrun.tree import signature
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 # It vanished, or became a link or something else.
 _OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
-_STAGING = os.fsencode(PREFIX)
+_STAGING = os.fsencode(STAGING)
 
 
 class _Piece(NamedTuple):

@@ -6,12 +6,11 @@ import posixpath
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from buildrun.home import STAGING
 from buildrun.project.check_path import check_fields, problem
 from buildrun.project.compose import Path
 from buildrun.project.declared import Declared
 from buildrun.project.findings import Findings
-
-_STAGING = ".buildrun-"
 
 
 class _Output(NamedTuple):
@@ -99,8 +98,8 @@ def _refusal(output: str, reserved: Mapping[str, str]) -> tuple[str, str] | None
         return "is a pattern", "outputs are paths: name the directory that holds the files"
     taken = {
         "belongs to git": ".git" in parts,
-        f"begins as buildrun's own do, with `{_STAGING}`": any(
-            part.startswith(_STAGING) for part in parts
+        f"begins as buildrun's own do, with `{STAGING}`": any(
+            part.startswith(STAGING) for part in parts
         ),
         "is the MLproject file": output.lower() == "mlproject",
     }

@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 from buildrun import files, locks
 from buildrun.errors import StoreError
+from buildrun.home import STAGING
 from buildrun.store import moving
 from buildrun.store.blobs import quietly
 from buildrun.store.copying import write
 from buildrun.store.manifest import is_output
 from buildrun.store.within import enter, open_directory
 
-PREFIX = ".buildrun-"
 _LOCK, _RECOVERY, _JOURNAL = "lock", "recovery", "journal"
 # How far an output is that cannot be moved in one step.
 _TAKING, _TAKEN, _GIVING, _GIVEN = "taking", "taken", "giving", "given"
@@ -134,7 +134,7 @@ class Staging:
 def make(root: str) -> Staging:
     """Return a new staging directory; raises StoreError where the project cannot be written."""
     while True:
-        path = os.path.join(root, PREFIX + os.urandom(6).hex())
+        path = os.path.join(root, STAGING + os.urandom(6).hex())
         try:
             os.mkdir(path, 0o700)
             lock = _try_lock(f"{path}/{_LOCK}")
@@ -162,7 +162,7 @@ def recover(root: str, rescue: str | None = None) -> tuple[Rescued, ...]:
     """
     try:
         with os.scandir(root) as listing:
-            names = [entry.name for entry in listing if entry.name.startswith(PREFIX)]
+            names = [entry.name for entry in listing if entry.name.startswith(STAGING)]
     except OSError:
         return ()
     return tuple(item for name in names for item in _recover(root, f"{root}/{name}", rescue))

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+from buildrun import home
+
 # Version control's own, and what buildrun itself moves aside while it works.
 _NEVER = b".git"
-_STAGING = b".buildrun-"
+_STAGING = home.STAGING.encode()
 
 # What programs leave behind while they run: it decides no result, and it comes and goes.
 _LEFTOVERS = frozenset(
@@ -28,11 +30,6 @@ def never(name: bytes) -> bool:
 def leftover(name: bytes) -> bool:
     """Return whether a name is no part of a project unless a pattern spells it."""
     return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_ENDS)
-
-
-def are_moved_aside(held: Iterable[str]) -> bool:
-    """Return whether any of the names is one of what buildrun moves aside while it works."""
-    return any(name.startswith(_STAGING.decode()) for name in held)
 
 
 def leftovers(held: Iterable[bytes]) -> set[bytes]:
