@@ -17,6 +17,7 @@ STEP = "name: p\nentry_points: {main: {inputs: [in], outputs: [out], command: ca
 PLAIN = "name: p\nentry_points: {main: {outputs: [out], command: echo made > out}}\n"
 PATH = "entry_points: {main: {parameters: {f: path}, outputs: [out], command: 'cp {f} out'}}\n"
 GIT = {".git/HEAD": "ref: refs/heads/main\n", ".git/objects/x": "", ".git/refs/x": ""}
+IGNORING = {**GIT, ".gitignore": "*.log\n", "a.log": "", "below/a": ""}
 NOT_A_FILE = "this is a device, pipe or socket, not a file"
 
 # Files, the place of what is no file, the arguments.
@@ -59,6 +60,10 @@ REFUSED: dict[str, tuple[dict[str, str], str, tuple[str, ...]]] = {
 PASSED_OVER: dict[str, tuple[dict[str, str], str]] = {
     "ignore file of git": ({"MLproject": PLAIN, **GIT}, ".gitignore"),
     "exclude file of git": ({"MLproject": PLAIN, **GIT}, ".git/info/exclude"),
+    "index of git": ({"MLproject": PLAIN, **IGNORING}, ".git/index"),
+    "head of git": ({"MLproject": PLAIN, **IGNORING}, ".git/HEAD"),
+    "configuration of git": ({"MLproject": PLAIN, **IGNORING}, ".git/config"),
+    "second ignore file of git": ({"MLproject": PLAIN, **IGNORING}, "below/.gitignore"),
     "ignore file of buildrun": ({"MLproject": PLAIN}, ".buildrunignore"),
     "journal": ({"MLproject": PLAIN}, ".buildrun-0123456789ab/journal"),
 }
@@ -70,6 +75,7 @@ def make(directory: Path, files: dict[str, str], place: str, kind: str) -> Path:
         (directory / name).write_text(text)
     path = directory / place
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":

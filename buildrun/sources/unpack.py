@@ -52,6 +52,11 @@ def unpack(archive: str, directory: str, shown: str) -> None:
         ) from None
     except ProjectError:
         raise
+    except files.NotAFile as error:
+        raise ProjectError(
+            f"the archive `{shown}` cannot be read: {error.strerror}",
+            hint="give the archive itself",
+        ) from None
     except OSError as error:
         if error.errno is None or isinstance(error, EOFError):
             raise _broken(shown, error) from None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from buildrun.memo import Reader
 from buildrun.secrets import redact
+from buildrun.tree import ignore
 
 # git would run what a repository's configuration names.
 _GIT = ("git", "-c", "core.fsmonitor=false")
@@ -31,10 +32,9 @@ def look(directory: str, environ: Mapping[str, str], seen: Reader) -> Checkout |
 
     seen: takes note of the files that tell of another commit or remote.
     """
-    found = _ask(
-        directory, environ, "rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir"
-    )
-    lines = found.splitlines()
+    words = ("rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir")
+    there = ignore.repository(os.fsencode(directory)) is not None
+    lines = _ask(directory, environ, *words).splitlines() if there else []
     if len(lines) != 3:
         seen.exists(os.path.join(directory, ".git"))
         return None

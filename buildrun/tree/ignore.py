@@ -203,6 +203,8 @@ def repository(root: bytes) -> Repository | None:
     while True:
         if (own := _own_directory(os.path.join(top, b".git"))) is not None:
             common = _common(own)
+            if not all(map(_is_plain, (own + b"/HEAD", own + b"/index", common + b"/config"))):
+                return None  # git would wait for ever
             exclude = os.path.join(common, b"info", b"exclude")
             return Repository(top, inner, os.path.join(own, b"index"), exclude)
         above, name = os.path.split(top)
@@ -210,6 +212,10 @@ def repository(root: bytes) -> Repository | None:
             return None
         inner = name + b"/" + inner
         top = above
+
+
+def _is_plain(path: bytes) -> bool:
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _own_directory(dot_git: bytes) -> bytes | None:
@@ -241,14 +247,15 @@ def _read(path: bytes, *, follow: bool = True) -> bytes | None:
 class Filter:
     """Chooses what belongs to a project, directory by directory; for one walk from the root.
 
-    ignored: whether git's rules have left anything out so far.
+    ignored: whether git's rules have left anything out so far, and git itself can be asked of it.
     """
 
     def __init__(self, root: bytes, repository: Repository | None) -> None:
         """Read the rules that lie above the root."""
         self._root = root
         self._seen = xxhash.xxh3_128()
-        self.ignored = False
+        self._ignored = False
+        self._stuck = False
         above = () if repository is None else tuple(self._above(repository))
         self._git: dict[bytes, tuple[Rules, ...]] = {}
         self._own: dict[bytes, tuple[Rules, ...]] = {}
@@ -258,6 +265,11 @@ class Filter:
     def entered(self) -> frozenset[bytes]:
         """Return the directories of the project, with a slash at their end."""
         return frozenset(self._git)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether to ask git; see the class."""
+        return self._ignored and not self._stuck
 
     @property
     def digest(self) -> str:
@@ -302,7 +314,9 @@ class Filter:
         above = below[: below.rfind(b"/", 0, -1) + 1]
         git = self._git[above] if below else self._outer
         if _GIT_FILE in held:
-            content = _read(os.path.join(self._root, below, _GIT_FILE), follow=False)
+            path = os.path.join(self._root, below, _GIT_FILE)
+            content = _read(path, follow=False)
+            self._stuck = self._stuck or not _is_plain(path)  # git would wait for a pipe
             if content is not None:
                 self._note(below, content)
                 git = (*git, Rules(below, b"", content))
@@ -333,7 +347,7 @@ class Filter:
         if said is not None:
             return said
         said = bool(_verdict(git, below, name, directory=directory))
-        self.ignored = self.ignored or said
+        self._ignored = self._ignored or said
         return said
 
     def _above(self, repository: Repository) -> Iterable[Rules]:
