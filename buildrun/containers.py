@@ -132,14 +132,20 @@ def directory(home: Home) -> str:
     return os.path.join(home.root, "containers")
 
 
-def run(made: Container, root: str, home: Home, environ: Mapping[str, str]) -> Result:
-    """Run the container with our own streams and terminal; raises ExecutionError."""
+def run(
+    made: Container, root: str, home: Home, environ: Mapping[str, str], log: str | None
+) -> Result:
+    """Run the container with our own streams and terminal; raises ExecutionError.
+
+    log: as in ``Job``.
+    """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     argv = container.run_argv(made, stdin=True, terminal=terminal)
     attendance = attended.attend(directory(home), made.name, environ)
     result = Result(DOCKER_FAILED)
     try:
-        result = local.execute(Job("", root, container.cli_environ(environ, made), None, argv))
+        seen = container.cli_environ(environ, made)
+        result = local.execute(Job("", root, seen, None, argv, log))
     finally:
         end(made, attendance, environ, removed=result.exit_code == 0)
     return result

@@ -160,12 +160,6 @@ def _parts(path: str, streams: Iterable[tuple[int, int]]) -> Iterator[tuple[int,
                 left -= len(chunk)
 
 
-def file_name(number: int, step: str) -> str:
-    """Return a log's name: the step's number, and as much of its id as a file name may have."""
-    safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in step[:80])
-    return f"{number:03}-{safe.encode('ascii', 'replace').decode().replace('?', '_')}.log"
-
-
 def choose(given: str | None, *, jobs: int, steps: Sequence[object]) -> Mode:
     """Return the mode: as given, else prefixed where several steps may write at once."""
     for mode in MODES:

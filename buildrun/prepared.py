@@ -37,12 +37,17 @@ class Prepared(NamedTuple):
     shown: str
 
 
-def perform(prepared: Prepared, environ: Mapping[str, str], console: "Console") -> Result:
-    """Run the command in an environment that the caller holds; raises ExecutionError."""
+def perform(
+    prepared: Prepared, environ: Mapping[str, str], console: "Console", log: str | None
+) -> Result:
+    """Run the command in an environment that the caller holds; raises ExecutionError.
+
+    log: as in ``Job``.
+    """
     seen = {name: value for name, value in environ.items() if name not in prepared.changes}
     seen.update({name: text for name, text in prepared.changes.items() if text is not None})
     console.note(console.style(f"[{prepared.step}] {prepared.shown}", "dim"))
-    result = local.execute(Job(prepared.command, prepared.cwd, seen))
+    result = local.execute(Job(prepared.command, prepared.cwd, seen, log=log))
     if result.exit_code != 0 and result.interrupted is None and prepared.prefix is not None:
         look_for_damage(prepared.manager, prepared.prefix, console)
     return result
@@ -52,10 +57,12 @@ def recorded(
     prepared: Prepared,
     project: str,
     directory: str,
-    call: Callable[[], Result],
+    call: Callable[[str | None], Result],
     where: str | None = None,
 ) -> Result:
     """Return the result of a call that runs the command, and leave a record of the run.
+
+    call: gets the path of the log, as in ``Job``.
 
     project: its name. directory: where the records of runs are. where: the project's place, if
     that is not where the command runs.
@@ -65,8 +72,9 @@ def recorded(
     runs.write(directory, record)
     started = time.monotonic()
     result = Result(FAILURE)
+    log = log_of(prepared, directory, run_id)
     try:
-        result = call()
+        result = call(log)
     except KeyboardInterrupt:
         result = Result(128 + signal.SIGINT, signal.SIGINT)
         raise
@@ -75,22 +83,37 @@ def recorded(
         raise
     finally:
         seconds = time.monotonic() - started
-        value = report(run_id, prepared, result, seconds)
+        value = report(run_id, prepared, result, seconds, log)
         ended = runs.end(record, value["status"], result.exit_code, seconds, value["steps"])
         runs.write(directory, ended)
     return result
 
 
-def report(run_id: str, prepared: Prepared | None, result: Result, seconds: float) -> Any:
+def log_of(prepared: Prepared, directory: str, run_id: str) -> str | None:
+    """Return where the output is kept; None for a command that is not shown as it is.
+
+    What it writes may bear the same secrets.
+
+    directory: where the records of runs are.
+    """
+    if prepared.shown != prepared.command:
+        return None
+    return os.path.join(runs.directory(directory, run_id), runs.file_name(0, prepared.step))
+
+
+def report(
+    run_id: str, prepared: Prepared | None, result: Result, seconds: float, log: str | None
+) -> Any:
     """Return how a run went, in the stable shape of `run --report`.
 
-    prepared: None where it ended before there was a command; result then tells how.
+    prepared: None where it ended before there was a command; result then tells how. log: where it
+    is if it could be kept.
     """
     exit_code = result.exit_code
     state = "ok" if exit_code == 0 else "failed"
     if result.interrupted is not None:
         state = "cancelled"
-    steps = [] if prepared is None else [_step(prepared, state, exit_code, seconds)]
+    steps = [] if prepared is None else [_step(prepared, state, exit_code, seconds, log)]
     return {
         "version": 1,
         "run_id": run_id,
@@ -100,14 +123,14 @@ def report(run_id: str, prepared: Prepared | None, result: Result, seconds: floa
     }
 
 
-def _step(prepared: Prepared, state: str, exit_code: int, seconds: float) -> Any:
+def _step(prepared: Prepared, state: str, exit_code: int, seconds: float, log: str | None) -> Any:
     return {
         "id": prepared.step,
         "entry_point": prepared.entry_point,
         "state": state,
         "exit_code": exit_code,
         "seconds": round(seconds, 3),
-        "log": None,
+        "log": log if log is not None and os.path.exists(log) else None,
         "reasons": [{"code": code, "detail": detail} for code, detail in prepared.reasons],
     }
 

@@ -105,6 +105,12 @@ def logs(runs: str, run_id: str) -> list[str]:
     return [os.path.join(place, name) for name in sorted(names) if name.endswith(".log")]
 
 
+def file_name(number: int, step: str) -> str:
+    """Return a log's name: the step's number, and as much of its id as a file name may have."""
+    safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in step[:80])
+    return f"{number:03}-{safe.encode('ascii', 'replace').decode().replace('?', '_')}.log"
+
+
 def find(runs: str, start: str) -> list[str]:
     """Return the ids that begin with the given text."""
     try:

@@ -154,7 +154,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
         store = home.locate(environ)
 
         def run(seen: Prepared) -> Result:
-            call = lambda: perform(seen, environ, console)  # noqa: E731
+            call = lambda log: perform(seen, environ, console, log)  # noqa: E731
             return recorded(seen, value["project"], store.runs, call, value.get("where"))
 
         if value["tracking"] is None:

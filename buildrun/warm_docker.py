@@ -54,7 +54,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
             prepared,
             value["code"][0],
             store.runs,
-            lambda: containers.run(made, wants.root, store, environ),
+            lambda log: containers.run(made, wants.root, store, environ, log),
             value.get("where"),
         )
 

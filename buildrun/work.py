@@ -341,7 +341,7 @@ class Worker:
         return Outcome(step, state, verdict.reasons, None, seconds, saved=saved)
 
     def _log_path(self, step: Step) -> str:
-        from buildrun.output import file_name
+        from buildrun.runs import file_name
 
         return os.path.join(self._place.logs, file_name(self._numbers[step.id], step.id))
 

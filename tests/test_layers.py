@@ -14,8 +14,9 @@ PACKAGE = REPOSITORY / "buildrun"
 
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"__init__", "__version__", "errors", "printable"},
+    {"__init__", "__version__", "errors", "near", "printable"},
     {"files", "listener", "locks", "options", "digest", "secrets", "home", "console", "schemas"},
+    {"heartbeat", "table"},
     {"memo"},
     {"tree"},
     {"project"},
@@ -102,7 +103,8 @@ NEVER = {
 OWN = {
     "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
     "buildrun.environments.prefix", "buildrun.errors", "buildrun.executors",
-    "buildrun.executors.ending", "buildrun.executors.group", "buildrun.executors.job",
+    "buildrun.executors.ending", "buildrun.executors.group", "buildrun.executors.guard",
+    "buildrun.executors.job", "buildrun.executors.kept",
     "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.spawn",
     "buildrun.executors.terminal", "buildrun.files", "buildrun.home", "buildrun.locks",
     "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.prepared",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import select
 import signal
 import subprocess
@@ -146,9 +147,44 @@ def test_plain_runs_are_recorded_cold_and_warm(project: Project, buildrun: Build
         assert (run["project"], run["entry_point"]) == ("plain", "main")
         assert (run["status"], run["exit_code"]) == ("failed", 3)
         assert [step["state"] for step in run["steps"]] == ["failed"]
-    outcome = buildrun("runs", "logs")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert "straight to the terminal" in outcome.err
+        assert buildrun("runs", "logs", run["run_id"]).out == "hi\n"
+
+
+def test_lone_command_keeps_its_log(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
+    command = "echo out; echo warned >&2; exit 3"
+    directory = project(f"entry_points: {{main: {{command: '{command}'}}}}\n")
+    for _ in range(2):
+        outcome = buildrun("run", "-q", LOCAL, "--report", tmp_path / "r.json", cwd=directory)
+        assert (outcome.code, outcome.out, outcome.err) == (3, "out\n", "warned\n")
+        log = Path(json.loads((tmp_path / "r.json").read_text())["steps"][0]["log"])
+        assert sorted(log.read_text().splitlines()) == ["out", "warned"]
+        assert log.stat().st_mode & 0o777 == 0o600
+    words = (sys.executable, "-m", "buildrun", "run", "-q", LOCAL)
+    command = "for i in 1 2 3 4 5; do echo out $i; echo warned $i >&2; done"
+    (directory / "MLproject").write_text(f"entry_points: {{main: {{command: '{command}'}}}}\n")
+    both = subprocess.run(
+        words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+    ).stdout
+    assert both.decode() == "".join(f"out {i}\nwarned {i}\n" for i in range(1, 6))
+    assert buildrun("runs", "logs").out == both.decode()
+
+
+def test_terminal_stays_the_command_s_own_unless_a_log_is_asked_for(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project(
+        "entry_points: {main: {command: 'test -t 1 && echo terminal || echo no'}}\n"
+    )
+    shown = {}
+    for more in ((), ("--output", "stream")):
+        reader, writer = pty.openpty()
+        words = (sys.executable, "-m", "buildrun", "run", "-q", LOCAL, *more)
+        subprocess.run(words, cwd=directory, stdout=writer, stderr=writer, check=True)
+        os.close(writer)
+        shown[more] = os.read(reader, 4096).decode().strip(), buildrun("runs", "logs").out
+        os.close(reader)
+    assert shown[()] == ("terminal", "")
+    assert shown["--output", "stream"][1] == "no\n"
 
 
 def test_run_that_could_not_begin_is_not_recorded(project: Project, buildrun: Buildrun) -> None:

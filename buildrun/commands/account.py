@@ -9,7 +9,7 @@ from buildrun import runs
 from buildrun.commands import run_steps
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.executors.job import Result
-from buildrun.prepared import Prepared, report
+from buildrun.prepared import Prepared, log_of, report
 from buildrun.schedule import Progress
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ class Account:
     def run_id(self) -> str:
         """Return the run's id: that of MLflow's run, once there is one."""
         return self.tracking.run_id or self._own_id
+
+    @property
+    def log(self) -> str | None:
+        """Return where the output of the lone command is kept, see ``prepared.log_of``."""
+        if self.prepared is None:
+            return None
+        return log_of(self.prepared, self._running.home.runs, self.run_id)
 
     @property
     def exit_code(self) -> int:
@@ -110,7 +117,7 @@ class Account:
     def report(self) -> Any:
         """Return the run in the stable shape of `--report`."""
         seconds = time.monotonic() - self._started
-        value = report(self.run_id, self.prepared, self.result, seconds)
+        value = report(self.run_id, self.prepared, self.result, seconds, self.log)
         if self.progress is not None:
             value["steps"] = [
                 run_steps.to_json(self.progress.outcomes[step.id])

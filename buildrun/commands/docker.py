@@ -143,12 +143,12 @@ class Docker:
         declared = docker_env(self._project) is not None
         return options.build_image or options.backend == "kubernetes" or not declared
 
-    def run(self, step: Step) -> Result:
-        """Run a lone step with our own streams and terminal."""
+    def run(self, step: Step, log: str | None) -> Result:
+        """Run a lone step with our own streams and terminal; log: as in ``Job``."""
         running = self._running
         made = self._container(step)
         running.console.note(running.console.style(f"[{step.id}] {step.shown}", "dim"))
-        return containers.run(made, self._project.root, running.home, running.environ)
+        return containers.run(made, self._project.root, running.home, running.environ, log)
 
     def perform(
         self, step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink

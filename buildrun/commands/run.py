@@ -154,7 +154,7 @@ def _run(
         wish = session.wish(running)
         return planning.make(opened.project, wish, state, downloads.fetch, content=content)
 
-    if planning.is_plain(first):
+    if planning.is_plain(first) and wanted.shown is None:
         environment = provide()
         made = make()
         prepared = _prepared(made, environment, tracking.untracked)
@@ -163,7 +163,7 @@ def _run(
         if not downloads.used:
             warm_record.keep(claim, running, opened, prepared, tracking.ask)
         claim.release()
-        account.result = perform(account.prepared, running.environ, running.console)
+        account.result = perform(account.prepared, running.environ, running.console, account.log)
         return
     if tracking.is_late:
         provide()
@@ -194,13 +194,13 @@ def _run_in_docker(
     chosen = docker.choose(made, refresh=refresh)
     tracking.tag_image(chosen.reference, chosen.id)
     made = made._replace(content=docker.content(chosen))
-    if planning.is_plain(made):
+    if planning.is_plain(made) and wanted.shown is None:
         account.prepared = _prepared(made, _IMAGE, tracking.variables)
         account.begin(made)
         if not downloads.used:
             warm_record.keep_container(claim, running, opened, docker, chosen, made, tracking.ask)
         claim.release()
-        account.result = docker.run(made.steps[-1])
+        account.result = docker.run(made.steps[-1], account.log)
         return
     progress = account.begin_steps(made)
     claim.release()

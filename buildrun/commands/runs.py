@@ -16,7 +16,6 @@ from buildrun.commands.runs_latest import latest
 from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.kubernetes.cluster import Submitted, recorded
 from buildrun.kubernetes.detached import Detached
-from buildrun.output import file_name
 from buildrun.printable import printable
 from buildrun.runs import Record
 
@@ -163,7 +162,7 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
     there = {os.path.basename(path): path for path in runs.logs(directory, record.run_id)}
     if record.status in ("running", "lost"):
         # Its steps are told at the end, but the logs grow as it goes on.
-        wanted = None if step is None else file_name(0, step).partition("-")[2]
+        wanted = None if step is None else runs.file_name(0, step).partition("-")[2]
         found = [item for item in there.items() if wanted in (None, item[0].partition("-")[2])]
     else:
         chosen = [item for item in record.steps if step in (None, item["id"], item["entry_point"])]
@@ -185,7 +184,7 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
         raise StoreError(
             "there is no log: what ran wrote straight to the terminal, or nothing had to run",
             place=f"run {printable(record.run_id)}",
-            hint="`buildrun runs show` tells how each step ended",
+            hint="with `--output stream` a log is kept on a terminal too",
         )
     return found
 

@@ -16,6 +16,7 @@ class Job(NamedTuple):
     timeout: seconds after which it is ended, else None; time that it is stopped together with us,
         as by Ctrl-Z, does not count.
     argv: the words of a program to run instead of the command, such as one that runs it elsewhere.
+    log: the file that keeps what it writes to our own streams, see ``kept``; None for none.
     """
 
     command: str
@@ -23,6 +24,7 @@ class Job(NamedTuple):
     environ: Mapping[str, str]
     timeout: float | None = None
     argv: tuple[str, ...] = ()
+    log: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:

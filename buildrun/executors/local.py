@@ -16,6 +16,7 @@ from buildrun.executors.ending import GRACE, Ending, Grace
 from buildrun.executors.group import Members, send
 from buildrun.executors.guard import Guard
 from buildrun.executors.job import TIMED_OUT, Job, Result
+from buildrun.executors.kept import kept
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
 from buildrun.executors.spawn import find_program, spawn
 from buildrun.executors.terminal import Terminal
@@ -42,7 +43,7 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
     Raises ExecutionError where the command cannot be started.
     """
     program = find_program(job)
-    with Terminal() as terminal, Signals() as signals, Guard() as guard:
+    with kept(job.log), Terminal() as terminal, Signals() as signals, Guard() as guard:
         descriptor = terminal.descriptor_to_give()
         group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
         guard.add(group)
