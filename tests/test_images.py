@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun
-from docker_helpers import BASE, a_small, an_engine, docker  # noqa: F401, need_engine
+from docker_helpers import BASE, a_small, an_engine, docker, need_engine  # noqa: F401
 from test_images_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
