@@ -348,7 +348,12 @@ class _Attempt:
     def _cancel(self, number: int) -> Result:
         """Delete the Job and wait until its pod is gone; a second signal ends the waiting."""
         cluster, name = self._cluster, self._wish.name
-        if not self._is_ours():
+        try:
+            # The watch may not have told yet of a run that has just attached.
+            job: Object | None = cluster.api.get(cluster.job(name))
+        except Refusal:
+            job = cluster.watcher.look(name).job
+        if not self._is_for_us(job):
             self._note(f"the Job `{name}` is left to the other run that follows it")
             return Result(128 + number, number)
         self._note("ending the Job and waiting for its pod; Ctrl-C again does not wait")
@@ -362,7 +367,9 @@ class _Attempt:
 
     def _is_ours(self) -> bool:
         """Return whether it is for us to clean up: whoever came last does."""
-        job = self._cluster.watcher.look(self._wish.name).job
+        return self._is_for_us(self._cluster.watcher.look(self._wish.name).job)
+
+    def _is_for_us(self, job: Object | None) -> bool:
         notes = (job["metadata"].get("annotations") or {}) if job is not None else {}
         return notes.get(names.FOLLOWER) in (None, self._wish.run_id)
 
