@@ -158,6 +158,19 @@ def test_bounds_are_no_hindrance_where_hashes_are_required(
     assert "must have a hash" in outcome.err
 
 
+def test_locked_packages_come_from_where_the_requirements_say(
+    project: Project, offline: Call, tmp_path: Path
+) -> None:
+    write_wheel(tmp_path / "apart", "theta", "1.0")
+    directory = project(
+        MLPROJECT,
+        python_env__yaml=f"dependencies: [alpha==1.0, theta, -f {tmp_path}/apart]\n",
+    )
+    assert offline("lock", directory).code == 0
+    outcome = offline("-q", directory, "--locked")
+    assert outcome.out.startswith("1.0 "), outcome.err
+
+
 def test_option_for_previews_counts(project: Project, offline: Call, links: Path) -> None:
     write_wheel(links, "alpha", "3.0rc1")
     directory = project(MLPROJECT, python_env__yaml="dependencies: [--pre --no-index, alpha]\n")

@@ -59,6 +59,8 @@ def install(
     if locked is not None:
         texts = uv_lock.lines([list(package) for package in locked]).get(_STAGE, [])
         lines = requirements.logical_lines(texts, declared.path)
+        if lines:
+            lines = [*requirements.sources(known), *lines]
         more = ["--no-deps"]  # they are complete, but for what conda has installed
     folder, parts = os.path.dirname(declared.path), json.dumps(identity.parts)
     python = os.path.join(prefix, "bin", "python")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from buildrun import digest
@@ -27,6 +27,7 @@ _EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
 _DIRECT = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(.+)$")
 _SUFFIXES = re.compile(r"(\.whl|\.zip|\.tar\.gz|\.tar\.bz2|\.tgz|\.tar)$")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_SOURCES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host")
 # A line with a path, and an option with one.
 _LOCAL = re.compile(
     r"((?:(?:-e|--editable)(?:\s*=\s*|\s+))?)((?:[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*)?)"
@@ -69,6 +70,11 @@ def follow(lines: Sequence[str], origin: str, root: str, reader: Reader) -> tupl
 def logical_lines(lines: Sequence[str], origin: str) -> list[Line]:
     """Return lines without comments, each whole; the files they name are not followed."""
     return _logical_lines("\n".join(lines), origin, located=False)
+
+
+def sources(lines: Iterable[Line]) -> list[Line]:
+    """Return the lines that say where packages come from, locked ones as well."""
+    return [line for line in lines if line.text.startswith(_SOURCES)]
 
 
 def outputs_of(project: ProjectSpec) -> list[str]:

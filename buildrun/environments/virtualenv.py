@@ -156,7 +156,9 @@ def _stages(
     if identity.lock == "locked":
         place = lockfile.path_for(wanted.declared.path or root)
         found = uv_lock.lines(identity.parts.get("packages", ()))
-        return {stage: logical_lines(texts, place) for stage, texts in found.items()}
+        asked = [line for lines in wanted.lines.values() for line in lines]
+        places = requirements.sources(asked)
+        return {stage: [*places, *logical_lines(texts, place)] for stage, texts in found.items()}
     return wanted.lines
 
 
