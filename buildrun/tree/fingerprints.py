@@ -57,6 +57,8 @@ class Fingerprints:
         self._tracked = Tracked(self._index.tracked)
         self._write = write
         self._lock = RLock()
+        # Paths of inputs: a link in an output that leads to one is known by the step's key.
+        self._inputs: set[bytes] = set()
         self._walks: dict[Wanted, Selection] = {}
         self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], Taken] = {}
         # Rows of files so young that they hold for the walks that are kept, and no longer.
@@ -69,8 +71,11 @@ class Fingerprints:
         without: paths that do not count, with all that is beneath them.
         """
         if patterns is None:
-            return self._take((("project", ""),), without)
-        return self._take(tuple([("pattern", text) for text in patterns]), without)
+            taken = self._take((("project", ""),), without)
+        else:
+            taken = self._take(tuple([("pattern", text) for text in patterns]), without)
+        self._inputs.update(taken.selection.paths)
+        return taken
 
     def outputs(self, paths: tuple[str, ...]) -> Taken:
         """Return what the outputs are: whole trees, with their directories and links as such."""
@@ -233,7 +238,8 @@ class Fingerprints:
         chosen = select.without(select.union(found), without)
         kinds = {kind for kind, _ in wanted}
         named, outputs = kinds.isdisjoint(("project", "output")), "output" in kinds
-        return follow.links(self._root, chosen, without, named=named, outputs=outputs)
+        known = frozenset(self._inputs) if outputs else None
+        return follow.links(self._root, chosen, without, named=named, outputs=known)
 
     def _walk(self, kind: str, text: str) -> Selection:
         if kind == "project":

@@ -7,7 +7,7 @@ links lead to is entered once, and circles end.
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from buildrun.tree import names, patterns, select, signature
 from buildrun.tree.select import Sink
@@ -26,13 +26,14 @@ def links(
     without: Iterable[str] = (),
     *,
     named: bool,
-    outputs: bool = False,
+    outputs: Collection[bytes] | None = None,
 ) -> Selection:
     """Return a selection with what its links lead to.
 
     without: paths that do not count here. named: whether somebody has named what is selected;
     else there are bounds, and what is left out of every project is left out behind links too.
-    outputs: whether a link that leads out of the selection is a problem.
+    outputs: for a selection of outputs, the inputs, which links may lead to; a link that leads
+    elsewhere is a problem.
     """
     if not selection.doors and not signature.are_links(selection.signatures):
         return selection
@@ -53,12 +54,12 @@ class _Follower:
         without: Iterable[bytes],
         *,
         named: bool,
-        outputs: bool,
+        outputs: Collection[bytes] | None,
     ) -> None:
         self._root = root
         self._home = os.path.realpath(root)
         self._selection = selection
-        self._counted = set(selection.paths)
+        self._counted = {*selection.paths, *(outputs or ())}
         # What counts with all that is beneath it, here or elsewhere.
         self._whole = set(without)
         self._named, self._outputs = named, outputs
@@ -90,7 +91,7 @@ class _Follower:
         place = self._place(link)
         if self._is_counted(place) or (not self._named and self._is_left_out(place, full)):
             return []
-        if self._outputs:
+        if self._outputs is not None:
             fact = "is a link to what is no output of the step"
             sink.problems.setdefault(link, f"`{shown(link)}` {fact}")
             if patterns.is_within(self._home, place):
