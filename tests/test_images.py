@@ -76,7 +76,7 @@ def test_image_keeps_what_the_base_says(
     assert found.config["WorkingDir"] == derive.CODE
     labels = {
         "theirs": "yes",
-        "buildrun": "2",
+        "buildrun": "1",
         "buildrun.key": made.key,
         "buildrun.project": "made",
     }

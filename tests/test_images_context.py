@@ -262,13 +262,27 @@ def test_layer_is_what_tar_reads(tmp_path: Path) -> None:
         )
     }  # fmt: skip
     modes = {name: members[name].mode for name in members if not members[name].issym()}
-    assert modes.pop("mlflow") == modes.pop("mlflow/projects") == 0o755
-    # A pod may run as any user of the group 0.
-    assert modes.pop(f"{top}/sub/run.sh") == modes.pop(top) == modes.pop(f"{top}/sub") == 0o775
-    assert modes.pop(f"{top}/{'d' * 120}") == 0o775
-    assert set(modes.values()) == {0o664}
+    directories = ("mlflow", "mlflow/projects", top, f"{top}/sub", f"{top}/{'d' * 120}")
+    assert {modes.pop(name) for name in (*directories, f"{top}/sub/run.sh")} == {0o755}
+    assert set(modes.values()) == {0o644}
     assert members[f"{top}/link"].linkname == "t" * 200
     assert {(member.mtime, member.uid, member.gid) for member in members.values()} == {(TIME, 0, 0)}
+
+
+def test_layer_for_any_user_is_writable_for_its_group(tmp_path: Path) -> None:
+    make(tmp_path, "a.py", "sub/run.sh")
+    (tmp_path / "sub/run.sh").chmod(0o700)
+    taken = context.content(spec(tmp_path), fingerprints(tmp_path)).taken
+    made = layer.of_files(str(tmp_path), taken, "/code/here", any_user=True)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(made.chunks()))) as archive:
+        modes = {member.name: member.mode for member in archive}
+    assert modes == {
+        "code": 0o755,
+        "code/here": 0o775,
+        "code/here/a.py": 0o664,
+        "code/here/sub": 0o775,
+        "code/here/sub/run.sh": 0o775,
+    }
 
 
 def test_layer_is_the_same_wherever_and_whenever(tmp_path: Path) -> None:

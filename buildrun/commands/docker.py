@@ -92,6 +92,7 @@ class Docker:
                 code_fingerprints(running.home, self._project.root),
                 refresh=refresh,
                 console=console,
+                any_user=running.options.backend == "kubernetes",
             )
             self._chosen = self._chosen._replace(
                 id=derived.id, reference=derived.reference, workdir=container.CODE,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CODE = "/mlflow/projects/code"
 
 # How images are made; another number makes all of them anew.
-_FORMAT = "2"
+_FORMAT = "1"
 
 
 class Derived(NamedTuple):
@@ -69,19 +69,25 @@ def code_image(
     *,
     refresh: bool,
     console: Console,
+    any_user: bool = False,
 ) -> Derived:
     """Return the base with the project's files in `CODE`, made if it is not there.
 
-    refresh: it is made anew. Raises BuildrunError.
+    refresh: it is made anew. any_user: see `layer.of_files`. Raises BuildrunError.
     """
-    recipe = code_recipe(base, project, fingerprints, console)
+    recipe = code_recipe(base, project, fingerprints, console, any_user=any_user)
     made = layer_image(engine, home, base, recipe, refresh=refresh, console=console)
     fingerprints.save()
     return made
 
 
 def code_recipe(
-    base: Image, project: ProjectSpec, fingerprints: Fingerprints, console: Console
+    base: Image,
+    project: ProjectSpec,
+    fingerprints: Fingerprints,
+    console: Console,
+    *,
+    any_user: bool = False,
 ) -> Recipe:
     """Return what the project's image is made of; nothing is made, no engine is asked.
 
@@ -89,6 +95,8 @@ def code_recipe(
     """
     content = context.content(project, fingerprints)
     parts = {"format": _FORMAT, "base": base.id, "code": content.taken.digest, "at": CODE}
+    if any_user:
+        parts["users"] = "any"
 
     def before() -> None:
         for path in content.secrets:
@@ -98,7 +106,7 @@ def code_recipe(
         key=digest.key("image", {**parts, "project": reference.component(project.name)}),
         project=project.name,
         change=Change(workdir=CODE, told=f"the project's files in {CODE}"),
-        layer=lambda: layer.of_files(project.root, content.taken, CODE),
+        layer=lambda: layer.of_files(project.root, content.taken, CODE, any_user=any_user),
         before=before,
     )
 

@@ -33,13 +33,14 @@ class Layer(NamedTuple):
     chunks: Callable[[], Iterator[bytes]]
 
 
-def of_files(root: str, taken: Taken, directory: str) -> Layer:
+def of_files(root: str, taken: Taken, directory: str, *, any_user: bool = False) -> Layer:
     """Return the layer that has some files of a project in a directory of the image.
 
+    any_user: not only root may write there, but whoever is in the group 0.
     Making it raises ProjectError for a file that is no longer what was taken.
     """
     top = os.fsencode(directory.strip("/"))
-    members = _members(taken, top)
+    members = _members(taken, top, any_user=any_user)
     size = sum(len(head) + tar.room(entry.size) for head, entry, _ in members if entry) + sum(
         len(head) for head, entry, _ in members if entry is None
     )
@@ -56,12 +57,15 @@ def of_files(root: str, taken: Taken, directory: str) -> Layer:
     return Layer(size + len(tar.END), lambda: tar.gathered(chunks()))
 
 
-def _members(taken: Taken, top: bytes) -> list[tuple[bytes, Entry | None, bytes]]:
+def _members(
+    taken: Taken, top: bytes, *, any_user: bool
+) -> list[tuple[bytes, Entry | None, bytes]]:
     """Return headers, each with its entry and signature; None for a directory's.
 
-    The group, which is 0, may do what the owner may: a cluster may give a pod any user and this
-    group. See "Support arbitrary user ids" in OpenShift's guidelines for images.
+    any_user: the group, which is 0, may do what the owner may, for a cluster may give a pod any
+    user and this group. See "Support arbitrary user ids" in OpenShift's guidelines for images.
     """
+    group = 0o020 if any_user else 0
     made: list[tuple[bytes, Entry | None, bytes]] = []
     known: set[bytes] = set()
 
@@ -69,22 +73,22 @@ def _members(taken: Taken, top: bytes) -> list[tuple[bytes, Entry | None, bytes]
         if directory and directory not in known:
             enter(directory.rpartition(b"/")[0])
             known.add(directory)
-            mode = 0o775 if directory.startswith(top) else 0o755
+            mode = 0o755 | (group if directory.startswith(top) else 0)
             made.append((tar.header(directory + b"/", tar.DIRECTORY, mode=mode), None, b""))
 
     enter(top)
     for entry, seen in zip(taken.entries(), taken.selection.signatures, strict=True):
         name = top + b"/" + os.fsencode(entry.path)
         enter(name.rpartition(b"/")[0])
-        made.append((_header(name, entry), entry, seen))
+        made.append((_header(name, entry, group), entry, seen))
     return made
 
 
-def _header(name: bytes, entry: Entry) -> bytes:
+def _header(name: bytes, entry: Entry, group: int) -> bytes:
     if entry.kind == listing.SYMLINK:
         return tar.header(name, tar.SYMLINK, target=os.fsencode(entry.content), mode=0o777)
-    mode = 0o775 if entry.kind == listing.EXECUTABLE else 0o664
-    return tar.header(name, size=entry.size, mode=mode)
+    mode = 0o755 if entry.kind == listing.EXECUTABLE else 0o644
+    return tar.header(name, size=entry.size, mode=mode | group)
 
 
 def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterator[bytes]:
