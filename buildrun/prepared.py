@@ -11,6 +11,7 @@ from buildrun.environments.prefix import discard
 from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
 from buildrun.executors.job import Job, Result
+from buildrun.secrets import are_in
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -90,13 +91,14 @@ def recorded(
 
 
 def log_of(prepared: Prepared, directory: str, run_id: str) -> str | None:
-    """Return where the output is kept; None for a command that is not shown as it is.
+    """Return where the output is kept; None for a command that is given secrets.
 
-    What it writes may bear the same secrets.
+    What it writes may bear them.
 
     directory: where the records of runs are.
     """
-    if prepared.shown != prepared.command:
+    given = (value for value in prepared.changes.values() if value is not None)
+    if prepared.shown != prepared.command or any(map(are_in, given)):
         return None
     return os.path.join(runs.directory(directory, run_id), runs.file_name(0, prepared.step))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from buildrun import locks
-from buildrun.errors import ExecutionError, StoreError
+from buildrun.errors import ExecutionError, Interrupted, StoreError
 from buildrun.executors.hands import Hands, Sink
 from buildrun.executors.job import Job, Result
 from buildrun.files import make_directory
@@ -154,6 +154,8 @@ class Worker:
         except StoreError as error:
             place.console.warn(f"{head(step)} {error.message}", error.hint or "")
             return None
+        except Interrupted:
+            raise
         except Exception as error:  # a result may have come from anybody who can write the remote
             place.console.warn(f"{head(step)} its result cannot be restored: {error!r}")
             return None

@@ -16,10 +16,12 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 
-# A shell has what runs in its background ignore Ctrl-C, and every process here would inherit that.
+# A shell has what runs in its background ignore Ctrl-C, `nohup` has it ignore SIGHUP, and every
+# process here would inherit that.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)

@@ -278,7 +278,6 @@ def test_log_of_a_killed_run_is_still_there(project: Project, buildrun: Buildrun
     assert run["status"] == "lost"
     assert buildrun("runs", "logs", run["run_id"], "main").out == "one\n"
     assert buildrun("runs", "logs", run["run_id"], "b").code == 1
-    (directory.parent / "go").write_text("")
 
 
 def test_number_of_a_process_that_was_given_again_is_no_run(

@@ -106,11 +106,15 @@ def test_longest_chain_by_past_times_goes_first(
 def test_failure_lets_running_steps_end_and_starts_nothing_new(
     project: Project, gate: Gate, start: Start, tmp_path: Path
 ) -> None:
-    text = fan("abc", "true", a=PAUSE.format("a"), b=f"{PAUSE.format('b')}; exit 5")
+    end = tmp_path / "end"
+    os.mkfifo(end)
+    text = fan("abc", "true", a=PAUSE.format("a"), b=f"echo b > $UP; read _ < {end}; exit 5")
     report = tmp_path / "report"
     live = start(project(text, in__txt=""), "-j", "2", "--report", report)
     assert gate.wait_for(2) == {"a", "b"}
-    gate.open(2)
+    end.write_text("\n")
+    live.said("error: [b]")
+    gate.open()
     outcome = live.wait()
     assert outcome.code == 5
     assert states(report) == {"a": "ok", "b": "failed", "c": "skipped", "main": "skipped"}

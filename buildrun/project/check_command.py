@@ -120,7 +120,9 @@ def _problem(
         hint = f"set a variable before, `{item.name}={{{item.name}}}`, and use that here"
         if item.dollar:
             hint = f"for the shell's variable write `${{{{{item.name}}}}}`"
-        return "error" if certain else "warning", "unsafe-placeholder", message, hint
+        if certain:
+            return "error", "unsafe-placeholder", message, hint
+        return "warning", "unsafe-placeholder", message, hint
     if item.place.within in ("'", '"', "$'"):
         message = f"`{{{item.name}}}` stands in quotes, to which `mlflow run` adds its own"
         hint = "remove the quotes around it; a value with blanks stays one word"
