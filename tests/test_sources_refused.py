@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,6 +43,19 @@ def test_no_such_repository_over_http(tmp_path: Path, buildrun: Buildrun) -> Non
         outcome = buildrun(f"{server.url}/nowhere", LOCAL)
     assert outcome.code == 1
     assert f"there is no git repository at `{server.url}/nowhere`" in outcome.err
+
+
+def test_missing_ssh_is_told(tmp_path: Path, buildrun: Buildrun) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("git", "sh"):
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    outcome = buildrun("git@example.invalid:a/b", LOCAL, environ={"PATH": str(programs)})
+    assert outcome.code == 1
+    assert "`git@example.invalid:a/b` cannot be reached: there is no `ssh`" in outcome.err
+    assert "openssh-client" in outcome.err
 
 
 @pytest.mark.parametrize("version", ["nowhere", "0123456", "0" * 40, "feature/x"])

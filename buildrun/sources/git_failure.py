@@ -25,6 +25,7 @@ _UNREACHED = (
 )  # fmt: skip
 # What git adds to what ssh says.
 _BESIDE = ("fatal: Could not read from remote", "Please make sure you have", "and the repository")
+_NO_SSH = ("ssh: not found", "ssh: command not found", "cannot run ssh")
 _FULL = ("no space left on device", "disk quota exceeded")
 
 
@@ -47,6 +48,9 @@ def failure(done: Done, shown: str) -> BuildrunError:
         )
     elif "not allowed" in text and "transport" in text:
         fact, hint = f"git may not use `{shown}`: {reason}", "give an https:// or ssh:// URL"
+    elif _says(text, _NO_SSH):
+        fact = f"`{shown}` cannot be reached: there is no `ssh`"
+        hint = "install it, such as Debian's openssh-client, or give an https:// URL"
     elif _says(text, _UNREACHED):
         fact = f"`{shown}` cannot be reached: {reason}"
         hint = "check the host and the network; `--offline` uses what was fetched before"
