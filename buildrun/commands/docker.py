@@ -285,10 +285,9 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
 def _warn_of_unknown(running: Session) -> None:
     for key in running.options.backend_config:
         if key not in _CONFIG:
-            from difflib import get_close_matches
+            from buildrun.near import did_you_mean
 
-            close = get_close_matches(key, _CONFIG, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(_CONFIG)}"
+            hint = did_you_mean(key, _CONFIG) or f"known: {', '.join(_CONFIG)}"
             running.console.warn(f"the backend config's `{key}` means nothing here", hint)
 
 
