@@ -23,7 +23,8 @@ class Chosen(NamedTuple):
     reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
     for root. reused: nothing had to be built. key: of the image with the project's code, "" where
     there is none. below: the id of the image that the code is above. environment: the key of the
-    image with the project's environment, "" where the base is all there is.
+    image with the project's environment, "" where the base is all there is. python: False where
+    commands that begin with `python` need a shell to find a `python3`.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Chosen(NamedTuple):
     key: str = ""
     below: str = ""
     environment: str = ""
+    python: bool = True
 
 
 class Wants(NamedTuple):
@@ -86,7 +88,7 @@ def container_for(
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
         image=chosen.id,
-        program=container.program(task.command),
+        program=container.program(task.command, python=chosen.python),
         environ=seen,
         arguments=arguments,
         volumes=volumes,

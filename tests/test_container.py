@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from buildrun.errors import ProjectError, UsageError
 from buildrun.executors import attended, mounts
 from buildrun.executors.container import (
+    COMMAND,
     Container,
     arguments,
     cli_environ,
@@ -20,6 +22,7 @@ from buildrun.executors.container import (
     named,
     needs_bash,
     program,
+    program_of_variable,
     refuse_unfit,
     run_argv,
     sets_user,
@@ -70,6 +73,30 @@ def test_plain_words_are_what_bash_makes_of_them() -> None:
     assert subprocess.run(
         program(command), capture_output=True, check=True, timeout=30
     ).stdout == done.stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize(
+    ("command", "python"),
+    [("python a.py 'x  y'", False), ("cd . && python a.py 'x  y'", True)],
+)
+@pytest.mark.parametrize("there", ["python", "python3"])
+def test_python3_is_found_as_python(
+    tmp_path: Path, command: str, python: bool, shell: str, there: str
+) -> None:
+    for name in {"sh", shell}:
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    (tmp_path / there).write_text(f"#!/bin/sh\nprintf '<%s>' {there} \"$@\"\nexit 3\n")
+    (tmp_path / there).chmod(0o755)
+    for words, environ in (
+        (program(command, python=python), {}),
+        (program_of_variable(command), {COMMAND: command}),
+    ):
+        done = subprocess.run(
+            (tmp_path / "sh", *words[1:]), env={"PATH": str(tmp_path), **environ},
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (3, f"<{there}><a.py><x  y>", "")
 
 
 def test_arguments_have_mlflows_meaning() -> None:

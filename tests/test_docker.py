@@ -337,19 +337,23 @@ def test_image_without_a_shell_runs_plain_words(
     program = shutil.which("docker-init")  # a static program that every engine brings along
     if program is None:
         missing("there is no docker-init")
-    shutil.copyfile(program, tmp_path / "init")
-    (tmp_path / "init").chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for place in ("init", "bin/python"):
+        shutil.copyfile(program, tmp_path / place)
+        (tmp_path / place).chmod(0o755)
     name = f"buildrun-test-bare:{os.getpid()}"
     archive = subprocess.run(
-        ("tar", "-C", tmp_path, "-c", "init"), capture_output=True, check=True
+        ("tar", "-C", tmp_path, "-c", "init", "bin"), capture_output=True, check=True
     ).stdout
     docker("import", "-", name, data=archive)
     try:
         directory = project(
             "docker_env: {image: '" + name + "'}\nname: inside\nentry_points:\n"
             "  main: {command: '/init --version'}\n  shell: {command: '/init --version && true'}\n"
+            "  python: {command: python --version}\n"
         )
-        assert buildrun("-q", directory).out.startswith("tini version")
+        for name in ("main", "python"):
+            assert buildrun("-q", directory, "-e", name).out.startswith("tini version")
         outcome = buildrun(directory, "-e", "shell")
         assert outcome.code == 127
         assert "exec sh failed" in outcome.err
@@ -370,6 +374,34 @@ def test_image_without_bash_runs_what_sh_can(project: Project, buildrun: Buildru
         outcome = buildrun("-q", directory, "-e", "arrays")
         assert (outcome.code, outcome.out) == (127, "")
         assert "the command is written for bash, and the image has no bash" in outcome.err
+    finally:
+        docker("rmi", "-f", image, check=False)
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_image_with_python3_alone_runs_python(
+    project: Project, buildrun: Buildrun, shell: str
+) -> None:
+    recipe = f"FROM {BASE}\nRUN rm -f /usr/bin/python" + (" /bin/bash" if shell == "sh" else "")
+    image = docker("build", "-q", "-", data=f"{recipe}\n".encode())
+    try:
+        directory = project(
+            "docker_env: {image: '" + image + "'}\nname: inside\nentry_points:\n"
+            "  main: {parameters: {p: {default: a b}}, command: 'python code.py {p}'}\n"
+            "  shell: {command: 'true && python code.py; exit 4'}\n"
+            "  made: {inputs: [code.py], outputs: [out], command: 'python code.py | tee out'}\n",
+            code__py="import sys\nprint('trained', sys.argv[1:])\nsys.exit(len(sys.argv[1:]))\n",
+        )
+        for options, code, out in (
+            ((), 1, "trained ['a b']\n"),
+            ((), 1, "trained ['a b']\n"),  # from its record
+            (("-P", "p=$x"), 1, "trained ['$x']\n"),
+            (("-e", "code.py"), 0, "trained []\n"),
+            (("-e", "shell"), 4, "trained []\n"),
+            (("-e", "made"), 0, "trained []\n"),
+        ):
+            outcome = buildrun("-q", directory, "--build-image", *options)
+            assert (outcome.code, outcome.out) == (code, out), outcome.err
     finally:
         docker("rmi", "-f", image, check=False)
 

@@ -101,6 +101,39 @@ def test_whole_command_runs_in_the_pod_as_in_bash(
     assert "exit code 3" in outcome.err
 
 
+def test_pods_without_bash_and_with_python3_alone_run_what_they_can(
+    project: Project, run: Run, objects: Store
+) -> None:
+    recipe = f"FROM {BASE}\nRUN rm -f /bin/bash /usr/bin/python\n"
+    image = docker("build", "-q", "-", data=recipe.encode())
+    try:
+        directory = project(
+            "name: inside\ndocker_env: {image: '" + image + "'}\nentry_points:\n"
+            "  plain: {parameters: {p: {default: a b}}, command: 'python code.py {p}'}\n"
+            "  shell: {command: 'echo $0 && python code.py; exit 3'}\n"
+            "  arrays: {command: 'a=(1 2); echo ${{a[1]}}'}\n"
+            "  made: {inputs: [code.py], outputs: [out], command: python code.py made}\n",
+            code__py="import sys\nprint(sys.argv[1:])\nopen('out', 'w').write('made')\n",
+        )
+        cache = ("--remote-cache", objects.url, "--remote-cache-write")
+        for options, code, out in (
+            (("-e", "plain"), 0, "['a b']\n"),
+            (("-e", "shell"), 3, "sh\n[]\n"),
+            (("-e", "code.py", "-P", "p=$x"), 0, "['--p', '$x']\n"),
+            (("-e", "made", *cache), 0, "['made']\n"),
+        ):
+            outcome = run("-q", directory, *options, environ=objects.environ)
+            assert (outcome.code, outcome.out) == (code, out), outcome.err
+        assert (directory / "out").read_text() == "made"
+        outcome = run("-q", directory, "-e", "arrays")
+        assert outcome.code == 127
+        assert "the command is written for bash, and the image has no bash" in (
+            outcome.out + outcome.err
+        )
+    finally:
+        docker("rmi", "-f", image, check=False)
+
+
 def test_command_runs_in_the_projects_directory_with_its_files(project: Project, run: Run) -> None:
     outcome = run("-q", project(mlproject("pwd; ls; cat data.txt"), data__txt="content\n"))
     assert outcome.out == "/mlflow/projects/code\nMLproject\ndata.txt\ncontent\n", outcome.err

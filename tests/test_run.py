@@ -504,6 +504,33 @@ def test_python3_serves_as_python(project: Project, buildrun: Buildrun, tmp_path
     assert (outcome.code, outcome.out) == (0, "trained ['--a', 'x y']\n"), outcome.err
 
 
+def test_absent_python_is_told_until_there_is_one(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory = project(
+        "entry_points:\n  main: {command: python train.py}\n"
+        "  later: {command: 'cd . && python3 train.py; other'}\n"
+        "  made: {outputs: [out], command: 'python train.py > out'}\n",
+        train__py="print('trained')\n",
+    )
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "bash").symlink_to(shutil.which("bash") or "")
+    environ = {"PATH": str(programs)}
+    for name in ("main", "train.py", "later", "made"):
+        outcome = buildrun("-q", directory, LOCAL, "-e", name, environ=environ)
+        program = "python3" if name == "later" else "python"
+        assert (outcome.code, outcome.out) == (127, ""), outcome.err
+        assert f"bash: {program}: command not found\nhint: install Python 3" in outcome.err
+        assert "or have an environment built: `--env-manager virtualenv`" in outcome.err
+    assert outcome.err.count("hint: install Python 3") == 1
+    (programs / "python3").write_text(f'#!{programs}/bash\nexec {sys.executable} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    for name in ("main", "train.py"):
+        outcome = buildrun("-q", directory, LOCAL, "-e", name, environ=environ)
+        assert (outcome.code, outcome.out) == (0, "trained\n"), outcome.err
+
+
 def test_user_without_home_is_told_what_to_set(project: Project, tmp_path: Path) -> None:
     directory = project(
         "python_env: python_env.yaml\nentry_points: {main: {command: echo fine}}\n",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from buildrun.environments.contract import Identity, Request
     from buildrun.executors.container import Container
     from buildrun.images.engine import Engine, Image
+    from buildrun.memo import Reader
     from buildrun.planning import Plan, Step
     from buildrun.project.spec import ProjectSpec
 
@@ -81,6 +82,8 @@ class Docker:
         self._chosen = self._as_is(base)
         if docker_env(self._project) is None:
             base = self._with_environment(base, refresh=refresh)
+        if not self._chosen.environment:
+            self._chosen = self._chosen._replace(python=self._has_python(base, made))
         if self._has_code:
             from buildrun.images.derive import code_image
 
@@ -217,6 +220,25 @@ class Docker:
             )
         self._chosen = self._chosen._replace(environment=made.key, reused=made.reused)
         return found
+
+    def _has_python(self, image: Image, made: Plan) -> bool:
+        """Return whether the plan's commands find a `python` in the image without a shell's help.
+
+        Also True where the image has no shell. A container tells, once for each image.
+        """
+        if not any(container.begins_with_python(step.command) for step in made.steps):
+            return True
+        from buildrun.images.env_container import Access, Site
+        from buildrun.memo import recall
+
+        running = self._running
+
+        def look(_: Reader) -> bool:
+            with Site(image, running.home, running.environ) as site:
+                site.create(("sh", "-c", "command -v python || exit 3"), Access())
+                return site.run(lambda _: b"").code != 3
+
+        return bool(recall(running.memory, f"python {image.id}", running.environ, look))
 
     def _as_is(self, image: Image) -> Chosen:
         return Chosen(

@@ -62,6 +62,7 @@ class Kubernetes:
         self._open = ExitStack()
         self._attempts: dict[str, int] = {}
         self._image = self._user = ""
+        self._python = True
         self._cluster: Cluster
         self._warn()
 
@@ -97,7 +98,7 @@ class Kubernetes:
         for step in made.steps:
             self._variables(step)  # what is not set is told before anything is built
         chosen = self._docker.choose(made, refresh=refresh)
-        self._user = chosen.user
+        self._user, self._python = chosen.user, chosen.python
         console = self._running.console
         try:
             with going_on(console, "pushing the image"):
@@ -121,7 +122,7 @@ class Kubernetes:
         travel = self._travel
         environ, secrets = self._variables(step)
         command = travel.command(step)
-        program = container.program(command)
+        program = container.program(command, python=self._python)
         known = identity() or digest.key("unknown", os.urandom(16).hex())
         key = digest.key(
             "pod", [known, self._image, program, environ, sorted(secrets), self._fixed(step)]

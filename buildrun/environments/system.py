@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 NAME = "local"
 
+# Functions that bash takes from variables. The second is what it calls for a command that is not
+# found, in a process of its own.
+_PYTHON3 = '() { python3 "$@"; }'
+_NOT_FOUND = (
+    '() { echo "bash: $1: command not found" >&2; case $1 in python|python3) echo '
+    "'hint: install Python 3 (Debian: `apt-get install python3`), add its directory to `PATH`, "
+    "or have an environment built: `--env-manager virtualenv`' >&2; esac; return 127; }"
+)
+
 
 def identify(request: Request, reader: Reader) -> Identity:  # noqa: ARG001
     """Return an identity without a key: what the caller has is not known."""
@@ -52,11 +61,14 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     """Return the variable by which a buildrun that the command starts stays in the environment.
 
     Where there is only a ``python3``, commands find it as ``python`` too: by a function of bash.
+    Where there is neither, another one says what to do.
     """
     import shutil
 
     changes = {"BUILDRUN_ENV_MANAGER": "local"}
     search = environ.get("PATH", os.defpath)
-    if not shutil.which("python", path=search) and shutil.which("python3", path=search):
-        changes["BASH_FUNC_python%%"] = '() { python3 "$@"; }'
-    return changes
+    if shutil.which("python", path=search):
+        return changes
+    if shutil.which("python3", path=search):
+        return {**changes, "BASH_FUNC_python%%": _PYTHON3}
+    return {**changes, "BASH_FUNC_command_not_found_handle%%": _NOT_FOUND}

@@ -46,14 +46,24 @@ class Container(NamedTuple):
     user: str | None = None
 
 
-def program(command: str) -> tuple[str, ...]:
+def program(command: str, *, python: bool = True) -> tuple[str, ...]:
     """Return the words that run a command's text wholly inside of a container.
 
     Plain words are run as such, like `docker run IMAGE words…`, so that an image needs no shell for
     them and an entrypoint of its own gets them; everything else is for `bash -c` in there, or for
-    `sh -c` where the image has no bash.
+    `sh -c` where the image has no bash. The shell takes a `python3` for a `python` that is absent.
+
+    python: False for an image that has a shell and no `python`.
     """
-    return plain_words(command) or ("sh", "-c", _BASH if needs_bash(command) else _SHELL, command)
+    words = plain_words(command)
+    if words and not python and begins_with_python(command):
+        return ("sh", "-c", _EITHER, *words)
+    return words or ("sh", "-c", _script(command), command)
+
+
+def begins_with_python(command: str) -> bool:
+    """Return whether a command is plain words, the first of them `python`."""
+    return plain_words(command)[:1] == ("python",)
 
 
 # The variable that holds a command which bears secrets.
@@ -62,16 +72,23 @@ COMMAND = "BUILDRUN_COMMAND"
 
 def program_of_variable(command: str) -> tuple[str, ...]:
     """Return the words that run a command whose text the variable `COMMAND` holds, unset for it."""
-    script = _BASH if needs_bash(command) else _SHELL
     taken = f'set -- "${COMMAND}"; unset {COMMAND}; '
-    return ("sh", "-c", taken + script.replace('"$0"', '"$1"'))
+    return ("sh", "-c", taken + _script(command).replace('"$0"', '"$1"'))
 
 
-_BASH = (
-    'command -v bash >/dev/null 2>&1 && exec bash -c "$0"; '
-    "echo 'the command is written for bash, and the image has no bash' >&2; exit 127"
+def _script(command: str) -> str:
+    """Return what `sh -c` gets for a command that is its `$0`."""
+    text = f"'{_PYTHON3}'\"$0\"" if "python" in command else '"$0"'
+    otherwise = _NO_BASH if needs_bash(command) else f"exec sh -c {text}"
+    return f"command -v bash >/dev/null 2>&1 && exec bash -c {text}; {otherwise}"
+
+
+_EITHER = 'command -v python >/dev/null 2>&1 || exec python3 "$@"; exec python "$@"'
+_NO_BASH = "echo 'the command is written for bash, and the image has no bash' >&2; exit 127"
+_PYTHON3 = (
+    "command -v python >/dev/null 2>&1 || if command -v python3 >/dev/null 2>&1; "
+    'then python() { python3 "$@"; }; fi; '
 )
-_SHELL = 'command -v bash >/dev/null 2>&1 && exec bash -c "$0"; exec sh -c "$0"'
 
 # What other shells take for something else, or do not know.
 _OF_BASH = re.compile(
