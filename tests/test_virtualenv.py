@@ -16,6 +16,8 @@ import pytest
 from conftest import Buildrun, Outcome, Project
 from wheels import write_source, write_wheel
 
+from buildrun.environments.private_files import Recorded, settle
+
 MLPROJECT = """\
 name: packages
 python_env: python_env.yaml
@@ -701,3 +703,21 @@ def test_what_venv_brings_passes_where_hashes_are_required(project: Project, off
         python_env__yaml="dependencies: []\n",
     )
     assert offline("-q", directory, PIP_REQUIRE_HASHES="1").out.startswith("pip ")
+
+
+@pytest.mark.parametrize("size", [0, 5, 1 << 20, (5 << 19) + 1])
+def test_link_becomes_a_file_of_its_own_with_all_that_it_had(size: int, tmp_path: Path) -> None:
+    cached, link = tmp_path / "cached", tmp_path / "prefix" / "link"
+    cached.write_bytes(b"text\n" * (size // 5) + b"." * (size % 5))
+    cached.chmod(0o666)  # the umask takes bits away
+    os.utime(cached, ns=(1, 5_000_000_001))
+    link.parent.mkdir()
+    os.link(cached, link)
+    right = hashlib.sha256(cached.read_bytes()).hexdigest()
+    known = {str(link): [Recorded("right", right)], str(tmp_path / "gone"): [Recorded("gone", "")]}
+    assert settle(str(link.parent), known) == ["gone"]
+    before, after = cached.stat(), link.stat()
+    assert (after.st_nlink, before.st_nlink) == (1, 1)
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    assert link.read_bytes() == cached.read_bytes()
+    assert settle(str(link.parent), {str(link): [Recorded("wrong", "00")]}) == ["wrong"]

@@ -53,10 +53,16 @@ def settle(prefix: str, recorded: Records) -> list[str]:
         return () if any(made == each.sha256 for each in known) else known
 
     there = [item for item in _files(prefix) if item[1].st_nlink > 1 or item[0] in recorded]
+    small = [item for item in there if item[1].st_size < _LARGE]
+    large = [item for item in there if item[1].st_size >= _LARGE]
+    # Threads that hash much at a time get on beside each other. With many short calls of the
+    # system they would wait for Python's lock, and take twice the processor's time.
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        groups = list(pool.map(wrong, there))
-    groups += [recorded[path] for path in recorded.keys() - {path for path, _ in there}]
-    return sorted({each.package for group in groups for each in group})
+        groups = list(pool.map(wrong, large))
+    bad = {each.package for group in (*groups, *map(wrong, small)) for each in group}
+    missing = recorded.keys() - {path for path, _ in there}
+    bad.update(each.package for path in missing for each in recorded[path])
+    return sorted(bad)
 
 
 def install(
@@ -96,28 +102,34 @@ def _files(prefix: str) -> Iterator[tuple[str, os.stat_result]]:
 def sha256(path: str) -> str:
     """Return the digest of a file, hexadecimal; raises OSError."""
     with open(path, "rb") as file:
-        return _hashed(file.fileno())
+        return _hashed(file.fileno(), hashlib.sha256())
 
 
 def _own(path: str, status: os.stat_result, copier: Copier) -> str:
     """Put a copy in a link's place, unless it may be shared; return the SHA-256."""
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if status.st_size >= _LARGE and os.pread(source, 4, 0) in _CODE:
-            return _hashed(source)
+        # No more than there is, for which Python makes room each time.
+        chunk = os.read(source, min(status.st_size, _CHUNK))
+        made = hashlib.sha256(chunk)
+        if status.st_size >= _LARGE and chunk.startswith(_CODE):
+            return _hashed(source, made)
         # Not written beside it and renamed: that makes file systems wait for the disk, and a prefix
         # without its marker is used by nobody.
         os.unlink(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         target = os.open(path, flags, stat.S_IMODE(status.st_mode))
         try:
-            made = hashlib.sha256()
-            cloned = copier.clone(source, target)
-            while chunk := os.read(source, _CHUNK):
-                made.update(chunk)
-                if not cloned:
+            if copier.clone(source, target):
+                _hashed(source, made)
+            else:
+                write(target, chunk)
+                while len(chunk) == _CHUNK:
+                    chunk = os.read(source, _CHUNK)
+                    made.update(chunk)
                     write(target, chunk)
-            os.fchmod(target, stat.S_IMODE(status.st_mode))
+            if os.fstat(target).st_mode != status.st_mode:  # the umask takes bits away
+                os.fchmod(target, stat.S_IMODE(status.st_mode))
             os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
         finally:
             os.close(target)
@@ -126,8 +138,7 @@ def _own(path: str, status: os.stat_result, copier: Copier) -> str:
         os.close(source)
 
 
-def _hashed(descriptor: int) -> str:
-    made = hashlib.sha256()
+def _hashed(descriptor: int, made: hashlib._Hash) -> str:
     while chunk := os.read(descriptor, _CHUNK):
         made.update(chunk)
     return made.hexdigest()
