@@ -13,6 +13,14 @@ from buildrun.errors import BuildrunError
 STAGING = ".buildrun-"
 
 
+def has_staging(root: str) -> bool:
+    """Return whether there is a staging directory in a project, in use or left by a killed run."""
+    try:
+        return any(name.startswith(STAGING) for name in os.listdir(root))
+    except OSError:
+        return False
+
+
 class Home(NamedTuple):
     """The root directory of everything buildrun keeps."""
 

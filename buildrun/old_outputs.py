@@ -14,6 +14,7 @@ from buildrun.errors import StoreError
 from buildrun.printable import printable
 
 if TYPE_CHECKING:
+    from buildrun.console import Console
     from buildrun.place import Place
     from buildrun.planning import Step
     from buildrun.store.aside import Aside
@@ -34,7 +35,7 @@ class OldOutputs:
     def __init__(self, place: Place) -> None:
         """Take the place."""
         self._place = place
-        self.previous = os.path.join(place.logs, "previous")
+        self.previous = previous_of(place.logs)
 
     def are_known(self, step: Step, outputs: Taken | None) -> bool:
         """Return whether nothing is lost when these outputs go.
@@ -103,7 +104,7 @@ class OldOutputs:
         except (OSError, StoreError) as error:
             self._leave(aside, error)
             return
-        self.say_rescued(rescued)
+        say_rescued(rescued, self._place.console)
 
     def _leave(self, aside: Aside, error: OSError | StoreError) -> None:
         """Leave old outputs in the project, where the store does not take them."""
@@ -115,10 +116,23 @@ class OldOutputs:
             "see to it that the store can be written; the next run there moves them",
         )
 
-    def say_rescued(self, rescued: Sequence[Rescued]) -> None:
-        """Say where old outputs are now that a command which did not succeed has replaced."""
-        for path, place in rescued:
-            self._place.console.warn(
-                f"`{printable(path)}` is what a command left that did not succeed; what was there "
-                f"before is now `{printable(place)}`"
-            )
+
+def previous_of(directory: str) -> str:
+    """Return where old outputs go that would be lost; directory: the run's own."""
+    return os.path.join(directory, "previous")
+
+
+def mend(root: str, directory: str, console: Console) -> None:
+    """Put right what killed runs have left in a project; directory: this run's own."""
+    from buildrun.store.staging import recover
+
+    say_rescued(recover(root, previous_of(directory)), console)
+
+
+def say_rescued(rescued: Sequence[Rescued], console: Console) -> None:
+    """Say where old outputs are now that a command which did not succeed has replaced."""
+    for path, place in rescued:
+        console.warn(
+            f"`{printable(path)}` is what a command left that did not succeed; what was there "
+            f"before is now `{printable(place)}`"
+        )

@@ -11,6 +11,7 @@ from buildrun.environments.prefix import discard
 from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
 from buildrun.executors.job import Job, Result
+from buildrun.home import has_staging
 from buildrun.secrets import are_in
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def recorded(
     project: str,
     directory: str,
     call: Callable[[str | None], Result],
+    console: "Console",
     where: str | None = None,
 ) -> Result:
     """Return the result of a call that runs the command, and leave a record of the run.
@@ -71,6 +73,7 @@ def recorded(
     run_id = prepared.changes.get("MLFLOW_RUN_ID") or runs.new_id()
     record = runs.begin(run_id, project, where or prepared.cwd, prepared.entry_point)
     runs.write(directory, record)
+    mend_alone(prepared.cwd, runs.directory(directory, run_id), console)
     started = time.monotonic()
     result = Result(FAILURE)
     log = log_of(prepared, directory, run_id)
@@ -88,6 +91,14 @@ def recorded(
         ended = runs.end(record, value["status"], result.exit_code, seconds, value["steps"])
         runs.write(directory, ended)
     return result
+
+
+def mend_alone(root: str, directory: str, console: "Console") -> None:
+    """Put right what killed runs have left where a command runs alone; see ``old_outputs``."""
+    if has_staging(root):
+        from buildrun.old_outputs import mend
+
+        mend(root, directory, console)
 
 
 def log_of(prepared: Prepared, directory: str, run_id: str) -> str | None:

@@ -155,7 +155,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         def run(seen: Prepared) -> Result:
             call = lambda log: perform(seen, environ, console, log)  # noqa: E731
-            return recorded(seen, value["project"], store.runs, call, value.get("where"))
+            return recorded(seen, value["project"], store.runs, call, console, value.get("where"))
 
         if value["tracking"] is None:
             return run(prepared).exit_code

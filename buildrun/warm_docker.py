@@ -55,6 +55,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
             value["code"][0],
             store.runs,
             lambda log: containers.run(made, wants.root, store, environ, log),
+            console,
             value.get("where"),
         )
 

@@ -1,6 +1,5 @@
 """The end of a warm run of steps: where every one of them is up to date, that is all there is."""
 
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     store = home.locate(environ)
     name, root, _ = value["plan"]["project"]
     steps = value["plan"]["steps"]
-    if any(each.startswith(home.STAGING) for each in os.listdir(root)):
+    if home.has_staging(root):
         return None  # a killed run may have left it, and the long way puts that right
     record = runs.begin(runs.new_id(), name, root, steps[-1][1])
     saved = _glance(value, store, environ, console)

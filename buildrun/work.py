@@ -23,7 +23,7 @@ from buildrun.executors.job import Job, Result
 from buildrun.files import make_directory
 from buildrun.judge import Verdict
 from buildrun.keeping import Keeper
-from buildrun.old_outputs import OldOutputs
+from buildrun.old_outputs import OldOutputs, mend
 from buildrun.outcome import Outcome, State, head
 from buildrun.planning import Reason, Step
 from buildrun.printable import printable
@@ -62,9 +62,7 @@ class Worker:
 
     def mend(self) -> None:
         """Put right what killed runs have left in the project."""
-        from buildrun.store.staging import recover
-
-        self._old.say_rescued(recover(self._place.plan.project.root, self._old.previous))
+        mend(self._place.plan.project.root, self._place.logs, self._place.console)
 
     def settle(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.

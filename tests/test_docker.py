@@ -517,3 +517,15 @@ class Proxy:
             while chunk := source.recv(65536):
                 target.sendall(chunk)
             target.shutdown(socket.SHUT_WR)
+
+
+def test_lone_command_clears_up_after_a_killed_run(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "docker_env: {image: '" + BASE + "'}\nname: inside\n"
+        "entry_points: {main: {command: 'echo fine'}}\n"
+    )
+    for _ in range(2):  # the second from its record
+        (directory / ".buildrun-0123456789ab/new").mkdir(parents=True)
+        outcome = buildrun("-q", directory)
+        assert (outcome.code, outcome.out) == (0, "fine\n"), outcome.err
+        assert not list(directory.glob(".buildrun-*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -502,6 +503,25 @@ def test_python3_serves_as_python(project: Project, buildrun: Buildrun, tmp_path
     script = ("-e", "train.py", "-P", "a=x y")
     outcome = buildrun("-q", directory, LOCAL, *script, environ=environ)
     assert (outcome.code, outcome.out) == (0, "trained ['--a', 'x y']\n"), outcome.err
+
+
+def test_lone_command_clears_up_after_a_killed_run(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: cat model.txt}}\n")
+    staging = directory / ".buildrun-0123456789ab"
+    for text in ("cold", "warm"):
+        (staging / "new/0").mkdir(parents=True)
+        (staging / "old").mkdir()
+        (staging / "old/0").write_text(text)
+        (staging / "journal").write_text('[0, "model.txt", null, null]\n')
+        outcome = buildrun("-q", directory, LOCAL)
+        assert (outcome.code, outcome.out) == (0, text), outcome.err
+        assert not staging.exists()
+        (directory / "model.txt").unlink()
+    staging.mkdir()
+    with (staging / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert buildrun("-q", directory, LOCAL).code == 1
+        assert staging.exists()
 
 
 def test_absent_python_is_told_until_there_is_one(

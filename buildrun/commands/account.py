@@ -9,7 +9,7 @@ from buildrun import runs
 from buildrun.commands import run_steps
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.executors.job import Result
-from buildrun.prepared import Prepared, log_of, report
+from buildrun.prepared import Prepared, log_of, mend_alone, report
 from buildrun.schedule import Progress
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ class Account:
         self._intended = first
 
     def begin(self, made: Plan) -> None:
-        """Record that the run has begun."""
+        """Record that the run of a lone command has begun, and mend what killed ones have left."""
+        self._begin(made)
+        running = self._running
+        directory = runs.directory(running.home.runs, self.run_id)
+        mend_alone(made.project.root, directory, running.console)
+
+    def _begin(self, made: Plan) -> None:
         project, name = made.project, made.steps[-1].entry_point
         where = self.where or project.root
         self._record = runs.begin(self.run_id, project.name, where, name)
@@ -72,7 +78,7 @@ class Account:
     def begin_steps(self, made: Plan) -> Progress:
         """Record that a run of steps has begun, and return what is to tell how far it has come."""
         self.progress = Progress(made)
-        self.begin(made)
+        self._begin(made)
         return self.progress
 
     def interrupt(self, number: int) -> None:
