@@ -104,6 +104,13 @@ def watch() -> Iterator[Watch]:
         one.close()
 
 
+def edit(path: Path, text: str) -> None:
+    """Write a file in one step: whoever looks meanwhile does not find it empty, which counts."""
+    new = path.parent.parent / f"{path.name}.new"
+    new.write_text(text)
+    new.replace(path)
+
+
 def fifos(directory: Path, *names: str) -> list[Path]:
     """Make fifos beside the project, where none of them is an input."""
     found = [directory.parent / name for name in names]
@@ -119,7 +126,7 @@ def test_edit_of_an_input_runs_again(project: Project, watch: Watch) -> None:
     directory = project(STEP, a__txt="one\n")
     watching = watch(directory)
     assert "made one\n" in watching.idle()
-    (directory / "a.txt").write_text("two\n")
+    edit(directory / "a.txt", "two\n")
     shown = watching.idle()
     assert "`a.txt` changed\n" in shown
     assert "made two\n" in shown
@@ -130,7 +137,7 @@ def test_new_and_removed_inputs_run_again(project: Project, watch: Watch) -> Non
     directory = project(STEP, a__txt="one\n")
     watching = watch(directory)
     watching.idle()
-    (directory / "b.txt").write_text("two\n")
+    edit(directory / "b.txt", "two\n")
     assert "made one two\n" in watching.idle()
     (directory / "a.txt").unlink()
     assert "made two\n" in watching.idle()
@@ -140,7 +147,7 @@ def test_input_that_an_editor_replaces_runs_again(project: Project, watch: Watch
     directory = project(STEP, a__txt="one\n")
     watching = watch(directory)
     watching.idle()
-    (directory / "a.txt.swp").write_text("two\n")
+    edit(directory / "a.txt.swp", "two\n")
     os.replace(directory / "a.txt.swp", directory / "a.txt")
     assert "made two\n" in watching.idle()
 
@@ -149,7 +156,7 @@ def test_edit_of_the_project_file_runs_again(project: Project, watch: Watch) -> 
     directory = project(STEP, a__txt="one\n")
     watching = watch(directory)
     watching.idle()
-    (directory / "MLproject").write_text(STEP.replace("echo made", "echo built"))
+    edit(directory / "MLproject", STEP.replace("echo made", "echo built"))
     shown = watching.idle()
     assert "`MLproject` changed\n" in shown
     assert "built one\n" in shown
@@ -160,7 +167,7 @@ def test_edit_of_an_environment_file_runs_again(project: Project, watch: Watch) 
     directory = project(text, a__txt="one\n", python_env__yaml="dependencies: []\n")
     watching = watch(directory)
     watching.idle()
-    (directory / "python_env.yaml").write_text("dependencies: [] # edited\n")
+    edit(directory / "python_env.yaml", "dependencies: [] # edited\n")
     assert "`python_env.yaml` changed\n" in watching.idle()
 
 
@@ -173,7 +180,7 @@ def test_edit_of_a_path_outside_the_project_runs_again(
     (tmp_path / "data").write_text("one\n")
     watching = watch(directory, "-P", f"f={tmp_path / 'data'}")
     assert "read one\n" in watching.idle()
-    (tmp_path / "data").write_text("two\n")
+    edit(tmp_path / "data", "two\n")
     assert "read two\n" in watching.idle()
 
 
@@ -181,7 +188,7 @@ def test_plain_entry_point_is_watched_too(project: Project, watch: Watch) -> Non
     directory = project(PLAIN, a__txt="one\n")
     watching = watch(directory)
     assert "ran one\n" in watching.idle()
-    (directory / "a.txt").write_text("two\n")
+    edit(directory / "a.txt", "two\n")
     assert "ran two\n" in watching.idle()
 
 
@@ -189,7 +196,7 @@ def test_failed_command_runs_again_after_an_edit(project: Project, watch: Watch)
     directory = project(STEP.replace("echo made", "echo made $$; exit 3; echo"), a__txt="one\n")
     watching = watch(directory)
     assert "exit code 3" in watching.idle()
-    (directory / "MLproject").write_text(STEP)
+    edit(directory / "MLproject", STEP)
     assert "made one\n" in watching.idle()
 
 
@@ -203,13 +210,13 @@ def test_outputs_ignored_files_and_git_start_nothing(project: Project, watch: Wa
         a__txt="one\n",
     )
     subprocess.run(["git", "init", "-q", directory], check=True)
-    (directory / ".gitignore").write_text("*.log\n")
+    edit(directory / ".gitignore", "*.log\n")
     watching = watch(directory)
     watching.idle()
     (directory / "out/more").write_text("")
     (directory / "x.log").write_text("")
     (directory / ".git/x").write_text("")
-    (directory / "a.txt").write_text("two\n")
+    edit(directory / "a.txt", "two\n")
     shown = watching.idle()
     assert shown.count("changed") == 1, "the edit that came last is the only reason"
     assert "`a.txt` changed\n" in shown
@@ -228,7 +235,7 @@ def test_files_that_the_command_writes_do_not_start_it_for_ever(
     assert shown.count("[main]") == 2, "nobody knows before that it is not the user's edit"
     assert "`old.log` changes in each run" in shown
     assert "`new.log`" not in shown, "what a run makes is its own from the beginning"
-    (directory / "a.txt").write_text("two\n")
+    edit(directory / "a.txt", "two\n")
     assert watching.idle().count("[main]") == 1
     # Nothing runs now, so this is the user.
     (directory / "old.log").write_text("")
@@ -263,7 +270,7 @@ def test_edit_during_a_run_ends_it_with_all_its_processes(project: Project, watc
     watching = watch(directory)
     group = group_of(watching.until("\nchild\n"))
     assert begun.read_text() == "one\n"
-    (directory / "a.txt").write_text("two\n")
+    edit(directory / "a.txt", "two\n")
     shown = watching.until("\nchild\n")
     assert "`a.txt` changed; starting again\n" in shown
     assert group_has_ended(group)
@@ -284,14 +291,14 @@ def test_edit_after_edit_during_runs_is_never_lost(project: Project, watch: Watc
     watching = watch(directory)
     for number in (1, 2):
         assert begun.read_text() == f"{number}\n"
-        (directory / "a.txt").write_text(f"{number + 1}\n")
+        edit(directory / "a.txt", f"{number + 1}\n")
         watching.until("starting again\n")
     assert begun.read_text() == "3\n"
-    (directory / "a.txt").write_text("4\n")
+    edit(directory / "a.txt", "4\n")
     assert "save it again when the run has ended" in watching.until("ended\n")
     go.write_text("")
     watching.idle()
-    (directory / "a.txt").write_text("5\n")
+    edit(directory / "a.txt", "5\n")
     assert begun.read_text() == "5\n"
 
 
@@ -303,7 +310,7 @@ def test_syntax_error_is_told_and_mended_by_an_edit(project: Project, watch: Wat
     shown = watching.idle()
     assert "MLproject:" in shown
     assert "error:" in shown
-    (directory / "MLproject").write_text(STEP.replace("echo made", "echo mended"))
+    edit(directory / "MLproject", STEP.replace("echo made", "echo mended"))
     assert "mended one\n" in watching.idle()
 
 
