@@ -102,6 +102,23 @@ def environments(store: Path) -> set[str]:
     return {one.id for one in found if one and one.reference.startswith("buildrun/environment:")}
 
 
+def test_locked_packages_come_from_the_indexes_that_requirements_name(
+    project: Project, run: Run, buildrun: Buildrun, wheels: Path
+) -> None:
+    page = wheels.parent / "simple" / "alpha" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text('<a href="alpha-1.0-py3-none-any.whl">alpha-1.0-py3-none-any.whl</a>')
+    (wheels / "alpha-1.0-py3-none-any.whl").rename(page.parent / "alpha-1.0-py3-none-any.whl")
+    lines = f"dependencies: ['--index-url file://{page.parent.parent}', alpha==1.0]\n"
+    directory = project(PROJECT, python_env__yaml=f"python: '3.11'\n{lines}")
+    named = {"PIP_FIND_LINKS": None, "PIP_NO_INDEX": None}
+    bare = {name: None for name in os.environ if name.startswith(("PIP_", "UV_"))}
+    locked = buildrun("lock", directory, environ={**bare, "PIP_CONFIG_FILE": os.devnull})
+    assert locked.code == 0, locked.err
+    outcome = run(directory, "--locked", environ=named)
+    assert (outcome.code, outcome.out) == (0, f"{PREFIX} 1.0\n"), outcome.err
+
+
 def test_command_runs_in_its_environment_and_code(
     project: Project, run: Run, store: Path, tmp_path: Path
 ) -> None:

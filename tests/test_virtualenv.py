@@ -16,6 +16,7 @@ import pytest
 from conftest import Buildrun, Outcome, Project
 from wheels import write_source, write_wheel
 
+from buildrun.environments import local_metadata
 from buildrun.environments.private_files import Recorded, settle
 
 MLPROJECT = """\
@@ -269,6 +270,99 @@ def test_edit_of_a_locked_local_package_is_installed_when_it_is_locked_again(
         if item["name"] != "beta"
     )
     assert package["line"] == "./local"
+
+
+def test_edit_of_the_code_of_a_locked_local_package_leaves_the_lock_fresh(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['./local']\n")
+    module = write_source(directory / "local")
+    assert offline("lock", directory).code == 0
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("-q", "--locked", directory).out == "10\n"
+    with (directory / "local" / "pyproject.toml").open("a") as file:
+        file.write("dependencies = ['beta']\n")
+    outcome = offline("--locked", directory)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "the lock is stale: what `./local` requires changed" in outcome.err
+
+
+def test_edit_of_a_locked_package_whose_code_says_what_it_requires_makes_the_lock_stale(
+    project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE, python_env__yaml="dependencies: ['./local']\n")
+    module = write_source(directory / "local")
+    with (directory / "local" / "pyproject.toml").open("a") as file:
+        file.write("dynamic = ['dependencies']\n")
+    assert offline("lock", directory).code == 0
+    assert offline("-q", "--locked", directory).out == "7\n"
+    edit_unseen(module, "VERSION = 10\n")
+    assert offline("-q", "--locked", directory).code == 1
+
+
+PLAIN = "from setuptools import setup\nsetup(install_requires=['beta'])\n"
+DYNAMIC = """\
+[project]
+dynamic = ["version", "dependencies"]
+[tool.setuptools.dynamic]
+version = {attr = "alpha.VERSION"}
+dependencies = {file = ["needs/base.txt"]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "edited", "counts"),
+    [
+        ("pyproject.toml", "[project]\nname = 'alpha'\n", "alpha.py", False),
+        ("pyproject.toml", "[project]\nname = 'alpha'\n", "pyproject.toml", True),
+        ("pyproject.toml", DYNAMIC, "alpha.py", False),
+        ("pyproject.toml", DYNAMIC, "needs/base.txt", True),
+        ("pyproject.toml", "[project]\ndynamic = ['dependencies']\n", "alpha.py", True),
+        ("pyproject.toml", "[project]\n[tool.x]\nb = { path = '../b' }\n", "alpha.py", True),
+        ("pyproject.toml", "[build-system]\nrequires = ['odd']\n", "alpha.py", True),
+        ("pyproject.toml", "build-backend = 'poetry.core.masonry.api'\n", "alpha.py", False),
+        ("setup.py", PLAIN, "alpha.py", False),
+        ("setup.py", PLAIN, "setup.py", True),
+        ("setup.py", f"import os\n{PLAIN}", "alpha.py", True),
+        ("setup.py", f"{PLAIN}x = open('README.md').read()\n", "README.md", False),
+        ("setup.py", f"{PLAIN}x = open('needs/base.txt').read().split()\n", "alpha.py", False),
+        ("setup.py", f"{PLAIN}x = open('needs/base.txt').read().split()\n", "needs/base.txt", True),
+        ("setup.py", f"{PLAIN}x = open(name).read()\n", "alpha.py", True),
+        ("setup.py", "not Python (", "alpha.py", True),
+        ("setup.cfg", "[metadata]\nversion = attr: alpha.VERSION\n", "alpha.py", False),
+        ("setup.cfg", "[options]\ninstall_requires = file: needs/base.txt\n", "alpha.py", True),
+        ("other.py", "nothing says how to build it", "alpha.py", True),
+    ],
+)
+def test_metadata_of_a_local_package_counts_with(
+    name: str, text: str, edited: str, *, counts: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "needs").mkdir()
+    for each in ("alpha.py", "README.md", "needs/base.txt"):
+        (tmp_path / each).write_text("one\n")
+    (tmp_path / name).write_text(text)
+    before = local_metadata.content(str(tmp_path), "whole before")
+    with (tmp_path / edited).open("a") as file:
+        file.write("# two\n")
+    assert (local_metadata.content(str(tmp_path), "whole after") != before) == counts
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["alpha @ file://{root}/lo%20cal", "file://{root}/lo%20cal", "-e file://{root}/lo%20cal"],
+)
+def test_blank_in_the_url_of_a_local_package_is_decoded(
+    line: str, project: Project, offline: Call
+) -> None:
+    directory = project(ELSEWHERE)
+    (directory / "python_env.yaml").write_text(f"dependencies: ['{line.format(root=directory)}']\n")
+    module = write_source(directory / "lo cal")
+    assert offline("-q", directory).out == "7\n"
+    if not line.startswith("-e"):
+        assert offline("lock", directory).code == 0
+    edit_unseen(module, "VERSION = 10\n")
+    outcome = offline("-q", *(() if line.startswith("-e") else ("--locked",)), directory)
+    assert outcome.out == "10\n", outcome.err
 
 
 def test_package_that_a_uv_lock_has_by_its_path_counts_by_its_content(

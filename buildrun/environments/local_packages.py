@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from buildrun import digest, files
 from buildrun.errors import EnvironmentFailure
@@ -189,17 +190,17 @@ class Copies:
     def told(self, text: str) -> str:
         """Return what a tool says with the packages' own paths."""
         for path, copy in self._copies.items():
-            text = text.replace(copy, path)
+            text = text.replace(copy, path).replace(quote(copy), quote(path))
         return text
 
     def spelled(self, text: str) -> str:
         """Return resolved requirements with paths as they would be without copies."""
         for path, copy in self._copies.items():
             if path in self._absolute:
-                text = text.replace(copy, path)
+                text = text.replace(copy, path).replace(quote(copy), quote(path))
                 continue
             short = os.path.join(os.curdir, os.path.relpath(path, self._root))
-            whole = rf"^(?:\S+ @ )?(?:file://)?{re.escape(copy)}(?=$|[\s;\[#])"
+            whole = rf"^(?:\S+ @ )?(?:file://)?(?:{re.escape(copy)}|{re.escape(quote(copy))})(?=$|[\s;\[#])"
             text = re.sub(whole, short, text, flags=re.MULTILINE)
         return text
 
@@ -219,7 +220,7 @@ class Copies:
         return requirements.moved(line, self._root, partial(self._target, line), address)
 
     def _target(self, line: Line, path: str, *, editable: bool) -> str:
-        if path in line.text:
+        if path in line.text or path in unquote(line.text):
             self._absolute.add(path)
         if editable and os.path.isdir(path):
             self._editable.setdefault(path, _metadata(path))

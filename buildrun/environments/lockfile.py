@@ -82,11 +82,12 @@ def load(environment_file: str | None, reader: Reader) -> Lock | None:
 
 def dump(lock: Lock) -> bytes:
     """Return the file's content; the same lock gives the same bytes."""
+    inputs = _resolved_from(lock.inputs)
     value = {
         "version": VERSION,
         "manager": lock.manager,
-        "digest": digest.key("lock inputs", lock.inputs),
-        "inputs": lock.inputs,
+        "digest": digest.key("lock inputs", inputs),
+        "inputs": inputs,
         "python": lock.python,
         "platforms": {
             platform: [_encode_package(package) for package in packages]
@@ -98,7 +99,8 @@ def dump(lock: Lock) -> bytes:
 
 def changes(lock: Lock, inputs: Mapping[str, Any], platform: str, python: str) -> list[str]:
     """Return why a lock does not serve, in words; empty while it is fresh."""
-    found = [_change(name, lock.inputs.get(name), inputs.get(name)) for name in sorted(inputs)]
+    now = _resolved_from(inputs)
+    found = [_change(name, lock.inputs.get(name), now[name]) for name in sorted(now)]
     reasons = [text for group in found for text in group]
     if platform not in lock.platforms:
         reasons.append(f"it has no packages for {platform}")
@@ -123,14 +125,30 @@ def difference(old: Sequence[Package], new: Sequence[Package]) -> list[str]:
     return lines
 
 
+def _resolved_from(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs without the content of local packages, of which only metadata is resolved."""
+    return {
+        name: [
+            {key: text for key, text in item.items() if key != "content"}
+            if isinstance(item, dict) and "metadata" in item
+            else item
+            for item in value
+        ]
+        if isinstance(value, list)
+        else value
+        for name, value in inputs.items()
+    }
+
+
 def _change(name: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
     if isinstance(old, list) and isinstance(new, list):
-        added = [item for item in new if item not in old]
-        removed = [item for item in old if item not in new]
-        words = [f"{_said(item)} was added" for item in added]
-        words += [f"{_said(item)} was removed" for item in removed]
+        added = [_said(item) for item in new if item not in old]
+        removed = [_said(item) for item in old if item not in new]
+        words = [f"what {text} requires changed" for text in added if text in removed]
+        words += [f"{text} was added" for text in added if text not in removed]
+        words += [f"{text} was removed" for text in removed if text not in added]
         return words or [f"the order of `{name}` changed"]
     return [f"`{name}` changed from {_said(old)} to {_said(new)}"]
 

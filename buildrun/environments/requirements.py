@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote
 
 from buildrun import digest
 from buildrun.errors import EnvironmentFailure
@@ -86,9 +87,10 @@ def outputs_of(project: ProjectSpec) -> list[str]:
 def describe(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dict[str, str]:
     """Return what decides the line's effect, free of absolute paths where it can be.
 
-    A local package counts with the files that it is built from, less outputs of steps; an editable
-    one with its place and the files that its build reads. Variables in a line count with a digest
-    of their values, unless they stand where a URL has its credentials.
+    A local package counts with the files that it is built from, less outputs of steps, and
+    with its metadata, which is all that counts for locks; an editable one with its place and the
+    files that its build reads. Variables in a line count with a digest of their values, unless they
+    stand where a URL has its credentials.
     """
     parts = {"text": redact(line.text)}
     if line.constraint:
@@ -115,7 +117,7 @@ def local_path(line: Line, root: str) -> str | None:
         target = direct.group(1)
     target = target.split(" ;")[0].strip()
     if target.startswith("file:"):
-        target = re.sub(r"^file:(//(localhost)?)?", "", target).split("#")[0]
+        target = unquote(re.sub(r"^file:(//(localhost)?)?", "", target).split("#")[0])
     elif "://" in target or not (editable or _looks_local(target)):
         return None
     path = re.sub(r"\[[^]/]*\]$", "", target)
@@ -138,8 +140,10 @@ def moved(line: Line, root: str, target: Target, address: Callable[[str, str], s
     if path is None or match is None:
         return line.text
     editable, name, _, rest = match.groups()
-    scheme = "file://" if name or "#" in rest else ""
-    return f"{editable}{name}{scheme}{target(path, editable=bool(editable))}{rest}"
+    there = target(path, editable=bool(editable))
+    if name or "#" in rest or " " in there:
+        there = f"file://{quote(there)}"
+    return f"{editable}{name}{there}{rest}"
 
 
 def name_of(text: str) -> str:
@@ -158,12 +162,13 @@ def _local(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dic
     path = local_path(line, root)
     if path is None:
         return {}
-    from buildrun.environments import local_packages
+    from buildrun.environments import local_metadata, local_packages
 
     reader.volatile = True
     try:
         if not _EDITABLE.match(line.text):
-            return {"content": local_packages.content(path, outputs)}
+            content = local_packages.content(path, outputs)
+            return {"content": content, "metadata": local_metadata.content(path, content)}
         return {"editable": path, "content": local_packages.build_content(path)}
     except OSError as error:
         raise EnvironmentFailure(

@@ -153,11 +153,12 @@ def _stages(
     """Return what pip installs, None for nothing."""
     folder = os.path.dirname(declared.path)
     stages = Stages(request, CODE, folder)
+    lines = _pip_lines(declared, Reader(request.environ))
     if packages is not None:
         texts = uv_lock.lines([list(package) for package in packages]).get("pip", [])
-        stages.add_locked(texts)
+        stages.add_locked(texts, lines)
         return stages if texts else None
-    stages.add(_pip_lines(declared, Reader(request.environ)))
+    stages.add(lines)
     return stages if declared.pip else None
 
 

@@ -105,7 +105,7 @@ def make(
         stages.add([stages.line(text) for text in _exported(request, found, console)])
     elif "packages" in identity.parts:
         for texts in uv_lock.lines(identity.parts["packages"]).values():
-            stages.add_locked(texts)
+            stages.add_locked(texts, [line for lines in found.lines.values() for line in lines])
     else:
         for lines in found.lines.values():
             stages.add(lines)
@@ -170,11 +170,17 @@ class Stages:
                 }
             )
 
-    def add_locked(self, texts: Sequence[str]) -> None:
-        """Add the lines of a lock, which is complete; pip wants hashes for all or for none."""
+    def add_locked(self, texts: Sequence[str], asked: Sequence[Line]) -> None:
+        """Add the lines of a lock, which is complete; pip wants hashes for all or for none.
+
+        asked: the requirements, which may say where packages come from.
+        """
+        places = requirements.sources(asked)
         hashed = [self.line(text) for text in texts if " --hash=" in text]
-        self.add(hashed, "--no-deps", "--require-hashes")
-        self.add([self.line(text) for text in texts if " --hash=" not in text], "--no-deps")
+        others = [self.line(text) for text in texts if " --hash=" not in text]
+        for lines, words in ((hashed, ("--no-deps", "--require-hashes")), (others, ("--no-deps",))):
+            if lines:
+                self.add([*places, *lines], *words)
 
     def access(self, reader: Reader) -> Any:
         """Return what the container needs of this machine."""
