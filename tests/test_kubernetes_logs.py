@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from conftest import Buildrun
 from docker_helpers import an_engine  # noqa: F401
 from kube_kubelet import Pod
 from kubernetes_helpers import (  # noqa: F401
@@ -181,6 +182,44 @@ def test_hundred_thousand_lines_are_whole(stage: Staged) -> None:
     outcome = staged.run("-q")
     assert outcome.code == 0, outcome.err
     assert outcome.out.encode() == text
+
+
+def test_log_that_came_whole_is_not_read_twice(stage: Staged) -> None:
+    text = b"".join(b"epoch %d\rdone\n" % n for n in range(50_000))
+    met = threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(text)
+        assert pod.wait(met)
+        pod.ended(0)
+
+    staged = stage(play)
+    staged.cluster.fault("reset", "GET", "/log", size=1_000_000)
+    live = staged.start("-q")
+    live.said("epoch 49999\r")
+    met.set()
+    outcome = live.wait()
+    assert (outcome.code, outcome.out) == (0, text.decode()), outcome.err
+    asked = [each.query for each in staged.cluster.requests if each.path.endswith("/log")]
+    assert [("follow" in query, query.get("tailLines")) for query in asked] == [
+        (True, None), (True, None), (False, "1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("times", "whole"), [(3, True), (9, False)])
+def test_log_of_an_ended_container_is_asked_for_again_where_it_is_cut(
+    stage: Staged, buildrun: Buildrun, times: int, whole: bool
+) -> None:
+    text = lines(300)
+    staged = stage(writer(text))
+    assert staged.run("--detach").code == 0
+    staged.cluster.wait("jobs", lambda job: job["status"].get("conditions"))
+    staged.cluster.fault("truncate", "GET", r"/log.*timestamps", times=times, size=5_000)
+    outcome = buildrun("runs", "logs", environ=dict(staged.place.environ))
+    assert (outcome.code, outcome.out.encode() == text) == ((0, True) if whole else (1, False))
+    assert ("the connection is lost each time" in outcome.err) is not whole
+    assert staged.run().code == 0
 
 
 # -- watches ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from benchmarks.cases import (
     git_again,
     kubernetes_first_line,
     kubernetes_hundred,
+    kubernetes_log,
     one_step,
     restore,
     thousand_steps,
@@ -43,4 +44,5 @@ CASES: Mapping[str, Case] = {
     "git-again": git_again,
     "kubernetes-first-line": kubernetes_first_line,
     "kubernetes-hundred": kubernetes_hundred,
+    "kubernetes-log": kubernetes_log,
 }

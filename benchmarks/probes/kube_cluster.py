@@ -1,8 +1,8 @@
 """Plays a Kubernetes cluster and a registry, in the directory that is named second, until its end.
 
-Its pods are real containers where the first word is ``docker``; else it is how many of them are to
-run at once before the first one ends. Prints where both are, then for each line that it reads the
-requests that came since the last one.
+Its pods are real containers where the first word is ``docker``; where it is ``log``, what they
+write is there at once; else it is how many of them are to run at once before the first one ends.
+Prints where both are, then for each line that it reads the requests that came since the last one.
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "tests"))
 
 from docker_helpers import registry
 from kube_cluster import Cluster
+from kube_faults import Request
+from kube_http import Answer
 from kube_kubelet import DockerKubelet, Kubelet, Pod, Scripted
 
 # What each played pod writes before it waits for the others.
 _LINES = 100
+
+# Lines of a log that is there at once, what stands in each behind its number, and how much of it
+# goes out together, in bytes.
+_MANY = 400_000
+_TEXT = b"loss 0.123456 accuracy 0.654321 of a training that tells a lot, and tells it often"
+_BLOCK = 32 * 1024
 
 
 def main() -> None:
@@ -30,8 +40,7 @@ def main() -> None:
     directory.mkdir()
     with ExitStack() as parts:
         there = parts.enter_context(contextmanager(registry)(directory / "registry"))
-        kubelet = DockerKubelet() if kind == "docker" else _at_once(int(kind))
-        cluster = parts.enter_context(Cluster(kubelet))
+        cluster = parts.enter_context(_cluster(kind))
         config = cluster.kubeconfig(directory / "kubeconfig")
         _tell({"kubeconfig": str(config), "registry": there.address})
         told = 0
@@ -39,6 +48,42 @@ def main() -> None:
             found = cluster.requests[told:]
             told += len(found)
             _tell([[request.method, request.path, dict(request.query)] for request in found])
+
+
+def _cluster(kind: str) -> Cluster:
+    if kind == "docker":
+        return Cluster(DockerKubelet())
+    return _Written() if kind == "log" else Cluster(_at_once(int(kind)))
+
+
+class _Written(Cluster):
+    """A cluster whose logs are prepared, so that none waits for whoever writes them."""
+
+    def __init__(self) -> None:
+        super().__init__(Scripted(_run))
+        lines = [b"%06d %s\n" % (number, _TEXT) for number in range(_MANY)]
+        self._plain = b"".join(lines)
+        # As fast as a disk takes them.
+        stamps = (b"2024-01-01T00:00:%02d.%09dZ " % divmod(at * 5000, 10**9) for at in range(_MANY))
+        self._stamped = b"".join(stamp + line for stamp, line in zip(stamps, lines, strict=True))
+
+    def answer(self, request: Request, body: Any, kind: str) -> Answer:
+        if not request.path.endswith("/log"):
+            return super().answer(request, body, kind)
+        text = self._stamped if request.query.get("timestamps") == "true" else self._plain
+        if request.query.get("tailLines"):
+            text = text[text.rindex(b"\n", 0, -1) + 1 :]
+        return Answer(stream=_blocks(text), kind="text/plain")
+
+
+def _blocks(text: bytes) -> Iterator[bytes]:
+    for at in range(0, len(text), _BLOCK):
+        yield text[at : at + _BLOCK]
+
+
+def _run(pod: Pod) -> None:
+    pod.running()
+    pod.ended(0)
 
 
 def _at_once(count: int) -> Kubelet:

@@ -6,12 +6,13 @@ import than a Job takes to start.
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from buildrun.kubernetes.trouble import Refusal, refusal, unreachable
 
@@ -34,6 +35,10 @@ _LONGEST_PAUSE = 5.0
 PATIENCE = 60.0
 # Seconds for all tries with a server that has never answered yet.
 _FIRST = 10.0
+
+# Bytes that are read at once of what goes on; and of a chunk's first line at most.
+_BLOCK = 1 << 18
+_HEAD = 1 << 12
 
 
 class Target(NamedTuple):
@@ -232,30 +237,50 @@ class Api:
 
 
 class Stream:
-    """What a server goes on sending, by lines; ``close`` may be called from another thread."""
+    """What a server goes on sending; ``close`` may be called from another thread.
+
+    whole: whether the server has said that there is no more.
+    """
 
     def __init__(self, answer: BaseHTTPResponse) -> None:
         """Take the answer over."""
         self._answer = answer
+        self.whole = False
 
     def lines(self) -> Iterator[bytes]:
         """Yield lines with their ends; the last may lack it. Ends where the connection does."""
-        for batch in self.batches():
-            yield from batch
+        for block in self.blocks():
+            yield from lines_of(block)
 
-    def batches(self) -> Iterator[list[bytes]]:
-        """Yield the lines as `lines` does, those together that come together."""
+    def blocks(self) -> Iterator[bytes]:
+        """Yield whole lines as they come, many at once where many do; the last may lack its end."""
         import urllib3
 
-        rest = b""
+        rest: list[bytes] = []
         try:
-            for chunk in self._answer.stream(amt=None):
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield [line + b"\n" for line in whole]
+            for data in self._parts():
+                cut = data.rfind(b"\n") + 1
+                if cut:
+                    yield b"".join((*rest, data[:cut]))
+                    rest.clear()
+                rest.append(data[cut:])
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
-            return  # what was cut off comes again with the next connection
-        if rest:
-            yield [rest]
+            pass  # what was cut off comes again with the next connection
+        if last := b"".join(rest):
+            yield last
+
+    def _parts(self) -> Iterator[bytes]:
+        """Yield what is sent, as much as has come by then.
+
+        urllib3 would take its time over each chunk, and a kubelet sends one for each line.
+        """
+        http: Any = getattr(self._answer, "_fp")  # noqa: B009
+        if http.chunked:
+            self.whole = yield from _unchunked(http.fp)
+            return
+        while data := http.read1(_BLOCK):
+            yield data
+        self.whole = not http.length
 
     def close(self) -> None:
         """Let go of the connection; whoever reads sees its end."""
@@ -269,6 +294,41 @@ class Stream:
             except OSError:
                 pass
         self._answer.close()
+
+
+def lines_of(block: bytes) -> Iterator[bytes]:
+    """Yield lines with their ends, which a carriage return is none of."""
+    return iter(io.BytesIO(block))
+
+
+def _unchunked(file: BinaryIO) -> Generator[bytes, None, bool]:
+    """Yield what the chunks of an answer hold; return whether they came to their end."""
+    rest, left = b"\r\n", 0  # what no part was made of yet; what is to come of a chunk
+    while read := file.read1(_BLOCK):  # type: ignore[attr-defined]
+        data, at = rest + read, 0
+        parts: list[bytes] = []
+        while True:
+            if not left:
+                # The end of the line before comes first.
+                end = data.find(b"\n", at + 2)
+                if end < 0:
+                    break
+                left = int(data[at:end].partition(b";")[0], 16)
+                if not left:
+                    yield b"".join(parts)
+                    return True
+                at = end + 1
+            part = data[at : at + left]
+            parts.append(part)
+            at += len(part)
+            left -= len(part)
+            if left:
+                break
+        rest = data[at:]
+        if len(rest) > _HEAD:
+            raise ValueError("a chunk does not begin")
+        yield b"".join(parts)
+    return False
 
 
 def _words(warning: str) -> str:

@@ -6,10 +6,11 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from buildrun.kubernetes.api import Api, Stream, Target
+from buildrun.errors import ExecutionError
+from buildrun.kubernetes.api import Api, Stream, Target, lines_of
 from buildrun.kubernetes.trouble import Refusal
 
 # Seconds without a line after which a connection is taken for dead and opened anew.
@@ -18,13 +19,19 @@ _SILENCE = 90.0
 # Seconds between connections that end at once, at most.
 _PAUSE = 2.0
 
+# How often the log of a container that has ended is asked for where the connection is lost.
+_TRIES = 5
+
 
 # How late a line may come after one with a later time.
 _LATE = timedelta(seconds=2)
 
 # As the server writes times: seconds, their fraction, the zone.
 _FORM = "%Y-%m-%dT%H:%M:%S"
-_STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ", re.MULTILINE)
+_STAMP = re.compile(rb"\n(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ")
+
+# Bytes of a time at most.
+_LONGEST = 64
 
 # Bytes that may wait to be handed on before no more are read.
 _MOST = 4 << 20
@@ -37,46 +44,47 @@ class Position:
     lines of the last seconds are asked for again and kept in mind, and those that come twice are
     left out.
 
-    since: from when to read on, "" for the beginning.
+    since: from when to read on, "" for the beginning. last: the line that was read last.
     """
 
     def __init__(self) -> None:
         """Start at the log's beginning."""
         self.since = ""
+        self.last = b""
         self._second = b""
         # What came lately, with the second of its last line; and what of it may come again, until
         # a line is later than that.
-        self._recent: deque[tuple[bytes, list[bytes]]] = deque()
+        self._recent: deque[tuple[bytes, bytes]] = deque()
         self._again: Counter[bytes] = Counter()
         self._until = b""
 
     def begin(self) -> None:
         """Note that the log is about to come anew, from `since`."""
         first = self.since[:19].encode()
-        lines = [line for _, lines in self._recent for line in lines]
+        lines = [line for _, block in self._recent for line in lines_of(block)]
         self._again = Counter(line for line in lines if line[:1].isdigit() and line[:19] >= first)
         self._until = _later(self._second, 2 * _LATE) if self._second else b""
 
-    def take(self, lines: list[bytes]) -> bytes:
+    def take(self, block: bytes) -> bytes:
         """Return the text of lines, without their times and without lines that were there before.
 
         What bears no time is the server's own words.
         """
-        fresh = lines
         if self._again:
-            fresh = []
-            for line in lines:
-                if self._again[line] > 0:
-                    self._again[line] -= 1
-                else:
-                    fresh.append(line)
-        if fresh:
-            self._advance(fresh)
-        # One call for all, since there may be hundreds of thousands in a second.
-        return _STAMP.sub(b"", b"".join(fresh))
+            block = b"".join(line for line in lines_of(block) if self._is_fresh(line))
+        if block:
+            self.last = block[block.rfind(b"\n", 0, -1) + 1 :]
+            self._advance(block)
+        # One call for all lines, since there may be hundreds of thousands in a second.
+        return _STAMP.sub(b"\n", b"\n" + block)[1:]
 
-    def _advance(self, lines: list[bytes]) -> None:
-        found = next(filter(None, map(_STAMP.match, reversed(lines))), None)
+    def _is_fresh(self, line: bytes) -> bool:
+        there = self._again[line] > 0
+        self._again[line] -= there
+        return not there
+
+    def _advance(self, block: bytes) -> None:
+        found = _last_stamp(block)
         if found is not None and found[1] > self._second:
             self._second = found[1]
             self.since = (_later(self._second, -_LATE) + found[2]).decode()
@@ -86,7 +94,18 @@ class Position:
                 self._recent.popleft()
             if self._second > self._until:
                 self._again.clear()
-        self._recent.append((self._second, lines))
+        self._recent.append((self._second, block))
+
+
+def _last_stamp(block: bytes) -> re.Match[bytes] | None:
+    """Return the time of the last line that bears one."""
+    end = len(block)
+    while end > 0:
+        start = block.rfind(b"\n", 0, end - 1) + 1
+        if found := _STAMP.match(b"\n" + block[start : start + _LONGEST]):
+            return found
+        end = start
+    return None
 
 
 def _later(second: bytes, by: timedelta) -> bytes:
@@ -108,14 +127,14 @@ class _Outlet:
         self._error: BaseException | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
-    def put(self, lines: list[bytes]) -> None:
+    def put(self, block: bytes) -> None:
         """Hand lines on soon; raises what has ended that."""
         with self._changed:
             self._changed.wait_for(lambda: self._size < _MOST or self._error)
             if self._error is not None:
                 raise self._error
-            self._waiting += lines
-            self._size += sum(map(len, lines))
+            self._waiting.append(block)
+            self._size += len(block)
             self._changed.notify_all()
 
     def drain(self) -> None:
@@ -139,11 +158,11 @@ class _Outlet:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
                 if not self._waiting:
                     return
-                lines, self._waiting, self._size = self._waiting, [], 0
+                blocks, self._waiting, self._size = self._waiting, [], 0
                 self._is_busy = True
                 self._changed.notify_all()
             try:
-                self._deliver(lines)
+                self._deliver(blocks)
             except BaseException as error:
                 with self._changed:
                     self._error = error
@@ -178,6 +197,7 @@ class Follower:
         self._outlet = _Outlet(self._deliver)
         self._stream: Stream | None = None
         self._left = threading.Event()
+        self._is_abandoned = False
         self._previous = previous
         self._failed = failed
         self.error: BaseException | None = None
@@ -197,20 +217,30 @@ class Follower:
     def leave(self) -> None:
         """Read no more."""
         self._left.set()
-        self._ended = _yes
+        self._is_abandoned = True
         if self._stream is not None:
             self._stream.close()
 
     def _run(self) -> None:
+        lost = 0
         try:
             while True:
                 ended = self._ended()
                 began = time.monotonic()
-                self._read(follow=not ended)
-                if ended:
+                if ended and self._is_whole():
                     return
+                whole = self._read(follow=not ended)
+                if ended and whole:
+                    return
+                if self._is_abandoned:
+                    return
+                lost += ended
+                if lost == _TRIES:
+                    raise ExecutionError("the connection is lost each time that it is asked for")
                 if not self._ended():
-                    self._left.wait(max(0.0, _PAUSE - (time.monotonic() - began)))
+                    # Where the server has said that there is no more, the end is about to be told.
+                    passed = 0.0 if whole else time.monotonic() - began
+                    self._left.wait(max(0.0, _PAUSE - passed))
         except BaseException as error:
             self.error = error
             if self._failed is not None:
@@ -218,39 +248,48 @@ class Follower:
         finally:
             self._outlet.close()
 
-    def _read(self, *, follow: bool) -> None:
+    def _is_whole(self) -> bool:
+        """Return whether what was read last is the log's last line, so that nothing is missing."""
+        if not self._position.last:
+            return False
+        query = {**self._query(follow=False), "tailLines": "1"}
         try:
-            for batch in self._batches(follow=follow):
-                # A line without an end may have been cut off; the last reading tells.
-                whole = [line for line in batch if not follow or line.endswith(b"\n")]
-                if whole:
-                    self._outlet.put(whole)
+            return self._api.text(self._pod, **query) == self._position.last
+        except Refusal:
+            return False
+
+    def _read(self, *, follow: bool) -> bool:
+        """Read on; return whether the server has said that there is no more."""
+        query = self._query(follow=follow)
+        if self._position.since:
+            query["sinceTime"] = self._position.since
+        self._position.begin()
+        try:
+            self._stream = self._api.stream(self._pod, query, silence=_SILENCE)
+            try:
+                for block in self._stream.blocks():
+                    # A line without an end may have been cut off; the last reading tells.
+                    if block.endswith(b"\n") or (self._stream.whole and not follow):
+                        self._outlet.put(block)
+            finally:
+                self._stream.close()
+            return self._stream.whole
         except Refusal as error:
             # 400: the container is not there yet, or its log not any more. 404: nor is the pod.
             if error.status not in (400, 404):
                 raise
+            return True
         finally:
             self._outlet.drain()
 
-    def _deliver(self, lines: list[bytes]) -> None:
-        if text := self._position.take(lines):
-            self._sink(text)
-
-    def _batches(self, *, follow: bool) -> Iterator[list[bytes]]:
+    def _query(self, *, follow: bool) -> dict[str, str]:
         query = {"container": self._container, "timestamps": "true"}
         if follow:
             query["follow"] = "true"
         elif self._previous:
             query["previous"] = "true"
-        if self._position.since:
-            query["sinceTime"] = self._position.since
-        self._position.begin()
-        self._stream = self._api.stream(self._pod, query, silence=_SILENCE)
-        try:
-            yield from self._stream.batches()
-        finally:
-            self._stream.close()
+        return query
 
-
-def _yes() -> bool:
-    return True
+    def _deliver(self, blocks: list[bytes]) -> None:
+        if text := b"".join(map(self._position.take, blocks)):
+            self._sink(text)
