@@ -9,7 +9,15 @@ _WORDS = (
     r"token|secret|password|passwd|passphrase|pwd|credentials?|api_?key|signature|sig|"
     r"(access|secret|private|account)_?key"
 )
-_NAME = re.compile(rf"(.*_)?({_WORDS})", re.IGNORECASE)
+_LAST = re.compile(
+    rf"(token|secrets?|passw(or)?ds?|passphrase|(\A|_)({_WORDS}|connection_?string))\Z",
+    re.IGNORECASE,
+)
+# Names in capitals are of variables. Of these a word tells wherever it stands, even the bare KEY,
+# which among parameters is rather one to sort by.
+_WORD = re.compile(
+    r".*(TOKEN|SECRETS?|PASSW(OR)?DS?|PASSPHRASE)|PASS|PWD|CREDENTIALS?|O?AUTH|(API)?KEYS?|SAS"
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|-")
 
 # `user:password@` or `token@` behind a scheme; `git@`, the user of every git host, is no secret.
@@ -33,4 +41,11 @@ def are_in(text: str) -> bool:
 
 def is_named(name: str) -> bool:
     """Return whether a parameter or variable of this name holds a secret, as its name has it."""
-    return _NAME.fullmatch(_HUMP.sub("_", name)) is not None
+    return _LAST.search(_HUMP.sub("_", name)) is not None or (
+        name.isupper() and any(map(_WORD.fullmatch, name.split("_")))
+    )
+
+
+def holds(name: str, value: str) -> bool:
+    """Return whether a variable holds a secret, by its name or as a URL with a password."""
+    return is_named(name) or are_in(value)

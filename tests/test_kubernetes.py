@@ -12,14 +12,18 @@ import pytest
 import yaml
 from conftest import Project
 from docker_helpers import BASE, Registry, an_engine, docker  # noqa: F401
+from kube_kubelet import Pod
 from kubernetes_helpers import (  # noqa: F401
     REAL,
     Place,
     Run,
+    Staged,
     Start,
     Store,
     a_place,
+    a_prepared_store,
     a_run,
+    a_stage,
     a_start,
     a_tidy_place,
     an_object_store,
@@ -165,6 +169,30 @@ def test_variables_of_the_project_reach_the_pod_and_secrets_are_kept_apart(
     expected = "a $(COPIED) $$ c|line\n$(NEW_VAR)|hunter2 $(COPIED)|fast|passed|\n"
     assert outcome.out == expected, outcome.err
     assert "hunter2" not in json.dumps([place.job(), place.all("pods")])
+
+
+def test_secrets_are_known_by_their_names_and_as_urls_with_passwords(stage: Staged) -> None:
+    jobs: list[str] = []
+
+    def play(pod: Pod) -> None:
+        jobs.append(json.dumps(pod.current))
+        pod.running()
+        pod.ended(0)
+
+    names = (
+        "PGPASSWORD",
+        "FERNET_KEY",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "TOKEN_OF_HUB",
+        "db_pwd",
+    )
+    values = {name: f"hunter2 of {name}" for name in names}
+    values |= {"DATABASE_URL": "postgres://me:hunter2@db/x", "TOKENIZERS_PARALLELISM": "seen"}
+    entry = f"  main: {{pass_env: [{', '.join(values)}], command: 'true'}}\n"
+    outcome = stage(play, entry).run(environ=values)
+    assert outcome.code == 0, outcome.err
+    assert "hunter2" not in "".join(jobs) + outcome.err
+    assert "seen" in "".join(jobs)
 
 
 @pytest.mark.usefixtures("kept")

@@ -28,6 +28,7 @@ from remote_sites import (
 
 from buildrun import digest as digests
 from buildrun.store.remote import Remote
+from buildrun.store.remote_trouble import explain
 
 KEY = digests.key("result", {"step": "train"})
 SECRET = "wJalrXUtnFEMIbPxRfiCY"
@@ -720,6 +721,15 @@ def test_what_a_server_repeats_of_the_secrets_is_hidden(
     assert [text for text, _ in told] == [
         "the remote cache `s3://bucket/team` failed: … is odd; going on without it"
     ]
+
+
+@pytest.mark.parametrize("name", ["GITHUB_TOKEN_2", "PGPASSWORD", "FERNET_KEY", "REDISCLI_AUTH"])
+def test_values_of_variables_named_as_secrets_are_hidden(name: str) -> None:
+    error = OSError(f"denied to {SECRET}")
+    told = explain(error, "s3://bucket/team", {name: SECRET, "PLAIN": "denied"})
+    assert told.text == (
+        "the remote cache `s3://bucket/team` failed: denied to …; going on without it"
+    )
 
 
 # How it gets on.

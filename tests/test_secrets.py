@@ -172,6 +172,13 @@ def test_credentials_are_left_out_of_urls(text: str, shown: str) -> None:
     [
         ("token", True), ("db-password", True), ("apiKey", True), ("AWS_SECRET_ACCESS_KEY", True),
         ("DBPassword", True), ("max_tokens", False), ("key", False), ("passwordless", False),
+        ("PGPASSWORD", True), ("dbpassword", True), ("authtoken", True), ("REDISCLI_AUTH", True),
+        ("GITHUB_TOKEN_2", True), ("AWS_ACCESS_KEY_ID", True), ("FERNET_KEY", True), ("KEY", True),
+        ("AZURE_STORAGE_CONNECTION_STRING", True), ("AZURE_STORAGE_SAS_TOKEN", True),
+        ("GOOGLE_APPLICATION_CREDENTIALS", True), ("SECRETS", True), ("SMTP_PASS", True),
+        ("STRIPE_APIKEY", True), ("OAUTH_CLIENT", True), ("SERVICE_KEYS", True),
+        ("MAX_TOKENS", False), ("TOKENIZERS_PARALLELISM", False), ("AUTHOR", False),
+        ("KEYBOARD", False), ("SASL_MODE", False), ("label_key", False), ("auth", False),
     ],
 )  # fmt: skip
 def test_names_of_secrets(name: str, secret: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from buildrun.kubernetes.connect import connect
 from buildrun.kubernetes.manifest import MOUNT, Wish
 from buildrun.kubernetes.names import Identity
 from buildrun.planning import docker_env
+from buildrun.secrets import holds
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from buildrun.place import CacheSettings
     from buildrun.planning import Plan, Step
     from buildrun.project.spec import ProjectSpec
-
-# Names of variables whose values are for a Secret rather than for the Job, which many may read.
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:\A|_)KEY(?:\Z|_)", re.IGNORECASE)
 
 
 class Kubernetes:
@@ -182,7 +179,7 @@ class Kubernetes:
             seen.update(given.environ)
         seen.update({name: caller[name] for name in step.pass_env if name in caller})
         seen.update(dict(step.env))
-        secrets = {name: text for name, text in seen.items() if _SECRET.search(name)}
+        secrets = {name: text for name, text in seen.items() if holds(name, text)}
         return {name: text for name, text in seen.items() if name not in secrets}, secrets
 
     def _of_mlflow(self, job: Job) -> dict[str, str]:

@@ -19,7 +19,7 @@ from buildrun.printable import printable
 from buildrun.project import dependencies, locate, snapshot
 from buildrun.project.kinds import misfit
 from buildrun.project.spec import EntryPoint, ProjectSpec
-from buildrun.secrets import are_in, is_named, redact
+from buildrun.secrets import are_in, holds, redact
 from buildrun.sources import registry as sources
 from buildrun.sources.contract import Asked, Origin
 from buildrun.sources.contract import Opened as Source
@@ -236,7 +236,7 @@ def _bears(spec: ProjectSpec) -> bool:
     """Return whether values of secrets stand in the project's file."""
     return any(
         any(parameter.secret and parameter.default for parameter in entry_point.parameters)
-        or any(is_named(name) for name, _ in entry_point.env)
+        or any(holds(name, text) for name, text in entry_point.env)
         for entry_point in spec.entry_points
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from buildrun.project.check_scalar import check_scalar
 from buildrun.project.compose import Path
 from buildrun.project.findings import Findings
-from buildrun.secrets import are_in, is_named
+from buildrun.secrets import holds
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -70,7 +70,7 @@ def _check_value(findings: Findings, path: Path, name: str, value: object) -> bo
     if not fits:
         message = f"the value of `{name}` holds what no variable can"
         findings.error("bad-variable", message, path, hint="remove the character")
-    elif value and (is_named(name) or are_in(value)):
+    elif value and holds(name, value):
         message = f"the value of `{name}` looks like a secret, and this file is no place for one"
         hint = f"list `{name}` under `pass_env`, and set it where you call buildrun"
         findings.warning("secret-value", message, path, hint=hint)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from buildrun.secrets import redact
+from buildrun.secrets import is_named, redact
 from buildrun.store.remote_goods import Unwritable
 from buildrun.store.remote_lane import Stalled
 from buildrun.store.remote_place import is_directory, scheme_of
@@ -67,7 +67,6 @@ def is_absent(error: BaseException) -> bool:
 
 _QUERY = re.compile(r"(://[^\s?\"'`<>]+)\?[^\s\"'`<>]+")
 _NO_BUCKET = re.compile(r"\b(bucket|container) does not exist", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|_KEY$|ACCOUNT_KEY|CONNECTION_STRING|SAS")
 _NO_CREDENTIALS = frozenset(
     {
         "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
@@ -225,7 +224,7 @@ def _names(error: BaseException) -> Iterator[str]:
 
 def _secrets(url: str, environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
-        if len(value) >= 6 and _SECRET_NAME.search(name) and not os.path.exists(value):
+        if len(value) >= 6 and is_named(name) and not os.path.exists(value):
             yield value
     if "://" not in url:
         return
