@@ -3,59 +3,81 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 
-from benchmarks.case import Outcome, compare
+from benchmarks.case import Claim, Outcome, compare
 from benchmarks.process import total
-from benchmarks.projects import SMALL, USUAL, virtualenv_project
+from benchmarks.projects import SMALL, virtualenv_project
 from benchmarks.subjects import interpreter
-from benchmarks.summary import Sample
+from benchmarks.summary import Sample, Summary, ratio
 from benchmarks.workbench import Runner, Workbench
 
-TITLE = f"the first environment, uv's cache warm: usual ({', '.join(USUAL)}), small without mlflow"
+TITLE = f"the first environment: {', '.join(SMALL)}"
 ROUNDS = 15
 NEEDS = ("buildrun", "uv")
 
-_OURS = "`buildrun build .`"
-_BARE = "`uv venv` + `uv pip install -r`"
+# Where the file system can clone, neither of uv's ways is what it does by itself.
+_LINKS, _COPIES, _OURS = "uv with hard links", "uv with copies", "`buildrun build .`"
+_WARM, _COLD = "uv's cache warm", "uv's cache empty"
+
+# Packages are downloaded in each so many-th round only.
+_SELDOM = 5
 
 
 def measure(bench: Workbench) -> Outcome:
     """Measure; raises Failed."""
-    runners: list[Runner] = []
-    for size, requirements in (("usual", USUAL), ("small", SMALL)):
-        files = dict(virtualenv_project(size, platform.python_version(), requirements))
-        files["requirements.txt"] = "".join(f"{line}\n" for line in requirements)
-        runners += _pair(bench, size, bench.write(size, files))
-    rows = bench.rounds_of(runners)
-    return Outcome(
-        rows,
+    files = dict(virtualenv_project("small", platform.python_version(), SMALL))
+    files["requirements.txt"] = "".join(f"{line}\n" for line in SMALL)
+    project = bench.write("small", files)
+    rows = bench.rounds_of(
         [
-            compare(rows, f"{_OURS}, {size}", f"{_BARE}, {size}", 1.15)
-            for size in ("usual", "small")
-        ],
+            _runner(bench, project, name, cache)
+            for cache in (_WARM, _COLD)
+            for name in (_LINKS, _COPIES, _OURS)
+        ]
     )
+    claims = [
+        claim
+        for cache in (_WARM, _COLD)
+        for reference, limit in ((_LINKS, 1.5), (_COPIES, 1.15))
+        for claim in _claims(rows, f"{_OURS}, {cache}", f"{reference}, {cache}", limit)
+    ]
+    notes = (
+        "uv: `uv venv`, then `uv pip install` with `--link-mode hardlink` or `copy`. With an empty "
+        "cache all packages are downloaded.",
+    )
+    return Outcome(rows, claims, notes)
 
 
-def _pair(bench: Workbench, size: str, project: str) -> tuple[Runner, Runner]:
+def _claims(
+    rows: Mapping[str, Summary], subject: str, reference: str, limit: float
+) -> tuple[Claim, Claim]:
+    cpu = ratio(rows[subject].cpu, rows[reference].cpu)
     return (
-        Runner(
-            f"{_BARE}, {size}",
-            lambda: _bare(bench, project),
-            lambda: bench.forget("bare"),
-        ),
-        Runner(
-            f"{_OURS}, {size}",
-            lambda: bench.timed(bench.buildrun, "build", ".", cwd=project),
-            lambda: bench.forget("store"),
-        ),
+        compare(rows, subject, reference, limit),
+        Claim(f"processor time: {subject} against {reference}", cpu, None),
     )
 
 
-def _bare(bench: Workbench, project: str) -> Sample:
-    arguments, variables = bench.subjects.index_settings()
+def _runner(bench: Workbench, project: str, name: str, cache: str) -> Runner:
+    variables = {"UV_CACHE_DIR": bench.path("cache" if cache == _WARM else "new-cache")}
+    old = ("bare", "store") if cache == _WARM else ("bare", "store", "new-cache")
+
+    def run() -> Sample:
+        if name == _OURS:
+            return bench.timed(bench.buildrun, "build", ".", cwd=project, environ=variables)
+        return _bare(bench, project, "hardlink" if name == _LINKS else "copy", variables)
+
+    every = 1 if cache == _WARM else _SELDOM
+    return Runner(f"{name}, {cache}", run, lambda: bench.forget(*old), every)
+
+
+def _bare(bench: Workbench, project: str, mode: str, environ: Mapping[str, str]) -> Sample:
+    arguments, settings = bench.subjects.index_settings()
+    variables = {**settings, **environ}
     uv, prefix = bench.subjects.program("uv"), bench.path("bare")
     make = ("venv", "--no-project", "--quiet", "--python", interpreter(), prefix)
-    install = ("pip", "install", *arguments, "--quiet", "--python", prefix)
+    install = ("pip", "install", *arguments, "--quiet", "--link-mode", mode, "--python", prefix)
     return total(
         (
             bench.timed(uv, *make, cwd=project, environ=variables),
