@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from buildrun.api.looking import plan, validate
-    from buildrun.api.running import ExecutionException, Run, run
-    from buildrun.api.shapes import PlanReport, RunReport, Status, ValidationReport
+    from buildrun.api.inspect import plan, validate
+    from buildrun.api.run import ExecutionException, Run, run
+    from buildrun.api.types import PlanReport, RunReport, Status, ValidationReport
     from buildrun.errors import (
         BuildrunError,
         EnvironmentFailure,
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     )
 else:
     _MODULES = {
-        "ExecutionException": "buildrun.api.running",
-        "PlanReport": "buildrun.api.shapes",
-        "Run": "buildrun.api.running",
-        "RunReport": "buildrun.api.shapes",
-        "Status": "buildrun.api.shapes",
-        "ValidationReport": "buildrun.api.shapes",
-        "plan": "buildrun.api.looking",
-        "run": "buildrun.api.running",
-        "validate": "buildrun.api.looking",
+        "ExecutionException": "buildrun.api.run",
+        "PlanReport": "buildrun.api.types",
+        "Run": "buildrun.api.run",
+        "RunReport": "buildrun.api.types",
+        "Status": "buildrun.api.types",
+        "ValidationReport": "buildrun.api.types",
+        "plan": "buildrun.api.inspect",
+        "run": "buildrun.api.run",
+        "validate": "buildrun.api.inspect",
     }
 
     def __getattr__(name: str) -> object:

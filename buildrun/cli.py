@@ -121,7 +121,7 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
 def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
     from importlib import import_module
 
-    from buildrun.options import Parser
+    from buildrun.commands.options import Parser
 
     given = tuple(arguments)
     verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
@@ -169,7 +169,7 @@ def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
         raise UsageError("the project's URI is empty", hint="give a directory, such as `.`")
     if not word.isalpha() or os.path.exists(os.path.join(cwd, word)):
         return
-    from buildrun.near import did_you_mean
+    from buildrun.console import did_you_mean
 
     if meant := did_you_mean(word, COMMANDS):
         raise UsageError(f"`{word}` is neither a command nor a project", hint=meant)
@@ -178,7 +178,7 @@ def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
 def _overview(environ: Mapping[str, str]) -> str:
     import textwrap
 
-    from buildrun.table import width
+    from buildrun.commands.table import width
 
     columns, indent = max(width(environ) or 100, 20), " " * 13
     lines = ["usage: buildrun [COMMAND] …", "", "Run MLflow Projects, fast and safely.", ""]
@@ -224,15 +224,16 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def _attach_listener(option: str) -> None:
-    from buildrun import listener, runs
+    from buildrun.commands import notify
+    from buildrun.store import runs
 
-    listener.attach(option)
-    runs.listeners.append(listener.tell_record)
+    notify.attach(option)
+    runs.listeners.append(notify.tell_record)
 
 
 def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
+    from buildrun.commands.notify import tell_error
     from buildrun.console import Console
-    from buildrun.listener import tell_error
 
     tell_error(error)
     text = f"{error.place}: {error.message}" if error.place else error.message

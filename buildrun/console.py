@@ -1,9 +1,11 @@
-"""Progress and messages, all on standard error."""
+"""Progress and messages on standard error; credentials and control characters left out."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 _STYLES = {"error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "good": "32"}
@@ -95,3 +97,118 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except (ValueError, AttributeError):
         return False
+
+
+def printable(text: str) -> str:
+    """Return text as it can be shown: control characters and undecodable bytes escaped."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
+
+
+# What stands for a secret where all else is shown.
+MASK = "***"
+
+_WORDS = (
+    r"token|secret|password|passwd|passphrase|pwd|credentials?|api_?key|signature|sig|"
+    r"(access|secret|private|account)_?key"
+)
+_LAST = re.compile(
+    rf"(token|secrets?|passw(or)?ds?|passphrase|(\A|_)({_WORDS}|connection_?string))\Z",
+    re.IGNORECASE,
+)
+# Names in capitals are of variables. Of these a word tells wherever it stands, even the bare KEY,
+# which among parameters is rather one to sort by.
+_WORD = re.compile(
+    r".*(TOKEN|SECRETS?|PASSW(OR)?DS?|PASSPHRASE)|PASS|PWD|CREDENTIALS?|O?AUTH|(API)?KEYS?|SAS"
+)
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|-")
+
+# `user:password@` or `token@` behind a scheme; `git@`, the user of every git host, is no secret.
+# The last `@` before a slash ends it. A password with a slash in it is no URL, but is met all the
+# same: no host has a colon behind it and then anything but a port.
+_USERINFO = re.compile(r"(://)(?!git@|\[)(?:[^/\s\"'\\]+@|[^/@:\s\"'\\]*:(?!\d{0,5}/)[^\s\"'\\]*@)")
+_QUERY = re.compile(
+    rf"([?&](?:[\w.-]*[_.-])?(?:{_WORDS.replace('_?', '[_-]?')})=)[^&#\s\"']+", re.I
+)
+
+
+def redact(text: str) -> str:
+    """Return the text with users, passwords and tokens of every URL in it left out."""
+    return _QUERY.sub(rf"\1{MASK}", _USERINFO.sub(r"\1", text)) if "://" in text else text
+
+
+def are_in(text: str) -> bool:
+    """Return whether a URL in the text bears credentials."""
+    return redact(text) != text
+
+
+def is_named(name: str) -> bool:
+    """Return whether a parameter or variable of this name holds a secret, as its name has it."""
+    return _LAST.search(_HUMP.sub("_", name)) is not None or (
+        name.isupper() and any(map(_WORD.fullmatch, name.split("_")))
+    )
+
+
+def holds(name: str, value: str) -> bool:
+    """Return whether a variable holds a secret, by its name or as a URL with a password."""
+    return is_named(name) or are_in(value)
+
+
+def shown(path: bytes) -> str:
+    """Return a path on one line and printable."""
+    return printable(os.fsdecode(path))
+
+
+def nearest(
+    word: object, options: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str | None:
+    """Return the option that a word stands for, whatever its case, or None where none is near.
+
+    synonyms: options, or anything else that was meant, by other words in lower case.
+    """
+    text = str(word).strip().lower()
+    meant = (synonyms or {}).get(text)
+    if meant is not None or len(text) >= 100:
+        return meant
+    from difflib import get_close_matches
+
+    lowered = {option.lower(): option for option in options}
+    near = get_close_matches(text, lowered, 1)
+    return lowered[near[0]] if near else None
+
+
+def did_you_mean(
+    word: object, options: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str:
+    """Return "did you mean …?" for what ``nearest`` finds, or ""."""
+    meant = nearest(word, options, synonyms)
+    return f"did you mean `{meant}`?" if meant is not None else ""
+
+
+def near_path(given: str, cwd: str = "") -> str:
+    """Return "did you mean …?" for a path that is not there, or "" where none is like it.
+
+    cwd: where a relative path begins. Only the first part that is not there is compared.
+    """
+    parts = given.split("/")
+    for index, part in enumerate(parts):
+        parent = os.path.join(cwd, "/".join(parts[:index]) + "/" if index else "")
+        if part and not os.path.lexists(os.path.join(parent, part)):
+            try:
+                meant = nearest(part, os.listdir(parent or os.curdir))
+            except (OSError, ValueError):
+                return ""
+            path = "/".join([*parts[:index], meant or "", *parts[index + 1 :]])
+            return (
+                f"did you mean `{path}`?"
+                if meant and os.path.exists(os.path.join(cwd, path))
+                else ""
+            )
+    return ""

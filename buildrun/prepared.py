@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import runs
+from buildrun.console import are_in
 from buildrun.environments.prefix import discard
 from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
-from buildrun.executors.job import Job, Result
-from buildrun.home import has_staging
-from buildrun.secrets import are_in
+from buildrun.executors.base import Job, Result
+from buildrun.store import runs
+from buildrun.store.home import has_staging
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -96,7 +96,7 @@ def recorded(
 def mend_alone(root: str, directory: str, console: "Console") -> None:
     """Put right what killed runs have left where a command runs alone; see ``old_outputs``."""
     if has_staging(root):
-        from buildrun.old_outputs import mend
+        from buildrun.workspace.previous_outputs import mend
 
         mend(root, directory, console)
 
@@ -150,9 +150,9 @@ def _step(prepared: Prepared, state: str, exit_code: int, seconds: float, log: s
 
 def look_for_damage(manager: str, prefix: str, console: "Console") -> None:
     """After a failure, see whether the environment is to blame, and have it built again if so."""
-    from buildrun.environments import registry
+    from buildrun.environments import base
 
-    damaged = registry.load(manager).damage(prefix)
+    damaged = base.load(manager).damage(prefix)
     if damaged:
         discard(prefix)
         console.warn(

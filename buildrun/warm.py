@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun import home, locks
-from buildrun.console import Console
-from buildrun.memo import Memory, Reader, known, lock_of, remember
+from buildrun.console import Console, are_in
 from buildrun.project.locate import find_mlproject
-from buildrun.secrets import are_in
+from buildrun.store import home, locks
+from buildrun.store.memo import Memory, Reader, known, lock_of, remember
 
 # Where something else than the command is asked for, or the record could not hold it all.
 _COLD = frozenset({"--report", "--refresh", "--dry-run", "--watch", "--help", "-h"})
@@ -66,7 +65,7 @@ def _run_record(memory: Memory, name: str, environ: Mapping[str, str]) -> int | 
     if again is None:
         return _run(_record(memory, name, environ), environ)
     # In a working directory that is made again first, and removed at the end.
-    from buildrun.sources.again import open_again
+    from buildrun.sources.checkout import open_again
 
     def load() -> None:
         from buildrun import prepared  # noqa: F401
@@ -139,7 +138,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
 
         return warm_docker.attempt(value, environ, console)
     from buildrun.environments import prefix
-    from buildrun.executors.job import Result
+    from buildrun.executors.base import Result
     from buildrun.prepared import Prepared, perform, recorded
 
     prepared = Prepared(**value["prepared"])

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildrun import containers, home
-from buildrun.containers import Chosen, Task, Wants
+from buildrun.environments.images import engine_api
 from buildrun.errors import BuildrunError
-from buildrun.executors import attended
-from buildrun.executors.job import Result
-from buildrun.images import host, inspect
-from buildrun.memo import frozen
-from buildrun.planning import NO_OUTPUTS
+from buildrun.executors import docker, docker_reaper
+from buildrun.executors.base import Result
+from buildrun.executors.docker import Chosen, Task, Wants
+from buildrun.plan.model import NO_OUTPUTS
 from buildrun.prepared import Prepared, recorded
+from buildrun.store import home
+from buildrun.store.memo import frozen
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -26,7 +26,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     try:
         if not _is_current(value, chosen, environ, console):
             return None
-        containers.container_for(task, wants, chosen, environ)
+        docker.container_for(task, wants, chosen, environ)
     except (BuildrunError, OSError):
         return None
     store = home.locate(environ)
@@ -36,10 +36,10 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
 
         tracked = warm_tracking.begin(value["tracking"], environ, store, console)
         if tracked.run is not None:
-            wants, environ = containers.tracked(
+            wants, environ = docker.tracked(
                 wants, environ, tracked.variables, tracked.run.artifacts
             )
-    attended.collect(containers.directory(store), environ)
+    docker_reaper.collect(docker.directory(store), environ)
     if value["notice"]:
         console.note(value["notice"])
     console.note(console.style(f"[{task.id}] {task.shown}", "dim"))
@@ -49,12 +49,12 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     )  # fmt: skip
 
     def run() -> Result:
-        made = containers.container_for(task, wants, chosen, environ)
+        made = docker.container_for(task, wants, chosen, environ)
         return recorded(
             prepared,
             value["code"][0],
             store.runs,
-            lambda log: containers.run(made, wants.root, store, environ, log),
+            lambda log: docker.run(made, wants.root, store, environ, log),
             console,
             value.get("where"),
         )
@@ -77,24 +77,24 @@ def _is_current(value: Any, chosen: Chosen, environ: Mapping[str, str], console:
     """Return whether the project's name for it stands for the same image, and its code is as it
     was.
     """
-    socket = host.find(environ).socket
+    socket = engine_api.find(environ).socket
     if socket is None:
         return False
-    base = inspect.over_socket(socket, value["image"])
+    base = engine_api.over_socket(socket, value["image"])
     if base is None or base.id != chosen.base:
         return False
     if not chosen.key:
         return chosen.id == chosen.base
-    from buildrun.images.derive import code_recipe
-    from buildrun.project.spec import EntryPoint, ProjectSpec, PythonEnv
+    from buildrun.environments.images.derive import code_recipe
+    from buildrun.project.model import EntryPoint, ProjectSpec, PythonEnv
 
     name, root, outputs = value["code"]
     entry_point = EntryPoint("", (), "", outputs=tuple(outputs))
     project = ProjectSpec(name, root, None, (entry_point,), PythonEnv())
-    below = base if chosen.below == base.id else inspect.over_socket(socket, chosen.below)
+    below = base if chosen.below == base.id else engine_api.over_socket(socket, chosen.below)
     if below is None:
         return False
-    fingerprints = containers.code_fingerprints(home.locate(environ), root)
+    fingerprints = docker.code_fingerprints(home.locate(environ), root)
     recipe = code_recipe(below, project, fingerprints, console)
     fingerprints.save()
-    return recipe.key == chosen.key and inspect.over_socket(socket, chosen.id) is not None
+    return recipe.key == chosen.key and engine_api.over_socket(socket, chosen.id) is not None

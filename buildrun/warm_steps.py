@@ -4,12 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildrun import glance, home, runs
-from buildrun.glance import Watched
+from buildrun.plan import quick_check
+from buildrun.plan.quick_check import Watched
+from buildrun.store import home, runs
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.tree.fingerprints import Fingerprints
+    from buildrun.workspace.fingerprints import Fingerprints
 
 
 def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int | None:
@@ -44,9 +45,10 @@ def _tell(
     console: "Console",
 ) -> runs.Record:
     """Have the run tracked, and return its record under the id that it has there."""
-    from buildrun import place, warm_tracking
-    from buildrun.executors.job import Result
-    from buildrun.history import History
+    from buildrun import warm_tracking
+    from buildrun.executors.base import Result
+    from buildrun.plan import state
+    from buildrun.plan.step_history import History
     from buildrun.tracking import tags
 
     store = home.locate(environ)
@@ -54,7 +56,7 @@ def _tell(
     if tracked.run is None:
         return record
     history = History(store.about(record.root, "steps"), write=False)
-    origins = place.origins_of(history, [step[0] for step in steps])
+    origins = state.origins_of(history, [step[0] for step in steps])
     tracked.tag(tags.outcomes([(step[0], "up-to-date") for step in steps], origins))
     tracked.told(lambda: Result(0))
     return record._replace(run_id=tracked.run.run_id)
@@ -69,20 +71,20 @@ def _glance(
     wanted = Watched(*value["watched"])
 
     def open_fingerprints() -> "Fingerprints":
-        from buildrun.place import CacheSettings, fingerprints_of
+        from buildrun.plan.state import CacheSettings, fingerprints_of
 
         return fingerprints_of(wanted.root, store, CacheSettings(*value["settings"]))
 
-    found = glance.look(wanted, open_fingerprints)
+    found = quick_check.look(wanted, open_fingerprints)
     if found is None:
         return _judge(value, store, environ, console)
-    known = glance.recall(store, wanted, found, environ)
+    known = quick_check.recall(store, wanted, found, environ)
     if known is not None:
         return float(known)
     saved = _judge(value, store, environ, console)
     if saved is not None:
-        again = glance.look(wanted, open_fingerprints)
-        glance.note(store, wanted, found, again, environ, saved)
+        again = quick_check.look(wanted, open_fingerprints)
+        quick_check.note(store, wanted, found, again, environ, saved)
     return saved
 
 
@@ -90,11 +92,11 @@ def _judge(
     value: Any, store: home.Home, environ: Mapping[str, str], console: "Console"
 ) -> float | None:
     """Return the same by a look at each step."""
-    from buildrun import plan_record
     from buildrun.errors import BuildrunError
-    from buildrun.place import CacheSettings, close, open_place
+    from buildrun.plan import codec
+    from buildrun.plan.state import CacheSettings, close, open_place
 
-    plan = plan_record.decode(value["plan"])
+    plan = codec.load_plan(value["plan"])
     if any(not step.outputs for step in plan.steps):
         return None
     settings = CacheSettings(*value["settings"])

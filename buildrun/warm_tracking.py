@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.errors import Interrupted, TrackingError
-from buildrun.executors.job import Result
-from buildrun.home import Home
-from buildrun.memo import frozen
-from buildrun.tracking.ask import Ask
+from buildrun.executors.base import Result
+from buildrun.store.home import Home
+from buildrun.store.memo import frozen
+from buildrun.tracking.config import Ask
 from buildrun.tracking.run import begin as begin_run
 from buildrun.tracking.run import status_of
 

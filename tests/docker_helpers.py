@@ -17,9 +17,9 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from buildrun.home import Home
-from buildrun.images import records
-from buildrun.images.engine import KEY, Engine
+from buildrun.environments.images import derive
+from buildrun.environments.images.engine import KEY, Engine
+from buildrun.store.home import Home
 
 # Debian with Python, made by `scripts/docker-base`.
 BASE = "buildrun-base:bookworm"
@@ -69,7 +69,7 @@ def an_engine(store: Path) -> Iterator[Engine]:
     need_engine()
     found = Engine(os.environ)
     yield found
-    for key in records.keys(Home(str(store))):
+    for key in derive.keys(Home(str(store))):
         images = docker("images", "-aq", "--no-trunc", "--filter", f"label={KEY}={key}").split()
         if images:
             docker("rmi", "--force", *sorted(set(images)), check=False)

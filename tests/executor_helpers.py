@@ -18,8 +18,8 @@ from typing import IO
 
 from processes import kill_session, processes
 
-from buildrun.executors.ending import Grace
-from buildrun.executors.job import Result
+from buildrun.executors.base import Result
+from buildrun.executors.termination import Grace
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,8 +34,8 @@ IMPATIENT = Grace(interrupt=0, end=0, rest=0, echo=0)
 _DRIVER = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from buildrun.executors.ending import Grace
-from buildrun.executors.job import Job
+from buildrun.executors.termination import Grace
+from buildrun.executors.base import Job
 from buildrun.executors.local import execute
 command, cwd, grace, timeout = json.loads(sys.argv[2])
 result = execute(Job(command, cwd, dict(os.environ), timeout), grace=Grace(*grace))
@@ -49,8 +49,8 @@ _SUPERVISING_DRIVER = """
 import json, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from buildrun.executors.ending import Grace
-from buildrun.executors.job import Job
+from buildrun.executors.termination import Grace
+from buildrun.executors.base import Job
 from buildrun.executors.supervisor import Supervisor
 commands, cwd, grace, timeout = json.loads(sys.argv[2])
 results = {}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from remote_helpers import Handler, reply, serving
 from remote_sites import body_of
 
-from buildrun.kubernetes import carry
+from buildrun.executors.kubernetes import pod_runner
 
 SIGNATURE = "X-Amz-Signature=5eedcafe5eedcafe"
 
@@ -197,12 +197,12 @@ def archive(*items: tuple[str, Any]) -> bytes:
     for name, content in items:
         encoded = name.encode("utf-8", "surrogateescape")
         if content is None:
-            made.append(carry.header(encoded + b"/", b"5", mode=0o755))
+            made.append(pod_runner.header(encoded + b"/", b"5", mode=0o755))
         elif isinstance(content, str):
             target = content.encode("utf-8", "surrogateescape")
-            made.append(carry.header(encoded, b"2", target=target, mode=0o777))
+            made.append(pod_runner.header(encoded, b"2", target=target, mode=0o777))
         else:
-            made.append(carry.header(encoded, b"0", len(content), mode=0o644))
+            made.append(pod_runner.header(encoded, b"0", len(content), mode=0o644))
             made.append(content + bytes(-len(content) % 512))
     return b"".join(made) + bytes(1024)
 
@@ -261,7 +261,7 @@ class Pod:
 
     def start(self, **environ: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            (self.python, carry.__file__, self.task),
+            (self.python, pod_runner.__file__, self.task),
             env={"PATH": "/usr/bin:/bin", **environ},
             cwd=self.home,
             stdout=subprocess.PIPE,

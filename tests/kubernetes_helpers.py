@@ -26,9 +26,9 @@ from kube_cluster import Cluster
 from kube_kubelet import DockerKubelet, Pod, Scripted
 from remote_helpers import bucket
 
-from buildrun.home import Home
-from buildrun.images import records
-from buildrun.images.engine import KEY
+from buildrun.environments.images import derive
+from buildrun.environments.images.engine import KEY
+from buildrun.store.home import Home
 
 REAL = os.environ.get("BUILDRUN_TEST_KUBECONFIG", "")
 
@@ -292,7 +292,7 @@ def a_prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     imported(name, "nothing")
     store = tmp_path_factory.mktemp("store")
     yield name, store
-    for key in records.keys(Home(str(store))):
+    for key in derive.keys(Home(str(store))):
         images = docker("images", "-aq", "--no-trunc", "--filter", f"label={KEY}={key}").split()
         if images:
             docker("rmi", "--force", *sorted(set(images)), check=False)

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from buildrun import digest
-from buildrun.digest import Algorithm
-from buildrun.home import Home
+from buildrun.store import digest
+from buildrun.store.action_cache import save
+from buildrun.store.digest import Algorithm
+from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
-from buildrun.store.save import save
-from buildrun.tree.fingerprints import Fingerprints
-from buildrun.tree.taken import Taken
+from buildrun.workspace.fingerprints import Fingerprints
+from buildrun.workspace.select import Taken
 
 DECLARED = ("deep/model.pkl", "metrics/")
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from buildrun import schemas
+from buildrun.project import schemas
 from buildrun.project.accept import conforms
 
 VALIDATORS = {name: Draft202012Validator(schemas.load(name)) for name in schemas.NAMES}

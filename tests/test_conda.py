@@ -21,12 +21,13 @@ from environment_harness import Place, wheel, write
 from wheels import write_source
 
 from buildrun.console import Console
-from buildrun.environments import channels, conda, virtual_packages
-from buildrun.environments.conda_failure import locate
-from buildrun.environments.contract import Request
+from buildrun.environments import conda, virtual_packages
+from buildrun.environments import condarc as channels
+from buildrun.environments.base import Request
+from buildrun.environments.rattler import locate
 from buildrun.errors import EnvironmentFailure
-from buildrun.memo import Memory, Reader
-from buildrun.project.spec import CondaEnv, ProjectSpec
+from buildrun.project.model import CondaEnv, ProjectSpec
+from buildrun.store.memo import Memory, Reader
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from buildrun.errors import ProjectError, UsageError
-from buildrun.executors import attended, mounts
-from buildrun.executors.container import (
+from buildrun.executors import docker_cli, docker_reaper
+from buildrun.executors.docker_cli import (
     COMMAND,
     Container,
     arguments,
@@ -119,7 +119,7 @@ def test_container_that_would_run_on_alone_is_refused(given: tuple[str, str | bo
 
 def test_unset_variable_in_a_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`NOWHERE`, and it is not set"):
-        mounts.declared(("$NOWHERE:/models",), (), {}, str(tmp_path))
+        docker_cli.declared(("$NOWHERE:/models",), (), {}, str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [("-u", "1"), ("--user", "1"), ("--user=1",)])
@@ -172,22 +172,22 @@ def test_terminal_is_asked_for_only_where_there_is_one() -> None:
 def test_tracking_store_on_this_machine_is_mounted(
     uri: str, seen: str, place: str | None, tmp_path: Path
 ) -> None:
-    given = mounts.tracking({"MLFLOW_TRACKING_URI": uri}, str(tmp_path))
+    given = docker_cli.tracking({"MLFLOW_TRACKING_URI": uri}, str(tmp_path))
     assert given.environ == {"MLFLOW_TRACKING_URI": seen}
     expected = (f"{place.format(cwd=tmp_path)}:/mlflow/tmp/mlruns",) if place else ()
     assert given.volumes == expected
 
 
 def test_default_store_is_mounted_where_it_is(tmp_path: Path) -> None:
-    assert mounts.tracking({}, str(tmp_path)) == mounts.Given({}, ())
+    assert docker_cli.tracking({}, str(tmp_path)) == docker_cli.Given({}, ())
     (tmp_path / "mlruns").mkdir()
-    given = mounts.tracking({}, str(tmp_path))
+    given = docker_cli.tracking({}, str(tmp_path))
     assert given.volumes == (f"{tmp_path}/mlruns:/mlflow/tmp/mlruns",)
 
 
 def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
-    given = mounts.credentials(
+    given = docker_cli.credentials(
         {
             "HOME": str(tmp_path),
             "AWS_ACCESS_KEY_ID": "a",
@@ -206,7 +206,7 @@ def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
 
 def test_declared_variables_are_data(tmp_path: Path) -> None:
     environment = (("A", "x y; echo INJECTED"), "B")
-    given = mounts.declared((), environment, {"B": "$(id)"}, str(tmp_path))
+    given = docker_cli.declared((), environment, {"B": "$(id)"}, str(tmp_path))
     assert given.environ == {"A": "x y; echo INJECTED", "B": "$(id)"}
 
 
@@ -223,18 +223,18 @@ def test_variables_in_values_are_what_they_are_for_the_caller(
     value: str, seen: str, tmp_path: Path
 ) -> None:
     environ = {"NAME": "tea", "EMPTY": "", "HOME": "/home", "CODE": "$(id) `id`", "PWD": "/else"}
-    given = mounts.declared((), (("A", value),), environ, str(tmp_path))
+    given = docker_cli.declared((), (("A", value),), environ, str(tmp_path))
     assert given.environ == {"A": seen.format(root=tmp_path)}
 
 
 def test_unset_variable_in_a_value_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`A` holds the variable `NOWHERE`, and it is not set"):
-        mounts.declared((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
+        docker_cli.declared((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
 
 
 def test_unset_variable_of_the_caller_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`B` from its caller") as caught:
-        mounts.declared((), ("B",), {}, str(tmp_path))
+        docker_cli.declared((), ("B",), {}, str(tmp_path))
     assert "export B=" in (caught.value.hint or "")
 
 
@@ -242,7 +242,7 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     environ = {"HOME": str(tmp_path), "D": str(tmp_path / "data")}
     volumes = ("./data:/a", "$D:/b:ro", "${D}:/c", "~/data:/d", "named:/e", "/anonymous")
-    given = mounts.declared(volumes, (), environ, str(tmp_path))
+    given = docker_cli.declared(volumes, (), environ, str(tmp_path))
     data = tmp_path / "data"
     assert given.volumes == (
         f"{data}:/a", f"{data}:/b:ro", f"{data}:/c", f"{data}:/d", "named:/e", "/anonymous",
@@ -251,18 +251,18 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
 
 def test_missing_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no such file or directory"):
-        mounts.declared((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
+        docker_cli.declared((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
 
 
 def test_container_of_a_killed_run_is_found(tmp_path: Path) -> None:
     directory = str(tmp_path / "containers")
-    held = attended.attend(directory, "held", {"DOCKER_HOST": "tcp://a"})
+    held = docker_reaper.attend(directory, "held", {"DOCKER_HOST": "tcp://a"})
     script = (
         "import os, sys; from buildrun.executors import attended\n"
         "attended.attend(sys.argv[1], 'left', {'DOCKER_HOST': 'tcp://b'}); os._exit(1)"
     )
     subprocess.run((sys.executable, "-c", script, directory), check=False, timeout=60)
-    found = attended.abandoned(directory)
+    found = docker_reaper.abandoned(directory)
     assert [(name, engine) for name, engine, _ in found] == [("left", {"DOCKER_HOST": "tcp://b"})]
     held.end()
     assert not (tmp_path / "containers/held").exists()
@@ -284,12 +284,12 @@ def test_container_that_comes_late_is_removed_too(
         "attended.attend(sys.argv[1], 'left', {}); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, directory], check=False)
-    assert attended.collect(directory, os.environ) == []
+    assert docker_reaper.collect(directory, os.environ) == []
     (tmp_path / "there").touch()
-    assert attended.collect(directory, os.environ) == ["left"]
+    assert docker_reaper.collect(directory, os.environ) == ["left"]
     assert os.listdir(directory) == []
     assert not (tmp_path / "there").exists()
     (tmp_path / "containers/old").touch()
     os.utime(tmp_path / "containers/old", (0, 0))
-    assert attended.collect(directory, os.environ) == ["old"]
+    assert docker_reaper.collect(directory, os.environ) == ["old"]
     assert os.listdir(directory) == []

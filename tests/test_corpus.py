@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from buildrun.memo import Reader
-from buildrun.project.choose_environment import EnvironmentFile
-from buildrun.project.conda_python import as_python_env
-from buildrun.project.read import read_environment, read_project
-from buildrun.project.spec import CondaEnv, DockerEnv, PythonEnv
+from buildrun.project.model import CondaEnv, DockerEnv, PythonEnv
+from buildrun.project.read import EnvironmentFile, read_environment, read_project
+from buildrun.project.rules.environments import as_python_env
+from buildrun.store.memo import Reader
 
 CORPUS = REPOSITORY.parent / "shared" / "corpus"
 ENVIRONMENT = "dependencies: []\n"

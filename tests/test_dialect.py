@@ -14,15 +14,15 @@ from conftest import REPOSITORY, Buildrun, Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.memo import Reader
-from buildrun.project import snapshot
-from buildrun.project.check_files import check_files
-from buildrun.project.check_inputs import unmatched, unmatched_diagnostic
-from buildrun.project.check_limits import seconds
-from buildrun.project.dependencies import cycles, graph_of, needed
+from buildrun.plan import codec
 from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.files import check_files
+from buildrun.project.model import Dependency, EntryPoint, Parameter, Pattern, ProjectSpec
 from buildrun.project.read import read_project
-from buildrun.project.spec import Dependency, EntryPoint, Parameter, Pattern, ProjectSpec
+from buildrun.project.rules.dependencies import cycles, graph_of, needed
+from buildrun.project.rules.entry_points import seconds
+from buildrun.project.rules.inputs import unmatched, unmatched_diagnostic
+from buildrun.store.memo import Reader
 
 DIALECT = Path(__file__).parent / "cases" / "valid" / "dialect"
 
@@ -79,7 +79,7 @@ def test_entry_point_is_read_whole() -> None:
 
 def test_what_is_read_can_be_remembered() -> None:
     spec, _ = read(DIALECT)
-    assert snapshot.decode(snapshot.encode(spec)) == spec
+    assert codec.load_project(codec.dump_project(spec)) == spec
 
 
 def test_entry_point_of_mlflow_has_no_steps() -> None:
@@ -430,7 +430,7 @@ TABLE = re.compile(r"^\| `([a-z0-9-]+)` \| (error|warning|either) \| (\S.*) \|$"
 def codes_of_the_source() -> dict[str, set[str]]:
     """Return the severities that the source gives to each code."""
     found: dict[str, set[str]] = {}
-    for path in (REPOSITORY / "buildrun/project").glob("*.py"):
+    for path in (REPOSITORY / "buildrun/project").rglob("*.py"):
         text = path.read_text()
         for severity, code in re.findall(
             r'(error|warning)"?(?:\(|,)\s*"([a-z0-9]+(?:-[a-z0-9]+)+)"', text
@@ -457,7 +457,7 @@ def rules(value: Any) -> list[dict[str, Any]]:
 
 
 def test_documents_list_every_code_with_its_severity() -> None:
-    from buildrun import schemas
+    from buildrun.project import schemas
 
     told = codes_of_the_source()
     for name in schemas.NAMES:

@@ -19,7 +19,7 @@ import pytest
 from conftest import Buildrun, Project
 from docker_helpers import BASE, containers, docker, engine, missing
 
-from buildrun.images.engine import Engine
+from buildrun.environments.images.engine import Engine
 
 assert engine  # a fixture
 

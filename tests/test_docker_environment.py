@@ -22,9 +22,9 @@ from conftest import Buildrun, Outcome, Project
 from docker_helpers import BASE, an_engine, docker, imported  # noqa: F401
 from wheels import write_wheel
 
-from buildrun.home import Home
-from buildrun.images import records
-from buildrun.images.engine import Engine
+from buildrun.environments.images import derive
+from buildrun.environments.images.engine import Engine
+from buildrun.store.home import Home
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -98,7 +98,7 @@ def run(buildrun: Buildrun, wheels: Path) -> Run:
 def environments(store: Path) -> set[str]:
     """Return the ids of the images with environments that a store has made."""
     home = Home(str(store))
-    found = [records.read(home, key) for key in records.keys(home)]
+    found = [derive.read(home, key) for key in derive.keys(home)]
     return {one.id for one in found if one and one.reference.startswith("buildrun/environment:")}
 
 

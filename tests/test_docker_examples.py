@@ -12,7 +12,7 @@ from conftest import REPOSITORY, Buildrun
 from docker_helpers import BASE, Registry, a_slim, containers, engine, registry
 from example_helpers import play
 
-from buildrun.images.engine import Engine
+from buildrun.environments.images.engine import Engine
 
 EXAMPLES = REPOSITORY / "examples"
 

@@ -13,8 +13,8 @@ import pytest
 from docker_helpers import Registry, an_engine, docker, imported, registry  # noqa: F401
 from test_images import derived, the
 
+from buildrun.environments.images.engine import Engine
 from buildrun.errors import EnvironmentFailure
-from buildrun.images.engine import Engine
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.memo import Reader
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.document import SIZE_LIMIT, Document, load, parse, pointer
+from buildrun.project.yaml_loader import SIZE_LIMIT, Document, load, parse, pointer
+from buildrun.store.memo import Reader
 
 TEXT = """\
 name: 010

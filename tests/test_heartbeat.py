@@ -9,7 +9,7 @@ from collections.abc import Callable
 from conftest import Buildrun, Project
 
 from buildrun.console import Console
-from buildrun.heartbeat import PERIOD, going_on, tell
+from buildrun.environments.heartbeat import PERIOD, going_on, tell
 
 
 class Time:

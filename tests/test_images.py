@@ -19,13 +19,14 @@ from docker_helpers import BASE, a_small, an_engine, docker, need_engine  # noqa
 from test_images_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
+from buildrun.environments.images import derive
+from buildrun.environments.images.config import Change, build_context
+from buildrun.environments.images.derive import Derived, code_image
+from buildrun.environments.images.engine import Engine, Image
 from buildrun.errors import BuildrunError, EnvironmentFailure, ExecutionError
-from buildrun.home import Home
-from buildrun.images import derive, tar
-from buildrun.images.config import Change, build_context
-from buildrun.images.derive import Derived, code_image
-from buildrun.images.engine import Engine, Image
-from buildrun.images.layer import Layer
+from buildrun.store.home import Home
+from buildrun.workspace import archive
+from buildrun.workspace.archive import Layer
 
 QUIET = Console({}, quiet=True)
 
@@ -160,7 +161,11 @@ def test_damaged_record_is_no_trouble(engine: Engine, small: str, root: Path, st
 
 
 def test_engine_that_wants_all_layers_builds(engine: Engine, small: str, store: Path) -> None:
-    data = tar.header(b"x/", tar.DIRECTORY, mode=0o755) + tar.whole(b"x/y", b"hello\n") + tar.END
+    data = (
+        archive.header(b"x/", archive.DIRECTORY, mode=0o755)
+        + archive.whole(b"x/y", b"hello\n")
+        + archive.END
+    )
     layer = Layer(len(data), lambda: iter([data]))
     change = Change({"A": 'q"$x\\ z'}, "/x")
     key = json.dumps({"buildrun": "1", "buildrun.key": "sha256:" + "1" * 64})
@@ -196,7 +201,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import os
 from test_images import derived
-from buildrun.images.engine import Engine
+from buildrun.environments.images.engine import Engine
 print(derived(Engine(os.environ), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))
 """
 
@@ -221,10 +226,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_images import QUIET, fingerprints, spec, the
-from buildrun.home import Home
+from buildrun.store.home import Home
 from buildrun.images import derive
-from buildrun.images.engine import Engine
-from buildrun.images.layer import Layer
+from buildrun.environments.images.engine import Engine
+from buildrun.workspace.archive import Layer
 engine = Engine(os.environ)
 base = the(engine, sys.argv[2])
 recipe = derive.code_recipe(base, spec(Path(sys.argv[3])), fingerprints(Path(sys.argv[3])), QUIET)
@@ -345,7 +350,7 @@ def test_missing_engine_is_told(tmp_path: Path) -> None:
 DENIED = """
 import os, socket, sys
 from buildrun.errors import BuildrunError
-from buildrun.images.engine import Engine
+from buildrun.environments.images.engine import Engine
 os.setuid(65534)
 try:
     Engine({"DOCKER_HOST": "unix://" + sys.argv[1]}).image("python")

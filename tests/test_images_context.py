@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildrun.errors import ProjectError
-from buildrun.images import context, dockerignore, layer, tar
-from buildrun.images.tar import TIME
-from buildrun.project.spec import EntryPoint, ProjectSpec, PythonEnv
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.project.model import EntryPoint, ProjectSpec, PythonEnv
+from buildrun.workspace import archive as layer
+from buildrun.workspace import archive as tar
+from buildrun.workspace import dockerignore, image_context
+from buildrun.workspace.archive import TIME
+from buildrun.workspace.fingerprints import Fingerprints
 
 # Patterns, a path, and whether Docker leaves it out: from the tests of
 # github.com/moby/patternmatcher and from the documentation of `.dockerignore`.
@@ -141,7 +143,7 @@ def make(root: Path, *names: str) -> None:
 
 
 def held(root: Path, *outputs: str) -> list[str]:
-    content = context.content(spec(root, *outputs), fingerprints(root))
+    content = image_context.content(spec(root, *outputs), fingerprints(root))
     return [entry.path for entry in content.taken.entries()]
 
 
@@ -164,7 +166,7 @@ def test_secrets_stores_and_environments_stay_out(tmp_path: Path) -> None:
         ".docker/other", "mlruns/0/meta.yaml", "mlflow.db", "venv/pyvenv.cfg", "venv/bin/python",
         "conda/conda-meta/history", ".git/config", "__pycache__/a.pyc", "a.py",
     )  # fmt: skip
-    content = context.content(spec(tmp_path), fingerprints(tmp_path))
+    content = image_context.content(spec(tmp_path), fingerprints(tmp_path))
     assert [entry.path for entry in content.taken.entries()] == [
         ".docker/other", ".env.example", "a.py",
     ]  # fmt: skip
@@ -234,7 +236,7 @@ def test_unreadable_rules_are_told(tmp_path: Path) -> None:
 
 
 def streamed(root: Path, index: Path | None = None) -> bytes:
-    taken = context.content(spec(root), fingerprints(root, index)).taken
+    taken = image_context.content(spec(root), fingerprints(root, index)).taken
     made = layer.of_files(str(root), taken, "/mlflow/projects/code")
     data = b"".join(made.chunks())
     assert len(data) == made.size
@@ -272,7 +274,7 @@ def test_layer_is_what_tar_reads(tmp_path: Path) -> None:
 def test_layer_for_any_user_is_writable_for_its_group(tmp_path: Path) -> None:
     make(tmp_path, "a.py", "sub/run.sh")
     (tmp_path / "sub/run.sh").chmod(0o700)
-    taken = context.content(spec(tmp_path), fingerprints(tmp_path)).taken
+    taken = image_context.content(spec(tmp_path), fingerprints(tmp_path)).taken
     made = layer.of_files(str(tmp_path), taken, "/code/here", any_user=True)
     with tarfile.open(fileobj=io.BytesIO(b"".join(made.chunks()))) as archive:
         modes = {member.name: member.mode for member in archive}
@@ -316,7 +318,7 @@ def test_headers_carry_any_name_and_size(name: bytes, size: int) -> None:
 def test_file_that_changes_meanwhile_stops_the_image(tmp_path: Path, how: str) -> None:
     make(tmp_path, "a", "changing", "z")
     path = tmp_path / "changing"
-    taken = context.content(spec(tmp_path), fingerprints(tmp_path)).taken
+    taken = image_context.content(spec(tmp_path), fingerprints(tmp_path)).taken
     chunks = layer.of_files(str(tmp_path), taken, "/code").chunks()
     if how == "edited":
         path.write_text("CHANGING")
@@ -363,10 +365,10 @@ def test_fingerprints_of_an_image_are_remembered(tmp_path: Path) -> None:
     make(tmp_path / "project", "a")
     os.utime(tmp_path / "project/a", (1, 1))
     prints = fingerprints(tmp_path / "project", tmp_path / "index")
-    first = context.content(spec(tmp_path / "project"), prints).taken
+    first = image_context.content(spec(tmp_path / "project"), prints).taken
     assert first.digest.startswith("sha256:")
     (entry,) = first.entries()
     assert entry.content == f"sha256:{hashlib.sha256(b'a').hexdigest()}"
     prints.save()
     again = fingerprints(tmp_path / "project", tmp_path / "index")
-    assert context.content(spec(tmp_path / "project"), again).taken.digest == first.digest
+    assert image_context.content(spec(tmp_path / "project"), again).taken.digest == first.digest

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildrun.images import credentials
+from buildrun.environments.images import engine_api
 
 AUTH = base64.b64encode(b"someone:se:cret").decode()
 
@@ -27,7 +27,7 @@ def configure(environ: dict[str, str], **value: object) -> None:
 
 def told(repository: str, environ: dict[str, str]) -> Any:
     """Return what the engine reads; None where it is told nothing."""
-    found = credentials.header(repository, environ)
+    found = engine_api.header(repository, environ)
     assert found is not None
     return json.loads(base64.urlsafe_b64decode(found)) if found else None
 
@@ -40,7 +40,7 @@ def helper(environ: dict[str, str], name: str, script: str) -> None:
 
 
 def test_nothing_is_told_without_a_configuration(environ: dict[str, str]) -> None:
-    assert credentials.header("registry:5000/team/project:tag", environ) == ""
+    assert engine_api.header("registry:5000/team/project:tag", environ) == ""
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_helper_that_fails_is_left_to_the_sdk(environ: dict[str, str], script: s
     configure(environ, credsStore="broken")
     if script is not None:
         helper(environ, "broken", script)
-    assert credentials.header("registry:5000/project", environ) is None
+    assert engine_api.header("registry:5000/project", environ) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"auths": {"registry:5000": {"auth": "-"}}}'])
@@ -91,9 +91,9 @@ def test_configuration_that_makes_no_sense_is_left_to_the_sdk(
     environ: dict[str, str], text: str
 ) -> None:
     Path(environ["DOCKER_CONFIG"], "config.json").write_text(text)
-    assert credentials.header("registry:5000/project", environ) is None
+    assert engine_api.header("registry:5000/project", environ) is None
 
 
 def test_configuration_of_old_is_left_to_the_sdk(environ: dict[str, str]) -> None:
     Path(environ["HOME"], ".dockercfg").write_text("{}")
-    assert credentials.header("registry:5000/project", environ) is None
+    assert engine_api.header("registry:5000/project", environ) is None

@@ -36,7 +36,7 @@ from kube_depot import (
 )
 from remote_helpers import Handler
 
-from buildrun.kubernetes import carry
+from buildrun.executors.kubernetes import pod_runner
 
 
 def oldest() -> str | None:
@@ -492,7 +492,7 @@ def test_as_first_process_it_ends_what_the_command_leaves(pod: Pod) -> None:
         pytest.skip("no namespaces can be made here")
     pod.write(("bash", "-c", "echo $$ >out; setsid sleep 600 & disown; exit 0"), outputs=["out"])
     done = subprocess.run(
-        (*unshare, pod.python, carry.__file__, pod.task),
+        (*unshare, pod.python, pod_runner.__file__, pod.task),
         capture_output=True,
         timeout=60,
         check=False,
@@ -624,7 +624,7 @@ def test_output_that_is_no_file_is_told(this: Pod) -> None:
 
 def test_disk_without_room_is_told(this: Pod) -> None:
     this.write(("true",), inputs=[this.given(("large", bytes(3_000_000)))])
-    limited = f"ulimit -f 1000; exec {this.python} {carry.__file__} {this.task}"
+    limited = f"ulimit -f 1000; exec {this.python} {pod_runner.__file__} {this.task}"
     done = subprocess.run(("bash", "-c", limited), capture_output=True, timeout=60, check=False)
     assert done.returncode == 121
     assert done.stderr.startswith(b"buildrun: inputs cannot be written: `")
@@ -648,7 +648,7 @@ def test_task_that_is_none_is_told(this: Pod, text: str) -> None:
 def test_task_lies_beside_it_by_default(pod: Pod) -> None:
     pod.write(("echo", "found"))
     beside = pod.home / "carry.py"
-    shutil.copy(carry.__file__, beside)
+    shutil.copy(pod_runner.__file__, beside)
     done = subprocess.run(
         (pod.python, beside), capture_output=True, timeout=60, check=False, cwd="/"
     )
@@ -688,8 +688,8 @@ def test_every_tree_arrives_as_it_left(held: dict[bytes, Any]) -> None:
         held = {name: what for name, what in held.items() if name not in (b".", b"..")}
         grow(there, held)
         os.mkdir(here)
-        stream = Stream(b"".join(carry.packed(there, list(held))))
-        carry.Tree(here, links="anywhere").unpack(stream)  # type: ignore[arg-type]
+        stream = Stream(b"".join(pod_runner.packed(there, list(held))))
+        pod_runner.Tree(here, links="anywhere").unpack(stream)  # type: ignore[arg-type]
         assert seen(here) == seen(there)
 
 
@@ -753,8 +753,8 @@ def test_spoiled_archive_is_refused_or_stays_inside(
         root = os.fsencode(home) + b"/a/b/root"
         os.makedirs(root)
         try:
-            carry.Tree(root).unpack(Stream(bytes(data)))  # type: ignore[arg-type]
-        except (carry.Trouble, OSError):
+            pod_runner.Tree(root).unpack(Stream(bytes(data)))  # type: ignore[arg-type]
+        except (pod_runner.Trouble, OSError):
             pass
         assert [path for path in seen(os.fsencode(home)) if not path.startswith(b"/a/b/root")] == [
             b"/a", b"/a/b",

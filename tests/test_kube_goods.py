@@ -20,10 +20,10 @@ from kube_depot import SIGNATURE, Depot, Pod, answering, archive, cutting, depot
 from remote_helpers import SECRET, Bucket, Handler, bucket
 
 from buildrun.errors import ExecutionError
-from buildrun.kubernetes import goods
-from buildrun.kubernetes.goods import Done, Goods
-from buildrun.kubernetes.goods_tar import Largest
-from buildrun.store import staging
+from buildrun.executors.kubernetes import transfer
+from buildrun.executors.kubernetes.archive import Largest
+from buildrun.executors.kubernetes.transfer import Done, Goods
+from buildrun.workspace import outputs
 
 JOB = "br-project-train-0123456789abcdef"
 
@@ -141,7 +141,7 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
     order = sent.order(JOB)
     assert sent.arrived(JOB) is None
     argv = ("sh", "-c", "mkdir out && ./run.sh && cat data/link")
-    task = goods.task(argv, str(pod.workdir), [parcel], ["out/", "not-made"], order)
+    task = transfer.task(argv, str(pod.workdir), [parcel], ["out/", "not-made"], order)
     assert run(pod, task) == (0, "unicode", "")
     done = arrived(sent)
     sent.fetch(JOB, done, str(root), ["out/", "not-made"])
@@ -156,9 +156,9 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
 def test_no_credentials_go_to_the_pod(s3: Bucket, root: Path) -> None:
     (root / "file").write_text("x")
     sent = Goods(s3.url, os.environ)
-    task = goods.task(["true"], "/w", [sent.send(str(root), ["file"])], ["x"], sent.order(JOB))
-    assert SECRET not in task + goods.program()
-    compile(goods.program(), "carry.py", "exec")
+    task = transfer.task(["true"], "/w", [sent.send(str(root), ["file"])], ["x"], sent.order(JOB))
+    assert SECRET not in task + transfer.program()
+    compile(transfer.program(), "carry.py", "exec")
 
 
 def test_archive_depends_on_content_alone(s3: Bucket, root: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_file_may_appear_under_its_own_path(store: Depot, tmp_path: Path, pod: P
         assert made.getnames() == [top, f"{top}/data", f"{top}/link"]
     (tmp_path / "elsewhere" / "data").unlink()
     argv = ("cat", str(tmp_path / "elsewhere" / "data"))
-    task = goods.task(argv, str(pod.workdir), [parcel], [], None)
+    task = transfer.task(argv, str(pod.workdir), [parcel], [], None)
     assert run(pod, task) == (0, "absolute", "")
 
 
@@ -300,7 +300,7 @@ def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> 
     hosts = {urlsplit(url).netloc for url in (*parcel.urls, *order.parts, order.done)}
     assert hosts == {f"localhost:{port}"}
     argv = ("cp", "file", "out")
-    assert run(pod, goods.task(argv, str(pod.workdir), [parcel], ["out"], order))[0] == 0
+    assert run(pod, transfer.task(argv, str(pod.workdir), [parcel], ["out"], order))[0] == 0
     # The client goes by its own address.
     unseen = Goods(s3.url, os.environ, endpoint="http://store.invalid:9000")
     unseen.fetch(JOB, arrived(unseen), str(root), ["out"])
@@ -336,7 +336,7 @@ def test_name_of_no_job_is_refused(store: Depot, name: str) -> None:
 def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: Pod) -> None:
     sent = Goods(s3.url, os.environ)
     script = "mkdir data; head -c 250000 /dev/urandom >data/x; sha256sum <data/x"
-    task = goods.task(
+    task = transfer.task(
         ("bash", "-c", script), str(pod.workdir), [], ["data"], sent.order(JOB), part=100_000
     )
     code, first, _ = run(pod, task)
@@ -344,7 +344,7 @@ def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: 
     done = arrived(sent)
     assert done.parts == 3
     there = pod.home / "next"
-    task = goods.task(
+    task = transfer.task(
         ("bash", "-c", "sha256sum <data/x"), str(there), [sent.parcel(JOB, done)], [], None
     )
     assert run(pod, task) == (0, first, "")
@@ -489,7 +489,7 @@ def test_what_a_killed_fetch_leaves_is_cleared_away(store: Depot, root: Path) ->
     done = arrived(sent)
     script = (
         "import sys\n"
-        "from buildrun.kubernetes.goods import Done, Goods\n"
+        "from buildrun.executors.kubernetes.transfer import Done, Goods\n"
         "url, job, size, digest, root = sys.argv[1:]\n"
         "Goods(url, {}).fetch(job, Done(1, int(size), digest, 1.0), root, ['out'])\n"
     )
@@ -501,7 +501,7 @@ def test_what_a_killed_fetch_leaves_is_cleared_away(store: Depot, root: Path) ->
     child.wait(60)
     release.set()
     assert len(tree(root)) > 1
-    staging.recover(str(root))
+    outputs.recover(str(root))
     assert tree(root) == {"out": b"old"}
 
 
@@ -512,7 +512,7 @@ def test_disk_without_room_is_told_and_nothing_is_left(store: Depot, root: Path)
     script = (
         "import resource, sys\n"
         "from buildrun.errors import ExecutionError\n"
-        "from buildrun.kubernetes.goods import Goods\n"
+        "from buildrun.executors.kubernetes.transfer import Goods\n"
         "url, job, root = sys.argv[1:]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "sent = Goods(url, {})\n"
@@ -563,7 +563,7 @@ def test_record_with_a_wrong_value_is_not_trusted(store: Depot, change: dict[str
 def test_delivery_is_deleted(s3: Bucket, pod: Pod) -> None:
     sent = Goods(s3.url, os.environ)
     for name in (JOB, f"{JOB}-2"):
-        task = goods.task(
+        task = transfer.task(
             ("touch", "out"), str(pod.workdir), [], ["out"], sent.order(name), part=300
         )
         assert run(pod, task)[0] == 0
@@ -665,7 +665,7 @@ def test_many_threads_may_use_it_at_once(s3: Bucket, root: Path, pod: Pod) -> No
             name = f"{JOB}-{number}"
             own = Pod(sys.executable, pod.home / str(number), pod.store)
             argv = ("cp", f"own-{number}", f"out-{number}")
-            task = goods.task(
+            task = transfer.task(
                 argv, str(own.workdir), [parcel], [f"out-{number}"], sent.order(name, 2)
             )
             assert run(own, task) == (0, "", "")

@@ -18,8 +18,8 @@ from kube_cluster import Cluster
 from kube_kubelet import Pod, Scripted
 
 from buildrun.errors import ExecutionError
-from buildrun.kubernetes.api import Api, Target
-from buildrun.kubernetes.connect import Connection, connect
+from buildrun.executors.kubernetes.api import Api, Target
+from buildrun.executors.kubernetes.auth import Connection, connect
 
 Object = dict[str, Any]
 Write = Callable[[Object], Path]
@@ -82,8 +82,8 @@ def test_plain_file_is_enough(config: Object, write: Write) -> None:
 
 def test_plain_file_needs_no_official_client(config: Object, write: Write) -> None:
     script = (
-        "import sys; from buildrun.kubernetes.connect import connect; "
-        "from buildrun.kubernetes.api import Api, Target; "
+        "import sys; from buildrun.executors.kubernetes.auth import connect; "
+        "from buildrun.executors.kubernetes.api import Api, Target; "
         "found = connect(None, {'KUBECONFIG': sys.argv[1]}); "
         "Api(found).get(Target('pods', found.namespace)); "
         "print('kubernetes' in sys.modules)"

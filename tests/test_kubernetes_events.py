@@ -10,9 +10,9 @@ import pytest
 from kube_cluster import Cluster
 from kube_kubelet import Pod, Scripted
 
-from buildrun.kubernetes.api import Api
-from buildrun.kubernetes.connect import connect
-from buildrun.kubernetes.events import Event, Events
+from buildrun.executors.kubernetes.api import Api
+from buildrun.executors.kubernetes.auth import connect
+from buildrun.executors.kubernetes.watch import Event, Events
 
 
 def idle(pod: Pod) -> None:

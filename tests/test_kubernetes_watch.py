@@ -11,9 +11,9 @@ import pytest
 from kube_cluster import Cluster
 from kube_kubelet import Pod, Scripted
 
-from buildrun.kubernetes.api import Api, Stream, Target
-from buildrun.kubernetes.connect import Connection, connect
-from buildrun.kubernetes.watch import View, Watcher
+from buildrun.executors.kubernetes.api import Api, Stream, Target
+from buildrun.executors.kubernetes.auth import Connection, connect
+from buildrun.executors.kubernetes.watch import View, Watcher
 
 SELECTOR = "mine=yes"
 LIMIT = 60.0

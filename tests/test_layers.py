@@ -103,21 +103,21 @@ NEVER = {
 OWN = {
     "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
     "buildrun.environments.prefix", "buildrun.errors", "buildrun.executors",
-    "buildrun.executors.ending", "buildrun.executors.group", "buildrun.executors.guard",
-    "buildrun.executors.job", "buildrun.executors.kept",
-    "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.spawn",
-    "buildrun.executors.terminal", "buildrun.files", "buildrun.home", "buildrun.locks",
-    "buildrun.memo", "buildrun.project", "buildrun.project.locate", "buildrun.prepared",
-    "buildrun.runs", "buildrun.secrets", "buildrun.warm",
+    "buildrun.executors.termination", "buildrun.executors.process", "buildrun.executors.guard",
+    "buildrun.executors.base", "buildrun.executors.tee",
+    "buildrun.executors.local", "buildrun.executors.signals", "buildrun.executors.process",
+    "buildrun.executors.terminal", "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks",
+    "buildrun.store.memo", "buildrun.project", "buildrun.project.locate", "buildrun.prepared",
+    "buildrun.store.runs", "buildrun.console", "buildrun.warm",
 }  # fmt: skip
 
 
 # The same for a run of steps that are all up to date, and read nothing but plain files.
 STEPS = {
-    "buildrun", "buildrun.cli", "buildrun.console", "buildrun.errors", "buildrun.files",
-    "buildrun.glance", "buildrun.home", "buildrun.locks", "buildrun.memo", "buildrun.project",
-    "buildrun.project.locate", "buildrun.runs", "buildrun.secrets", "buildrun.tree",
-    "buildrun.tree.signature", "buildrun.warm", "buildrun.warm_steps",
+    "buildrun", "buildrun.cli", "buildrun.console", "buildrun.errors", "buildrun.store.files",
+    "buildrun.plan.quick_check", "buildrun.store.home", "buildrun.store.locks", "buildrun.store.memo", "buildrun.project",
+    "buildrun.project.locate", "buildrun.store.runs", "buildrun.console", "buildrun.tree",
+    "buildrun.store.stat_signature", "buildrun.warm", "buildrun.warm_steps",
 }  # fmt: skip
 
 

@@ -31,10 +31,10 @@ from executor_helpers import (
 )
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.ending import Ending, Grace
-from buildrun.executors.job import Job, Result
+from buildrun.executors.base import Job, Result
 from buildrun.executors.local import execute
 from buildrun.executors.signals import CAUGHT, Signals
+from buildrun.executors.termination import Ending, Grace
 
 # Another directory than ours takes another way to start.
 IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])

@@ -10,12 +10,9 @@ import pytest
 from conftest import REPOSITORY, Buildrun, Project
 
 from buildrun.errors import ProjectError
-from buildrun.memo import Reader
-from buildrun.project.check_files import check_files
-from buildrun.project.conda_python import as_python_env
+from buildrun.project.files import check_files
 from buildrun.project.locate import find_mlproject
-from buildrun.project.read import Reading, read_project
-from buildrun.project.spec import (
+from buildrun.project.model import (
     CondaEnv,
     DockerEnv,
     EntryPoint,
@@ -23,6 +20,9 @@ from buildrun.project.spec import (
     ProjectSpec,
     PythonEnv,
 )
+from buildrun.project.read import Reading, read_project
+from buildrun.project.rules.environments import as_python_env
+from buildrun.store.memo import Reader
 
 CASES = Path(__file__).parent / "cases"
 EXPECT = re.compile(r"^# expect: (.*)$", re.MULTILINE)

@@ -26,9 +26,9 @@ from remote_sites import (
     ssh_server,
 )
 
-from buildrun import digest as digests
-from buildrun.store.remote import Remote
-from buildrun.store.remote_trouble import explain
+from buildrun.store import digest as digests
+from buildrun.store.remote.client import Remote
+from buildrun.store.remote.errors import explain
 
 KEY = digests.key("result", {"step": "train"})
 SECRET = "wJalrXUtnFEMIbPxRfiCY"

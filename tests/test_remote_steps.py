@@ -17,7 +17,7 @@ import pytest
 from conftest import Buildrun, Outcome
 from remote_helpers import SECRET, Bucket, Handler, bucket, reply, serving
 
-from buildrun import digest as digests
+from buildrun.store import digest as digests
 
 LOCAL = "--env-manager=local"
 PROJECT = """\

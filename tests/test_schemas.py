@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from jsonschema import Draft202012Validator
 
-from buildrun import schemas
+from buildrun.project import schemas
 
 WORDS = ("label", "parent", "actual", "value", "key", "expected")
 
@@ -94,13 +94,15 @@ def test_checkout_has_the_schemas_at_its_top() -> None:
 
 
 def test_schemas_inside_the_package_are_found(tmp_path: Path) -> None:
-    """A wheel has the data in ``buildrun/schemas/``, beside the module of that name."""
+    """A wheel has the data in ``buildrun/schemas/``, beside its modules."""
     package = tmp_path / "buildrun"
-    package.mkdir()
-    for name in ("__init__.py", "schemas.py"):
-        shutil.copy(REPOSITORY / "buildrun" / name, package)
+    (package / "project").mkdir(parents=True)
+    for name in ("__init__.py", "project/__init__.py", "project/schemas.py"):
+        shutil.copy(REPOSITORY / "buildrun" / name, package / name)
     shutil.copytree(REPOSITORY / "schemas", package / "schemas")
-    code = "from buildrun import schemas; print(*map(schemas.path, schemas.NAMES), sep='\\n')"
+    code = (
+        "from buildrun.project import schemas; print(*map(schemas.path, schemas.NAMES), sep='\\n')"
+    )
     done = subprocess.run(
         (sys.executable, "-S", "-c", code),
         cwd=tmp_path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun, Project
 
-from buildrun.secrets import is_named, redact
+from buildrun.console import is_named, redact
 
 LOCAL = "--env-manager=local"
 VALUE = "S3cr3tV4lue"

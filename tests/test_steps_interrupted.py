@@ -514,7 +514,13 @@ sys.meta_path.insert(0, Finder)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "module",
-    ["buildrun.errors", "buildrun.warm", "buildrun.options", "buildrun.commands.run", "yaml"],
+    [
+        "buildrun.errors",
+        "buildrun.warm",
+        "buildrun.commands.options",
+        "buildrun.commands.run",
+        "yaml",
+    ],
 )
 def test_signal_while_modules_are_loaded_ends_without_a_traceback(
     buildrun: Buildrun, two: Path, tmp_path: Path, module: str, number: int

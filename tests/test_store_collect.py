@@ -11,11 +11,11 @@ from types import FrameType
 import pytest
 from store_helpers import killed_at_each_step, outputs_of, renew, store_outputs, write_outputs
 
-from buildrun.home import Home
-from buildrun.store import blobs, check, collect
-from buildrun.store.load import load, path_of
+from buildrun.store import cas, fsck, gc
+from buildrun.store.action_cache import load, path_of
+from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
-from buildrun.store.restore import restore
+from buildrun.workspace.restore import restore
 
 NOW = 2_000_000_000.0
 
@@ -57,7 +57,7 @@ def content_of(home: Home, text: bytes) -> Path:
 def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
     old = stored(home, root, "a", NOW)
     new = stored(home, root, "b", NOW + 1)
-    first, second = collect.survey(home)
+    first, second = gc.survey(home)
     assert (first.key, second.key) == (new.key, old.key)
     assert (first.project, first.step, first.entry_point) == ("project", "train", "train")
     assert (first.used, first.created) == (NOW + 1, new.created)
@@ -70,19 +70,19 @@ def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
 def test_old_results_are_expendable(home: Home, root: Path) -> None:
     old = stored(home, root, "a", NOW)
     stored(home, root, "b", NOW + 100)
-    kept = collect.survey(home)
-    (chosen,) = collect.expendable(kept, now=NOW + 101, max_age=50, max_size=None)
+    kept = gc.survey(home)
+    (chosen,) = gc.expendable(kept, now=NOW + 101, max_age=50, max_size=None)
     assert chosen.key == old.key
-    assert collect.expendable(kept, now=NOW + 101, max_age=500, max_size=None) == []
+    assert gc.expendable(kept, now=NOW + 101, max_age=500, max_size=None) == []
 
 
 def test_newest_results_are_kept_within_a_size(home: Home, root: Path) -> None:
     keys = [stored(home, root, text, NOW + number).key for number, text in enumerate("abc")]
-    kept = collect.survey(home)
+    kept = gc.survey(home)
     size = kept[0].cost + kept[1].cost
-    chosen = collect.expendable(kept, now=NOW, max_age=None, max_size=size)
+    chosen = gc.expendable(kept, now=NOW, max_age=None, max_size=size)
     assert [item.key for item in chosen] == keys[:1]
-    chosen = collect.expendable(kept, now=NOW, max_age=None, max_size=0)
+    chosen = gc.expendable(kept, now=NOW, max_age=None, max_size=0)
     assert {item.key for item in chosen} == set(keys)
 
 
@@ -91,10 +91,10 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
     new = stored(home, root, "b", NOW + 1)
     age(home)
     own = content_of(home, b"a" * 1000)
-    (item,) = [item for item in collect.survey(home) if item.key != new.key]
-    collect.remove([item])
+    (item,) = [item for item in gc.survey(home) if item.key != new.key]
+    gc.remove([item])
     assert own.exists()
-    assert collect.sweep(home) > 0
+    assert gc.sweep(home) > 0
     assert not own.exists()
     assert load(home, item.key) is None
     renew(root, None)
@@ -105,18 +105,18 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
 
 def test_young_contents_are_spared_for_a_save_on_its_way(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    collect.remove(collect.survey(home))
-    assert collect.sweep(home) == 0
+    gc.remove(gc.survey(home))
+    assert gc.sweep(home) == 0
     assert content_of(home, b"a" * 1000).exists()
     age(home)
-    collect.sweep(home)
+    gc.sweep(home)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
 
 def test_clearing_takes_young_contents_too(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    collect.remove(collect.survey(home))
-    collect.sweep(home, everything=True)
+    gc.remove(gc.survey(home))
+    gc.sweep(home, everything=True)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
 
@@ -126,10 +126,10 @@ def test_listings_that_explain_the_last_run_of_a_step_stay(home: Home, root: Pat
     projects.mkdir(parents=True)
     (projects / "name.steps").write_text(f'[1, "train", "{manifest.outputs}"]\n')
     age(home)
-    collect.remove(collect.survey(home))
-    collect.sweep(home)
-    assert blobs.has(home, manifest.outputs)
-    assert not blobs.has(home, manifest.log)
+    gc.remove(gc.survey(home))
+    gc.sweep(home)
+    assert cas.has(home, manifest.outputs)
+    assert not cas.has(home, manifest.log)
 
 
 def test_what_killed_saves_left_is_removed_when_it_is_old(home: Home, root: Path) -> None:
@@ -137,10 +137,10 @@ def test_what_killed_saves_left_is_removed_when_it_is_old(home: Home, root: Path
     for _ in killed_at_each_step(lambda: store_outputs(home, root)):
         shutil.rmtree(home.results, ignore_errors=True)
     assert list(Path(home.blobs).rglob("*.tmp"))
-    collect.sweep(home)
+    gc.sweep(home)
     assert list(Path(home.blobs).rglob("*.tmp"))
     age(home)
-    collect.sweep(home)
+    gc.sweep(home)
     assert not list(Path(home.blobs).rglob("*.tmp"))
 
 
@@ -149,11 +149,11 @@ def test_damaged_manifest_is_of_no_use(home: Home, root: Path) -> None:
     path = Path(path_of(home, manifest.key))
     path.chmod(0o644)
     path.write_bytes(b"{")
-    (item,) = collect.survey(home)
+    (item,) = gc.survey(home)
     assert not item.complete
-    assert collect.expendable([item], now=NOW, max_age=None, max_size=None) == [item]
-    collect.remove([item])
-    assert collect.survey(home) == []
+    assert gc.expendable([item], now=NOW, max_age=None, max_size=None) == [item]
+    gc.remove([item])
+    assert gc.survey(home) == []
 
 
 def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Path) -> None:
@@ -161,9 +161,9 @@ def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Pat
     wanted = (root / "own").read_text()
 
     def work() -> None:
-        kept = collect.survey(home)
-        collect.remove([item for item in kept if item.key != new.key])
-        collect.sweep(home)
+        kept = gc.survey(home)
+        gc.remove([item for item in kept if item.key != new.key])
+        gc.sweep(home)
 
     stored(home, root, "a", NOW)
     age(home)
@@ -179,7 +179,7 @@ def test_verify_finds_nothing_in_a_whole_store(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     store_outputs(home, root)
     store_outputs(home, root, algorithm="sha256", parts={"other": 1})
-    assert check.verify(home) == []
+    assert fsck.verify(home) == []
 
 
 @pytest.mark.parametrize("damage", [b"b" * 1000, b"a", None])
@@ -194,7 +194,7 @@ def test_verify_names_what_is_damaged_and_removes_it(
     else:
         blob.chmod(0o644)
         blob.write_bytes(damage)
-    findings = check.verify(home)
+    findings = fsck.verify(home)
     assert ("`own` of step `train` of project `project` is lost") in [
         finding.reason for finding in findings if finding.name == manifest.key
     ]
@@ -202,7 +202,7 @@ def test_verify_names_what_is_damaged_and_removes_it(
     assert not blob.exists()
     assert load(home, manifest.key) is None
     assert load(home, other.key) == other
-    assert check.verify(home) == []
+    assert fsck.verify(home) == []
 
 
 def test_verify_finds_a_damaged_manifest(home: Home, root: Path) -> None:
@@ -210,7 +210,7 @@ def test_verify_finds_a_damaged_manifest(home: Home, root: Path) -> None:
     path = Path(path_of(home, manifest.key))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-5])
-    (finding,) = check.verify(home)
+    (finding,) = fsck.verify(home)
     assert finding.name == manifest.key
     assert not path.exists()
 
@@ -220,17 +220,17 @@ def test_verify_finds_a_pipe_among_the_contents(home: Home, root: Path) -> None:
     blob = content_of(home, b"a" * 1000)
     blob.unlink()
     os.mkfifo(blob)
-    assert len(check.verify(home)) == 2
+    assert len(fsck.verify(home)) == 2
 
 
 def test_result_that_loses_contents_while_it_is_saved_is_a_miss(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     wanted = outputs_of(root)
     manifest = store_outputs(home, root)
-    collect.sweep(home, everything=True)
+    gc.sweep(home, everything=True)
     assert load(home, manifest.key) == manifest
     Path(path_of(home, manifest.key)).unlink()
-    collect.sweep(home, everything=True)
+    gc.sweep(home, everything=True)
     manifest = store_outputs(home, root)
     renew(root, None)
     restore(home, str(root), manifest)
@@ -238,10 +238,10 @@ def test_result_that_loses_contents_while_it_is_saved_is_a_miss(home: Home, root
 
 
 def test_empty_store_is_no_error(home: Home) -> None:
-    assert collect.survey(home) == []
-    assert collect.sweep(home) == 0
-    assert check.verify(home) == []
-    assert collect.total(home) == (0, 0)
+    assert gc.survey(home) == []
+    assert gc.sweep(home) == 0
+    assert fsck.verify(home) == []
+    assert gc.total(home) == (0, 0)
 
 
 def test_result_that_is_made_again_meanwhile_is_not_damaged(home: Home, root: Path) -> None:
@@ -256,12 +256,12 @@ def test_result_that_is_made_again_meanwhile_is_not_damaged(home: Home, root: Pa
 
     sys.setprofile(meanwhile)
     try:
-        findings = check.verify(home)
+        findings = fsck.verify(home)
     finally:
         sys.setprofile(None)
     assert findings == []
     assert own.exists()
-    assert len(collect.survey(home)) == 1
+    assert len(gc.survey(home)) == 1
 
 
 def test_content_that_is_made_whole_meanwhile_is_not_damaged(home: Home, root: Path) -> None:
@@ -280,7 +280,7 @@ def test_content_that_is_made_whole_meanwhile_is_not_damaged(home: Home, root: P
 
     sys.setprofile(meanwhile)
     try:
-        findings = check.verify(home)
+        findings = fsck.verify(home)
     finally:
         sys.setprofile(None)
     assert not whole.exists()

@@ -22,12 +22,11 @@ from store_helpers import (
 )
 
 from buildrun.errors import StoreError
-from buildrun.home import Home
-from buildrun.store.aside import set_aside
-from buildrun.store.load import load
+from buildrun.store.action_cache import load
+from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
-from buildrun.store.restore import restore
-from buildrun.store.staging import recover
+from buildrun.workspace.outputs import recover, set_aside
+from buildrun.workspace.restore import restore
 
 
 class Mounts:

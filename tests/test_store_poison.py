@@ -10,16 +10,13 @@ from typing import Any
 import pytest
 from store_helpers import manifest_of, store_outputs, take, write_outputs
 
-from buildrun import digest
-from buildrun.home import Home
-from buildrun.store import blobs
-from buildrun.store.blobs import Lost
-from buildrun.store.flaw import flaw
-from buildrun.store.load import outputs_of
-from buildrun.store.manifest import Manifest, decode, encode
-from buildrun.store.restore import restore
-from buildrun.tree import listing
-from buildrun.tree.listing import Entry
+from buildrun.store import cas, digest, listing
+from buildrun.store.action_cache import outputs_of
+from buildrun.store.cas import Lost
+from buildrun.store.home import Home
+from buildrun.store.listing import Entry
+from buildrun.store.manifest import Manifest, decode, encode, flaw
+from buildrun.workspace.restore import restore
 
 CONTENT = digest.content(b"text", "xxh3")
 
@@ -83,8 +80,8 @@ def test_listing_that_leads_outside_is_refused(
     found = flaw(entries, ("out/",))
     assert found is not None
     assert found.startswith(reason)
-    blobs.put_bytes(home, b"text", "xxh3")
-    outputs = blobs.put_bytes(home, listing.encode(entries), "xxh3")
+    cas.put_bytes(home, b"text", "xxh3")
+    outputs = cas.put_bytes(home, listing.encode(entries), "xxh3")
     poisoned = manifest._replace(outputs=outputs, declared=("out/",))
     assert outputs_of(home, poisoned) is None
     with pytest.raises(Lost):
@@ -129,14 +126,14 @@ def test_outputs_outside_or_within_each_other_are_refused(declared: tuple[str, .
 )
 def test_listing_of_a_wrong_shape_is_refused(home: Home, manifest: Manifest, lines: bytes) -> None:
     data = lines.replace(b"%s", CONTENT.encode())
-    outputs = blobs.put_bytes(home, data, "xxh3")
+    outputs = cas.put_bytes(home, data, "xxh3")
     assert outputs_of(home, manifest._replace(outputs=outputs, declared=("out/",))) is None
 
 
 def test_listing_that_is_not_what_its_digest_says_is_removed(
     home: Home, manifest: Manifest
 ) -> None:
-    path = Path(blobs.path_of(home, manifest.outputs))
+    path = Path(cas.path_of(home, manifest.outputs))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b"metrics/plot", b"metrics/plop"))
     assert outputs_of(home, manifest) is None

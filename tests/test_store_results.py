@@ -23,17 +23,17 @@ from store_helpers import (
     write_outputs,
 )
 
-from buildrun.digest import Algorithm
 from buildrun.errors import StoreError
-from buildrun.home import STAGING, Home
-from buildrun.store import blobs, staging
-from buildrun.store.aside import set_aside
-from buildrun.store.blobs import Lost
-from buildrun.store.load import load, path_of
-from buildrun.store.load import outputs_of as listed
+from buildrun.store import cas
+from buildrun.store.action_cache import load, path_of, save
+from buildrun.store.action_cache import outputs_of as listed
+from buildrun.store.cas import Lost
+from buildrun.store.digest import Algorithm
+from buildrun.store.home import STAGING, Home
 from buildrun.store.manifest import decode, encode
-from buildrun.store.restore import restore
-from buildrun.store.save import save
+from buildrun.workspace import outputs
+from buildrun.workspace.outputs import set_aside
+from buildrun.workspace.restore import restore
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_large_files_are_stored_and_restored(home: Home, root: Path, algorithm: 
 def test_log_is_stored_with_its_result(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     manifest = store_outputs(home, root)
-    assert blobs.read(home, manifest.log) == b"log\n"
+    assert cas.read(home, manifest.log) == b"log\n"
 
 
 def test_outputs_that_match_stay_untouched(home: Home, root: Path) -> None:
@@ -239,7 +239,7 @@ def test_what_is_no_digest_leads_nowhere(home: Home) -> None:
         with pytest.raises(ValueError, match="not a digest"):
             load(home, text)
         with pytest.raises(ValueError, match="not a digest"):
-            blobs.read(home, text)
+            cas.read(home, text)
 
 
 def test_edit_while_it_is_stored_is_refused(home: Home, root: Path) -> None:
@@ -540,7 +540,7 @@ def test_staging_that_came_with_a_project_moves_nothing_from_elsewhere(
             (fake / "old").mkdir()
             (fake / "old" / "0").write_text("text")
         (fake / "journal").write_text(f'[0, "{path}", null, null]\n')
-    staging.recover(str(root))
+    outputs.recover(str(root))
     assert look(outside) == {"0": (b"somebody's", False)}
     assert not (root / "taken").exists()
     assert not (tmp_path / "escaped").exists()

@@ -32,10 +32,10 @@ from executor_helpers import (
 from processes import state_of
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.ending import Grace
-from buildrun.executors.job import Job, Result
+from buildrun.executors.base import Job, Result
 from buildrun.executors.signals import CAUGHT
 from buildrun.executors.supervisor import Sink, Supervisor
+from buildrun.executors.termination import Grace
 
 # Commands that start elsewhere than here are forked.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -339,7 +339,7 @@ def test_output_is_not_kept(place: Place) -> None:
     # what a process needs at most is only known for a whole process
     program = (
         "import os, resource, threading\n"
-        "from buildrun.executors.job import Job\n"
+        "from buildrun.executors.base import Job\n"
         "from buildrun.executors.supervisor import Supervisor\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "size = 0\n"

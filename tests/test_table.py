@@ -13,7 +13,7 @@ import termios
 import pytest
 from conftest import Buildrun, Project
 
-from buildrun.table import fitted
+from buildrun.commands.table import fitted
 
 ROW = ("80b9660786e3", "2026-11-28 23:48:25", "ok       ", "    1.5 s", "hello", "main")
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import Buildrun, Outcome, Project
 from tracking_play import RUN_ID, Answer, Call, Play, playing, refused, run_of, said
 
-from buildrun.tracking.address import absolute
+from buildrun.tracking.config import absolute
 
 LOCAL = "--env-manager=local"
 SEEN = "echo $MLFLOW_RUN_ID $MLFLOW_EXPERIMENT_ID $MLFLOW_TRACKING_URI"

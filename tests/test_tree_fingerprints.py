@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from buildrun import digest
-from buildrun.digest import Algorithm
-from buildrun.tree import signature
-from buildrun.tree.fingerprints import Fingerprints
-from buildrun.tree.listing import Entry, encode
-from buildrun.tree.taken import Taken
+from buildrun.store import digest, stat_signature
+from buildrun.store.digest import Algorithm
+from buildrun.store.listing import Entry, encode
+from buildrun.workspace.fingerprints import Fingerprints
+from buildrun.workspace.select import Taken
 
 ALGORITHMS: tuple[Algorithm, ...] = ("xxh3", "sha256")
 
@@ -90,8 +89,8 @@ def write(root: Path, **files: str) -> None:
 def age(*paths: Path) -> None:
     """Wait until the files are older than the step of the clock, which is their youth."""
     for path in paths:
-        seen = signature.of(path.lstat())
-        while signature.is_young(seen, time.time_ns()):
+        seen = stat_signature.of(path.lstat())
+        while stat_signature.is_young(seen, time.time_ns()):
             pass
 
 
@@ -238,13 +237,13 @@ SECOND = 1_000_000_000
 def test_a_file_is_young_for_a_step_of_its_clock(
     mtime: int, ctime: int, began: int, *, young: bool
 ) -> None:
-    packed = signature.pack(signature.Signature(mtime, ctime, 1, 2, 3, 0o100644))
-    assert signature.is_young(packed, began) is young
+    packed = stat_signature.pack(stat_signature.Signature(mtime, ctime, 1, 2, 3, 0o100644))
+    assert stat_signature.is_young(packed, began) is young
 
 
 def test_times_beyond_all_bounds_are_taken() -> None:
-    far = signature.Signature(2**80, -(2**80), 1, 2, 3, 0o100644)
-    assert signature.is_young(signature.pack(far), 2**62)
+    far = stat_signature.Signature(2**80, -(2**80), 1, 2, 3, 0o100644)
+    assert stat_signature.is_young(stat_signature.pack(far), 2**62)
 
 
 def test_both_algorithms_are_remembered(root: Path, index: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.workspace.fingerprints import Fingerprints
 
 QUIET = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},

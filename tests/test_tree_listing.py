@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildrun.tree.listing import KINDS, Entry, decode, encode
+from buildrun.store.listing import KINDS, Entry, decode, encode
 
 DIGEST = "xxh3:" + "0f" * 16
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.tree.fingerprints import Fingerprints
-from buildrun.tree.patterns import exists, matches, prefix
+from buildrun.workspace.fingerprints import Fingerprints
+from buildrun.workspace.glob import exists, matches, prefix
 
 
 @pytest.mark.parametrize(

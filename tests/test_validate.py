@@ -10,9 +10,9 @@ import pytest
 from conftest import Buildrun, Project
 
 from buildrun.commands import validate
-from buildrun.memo import Reader
-from buildrun.project.check_files import check_files
+from buildrun.project.files import check_files
 from buildrun.project.report import FORMATS, Style
+from buildrun.store.memo import Reader
 
 GOOD = "name: good\nentry_points:\n  main: {command: echo}\n"
 WARNED = "name: good\nnmae: x\n"

@@ -11,11 +11,11 @@ import resource
 import sys
 
 from buildrun.console import Console
-from buildrun.home import Home
-from buildrun.images.derive import code_image
-from buildrun.images.engine import Engine
-from buildrun.project.spec import ProjectSpec, PythonEnv
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.environments.images.derive import code_image
+from buildrun.environments.images.engine import Engine
+from buildrun.project.model import ProjectSpec, PythonEnv
+from buildrun.store.home import Home
+from buildrun.workspace.fingerprints import Fingerprints
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import json
 import resource
 import sys
 
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.workspace.fingerprints import Fingerprints
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from buildrun import home, memo, warm
-from buildrun.environments import prefix, registry
-from buildrun.environments.contract import Request
-from buildrun.environments.identify import identify
+from buildrun import warm
+from buildrun.environments import base, prefix
+from buildrun.environments.base import Request, identify
 from buildrun.project.read import read_project
+from buildrun.store import home, memo
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def _long(cwd: str) -> Callable[[], bool]:
     spec = read_project(cwd, memo.Reader(os.environ)).spec
     if spec is None:
         sys.exit("the project cannot be read")
-    name = registry.choose(spec.environment, None)
-    manager = registry.load(name)
+    name = base.choose(spec.environment, None)
+    manager = base.load(name)
     request = Request(spec, name, os.environ, memo.Memory(store.memory, write=False))
 
     def check() -> bool:

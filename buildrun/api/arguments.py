@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
 
 def run_line(wanted: Wanted) -> list[str]:
     """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
-    from buildrun.output import MODES
+    from buildrun.executors.output import MODES
 
     jobs = wanted.jobs
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
@@ -147,7 +147,7 @@ def _uri(uri: StrPath) -> str:
 
 
 def _manager(name: str | None) -> str | None:
-    from buildrun.environments.registry import MANAGERS
+    from buildrun.environments.base import MANAGERS
 
     if name is not None and name not in MANAGERS:
         known = ", ".join(f"`{manager}`" for manager in MANAGERS)

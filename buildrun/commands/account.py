@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from buildrun import runs
 from buildrun.commands import run_steps
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
-from buildrun.executors.job import Result
+from buildrun.executors.base import Result
 from buildrun.prepared import Prepared, log_of, mend_alone, report
-from buildrun.schedule import Progress
+from buildrun.scheduler import Progress
+from buildrun.store import runs
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.commands.tracked import Tracking
-    from buildrun.locks import Lock
-    from buildrun.planning import Plan
+    from buildrun.plan.model import Plan
+    from buildrun.store.locks import Lock
 
 
 class Account:

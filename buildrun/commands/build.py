@@ -8,19 +8,20 @@ import sys
 import time
 from collections.abc import Mapping
 
-from buildrun import runs
-from buildrun.commands import project_options, session
+from buildrun.commands import options as project_options
+from buildrun.commands import session
 from buildrun.environments import provision
-from buildrun.environments.contract import Environment
+from buildrun.environments.base import Environment
+from buildrun.environments.heartbeat import going_on
 from buildrun.errors import BuildrunError, Interrupted, UsageError
-from buildrun.heartbeat import going_on
-from buildrun.planning import Plan, docker_env
-from buildrun.project.spec import ProjectSpec
+from buildrun.plan.model import Plan, docker_env
+from buildrun.project.model import ProjectSpec
+from buildrun.store import runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser)
+    project_options.add_project_options(parser)
     parser.add_argument("--refresh", action="store_true", help="build it anew")
     parser.add_argument(
         "--push", metavar="REPOSITORY", help="put the image there, such as registry:5000/team/churn"
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
-    options = project_options.read(arguments, environ, cwd)
+    options = project_options.read_project_options(arguments, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _build(running, opened, arguments)

@@ -12,20 +12,20 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import home, memo, runs, table
-from buildrun.console import Console, size
-from buildrun.environments import collection
-from buildrun.environments.collection import Kept as Environment
+from buildrun.commands import table
+from buildrun.console import Console, printable, size
+from buildrun.environments import gc as collection
+from buildrun.environments.gc import Kept as Environment
+from buildrun.environments.images import gc as images
+from buildrun.environments.images.engine import Engine
 from buildrun.errors import BuildrunError, UsageError
-from buildrun.images import collection as images
-from buildrun.images.engine import Engine
-from buildrun.printable import printable
-from buildrun.sources import collection as sources
-from buildrun.store import check, collect
+from buildrun.sources import gc as sources
+from buildrun.store import fsck, home, memo, runs
+from buildrun.store import gc as collect
 
 if TYPE_CHECKING:
-    from buildrun.images.collection import Kept as Image
-    from buildrun.store.collect import Kept as Result
+    from buildrun.environments.images.gc import Kept as Image
+    from buildrun.store.gc import Kept as Result
 
 # What is kept where nothing else is asked for.
 _MAX_AGE, _MAX_SIZE = "30d", "20G"
@@ -251,9 +251,9 @@ def _results(count: int) -> str:
 
 
 def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
-    environments, results = collection.verify(store), check.verify(store)
+    environments, results = collection.verify(store), fsck.verify(store)
     made = images.survey(store, Engine(environ))
-    results += [check.Finding(*each) for each in images.verify(store)]
+    results += [fsck.Finding(*each) for each in images.verify(store)]
     damaged = [*environments, *results]
     if form == "json":
         rows = [{"name": name, "reason": reason} for name, reason in damaged]

@@ -6,25 +6,26 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from buildrun import containers, digest, tracking
-from buildrun.containers import Chosen, Task, Wants, code_fingerprints
+from buildrun import tracking
+from buildrun.environments.heartbeat import going_on
 from buildrun.errors import EnvironmentFailure
-from buildrun.executors import attended, container, in_and_out, mounts
-from buildrun.executors.hands import Hands, Sink
-from buildrun.executors.job import Job, Result
-from buildrun.heartbeat import going_on
-from buildrun.planning import EnvironmentState, docker_env
-from buildrun.tree import patterns
+from buildrun.executors import docker as containers
+from buildrun.executors import docker_cli, docker_files, docker_reaper
+from buildrun.executors.base import Hands, Job, Result, Sink
+from buildrun.executors.docker import Chosen, Task, Wants, code_fingerprints
+from buildrun.plan.model import EnvironmentState, docker_env
+from buildrun.store import digest
+from buildrun.workspace import glob
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
     from buildrun.commands.tracked import Tracking
-    from buildrun.environments.contract import Identity, Request
-    from buildrun.executors.container import Container
-    from buildrun.images.engine import Engine, Image
-    from buildrun.memo import Reader
-    from buildrun.planning import Plan, Step
-    from buildrun.project.spec import ProjectSpec
+    from buildrun.environments.base import Identity, Request
+    from buildrun.environments.images.engine import Engine, Image
+    from buildrun.executors.docker_cli import Container
+    from buildrun.plan.model import Plan, Step
+    from buildrun.project.model import ProjectSpec
+    from buildrun.store.memo import Reader
 
 # What the backend config may say for containers; the others are for Kubernetes.
 _CONFIG = ("docker_base", "kube-context", "kube-job-template-path", "repository-uri")
@@ -49,7 +50,7 @@ class Docker:
     def engine(self) -> Engine:
         """Return the engine; it is spoken to when it is first asked."""
         if self._engine is None:
-            from buildrun.images.engine import Engine
+            from buildrun.environments.images.engine import Engine
 
             self._engine = Engine(self._running.environ)
         return self._engine
@@ -60,7 +61,7 @@ class Docker:
         docker = docker_env(self._project)
         if docker is not None:
             return docker.image
-        from buildrun.images import environment
+        from buildrun.environments.images import environment
 
         return environment.base_name(self._request, self._running.options.backend_config)
 
@@ -74,7 +75,7 @@ class Docker:
 
     def _choose(self, made: Plan, *, refresh: bool) -> Chosen:
         running, console = self._running, self._running.console
-        attended.collect(containers.directory(running.home), running.environ)
+        docker_reaper.collect(containers.directory(running.home), running.environ)
         try:
             base = self._obtain()
         finally:
@@ -85,7 +86,7 @@ class Docker:
         if not self._chosen.environment:
             self._chosen = self._chosen._replace(python=self._has_python(base, made))
         if self._has_code:
-            from buildrun.images.derive import code_image
+            from buildrun.environments.images.derive import code_image
 
             derived = code_image(
                 self.engine,
@@ -98,7 +99,7 @@ class Docker:
                 any_user=running.options.backend == "kubernetes",
             )
             self._chosen = self._chosen._replace(
-                id=derived.id, reference=derived.reference, workdir=container.CODE,
+                id=derived.id, reference=derived.reference, workdir=docker_cli.CODE,
                 reused=derived.reused and self._chosen.reused, key=derived.key, below=base.id,
             )  # fmt: skip
         self._steps = {step.id: step for step in made.steps}
@@ -116,7 +117,7 @@ class Docker:
         identity = self._identify(base)
         if identity is None:
             return chosen, EnvironmentState("docker", base.id, True)
-        from buildrun.images import environment
+        from buildrun.environments.images import environment
 
         key = environment.key(base, identity)
         found = environment.find(self.engine, self._running.home, base, identity)
@@ -131,7 +132,7 @@ class Docker:
         """
         environ, root = self._running.environ, self._project.root
         named = [
-            item if isinstance(item, str) else [item[0], mounts.value_of(item, environ, root)]
+            item if isinstance(item, str) else [item[0], docker_cli.value_of(item, environ, root)]
             for item in self.wants.environment
         ]
         image = chosen.environment or chosen.base
@@ -162,18 +163,18 @@ class Docker:
         run_id = job.environ.get("MLFLOW_RUN_ID", "")
         home, caller = self._running.home, self._running.environ
         made = self._container(step, run_id)
-        environ = container.cli_environ(caller, made)
+        environ = docker_cli.cli_environ(caller, made)
         workdir = self._chosen.workdir if self._chosen is not None else "/"
-        attendance = attended.attend(containers.directory(home), made.name, caller)
+        attendance = docker_reaper.attend(containers.directory(home), made.name, caller)
         try:
-            create = Job("", job.cwd, environ, None, container.create_argv(made))
+            create = Job("", job.cwd, environ, None, docker_cli.create_argv(made))
             result = hands.run(create, _without_id(sink))
             if result.exit_code == 0:
-                in_and_out.put(made.name, workdir, job.cwd, self._inputs(step), environ)
-                start = Job("", job.cwd, environ, job.timeout, container.start_argv(made))
+                docker_files.put(made.name, workdir, job.cwd, self._inputs(step), environ)
+                start = Job("", job.cwd, environ, job.timeout, docker_cli.start_argv(made))
                 result = hands.run(start, sink)
                 if result.exit_code == 0 and result.interrupted is None:
-                    in_and_out.fetch(made.name, workdir, job.cwd, step.outputs, environ)
+                    docker_files.fetch(made.name, workdir, job.cwd, step.outputs, environ)
         finally:
             containers.end(made, attendance, caller)
         return result
@@ -196,14 +197,14 @@ class Docker:
         """Return what the environment above the base is made of, None where there is none."""
         if docker_env(self._project) is not None:
             return None
-        from buildrun.images import environment
+        from buildrun.environments.images import environment
 
         return environment.identify(self._request, base, self._running.seen)
 
     def _with_environment(self, base: Image, *, refresh: bool) -> Image:
         """Return the image with the environment above the base."""
         from buildrun.commands import session
-        from buildrun.images import environment
+        from buildrun.environments.images import environment
 
         running, identity = self._running, self._identify(base)
         if identity is None or self._chosen is None:
@@ -226,10 +227,10 @@ class Docker:
 
         Also True where the image has no shell. A container tells, once for each image.
         """
-        if not any(container.begins_with_python(step.command) for step in made.steps):
+        if not any(docker_cli.begins_with_python(step.command) for step in made.steps):
             return True
-        from buildrun.images.env_container import Access, Site
-        from buildrun.memo import recall
+        from buildrun.environments.images.build_container import Access, Site
+        from buildrun.store.memo import recall
 
         running = self._running
 
@@ -266,7 +267,7 @@ class Docker:
         declared = [
             os.fsdecode(path)
             for pattern in step.inputs or ()
-            for path, _ in patterns.found(root, pattern.text)
+            for path, _ in glob.found(root, pattern.text)
         ]
         waiting, seen = list(step.depends_on), dict[str, None]()
         while waiting:
@@ -285,8 +286,8 @@ def task_of(step: Step) -> Task:
 
 def _wants(running: Session, project: ProjectSpec) -> Wants:
     options, declared = running.options, docker_env(project)
-    arguments = container.arguments(options.docker_args)
-    container.refuse_unfit(arguments)
+    arguments = docker_cli.arguments(options.docker_args)
+    docker_cli.refuse_unfit(arguments)
     if options.backend != "kubernetes":
         _warn_of_unknown(running)
     variables = tracking.variables(
@@ -307,7 +308,7 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
 def _warn_of_unknown(running: Session) -> None:
     for key in running.options.backend_config:
         if key not in _CONFIG:
-            from buildrun.near import did_you_mean
+            from buildrun.console import did_you_mean
 
             hint = did_you_mean(key, _CONFIG) or f"known: {', '.join(_CONFIG)}"
             running.console.warn(f"the backend config's `{key}` means nothing here", hint)

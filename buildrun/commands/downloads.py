@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from buildrun.console import redact
 from buildrun.errors import ParameterError
-from buildrun.secrets import redact
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
@@ -29,7 +29,7 @@ class Downloads:
                 hint="give a local path, or run without `--offline`",
             )
         from buildrun.console import size
-        from buildrun.download import fetch
+        from buildrun.sources.download import fetch
 
         console = self._running.console
         self.used = True

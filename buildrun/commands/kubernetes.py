@@ -8,29 +8,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from buildrun import digest, runs
 from buildrun.commands.docker import Docker
 from buildrun.commands.travel import Travel
-from buildrun.containers import code_fingerprints
-from buildrun.executors import container, mounts
-from buildrun.executors.hands import Hands, Sink
-from buildrun.executors.job import Job, Result
-from buildrun.heartbeat import going_on
-from buildrun.kubernetes import attempt, manifest
-from buildrun.kubernetes.cluster import Cluster
-from buildrun.kubernetes.config import Config
-from buildrun.kubernetes.connect import connect
-from buildrun.kubernetes.manifest import MOUNT, Wish
-from buildrun.kubernetes.names import Identity
-from buildrun.planning import docker_env
-from buildrun.secrets import holds
+from buildrun.console import holds
+from buildrun.environments.heartbeat import going_on
+from buildrun.executors import docker_cli
+from buildrun.executors.base import Hands, Job, Result, Sink
+from buildrun.executors.docker import code_fingerprints
+from buildrun.executors.kubernetes import job_runner, manifest
+from buildrun.executors.kubernetes.auth import connect
+from buildrun.executors.kubernetes.cluster import Cluster
+from buildrun.executors.kubernetes.config import Config
+from buildrun.executors.kubernetes.manifest import MOUNT, Identity, Wish
+from buildrun.plan.model import docker_env
+from buildrun.store import digest, runs
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
-    from buildrun.containers import Chosen
-    from buildrun.place import CacheSettings
-    from buildrun.planning import Plan, Step
-    from buildrun.project.spec import ProjectSpec
+    from buildrun.executors.docker import Chosen
+    from buildrun.plan.model import Plan, Step
+    from buildrun.plan.state import CacheSettings
+    from buildrun.project.model import ProjectSpec
 
 
 class Kubernetes:
@@ -119,14 +117,14 @@ class Kubernetes:
         travel = self._travel
         environ, secrets = self._variables(step)
         command = travel.command(step)
-        program = container.program(command, python=self._python)
+        program = docker_cli.program(command, python=self._python)
         known = identity() or digest.key("unknown", os.urandom(16).hex())
         key = digest.key(
             "pod", [known, self._image, program, environ, sorted(secrets), self._fixed(step)]
         )
         if step.secrets:
-            program = container.program_of_variable(command)
-            secrets = {**secrets, container.COMMAND: command}
+            program = docker_cli.program_of_variable(command)
+            secrets = {**secrets, docker_cli.COMMAND: command}
         wish = Wish(
             identity=Identity(self._project.name, step.id, key, self._cluster.owner),
             run_id=self._run_id,
@@ -141,10 +139,10 @@ class Kubernetes:
             attempt=number,
         )
         if travel.is_needed(step):
-            files = travel.pack(step, wish.name, program, container.CODE)
+            files = travel.pack(step, wish.name, program, docker_cli.CODE)
             program = ("python3", f"{MOUNT}/carry.py", f"{MOUNT}/task.json")
             wish = wish._replace(program=program, files=files)
-        return attempt.carry_out(
+        return job_runner.carry_out(
             self._cluster,
             wish,
             hands,
@@ -155,10 +153,10 @@ class Kubernetes:
 
     def _in_image(self) -> frozenset[str]:
         """Return the paths of the files that are in the project's image."""
-        from buildrun.images import context
+        from buildrun.workspace import image_context
 
         fingerprints = code_fingerprints(self._running.home, self._project.root)
-        content = context.content(self._project, fingerprints)
+        content = image_context.content(self._project, fingerprints)
         return frozenset(entry.path for entry in content.taken.entries())
 
     def _fixed(self, step: Step) -> list[object]:
@@ -175,7 +173,7 @@ class Kubernetes:
         if "PYTHONUNBUFFERED" not in _names(self._config.template):
             seen["PYTHONUNBUFFERED"] = "1"  # or lines of a Python program come late
         if declared is not None:
-            given = mounts.declared((), declared.environment, caller, self._project.root)
+            given = docker_cli.declared((), declared.environment, caller, self._project.root)
             seen.update(given.environ)
         seen.update({name: caller[name] for name in step.pass_env if name in caller})
         seen.update(dict(step.env))
@@ -191,7 +189,7 @@ class Kubernetes:
         uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
         if other := caller.get("KUBE_MLFLOW_TRACKING_URI"):
             found["MLFLOW_TRACKING_URI"] = other
-        elif mounts.is_remote(uri):
+        elif docker_cli.is_remote(uri):
             found["MLFLOW_TRACKING_URI"] = uri
         return found
 
@@ -206,7 +204,7 @@ class Kubernetes:
         if running.options.docker_args:
             console.warn("`-A` arguments are for `docker run`; pods do not get them")
         uri = running.environ.get("MLFLOW_TRACKING_URI") or ""
-        if uri and not mounts.is_remote(uri) and not running.environ.get(_URI_THERE):
+        if uri and not docker_cli.is_remote(uri) and not running.environ.get(_URI_THERE):
             console.warn(
                 "pods do not reach the tracking store, which is on this machine",
                 f"set {_URI_THERE} to the address of a tracking server",

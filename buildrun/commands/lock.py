@@ -7,21 +7,20 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from buildrun.commands import project_options, session
-from buildrun.environments import lockfile, registry
-from buildrun.environments.contract import Request
-from buildrun.environments.identify import identify
+from buildrun.commands import options as project_options
+from buildrun.commands import session
+from buildrun.environments import base, lockfile
+from buildrun.environments.base import Request, here, identify
 from buildrun.environments.lockfile import Lock
-from buildrun.environments.platforms import here
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
-from buildrun.files import publish
-from buildrun.memo import Reader
-from buildrun.project.spec import DockerEnv, ProjectSpec
+from buildrun.project.model import DockerEnv, ProjectSpec
+from buildrun.store.files import publish
+from buildrun.store.memo import Reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser)
+    project_options.add_project_options(parser)
     option = parser.add_argument
     option(
         "--platform", metavar="PLATFORM", action="append", default=[],
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock, and show what changed."""
-    options = project_options.read(arguments, environ, cwd)
+    options = project_options.read_project_options(arguments, environ, cwd)
     running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _lock(running, opened, arguments)
@@ -52,9 +51,9 @@ def _lock(running: session.Session, opened: session.Opened, arguments: argparse.
             hint="lock a checkout and commit the lock; `--check` and `--dry-run` work here",
         )
     path = _environment_file(opened.project, is_checked=arguments.check)
-    name = registry.choose(opened.project.environment, options.env_manager)
+    name = base.choose(opened.project.environment, options.env_manager)
     request = Request(opened.project, name, running.environ, running.memory, options.offline)
-    manager = registry.load(name)
+    manager = base.load(name)
     if not path:
         sys.stdout.write("the project declares no environment; there is nothing to lock\n")
         return 0
@@ -98,7 +97,7 @@ def _state(request: Request, path: str) -> tuple[Lock | None, Sequence[str]]:
         return None, [failure.message]
     if previous is None:
         return None, ["there is no lock"]
-    identity = identify(registry.load(request.manager), request)
+    identity = identify(base.load(request.manager), request)
     return previous, identity.stale if identity.lock == "stale" else ()
 
 

@@ -1,4 +1,4 @@
-"""``buildrun plan``: what would run, and why."""
+"""`buildrun plan`: what would run, and why; as text, JSON, Mermaid or Graphviz."""
 
 from __future__ import annotations
 
@@ -8,29 +8,63 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun import planning
-from buildrun.commands import cache_options, plan_graph, project_options, session
-from buildrun.commands.project_options import ProjectOptions
+from buildrun.commands import options as cache_options
+from buildrun.commands import options as project_options
+from buildrun.commands import session
+from buildrun.commands.options import ProjectOptions
+from buildrun.console import printable
 from buildrun.errors import EnvironmentFailure, ExecutionError
-from buildrun.judge import Verdict
-from buildrun.place import CacheSettings, open_place
-from buildrun.printable import printable
-from buildrun.project.spec import ProjectSpec
+from buildrun.plan import model
+from buildrun.plan.model import Plan
+from buildrun.plan.state import CacheSettings, open_place
+from buildrun.plan.uptodate import Verdict
+from buildrun.project.model import ProjectSpec
+
+# What Mermaid may take for markup, also between quotes.
+_MARKUP = frozenset('"#&;<>\\`{}|')
+
+
+def mermaid(made: Plan, verdicts: Sequence[Verdict]) -> str:
+    """Return the plan as a Mermaid flowchart."""
+    number = {step.id: f"s{index}" for index, step in enumerate(made.steps)}
+    lines = ["flowchart TD"]
+    for step, verdict in zip(made.steps, verdicts, strict=True):
+        label = "".join(
+            f"#{ord(char)};" if char in _MARKUP else char for char in printable(step.id)
+        )
+        lines.append(f'    {number[step.id]}["{label}: {verdict.state}"]')
+        lines += [f"    {number[name]} --> {number[step.id]}" for name in step.depends_on]
+    return "\n".join(lines) + "\n"
+
+
+def dot(made: Plan, verdicts: Sequence[Verdict]) -> str:
+    """Return the plan in the language of Graphviz."""
+    lines = ["digraph plan {"]
+    for step, verdict in zip(made.steps, verdicts, strict=True):
+        label = _quoted(f"{step.id}: {verdict.state}")
+        lines.append(f"    {_quoted(step.id)} [label={label}];")
+        lines += [f"    {_quoted(name)} -> {_quoted(step.id)};" for name in step.depends_on]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
 
 FORMATS = ("text", "json", "mermaid", "dot")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser, uri=False)
-    cache_options.add(parser)
+    project_options.add_project_options(parser, uri=False)
+    cache_options.add_cache_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Show the plan."""
-    settings = cache_options.read(arguments, environ, cwd)
-    options = project_options.read(arguments, environ, cwd)
+    settings = cache_options.read_cache_options(arguments, environ, cwd)
+    options = project_options.read_project_options(arguments, environ, cwd)
     return show(options, settings, environ, cwd, form=arguments.format)
 
 
@@ -65,8 +99,8 @@ def _show(
                 content = session.environment_content(request, identity)
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
-        state = planning.EnvironmentState(_manager(running, opened.project), None, False)
-    made = planning.make(opened.project, session.wish(running), state, content=content)
+        state = model.EnvironmentState(_manager(running, opened.project), None, False)
+    made = model.make(opened.project, session.wish(running), state, content=content)
     cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -76,10 +110,10 @@ def _show(
 
 def _image_state(
     running: session.Session, project: ProjectSpec
-) -> tuple[planning.EnvironmentState, str | None]:
+) -> tuple[model.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.commands.docker import Docker
-    from buildrun.images.trouble import Refused
+    from buildrun.environments.images.engine import Refused
 
     docker = Docker(running, project)
     try:
@@ -87,12 +121,12 @@ def _image_state(
     except (ExecutionError, Refused):
         found = None  # a plan needs no engine
     if found is None:
-        return planning.EnvironmentState(_manager(running, project), None, False), None
+        return model.EnvironmentState(_manager(running, project), None, False), None
     chosen, state = found
     return state, docker.content(chosen)
 
 
-def _judge(running: session.Session, made: planning.Plan, settings: CacheSettings) -> list[Verdict]:
+def _judge(running: session.Session, made: model.Plan, settings: CacheSettings) -> list[Verdict]:
     """Return how each step stands; nothing is written."""
     where = open_place(
         made, running.home, settings, running.environ, running.console, write=False, explain=True
@@ -110,7 +144,7 @@ def _judge(running: session.Session, made: planning.Plan, settings: CacheSetting
 
 
 def _is_foreseen(
-    step: planning.Step, verdict: Verdict, before: Sequence[Verdict], made: planning.Plan
+    step: model.Step, verdict: Verdict, before: Sequence[Verdict], made: model.Plan
 ) -> bool:
     """Return whether what the step hands on is known without running it."""
     states = {
@@ -122,12 +156,12 @@ def _is_foreseen(
 
 
 def _manager(running: session.Session, project: Any) -> str:
-    from buildrun.environments.registry import choose
+    from buildrun.environments.base import choose
 
     return choose(project.environment, running.options.env_manager)
 
 
-def to_json(made: planning.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def to_json(made: model.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
@@ -138,7 +172,7 @@ def to_json(made: planning.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _step_to_json(step: planning.Step, verdict: Verdict) -> dict[str, Any]:
+def _step_to_json(step: model.Step, verdict: Verdict) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
@@ -156,11 +190,11 @@ def _step_to_json(step: planning.Step, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _json(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
+def _json(made: model.Plan, verdicts: Sequence[Verdict]) -> str:
     return json.dumps(to_json(made, verdicts), indent=2) + "\n"
 
 
-def _text(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
+def _text(made: model.Plan, verdicts: Sequence[Verdict]) -> str:
     lines = [f"{made.project.name} ({printable(made.project.root)})"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment
@@ -176,4 +210,4 @@ def _text(made: planning.Plan, verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_WRITERS = {"text": _text, "json": _json, "mermaid": plan_graph.mermaid, "dot": plan_graph.dot}
+_WRITERS = {"text": _text, "json": _json, "mermaid": mermaid, "dot": dot}

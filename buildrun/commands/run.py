@@ -8,32 +8,34 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from buildrun import listener, planning
-from buildrun.commands import cache_options, project_options, run_steps, session, warm_record
+from buildrun.commands import notify, run_steps, session, warm_record
+from buildrun.commands import options as cache_options
+from buildrun.commands import options as project_options
 from buildrun.commands.account import Account
 from buildrun.commands.downloads import Downloads
-from buildrun.commands.report_file import report_path, write_report
+from buildrun.commands.options import report_path, write_report
 from buildrun.commands.run_steps import Wanted
 from buildrun.commands.tracked import Tracking
 from buildrun.environments import provision
-from buildrun.environments.contract import Environment
+from buildrun.environments.base import Environment
 from buildrun.errors import BuildrunError, UsageError
-from buildrun.executors.job import Result
-from buildrun.output import MODES
+from buildrun.executors.base import Result
+from buildrun.executors.output import MODES
+from buildrun.plan import model
 from buildrun.prepared import Prepared, perform
-from buildrun.schedule import Manner, Progress
-from buildrun.tracking import ask
+from buildrun.scheduler import Manner, Progress
+from buildrun.tracking import config as ask
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
+    from buildrun.step_runner import Perform
     from buildrun.warm import Claim
-    from buildrun.work import Perform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add(parser, uri=False)
-    cache_options.add(parser)
+    project_options.add_project_options(parser, uri=False)
+    cache_options.add_cache_options(parser)
     option = parser.add_argument
     option("-j", "--jobs", metavar="N", default="1", help="how many steps at once; default: 1")
     option(
@@ -68,8 +70,8 @@ def execute(
 
     claim: is released before the command starts, when its record is there for other runs.
     """
-    settings = cache_options.read(arguments, environ, cwd)
-    options = project_options.read(arguments, environ, cwd)
+    settings = cache_options.read_cache_options(arguments, environ, cwd)
+    options = project_options.read_project_options(arguments, environ, cwd)
     manner = Manner(_jobs(arguments.jobs), arguments.keep_going)
     wanted = Wanted(settings, manner, arguments.output, arguments.detach)
     if arguments.detach and options.backend != "kubernetes":
@@ -119,7 +121,7 @@ def _run(
     refresh: bool,
 ) -> None:
     # What no environment can mend is found before one is built.
-    first = planning.make(opened.project, session.wish(running), _UNKNOWN)
+    first = model.make(opened.project, session.wish(running), _UNKNOWN)
     if any(step.secrets for step in first.steps):
         running.seen.volatile = True  # no record for the next run, which would hold them
     cache_options.refuse_unknown(wanted.settings, first)
@@ -129,7 +131,7 @@ def _run(
     tracking = account.tracking
     tracking.begin(opened, first)
     if not tracking.is_late:
-        listener.tell_id(account.run_id)
+        notify.tell_id(account.run_id)
     if first.steps[-1].backend == "kubernetes":
         _run_in_kubernetes(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
@@ -148,13 +150,13 @@ def _run(
         tracking.begin_late(environment.prefix)
         return environment
 
-    def make() -> planning.Plan:
+    def make() -> model.Plan:
         state = session.environment_state(running, manager, identity)
         content = session.environment_content(request, identity)
         wish = session.wish(running)
-        return planning.make(opened.project, wish, state, downloads.fetch, content=content)
+        return model.make(opened.project, wish, state, downloads.fetch, content=content)
 
-    if planning.is_plain(first) and wanted.shown is None:
+    if model.is_plain(first) and wanted.shown is None:
         environment = provide()
         made = make()
         prepared = _prepared(made, environment, tracking.untracked)
@@ -189,12 +191,12 @@ def _run_in_docker(
 
     tracking = account.tracking
     docker = Docker(running, opened.project, tracking)
-    state = planning.EnvironmentState("docker", None, True)
-    made = planning.make(opened.project, session.wish(running), state, downloads.fetch)
+    state = model.EnvironmentState("docker", None, True)
+    made = model.make(opened.project, session.wish(running), state, downloads.fetch)
     chosen = docker.choose(made, refresh=refresh)
     tracking.tag_image(chosen.reference, chosen.id)
     made = made._replace(content=docker.content(chosen))
-    if planning.is_plain(made) and wanted.shown is None:
+    if model.is_plain(made) and wanted.shown is None:
         account.prepared = _prepared(made, _IMAGE, tracking.variables)
         account.begin(made)
         if not downloads.used:
@@ -220,7 +222,7 @@ def _run_in_kubernetes(
     refresh: bool,
 ) -> None:
     from buildrun.commands.kubernetes import Kubernetes
-    from buildrun.kubernetes import config as kubernetes_config
+    from buildrun.executors.kubernetes import config as kubernetes_config
 
     given = running.options.config_given or "{}"
     config = kubernetes_config.read(given, running.environ, running.cwd, running.console.warn)
@@ -228,8 +230,8 @@ def _run_in_kubernetes(
     cluster = Kubernetes(
         running, opened.project, config, wanted.settings, account.run_id, detach=wanted.detach
     )
-    state = planning.EnvironmentState("docker", None, True)
-    made = planning.make(opened.project, session.wish(running), state, downloads.fetch)
+    state = model.EnvironmentState("docker", None, True)
+    made = model.make(opened.project, session.wish(running), state, downloads.fetch)
     with cluster:
         chosen = cluster.choose(made, refresh=refresh)
         tracking.tag_image(chosen.reference, chosen.id)
@@ -272,7 +274,7 @@ def _jobs(text: str) -> int:
 
 
 def _prepared(
-    made: planning.Plan, environment: Environment, variables: Mapping[str, str | None]
+    made: model.Plan, environment: Environment, variables: Mapping[str, str | None]
 ) -> Prepared:
     step = made.steps[-1]
     changes = {**environment.variables, **variables, **dict(step.env)}
@@ -286,7 +288,7 @@ def _prepared(
         key=environment.key or "",
         prefix=environment.prefix,
         changes=changes,
-        reasons=(planning.NO_OUTPUTS,),
+        reasons=(model.NO_OUTPUTS,),
         shown=step.shown,
     )
 
@@ -294,10 +296,10 @@ def _prepared(
 # What stands for an environment where it is in the image.
 _IMAGE = Environment("docker", None, None, True, {})
 
-_UNKNOWN = planning.EnvironmentState("", None, False)
+_UNKNOWN = model.EnvironmentState("", None, False)
 
 
-def _refuse(made: planning.Plan) -> None:
+def _refuse(made: model.Plan) -> None:
     for problem in made.problems:
         raise problem
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import graph, output, place, runs, schedule
-from buildrun.outcome import Outcome
-from buildrun.schedule import Manner, Progress
-from buildrun.work import Perform, Worker
+from buildrun import scheduler
+from buildrun.executors import output
+from buildrun.plan import graph
+from buildrun.plan import state as place
+from buildrun.plan.model import Outcome
+from buildrun.scheduler import Manner, Progress
+from buildrun.step_runner import Perform, Worker
+from buildrun.store import runs
 
 if TYPE_CHECKING:
     from buildrun.commands.session import Session
-    from buildrun.environments.contract import Environment
-    from buildrun.place import CacheSettings, Place
+    from buildrun.environments.base import Environment
+    from buildrun.plan.state import CacheSettings, Place
 
 
 class Wanted(NamedTuple):
@@ -54,14 +58,14 @@ def run_steps(
     mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
     worker = Worker(where, output.Display(mode, console), perform)
     try:
-        schedule.settle(progress, worker, console)
-        if schedule.goes_on(progress, wanted.manner):
+        scheduler.settle(progress, worker, console)
+        if scheduler.goes_on(progress, wanted.manner):
             environment = provide()
             environ = _environ(running.environ, {**environment.variables, **changes})
             weights = graph.order(
                 {step.id: step.depends_on for step in made.steps}, where.history.seconds()
             )
-            schedule.carry_out(progress, worker, environ, weights, wanted.manner, console)
+            scheduler.carry_out(progress, worker, environ, weights, wanted.manner, console)
             _look_for_damage(progress, environment, console)
         if origins is not None:
             earlier = place.origins_of(where.history, [step.id for step in made.steps])

@@ -1,4 +1,4 @@
-"""``buildrun runs``: past runs, how they went, and what their steps wrote."""
+"""`buildrun runs`: past and running runs, their logs, and ending them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from buildrun import home, runs, table
-from buildrun.commands import runs_cancel
-from buildrun.commands.runs_latest import latest
+from buildrun.commands import table
+from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError, UsageError
-from buildrun.kubernetes.cluster import Submitted, recorded
-from buildrun.kubernetes.detached import Detached
-from buildrun.printable import printable
-from buildrun.runs import Record
+from buildrun.executors.kubernetes.cluster import Submitted, recorded
+from buildrun.executors.kubernetes.detached import Detached, Left
+from buildrun.store import home, runs
+from buildrun.store.runs import Record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "show":
         return _show(directory, record, arguments.format, environ)
     if arguments.verb == "cancel":
-        return runs_cancel.cancel(directory, record, environ)
+        return cancel(directory, record, environ)
     if found := _on_cluster(directory, record, arguments.step):
         return _logs_of_jobs(found, environ, follow=arguments.follow)
     return _logs(directory, record, arguments.step)
@@ -212,3 +212,137 @@ def _to_json(record: Record) -> dict[str, object]:
 
 def _when(record: Record) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
+
+
+# Seconds that a run of this machine may take to end, and between two looks whether it has.
+_PATIENCE = 90.0
+_LOOK = 0.1
+
+
+def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
+    """End a run, and return when it has ended; raises ExecutionError where it does not.
+
+    directory: of all runs.
+    """
+    if record.status == "running":
+        _end_process(directory, record)
+        _tell(record, "ended")
+        return 0
+    jobs = recorded(runs.directory(directory, record.run_id))
+    if record.status not in ("submitted", "lost") or not jobs:
+        raise ExecutionError(
+            f"the run has ended already: {printable(record.status)}",
+            place=f"run {printable(record.run_id)}",
+            hint="`buildrun runs ls` shows which are running or submitted",
+        )
+    ended = Detached(jobs, environ).cancel()
+    for item in ended:
+        if item.state != "gone":
+            how = "" if item.exit_code is None else f", which had ended: exit code {item.exit_code}"
+            sys.stdout.write(f"Job {item.job.namespace}/{item.job.job} deleted{how}\n")
+    runs.write(directory, _cancelled(record, ended))
+    gone = all(item.state == "gone" for item in ended)
+    _tell(record, "cancelled; its Jobs were gone" if gone else "cancelled")
+    return 0
+
+
+def _cancelled(record: Record, ended: Sequence[Left]) -> Record:
+    """Return the record of a run whose Jobs were deleted, each as it stood then."""
+    codes = {item.job.step: item.exit_code for item in ended}
+    steps = []
+    for step in record.steps:
+        if step["state"] == "submitted":
+            code = codes.get(step["id"])
+            state = "cancelled" if code is None else "failed" if code else "ok"
+            step = {**step, "state": state, "exit_code": code}  # noqa: PLW2901
+        steps.append(step)
+    return record._replace(status="cancelled", exit_code=None, seconds=None, steps=tuple(steps))
+
+
+def _end_process(directory: str, record: Record) -> None:
+    """Ask the process of a run to end, as Ctrl-C does, and wait for it."""
+    try:
+        os.kill(record.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise ExecutionError(
+            f"the run belongs to another user: process {record.pid}",
+            place=f"run {printable(record.run_id)}",
+        ) from None
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        found = runs.load(directory, record.run_id)
+        if found is None or found.status != "running":
+            return
+        time.sleep(_LOOK)
+    raise ExecutionError(
+        f"the run does not end: process {record.pid}",
+        place=f"run {printable(record.run_id)}",
+        hint=f"its command may ignore signals; kill -KILL {record.pid} ends it in any case",
+    )
+
+
+def _tell(record: Record, what: str) -> None:
+    sys.stdout.write(f"run {printable(record.run_id[:12])} {what}\n")
+
+
+def latest(directory: str, cwd: str, *, is_ending: bool) -> Record:
+    """Return the latest submitted run of a directory, else the latest; raises UsageError.
+
+    directory: of all runs. is_ending: it is to be ended, so it must not have ended yet, and one
+    that runs is as good as a submitted one.
+    """
+    everything = runs.survey(directory)
+    if not everything:
+        raise UsageError("no run is recorded yet", hint="`buildrun .` makes one")
+    here = _nearest(everything, cwd)
+    found = _outstanding(directory, here)
+    if is_ending:
+        found += [record for record in here if record.status == "running"]
+    elif not found:
+        found = here[:1]
+    if not found:
+        what = "is running or submitted" if is_ending else "is recorded"
+        raise UsageError(
+            f"no run of this directory {what}",
+            hint="`buildrun runs ls` lists those of all directories; give the beginning of an id",
+        )
+    if len({(record.root, record.status == "running") for record in found}) > 1:
+        listed = "; ".join(
+            f"`{printable(record.run_id[:12])}` of {printable(record.root)}, {record.status}"
+            for record in found
+        )
+        raise UsageError(f"several runs may be meant: {listed}", hint="give the id of one")
+    return found[0]
+
+
+def _nearest(everything: list[Record], cwd: str) -> list[Record]:
+    """Return the runs of the project that a directory lies in, else of those beneath it.
+
+    Projects that are fetched from elsewhere lie in no directory, so they count everywhere.
+    """
+    here, elsewhere = os.path.realpath(cwd), []
+    around, beneath = [], []
+    for record in everything:
+        root = os.path.realpath(record.root) if os.path.isabs(record.root) else ""
+        if not root:
+            elsewhere.append(record)
+        elif f"{here}/".startswith(f"{root}/"):
+            around.append(record)
+        elif root.startswith(f"{here}/"):
+            beneath.append(record)
+    found = {id(record) for record in (around or beneath) + elsewhere}
+    return [record for record in everything if id(record) in found]
+
+
+def _outstanding(directory: str, records: list[Record]) -> list[Record]:
+    """Return the runs with Jobs on a cluster that no later run has followed."""
+    followed: set[Submitted] = set()
+    found = []
+    for record in records:
+        jobs = recorded(runs.directory(directory, record.run_id))
+        if record.status in ("submitted", "lost") and not followed.issuperset(jobs):
+            found.append(record)
+        followed.update(jobs)
+    return found

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    from buildrun.schemas import NAMES
+    from buildrun.project.schemas import NAMES
 
     parser.add_argument("name", metavar="NAME", choices=tuple(NAMES), help=", ".join(NAMES))
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:  # noqa: ARG001
     """Write the schema to standard output."""
-    from buildrun.schemas import load
+    from buildrun.project.schemas import load
 
     sys.stdout.write(json.dumps(load(arguments.name), indent=2) + "\n")
     return 0

@@ -5,27 +5,25 @@ import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import home, planning
-from buildrun.commands.project_options import ProjectOptions
-from buildrun.console import Console
-from buildrun.environments import registry
-from buildrun.environments.contract import Identity, Request
-from buildrun.environments.identify import identify
+from buildrun.commands.options import ProjectOptions
+from buildrun.console import Console, are_in, holds, nearest, printable, redact
+from buildrun.environments import base as registry
+from buildrun.environments.base import Identity, Request, identify
 from buildrun.environments.prefix import flaw, prefix_of
 from buildrun.errors import EnvironmentFailure, ProjectError
-from buildrun.memo import Memory, Reader, recall
-from buildrun.near import nearest
-from buildrun.printable import printable
-from buildrun.project import dependencies, locate, snapshot
-from buildrun.project.kinds import misfit
-from buildrun.project.spec import EntryPoint, ProjectSpec
-from buildrun.secrets import are_in, holds, redact
-from buildrun.sources import registry as sources
-from buildrun.sources.contract import Asked, Origin
-from buildrun.sources.contract import Opened as Source
+from buildrun.plan import codec, model
+from buildrun.project import locate
+from buildrun.project.model import EntryPoint, ProjectSpec
+from buildrun.project.rules import dependencies
+from buildrun.project.rules.values import misfit
+from buildrun.sources import base as sources
+from buildrun.sources.base import Asked, Origin
+from buildrun.sources.base import Opened as Source
+from buildrun.store import home
+from buildrun.store.memo import Memory, Reader, recall
 
 if TYPE_CHECKING:
-    from buildrun.environments.manager import Manager
+    from buildrun.environments.base import Manager
     from buildrun.project.diagnostics import Diagnostic
 
 
@@ -124,8 +122,8 @@ def _read(session: Session, source: Source) -> Opened:
 
         reading = read_project(root, reader)
         found = {
-            "spec": snapshot.encode(reading.spec) if reading.spec else None,
-            "diagnostics": snapshot.encode_diagnostics(reading.diagnostics),
+            "spec": codec.dump_project(reading.spec) if reading.spec else None,
+            "diagnostics": codec.encode_diagnostics(reading.diagnostics),
         }
         # What bears credentials is read again each time rather than kept.
         bears = are_in(json.dumps(found)) or (reading.spec is not None and _bears(reading.spec))
@@ -134,10 +132,10 @@ def _read(session: Session, source: Source) -> Opened:
 
     name = f"project {root} {locate.find_mlproject(root) or ''}"
     value = recall(session.memory, name, session.environ, compute)
-    diagnostics = snapshot.decode_diagnostics(value["diagnostics"])
+    diagnostics = codec.decode_diagnostics(value["diagnostics"])
     if value["spec"] is None:
         raise _refusal(session, diagnostics)
-    return Opened(snapshot.decode(value["spec"]), diagnostics, fresh, source)
+    return Opened(codec.load_project(value["spec"]), diagnostics, fresh, source)
 
 
 def notice(opened: Opened, cwd: str) -> str:
@@ -249,30 +247,30 @@ def _identify(session: Session, manager: "Manager", request: Request) -> Identit
 
 def environment_state(
     session: Session, manager: "Manager | None", identity: Identity | None
-) -> planning.EnvironmentState:
+) -> model.EnvironmentState:
     """Return how the environment stands, for a plan."""
     if manager is None or identity is None:
-        return planning.EnvironmentState("docker", None, False)
+        return model.EnvironmentState("docker", None, False)
     if not identity.key:
-        return planning.EnvironmentState(manager.NAME, None, True)
+        return model.EnvironmentState(manager.NAME, None, True)
     prefix = prefix_of(session.home, identity.key)
     ready = flaw(prefix, identity.key) is None
-    return planning.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
+    return model.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
 
 
 def environment_content(request: Request, identity: Identity) -> str:
     """Return what stands for the environment in the keys of results."""
     if identity.key:
         return identity.key
-    from buildrun.environments import caller
+    from buildrun.environments import system
 
-    return caller.fingerprint(request)
+    return system.fingerprint(request)
 
 
-def wish(session: Session) -> planning.Wish:
+def wish(session: Session) -> model.Wish:
     """Return what the options ask for."""
     options = session.options
-    return planning.Wish(
+    return model.Wish(
         options.entry_point, options.parameters, session.cwd, session.environ, options.backend
     )
 

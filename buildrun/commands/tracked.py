@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING
 
 from buildrun import tracking
 from buildrun.errors import TrackingError
-from buildrun.tracking.ask import Ask, is_wanted
+from buildrun.tracking.config import Ask, is_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from buildrun.commands.session import Opened, Session
-    from buildrun.executors.hands import Hands, Sink
-    from buildrun.executors.job import Job, Result
-    from buildrun.outcome import Outcome
-    from buildrun.planning import Plan, Step
+    from buildrun.executors.base import Hands, Job, Result, Sink
+    from buildrun.plan.model import Outcome, Plan, Step
     from buildrun.prepared import Prepared
-    from buildrun.schedule import Progress
-    from buildrun.tracking.git import Checkout
+    from buildrun.scheduler import Progress
+    from buildrun.step_runner import Perform
     from buildrun.tracking.run import Status, TrackedRun
-    from buildrun.work import Perform
+    from buildrun.tracking.tags import Checkout
 
 
 class Tracking:
@@ -89,7 +87,7 @@ class Tracking:
         """
         if not self.wanted:
             return
-        from buildrun.tracking.link import Missing
+        from buildrun.tracking.config import Missing
 
         self.ask = self._ask_for(opened, made)
         self._steps = {step.id: step for step in made.steps}
@@ -225,7 +223,8 @@ class Tracking:
         return None
 
     def _ask_for(self, opened: Opened, made: Plan) -> Ask:
-        from buildrun.tracking import credentials, git, tags
+        from buildrun.tracking import auth, tags
+        from buildrun.tracking import tags as git
 
         running, options, step = self._running, self._running.options, made.steps[-1]
         root = opened.project.root
@@ -234,7 +233,7 @@ class Tracking:
             origin = tags.local_name(root, checkout)
         else:
             origin, checkout = self._fetched(opened)
-        for name in credentials.USER:
+        for name in auth.USER:
             running.seen.variable(name)
         return Ask(
             options.experiment_id,
@@ -253,7 +252,8 @@ class Tracking:
 
     def _fetched(self, opened: Opened) -> tuple[str, Checkout | None]:
         """Return the name of a project that lies in a temporary directory, and its commit."""
-        from buildrun.tracking import git, tags
+        from buildrun.tracking import tags
+        from buildrun.tracking import tags as git
 
         found = opened.origin
         place, commit, branch = found.repository or "", found.commit or "", found.branch or ""
@@ -267,9 +267,9 @@ class Tracking:
 
     def _manager(self, opened: Opened) -> str:
         """Return the environment as MLflow calls it, "" for the caller's own."""
-        from buildrun.environments import registry
+        from buildrun.environments import base
 
-        name = registry.choose(opened.project.environment, self._running.options.env_manager)
+        name = base.choose(opened.project.environment, self._running.options.env_manager)
         return "" if name in ("local", "system") else name
 
 

@@ -8,16 +8,16 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from buildrun.console import printable
 from buildrun.errors import ExecutionError
-from buildrun.executors.container import CODE
-from buildrun.printable import printable
-from buildrun.tree import patterns
-from buildrun.tree.names import leftover
+from buildrun.executors.docker_cli import CODE
+from buildrun.workspace import glob
+from buildrun.workspace.names import leftover
 
 if TYPE_CHECKING:
-    from buildrun.kubernetes.goods import Done, Goods, Parcel
-    from buildrun.planning import Plan, Step
-    from buildrun.project.spec import ProjectSpec
+    from buildrun.executors.kubernetes.transfer import Done, Goods, Parcel
+    from buildrun.plan.model import Plan, Step
+    from buildrun.project.model import ProjectSpec
 
 
 class Travel:
@@ -91,7 +91,7 @@ class Travel:
 
         name: of its Job.
         """
-        from buildrun.kubernetes import goods
+        from buildrun.executors.kubernetes import transfer
 
         there = self._connected()
         if step.outputs and not self._is_seen:
@@ -103,8 +103,8 @@ class Travel:
         if foreign := self._foreign(step):
             parcels.append(there.send("/", foreign, as_absolute=True))
         order = there.order(name) if step.outputs else None
-        task = goods.task(program, workdir, parcels, step.outputs, order)
-        return {"carry.py": goods.program(), "task.json": task}
+        task = transfer.task(program, workdir, parcels, step.outputs, order)
+        return {"carry.py": transfer.program(), "task.json": task}
 
     def harvest(self, step: Step, name: str, *, last: bool) -> None:
         """Bring a step's outputs into the project; raises ExecutionError.
@@ -141,13 +141,13 @@ class Travel:
         return there.send(self._root, [path.rstrip("/") for path in step.outputs])
 
     def _connected(self) -> Goods:
-        from buildrun.kubernetes import goods
+        from buildrun.executors.kubernetes import transfer
 
         with self._mutex:
             if self._goods is None:
                 if self._remote is None:
                     raise AssertionError("checked before")
-                self._goods = goods.Goods(self._remote, self._environ, endpoint=self._endpoint)
+                self._goods = transfer.Goods(self._remote, self._environ, endpoint=self._endpoint)
             return self._goods
 
     def _upstream(self, step: Step) -> list[Step]:
@@ -167,7 +167,7 @@ class Travel:
         found = (
             os.fsdecode(path)
             for pattern in step.inputs or ()
-            for path, _ in patterns.found(root, pattern.text)
+            for path, _ in glob.found(root, pattern.text)
         )
         return [
             path

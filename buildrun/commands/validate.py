@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
-    from buildrun.memo import Reader
     from buildrun.project import report
-    from buildrun.project.check_files import check_files
+    from buildrun.project.files import check_files
+    from buildrun.store.memo import Reader
 
     rows = check_files(arguments.paths or ["."], cwd, Reader(environ))
     colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

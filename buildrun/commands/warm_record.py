@@ -6,19 +6,21 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from buildrun import digest, glance, plan_record, warm
+from buildrun import warm
 from buildrun.commands import session
-from buildrun.place import CacheSettings
+from buildrun.plan import codec, quick_check
+from buildrun.plan.state import CacheSettings
 from buildrun.project.locate import find_mlproject
+from buildrun.store import digest
 
 if TYPE_CHECKING:
     from buildrun.commands.docker import Docker
     from buildrun.commands.run_steps import Wanted
     from buildrun.commands.session import Session
-    from buildrun.containers import Chosen
-    from buildrun.planning import Plan
+    from buildrun.executors.docker import Chosen
+    from buildrun.plan.model import Plan
     from buildrun.prepared import Prepared
-    from buildrun.tracking.ask import Ask
+    from buildrun.tracking.config import Ask
     from buildrun.warm import Claim
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.
@@ -65,9 +67,9 @@ def keep_plan(
             running.seen.exists(os.path.join(made.project.root, path))
     # A remote's address may bear secrets; what is up to date depends only on there being one.
     settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
-    encoded = plan_record.encode(made)
+    encoded = codec.dump_plan(made)
     identity = digest.key("plan", [encoded, list(settings)], "xxh3")
-    watched = glance.watched(made, identity)
+    watched = quick_check.watched(made, identity)
     value = {"plan": encoded, "settings": list(settings), "watched": watched}
     _remember(claim, running, opened, (), value, ask)
 

@@ -16,17 +16,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun import planning
 from buildrun.commands import session
+from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
-from buildrun.memo import Reader
-from buildrun.printable import printable
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.plan import model
+from buildrun.store.memo import Reader
+from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
-    from buildrun.commands.project_options import ProjectOptions
+    from buildrun.commands.options import ProjectOptions
     from buildrun.console import Console
-    from buildrun.tree.taken import Taken
+    from buildrun.workspace.select import Taken
 
 # Milliseconds without a further event after which a change is looked at.
 _DEBOUNCE = 100
@@ -242,8 +242,8 @@ class _Look:
         running = session.begin(options, environ, cwd, quiet=True, write=False)
         try:
             project = session.open_project(running).project
-            unknown = planning.EnvironmentState("", None, False)
-            self._take(planning.make(project, session.wish(running), unknown))
+            unknown = model.EnvironmentState("", None, False)
+            self._take(model.make(project, session.wish(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
         self._files = dict(running.seen.files)
@@ -282,7 +282,7 @@ class _Look:
             *(path for path, seen in files.items() if not current({path: seen}, {})),
         ]
 
-    def _take(self, made: planning.Plan) -> None:
+    def _take(self, made: model.Plan) -> None:
         for step in made.steps:
             named = step.inputs is not None
             patterns = tuple(pattern.text for pattern in step.inputs or ()) if named else None

@@ -1,4 +1,4 @@
-"""Locks of conda environments: every package with its address and hashes."""
+"""Locks of conda environments, with their `pip:` section."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments import conda_order, conda_pip, lockfile, platforms, virtual_packages
-from buildrun.environments.channels import Channel, without_secrets
+from buildrun.environments import (
+    base,
+    local_packages,
+    lockfile,
+    pip_config,
+    private_files,
+    requirements,
+    uv,
+    uv_lock,
+    virtual_packages,
+    virtualenv,
+)
+from buildrun.environments import uv as uv_failure
+from buildrun.environments.condarc import Channel, without_secrets
 from buildrun.environments.lockfile import Lock, Package
 from buildrun.errors import EnvironmentFailure
+from buildrun.store.memo import Reader
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.contract import Request
-    from buildrun.memo import Reader
-    from buildrun.project.spec import CondaEnv, ProjectSpec
+    from buildrun.environments.base import Identity, Request
+    from buildrun.environments.lockfile import Lock, Package
+    from buildrun.environments.requirements import Line
+    from buildrun.project.model import CondaEnv, ProjectSpec
+    from buildrun.store.memo import Reader
 
 MANAGER = "conda"
 CONDA_STAGE = "conda"
@@ -35,7 +50,7 @@ def inputs(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> dict[str
         "dependencies": [normalised(spec) for spec in declared.dependencies],
     }
     if declared.pip:
-        found["pip"] = conda_pip.describe(project, declared, reader)
+        found["pip"] = describe(project, declared, reader)
     return found
 
 
@@ -56,7 +71,7 @@ def usable(
     lock = lockfile.load(declared.path, reader)
     if lock is not None and lock.manager != MANAGER:
         lock = None
-    names = {conda: name for name, conda in platforms.CONDA.items()}
+    names = {conda: name for name, conda in base.CONDA.items()}
     platform = names.get(subdir, subdir)
     stale = (
         lockfile.changes(lock, inputs(request.project, declared, reader), platform, "")
@@ -85,15 +100,15 @@ def make(
     console: Console,
 ) -> Lock:
     """Resolve for each platform; raises EnvironmentFailure."""
-    from buildrun.memo import Reader
+    from buildrun.store.memo import Reader
 
     reader = Reader(request.environ)
     found: dict[str, tuple[Package, ...]] = {}
     for platform in wanted:
         before = previous.platforms.get(platform, ()) if previous else ()
-        packages = _solve(request, declared, platforms.check(platform), before, console)
+        packages = _solve(request, declared, base.check(platform), before, console)
         if declared.pip:
-            packages += conda_pip.lock(request, declared, packages, platform, previous, console)
+            packages += lock(request, declared, packages, platform, previous, console)
         found[platform] = tuple(packages)
     return Lock(MANAGER, inputs(request.project, declared, reader), "", found)
 
@@ -110,21 +125,21 @@ def _solve(
     before: Sequence[Package],
     console: Console,
 ) -> list[Package]:
-    from buildrun.environments import rattler_call
-    from buildrun.memo import Reader
+    from buildrun.environments import rattler
+    from buildrun.store.memo import Reader
 
     reader = Reader(request.environ)
-    used = conda_order.sources(declared, reader)
-    order = conda_order.make(
+    used = rattler.sources(declared, reader)
+    order = rattler.solve_request(
         request, declared, used, reader,
         action="solve",
         prefix=os.path.join(os.path.dirname(declared.path), "prefix"),
-        platform=platforms.CONDA[platform],
-        virtual_packages=virtual_packages.assumed(platforms.CONDA[platform], reader),
+        platform=base.CONDA[platform],
+        virtual_packages=virtual_packages.assumed(base.CONDA[platform], reader),
         records=records(before, used.channels),
         live=console.live,
     )  # fmt: skip
-    solved = rattler_call.perform(order, declared, used.settings, request, console, -1)
+    solved = rattler.perform(order, declared, used.settings, request, console, -1)
     return [_encode(record, used.channels) for record in solved]
 
 
@@ -161,3 +176,92 @@ def _decode(package: Package, used: Sequence[Channel]) -> dict[str, Any]:
         "sha256": hashes.get("sha256"),
         "md5": hashes.get("md5"),
     }
+
+
+_STAGE = "pip"
+
+
+def describe(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> list[dict[str, str]]:
+    """Return what decides the lines' effect, with the contents of every file that they name."""
+    folder, outputs = os.path.dirname(declared.path), requirements.outputs_of(project)
+    return [
+        requirements.describe(line, folder, reader, outputs) for line in _lines(declared, reader)
+    ]
+
+
+def indexes(declared: CondaEnv, reader: Reader) -> list[str]:
+    """Return where the packages come from, without credentials."""
+    folder = os.path.dirname(declared.path)
+    return [*pip_config.read(reader).indexes, *pip_config.choices(folder, reader)]
+
+
+def install(
+    prefix: str,
+    request: Request,
+    declared: CondaEnv,
+    identity: Identity,
+    locked: Sequence[Package] | None,
+    console: Console,
+    lock: int,
+) -> None:
+    """Install the lines, or the locked packages in their place; raises EnvironmentFailure."""
+    known, more = _lines(declared, Reader(request.environ)), []
+    lines: Sequence[Line] = known
+    if locked is not None:
+        texts = uv_lock.lines([list(package) for package in locked]).get(_STAGE, [])
+        lines = requirements.logical_lines(texts, declared.path)
+        if lines:
+            lines = [*requirements.sources(known), *lines]
+        more = ["--no-deps"]  # they are complete, but for what conda has installed
+    folder, parts = os.path.dirname(declared.path), json.dumps(identity.parts)
+    python = os.path.join(prefix, "bin", "python")
+    try:
+        with local_packages.copies(folder, request.project, parts) as copies:
+            if texts := copies.place(lines):
+                text = "\n".join(texts) + "\n"
+                tool = _tool(request, declared, console, lock)
+
+                def put(*options: str) -> None:
+                    tool.pip("install", "--python", python, *more, *options, "-r", "-", text=text)
+
+                private_files.install(prefix, virtualenv.recorded, tool, console, put)
+    except uv.ToolFailure as failure:
+        what = "the environment could not be built"
+        raise uv_failure.explain(failure, what, known, declared.path) from None
+
+
+def lock(
+    request: Request,
+    declared: CondaEnv,
+    conda: Sequence[Package],
+    platform: str,
+    previous: Lock | None,
+    console: Console,
+) -> list[Package]:
+    """Return the packages that the section adds to those of conda; raises EnvironmentFailure."""
+    ours = {package.name: package.version for package in conda}
+    reader = Reader(request.environ)
+    lines = _lines(declared, reader)
+    asked = {requirements.name_of(line.text) for line in lines}
+    known = json.dumps(describe(request.project, declared, reader))
+    with local_packages.copies(os.path.dirname(declared.path), request.project, known) as copies:
+        found = uv_lock.resolve(
+            _tool(request, declared, console, -1).pip,
+            {_STAGE: lines},
+            copies,
+            declared.path,
+            platform,
+            ours["python"],
+            previous,
+        )
+    return [package for package in found if package.name in asked or package.name not in ours]
+
+
+def _tool(request: Request, declared: CondaEnv, console: Console, lock: int) -> uv.Tool:
+    settings = pip_config.read(Reader(request.environ))
+    return uv.Tool(request, settings, console, lock, cwd=os.path.dirname(declared.path))
+
+
+def _lines(declared: CondaEnv, reader: Reader) -> tuple[Line, ...]:
+    folder = os.path.dirname(declared.path)
+    return requirements.follow(declared.pip, declared.path, folder, reader)

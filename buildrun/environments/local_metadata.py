@@ -9,7 +9,7 @@ import ast
 import os
 import re
 
-from buildrun import digest, files
+from buildrun.store import digest, files
 
 _FIELDS = ("dependencies", "optional-dependencies", "requires-python")
 _CALLS = ("setup", "find_packages", "find_namespace_packages", "read", "split", "splitlines")

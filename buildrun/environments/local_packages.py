@@ -18,17 +18,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from buildrun import digest, files
 from buildrun.errors import EnvironmentFailure
-from buildrun.tree import ignore, links, listing, select
-from buildrun.tree.fingerprints import Fingerprints
+from buildrun.store import digest, files, listing
+from buildrun.workspace import gitignore, select
+from buildrun.workspace import select as links
+from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.environments.requirements import Line
-    from buildrun.project.spec import ProjectSpec
-    from buildrun.tree.listing import Entry
-    from buildrun.tree.taken import Selection, Taken
-    from buildrun.tree.tracked import Tracked
+    from buildrun.project.model import ProjectSpec
+    from buildrun.store.listing import Entry
+    from buildrun.workspace.git_index import Tracked
+    from buildrun.workspace.select import Selection, Taken
 
 # What an editable install takes from the directory; the code itself is used where it lies.
 _BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
@@ -119,7 +120,7 @@ def _behind_links(path: str, found: Taken) -> Iterator[str]:
     Whole directories elsewhere, such as those of a data set, are no code.
     """
     top = os.fsencode(path)
-    repository = ignore.repository(top)
+    repository = gitignore.repository(top)
     home = None if repository is None else os.path.realpath(os.fsdecode(repository.top))
     for entry in found.entries():
         if entry.kind != listing.SYMLINK or not links.leads_out(top, os.fsencode(entry.path)):
@@ -244,7 +245,7 @@ class Copies:
         found = taken(path, outputs)
         if _digest(path, found, outputs, (path,)) not in self._known:
             raise _changed(path)
-        outer, repository = path, ignore.repository(os.fsencode(path))
+        outer, repository = path, gitignore.repository(os.fsencode(path))
         if repository is not None:
             outer = os.path.abspath(os.fsdecode(repository.top))
         elif path.startswith(self._project.root + os.sep):
@@ -270,7 +271,7 @@ def _surrounded(outer: str, top: str, below: str) -> str:
     return top
 
 
-def _link_git(repository: ignore.Repository, place: str) -> None:
+def _link_git(repository: gitignore.Repository, place: str) -> None:
     """Let git find its repository, from which some packages take their version."""
     own = os.path.dirname(os.fsdecode(repository.index_file))
     if os.path.isfile(os.path.join(os.fsdecode(repository.top), ".git")):

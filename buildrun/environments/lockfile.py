@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import digest
 from buildrun.errors import EnvironmentFailure
+from buildrun.store import digest
 
 if TYPE_CHECKING:
-    from buildrun.memo import Reader
+    from buildrun.store.memo import Reader
 
 VERSION = 1
 

@@ -9,10 +9,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from buildrun import locks
+from buildrun.store import locks
 
 if TYPE_CHECKING:
-    from buildrun.home import Home
+    from buildrun.store.home import Home
 
 MARKER = ".buildrun.json"
 # The roots of the projects that used the environment, a JSON text a line; its time is the last use.

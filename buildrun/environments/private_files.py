@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.store.copying import Copier, write
+from buildrun.store.cas import Copier, write
 
 if TYPE_CHECKING:
     from buildrun.console import Console

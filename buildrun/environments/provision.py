@@ -12,8 +12,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from buildrun import locks
-from buildrun.environments.contract import Environment, Identity, Request
+from buildrun.environments.base import Environment, Identity, Request
+from buildrun.environments.heartbeat import going_on
 from buildrun.environments.prefix import (
     ASIDE,
     MARKER,
@@ -25,14 +25,14 @@ from buildrun.environments.prefix import (
     signature,
 )
 from buildrun.errors import EnvironmentFailure, StoreError
-from buildrun.files import publish
-from buildrun.heartbeat import going_on
-from buildrun.memo import Reader, prune
+from buildrun.store import locks
+from buildrun.store.files import publish
+from buildrun.store.memo import Reader, prune
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.manager import Manager
-    from buildrun.home import Home
+    from buildrun.environments.base import Manager
+    from buildrun.store.home import Home
 
 # Seconds after which a record of what was computed is removed, when something is built anyway.
 _OLD_RECORDS = 30 * 86400.0

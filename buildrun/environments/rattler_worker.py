@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buildrun.console import size
-from buildrun.environments import conda_files, package_cache, private_files, rattler_records
-from buildrun.environments.package_cache import Entry
+from buildrun.environments import conda, private_files, rattler_cache
+from buildrun.environments import rattler as rattler_records
+from buildrun.environments.rattler_cache import Entry
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
 # it may take then.
@@ -56,7 +57,7 @@ def main() -> NoReturn:
         say("done", records=[rattler_records.describe(record) for record in records])
     except Refusal as refusal:
         say("failure", kind=refusal.kind, reason=refusal.reason)
-    except package_cache.WrongHash as error:
+    except rattler_cache.WrongHash as error:
         say("failure", kind="hash", reason=str(error))
     except BaseException as error:
         say("failure", kind=type(error).__name__, reason=str(error) or repr(error))
@@ -149,14 +150,14 @@ async def _install(
     rattler: Any, client: Any, order: Mapping[str, Any], records: Sequence[Any], say: Any
 ) -> None:
     entries = [rattler_records.entry_of(record) for record in records]
-    wanted = package_cache.missing(entries, order["packages"])
+    wanted = rattler_cache.missing(entries, order["packages"])
     whole = sum(entry.size for entry in wanted)
     rest = f"{len(wanted)} to fetch, {size(whole)}" if wanted else "all of them at hand"
     say("note", text=f"{len(entries)} conda packages, {rest}")
     if order["offline"]:
         _refuse_remote(wanted)
     waiting = "waiting for another run that fetches conda packages"
-    package_cache.prepare(entries, order["packages"], lambda: say("note", text=waiting))
+    rattler_cache.prepare(entries, order["packages"], lambda: say("note", text=waiting))
     for attempt in ("first", "last"):
         await rattler.install(
             list(records),
@@ -178,7 +179,7 @@ async def _install(
             raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
         names = ", ".join(entry.name for entry in flawed)
         say("note", text=f"the cache has damaged files of {names}, which are fetched anew")
-        package_cache.discard(flawed, order["packages"])
+        rattler_cache.discard(flawed, order["packages"])
         shutil.rmtree(order["prefix"])
 
 
@@ -187,10 +188,10 @@ def _flawed(prefix: str, entries: Sequence[Entry], *, last: bool) -> list[Entry]
 
     last: they were just unpacked. Then only sizes count: a package's script may write into files.
     """
-    names = set(private_files.settle(prefix, conda_files.recorded(prefix)))
+    names = set(private_files.settle(prefix, conda.recorded(prefix)))
     if last:
         names = set()
-    names |= {name.rpartition("/")[2] for name in conda_files.damaged_packages(prefix)}
+    names |= {name.rpartition("/")[2] for name in conda.damaged_packages(prefix)}
     return [entry for entry in entries if f"{entry.name}-{entry.version}-{entry.build}" in names]
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
-from buildrun import digest
+from buildrun.console import redact
 from buildrun.errors import EnvironmentFailure
-from buildrun.files import NotAFile
-from buildrun.project.requirement import Parsed, parse
-from buildrun.secrets import redact
+from buildrun.project.rules.environments import Parsed, parse
+from buildrun.store import digest
+from buildrun.store.files import NotAFile
 
 if TYPE_CHECKING:
-    from buildrun.memo import Reader
-    from buildrun.project.spec import ProjectSpec
+    from buildrun.project.model import ProjectSpec
+    from buildrun.store.memo import Reader
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _CODING = re.compile(rb"^[ \t]*#.*coding[:=][ \t]*([-\w.]+)", re.MULTILINE)

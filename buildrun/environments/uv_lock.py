@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments import platforms
+from buildrun.environments import base
 from buildrun.environments.lockfile import Package
 from buildrun.environments.requirements import name_of
-from buildrun.environments.uv import ToolFailure
-from buildrun.environments.uv_failure import explain
+from buildrun.environments.uv import ToolFailure, explain
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def resolve(
     previous: its versions are kept where they still fit.
     Raises EnvironmentFailure with uv's reason.
     """
-    target = platforms.UV[platforms.check(platform)]
+    target = base.UV[base.check(platform)]
     packages: list[Package] = []
     for stage, requirements in stages.items():
         texts = copies.place(requirements)

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from buildrun.memo import Reader
+    from buildrun.store.memo import Reader
 
 _MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32", "armv6l": "armv6l"}
 

@@ -5,31 +5,212 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from base64 import urlsafe_b64decode
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun import digest
-from buildrun.environments import lockfile, requirements, site_packages
-from buildrun.environments.contract import Identity, Request
+from buildrun.environments import lockfile, pip_config, private_files, python, requirements
+from buildrun.environments.base import Identity, Request, here
 from buildrun.environments.lockfile import Lock
-from buildrun.environments.platforms import here
+from buildrun.environments.pip_config import Settings
+from buildrun.environments.prefix import MARKER
+from buildrun.environments.private_files import Recorded
 from buildrun.environments.requirements import Line, logical_lines, name_of
-from buildrun.environments.site_packages import names_in
-from buildrun.environments.wanted import UV_LOCK, Wanted, find_interpreter, read
 from buildrun.errors import EnvironmentFailure
-from buildrun.memo import Reader
-from buildrun.project.python_version import fits
-from buildrun.project.spec import PythonEnv
+from buildrun.project.model import CondaEnv, PythonEnv
+from buildrun.project.rules.environments import fits
+from buildrun.store import digest, files
+from buildrun.store.memo import Reader
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.interpreters import Interpreter
+    from buildrun.environments.base import Request
+    from buildrun.environments.python import Interpreter
     from buildrun.environments.uv import Tool, ToolFailure
+    from buildrun.store.memo import Reader
+
+# What `--env-manager uv` takes instead of the declared dependencies, as MLflow does.
+UV_LOCK = "uv.lock"
+
+_BY_PATH = re.compile(r'^source = \{ (editable|directory|path) = "([^"]+)" \}', re.MULTILINE)
+
+
+class Wanted(NamedTuple):
+    """An environment with everything its files name.
+
+    lines: requirements of each installation, in MLflow's order, with the files that they name
+        followed; of a `uv.lock` only the packages given by path.
+    inputs: what was declared, the same on every machine; indexes: where packages come from here.
+    """
+
+    declared: PythonEnv
+    lines: Mapping[str, tuple[Line, ...]]
+    inputs: Mapping[str, Any]
+    indexes: tuple[str, ...]
+    settings: Settings
+    warnings: tuple[str, ...]
+
+
+def read(request: Request, reader: Reader) -> Wanted:
+    """Return it all; raises EnvironmentFailure for files that cannot be followed."""
+    declared, warnings = _declared(request)
+    root, origin = request.project.root, declared.path or request.project.root
+    stages = {"build": declared.build_dependencies, "run": declared.dependencies}
+    lines = {
+        stage: requirements.follow(texts, origin, root, reader) for stage, texts in stages.items()
+    }
+    settings = pip_config.read(reader)
+    indexes = (*settings.indexes, *pip_config.choices(root, reader))
+    inputs: dict[str, Any] = {"requested": declared.python}
+    if request.manager == "uv" and reader.exists(os.path.join(root, UV_LOCK)):
+        inputs["uv.lock"] = pip_config.contents(root, (UV_LOCK, "pyproject.toml"), reader)
+        lines = {"packages of uv.lock": _given_by_path(root, reader)}
+    outputs = requirements.outputs_of(request.project)
+    for stage, found in lines.items():
+        inputs[stage] = [requirements.describe(line, root, reader, outputs) for line in found]
+    return Wanted(declared, lines, inputs, indexes, settings, warnings)
+
+
+def find_interpreter(declared: PythonEnv, request: Request, reader: Reader) -> Interpreter:
+    """Return the Python to build with; raises PythonMissing."""
+    found = python.find(declared.python, reader, request.memory, request.environ)
+    if found is not None:
+        return found
+    from buildrun.environments.python import PythonMissing
+
+    there = [item.version for item in python.installed(reader)]
+    raise PythonMissing(declared, there, request)
+
+
+def _given_by_path(root: str, reader: Reader) -> tuple[Line, ...]:
+    """Return the packages that a `uv.lock` has by their directories, less the project itself."""
+    place = os.path.join(root, UV_LOCK)
+    found = _BY_PATH.findall(reader.read(place).decode(errors="replace"))
+    texts = [f"{'-e ' if kind == 'editable' else ''}./{path}" for kind, path in found]
+    return tuple(Line(text, place, 0) for text in texts if not text.endswith("./."))
+
+
+def _declared(request: Request) -> tuple[PythonEnv, tuple[str, ...]]:
+    environment = request.project.environment
+    if isinstance(environment, PythonEnv):
+        return environment, ()
+    if not isinstance(environment, CondaEnv):
+        raise EnvironmentFailure("a docker project has no virtualenv")
+    from buildrun.project.rules.environments import as_python_env
+
+    declared, dropped = as_python_env(environment)
+    if not dropped:
+        return declared, ()
+    names = ", ".join(f"`{name}`" for name in dropped)
+    return declared, (f"conda dependencies that a virtualenv leaves out: {names}",)
+
+
+def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
+    """Return the names in ``bin`` and ``site-packages``, and the base interpreter."""
+    site = _site_packages(prefix)
+    listed = {
+        directory: names_in(os.path.join(prefix, directory)) for directory in ("bin", site, "")
+    }
+    return listed, os.path.realpath(os.path.join(prefix, "bin", "python"))
+
+
+def modified_files(prefix: str) -> Sequence[str]:
+    """Return installed files that are missing or are not what their RECORD says.
+
+    Files that were touched since the environment was ready are read, of others the size counts.
+    """
+    ready = since(prefix)
+    site = os.path.join(prefix, _site_packages(prefix))
+    return [row[0] for _, row in _rows(site) if _differs(site, row, ready)]
+
+
+def since(prefix: str) -> float:
+    """Return when a prefix was ready; seconds since the epoch."""
+    try:
+        return os.stat(os.path.join(prefix, MARKER)).st_mtime
+    except OSError:
+        return 0.0
+
+
+def recorded(prefix: str) -> dict[str, list[Recorded]]:
+    """Return what the packages that uv installed record of their files, less programs.
+
+    Those are written anew for the prefix.
+    """
+    site, programs = os.path.join(prefix, _site_packages(prefix)), os.path.join(prefix, "bin", "")
+    found: dict[str, list[Recorded]] = {}
+    for name, row in _rows(site, installer="uv"):
+        digest = _sha256(row)
+        path = os.path.normpath(os.path.join(site, row[0]))
+        inside = path.startswith(prefix + os.sep) and not path.startswith(programs)
+        if digest and inside and not path.endswith(".pyc"):
+            found.setdefault(path, []).append(Recorded(name, digest))
+    return found
+
+
+def names_in(directory: str) -> list[str]:
+    """Return what a directory holds, without bytecode; nothing where it cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name != "__pycache__")
+    except OSError:
+        return []
+
+
+def _rows(site: str, installer: str = "") -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the rows of every RECORD, each with the name of its package."""
+    import csv
+
+    for name in names_in(site):
+        folder = os.path.join(site, name)
+        if not name.endswith(".dist-info") or not _text(
+            os.path.join(folder, "INSTALLER")
+        ).startswith(installer):
+            continue
+        for row in csv.reader(_text(os.path.join(folder, "RECORD")).splitlines()):
+            if row:
+                yield name.partition("-")[0], row
+
+
+def _text(path: str) -> str:
+    try:
+        return files.read(path).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _sha256(row: Sequence[str]) -> str:
+    """Return the SHA-256 in a row of a RECORD, hexadecimal, or nothing."""
+    algorithm, _, text = row[1].partition("=") if len(row) > 1 else ("", "", "")
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex() if algorithm == "sha256" else ""
+
+
+def _site_packages(prefix: str) -> str:
+    library = os.path.join(prefix, "lib")
+    versions = [name for name in names_in(library) if name.startswith("python")]
+    return os.path.join("lib", versions[0], "site-packages") if versions else "lib"
+
+
+def _differs(site: str, row: Sequence[str], ready: float) -> bool:
+    if row[0].endswith(".pyc"):
+        return False
+    path = os.path.join(site, row[0])
+    try:
+        status = os.stat(path)
+    except OSError:
+        return True
+    # Scripts are written anew for the prefix, so only what lies in site-packages is compared.
+    if row[0].startswith(".."):
+        return False
+    if len(row) > 2 and row[2].isdigit() and status.st_size != int(row[2]):
+        return True
+    digest = _sha256(row)
+    return bool(digest) and status.st_ctime >= ready and private_files.sha256(path) != digest
+
 
 NAME = "virtualenv"
 
-witnesses = site_packages.witnesses
-damage = site_packages.damage
+witnesses = sentinels
+damage = modified_files
 
 
 def identify(request: Request, reader: Reader) -> Identity:
@@ -80,7 +261,7 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
             def put(*more: str) -> None:
                 _install(tool, (*target, *more), stages, _bundled(interpreter), asked)
 
-            private_files.install(prefix, site_packages.recorded, tool, console, put)
+            private_files.install(prefix, recorded, tool, console, put)
     except uv.ToolFailure as failure:
         raise _explain(failure, identity, wanted, request) from None
 
@@ -133,7 +314,7 @@ def not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
 def _explain(
     failure: ToolFailure, identity: Identity, wanted: Wanted, request: Request
 ) -> EnvironmentFailure:
-    from buildrun.environments.uv_failure import explain
+    from buildrun.environments.uv import explain
 
     known = [line for lines in wanted.lines.values() for line in lines]
     default = request.project.file or request.project.root

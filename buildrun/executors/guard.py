@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 
-from buildrun.executors.ending import GRACE
-from buildrun.executors.spawn import above_standard, open_pipe
+from buildrun.executors.process import above_standard, open_pipe
+from buildrun.executors.termination import GRACE
 
 # It reads the groups that run now, a line each time they change; the end of the file is our own.
 # $1: tenths of a second from SIGTERM to SIGKILL.

@@ -12,14 +12,13 @@ import os
 import signal
 import time
 
-from buildrun.executors.ending import GRACE, Ending, Grace
-from buildrun.executors.group import Members, send
+from buildrun.executors.base import TIMED_OUT, Job, Result
 from buildrun.executors.guard import Guard
-from buildrun.executors.job import TIMED_OUT, Job, Result
-from buildrun.executors.kept import kept
+from buildrun.executors.process import Members, find_program, send, spawn
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
-from buildrun.executors.spawn import find_program, spawn
+from buildrun.executors.tee import kept
 from buildrun.executors.terminal import Terminal
+from buildrun.executors.termination import GRACE, Ending, Grace
 
 # Pauses in seconds between looks at a group whose last members are not our children: nothing
 # tells us of their end.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from buildrun.project.compose import Path
 from buildrun.project.diagnostics import Diagnostic, Severity
-from buildrun.project.document import Document, pointer
+from buildrun.project.yaml_loader import Document, Path, pointer
 
 
 class Findings:

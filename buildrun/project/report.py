@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from buildrun import __version__
-from buildrun.printable import printable
-from buildrun.project.check_files import Row
+from buildrun.console import printable
 from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.files import Row
 
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "hint": "\x1b[36m"}
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

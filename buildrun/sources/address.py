@@ -6,10 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
+from buildrun.console import near_path, printable, redact
 from buildrun.errors import ProjectError
-from buildrun.near import near_path
-from buildrun.printable import printable
-from buildrun.secrets import redact
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # `user@host:path`, as ssh and git have it; `host:path` as well.

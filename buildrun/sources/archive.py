@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
+from buildrun.console import printable
 from buildrun.errors import ProjectError
-from buildrun.printable import printable
 from buildrun.sources import address as addresses
-from buildrun.sources import directory, remote_file, workdir
+from buildrun.sources import directory, remote, workdir
 from buildrun.sources.address import Address
-from buildrun.sources.contract import Asked, Opened, Origin
+from buildrun.sources.base import Asked, Opened, Origin
 from buildrun.sources.unpack import unpack
 
 
@@ -26,7 +26,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
             "setting a version is only supported for git project URIs", place=address.shown
         )
     shown = addresses.shown(address.base)
-    archive = address.path or remote_file.fetch(address.base, asked)
+    archive = address.path or remote.fetch(address.base, asked)
     workdir.collect(asked.home)
     identity = address.path or address.base
     opened = workdir.claim(asked.home, identity, _stem(identity), keep=asked.keep)

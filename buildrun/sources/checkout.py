@@ -1,15 +1,15 @@
-"""Files of a commit in a working directory of their own, with the objects where they lie.
+"""Checkouts of a commit in a working directory, made or made again."""
 
-The directory is a repository that borrows the objects of another one. What a command does in it,
-be it commits, branches or settings, stays in it.
-"""
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from buildrun.sources.child import attend
-from buildrun.sources.git_environment import environment
+from buildrun.sources import workdir
+from buildrun.sources.git_cli import attend, environment
+from buildrun.sources.workdir import Workdir
+from buildrun.store.home import Home
 
 # git-lfs as `git lfs install` sets it up, for those who have it without that.
 _LFS = (
@@ -105,3 +105,56 @@ def _run(
     if code == 0:
         return ""
     return said.decode(errors="replace").strip() or f"git ended with status {code}"
+
+
+class Again(NamedTuple):
+    """How a working directory is had again; JSON values.
+
+    place, name: see ``workdir.claim``. parts: path in the directory, the objects there, and the
+    lock to share while they are needed, "" for none; a submodule after what it lies in.
+    """
+
+    place: str
+    name: str
+    parts: tuple[tuple[str, Objects, str], ...]
+
+
+def open_again(
+    value: Any, home: Home, environ: Mapping[str, str], meanwhile: Callable[[], None]
+) -> Workdir | None:
+    """Return the directory with its files, or None where the long way has to be gone.
+
+    value: an ``Again`` as it comes from JSON. meanwhile: is called while git is at work.
+    """
+    again = Again(*value)
+    workdir.collect(home)
+    opened = workdir.claim_place(home, again.place, again.name)
+    if opened is None:
+        return None
+    try:
+        for path, objects, use in again.parts:
+            if not _fill(opened, path, Objects(*objects), use, environ, meanwhile):
+                opened.discard()
+                return None
+    except OSError:
+        opened.discard()
+        return None
+    except BaseException:
+        opened.discard()
+        raise
+    return opened
+
+
+def _fill(
+    opened: Workdir,
+    path: str,
+    objects: Objects,
+    use: str,
+    environ: Mapping[str, str],
+    meanwhile: Callable[[], None],
+) -> bool:
+    if use:
+        opened.borrow(use)
+    where = os.path.join(opened.path, path) if path else opened.path
+    os.makedirs(where, exist_ok=True)
+    return not check_out(where, objects, environ, {}, meanwhile)

@@ -7,7 +7,7 @@ import os
 from buildrun.errors import ProjectError
 from buildrun.sources import address as addresses
 from buildrun.sources.address import Address
-from buildrun.sources.contract import Asked, Opened, Origin
+from buildrun.sources.base import Asked, Opened, Origin
 
 
 def matches(address: Address, asked: Asked) -> bool:

@@ -8,22 +8,19 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from buildrun.console import printable, redact
 from buildrun.errors import BuildrunError, ProjectError, StoreError
-from buildrun.printable import printable
-from buildrun.secrets import redact
 from buildrun.sources import address as addresses
-from buildrun.sources import credentials, git_fetch, git_version, workdir
-from buildrun.sources import mirror as mirrors
+from buildrun.sources import git_cli, git_mirror, workdir
+from buildrun.sources import git_mirror as mirrors
 from buildrun.sources.address import Address
-from buildrun.sources.again import Again
-from buildrun.sources.checkout import Objects, check_out
-from buildrun.sources.contract import Asked, Opened, Origin
-from buildrun.sources.credentials import Remote
-from buildrun.store.moving import delete
+from buildrun.sources.base import Asked, Opened, Origin
+from buildrun.sources.checkout import Again, Objects, check_out
+from buildrun.sources.git_cli import Remote
+from buildrun.workspace.move import delete
 
 if TYPE_CHECKING:
-    from buildrun.sources.git_version import Wanted
-    from buildrun.sources.mirror import Commit
+    from buildrun.sources.git_mirror import Commit, Wanted
     from buildrun.sources.workdir import Workdir
 
 _SCHEMES = ("http", "https", "ssh", "git", "git+ssh", "ssh+git", "git+https", "git+http")
@@ -41,10 +38,10 @@ def matches(address: Address, asked: Asked) -> bool:  # noqa: ARG001
 def open_project(address: Address, asked: Asked) -> Opened:
     """Return the project in a working directory of its own; raises BuildrunError."""
     url = re.sub(r"^git\+(https?:)", r"\1", address.base)
-    remote = credentials.split(url, asked.environ)
+    remote = git_cli.split(url, asked.environ)
     place = mirrors.mirror_of(asked.home, remote.url)
     workdir.collect(asked.home)
-    wanted = git_version.find(remote, place, asked)
+    wanted = git_mirror.find(remote, place, asked)
     opened = workdir.claim(asked.home, remote.url, name_of(remote.url), keep=asked.keep)
     try:
         os.makedirs(opened.path)
@@ -84,14 +81,14 @@ def fill(
             raise StoreError(
                 f"the store cannot be written: {error.strerror}", place=place.use
             ) from None
-        found = git_fetch.ensure(remote, place, commit, asked)
+        found = git_mirror.ensure(remote, place, commit, asked)
         objects = Objects(place.repository, remote.url, commit, found.lfs)
         said = files_of(path, objects, asked, remote)
         if not said:
             break
         if last or asked.offline or not _is_damage(said):
             raise _failure(said, remote)
-        git_fetch.renew(place)
+        git_mirror.renew(place)
         delete(path)
         os.makedirs(path)
     part = (os.path.relpath(path, opened.path), objects, place.use)
@@ -108,7 +105,7 @@ def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
     try:
         return check_out(path, objects, asked.environ, remote.secrets)
     except FileNotFoundError as error:
-        from buildrun.sources.git_command import missing
+        from buildrun.sources.git_cli import missing
 
         raise missing(error) from None
     except OSError as error:
@@ -134,7 +131,7 @@ def submodules(
         if os.path.realpath(where) != os.path.join(top, name) or not os.path.isdir(where):
             raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
         try:
-            remote = credentials.split(_submodule_url(url, given), asked.environ)
+            remote = git_cli.split(_submodule_url(url, given), asked.environ)
             parts += fill(opened, where, remote, sha, asked, depth + 1)
         except BuildrunError as error:
             raise type(error)(

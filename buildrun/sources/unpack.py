@@ -1,17 +1,20 @@
-"""Archives, unpacked so that nothing lands outside of their directory, or fills the disk."""
+"""Safe extraction of tar and zip archives."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, NamedTuple
 
-from buildrun import files
+from buildrun.console import printable
 from buildrun.errors import ProjectError, StoreError
-from buildrun.printable import printable
+from buildrun.store import files
 
 # What an archive may unpack to: so many bytes, or so many times its own size where that is more.
 _BYTES, _TIMES = 1 << 30, 100
@@ -166,11 +169,7 @@ def _make_way(place: str) -> None:
 
 
 def _members(archive: str) -> Iterator[Member]:
-    if archive.lower().endswith(".zip"):
-        from buildrun.sources.unpack_zip import members
-    else:
-        from buildrun.sources.unpack_tar import members
-    return members(archive)
+    return (zip_members if archive.lower().endswith(".zip") else tar_members)(archive)
 
 
 def _broken(shown: str, error: BaseException) -> ProjectError:
@@ -178,3 +177,56 @@ def _broken(shown: str, error: BaseException) -> ProjectError:
         f"the archive `{shown}` is broken: {printable(str(error)) or type(error).__name__}",
         hint="get it again",
     )
+
+
+def tar_members(archive: str) -> Iterator[Member]:
+    """Yield each member; raises tarfile's errors."""
+    # As a stream: nothing is read twice, and what is not asked for is not looked for.
+    with tarfile.open(archive, "r:*") as file:
+        for info in file:
+            if info.isdir():
+                yield Member(info.name, "directory")
+            elif info.issym():
+                yield Member(info.name, "link", target=info.linkname)
+            elif info.islnk():
+                yield Member(info.name, "same", target=info.linkname)
+            elif info.isreg():
+                executable = bool(info.mode & 0o100)
+                opening = partial(_content, file, info)
+                yield Member(info.name, "file", info.size, executable, open=opening)
+            else:
+                yield Member(info.name, "other")
+
+
+def _content(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = file.extractfile(info)
+    if content is None:
+        raise tarfile.ReadError(f"`{info.name}` has no content")
+    return content
+
+
+# A link's target is a path.
+_LONGEST_TARGET = 4096
+
+
+def zip_members(archive: str) -> Iterator[Member]:
+    """Yield each member; raises zipfile's errors, and ProjectError for one with a password."""
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            if info.flag_bits & 1:
+                raise ProjectError("the archive is encrypted", hint="unpack it yourself")
+            mode = info.external_attr >> 16
+            if info.is_dir():
+                yield Member(info.filename, "directory")
+            elif stat.S_ISLNK(mode):
+                with file.open(info) as link:
+                    target = link.read(_LONGEST_TARGET).decode("utf-8", "surrogateescape")
+                yield Member(info.filename, "link", target=target)
+            else:
+                yield Member(
+                    info.filename,
+                    "file",
+                    info.file_size,
+                    bool(mode & stat.S_IXUSR),
+                    open=partial(file.open, info),
+                )

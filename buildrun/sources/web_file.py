@@ -14,8 +14,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, build_opener
 
-from buildrun import locks
-from buildrun.files import publish
+from buildrun.store import locks
+from buildrun.store.files import publish
 
 Tell = Callable[[int, int | None], None]
 

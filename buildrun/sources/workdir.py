@@ -11,11 +11,11 @@ import sys
 
 import xxhash
 
-from buildrun import locks
 from buildrun.errors import StoreError
-from buildrun.home import Home
-from buildrun.locks import Lock
-from buildrun.store.moving import delete
+from buildrun.store import locks
+from buildrun.store.home import Home
+from buildrun.store.locks import Lock
+from buildrun.workspace.move import delete
 
 # Runs of the same source at once; their number ends at what a machine can bear.
 _PLACES = 10_000

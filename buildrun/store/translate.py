@@ -4,15 +4,14 @@ import os
 from typing import TYPE_CHECKING
 
 from buildrun.errors import StoreError
-from buildrun.home import Home
-from buildrun.store import blobs, load
-from buildrun.store.copying import Copier
+from buildrun.store import action_cache, cas, listing
+from buildrun.store.cas import Copier
+from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest, encode
-from buildrun.tree import listing
 
 if TYPE_CHECKING:
-    from buildrun import digest as digests
-    from buildrun.tree.taken import Taken
+    from buildrun.store import digest as digests
+    from buildrun.workspace.select import Taken
 
 
 def translate(
@@ -24,8 +23,8 @@ def translate(
     digests of that kind. write: whether it is kept, so that it is one like any other.
     Returns None where contents are lost or damaged, or the store cannot be written.
     """
-    algorithm = blobs.algorithm_of(wanted.key)
-    entries = load.outputs_of(home, manifest)
+    algorithm = cas.algorithm_of(wanted.key)
+    entries = action_cache.outputs_of(home, manifest)
     if entries is None:
         return None
     anew = _Anew(home, algorithm, write=write)
@@ -42,7 +41,7 @@ def translate(
             inputs=anew.bytes(listing.encode(inputs.entries())),
         )
         if write:
-            blobs.publish(load.path_of(home, made.key), encode(made))
+            cas.publish(action_cache.path_of(home, made.key), encode(made))
     except (OSError, StoreError):
         return None
     return made
@@ -62,7 +61,7 @@ class _Anew:
         """Return a content's other digest; raises OSError, StoreError, Lost."""
         if digest not in self._known:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            source = os.open(blobs.path_of(self._home, digest), flags)
+            source = os.open(cas.path_of(self._home, digest), flags)
             try:
                 self._known[digest] = self._of(source, digest)
             finally:
@@ -72,19 +71,19 @@ class _Anew:
     def bytes(self, data: bytes) -> str:
         """Return the digest of a short content; raises StoreError."""
         if self._write:
-            return blobs.put_bytes(self._home, data, self._algorithm)
-        from buildrun import digest
+            return cas.put_bytes(self._home, data, self._algorithm)
+        from buildrun.store import digest
 
         return digest.content(data, self._algorithm)
 
     def _of(self, source: int, digest: str) -> str:
-        found, _ = self._copier.digest(source, blobs.algorithm_of(digest))
+        found, _ = self._copier.digest(source, cas.algorithm_of(digest))
         if found != digest:
-            blobs.discard(self._home, digest)
-            raise blobs.Lost("a content is damaged")
+            cas.discard(self._home, digest)
+            raise cas.Lost("a content is damaged")
         os.lseek(source, 0, os.SEEK_SET)
         made, size = self._copier.digest(source, self._algorithm)
         if self._write:
             os.lseek(source, 0, os.SEEK_SET)
-            blobs.put(self._home, made, source, size, self._copier)
+            cas.put(self._home, made, source, size, self._copier)
         return made

@@ -1,5 +1,7 @@
 """A run at a tracking store, from its beginning to its end."""
 
+from __future__ import annotations
+
 import time
 from _thread import allocate_lock
 from collections.abc import Mapping, Sequence
@@ -7,13 +9,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from buildrun.errors import TrackingError
-from buildrun.home import Home
-from buildrun.tracking import address, ask, notes, open
-from buildrun.tracking.ask import Ask
-from buildrun.tracking.link import ABSENT, WITHOUT, Link, Refused
+from buildrun.store.home import Home
+from buildrun.tracking import auth, config, open_runs
+from buildrun.tracking.config import ABSENT, WITHOUT, Ask, Link, Refused
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.tracking.config import Link
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -41,8 +43,8 @@ class TrackedRun:
         self.run_id = str(info.get("run_id") or info.get("run_uuid"))
         self.experiment_id = str(info["experiment_id"])
         # A directory of this machine where its artifacts go, else None.
-        self.artifacts = address.directory(str(info.get("artifact_uri") or ""))
-        self._hold = notes.keep(home, self.run_id, address.shown(link.uri))
+        self.artifacts = config.directory(str(info.get("artifact_uri") or ""))
+        self._hold = open_runs.keep(home, self.run_id, config.shown(link.uri))
 
     @property
     def variables(self) -> Mapping[str, str | None]:
@@ -69,7 +71,7 @@ class TrackedRun:
             if len(batch) > 2 or batch["params"]:
                 self._call("runs/log-batch", batch)
 
-    def nested(self, wanted: Ask) -> "TrackedRun":
+    def nested(self, wanted: Ask) -> TrackedRun:
         """Return a new run below this one; raises TrackingError."""
         with self._guard:
             made = _create(self._link, wanted, self.experiment_id, self.run_id)
@@ -77,7 +79,7 @@ class TrackedRun:
         _fill(run, (), wanted.params)
         return run
 
-    def end(self, status: Status, console: "Console") -> None:
+    def end(self, status: Status, console: Console) -> None:
         """Say how the run ended; where the store cannot be told, a later run will."""
         ended = _now()
         try:
@@ -139,12 +141,12 @@ def begin(
 
     cwd, prefixes: see ``open_link``.
     """
-    link = open.open_link(environ, cwd, prefixes)
+    link = open_link(environ, cwd, prefixes)
     try:
         _end_abandoned(link, home)
         if wanted.run_id:
             return _resume(link, wanted, wanted.run_id, home)
-        made = _create(link, wanted, _experiment(link, wanted), ask.parent(wanted, environ))
+        made = _create(link, wanted, _experiment(link, wanted), config.parent(wanted, environ))
         run = TrackedRun(link, allocate_lock(), home, made)
         _fill(run, (), wanted.params)
     except BaseException:
@@ -187,13 +189,13 @@ def _resume(link: Link, wanted: Ask, run_id: str, home: Home) -> TrackedRun:
         if error.code != ABSENT:
             raise
         raise TrackingError(
-            f"there is no MLflow run {run_id}", place=address.shown(link.uri),
+            f"there is no MLflow run {run_id}", place=config.shown(link.uri),
             hint="leave `--run-id` out for a new run",
         ) from None  # fmt: skip
     info = _info(link, found)
     if info.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow run {run_id} is deleted", place=address.shown(link.uri),
+            f"the MLflow run {run_id} is deleted", place=config.shown(link.uri),
             hint="restore it, or leave `--run-id` out for a new run",
         )  # fmt: skip
     known = {item.get("key") for item in found["run"].get("data", {}).get("params", ())}
@@ -219,7 +221,7 @@ def _experiment(link: Link, wanted: Ask) -> str:
         return _new_experiment(link, name)
     if found.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow experiment `{name}` is deleted", place=address.shown(link.uri),
+            f"the MLflow experiment `{name}` is deleted", place=config.shown(link.uri),
             hint="restore it with `mlflow experiments restore`, or name another one",
         )  # fmt: skip
     return str(found["experiment_id"])
@@ -248,7 +250,7 @@ def _end(link: Link, run_id: str, status: str, ended: int, *, patient: bool = Tr
 
 def _end_abandoned(link: Link, home: Home) -> None:
     """End the runs at the same store whose buildrun was killed."""
-    for note, hold in notes.abandoned(home, address.shown(link.uri)):
+    for note, hold in open_runs.abandoned(home, config.shown(link.uri)):
         try:
             _end(link, note.run_id, note.status or "KILLED", note.ended or _now(), patient=False)
         except Refused:
@@ -264,7 +266,7 @@ def _info(link: Link, answer: Any) -> Any:
     except (KeyError, TypeError, AttributeError):
         pass
     raise TrackingError(
-        "the tracking server's answer is not about a run", place=address.shown(link.uri),
+        "the tracking server's answer is not about a run", place=config.shown(link.uri),
         hint=WITHOUT,
     )  # fmt: skip
 
@@ -281,3 +283,20 @@ def _text(given: str) -> str:
 def _now() -> int:
     """Return the time as MLflow has it, in milliseconds."""
     return int(time.time() * 1000)
+
+
+def open_link(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str] = ()) -> Link:
+    """Return a link to the caller's store.
+
+    cwd: where relative paths begin. prefixes: of environments whose Python may have MLflow.
+    Raises TrackingError.
+    """
+    given = environ.get("MLFLOW_TRACKING_URI", "")
+    uri = config.absolute(given, cwd) if given else ""
+    if config.is_server(uri) and not auth.needs_mlflow(environ):
+        from buildrun.tracking.http import Rest
+
+        return Rest(uri, environ)
+    from buildrun.tracking.mlflow_process import Child
+
+    return Child(uri, environ, cwd, prefixes)

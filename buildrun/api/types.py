@@ -1,0 +1,112 @@
+"""The shapes of what the API returns."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+# MLflow's words for how a run stands.
+Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class ReasonReport(TypedDict):
+    """Why a step is in its state; ``code`` is stable."""
+
+    code: str
+    detail: str
+
+
+class StepReport(TypedDict):
+    """How a step ended; exit_code: None where no command ran. log: a path, or None."""
+
+    id: str
+    entry_point: str
+    state: Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]
+    exit_code: int | None
+    seconds: float
+    log: str | None
+    reasons: list[ReasonReport]
+
+
+class RunReport(TypedDict):
+    """How a run went, as ``run --report`` writes it."""
+
+    version: int
+    run_id: str
+    status: Literal["ok", "failed", "cancelled"]
+    exit_code: int
+    steps: list[StepReport]
+
+
+class ProjectReport(TypedDict):
+    """A project's name and absolute directory."""
+
+    name: str
+    root: str
+
+
+class EnvironmentReport(TypedDict):
+    """The environment of a step; key: None where it cannot be known yet."""
+
+    manager: str
+    key: str | None
+    ready: bool
+    lock: str | None
+
+
+class CacheReport(TypedDict):
+    """How a step's result stands."""
+
+    key: str | None
+    state: Literal["uncached", "up-to-date", "hit", "miss"]
+    reasons: list[ReasonReport]
+
+
+class PlanStep(TypedDict):
+    """A step that would run."""
+
+    id: str
+    entry_point: str
+    parameters: dict[str, str]
+    command: str
+    depends_on: list[str]
+    backend: str
+    environment: EnvironmentReport
+    image: str | None
+    cache: CacheReport
+
+
+class PlanReport(TypedDict):
+    """What would run and why, as ``plan --format json`` writes it; the requested step is last."""
+
+    version: int
+    project: ProjectReport
+    steps: list[PlanStep]
+
+
+class Finding(TypedDict):
+    """A finding about a file; line and column count from 1, pointer is a JSON pointer."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    line: int
+    column: int
+    pointer: str
+    hint: str
+
+
+class FileReport(TypedDict):
+    """The verdict on one file; argument: what was asked about."""
+
+    argument: str
+    path: str
+    valid: bool
+    diagnostics: list[Finding]
+
+
+class ValidationReport(TypedDict):
+    """The verdict on all files, as ``validate --format json`` writes it."""
+
+    version: int
+    valid: bool
+    files: list[FileReport]

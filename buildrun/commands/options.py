@@ -1,0 +1,355 @@
+"""Options shared by commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from buildrun.console import did_you_mean, printable
+from buildrun.environments.base import MANAGERS
+from buildrun.errors import UsageError
+from buildrun.plan.model import Plan
+from buildrun.plan.state import CacheSettings
+from buildrun.project.locate import find_mlproject, projects_below
+from buildrun.store import files
+from buildrun.store.files import publish
+
+if TYPE_CHECKING:
+    from buildrun.commands.account import Account
+    from buildrun.console import Console
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>-[^\s=]*)")
+_CHOICE = re.compile(
+    r".*: invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL
+)
+
+# What is meant by words that are unlike ours: MLflow's of earlier times, and short names.
+_MEANT = {
+    "--no-conda": "--env-manager local",
+    "--use-conda": "--env-manager conda",
+    "-p": "-P",
+    "k8s": "kubernetes",
+    "kube": "kubernetes",
+    "venv": "virtualenv",
+    "mamba": "conda",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError with a remedy, where argparse prints and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise; an unknown option or choice comes with the one that it is like."""
+        hint = ""
+        if match := _UNKNOWN.match(message):
+            hint = did_you_mean(match["word"], _options(self), _MEANT)
+        elif match := _CHOICE.fullmatch(message):
+            hint = did_you_mean(match["word"], re.findall(r"[\w-]+", match["choices"]), _MEANT)
+        raise UsageError(message, hint=hint or f"`{self.prog} --help` tells its options")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the options of a parser and of its subcommands."""
+    yield from parser._option_string_actions
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _options(verb)
+
+
+URI_HELP = (
+    "a directory, a git URL, or an archive or its URL; `#subdirectory` may follow; "
+    "default: the current directory, where it has an MLproject file"
+)
+
+# Projects below the current directory that a hint names.
+_LISTED = 10
+
+BACKENDS = ("local", "docker", "kubernetes", "databricks")
+
+
+class ProjectOptions(NamedTuple):
+    """What the command line says of a project; see the help texts for each."""
+
+    uri: str
+    entry_point: str
+    version: str | None
+    parameters: Mapping[str, str]
+    docker_args: tuple[tuple[str, str | bool], ...]
+    experiment_name: str | None
+    experiment_id: str | None
+    backend: str | None
+    backend_config: Mapping[str, Any]
+    config_given: str | None
+    env_manager: str | None
+    storage_dir: str | None
+    run_id: str | None
+    run_name: str | None
+    build_image: bool
+    offline: bool
+    locked: bool
+    keep_workdir: bool = False
+
+
+def add_project_options(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
+    """Declare the options; uri: False leaves the URI to `cache_options`."""
+    option = parser.add_argument
+    if uri:
+        option("uri", metavar="URI", nargs="?", help=URI_HELP)
+    option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
+    option("-v", "--version", metavar="VERSION", help="a branch, tag or commit of a git project")
+    option(
+        "-P", "--param-list", metavar="NAME=VALUE", action="append", default=[], dest="param_list",
+        help="a parameter; repeatable; one that is not declared is added as `--NAME VALUE`",
+    )  # fmt: skip
+    option(
+        "-A", "--docker-args", metavar="NAME=VALUE", action="append", default=[],
+        help="an argument or flag for `docker run`; repeatable",
+    )  # fmt: skip
+    option("--experiment-name", metavar="NAME", help="the MLflow experiment of the run")
+    option("--experiment-id", metavar="ID", help="the MLflow experiment of the run")
+    option("-b", "--backend", choices=BACKENDS, help="where to run; default: local")
+    option(
+        "-c", "--backend-config", metavar="FILE|JSON", help="a file ending in .json, or JSON text"
+    )
+    option(
+        "--env-manager", choices=tuple(MANAGERS),
+        help="default: BUILDRUN_ENV_MANAGER, or what the project declares; local is your own",
+    )  # fmt: skip
+    option("--storage-dir", metavar="DIR", help="where remote `path` parameters are downloaded to")
+    option("--run-id", metavar="ID", help="the MLflow run to use")
+    option("--run-name", metavar="NAME", help="the MLflow run's name")
+    option("--build-image", action="store_true", help="build an image with the project's code")
+    option("--locked", action="store_true", help="refuse an environment without a fresh lock")
+    option("--offline", action="store_true", help="fetch nothing from the network")
+    option(
+        "--keep-workdir", action="store_true",
+        help="leave the temporary directory of a project from git or an archive, and say where",
+    )  # fmt: skip
+
+
+def read_project_options(
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
+) -> ProjectOptions:
+    """Return the options as a record; raises UsageError with MLflow's facts, or without a URI."""
+    name, identifier = arguments.experiment_name, arguments.experiment_id
+    if name is not None and identifier is not None:
+        raise UsageError("specify only one of 'experiment-name' or 'experiment-id' options")
+    if name is None and identifier is None:
+        identifier = environ.get("MLFLOW_EXPERIMENT_ID") or None
+        name = None if identifier else environ.get("MLFLOW_EXPERIMENT_NAME") or None
+    if arguments.backend == "kubernetes" and arguments.backend_config is None:
+        raise UsageError(
+            "specify 'backend_config' when using kubernetes mode",
+            hint='`-c kubernetes_config.json`, with at least `{"repository-uri": "…"}`; '
+            "see docs/kubernetes.md",
+        )
+    return ProjectOptions(
+        uri=_here(cwd) if arguments.uri is None else arguments.uri,
+        entry_point=arguments.entry_point,
+        version=arguments.version,
+        parameters=parse_parameters(arguments.param_list),
+        docker_args=_parse_docker_args(arguments.docker_args),
+        experiment_name=name,
+        experiment_id=identifier,
+        backend=arguments.backend,
+        backend_config=_parse_config(arguments.backend_config),
+        config_given=arguments.backend_config,
+        env_manager=arguments.env_manager or _manager(environ),
+        storage_dir=arguments.storage_dir or environ.get("MLFLOW_TMP_DIR") or None,
+        run_id=arguments.run_id,
+        run_name=arguments.run_name,
+        build_image=arguments.build_image,
+        offline=arguments.offline,
+        locked=arguments.locked,
+        keep_workdir=arguments.keep_workdir,
+    )
+
+
+def _here(cwd: str) -> str:
+    """Return the URI of the current directory; raises UsageError where it is no project."""
+    if find_mlproject(cwd) is not None:
+        return "."
+    below = [f"`{printable(path)}`" for path in projects_below(cwd)]
+    more = [f"and {len(below) - _LISTED} more"] if len(below) > _LISTED else []
+    raise UsageError(
+        "there is no MLproject file in the current directory, and the project's URI is missing",
+        hint=f"give one of the projects below: {', '.join([*below[:_LISTED], *more])}"
+        if below
+        else "give a directory, also `.` for one without an MLproject file, or a git URL; "
+        "`buildrun --help` lists the commands",
+    )
+
+
+def parse_parameters(pairs: list[str]) -> dict[str, str]:
+    """Return ``NAME=VALUE`` pairs as a mapping, split at the first ``=``; raises UsageError."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"invalid format for -P parameter: '{pair}'", hint="use -P name=value")
+        if name in values:
+            raise UsageError(f"repeated parameter: '{name}'")
+        values[name] = value
+    return values
+
+
+def _parse_docker_args(pairs: list[str]) -> tuple[tuple[str, str | bool], ...]:
+    split = [pair.partition("=") for pair in pairs]
+    return tuple((name, value if equals else True) for name, equals, value in split)
+
+
+def _manager(environ: Mapping[str, str]) -> str | None:
+    name = environ.get("BUILDRUN_ENV_MANAGER") or None
+    if name is not None and name not in MANAGERS:
+        raise UsageError(
+            f"`{name}` is no environment manager",
+            place="BUILDRUN_ENV_MANAGER",
+            hint=f"choose one of {', '.join(MANAGERS)}",
+        )
+    return name
+
+
+def _parse_config(given: str | None) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    try:
+        config = json.loads(files.read(given) if given.endswith(".json") else given)
+    except OSError as error:
+        raise UsageError(f"cannot read the backend config: {error.strerror}", place=given) from None
+    except ValueError as error:
+        raise UsageError(f"invalid backend config JSON: {error}", place=given[:80]) from None
+    if not isinstance(config, dict):
+        raise UsageError("invalid backend config JSON: it must be an object", place=given[:80])
+    return config
+
+
+_YES = frozenset({"1", "true", "yes", "on"})
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options, and the URI before them."""
+    option = parser.add_argument
+    # Not required by argparse: `--force .` means the project `.`, not a step of that name.
+    option("uri", metavar="URI", nargs="?", help=URI_HELP)
+    option(
+        "--force", metavar="STEP", nargs="?", const="", action="append", default=[],
+        help="run the step though it is up to date; without a name, every step; repeatable",
+    )  # fmt: skip
+    option("--no-cache", action="store_true", help="neither look for results nor keep them")
+    option(
+        "--remote-cache", metavar="URL",
+        help="a shared cache for results, any fsspec URL; default: $BUILDRUN_REMOTE_CACHE",
+    )  # fmt: skip
+    option(
+        "--remote-cache-write", action="store_true",
+        help="put results there as well; or set BUILDRUN_REMOTE_CACHE_WRITE=1",
+    )  # fmt: skip
+
+
+def read_cache_options(
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
+) -> CacheSettings:
+    """Return the settings, and put the URI right."""
+    forced = list(arguments.force)
+    if arguments.uri is None and (taken := _taken_for_a_step(arguments.command_line, cwd)):
+        arguments.uri = taken
+        forced[forced.index(taken)] = ""
+    given = arguments.remote_cache or environ.get("BUILDRUN_REMOTE_CACHE") or None
+    if given is not None and "://" not in given:
+        given = os.path.join(cwd, os.path.expanduser(given))
+    if arguments.remote_cache_write and given is None:
+        raise UsageError(
+            "`--remote-cache-write` has nowhere to write to",
+            hint="give `--remote-cache URL`, or set BUILDRUN_REMOTE_CACHE",
+        )
+    write = environ.get("BUILDRUN_REMOTE_CACHE_WRITE", "").lower() in _YES
+    return CacheSettings(
+        force=None if "" in forced else tuple(forced),
+        cache=not arguments.no_cache,
+        remote=given,
+        remote_write=arguments.remote_cache_write or write,
+    )
+
+
+def refuse_unknown(settings: CacheSettings, made: Plan) -> None:
+    """Raise UsageError where a step is to be forced that the plan does not have."""
+    there = {name: None for step in made.steps for name in (step.id, step.entry_point)}
+    for name in settings.force or ():
+        if name not in there:
+            names = ", ".join(f"`{printable(known)}`" for known in there)
+            raise UsageError(f"there is no step `{name}` to be forced", hint=f"steps: {names}")
+
+
+def _taken_for_a_step(argv: Sequence[str], cwd: str) -> str:
+    """Return the URI where argparse has taken it for the value of `--force`, or "".
+
+    In `--force . --force=train` it is the word behind an option without `=`; of several such
+    words it is the one that names a directory or a URL, else the last, unless the current directory
+    is a project.
+    """
+    words = [
+        word for option, word in pairwise(argv) if option == "--force" and not word.startswith("-")
+    ]
+    uris = [
+        word
+        for word in words
+        if ":" in word or os.path.isdir(os.path.join(cwd, word.partition("#")[0]))
+    ]
+    if not uris and find_mlproject(cwd) is None:
+        uris = words
+    return uris[-1] if uris else ""
+
+
+def report_path(given: str | None, cwd: str) -> str | None:
+    """Return the absolute path, links followed; raises UsageError where nothing can be written.
+
+    Also for an ending that promises something else than JSON.
+    """
+    if given is None:
+        return None
+    name = os.path.basename(given)
+    stem, ending = os.path.splitext(name)
+    if ending.lower() not in ("", ".json") or stem.lower().endswith(".trace"):
+        raise UsageError(
+            f"there is no report of the form `{name}`", hint="name a file that ends in `.json`"
+        )
+    try:
+        path = os.path.join(cwd, given)
+        real = os.path.realpath(path)
+        if os.path.exists(real) or not os.path.exists(path):  # else a pipe, such as /dev/stdout
+            path = real
+        directory = os.path.dirname(path)
+        there = path if os.path.exists(path) else directory
+        fits = bool(name) and not os.path.isdir(path) and os.access(there, os.W_OK)
+    except ValueError:
+        path, fits = given, False
+    if not fits:
+        raise UsageError("the report cannot be written there", place=path, hint="check `--report`")
+    return path
+
+
+def write_report(path: str, account: Account, console: Console) -> None:
+    """Write it; a failure is told, and changes nothing about how the run ended."""
+    try:
+        _write(path, account.report())
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        console.warn(f"{path}: the report could not be written: {reason or error}")
+
+
+def _write(path: str, value: Any) -> None:
+    text = (json.dumps(value, indent=2) + "\n").encode()
+    if not os.path.exists(path) or os.path.isfile(path):
+        publish(path, text)
+        return
+    # A pipe or a terminal is written to, not replaced; one that nobody reads would keep us waiting.
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "wb") as device:
+        device.write(text)

@@ -1,0 +1,269 @@
+"""Conda environments for images, installed in a build container."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from buildrun.environments import base as platforms
+from buildrun.environments import conda, conda_activate, requirements, uv_lock, virtual_packages
+from buildrun.environments.base import Identity
+from buildrun.environments.condarc import without_secrets
+from buildrun.environments.images import build_pip, layer
+from buildrun.environments.images.build_container import line, search_path, variables
+from buildrun.environments.images.build_pip import CODE, PREFIX, Stages
+from buildrun.environments.lockfile import Package
+from buildrun.errors import EnvironmentFailure, ProjectError, StoreError
+from buildrun.project.model import CondaEnv, PythonEnv
+from buildrun.store import digest
+from buildrun.store.memo import Reader
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.base import Request
+    from buildrun.environments.images.build_container import Site
+    from buildrun.environments.images.engine import Image
+    from buildrun.workspace.archive import Layer
+
+# Holds a container, until its standard input ends.
+_HOLD = ("sh", "-c", "echo '{}'; read -r line")
+
+# Of conda's records, what says where packages were on the machine that installed them.
+_OF_THIS_MACHINE = ("extracted_package_dir", "package_tarball_full_path", "link")
+
+# What names a conda executable, which could not install for another place.
+_EXECUTABLES = ("MLFLOW_CONDA_HOME", "MLFLOW_CONDA_CREATE_ENV_CMD")
+
+
+def identify(request: Request, base: Image, reader: Reader) -> Identity:
+    """Return what the environment is made of, beside its base; raises EnvironmentFailure."""
+    there = _elsewhere(request, base)
+    seen = Reader(there.environ)
+    found = conda.identify(there, seen)
+    reader.add(seen.files, {}, volatile=seen.volatile)
+    for name in seen.variables:
+        reader.variable(name)
+    parts = {**found.parts, "pip": _portable(found.parts.get("pip"), _declared(request))}
+    return found._replace(parts=parts, key=digest.key("environment in an image", parts))
+
+
+def make(
+    site: Site,
+    base: Image,
+    name: str,
+    directory: str,
+    identity: Identity,
+    request: Request,
+    console: Console,
+    environ: dict[str, str],
+) -> Layer:
+    """Make the environment and return its layer; raises EnvironmentFailure.
+
+    name: the base's, for people. directory: is made, and left to be removed once the layer was
+    read. environ: is told the variables that containers of the image need.
+    """
+    there, declared = _elsewhere(request, base), _declared(request)
+    packages = None
+    if "packages" in identity.parts:
+        packages = [Package(*fields) for fields in identity.parts["packages"]]
+    prefix = os.path.join(directory, "env")
+    try:
+        _remove_others(directory)
+        os.makedirs(directory)
+        conda.install(identity, prefix, there, packages, console, -1, place=PREFIX)
+        whole = layer.of_directory(prefix, PREFIX, _is_record, _cleaned)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+    fixed, stages = dict(declared.variables), _stages(request, declared, packages)
+    scripts = _link_scripts(prefix)
+    source = None
+    if scripts or stages is not None or _has_activation(prefix):
+        settings = (stages or Stages(request, CODE)).access(Reader(request.environ))
+        site.create(_HOLD, settings)
+        site.put(whole.chunks())
+        if stages is not None:
+            stages.copy(site)
+        with site.started():
+            for each in scripts:
+                _link(site, each, prefix)
+            if stages is not None:
+                _install_pip(site, stages, base, name, request, declared, console)
+            source = _source(site, prefix)
+            changes = conda_activate.learn(prefix, PREFIX, fixed, source)
+        whole = layer.of_archive(lambda: site.take(PREFIX), PREFIX)
+    else:
+        changes = conda_activate.learn(prefix, PREFIX, fixed, None)
+    environ.update(_variables(changes, base))
+    return whole
+
+
+def _remove_others(directory: str) -> None:
+    """Remove what builds of the same environment that were killed have left; there is a lock."""
+    folder, name = os.path.split(directory)
+    start, _, _ = name.removesuffix(".prefix").rpartition(".")
+    for each in os.listdir(folder):
+        if each.startswith(f"{start}.") and each.endswith(".prefix"):
+            shutil.rmtree(os.path.join(folder, each), ignore_errors=True)
+
+
+def _variables(changes: Mapping[str, str | None], base: Image) -> dict[str, str]:
+    """Return what containers have set; what activation removes is empty, where the base has it."""
+    own = {**variables(base), "PATH": search_path(base)}
+    found = conda_activate.apply(changes, PREFIX, own)
+    return {name: value or "" for name, value in found.items() if value is not None or name in own}
+
+
+def _elsewhere(request: Request, base: Image) -> Request:
+    """Return the request with what a solve counts on, which is the image's and not ours."""
+    subdir = platforms.CONDA.get(build_pip.platform_of(base))
+    if subdir is None:
+        raise EnvironmentFailure(
+            f"conda environments cannot be made for {build_pip.platform_of(base)}",
+            hint="choose another `docker_base`",
+        )
+    chosen = Reader(request.environ)
+    environ = {name: value for name, value in request.environ.items() if name not in _EXECUTABLES}
+    environ["CONDA_SUBDIR"] = subdir
+    found = dict(
+        text.removeprefix("__").split("=", 1) for text in virtual_packages.assumed(subdir, chosen)
+    )
+    for each in ("cuda", "glibc", "linux", "osx", "archspec"):
+        version, _, build = found.get(each, "").partition("=")
+        environ[f"CONDA_OVERRIDE_{each.upper()}"] = build if each == "archspec" else version
+    return request._replace(environ=environ)
+
+
+def _stages(
+    request: Request, declared: CondaEnv, packages: Sequence[Package] | None
+) -> Stages | None:
+    """Return what pip installs, None for nothing."""
+    folder = os.path.dirname(declared.path)
+    stages = Stages(request, CODE, folder)
+    lines = _pip_lines(declared, Reader(request.environ))
+    if packages is not None:
+        texts = uv_lock.lines([list(package) for package in packages]).get("pip", [])
+        stages.add_locked(texts, lines)
+        return stages if texts else None
+    stages.add(lines)
+    return stages if declared.pip else None
+
+
+def _pip_lines(declared: CondaEnv, reader: Reader) -> tuple[requirements.Line, ...]:
+    folder = os.path.dirname(declared.path)
+    return requirements.follow(declared.pip, declared.path, folder, reader)
+
+
+def _install_pip(
+    site: Site,
+    stages: Stages,
+    base: Image,
+    name: str,
+    request: Request,
+    declared: CondaEnv,
+    console: Console,
+) -> None:
+    python = f"{PREFIX}/bin/python"
+    order = line(stages.order(python, ()))
+    search = f"PATH={PREFIX}/bin:{search_path(base)}"
+    answer = site.run(
+        lambda _: order,
+        console.progress,
+        ("env", search, f"CONDA_PREFIX={PREFIX}", python, "-c", build_pip.program_text()),
+    )
+    if answer.code or not answer.first.startswith("{"):
+        known = _pip_lines(declared, Reader(request.environ))
+        raise build_pip.failure(answer, name, known, request, PythonEnv(declared.path))
+
+
+def _has_activation(prefix: str) -> bool:
+    folder = os.path.join(prefix, "etc", "conda", "activate.d")
+    return os.path.isdir(folder) and any(name.endswith(".sh") for name in os.listdir(folder))
+
+
+def _link_scripts(prefix: str) -> list[str]:
+    """Return what packages want to be run once they are in their place."""
+    folder = os.path.join(prefix, "bin")
+    if not os.path.isdir(folder):
+        return []
+    return sorted(name for name in os.listdir(folder) if name.endswith("-post-link.sh"))
+
+
+def _link(site: Site, script: str, prefix: str) -> None:
+    package = script.removesuffix("-post-link.sh").removeprefix(".")
+    version = build = ""
+    for name in os.listdir(os.path.join(prefix, "conda-meta")):
+        stem, _, rest = name.removesuffix(".json").rpartition("-")
+        if stem.rpartition("-")[0] == package:
+            version, build = stem.rpartition("-")[2], rest
+    told = {
+        "PREFIX": PREFIX, "CONDA_PREFIX": PREFIX, "PKG_NAME": package, "PKG_VERSION": version,
+        "PKG_BUILDNUM": build.rpartition("_")[2],
+    }  # fmt: skip
+    pairs = [f"{key}={value}" for key, value in told.items()]
+    done = site.call(("env", *pairs, "bash", f"{PREFIX}/bin/{script}"))
+    if done.returncode:
+        said = (done.stdout + done.stderr).decode(errors="replace").strip()
+        raise EnvironmentFailure(
+            f"the script that the package `{package}` runs once it is installed fails: {said}",
+            hint="choose another version of the package, or a base that has what it needs",
+        )
+
+
+def _source(site: Site, prefix: str) -> conda_activate.Source:
+    def source(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+        # Nothing but these: the container itself has variables that no image may have.
+        pairs = [f"{key}={value}" for key, value in {**environ, "HOME": "/root"}.items()]
+        there = [PREFIX + path[len(prefix) :] for path in scripts]
+        shell = ("bash", "--noprofile", "--norc", "-c", conda_activate.RUN, "bash", *there)
+        done = site.call(("env", "-i", *pairs, *shell))
+        return conda_activate.listed(done.stdout) if done.returncode == 0 else dict(environ)
+
+    return source
+
+
+def _is_record(path: bytes) -> bool:
+    folder, name = os.path.split(path)
+    return folder == b"conda-meta" and (name == b"history" or name.endswith(b".json"))
+
+
+def _cleaned(path: bytes, content: bytes) -> bytes:
+    """Return one of conda's records without this machine's paths, its clock and secrets."""
+    if path.endswith(b"history"):
+        return b""
+    try:
+        value: Any = json.loads(content)
+    except ValueError:
+        return content
+    for name in _OF_THIS_MACHINE:
+        value.pop(name, None)
+    text = without_secrets(json.dumps(value, sort_keys=True, indent=1))
+    return text.encode() + b"\n"
+
+
+def _declared(request: Request) -> CondaEnv:
+    environment = request.project.environment
+    if not isinstance(environment, CondaEnv):
+        raise ProjectError("the project declares no conda environment")
+    return environment
+
+
+def _portable(items: Any, declared: CondaEnv) -> Any:
+    """Return what pip gets with the places of editable installs as they are in the project."""
+    folder = os.path.dirname(declared.path)
+    return [
+        {**item, "editable": os.path.relpath(item["editable"], folder)}
+        if "editable" in item
+        else item
+        for item in items or ()
+    ]
+
+
+def _unwritable(directory: str, error: OSError) -> StoreError:
+    return StoreError(
+        f"the environment cannot be made: {error.strerror or error}",
+        place=error.filename or directory,
+        hint="set BUILDRUN_HOME to a directory that can be written and has space",
+    )

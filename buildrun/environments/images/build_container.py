@@ -1,0 +1,265 @@
+"""The container in which an image's environment is built."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun import __version__
+from buildrun.console import redact
+from buildrun.errors import EnvironmentFailure, ExecutionError
+from buildrun.executors import docker_reaper
+from buildrun.executors.docker_cli import Container, cli_environ, create_argv
+
+if TYPE_CHECKING:
+    from buildrun.environments.images.engine import Image
+    from buildrun.store.home import Home
+
+_CHUNK = 1 << 20
+_KEPT_LINES = 400
+# What engines say where the program of a container is not there.
+_NO_PROGRAM = ("executable file not found", "no such file or directory")
+
+
+class Access(NamedTuple):
+    """What a container gets of this machine while an environment is made.
+
+    environ: variables. mounts: paths here and there, read-only. network: for `--network`, ""
+    for the engine's own.
+    """
+
+    environ: Mapping[str, str] = {}
+    mounts: Sequence[tuple[str, str]] = ()
+    network: str = ""
+
+
+class Answer(NamedTuple):
+    """How a program ended: its exit code, its first line, and the end of what it said after it."""
+
+    code: int
+    first: str
+    said: tuple[str, ...]
+
+    @property
+    def is_missing(self) -> bool:
+        """Return whether the container has no such program."""
+        return not self.first.startswith("{") and any(
+            each in self.text.lower() for each in _NO_PROGRAM
+        )
+
+    @property
+    def text(self) -> str:
+        """Return all that was said."""
+        return "\n".join((self.first, *self.said))
+
+
+class Site:
+    """Makes containers of one image, one after another, and removes each."""
+
+    def __init__(self, base: Image, home: Home, caller: Mapping[str, str]) -> None:
+        """Take what the container is of; none is made yet."""
+        self._base = base
+        self._directory = os.path.join(home.root, "containers")
+        self._caller = caller
+        self._name = ""
+        self._environ: Mapping[str, str] = caller
+        self._attendance: docker_reaper.Attendance | None = None
+
+    def __enter__(self) -> Site:
+        """Enter, to be left without a container."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the container."""
+        self.remove()
+
+    def create(self, program: Sequence[str], access: Access) -> None:
+        """Make the container, in place of an earlier one; raises ExecutionError."""
+        self.remove()
+        name = f"buildrun-environment-{os.urandom(8).hex()}"
+        entry, *words = program
+        arguments = ["--interactive", "--user", "0:0", "--workdir", "/", "--entrypoint", entry]
+        arguments += ["--network", access.network] if access.network else []
+        for place, target in access.mounts:
+            arguments += ["--mount", _mount(place, target)]
+        made = Container(
+            name=name,
+            image=self._base.id,
+            program=tuple(words),
+            environ=access.environ,
+            arguments=tuple(arguments),
+            labels=(("buildrun", __version__), ("buildrun.environment", "build")),
+        )
+        self._environ = cli_environ(self._caller, made)
+        self._attendance = docker_reaper.attend(self._directory, name, self._caller)
+        self._name = name
+        done = self._call(create_argv(made))
+        if done.returncode:
+            raise _failure("a container to make the environment in cannot be made", done.stderr)
+
+    def put(self, chunks: Iterable[bytes]) -> None:
+        """Unpack a tar beneath ``/`` of the container; raises ExecutionError."""
+        with _Child(("docker", "cp", "-", f"{self._name}:/"), self._environ) as child:
+            try:
+                for chunk in chunks:
+                    child.stdin.write(chunk)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # what it says is the reason
+            said = child.stdout.read()
+            if child.wait():
+                raise _failure("files cannot be copied to make the environment", said)
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Keep the container running, for ``call`` and ``run``; raises ExecutionError.
+
+        Its program says a line when it has begun, and ends with its standard input.
+        """
+        argv = ("docker", "start", "--attach", "--interactive", self._name)
+        with _Child(argv, self._environ) as child:
+            first = child.stdout.readline()
+            if not first.startswith(b"{"):
+                said = first + child.stdout.read()
+                raise _failure("the container to make the environment in does not start", said)
+            yield
+
+    def call(self, words: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        """Run a program in the container that was started, and return what it writes."""
+        return self._call(("docker", "exec", self._name, *words))
+
+    def run(
+        self,
+        order: Callable[[str], bytes],
+        listen: Callable[[str], None] = lambda _: None,
+        inside: Sequence[str] = (),
+    ) -> Answer:
+        """Run the container's program to its end, or a further one in a container that was started.
+
+        order: told the program's first line, returns what it gets on standard input. listen: is
+        told each further line. inside: the further program.
+        """
+        argv: Sequence[str] = ("docker", "start", "--attach", "--interactive", self._name)
+        if inside:
+            argv = ("docker", "exec", "--interactive", self._name, *inside)
+        with _Child(argv, self._environ) as child:
+            first = child.stdout.readline().decode(errors="replace").rstrip()
+            said: list[str] = []
+            try:
+                if first.startswith("{"):
+                    child.stdin.write(order(first))
+                    child.stdin.flush()
+            except BrokenPipeError:
+                pass  # its exit code tells
+            for line in child.stdout:
+                text = redact(line.decode(errors="replace").rstrip())
+                said = [*said[1 - _KEPT_LINES :], text]
+                listen(text)
+            child.stdin.close()
+            return Answer(child.wait(), first, tuple(said))
+
+    def take(self, path: str) -> Iterator[bytes]:
+        """Yield a tar of what lies at a path of the container; raises ExecutionError."""
+        argv = ("docker", "cp", f"{self._name}:{path}", "-")
+        with _Child(argv, self._environ, apart=True) as child:
+            while chunk := child.stdout.read(_CHUNK):
+                yield chunk
+            said = child.stderr.read() if child.stderr is not None else b""
+            if child.wait():
+                raise _failure("the environment cannot be copied out of its container", said)
+
+    def remove(self) -> None:
+        """Remove the container, if there is one; where that fails, the next run does it."""
+        attendance, self._attendance = self._attendance, None
+        if attendance is not None and docker_reaper.remove([self._name], self._caller):
+            attendance.end()
+
+    def _call(self, argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                argv, env=dict(self._environ), stdin=subprocess.DEVNULL, capture_output=True,
+                check=False, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise _no_cli(error) from error
+
+
+class _Child:
+    """The docker CLI with pipes; ended when it is left early."""
+
+    def __init__(
+        self, argv: Sequence[str], environ: Mapping[str, str], *, apart: bool = False
+    ) -> None:
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                env=dict(environ),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if apart else subprocess.STDOUT,
+                # Ctrl-C is for us; we end it.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _no_cli(error) from error
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError(argv)
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+        self.stderr = self._process.stderr
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            try:
+                if stream is not None:
+                    stream.close()
+            except BrokenPipeError:
+                pass  # what it did not read
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+
+def variables(base: Image) -> dict[str, str]:
+    """Return the variables that containers of an image have."""
+    pairs = (text.partition("=") for text in base.config.get("Env") or ())
+    return {name: value for name, _, value in pairs}
+
+
+def search_path(base: Image) -> str:
+    """Return where containers of an image look for programs."""
+    default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return variables(base).get("PATH") or default
+
+
+def line(value: object) -> bytes:
+    """Return a line of JSON, as programs in containers read it."""
+    return json.dumps(value).encode() + b"\n"
+
+
+def _mount(place: str, target: str) -> str:
+    fields = ("type=bind", f"source={place}", f"target={target}", "readonly")
+    # The value is a line of comma-separated values, and may be quoted as such.
+    return ",".join('"' + field.replace('"', '""') + '"' for field in fields)
+
+
+def _failure(what: str, said: bytes) -> ExecutionError:
+    text = redact(said.decode(errors="replace").strip())
+    hint = "make room on the engine's disk" if "no space left" in text.lower() else None
+    return ExecutionError(f"{what}: {text}", hint=hint)
+
+
+def _no_cli(error: OSError) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"the docker program cannot be run: {error.strerror}",
+        hint="install docker's command line, which runs containers",
+    )

@@ -1,0 +1,448 @@
+"""Python environments for images, installed in a build container."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from buildrun.environments import (
+    local_packages,
+    lockfile,
+    pip_config,
+    requirements,
+    uv_lock,
+    virtualenv,
+)
+from buildrun.environments import virtualenv as wanted
+from buildrun.environments.base import Identity
+from buildrun.environments.images import build_worker
+from buildrun.environments.images import layer as env_layer
+from buildrun.environments.images.build_container import Access, line
+from buildrun.environments.virtualenv import UV_LOCK
+from buildrun.errors import EnvironmentFailure
+from buildrun.project.rules.environments import fits
+from buildrun.store import digest
+from buildrun.store.memo import Reader
+from buildrun.workspace import archive, image_context
+from buildrun.workspace.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.base import Request
+    from buildrun.environments.images.build_container import Answer, Site
+    from buildrun.environments.images.engine import Image
+    from buildrun.environments.requirements import Line
+    from buildrun.environments.virtualenv import Wanted
+    from buildrun.project.model import PythonEnv
+    from buildrun.store.memo import Reader
+    from buildrun.workspace.archive import Layer
+
+# Where the environment is in its image, the project's code in the image above it, and what is
+# needed while the container is there.
+PREFIX = "/opt/buildrun/env"
+CODE = "/mlflow/projects/code"
+SCRATCH = "/tmp/buildrun"  # noqa: S108
+
+PIP = (
+    "--no-input", "--disable-pip-version-check", "--no-compile", "--no-cache-dir",
+    "--no-warn-script-location", "--progress-bar", "off",
+)  # fmt: skip
+
+# Lines of pip's reasons that are shown.
+_SHOWN = 24
+
+_MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+
+
+def identify(request: Request, base: Image, reader: Reader) -> Identity:
+    """Return what the virtualenv is made of, beside its base; raises EnvironmentFailure."""
+    found = wanted.read(request, reader)
+    platform = platform_of(base)
+    parts: dict[str, Any] = {"manager": virtualenv.NAME, "platform": platform}
+    lock, state, stale = virtualenv.usable_lock(found, reader), "unlocked", []
+    if lock is not None:
+        python = minor(found.declared.python) or lock.python
+        stale = lockfile.changes(lock, found.inputs, platform, python)
+        state = "stale" if stale else "locked"
+    if lock is None and not any(found.lines.values()) and UV_LOCK not in found.inputs:
+        state = "locked"  # nothing is installed, so there is nothing to pin
+    if request.locked and state != "locked":
+        raise virtualenv.not_locked(found.declared, stale)
+    parts["requested"] = found.declared.python
+    if lock is not None and state == "locked":
+        parts.update(python=lock.python, packages=[list(one) for one in lock.platforms[platform]])
+        if by_path := requirements.given_by_path(_portable(found, request)):
+            parts["local"] = by_path
+    else:
+        parts.update(_portable(found, request), indexes=list(found.indexes))
+    key = digest.key("environment in an image", parts)
+    return Identity(virtualenv.NAME, key, parts, state, stale, found.warnings)
+
+
+def minor(python: str | None) -> str:
+    """Return ``major.minor`` where a project asks for just one, else ""."""
+    match = _MINOR.fullmatch((python or "").strip())
+    return match.group(1) if match else ""
+
+
+def platform_of(base: Image) -> str:
+    """Return the platform of an image as locks have it, such as ``linux-x86_64``."""
+    system, architecture = base.platform
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture)
+    return f"{system}-{machine}"
+
+
+def make(
+    site: Site, base_name: str, identity: Identity, request: Request, console: Console
+) -> Layer:
+    """Make the virtualenv in a container and return its layer; raises EnvironmentFailure."""
+    reader = Reader(request.environ)
+    found = wanted.read(request, reader)
+    stages = Stages(request, CODE)
+    if UV_LOCK in found.inputs:
+        stages.add([stages.line(text) for text in _exported(request, found, console)])
+    elif "packages" in identity.parts:
+        for texts in uv_lock.lines(identity.parts["packages"]).values():
+            stages.add_locked(texts, [line for lines in found.lines.values() for line in lines])
+    else:
+        for lines in found.lines.values():
+            stages.add(lines)
+    order = stages.order(f"{PREFIX}/bin/python", [["-m", "venv", PREFIX]])
+
+    def check(first: str) -> bytes:
+        refuse_version(json.loads(first)["python"], found.declared, identity, base_name)
+        return line(order)
+
+    settings = stages.access(reader)
+    for program in _programs(found.declared.python):
+        site.create((program, "-c", program_text()), settings)
+        stages.copy(site)
+        answer = site.run(check, console.progress)
+        if not answer.is_missing:
+            break
+    else:
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has no Python to make the environment with",
+            hint=remedy(found.declared.python),
+        )
+    if answer.code or not answer.first.startswith("{"):
+        known = [line for lines in found.lines.values() for line in lines]
+        raise failure(answer, base_name, known, request, found.declared)
+    return env_layer.of_archive(lambda: site.take(PREFIX), PREFIX)
+
+
+class Stages:
+    """Installations by pip in a container, one after another, with the local files they need."""
+
+    def __init__(self, request: Request, root: str, folder: str | None = None) -> None:
+        """Take the project.
+
+        root: where its files are in the container. folder: what paths are relative to, None for
+        the project's root.
+        """
+        self._request = request
+        self._root = root
+        self._folder = folder or request.project.root
+        self._mounts = Mounts()
+        self._stages: list[dict[str, Any]] = []
+        self._sources: dict[str, str] = {}
+        self._variables: set[str] = set()
+
+    def line(self, text: str) -> Line:
+        """Return a line that stands in no file."""
+        return requirements.Line(text, self._folder, 0)
+
+    def add(self, lines: Sequence[Line], *words: str) -> None:
+        """Add a stage of requirements; words: further ones for pip."""
+        texts = [(line, self._moved(line)) for line in lines]
+        for _, text in texts:
+            self._variables.update(_VARIABLE.findall(text))
+        wanted = [text for line, text in texts if not line.constraint]
+        if wanted:
+            bounds = [text for line, text in texts if line.constraint]
+            self._stages.append(
+                {
+                    "words": list(words),
+                    "requirement": _joined(wanted),
+                    "constraint": _joined(bounds),
+                }
+            )
+
+    def add_locked(self, texts: Sequence[str], asked: Sequence[Line]) -> None:
+        """Add the lines of a lock, which is complete; pip wants hashes for all or for none.
+
+        asked: the requirements, which may say where packages come from.
+        """
+        places = requirements.sources(asked)
+        hashed = [self.line(text) for text in texts if " --hash=" in text]
+        others = [self.line(text) for text in texts if " --hash=" not in text]
+        for lines, words in ((hashed, ("--no-deps", "--require-hashes")), (others, ("--no-deps",))):
+            if lines:
+                self.add([*places, *lines], *words)
+
+    def access(self, reader: Reader) -> Any:
+        """Return what the container needs of this machine."""
+        request = self._request
+        found = access(reader, request.environ, self._mounts, self._folder, offline=request.offline)
+        seen = {name: request.environ.get(name, "") for name in self._variables}
+        return found._replace(environ={**found.environ, **seen})
+
+    def order(self, python: str, first: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+        """Return what the program in the container reads; first: what Python does before it."""
+        return {
+            "python": python,
+            "first": [list(words) for words in first],
+            "stages": self._stages,
+            "words": list(PIP),
+            "scratch": SCRATCH,
+            "sources": sorted(self._sources.values()),
+            "cwd": self._there(self._folder) or self._root,
+        }
+
+    def copy(self, site: Site) -> None:
+        """Copy local projects into the container, where their builds may write."""
+        for place, target in self._sources.items():
+            project = self._request.project._replace(root=place, entry_points=())
+            prints = Fingerprints(place, None, "sha256")
+            leaving = local_packages.leaving(place, requirements.outputs_of(self._request.project))
+            taken = image_context.content(project, prints, leaving).taken
+            site.put(archive.of_files(place, taken, target).chunks())
+
+    def _moved(self, line: Line) -> str:
+        """Return a line's text with paths of this machine as they are in the container."""
+        target = partial(self._target, line)
+        return requirements.moved(line, self._folder, target, self._mounts.address)
+
+    def _target(self, line: Line, path: str, *, editable: bool) -> str:
+        if not os.path.isdir(path):
+            return self._mounts.place(path)
+        target = self._there(path)
+        if not target and editable:
+            raise EnvironmentFailure(
+                f"`{line.text}` is used where it lies, and that is not in the image",
+                place=f"{line.path}:{line.number}" if line.number else line.path,
+                hint="leave `-e` out, or move it into the project",
+            )
+        target = target or f"{SCRATCH}-{len(self._sources)}/{os.path.basename(path)}"
+        return self._sources.setdefault(path, target)
+
+    def _there(self, path: str) -> str:
+        """Return where a path of the project is in the container, "" for one outside of it."""
+        below = os.path.relpath(path, self._request.project.root)
+        if below == os.pardir or below.startswith(os.pardir + os.sep):
+            return ""
+        return os.path.normpath(os.path.join(self._root, below))
+
+
+def refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
+    """Raise EnvironmentFailure where the base has another Python than is wanted."""
+    asked = declared.python
+    if asked is not None and not fits(have, asked):
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has Python {have}, and the project asks for {asked}",
+            place=declared.path,
+            hint=remedy(asked),
+        )
+    locked = identity.parts.get("python")
+    if locked and not fits(have, locked):
+        raise EnvironmentFailure(
+            f"the image `{base_name}` has Python {have}, and the lock is for {locked}",
+            place=lockfile.path_for(declared.path or ""),
+            hint=remedy(locked),
+        )
+
+
+def remedy(python: str | None) -> str:
+    """Return how to get a base with a Python."""
+    return f'choose a base that has it: -c \'{{"docker_base": "{default_base(python)}"}}\''
+
+
+def default_base(python: str | None) -> str:
+    """Return the image to start from for a Python that a project asks for."""
+    import sys
+
+    match = re.search(r"[0-9]+\.[0-9]+", python or "")
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return f"python:{match.group() if match else here}-slim"
+
+
+def failure(
+    answer: Answer, base_name: str, known: Sequence[Line], request: Request, declared: PythonEnv
+) -> EnvironmentFailure:
+    """Return the error for what pip, or the engine, says."""
+    from buildrun.environments.uv import ToolFailure, explain
+
+    said = [text for text in answer.said if text.strip()] or [answer.first]
+    what = f"the environment could not be made in a container of `{base_name}`"
+    default = declared.path or request.project.file or request.project.root
+    error = explain(ToolFailure("\n".join(said), shown=True), what, known, default)
+    wrong = [text for text in said if text.lower().lstrip().startswith("error:")]
+    # pip begins an error with that word and says it in the lines that follow.
+    reason = said[said.index(wrong[0]) :] if wrong else said
+    if len(reason) > _SHOWN:
+        reason = [*reason[: _SHOWN // 4], "…", *reason[-_SHOWN * 3 // 4 :]]
+    error.message = "\n".join([f"{what}:", *(f"  {text}" for text in reason)])
+    low = answer.text.lower()
+    for sign, hint in _REMEDIES:
+        if sign in low:
+            error.hint = hint
+            break
+    if request.offline:
+        error.hint = "run once without `--offline`"
+    return error
+
+
+_REMEDIES = (
+    ("ensurepip", "choose a base whose Python has `venv` with pip: Debian's `python3-venv`"),
+    ("do not match the hashes", "the file is not the one that was locked; do not install it"),
+    ("cannot find command 'git'", "choose a base with git for requirements from repositories"),
+    ("no matching distribution", "check the name, the version and the package index"),
+    ("gcc", "choose a base with a compiler, or a version that has a wheel"),
+    ("no space left", "make room on the engine's disk"),
+)
+
+
+def _programs(python: str | None) -> tuple[str, ...]:
+    exact = minor(python)
+    return (*((f"python{exact}",) if exact else ()), "python3", "python")
+
+
+def _portable(found: Wanted, request: Request) -> dict[str, Any]:
+    """Return what was declared; an editable install counts with its place in the project."""
+    parts = dict(found.inputs)
+    for stage in found.lines:
+        parts[stage] = [
+            {**item, "editable": os.path.relpath(item["editable"], request.project.root)}
+            if "editable" in item
+            else item
+            for item in parts[stage]
+        ]
+    return parts
+
+
+def _exported(request: Request, found: Wanted, console: Console) -> list[str]:
+    from buildrun.environments import uv
+    from buildrun.environments.uv import explain
+
+    try:
+        return uv_lock.export(uv.Tool(request, found.settings, console, -1).run)
+    except uv.ToolFailure as error:
+        place = os.path.join(request.project.root, UV_LOCK)
+        raise explain(error, "the lock could not be read", (), place) from None
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
+def program_text() -> str:
+    """Return the program that runs pip in containers, for `python -c`."""
+    from importlib.resources import files
+
+    return files(__package__).joinpath(f"{build_worker.__name__.rpartition('.')[2]}.py").read_text()
+
+
+# Where mounted files and directories are in the container.
+_MOUNTED = "/run/buildrun"
+
+# uv's variables, which win here as they do where uv makes the environment, in pip's words.
+_OF_UV = (
+    ("UV_INDEX_URL", "index-url"),
+    ("UV_DEFAULT_INDEX", "index-url"),
+    ("UV_EXTRA_INDEX_URL", "extra-index-url"),
+    ("UV_INDEX", "extra-index-url"),
+    ("UV_FIND_LINKS", "find-links"),
+    ("UV_NO_INDEX", "no-index"),
+    ("UV_CONSTRAINT", "constraint"),
+    ("UV_INSECURE_HOST", "trusted-host"),
+)
+_LISTS = ("extra-index-url", "find-links", "trusted-host", "constraint", "no-binary", "only-binary")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_LOCAL_ADDRESSES = re.compile(r"://(?:[^/@\s]*@)?(?:localhost|127\.[0-9.]+|\[::1\])(?=[:/\s]|$)")
+
+
+class Mounts:
+    """Files and directories of this machine, each with its place in the container."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._targets: dict[str, str] = {}
+
+    def place(self, path: str) -> str:
+        """Return where a path of this machine is in the container."""
+        path = os.path.abspath(path)
+        # Pages of an index refer to files beside it.
+        if os.path.basename(path) == "simple" and os.path.isdir(path):
+            return f"{self.place(os.path.dirname(path))}/simple"
+        name = f"{len(self._targets)}/{os.path.basename(path)}".rstrip("/")
+        return self._targets.setdefault(path, f"{_MOUNTED}/{name}")
+
+    def address(self, text: str, base: str) -> str:
+        """Return a URL or path as it is in the container; base: where relative paths begin."""
+        if text.startswith("file:"):
+            path = unquote(urlsplit(text).path)
+            return f"file://{quote(self.place(path))}" if os.path.exists(path) else text
+        path = os.path.join(base, os.path.expanduser(text))
+        return text if "://" in text or not os.path.exists(path) else self.place(path)
+
+    @property
+    def all(self) -> tuple[tuple[str, str], ...]:
+        """Return them, as containers take them."""
+        return tuple(self._targets.items())
+
+
+def access(
+    reader: Reader, environ: Mapping[str, str], mounts: Mounts, cwd: str, *, offline: bool
+) -> Access:
+    """Return what a container needs; cwd: where relative paths begin.
+
+    environ: the caller's, which may hold credentials.
+    """
+    values = _values(reader)
+    for name in ("index-url", *_LISTS):
+        if name in values:
+            values[name] = " ".join(mounts.address(one, cwd) for one in values[name].split())
+    seen = {f"PIP_{name.upper().replace('-', '_')}": text for name, text in values.items() if text}
+    certificates = values.pop("cert", "") or next(
+        (environ[name] for name in _CERTIFICATES if os.path.isfile(environ.get(name, ""))), ""
+    )
+    if certificates and os.path.isfile(certificates):
+        here = mounts.place(certificates)
+        seen.update(dict.fromkeys(("PIP_CERT", "GIT_SSL_CAINFO", *_CERTIFICATES), here))
+    if os.path.isfile(values.get("client-cert", "")):
+        seen["PIP_CLIENT_CERT"] = mounts.place(values["client-cert"])
+    netrc = environ.get("NETRC") or os.path.join(environ.get("HOME", "/"), ".netrc")
+    if os.path.isfile(netrc):
+        seen["NETRC"] = mounts.place(netrc)
+    for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
+        if environ.get(name):
+            seen[name] = environ[name]
+    if offline:
+        return Access({**seen, "PIP_RETRIES": "0"}, mounts.all, "none")
+    # An index of this very machine is not there in a container's own network.
+    local = any(_LOCAL_ADDRESSES.search(text) for text in seen.values())
+    return Access(seen, mounts.all, "host" if local else "")
+
+
+def _values(reader: Reader) -> dict[str, str]:
+    values = pip_config.own(reader)
+    for name, key in _OF_UV:
+        if text := reader.variable(name):
+            words = re.split(r"[\s,]+", text.strip()) if key == "find-links" else text.split()
+            if name == "UV_INDEX":
+                words = [re.sub(r"^[\w.-]+=(?=\w+:)", "", word) for word in words]
+            more = values.get(key, "") if name == "UV_INDEX" else ""
+            values[key] = " ".join([*words, *more.split()])
+    values.pop("keyring-provider", None)  # a program of this machine
+    if "default-timeout" in values:
+        values.setdefault("timeout", values.pop("default-timeout"))
+    if values.get("no-index", "").lower() not in ("", "0", "false", "no", "off"):
+        values["no-index"] = "1"
+    return values

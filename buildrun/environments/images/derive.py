@@ -1,0 +1,287 @@
+"""Derived images: found by key, else built; and their records."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.environments.images import engine, engine_api
+from buildrun.environments.images.config import Archive, Change, build_context
+from buildrun.environments.images.engine import Refused
+from buildrun.errors import BuildrunError, StoreError
+from buildrun.store import digest, files, locks
+from buildrun.store.locks import Lock
+from buildrun.workspace import archive as layer
+from buildrun.workspace import image_context
+from buildrun.workspace.archive import Layer
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.images.engine import Engine, Image
+    from buildrun.project.model import ProjectSpec
+    from buildrun.store.home import Home
+    from buildrun.workspace.fingerprints import Fingerprints
+
+# Where a project lies in its image, as with MLflow.
+CODE = "/mlflow/projects/code"
+
+# How images are made; another number makes all of them anew.
+_FORMAT = "1"
+
+
+class Derived(NamedTuple):
+    """An image that was made.
+
+    key: ``sha256:…`` of what it is made of. id: the same on every machine. reference: its name.
+    reused: it was there.
+    """
+
+    key: str
+    id: str
+    reference: str
+    reused: bool
+
+
+class Recipe(NamedTuple):
+    """What an image is made of, before anything is made.
+
+    key: ``sha256:…`` of all that decides it. project: its name, for people. layer: makes the
+    files. before: is called when it really has to be made.
+    """
+
+    key: str
+    project: str
+    change: Change
+    layer: Callable[[], Layer]
+    before: Callable[[], None] = lambda: None
+
+    @property
+    def reference(self) -> str:
+        """Return the image's name."""
+        return f"{engine.REPOSITORY}{engine_api.component(self.project)}:{self.key[7:23]}"
+
+
+def code_image(
+    engine: Engine,
+    home: Home,
+    base: Image,
+    project: ProjectSpec,
+    fingerprints: Fingerprints,
+    *,
+    refresh: bool,
+    console: Console,
+    any_user: bool = False,
+) -> Derived:
+    """Return the base with the project's files in `CODE`, made if it is not there.
+
+    refresh: it is made anew. any_user: see `layer.of_files`. Raises BuildrunError.
+    """
+    recipe = code_recipe(base, project, fingerprints, console, any_user=any_user)
+    made = layer_image(engine, home, base, recipe, refresh=refresh, console=console)
+    fingerprints.save()
+    return made
+
+
+def code_recipe(
+    base: Image,
+    project: ProjectSpec,
+    fingerprints: Fingerprints,
+    console: Console,
+    *,
+    any_user: bool = False,
+) -> Recipe:
+    """Return what the project's image is made of; nothing is made, no engine is asked.
+
+    Raises ProjectError where a file cannot be read.
+    """
+    content = image_context.content(project, fingerprints)
+    parts = {"format": _FORMAT, "base": base.id, "code": content.taken.digest, "at": CODE}
+    if any_user:
+        parts["users"] = "any"
+
+    def before() -> None:
+        for path in content.secrets:
+            console.note(f"`{path}` stays out of the image, since it may hold secrets")
+
+    return Recipe(
+        key=digest.key("image", {**parts, "project": engine_api.component(project.name)}),
+        project=project.name,
+        change=Change(workdir=CODE, told=f"the project's files in {CODE}"),
+        layer=lambda: layer.of_files(project.root, content.taken, CODE, any_user=any_user),
+        before=before,
+    )
+
+
+def find(engine: Engine, home: Home, recipe: Recipe, base: Image) -> Derived | None:
+    """Return the image that a recipe has made, where the engine still has it."""
+    record = read(home, recipe.key)
+    if record is not None and record.id and engine.image(record.id) is not None:
+        return Derived(recipe.key, record.id, record.reference, True)
+    found = engine.image(recipe.reference)
+    if found is None or not _is_made_of(found, recipe, base):
+        return None
+    return Derived(recipe.key, found.id, recipe.reference, True)
+
+
+def layer_image(
+    engine: Engine,
+    home: Home,
+    base: Image,
+    recipe: Recipe,
+    *,
+    refresh: bool,
+    console: Console,
+) -> Derived:
+    """Return the base with one more layer, made if it is not there; raises BuildrunError."""
+    if not refresh and (found := find(engine, home, recipe, base)) is not None:
+        use(home, found.key)
+        return found
+    told = f"waiting for another build of {recipe.reference}"
+    with lock(home, recipe.key, waiting=lambda: console.note(told)):
+        if not refresh and (found := find(engine, home, recipe, base)) is not None:
+            return found
+        recipe.before()
+        # Written before there is an image, so that what a killed build leaves is found by its key.
+        write(home, Record(recipe.key, "", recipe.reference, base.id, recipe.project))
+        record = _make(engine, base, recipe, console)
+        write(home, record)
+    return Derived(record.key, record.id, record.reference, False)
+
+
+def _make(engine: Engine, base: Image, recipe: Recipe, console: Console) -> Record:
+    console.progress(f"making {recipe.reference}")
+    source, change = recipe.layer(), _labelled(recipe)
+    try:
+        made = _loaded(engine, base, change, source) or _built(engine, base, change, source)
+        engine.tag(made, recipe.reference)
+    finally:
+        console.done()
+    size, now = source.size, time.time()
+    return Record(recipe.key, made, recipe.reference, base.id, recipe.project, size, now)
+
+
+def _loaded(engine: Engine, base: Image, change: Change, source: Layer) -> str | None:
+    """Return the id of the image, or None where the engine wants all of its layers."""
+    if not engine.keeps_layers():
+        return None
+    archive = Archive(base, change, source)
+    try:
+        engine.load(archive.chunks())
+    except Refused as error:
+        if error.full:
+            raise
+        return None
+    return archive.id if engine.image(archive.id) is not None else None
+
+
+def _built(engine: Engine, base: Image, change: Change, source: Layer) -> str:
+    labels = json.dumps(dict(change.labels))
+    return engine.build(build_context(base, change, source), {"labels": labels})
+
+
+def _labelled(recipe: Recipe) -> Change:
+    labels = {
+        engine.LABEL: _FORMAT,
+        engine.KEY: recipe.key,
+        engine.PROJECT: engine_api.component(recipe.project),
+    }
+    return recipe.change._replace(labels={**recipe.change.labels, **labels})
+
+
+def _is_made_of(image: Image, recipe: Recipe, base: Image) -> bool:
+    """Return whether an image of the right name is what the recipe makes."""
+    labels = image.config.get("Labels") or {}
+    return labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
+
+
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+
+
+class Record(NamedTuple):
+    """What a key has made.
+
+    id: empty while it is being made, and after a build that was killed. base: the id of the base.
+    bytes: of its own layer. created: seconds since the epoch.
+    """
+
+    key: str
+    id: str
+    reference: str
+    base: str
+    project: str
+    bytes: int = 0
+    created: float = 0.0
+
+
+def read(home: Home, key: str) -> Record | None:
+    """Return the record of a key; None where there is none, or it is damaged."""
+    try:
+        with open(path(home, key), "rb") as file:
+            value: Any = json.loads(file.read())
+        if value.pop("version") != 1:
+            return None
+        record = Record(**value)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    kinds = [type(item) for item in record]
+    if kinds != [str, str, str, str, str, int, float] or record.key != key:
+        return None
+    return record if record.id == "" or engine_api.is_id(record.id) else None
+
+
+def write(home: Home, record: Record) -> None:
+    """Write a record down; raises StoreError."""
+    try:
+        content = json.dumps({"version": 1, **record._asdict()})
+        files.publish(path(home, record.key), content.encode())
+    except OSError as error:
+        raise _unwritable(home, error) from error
+
+
+def lock(home: Home, key: str, *, waiting: Callable[[], None]) -> Lock:
+    """Return the only right to make what a key stands for; raises StoreError.
+
+    waiting: is called once where somebody else has it.
+    """
+    try:
+        os.makedirs(home.images, exist_ok=True)
+        return locks.exclusive(f"{path(home, key)}.lock", waiting=waiting)
+    except OSError as error:
+        raise _unwritable(home, error) from error
+
+
+def use(home: Home, key: str) -> None:
+    """Note that an image was used, which keeps it from being collected."""
+    try:
+        os.utime(path(home, key))
+    except OSError:
+        pass  # it was made with another store, or this one may only be read
+
+
+def keys(home: Home) -> Iterator[str]:
+    """Yield the keys of which there is a record, sound or not."""
+    try:
+        names = sorted(os.listdir(home.images))
+    except OSError:
+        return
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is not None:
+            yield f"sha256:{match.group(1)}"
+
+
+def path(home: Home, key: str) -> str:
+    """Return where the record of a key is."""
+    return os.path.join(home.images, f"{key[7:]}.json")
+
+
+def _unwritable(home: Home, error: OSError) -> BuildrunError:
+    return StoreError(
+        f"the record of an image cannot be written: {error.strerror}",
+        place=home.images,
+        hint="set BUILDRUN_HOME",
+    )

@@ -1,0 +1,379 @@
+"""Calls of the process that works with rattler, and its failures explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.environments import condarc
+from buildrun.environments.condarc import Channel, Settings, without_secrets
+from buildrun.environments.rattler_cache import Entry
+from buildrun.errors import EnvironmentFailure
+from buildrun.store import home
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.environments.base import Request
+    from buildrun.environments.condarc import Settings
+    from buildrun.project.model import CondaEnv
+    from buildrun.store.memo import Reader
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from buildrun.environments.rattler_worker import main; main()"
+)
+_KEPT_LINES = 12
+
+
+class _Failure(Exception):
+    """rattler could not do it; ``kind`` is for a remedy, ``reason`` its own words."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """Keep both."""
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+def perform(
+    order: Mapping[str, Any],
+    declared: CondaEnv,
+    settings: Settings,
+    request: Request,
+    console: Console,
+    lock: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the records of what was solved or installed.
+
+    order: see ``conda_order``. lock: a descriptor that the process inherits; it ends with all that
+    it started when this process does, and the lock is held until then.
+    Raises EnvironmentFailure with rattler's reason.
+    """
+    if find_spec("rattler") is None:
+        raise missing_rattler(declared.path)
+    environ = connection(request.environ, settings)
+    try:
+        return _perform(order, environ, console, lock)
+    except _Failure as failure:
+        raise explain(failure.kind, failure.reason, declared, "rattler") from None
+
+
+def _perform(
+    order: Mapping[str, Any], environ: Mapping[str, str], console: Console, lock: int
+) -> Sequence[Mapping[str, Any]]:
+    process = subprocess.Popen(
+        # Isolated from the caller's Python variables and directory, with our own import path.
+        (sys.executable, "-I", "-c", _START, json.dumps(_import_path())),
+        cwd=os.path.dirname(order["prefix"]),
+        env=dict(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(lock,) if lock >= 0 else (),
+        # A group of its own, so that the scripts of packages can be ended with it.
+        start_new_session=True,
+    )
+    try:
+        end, said = _converse(process, order, console)
+        code = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        console.done()
+    if end is None:
+        raise _Failure("crash", said or f"rattler's process ended with {_ending(code)}")
+    if end["event"] == "failure":
+        raise _Failure(end["kind"], end["reason"])
+    records: Sequence[Mapping[str, Any]] = end["records"]
+    return records
+
+
+def _converse(
+    process: subprocess.Popen[bytes], order: Mapping[str, Any], console: Console
+) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the last event, if the process came to one, and the end of what else was said."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("both are pipes")
+    said: list[str] = []
+    end: Mapping[str, Any] | None = None
+    try:
+        # Kept open: its closing is how the process learns of our end.
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it says why, or how it ended does
+    for line in process.stdout:
+        if not line.startswith(b'{"event"'):
+            said = [*said, line.decode(errors="replace").rstrip()][-_KEPT_LINES:]
+            continue
+        event = json.loads(line)
+        if event["event"] == "note":
+            console.note(console.style(event["text"], "dim"))
+        elif event["event"] == "progress":
+            console.progress(event["text"])
+        else:
+            end = event
+    return end, "\n".join(said)
+
+
+def _import_path() -> list[str]:
+    return [path for path in sys.path if os.path.isabs(path)]
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+class Sources(NamedTuple):
+    """Where packages come from: the channels, and how conda was told to reach them."""
+
+    channels: Sequence[Channel]
+    settings: Settings
+
+
+def sources(declared: CondaEnv, reader: Reader) -> Sources:
+    """Return the channels of the file, of the user's settings and of ``channel::package`` specs.
+
+    As conda has it, a channel that only a spec names is used after the others.
+    """
+    settings = condarc.read(reader)
+    found = condarc.resolve(declared.channels, declared.path, settings, reader)
+    for text in declared.dependencies:
+        name, separator, _ = text.partition("::")
+        if separator:
+            found += condarc.expand(name, declared.path, settings, reader)
+    return Sources(tuple({item.address: item for item in found}.values()), settings)
+
+
+def solve_request(
+    request: Request, declared: CondaEnv, used: Sources, reader: Reader, **fields: Any
+) -> dict[str, Any]:
+    """Return an order; see ``rattler_worker`` for its fields.
+
+    fields: those that differ: action, prefix, platform, virtual_packages, records, live; place
+    where that is not the prefix.
+    """
+    # RATTLER_CACHE_DIR is shared with other programs that use rattler.
+    shared = request.environ.get("RATTLER_CACHE_DIR")
+    root = shared or os.path.join(home.locate(request.environ).root, "conda")
+    return {
+        "packages": os.path.join(root, "pkgs"),
+        "repodata": os.path.join(root, "repodata"),
+        "channels": [channel.address for channel in used.channels],
+        "specs": [_spec(text, declared, used, reader) for text in declared.dependencies],
+        "priority": used.settings.priority,
+        "verify": used.settings.verify is not False,
+        "offline": request.offline,
+        "needs_python": bool(declared.pip),
+        "place": None,
+        **fields,
+    }
+
+
+def connection(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return the caller's variables, with what conda was told of certificates and proxies."""
+    found = dict(environ)
+    certificates = (
+        settings.verify if isinstance(settings.verify, str) else "",
+        environ.get("SSL_CERT_FILE", ""),
+        environ.get("REQUESTS_CA_BUNDLE", ""),
+        environ.get("CURL_CA_BUNDLE", ""),
+    )
+    if path := next((path for path in certificates if path), ""):
+        found["SSL_CERT_FILE"] = path
+    for scheme, proxy in settings.proxies.items():
+        found.setdefault(f"{scheme.upper()}_PROXY", proxy)
+    return found
+
+
+def _spec(text: str, declared: CondaEnv, used: Sources, reader: Reader) -> str:
+    name, separator, rest = text.partition("::")
+    if not separator:
+        return text
+    (first, *_) = condarc.expand(name, declared.path, used.settings, reader)
+    return f"{first.address}::{rest.strip()}"
+
+
+def entry_of(record: Any) -> Entry:
+    """Return the record as the guards of the cache take it."""
+    digest = record.sha256
+    return Entry(
+        record.name.normalized,
+        str(record.version),
+        str(record.build),
+        record.url,
+        digest.hex() if digest else "",
+        record.size or 0,
+    )
+
+
+def describe(record: Any) -> dict[str, Any]:
+    """Return the record's fields that a lock keeps, as JSON values."""
+    return {
+        "name": record.name.normalized,
+        "version": str(record.version),
+        "build": str(record.build),
+        "build_number": record.build_number,
+        "subdir": record.subdir,
+        "noarch": _noarch(record),
+        "depends": list(record.depends),
+        "constrains": list(record.constrains),
+        "sha256": record.sha256.hex() if record.sha256 else None,
+        "md5": record.md5.hex() if record.md5 else None,
+        "size": record.size,
+        "python_site_packages_path": record.python_site_packages_path,
+        "url": record.url,
+    }
+
+
+def _noarch(record: Any) -> str | None:
+    if record.noarch.python:
+        return "python"
+    return "generic" if record.noarch.generic else None
+
+
+def record_of(rattler: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the record that ``describe`` described."""
+    known = rattler.PackageRecord(
+        name=fields["name"],
+        version=fields["version"],
+        build=build_string(rattler, fields["build"]),
+        build_number=fields["build_number"],
+        subdir=fields["subdir"],
+        noarch=fields["noarch"],
+        depends=fields["depends"] or [],
+        constrains=fields["constrains"] or [],
+        sha256=bytes.fromhex(fields["sha256"]) if fields["sha256"] else None,
+        md5=bytes.fromhex(fields["md5"]) if fields["md5"] else None,
+        size=fields["size"],
+        python_site_packages_path=fields["python_site_packages_path"],
+    )
+    return rattler.RepoDataRecord(known, fields["file_name"], fields["url"], fields["channel"])
+
+
+def build_string(rattler: Any, text: str) -> Any:
+    """Return a build string as rattler's constructors take it: a text before 0.28."""
+    return getattr(rattler, "BuildString", str)(text)
+
+
+_LINES = 14
+_NOISE = re.compile(
+    r"^(Cannot solve the request because of: |Request failed after \d+ retries$"
+    r"|failed to interact with the package cache layer\.$)"
+)
+_KINDS = {
+    "silent": "check the network and the channel's address",
+    "offline": "run once without `--offline`",
+    "no-python": "add `python` to the dependencies",
+    "hash": "the package is not the one that its channel describes; do not use it blindly",
+    "spec": "write it as `name`, `name=1.2` or `name>=1.2,<2`",
+    "certificates": "check SSL_CERT_FILE, REQUESTS_CA_BUNDLE and `ssl_verify` in .condarc",
+    "AttributeError": "py-rattler is too old for this: pip install -U 'buildrun[conda]'",
+    "TypeError": "py-rattler is too old for this: pip install -U 'buildrun[conda]'",
+}
+_SIGNS = (
+    ("no space left", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
+    ("file too large", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
+    ("quota exceeded", "free space on the store's disk, or set BUILDRUN_HOME to another one"),
+    ("read-only file system", "set BUILDRUN_HOME to a directory that can be written"),
+    ("permission denied", "set BUILDRUN_HOME to a directory that you may write to"),
+    ("hash mismatch", _KINDS["hash"]),
+    ("certificate", "name your certificate authority in SSL_CERT_FILE or `ssl_verify` of .condarc"),
+    ("no usable repodata cache", "run once without `--offline`"),
+    ("401 unauthorized", "put the channel's credentials into ~/.netrc or RATTLER_AUTH_FILE"),
+    ("403 forbidden", "put the channel's credentials into ~/.netrc or RATTLER_AUTH_FILE"),
+    ("could not find subdir", "check the channel's name and address"),
+    ("dns error", "check the network and the channel's address"),
+    ("error sending request", "check the network and the channel's address"),
+    ("__glibc", "the package needs a newer system; ask for an older version of it"),
+    ("__cuda", "the package needs another graphics driver; CONDA_OVERRIDE_CUDA overrides"),
+    ("no candidates were found", "check the name and the version, or add the channel that has it"),
+    ("incompatible", "loosen or correct the versions that it names"),
+    ("cannot be installed", "loosen or correct the versions that it names"),
+)
+
+
+def explain(kind: str, reason: str, declared: CondaEnv, who: str) -> EnvironmentFailure:
+    """Return the error for what rattler or conda said.
+
+    kind: of a RattlerFailure. who: the one that says it.
+    """
+    if kind in ("ImportError", "ModuleNotFoundError"):
+        return missing_rattler(declared.path)
+    lines = [line for line in (_clean(line) for line in reason.splitlines()) if line]
+    shown = lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "…"]
+    text = "\n".join(f"  {line}" for line in shown)
+    return EnvironmentFailure(
+        f"the environment could not be built; {who} says:\n{text}",
+        place=blame(reason, declared),
+        hint=_remedy(kind, reason),
+    )
+
+
+def missing_rattler(path: str) -> EnvironmentFailure:
+    """Return the error for an installation that cannot solve."""
+    return EnvironmentFailure(
+        "the project declares a conda environment, and py-rattler is not installed",
+        place=path,
+        hint="pip install 'buildrun[conda]', name a conda in MLFLOW_CONDA_HOME, "
+        "or run with `--env-manager virtualenv`",
+    )
+
+
+def blame(reason: str, declared: CondaEnv) -> str:
+    """Return the place of the dependency, else of the channel that is spoken of, else the file."""
+    found: list[tuple[int, str]] = []
+    for dependency in declared.dependencies:
+        name = re.escape(_name(dependency))
+        said = re.search(rf"(?<![\w.-]){name}(?=-\d|(?![\w.-]))", reason, re.IGNORECASE)
+        if name and said:
+            found.append((said.start(), dependency))
+    for channel in () if found else declared.channels:
+        last = without_secrets(channel).rstrip("/").rpartition("/")[2]
+        said = re.search(rf"/{re.escape(last)}(?![\w.-])", reason)
+        if last and said:
+            found.append((said.start(), channel))
+    return locate(declared.path, min(found)[1]) if found else declared.path
+
+
+def locate(path: str, item: str) -> str:
+    """Return ``path:line:column`` of a list item in a YAML file, or the path."""
+    pattern = re.compile(rf"^\s*-\s+[\"']?{re.escape(item)}[\"']?\s*(#.*)?$")
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if pattern.match(line):
+                    return f"{path}:{number}:{line.index(item) + 1}"
+    except (OSError, UnicodeDecodeError):
+        pass
+    return path
+
+
+def _name(dependency: str) -> str:
+    tail = dependency.rpartition("::")[2].strip()
+    match = re.match(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", tail)
+    return match.group().lower() if match else ""
+
+
+def _clean(line: str) -> str:
+    text = _NOISE.sub("", without_secrets(line)).rstrip().removeprefix("Caused by: ")
+    return re.sub(r"(?<=[\w]) \*(?=[ ,.]|$)", "", text)
+
+
+def _remedy(kind: str, reason: str) -> str:
+    if kind in _KINDS:
+        return _KINDS[kind]
+    said = reason.lower()
+    for sign, remedy in _SIGNS:
+        if sign in said:
+            return remedy
+    return "correct the file, or run with `--env-manager virtualenv` or `local`"

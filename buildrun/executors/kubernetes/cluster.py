@@ -1,0 +1,226 @@
+"""A cluster as a run uses it: where its Jobs are, what is known of them, and what is to go."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.errors import ExecutionError
+from buildrun.executors.kubernetes import manifest
+from buildrun.executors.kubernetes import manifest as names
+from buildrun.executors.kubernetes.api import Api, Target, kubectl
+from buildrun.executors.kubernetes.watch import Event, Events, Watcher
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.executors.kubernetes.auth import Connection
+    from buildrun.executors.kubernetes.config import Config
+    from buildrun.executors.kubernetes.watch import View
+
+# In a run's directory: the Jobs that it submitted, a JSON object a line.
+_JOBS = "jobs.jsonl"
+
+# Seconds that what was deleted may take to go, beyond what its pods are given.
+_GOING = 60.0
+_GRACE = 30.0
+
+# Seconds that the cluster's answers are waited for while watches go on.
+_PATIENCE = 300.0
+
+
+class Submitted(NamedTuple):
+    """A Job that a run has submitted, as it is recorded.
+
+    context, kubeconfig: how the cluster was found; None and "" for what is so by default.
+    """
+
+    step: str
+    job: str
+    namespace: str
+    context: str | None
+    kubeconfig: str
+
+
+class Cluster:
+    """The Jobs of one owner in one namespace, from entry to exit; used by several threads.
+
+    directory: of the run, where its Jobs are recorded, with the kubeconfig that the user named;
+    "" for nowhere.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        config: Config,
+        owner: str,
+        directory: str,
+        console: Console,
+        kubeconfig: str,
+    ) -> None:
+        """Take the connection; nothing is asked before entry."""
+        self.config = config
+        self.owner = owner
+        self.console = console
+        self.namespace = manifest.namespace(config, connection.namespace)
+        self.api = Api(connection)
+        self.watcher = Watcher(
+            Api(connection, patience=_PATIENCE), self.namespace, names.selector(owner)
+        )
+        self._events = Events(self.api, self.namespace)
+        self._directory = directory
+        # `runs` may be called elsewhere.
+        paths = [os.path.abspath(path) for path in kubeconfig.split(os.pathsep) if path]
+        self._kubeconfig = os.pathsep.join(paths)
+        self._mutex = threading.Lock()
+        self._leaving: set[str] = set()
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Cluster:
+        """Start to follow the owner's Jobs."""
+        self.watcher.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until what was deleted is gone, and follow no more."""
+        try:
+            if kind is None:
+                self._await_leaving()
+        finally:
+            self.watcher.__exit__(kind, error, trace)
+
+    @property
+    def kubectl(self) -> str:
+        """Return how the user calls kubectl for the same place."""
+        return kubectl(self.namespace, self.config.context)
+
+    def job(self, name: str = "") -> Target:
+        """Return a Job's place on the server."""
+        return Target("jobs", self.namespace, name)
+
+    def pod(self, name: str) -> Target:
+        """Return a pod's place on the server."""
+        return Target("pods", self.namespace, name)
+
+    def secret(self, name: str = "") -> Target:
+        """Return a Secret's place on the server."""
+        return Target("secrets", self.namespace, name)
+
+    def record(self, step: str, job: str) -> None:
+        """Keep in mind that the run has submitted a Job, for `runs logs` and `runs cancel`."""
+        if self._directory:
+            made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
+            record(self._directory, made)
+
+    def is_news(self, warning: str) -> bool:
+        """Return whether the run is told something for the first time; each step's Job may."""
+        with self._mutex:
+            there = warning in self._told
+            self._told.add(warning)
+            return not there
+
+    def delete(self, name: str, *, secret: bool, ended: bool = False) -> None:
+        """Delete a Job with its pods and its Secret; the exit waits until they are gone.
+
+        ended: its command has ended by itself, so nothing is waited for.
+        """
+        self.api.delete(self.job(name))
+        if secret:
+            self.api.delete(self.secret(name))
+        if not ended:
+            with self._mutex:
+                self._leaving.add(name)
+
+    def await_gone(self, name: str, *, until: threading.Event | None = None) -> bool:
+        """Wait until a Job and its pods are gone; False where that takes too long.
+
+        until: what else ends the waiting.
+        """
+        view = self.watcher.look(name)
+        end = time.monotonic() + _grace(view) + _GOING
+        while _is_there(view) and not (until is not None and until.is_set()):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            view = self.watcher.wait(name, view.revision, left)
+        gone = not _is_there(view)
+        if gone or (until is not None and until.is_set()):
+            with self._mutex:
+                # Another of its name may come, and stay; or nobody wants to wait for this one.
+                self._leaving.discard(name)
+        return gone
+
+    def look_at_pods(self, view: View) -> View:
+        """Return a Job's view with the pods that it has by now; raises Refusal, ExecutionError."""
+        if view.job is None:
+            return view
+        selector = f"job-name={view.job['metadata']['name']}"
+        found = self.api.get(Target("pods", self.namespace), labelSelector=selector)
+        items = found.get("items") or ()
+        pods = sorted(items, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        return view._replace(pods=tuple(pods) or view.pods)
+
+    def event(self, kind: str, item: Mapping[str, Any]) -> Event | None:
+        """Return the last warning about an object; None where there is none, or no right to see."""
+        return self._events.last(kind, str(item["metadata"].get("uid")))
+
+    def _await_leaving(self) -> None:
+        for name in sorted(self._leaving):  # a copy: what has gone is taken out
+            try:
+                gone = self.await_gone(name)
+            except ExecutionError:
+                return  # whoever was told that the watch has ended
+            if not gone:
+                self.console.warn(
+                    f"the Job `{name}` was deleted, and its pod is still there",
+                    f"look at it: {self.kubectl} get pods -l job-name={name}",
+                )
+
+
+def record(directory: str, made: Submitted) -> None:
+    """Add a Job to those of a run; a full disk costs only the memory of it."""
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(os.path.join(directory, _JOBS), flags, 0o600)
+        try:
+            os.write(descriptor, json.dumps(made._asdict()).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
+
+
+def recorded(directory: str) -> list[Submitted]:
+    """Return the Jobs that a run has submitted, each once."""
+    try:
+        with open(os.path.join(directory, _JOBS), "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found: dict[Submitted, None] = {}
+    for line in lines:
+        try:
+            found[Submitted(**json.loads(line))] = None
+        except (ValueError, TypeError):
+            continue  # cut off
+    return list(found)
+
+
+def _is_there(view: View) -> bool:
+    return view.job is not None or bool(view.pods)
+
+
+def _grace(view: View) -> float:
+    """Return the seconds that the pods have to end."""
+    found = [pod["spec"].get("terminationGracePeriodSeconds") for pod in view.pods]
+    return max((float(item) for item in found if item is not None), default=_GRACE)

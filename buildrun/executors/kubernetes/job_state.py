@@ -1,0 +1,337 @@
+"""What the status of a Job and its pod means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from buildrun.executors.base import TIMED_OUT
+from buildrun.executors.docker_cli import CODE
+from buildrun.executors.kubernetes.config import runs_as_root
+from buildrun.executors.kubernetes.watch import Object, View
+
+# Reasons for which a container waits that do not pass by themselves.
+_FINAL = frozenset(
+    {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "ImageInspectError"}
+)
+_PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
+# The last is between two tries of a container, which the Job counts.
+_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing", "CrashLoopBackOff"})
+
+_HINTS = {
+    "ErrImageNeverPull": "the Job template's `imagePullPolicy` forbids to pull it",
+    "InvalidImageName": "correct `repository-uri` in the backend config",
+    "CreateContainerConfigError": "a Secret or ConfigMap that the Job template names is missing; "
+    "make it in the Job's namespace",
+    "Unschedulable": "ask for less in `resources`, correct the template's node selector and "
+    "tolerations, or add a node",
+}
+_PULL_HINT = (
+    "the cluster's nodes must reach the registry of `repository-uri` and have the right to pull; "
+    "`image-pull-secrets` names credentials"
+)
+# As the kubelet says it.
+_NON_ROOT = re.compile("runAsNonRoot|non-root policy")
+_NON_ROOT_HINT = (
+    "set `runAsUser` in the Job template's `securityContext` to a number other than 0; the image "
+    "itself names none"
+)
+_INIT_HINT = "correct the image of the init container in the Job template"
+
+
+_DENIED = (
+    f"the pod does not run as root: its user may write in `{CODE}`, if it has the group 0, in /tmp "
+    "and in the volumes of the Job template; a user without a name has no HOME to write to either"
+)
+_READ_ONLY = (
+    "`readOnlyRootFilesystem` in the Job template forbids it: mount an `emptyDir` where it writes"
+)
+
+
+def write_hint(words: str) -> str:
+    """Return the remedy where words tell that a place cannot be written; "" where they do not."""
+    if "Read-only file system" in words:
+        return _READ_ONLY
+    return _DENIED if "Permission denied" in words else ""
+
+
+_DELETED = "the pod was deleted before its command had ended"
+_DELETED_HINT = "a user, or the cluster when it drained a node, may have done that; run again"
+
+
+class Waiting(NamedTuple):
+    """It does not run yet.
+
+    reason: the cluster's word, "" where all goes its way. words: the cluster's message. trouble:
+    what kind of patience it takes, ``pull`` or ``schedule``; ``final`` for none; "" for no end.
+    events: whose events may tell more, ``job`` or ``pod``.
+    """
+
+    reason: str = ""
+    words: str = ""
+    trouble: str = ""
+    hint: str = ""
+    events: str = ""
+
+
+class Running(NamedTuple):
+    """The container runs; pod: its name. restarts: how often it has been started anew."""
+
+    pod: str
+    restarts: int
+
+
+class Ended(NamedTuple):
+    """It is over.
+
+    exit_code: the container's own. fact: what else there is to say, "" for an ordinary end.
+    pod: its name, "" where there was none. restarts: as for `Running`. timed_out: by a deadline.
+    message: what the container left as its termination message. init: the init container that
+    failed, "" where none did.
+    """
+
+    exit_code: int
+    fact: str = ""
+    hint: str = ""
+    pod: str = ""
+    restarts: int = 0
+    timed_out: bool = False
+    message: str = ""
+    init: str = ""
+
+
+class Gone(NamedTuple):
+    """Somebody has deleted it."""
+
+
+State = Waiting | Running | Ended | Gone
+
+
+def judge(view: View, container: str) -> State:
+    """Return how a Job stands; container: the name of the one that matters."""
+    if view.gone:
+        return _before_it_went(view.last, container)
+    if view.job is None:
+        return Waiting()
+    failed = _failed(view.job)
+    if view.pod is None:
+        return _without_pod(view.job, failed, view.last, container)
+    return _with_pod(view.job, view.pod, container, failed)
+
+
+def _before_it_went(pod: Object | None, container: str) -> State:
+    """Return how a Job ended that another client has deleted since."""
+    if pod is not None:
+        ours = _status(pod.get("status") or {}, container)
+        ended = (ours.get("state") or {}).get("terminated")
+        if ended is not None:
+            return _ended(pod, ended, int(ours.get("restartCount") or 0))
+    return Gone()
+
+
+def restarts_of(pod: Object, container: str) -> int:
+    """Return how often a container has been started anew."""
+    return int(_status(pod.get("status") or {}, container).get("restartCount") or 0)
+
+
+def is_over(job: Object) -> bool:
+    """Return whether a Job has ended, whatever became of it."""
+    return any(
+        item.get("type") in ("Complete", "Failed") and item.get("status") == "True"
+        for item in _conditions(job)
+    )
+
+
+def _without_pod(
+    job: Object, failed: Mapping[str, Any] | None, last: Object | None, container: str
+) -> State:
+    if failed is not None:
+        late = _is_late(failed)
+        before = _status((last or {}).get("status") or {}, container)
+        ended = (before.get("lastState") or {}).get("terminated") or {}
+        in_place = _starts_anew(job["spec"]["template"]["spec"])
+        if last is None and failed.get("reason") == "BackoffLimitExceeded" and not in_place:
+            return Ended(1, _DELETED, _DELETED_HINT)
+        return Ended(
+            TIMED_OUT if late else int(ended.get("exitCode") or 1),
+            f"the Job failed: {failed.get('message') or failed.get('reason')}",
+            timed_out=late,
+        )
+    if job["spec"].get("suspend"):
+        return Waiting("Suspended", "the Job is queued")
+    return Waiting(events="job")
+
+
+def _with_pod(  # noqa: PLR0911
+    job: Object, pod: Object, container: str, failed: Mapping[str, Any] | None
+) -> State:
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    ours = _status(status, container)
+    restarts = int(ours.get("restartCount") or 0)
+    ended = (ours.get("state") or {}).get("terminated")
+    if ended is not None:
+        if ended.get("exitCode") and failed is None and _is_tried_again(job, pod):
+            return Waiting()
+        made = _ended(pod, ended, restarts)
+        # Of the Job's own deadline the pod, which is deleted, tells nothing.
+        late = bool(made.exit_code) and failed is not None and _is_late(failed)
+        if late:
+            return made._replace(exit_code=TIMED_OUT, timed_out=True, fact="", hint="")
+        return made
+    if status.get("phase") == "Failed":
+        if failed is None and _is_tried_again(job, pod):
+            return Waiting()
+        return _lost(pod, status)
+    if status.get("phase") == "Succeeded":
+        return Ended(0, pod=name, restarts=restarts)
+    if (ours.get("state") or {}).get("running") is not None:
+        return Running(name, restarts)
+    return next(_troubles(status, ours), Waiting(events="pod"))
+
+
+def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Waiting]:
+    """Yield what keeps a pod from running."""
+    for item in (*(status.get("initContainerStatuses") or ()), ours):
+        waiting = (item.get("state") or {}).get("waiting") or {}
+        reason, words = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
+        if reason in _FINAL:
+            hint = _NON_ROOT_HINT if _NON_ROOT.search(words) else _HINTS.get(reason, "")
+            yield Waiting(reason, words, "final", hint)
+        elif reason in _PULLING:
+            yield Waiting(reason, words, "pull", _PULL_HINT if item is ours else _INIT_HINT)
+        elif reason not in _ORDINARY:
+            yield Waiting(reason, words, "pull", "")
+    for item in _conditions({"status": status}):
+        if item.get("type") == "PodScheduled" and item.get("status") == "False":
+            reason = str(item.get("reason") or "Unschedulable")
+            words = str(item.get("message") or "")
+            yield Waiting(reason, words, "schedule", _HINTS["Unschedulable"])
+
+
+def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:
+    """Return what the end of a container means."""
+    status = pod.get("status") or {}
+    code = int(ended.get("exitCode") or 0)
+    message = str(ended.get("message") or "")
+    made = Ended(code, pod=pod["metadata"]["name"], restarts=restarts, message=message)
+    reason = ended.get("reason")
+    if status.get("reason") == "DeadlineExceeded":
+        return made._replace(exit_code=TIMED_OUT, timed_out=True)
+    if reason == "OOMKilled":
+        limit = _memory_limit(pod)
+        return made._replace(
+            fact="the container ran out of memory (OOMKilled)"
+            + (f"; its limit is {limit}" if limit else ""),
+            hint="raise `resources.limits.memory` in the backend config or the Job template",
+        )
+    if reason in ("StartError", "ContainerCannotRun"):
+        return made._replace(
+            exit_code=code or 128,
+            fact=f"the command cannot be started: {message or reason}",
+            hint=_start_hint(message),
+        )
+    if status.get("reason"):
+        return made._replace(exit_code=code or 1, fact=_pod_fact(status), hint=_pod_hint(status))
+    for item in _conditions(pod):
+        if item.get("type") == "DisruptionTarget" and item.get("status") == "True" and code:
+            words = item.get("message") or item.get("reason")
+            return made._replace(fact=f"the cluster has ended the pod: {words}")
+    if code and pod["metadata"].get("deletionTimestamp") and not _starts_anew(pod["spec"]):
+        made = made._replace(fact=_DELETED, hint=_DELETED_HINT)
+    elif code and (hint := _refused(pod["spec"], message)):
+        made = made._replace(fact="a file was refused to the command", hint=hint)
+    return made
+
+
+def _starts_anew(spec: Mapping[str, Any]) -> bool:
+    """Return whether containers start anew in their pod; then the Job itself deletes it."""
+    return bool(spec.get("restartPolicy") == "OnFailure")
+
+
+def _refused(spec: Mapping[str, Any], words: str) -> str:
+    """Return the remedy where a command's last words blame rights that the pod lacks."""
+    hint = write_hint(words)
+    groups = (spec.get("securityContext") or {}).get("supplementalGroups") or ()
+    limited = hint == _READ_ONLY or not runs_as_root(spec) or 0 in groups
+    return hint if limited else ""
+
+
+def _lost(pod: Object, status: Mapping[str, Any]) -> Ended:
+    """Return what became of a pod whose container tells nothing."""
+    name = pod["metadata"]["name"]
+    if status.get("reason") == "DeadlineExceeded":
+        return Ended(TIMED_OUT, pod=name, timed_out=True)
+    for item in status.get("initContainerStatuses") or ():
+        ended = (item.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = ended.get("message") or ended.get("reason") or ""
+            fact = f"the init container `{item['name']}` ended with exit code {ended['exitCode']}"
+            # Its log tells more than the bare "Error".
+            fact = fact if words in ("", "Error") else f"{fact}: {words}"
+            return Ended(1, fact, pod=name, init=item["name"])
+    return Ended(1, _pod_fact(status), _pod_hint(status), pod=name)
+
+
+def _pod_fact(status: Mapping[str, Any]) -> str:
+    reason = str(status.get("reason") or "")
+    words = str(status.get("message") or "").strip()
+    if reason == "Evicted":
+        return f"the pod was evicted: {words}"
+    return ": ".join(filter(None, ("the pod failed", reason, words)))
+
+
+def _start_hint(message: str) -> str:
+    for program, use in (
+        ("python3", "steps whose files travel to the pod and back"),
+        ("sh", "a command of more than plain words"),
+    ):
+        if f'"{program}"' in message and "not found" in message:
+            return f"the image must have `{program}`, for {use}"
+    return ""
+
+
+def _pod_hint(status: Mapping[str, Any]) -> str:
+    if status.get("reason") == "Evicted":
+        return "ask for what it needs under `resources.requests`, so that a fitting node is chosen"
+    return ""
+
+
+def _is_tried_again(job: Object, pod: Object) -> bool:
+    limit = job["spec"].get("backoffLimit")
+    if _starts_anew(pod["spec"]):
+        return limit is None or limit > 0
+    failed = int((job.get("status") or {}).get("failed") or 0)
+    return failed <= (6 if limit is None else limit) and limit != 0
+
+
+def _failed(job: Object) -> Mapping[str, Any] | None:
+    return next(
+        (
+            item
+            for item in _conditions(job)
+            if item.get("type") in ("Failed", "FailureTarget") and item.get("status") == "True"
+        ),
+        None,
+    )
+
+
+def _is_late(failed: Mapping[str, Any]) -> bool:
+    return failed.get("reason") == "DeadlineExceeded"
+
+
+def _conditions(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = (item.get("status") or {}).get("conditions") or []
+    return list(found)
+
+
+def _status(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
+    for item in status.get("containerStatuses") or ():
+        if item.get("name") == container:
+            return item if isinstance(item, dict) else {}
+    return {}
+
+
+def _memory_limit(pod: Object) -> str:
+    limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+    return str(limits.get("memory") or "")

@@ -1,0 +1,260 @@
+"""The Job that a step becomes, its names and labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from buildrun import __version__
+from buildrun.executors.kubernetes.config import Config, runs_as_root
+from buildrun.store import digest
+
+# Where a Job's Secret is mounted.
+MOUNT = "/buildrun"
+_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+class Wish(NamedTuple):
+    """A step as far as its Job is concerned.
+
+    image: by digest. user: whom it runs as, "" for root. program: the words to run. environ:
+    variables with their values. secrets: those whose values are for the Secret. files: what else
+    the Secret holds, by name; they are mounted at `MOUNT`. timeout: seconds, None for the
+    template's. attempt: counts from 0.
+    """
+
+    identity: Identity
+    run_id: str
+    image: str
+    user: str
+    program: tuple[str, ...]
+    environ: Mapping[str, str]
+    secrets: Mapping[str, str]
+    files: Mapping[str, str]
+    timeout: float | None
+    retries: int
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        """Return the name of the Job and of its Secret."""
+        return job_name(self.identity, self.attempt)
+
+    @property
+    def has_secret(self) -> bool:
+        """Return whether there is a Secret at all."""
+        return bool(self.secrets or self.files)
+
+
+def namespace(config: Config, context: str) -> str:
+    """Return where Jobs run; context: the namespace of the kubeconfig's context."""
+    declared = (config.template.get("metadata") or {}).get("namespace")
+    return config.namespace or declared or context
+
+
+def first_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the container of a template that is the project's."""
+    found: Mapping[str, Any] = template["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def job(config: Config, wish: Wish, place: str) -> dict[str, Any]:
+    """Return the template with its first container filled in; the others stay as they are.
+
+    place: the namespace.
+    """
+    made: dict[str, Any] = copy.deepcopy(dict(config.template))
+    metadata = made["metadata"] = dict(made.get("metadata") or {})
+    metadata.pop("generateName", None)
+    metadata.update(name=wish.name, namespace=place)
+    _mark(metadata, wish)
+    spec = made["spec"]
+    template = spec["template"]
+    template["metadata"] = dict(template.get("metadata") or {})
+    _mark(template["metadata"], wish)
+    pod = template["spec"]
+    pod.setdefault("restartPolicy", "Never")
+    if config.queue:
+        metadata["labels"][_QUEUE] = config.queue
+        spec["suspend"] = True  # Kueue lets it go
+    if config.service_account:
+        pod["serviceAccountName"] = config.service_account
+    if config.pull_secrets:
+        there = pod.get("imagePullSecrets") or []
+        pod["imagePullSecrets"] = [*there, *({"name": name} for name in config.pull_secrets)]
+    if wish.timeout is not None:
+        # Of the pod rather than of the Job: it does not count while there is no place for it.
+        pod["activeDeadlineSeconds"] = max(1, math.ceil(wish.timeout))
+    if wish.retries:
+        spec["backoffLimit"] = max(wish.retries, spec.get("backoffLimit") or 0)
+    if not runs_as_root(pod, wish.user):
+        _add_group(pod)
+    _fill(pod["containers"][0], config, wish)
+    if wish.files:
+        items = [{"key": name, "path": name} for name in wish.files]
+        volume = {"name": "buildrun", "secret": {"secretName": wish.name, "items": items}}
+        pod["volumes"] = [*(pod.get("volumes") or []), volume]
+    return made
+
+
+def secret(wish: Wish, place: str) -> dict[str, Any]:
+    """Return the Secret of a Job."""
+    metadata: dict[str, Any] = {"name": wish.name, "namespace": place}
+    _mark(metadata, wish)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "stringData": {
+            **wish.files,
+            **{f"env.{name}": wish.secrets[name] for name in wish.secrets},
+        },
+    }
+
+
+def _mark(metadata: dict[str, Any], wish: Wish) -> None:
+    labels = labels_of(wish.identity)
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
+    annotations = annotations_of(wish.identity, __version__, wish.run_id)
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+
+
+def _add_group(pod: dict[str, Any]) -> None:
+    """Give the pod the group that may write in the project's directory."""
+    context = pod["securityContext"] = dict(pod.get("securityContext") or {})
+    groups = context.get("supplementalGroups") or []
+    context["supplementalGroups"] = [*groups, *({0} - set(groups))]
+
+
+def _fill(container: dict[str, Any], config: Config, wish: Wish) -> None:
+    container["name"] = dns(wish.identity.project)
+    container["image"] = wish.image
+    container["command"] = [_literal(word) for word in wish.program]
+    container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
+    ours: list[dict[str, Any]] = [
+        {"name": name, "value": _literal(value)} for name, value in wish.environ.items()
+    ]
+    ours += [
+        {
+            "name": name,
+            "valueFrom": {"secretKeyRef": {"name": wish.name, "key": f"env.{name}"}},
+        }
+        for name in wish.secrets
+    ]
+    container["env"] = _without(container.get("env") or (), ours) + ours
+    resources = {name: dict(config.resources[name]) for name in config.resources}
+    if resources:
+        there = container.get("resources") or {}
+        container["resources"] = {
+            **there,
+            **{name: {**(there.get(name) or {}), **resources[name]} for name in resources},
+        }
+    if wish.files:
+        mount = {"name": "buildrun", "mountPath": MOUNT, "readOnly": True}
+        container["volumeMounts"] = [*(container.get("volumeMounts") or ()), mount]
+
+
+def _without(there: Sequence[Any], ours: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the template's variables less those that we set.
+
+    MLflow's documentation shows a text in braces in their place.
+    """
+    taken = {item["name"] for item in ours}
+    return [
+        item
+        for item in there
+        if not (isinstance(item, dict) and item.get("name") in taken)
+        and not (isinstance(item, str) and item.startswith("{") and item.endswith("}"))
+    ]
+
+
+def _literal(text: str) -> str:
+    """Return the text for a place where the kubelet would replace ``$(NAME)`` and ``$$``."""
+    return text.replace("$", "$$")
+
+
+# Of labels and annotations that buildrun makes.
+PREFIX = "buildrun/"
+KEY = f"{PREFIX}key"
+OWNER = f"{PREFIX}owner"
+PROJECT = f"{PREFIX}project"
+STEP = f"{PREFIX}step"
+VERSION = f"{PREFIX}version"
+RUN = f"{PREFIX}run"
+# A Job that was kept though its end is known: the next one of its name replaces it.
+HARVESTED = f"{PREFIX}harvested"
+# The run that follows a Job which another run has submitted, and cleans up after it.
+FOLLOWER = f"{PREFIX}follower"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+_LONGEST = 63
+
+
+class Identity(NamedTuple):
+    """What a Job is of.
+
+    project, step: as the user named them. key: ``sha256:…`` of all that decides what it does.
+    owner: whose it is; others' Jobs are never attached to.
+    """
+
+    project: str
+    step: str
+    key: str
+    owner: str
+
+
+def dns(text: str, longest: int = _LONGEST) -> str:
+    """Return the text as a DNS label: lower case letters, digits and dashes."""
+    made = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:longest].strip("-")
+    return made or "x"
+
+
+def label(text: str) -> str:
+    """Return the text as a label's value."""
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST]
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", made)
+
+
+def job_name(identity: Identity, attempt: int) -> str:
+    """Return the name of a Job, the same whoever submits the same; attempt: counts from 0.
+
+    A pod's name is longer by six characters and is cut by the cluster.
+    """
+    # Two owners may do the same at once, each with a Job of their own.
+    key = digest.key("job", [identity.key, identity.owner]).rpartition(":")[2][:16]
+    rest = f"-{key}" + (f"-{attempt}" if attempt else "")
+    room = _LONGEST - len("br-") - len(rest) - 1
+    step = dns(identity.step, room // 2)
+    return f"br-{dns(identity.project, room - len(step))}-{step}{rest}"
+
+
+def labels_of(identity: Identity) -> dict[str, str]:
+    """Return what Jobs and pods are found by."""
+    return {
+        MANAGED_BY: "buildrun",
+        PROJECT: label(identity.project),
+        STEP: label(identity.step),
+        KEY: label(identity.key.rpartition(":")[2]),
+        OWNER: label(identity.owner),
+    }
+
+
+def annotations_of(identity: Identity, version: str, run_id: str) -> dict[str, str]:
+    """Return what tells a Job's whole story; labels are cut and changed."""
+    return {
+        PROJECT: identity.project,
+        STEP: identity.step,
+        KEY: identity.key,
+        OWNER: identity.owner,
+        VERSION: version,
+        RUN: run_id,
+    }
+
+
+def selector(owner: str) -> str:
+    """Return the label selector for all Jobs and pods of an owner."""
+    return f"{MANAGED_BY}=buildrun,{OWNER}={label(owner)}"

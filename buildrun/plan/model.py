@@ -1,0 +1,199 @@
+"""The records of a plan: what is asked for, its steps, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from buildrun.console import MASK, printable, redact
+from buildrun.errors import BuildrunError
+from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
+
+if TYPE_CHECKING:
+    from buildrun.plan import graph
+    from buildrun.plan.parameters import Download
+
+CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
+
+
+class Reason(NamedTuple):
+    """Why a step is in its state; ``code`` is stable."""
+
+    code: str
+    detail: str
+
+
+NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
+
+
+class EnvironmentState(NamedTuple):
+    """The environment a step runs in; key is None where it cannot be known yet.
+
+    lock: ``locked``, ``stale`` or ``unlocked``; None where nothing can be locked.
+    """
+
+    manager: str
+    key: str | None
+    ready: bool
+    lock: str | None = None
+
+
+class Step(NamedTuple):
+    """An entry point with decided parameters.
+
+    image: what a docker step runs, else None.
+    portable, paths: the command for the key, see ``command.Rendered``.
+    inputs: None stands for every project file that git would not ignore.
+    downloads: ``path`` parameters that only a run fetches, so that their content is not known.
+    secrets, shown: the parameters that are not to be shown, and the command without their values.
+    The rest is as declared, see ``EntryPoint``.
+    """
+
+    id: str
+    entry_point: str
+    parameters: tuple[tuple[str, str], ...]
+    command: str
+    depends_on: tuple[str, ...]
+    backend: str
+    environment: EnvironmentState
+    image: str | None
+    portable: str
+    paths: tuple[tuple[str, str], ...]
+    inputs: tuple[Pattern, ...] | None = None
+    outputs: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_env: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 0
+    downloads: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    shown: str = ""
+
+    @property
+    def shown_parameters(self) -> tuple[tuple[str, str], ...]:
+        """Return the parameters as they may be shown, kept and sent to others."""
+        return tuple(
+            (name, MASK if name in self.secrets else redact(value))
+            for name, value in self.parameters
+        )
+
+
+class Plan(NamedTuple):
+    """The steps in order, the requested one last; problems are what would stop a run.
+
+    outputs: of all entry points of the project, also of those that take no part.
+    content: what stands for the environment in the keys of results, or None where it is not known.
+    """
+
+    project: ProjectSpec
+    steps: tuple[Step, ...]
+    problems: tuple[BuildrunError, ...]
+    outputs: tuple[str, ...] = ()
+    content: str | None = None
+
+
+class Wish(NamedTuple):
+    """What the user asked for.
+
+    values: parameters by name, in the user's order. cwd: where relative paths begin.
+    backend: None leaves the choice to the project.
+    """
+
+    entry_point: str
+    values: Mapping[str, str]
+    cwd: str
+    environ: Mapping[str, str]
+    backend: str | None = None
+
+
+def make(
+    project: ProjectSpec,
+    wish: Wish,
+    environment: EnvironmentState,
+    download: Download | None = None,
+    *,
+    content: str | None = None,
+) -> Plan:
+    """Return the plan; nothing is written, and without ``download`` nothing is fetched.
+
+    Raises ProjectError and ParameterError where no command can be computed.
+    """
+    from buildrun.plan import graph
+
+    nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
+    docker = docker_env(project)
+    backend = _backend(wish.backend, docker)
+    image = docker.image if docker else None
+    steps = tuple(_step(node, backend, environment, image) for node in nodes)
+    problems = tuple(problem for node in nodes for problem in node.problems)
+    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
+    return Plan(project, steps, problems, tuple(outputs), content)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
+    (first, *rest) = plan.steps
+    return not rest and not first.outputs and first.timeout is None and not first.retries
+
+
+def _step(node: graph.Node, backend: str, environment: EnvironmentState, image: str | None) -> Step:
+    chosen, rendered = node.entry_point, node.rendered
+    return Step(
+        id=node.id,
+        entry_point=chosen.name,
+        parameters=rendered.parameters,
+        command=rendered.command,
+        depends_on=node.depends_on,
+        backend=backend,
+        environment=environment,
+        image=image,
+        portable=rendered.portable,
+        paths=rendered.paths,
+        inputs=chosen.inputs,
+        outputs=chosen.outputs,
+        env=chosen.env,
+        pass_env=chosen.pass_env,
+        timeout=chosen.timeout,
+        retries=chosen.retries,
+        downloads=node.downloads,
+        secrets=rendered.secrets,
+        shown=redact(rendered.shown),
+    )
+
+
+def docker_env(project: ProjectSpec) -> DockerEnv | None:
+    """Return the image that the project declares, with all that belongs to it, or None."""
+    return project.environment if isinstance(project.environment, DockerEnv) else None
+
+
+def _backend(requested: str | None, docker: DockerEnv | None) -> str:
+    if requested is not None and requested != "local":
+        return requested
+    return "docker" if docker else "local"
+
+
+State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled", "submitted"]
+
+# Those whose outputs are there for the steps that follow.
+GOOD: tuple[State, ...] = ("ok", "cached", "up-to-date")
+
+
+class Outcome(NamedTuple):
+    """How a step ended.
+
+    exit_code: None where no command ran. seconds: that it took now; saved: that its command would
+    have taken. log: the path of what it wrote.
+    """
+
+    step: Step
+    state: State
+    reasons: tuple[Reason, ...]
+    exit_code: int | None = None
+    seconds: float = 0.0
+    saved: float = 0.0
+    log: str | None = None
+
+
+def head(step: Step) -> str:
+    """Return what a message about a step begins with."""
+    return f"[{printable(step.id)}]"

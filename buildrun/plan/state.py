@@ -1,0 +1,158 @@
+"""What is known of one project: fingerprints, history and results, opened together."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.plan.model import Plan
+from buildrun.plan.step_history import History
+from buildrun.plan.uptodate import Choices, Judge
+from buildrun.store.action_cache import Results
+from buildrun.store.home import Home
+from buildrun.workspace.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.plan.digest_migration import Former
+    from buildrun.store.digest import Algorithm
+
+
+# Among the details of a result: the MLflow run that made it.
+MADE_BY = "mlflow_run"
+
+
+class CacheSettings(NamedTuple):
+    """What the user asked of the cache; JSON values.
+
+    force: ids or entry points that run in any case; None means all. remote: the URL of a shared
+    cache. remote_write: whether results are put there as well.
+    """
+
+    force: tuple[str, ...] | None = ()
+    cache: bool = True
+    remote: str | None = None
+    remote_write: bool = False
+
+
+class Place(NamedTuple):
+    """Where a plan is worked on, and with what.
+
+    logs: the run's directory for them. keep: whether results are kept. origins: the MLflow runs
+    that make the results, by step; None where nothing is tracked.
+    """
+
+    plan: Plan
+    home: Home
+    judge: Judge
+    fingerprints: Fingerprints
+    results: Results
+    history: History
+    console: "Console"
+    logs: str
+    keep: bool
+    origins: dict[str, str] | None = None
+
+
+def open_place(
+    plan: Plan,
+    home: Home,
+    settings: CacheSettings,
+    environ: Mapping[str, str],
+    console: "Console",
+    *,
+    logs: str = "",
+    write: bool = True,
+    explain: bool = False,
+    reach: bool = True,
+) -> Place:
+    """Return the place; nothing is read from it yet.
+
+    logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
+    whether old results are searched for the one most like a new one. reach: False asks no remote
+    cache, though keys are those of one.
+    """
+    algorithm = _algorithm(settings)
+    root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
+    fingerprints = fingerprints_of(root, home, settings, write=write)
+    history = History(home.about(root, "steps"), write=write)
+    results = Results(home, root, _remote(settings, console) if reach else None, write=write)
+    judge = Judge(
+        plan,
+        fingerprints,
+        results,
+        history,
+        algorithm=algorithm,
+        salt=salt,
+        choices=Choices(
+            None if settings.force is None else frozenset(settings.force), settings.cache
+        ),
+        explain=explain,
+        former=lambda: _former(plan, home, history, salt, _other(algorithm), write=write),
+    )
+    keep = write and settings.cache
+    return Place(plan, home, judge, fingerprints, results, history, console, logs, keep)
+
+
+def fingerprints_of(
+    root: str, home: Home, settings: CacheSettings, *, write: bool = True
+) -> Fingerprints:
+    """Return what knows the files of a project; see ``open_place``."""
+    algorithm = _algorithm(settings)
+    return Fingerprints(root, home.about(root, f"{algorithm}.index"), algorithm, write=write)
+
+
+def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
+    """Return the MLflow runs that made the last results of steps, as far as that is known."""
+    found = {}
+    for step in steps:
+        last = history.last(step)
+        if last is not None and isinstance(made_by := last.details.get(MADE_BY), str):
+            found[step] = made_by
+    return found
+
+
+def close(place: Place) -> None:
+    """Save what was found out."""
+    place.fingerprints.save()
+    place.history.compact()
+
+
+def _former(
+    plan: Plan,
+    home: Home,
+    history: History,
+    salt: str | None,
+    algorithm: "Algorithm",
+    *,
+    write: bool,
+) -> "Former":
+    """Return what knows of results under digests of this kind, on this machine alone."""
+    from buildrun.plan.digest_migration import Former
+
+    root = plan.project.root
+    index = home.about(root, f"{algorithm}.index")
+    fingerprints = Fingerprints(root, index, algorithm, write=False)
+    results = Results(home, root, None, write=write)
+    judge = Judge(
+        plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=Choices()
+    )
+    return Former(plan, home, judge, fingerprints, results, write=write)
+
+
+def _algorithm(settings: CacheSettings) -> "Algorithm":
+    return "sha256" if settings.remote and settings.cache else "xxh3"
+
+
+def _other(algorithm: "Algorithm") -> "Algorithm":
+    return "xxh3" if algorithm == "sha256" else "sha256"
+
+
+def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":
+    if not settings.remote or not settings.cache:
+        return None
+    from buildrun.store.remote.client import Remote
+
+    return Remote(settings.remote, write=settings.remote_write, warn=console.warn)
+
+
+if TYPE_CHECKING:
+    from buildrun.store.remote.client import Remote

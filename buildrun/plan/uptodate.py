@@ -1,0 +1,343 @@
+"""The staleness check: is a step up to date, in the cache, or to be run, and why."""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.console import printable
+from buildrun.errors import ProjectError
+from buildrun.plan import action_key
+from buildrun.plan.action_key import Parts
+from buildrun.plan.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
+from buildrun.plan.upstream import Upstream
+
+if TYPE_CHECKING:
+    from buildrun.plan.digest_migration import Former
+    from buildrun.plan.step_history import History, Last
+    from buildrun.project.model import Pattern
+    from buildrun.store.action_cache import Results
+    from buildrun.store.digest import Algorithm
+    from buildrun.store.manifest import Manifest
+    from buildrun.workspace.fingerprints import Fingerprints
+    from buildrun.workspace.select import Taken
+
+
+class Verdict(NamedTuple):
+    """What is known of a step before it runs.
+
+    key: None while it cannot be known. inputs: what they were when the key was made.
+    outputs: the digest of the outputs that are there or will be restored, else None.
+    manifest: of a hit. obstacle: why the result of a run could not be kept, else "".
+    paths: what lay at the step's paths when the key was made.
+    on_disk: paths of outputs as they are on disk now; None where nobody looked.
+    """
+
+    state: CacheState
+    reasons: tuple[Reason, ...]
+    key: str | None = None
+    parts: Parts | None = None
+    inputs: "Taken | None" = None
+    outputs: str | None = None
+    manifest: "Manifest | None" = None
+    obstacle: str = ""
+    on_disk: "Taken | None" = None
+    paths: "tuple[Taken, ...]" = ()
+
+
+class Choices(NamedTuple):
+    """What the user asked of the cache.
+
+    force: ids or entry points that run in any case; None means all of them.
+    cache: whether results are looked for and kept.
+    """
+
+    force: frozenset[str] | None = frozenset()
+    cache: bool = True
+
+    def forced(self, step: Step) -> bool:
+        """Return whether the step runs in any case."""
+        return self.force is None or step.id in self.force or step.entry_point in self.force
+
+
+_NO_CACHE = Reason("no-cache", "`--no-cache` was given")
+_FORCED = Reason("forced", "`--force` was given")
+_NEVER = Reason("never-run", "it has not run yet")
+
+
+class Judge:
+    """Judges the steps of one plan, each after those it depends on."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        fingerprints: "Fingerprints",
+        results: "Results",
+        history: "History",
+        *,
+        algorithm: "Algorithm",
+        salt: str | None = None,
+        choices: Choices,
+        explain: bool = False,
+        former: "Callable[[], Former] | None" = None,
+    ) -> None:
+        """Take what is looked into.
+
+        explain: whether old results are searched for likeness. former: what knows of results
+        under digests of the other kind.
+        """
+        self._plan = plan
+        self._fingerprints = fingerprints
+        self._results = results
+        self._history = history
+        self._algorithm = algorithm
+        self._salt = salt
+        self._choices = choices
+        self._explain = explain
+        self._make_former = former
+        self._former: Former | None = None
+        self._steps = {step.id: step for step in plan.steps}
+        self._before = Upstream(plan.steps)
+        self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
+        self._settled: dict[str, str] = {}
+        self._home = os.path.realpath(plan.project.root)
+
+    def settle(self, step: str, outputs: str) -> None:
+        """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
+        self._settled[step] = outputs
+
+    def verdict(self, step: Step) -> Verdict:
+        """Return what is known; raises ProjectError for an input pattern that matches nothing."""
+        if not step.outputs:
+            return self._without_outputs(step)
+        if not self._choices.cache:
+            return Verdict("miss", (_NO_CACHE,))
+        upstream = self.upstream(step)
+        if pending := self._missing(upstream):
+            return Verdict("miss", self._pending_reasons(step, pending))
+        known = self._known(step, upstream)
+        if isinstance(known, str):
+            reasons = (Reason("unknown-inputs", known),)
+            forced = (_FORCED,) if self._choices.forced(step) else ()
+            return Verdict("miss", forced + reasons, obstacle=known)
+        made, inputs, paths = known
+        return self._compare(step, made, inputs)._replace(paths=paths)
+
+    def missing(self, step: Step) -> list[str]:
+        """Return the steps that have to be settled before there can be a verdict on this one."""
+        return self._missing(self.upstream(step))
+
+    def identity(self, step: Step) -> str:
+        """Return what stands for a step without outputs in the keys of those that follow it."""
+        upstream = self.upstream(step)
+        if self._missing(upstream):
+            return ""
+        known = self._known(step, upstream)
+        return "" if isinstance(known, str) else known[0].key(self._algorithm)
+
+    def _missing(self, upstream: Sequence[str]) -> list[str]:
+        return [name for name in upstream if name not in self._settled]
+
+    def _without_outputs(self, step: Step) -> Verdict:
+        followed = step.id in self._followed
+        identity = self.identity(step) if followed and self._choices.cache else ""
+        if not followed and step.inputs is not None:
+            self._inputs(step, self.upstream(step))
+        return Verdict("uncached", (NO_OUTPUTS,), outputs=identity)
+
+    def _compare(self, step: Step, made: Parts, inputs: "Taken") -> Verdict:
+        key = made.key(self._algorithm)
+        last = self._history.last(step.id)
+        on_disk = self._fingerprints.outputs(step.outputs)
+        whole = not on_disk.problems and not on_disk.unmatched
+        known = Verdict("miss", (), key, made, inputs, on_disk=on_disk)
+        if on_disk.problems and (leaving := self._leaving(step)):
+            return known._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
+        if self._choices.forced(step):
+            return known._replace(reasons=(_FORCED,))
+        if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
+            return known._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
+        former = self._former_of(last)
+        before = former.look(step, known) if former is not None else None
+        manifest = before[0] if before is not None else None
+        manifest = manifest or self._results.find(key)
+        if manifest is not None and whole and manifest.outputs == on_disk.digest:
+            return known._replace(
+                state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
+            )
+        reasons = before[1] if before is not None else self._reasons(step, known, last)
+        if manifest is None:
+            if on_disk.problems:
+                reasons = (Reason("output-outside", on_disk.problems[0]),)
+            return known._replace(reasons=reasons)
+        return known._replace(
+            state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
+        )
+
+    def _leaving(self, step: Step) -> str:
+        """Return which output is a link out of the project, where no restore may go; or ""."""
+        from buildrun.workspace.select import leads_out
+
+        root = os.fsencode(self._plan.project.root)
+        for path in step.outputs:
+            name = os.fsencode(path.rstrip("/"))
+            if os.path.islink(os.path.join(root, name)) and leads_out(root, name):
+                return f"the output `{printable(path)}` is a link out of the project"
+        return ""
+
+    def _former_of(self, last: "Last | None") -> "Former | None":
+        """Return what knows how the step ended last, where that is told in the other kind."""
+        if last is None or last.outputs.startswith(f"{self._algorithm}:"):
+            return None
+        if self._former is None and self._make_former is not None:
+            self._former = self._make_former()
+        return self._former
+
+    def _reasons(self, step: Step, known: Verdict, last: "Last | None") -> tuple[Reason, ...]:
+        made, inputs, on_disk = known.parts, known.inputs, known.on_disk
+        if made is None or inputs is None or on_disk is None:
+            raise AssertionError(step.id)
+        if last is None:
+            return (_NEVER, *self._nearest(step, made, inputs))
+        found: list[Reason] = []
+        if last.key != known.key:
+            found += self._differences(last, made, inputs)
+        found += self._output_reasons(on_disk, last)
+        return tuple(found)
+
+    def _output_reasons(self, on_disk: "Taken", last: "Last") -> list[Reason]:
+        if on_disk.unmatched:
+            return [
+                Reason("output-missing", f"output `{printable(path)}` is missing")
+                for path in on_disk.unmatched
+            ]
+        if on_disk.digest == last.outputs:
+            return []
+        before = self._results.listing(last.outputs)
+        if before is None:
+            return [Reason("output-modified", "the outputs are not as they were made")]
+        old = {entry.path: entry[1:3] for entry in before}
+        new = {entry.path: entry[1:3] for entry in on_disk.entries()}
+        changed = sorted(path for path in {**old, **new} if old.get(path) != new.get(path))
+        names = ", ".join(f"`{printable(path)}`" for path in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        code = "output-modified" if any(path in new for path in changed) else "output-missing"
+        what = "changed since it was made" if code == "output-modified" else "is missing"
+        return [Reason(code, f"output {names}{more} {what}")]
+
+    def _nearest(self, step: Step, made: Parts, inputs: "Taken") -> list[Reason]:
+        """Explain what is new against the most similar result that anybody has made."""
+        if not self._explain:
+            return []
+        best = max(
+            self._results.like(self._plan.project.name, step.entry_point),
+            key=lambda manifest: action_key.likeness(manifest.parts, made.key_parts),
+            default=None,
+        )
+        return self._differences(best, made, inputs) if best is not None else []
+
+    def _differences(self, old: "Last | Manifest", made: Parts, inputs: "Taken") -> list[Reason]:
+        return action_key.differences(
+            Parts(old.parts, old.details),
+            made,
+            lambda: self._results.listing(old.inputs),
+            inputs.entries,
+        )
+
+    def _pending_reasons(self, step: Step, pending: Sequence[str]) -> tuple[Reason, ...]:
+        forced = [_FORCED] if self._choices.forced(step) else []
+        never = [_NEVER] if self._history.last(step.id) is None else []
+        upstream = [Reason("upstream-changed", f"`{name}` runs before it") for name in pending]
+        return (*forced, *never, *upstream)
+
+    def _known(
+        self, step: Step, upstream: Sequence[str]
+    ) -> "tuple[Parts, Taken, tuple[Taken, ...]] | str":
+        """Return the parts, the inputs and what lies at paths, or why they cannot be known."""
+        if self._plan.content is None:
+            return "the environment is not known yet"
+        if step.downloads:
+            return f"the parameter `{step.downloads[0]}` is downloaded when it runs"
+        inputs = self._inputs(step, upstream)
+        if inputs.problems:
+            return inputs.problems[0]
+        try:
+            contents = {name: self._content(step, path) for name, path in step.paths}
+        except OSError as error:
+            return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
+        made = action_key.parts(
+            step,
+            environment=self._plan.content,
+            inputs=inputs.digest,
+            contents={name: content for name, (content, _) in contents.items()},
+            upstream={name: self._settled[name] for name in upstream},
+            salt=self._salt,
+            algorithm=self._algorithm,
+        )
+        return made, inputs, tuple(taken for _, taken in contents.values() if taken is not None)
+
+    def _inputs(self, step: Step, upstream: Sequence[str]) -> "Taken":
+        if step.inputs is None:
+            return self._fingerprints.inputs(None, self._plan.outputs)
+        made_before = [path for name in upstream for path in self._steps[name].outputs]
+        patterns = tuple(pattern.text for pattern in step.inputs)
+        taken = self._fingerprints.inputs(patterns, (*step.outputs, *made_before))
+        for pattern in step.inputs:
+            if pattern.text in taken.unmatched and not _meets(pattern, made_before):
+                raise self._unmatched(step, pattern)
+        return taken
+
+    def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
+        from buildrun.project.rules.inputs import unmatched_diagnostic
+
+        entry_point = self._plan.project.entry_point(step.entry_point)
+        if entry_point is None:  # a plan from a record, which is made anew for its errors
+            return ProjectError(f"the input `{printable(pattern.text)}` matches nothing")
+        found = unmatched_diagnostic(self._plan.project, entry_point, pattern)
+        return ProjectError(f"{found.message} [{found.code}]", place=found.place, hint=found.hint)
+
+    def _content(self, step: Step, path: str) -> "tuple[str, Taken | None]":
+        """Return what stands for a path's content in a key, and what lies there.
+
+        Raises OSError.
+        """
+        inside = self._inside(path)
+        if inside is None:
+            return self._fingerprints.held(path)
+        if self._before.maker(inside) is not None or _meets_any(inside, step.outputs):
+            return f"project:{inside}", None  # made by a step, and counted as such
+        if inside == ".":
+            taken = self._fingerprints.inputs(("**",), self._plan.outputs)
+            if taken.problems:
+                raise OSError(errno.EIO, taken.problems[0], path)
+            return taken.digest, taken
+        return self._fingerprints.held(path, self._plan.outputs)
+
+    def _inside(self, path: str) -> str | None:
+        """Return where in the project a path leads, or None where it leads out of it."""
+        inside = os.path.relpath(os.path.realpath(path), self._home).replace(os.sep, "/")
+        return None if inside.split("/", 1)[0] == ".." else inside
+
+    def upstream(self, step: Step) -> list[str]:
+        """Return the steps before this one whose outputs it may see."""
+        wanted = [pattern.text for pattern in step.inputs or ()]
+        places = [self._inside(path) for _, path in step.paths]
+        return self._before.of(step, [*wanted, *(_literal(place) for place in places if place)])
+
+
+_UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
+
+
+def _literal(path: str) -> str:
+    """Return the pattern that matches this path alone."""
+    return "".join(f"\\{char}" if char in "*?[\\" else char for char in path)
+
+
+def _meets(pattern: "Pattern", outputs: Sequence[str]) -> bool:
+    from buildrun.workspace.glob import overlaps
+
+    return any(overlaps(pattern.text, path) for path in outputs)
+
+
+def _meets_any(path: str, outputs: Sequence[str]) -> bool:
+    return any(path == one.rstrip("/") or path.startswith(one.rstrip("/") + "/") for one in outputs)

@@ -1,0 +1,87 @@
+"""Rules of docker_env and of Kubernetes backend configs."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.findings import Findings
+from buildrun.project.model import DockerEnv
+from buildrun.project.rules.values import check_scalar
+from buildrun.project.schema_check import check_schema
+from buildrun.project.yaml_loader import Document, Path, parse, read_text
+from buildrun.store.memo import Reader
+
+
+def read_docker_env(findings: Findings) -> DockerEnv | None:
+    """Return the docker environment, or None where it names no image.
+
+    Shapes that MLflow refuses are the schema's to report; they are left out here.
+    """
+    value = findings.document.value["docker_env"]
+    image = value.get("image") if isinstance(value, dict) else None
+    if not isinstance(image, str) or not image:
+        return None
+    variables = _list(value.get("environment"))
+    pairs = [
+        _variable(findings, ("docker_env", "environment", index), item)
+        for index, item in enumerate(variables)
+    ]
+    volumes = tuple(item for item in _list(value.get("volumes")) if isinstance(item, str))
+    return DockerEnv(image, volumes, tuple(pair for pair in pairs if pair is not None))
+
+
+def _variable(findings: Findings, path: Path, item: object) -> str | tuple[str, str] | None:
+    if isinstance(item, str):
+        return item
+    if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
+        return None
+    check_scalar(findings, (*path, 1), item[1], "the variable is", exact=True)
+    return item[0], str(item[1])
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+KEYS = ("kube-context", "repository-uri", "kube-job-template-path")
+
+
+def load_json(path: str, reader: Reader) -> Document | Diagnostic:
+    """Read a JSON file, or return the one finding that says why it cannot be read.
+
+    The verdict is that of Python's json, which MLflow uses; places come from reading it as YAML.
+    """
+    text = read_text(path, reader)
+    if isinstance(text, Diagnostic):
+        return text
+    document = parse(path, text.replace("\t", " "))
+    if isinstance(document, Diagnostic) and document.code == "too-deep":
+        return document
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, column = getattr(error, "lineno", 1), getattr(error, "colno", 1)
+        message = f"this is not JSON: {getattr(error, 'msg', error)}"
+        hint = "check quotes, commas and brackets; JSON takes no comments"
+        return Diagnostic("error", "json-syntax", message, path, line, column, hint=hint)
+    if isinstance(document, Diagnostic):
+        return Document(path, text, value, None, (), ())
+    document.value = value
+    return document
+
+
+def check_kubernetes(findings: Findings, cwd: str, reader: Reader) -> None:
+    """Check a backend configuration; its paths are relative to ``cwd``, as in MLflow."""
+    check_schema("kubernetes_config", findings)
+    value = findings.document.value
+    name = value.get("kube-job-template-path") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not name:
+        return
+    folders = (cwd, os.path.dirname(findings.document.path))
+    if not any(reader.exists(os.path.join(folder, name)) for folder in folders):
+        message = f"there is no Job template `{name[:200]}`"
+        hint = "the path is relative to the directory that buildrun is called in, or to this file"
+        findings.warning("missing-job-template", message, ("kube-job-template-path",), hint=hint)

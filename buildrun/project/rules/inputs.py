@@ -1,0 +1,187 @@
+"""What an entry point's inputs mean, beside the outputs of others and on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+
+from buildrun.console import did_you_mean, printable
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.findings import Findings
+from buildrun.project.model import Declared, EntryPoint, Pattern, ProjectSpec
+from buildrun.project.rules.dependencies import (
+    Graph,
+    Makers,
+    depends_on_any,
+    graph_of,
+    makers_of,
+    needed,
+)
+from buildrun.project.rules.outputs import check_fields, problem
+from buildrun.project.yaml_loader import Path, pointer
+from buildrun.workspace import glob
+
+
+def read_inputs(
+    findings: Findings, path: Path, value: object, parameters: Collection[str]
+) -> tuple[tuple[Path, Pattern], ...]:
+    """Return the patterns as they are written, with their paths in the document.
+
+    parameters: the entry point's.
+    """
+    found = []
+    for index, text in enumerate(value if isinstance(value, list) else ()):
+        where = (*path, index)
+        if isinstance(text, str) and text and _check(findings, where, text):
+            check_fields(findings, where, text, parameters)
+            found.append((where, Pattern(text, *findings.document.place(where))))
+    return tuple(found)
+
+
+def all_inputs(findings: Findings, path: Path, value: object) -> tuple[Pattern, ...] | None:
+    """Return the whole list, so that each has its index in it; None where every file counts."""
+    if value is None:
+        return None
+    items = value if isinstance(value, list) else ()
+    return tuple(
+        Pattern(str(item), *findings.document.place((*path, index)))
+        for index, item in enumerate(items)
+    )
+
+
+def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
+    """Check that inputs which others make are depended on, and none is an own output."""
+    makers = Makers((item.name, output) for item in entry_points for _, output in item.outputs)
+    for entry_point in entry_points:
+        own, reached = entry_point.name, frozenset(graph[entry_point.name])
+        for where, pattern in entry_point.inputs:
+            found = makers.of(pattern.text)
+            names = [name for name in found if name != own and name not in reached]
+            if names and own in graph:
+                reached |= needed(graph, own)
+                names = [name for name in names if name not in reached]
+            if names:
+                _report_origin(findings, where, own, {name: found[name] for name in names}, graph)
+            if own in found:
+                _check_own(findings, where, pattern.text, found[own])
+
+
+def check_effect(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
+    """Check that inputs are of use: to a cache or to an entry point that depends on this one."""
+    named = {name for names in graph.values() for name in names}
+    for entry_point in entry_points:
+        declared = findings.document.value["entry_points"][entry_point.path[-1]]
+        if entry_point.inputs and not declared.get("outputs") and entry_point.name not in named:
+            message = "`inputs` has no effect: without `outputs` the entry point always runs"
+            hint = "add `outputs`, or remove `inputs`"
+            where = (*entry_point.path, "inputs")
+            findings.warning("no-effect", message, where, key=True, hint=hint)
+
+
+def unmatched(spec: ProjectSpec) -> tuple[Diagnostic, ...]:
+    """Return an error for each input pattern that nothing on the disk matches.
+
+    What an entry point that it depends on will make counts as there.
+    """
+    found = []
+    graph, makers = graph_of(spec), makers_of(spec)
+    for entry_point in spec.entry_points:
+        for pattern in entry_point.inputs or ():
+            if not glob.is_inside(pattern.text) or glob.exists(spec.root, pattern.text):
+                continue  # what leaves the project was told of before
+            names = makers.of(pattern.text, possibly=True).keys() - {entry_point.name}
+            if not depends_on_any(graph, entry_point.name, names):
+                found.append(unmatched_diagnostic(spec, entry_point, pattern))
+    return tuple(found)
+
+
+def unmatched_diagnostic(
+    spec: ProjectSpec, entry_point: EntryPoint, pattern: Pattern
+) -> Diagnostic:
+    """Return the error that an input pattern matches nothing, with its place in the MLproject."""
+    inputs = entry_point.inputs or ()
+    where: Path = ("entry_points", entry_point.name, "inputs")
+    if pattern in inputs:
+        where = (*where, inputs.index(pattern))
+    return Diagnostic(
+        "error",
+        "unmatched-input",
+        f"the input pattern `{printable(pattern.text[:60])}` of "
+        f"`{printable(entry_point.name)}` matches nothing",
+        spec.file or spec.root,
+        pattern.line,
+        pattern.column,
+        pointer(where),
+        _unmatched_hint(spec, entry_point, pattern.text),
+    )
+
+
+def _report_origin(
+    findings: Findings, path: Path, own: str, made: Mapping[str, str], graph: Graph
+) -> None:
+    name, output = next(iter(made.items()))
+    message = (
+        f"the input `{_text(findings, path)}` matches the output `{output[:60]}` of "
+        f"`{name}`, and `{own}` does not depend on it"
+    )
+    hint = f"add {_listed(list(made))} to `depends_on`, or narrow the pattern"
+    if own in needed(graph, name):
+        hint = f"narrow the pattern: `{name}` depends on `{own}`, so it runs later"
+    findings.warning("undeclared-dependency", message, path, hint=hint)
+
+
+def _check_own(findings: Findings, path: Path, text: str, output: str) -> None:
+    wanted, made = glob.split(text) or (), tuple(output.rstrip("/").split("/"))
+    if wanted[: len(made)] == made:
+        message = f"the input `{text[:60]}` is an output of the same entry point"
+        hint = "remove it from `inputs`: what the command makes cannot decide whether it runs"
+        findings.error("own-output", message, path, hint=hint)
+
+
+def _text(findings: Findings, path: Path) -> str:
+    return (findings.document.raw(path) or "")[:60]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:3]) + (" and others" if len(names) > 3 else "")
+
+
+def _check(findings: Findings, path: Path, text: str) -> bool:
+    found = problem(text, "the input")
+    if found is None and ".." in text.split("/"):
+        hint = "write the path without `..`"
+        found = "outside", f"the input `{text[:60]}` holds `..`, which may lead outside", hint
+    if found is not None:
+        kind, message, hint = found
+        if kind == "outside":
+            findings.error("input-outside", message, path, hint=hint)
+        else:
+            findings.error("bad-input", message, path, hint=hint)
+        return False
+    escapes = "[" in text or "\\" in text
+    if escapes and any(glob.translate(part) == glob.NEVER for part in text.split("/")):
+        message = f"the input `{text[:60]}` is no pattern: a `[` is not closed, or a `\\` ends it"
+        hint = "write `\\[` for a bracket in a name"
+        findings.error("bad-input", message, path, hint=hint)
+        return False
+    return True
+
+
+def _is_glob(text: str) -> bool:
+    return any(glob.is_glob(part) for part in glob.split(text) or ())
+
+
+def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> str:
+    names = [name for name in makers_of(spec).of(text) if name != entry_point.name]
+    if names:
+        return f"`{names[0]}` makes it: add `{names[0]}` to `depends_on`"
+    if "{" in text and "," in text:
+        return "braces name no alternatives: write a pattern for each"
+    directory, name = os.path.split(text.rstrip("/"))
+    try:
+        beside = os.listdir(os.path.join(spec.root, directory)) if not _is_glob(text) else []
+    except (OSError, ValueError):
+        beside = []
+    meant = did_you_mean(os.path.join(directory, name), [os.path.join(directory, item)
+                                                         for item in beside])  # fmt: skip
+    return meant or "check its spelling: it is relative to the project's root; or remove it"

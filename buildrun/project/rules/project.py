@@ -1,0 +1,113 @@
+"""What an MLproject file means: entry points, parameters and everything that is odd about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from buildrun.project.findings import Findings
+from buildrun.project.model import EntryPoint
+from buildrun.project.rules.entry_points import check_steps, read_entry_point
+from buildrun.project.rules.values import check_scalar
+
+ENVIRONMENTS = ("docker_env", "python_env", "conda_env")
+
+# The keys that MLflow refuses beside databricks_spark_job, in its words.
+_NOT_ON_DATABRICKS = {
+    "docker_env": "docker",
+    "python_env": "python",
+    "conda_env": "conda",
+}
+
+
+def read_name(findings: Findings, fallback: str) -> str:
+    """Return the project's name, by default ``fallback``, and check that it is what was meant."""
+    value = findings.document.value.get("name")
+    if value is None:
+        return fallback
+    if isinstance(value, (dict, list)):
+        hint = "write the name as one word or in quotes"
+        message = f"the name is read as the text `{str(value)[:60]}`"
+        findings.warning("yaml-value", message, ("name",), hint=hint)
+    else:
+        check_scalar(findings, ("name",), value, "the name is", exact=True)
+    return str(value)
+
+
+def read_entry_points(findings: Findings, reserved: Mapping[str, str]) -> tuple[EntryPoint, ...]:
+    """Return the entry points that have a command, and check all of them.
+
+    reserved: what lies at which path in the root and can be no output.
+    """
+    declared = findings.document.value.get("entry_points")
+    if not isinstance(declared, dict):
+        return ()
+    found = []
+    for key, value in declared.items():
+        path = ("entry_points", key)
+        if not isinstance(key, str):
+            message = f"the name of this entry point is read as `{key}`; MLflow never finds it"
+            hint = "put the name in quotes"
+            findings.warning("unreachable-entry-point", message, path, key=True, hint=hint)
+        if isinstance(value, dict):
+            found.append(read_entry_point(findings, path, value, reserved))
+    check_steps(findings, [item for item, _ in found])
+    return tuple(entry_point for _, entry_point in found if entry_point is not None)
+
+
+def check_environment_keys(findings: Findings) -> None:
+    """Check that there is one environment at most, and that docker has a name to go by."""
+    value = findings.document.value
+    given = [key for key in value if key in ENVIRONMENTS]
+    if len(given) > 1:
+        names = " and ".join(f"`{key}`" for key in given)
+        message = f"a project has one environment at most; this one has {names}"
+        hint = "keep the one that the project should run in"
+        findings.error("multiple-environments", message, (given[1],), key=True, hint=hint)
+    if value.get("docker_env") and value.get("name") is None:
+        message = "the project has no `name`; MLflow runs no docker project without"
+        hint = "add `name: …`; buildrun uses the directory's name"
+        findings.warning("missing-name", message, ("docker_env",), key=True, hint=hint)
+
+
+def check_databricks(findings: Findings) -> None:
+    """Check a Databricks job as MLflow does, and say that buildrun does not run it."""
+    document = findings.document
+    job = document.value.get("databricks_spark_job")
+    if not isinstance(job, dict):
+        return
+    path = ("databricks_spark_job",)
+    for message, hint in _databricks_refusals(document.value, job):
+        findings.error("bad-databricks-job", message, path, key=True, hint=hint)
+        return
+    message = "buildrun does not run Databricks jobs; MLflow runs this one on Databricks"
+    hint = "run it with `mlflow run --backend databricks`"
+    findings.warning("databricks-job", message, path, key=True, hint=hint)
+
+
+def _databricks_refusals(value: Mapping[Any, Any], job: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    refusals = []
+    entry_points = value.get("entry_points")
+    if job.get("python_file") is None and not entry_points:
+        message = "a Databricks job needs `python_file` or `entry_points`"
+        refusals.append((message, "add `python_file: …`"))
+    if job.get("python_file") is not None and entry_points:
+        message = "a Databricks job has `python_file` or `entry_points`, not both"
+        refusals.append((message, "remove one of the two"))
+    if any(kind == "path" for kind in _parameter_types(entry_points)):
+        message = "a Databricks job takes no parameter of type `path`"
+        refusals.append((message, "make it a `uri`"))
+    for key, name in _NOT_ON_DATABRICKS.items():
+        if key in value:
+            message = f"a Databricks job takes no {name} environment"
+            refusals.append((message, f"remove `{key}`"))
+    return refusals
+
+
+def _parameter_types(entry_points: object) -> list[object]:
+    found: list[object] = []
+    for entry_point in entry_points.values() if isinstance(entry_points, dict) else ():
+        parameters = entry_point.get("parameters") if isinstance(entry_point, dict) else None
+        for value in parameters.values() if isinstance(parameters, dict) else ():
+            found.append(value.get("type") if isinstance(value, dict) else value)
+    return found

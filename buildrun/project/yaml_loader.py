@@ -1,0 +1,550 @@
+"""YAML with the place of every value, within bounds."""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+import re
+import stat
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import SafeConstructor
+from yaml.events import (
+    AliasEvent,
+    DocumentEndEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from buildrun.console import near_path
+from buildrun.project.diagnostics import Diagnostic
+from buildrun.store.memo import Reader
+
+SIZE_LIMIT = 1 << 20  # bytes
+
+_C_LOADER: Any = getattr(yaml, "CSafeLoader", None)
+# The characters that PyYAML accepts; what else a file holds, it refuses.
+_UNPRINTABLE = re.compile(
+    "[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
+# libyaml takes some of these where PyYAML, whose verdict is MLflow's, does not.
+_RISKY = re.compile(r"[\t\x85\u2028\u2029\ufeff?%]|!(?!\S)")
+_TOO_LARGE = "is it the right file? Data belongs in files of its own"
+_TEMPLATE = re.compile(r"\{%|\{\{.*\}\}")
+_FAILURES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
+
+
+class Document:
+    """A file's value, and the place of each part of it.
+
+    value: as ``yaml.safe_load`` gives it. duplicates: keys that stand twice in one mapping, of
+    which the last counts. Parts are named by a path: keys (as in ``value``) and indexes.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text: str,
+        value: Any,
+        root: Node | None,
+        duplicates: tuple[Duplicate, ...],
+        aliases: tuple[Alias, ...],
+    ) -> None:
+        """Keep what was read."""
+        self.path = path
+        self.text = text
+        self.value = value
+        self.duplicates = duplicates
+        self._root = root
+        self._aliases = aliases
+        self._lines: list[int] = []
+        self._children: dict[int, dict[Hashable, tuple[Node, Node]]] = {}
+
+    def place(self, path: Path, *, key: bool = False) -> tuple[int, int]:
+        """Return line and column, from 1, of a value or of its key.
+
+        For what is not there, the place of the nearest part around it.
+        """
+        node, key_node = self._find(path)
+        node = key_node if key and key_node is not None else node
+        return _place(node.start_mark) if node is not None else (1, 1)
+
+    def raw(self, path: Path) -> str | None:
+        """Return a scalar's text as it is written, without quotes; None for anything else."""
+        node, _ = self._find(path, exact=True)
+        return str(node.value) if isinstance(node, ScalarNode) else None
+
+    def is_plain(self, path: Path) -> bool:
+        """Return whether the value is a scalar written without quotes."""
+        node, _ = self._find(path, exact=True)
+        return isinstance(node, ScalarNode) and not node.style
+
+    def lends(self, path: Path) -> bool:
+        """Return whether an alias elsewhere repeats the value or a part of it."""
+        node, _ = self._find(path, exact=True)
+        if node is None or node.end_mark is None:
+            return False
+        within = range(node.start_mark.index, node.end_mark.index)
+        return any(
+            alias.node.start_mark.index in within and alias.offset not in within
+            for alias in self._aliases
+        )
+
+    def find(self, path: Path, text: str, start: int = 0) -> int:
+        """Return the offset of ``text`` in a scalar's source, from ``start`` on, or -1.
+
+        What is written otherwise in the file (escapes, folding) is not found.
+        """
+        node, _ = self._find(path, exact=True)
+        if start < 0 or node is None or node.end_mark is None:
+            return -1
+        return self.text.find(text, max(node.start_mark.index, start), node.end_mark.index)
+
+    def place_at(self, path: Path, offset: int) -> tuple[int, int]:
+        """Return line and column of an offset that ``find`` returned; for -1, of the scalar."""
+        if offset < 0:
+            return self.place(path)
+        if not self._lines:
+            self._lines = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        line = bisect.bisect_right(self._lines, offset)
+        return line, offset - self._lines[line - 1] + 1
+
+    def _find(self, path: Path, *, exact: bool = False) -> tuple[Node | None, Node | None]:
+        node, key_node = self._root, None
+        for part in path:
+            found = self._child(node, part)
+            if found is None:
+                return (None, None) if exact else (node, key_node)
+            key_node, node = found
+        return node, key_node
+
+    def _child(self, node: Node | None, part: Any) -> tuple[Node | None, Node] | None:
+        if isinstance(node, SequenceNode):
+            within = isinstance(part, int) and part < len(node.value)
+            return (None, node.value[part]) if within else None
+        if not isinstance(node, MappingNode):
+            return None
+        if id(node) not in self._children:
+            self._children[id(node)] = {
+                construct_key(key): (key, value) for key, value in node.value
+            }
+        return self._children[id(node)].get(part)
+
+
+def pointer(path: Path) -> str:
+    """Return a path as an RFC 6901 JSON pointer."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def load(path: str, reader: Reader) -> Document | Diagnostic:
+    """Read a YAML file, or return the one finding that says why it cannot be read."""
+    content = read_text(path, reader)
+    return content if isinstance(content, Diagnostic) else parse(path, content)
+
+
+def read_text(path: str, reader: Reader) -> str | Diagnostic:
+    """Read a file as Python's text mode does: UTF-8, all newlines as ``\\n``.
+
+    Looks at size and kind before it opens anything: neither a 100 MB file nor a pipe is read.
+    """
+    refusal = _refuse(path)
+    if refusal is not None:
+        reader.executable(path)  # keeps its state, so that the refusal is not remembered for ever
+        return refusal
+    try:
+        content = reader.read(path)
+    except OSError as error:
+        return _unreadable(path, error)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _not_utf8(path, content, error)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    bad = _UNPRINTABLE.search(text)
+    return text if bad is None else _unprintable(path, text, bad)
+
+
+def parse(path: str, text: str) -> Document | Diagnostic:
+    """Read YAML text; the verdict is PyYAML's own, also where libyaml does the work."""
+    if _C_LOADER is not None and not _RISKY.search(text):
+        document = _parse(path, text, _C_LOADER)
+        if isinstance(document, Document) or document.code in _LIMIT_HINTS:
+            return document
+    return _parse(path, text, yaml.SafeLoader)
+
+
+def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
+    root: Node | None = None
+    try:
+        loader = kind(text)
+        root, duplicates, aliases = compose(loader)
+        value = loader.construct_document(root) if root is not None else None
+        return Document(path, text, value, root, duplicates, aliases)
+    except LimitError as error:
+        return _finding(path, error.code, error.message, error.mark, _LIMIT_HINTS[error.code])
+    except yaml.YAMLError as error:
+        return _syntax(path, text, error)
+    except _FAILURES as error:
+        return _bad_value(path, root, error)
+
+
+_LIMIT_HINTS = {
+    "too-large": _TOO_LARGE,
+    "bad-yaml-value": "put it in quotes",
+    "too-deep": "write the values out flat; no key of these files lies that deep",
+    "too-many-aliases": "write the values out instead of repeating them with `*`",
+    "recursive-alias": "write the value out instead of repeating it with `*`",
+    "multiple-documents": "keep one document: remove the `---` and what does not belong",
+}
+
+
+def _refuse(path: str) -> Diagnostic | None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return _unreadable(path, error)
+    except ValueError:
+        return Diagnostic("error", "missing-file", "no file can have this name", path)
+    if stat.S_ISDIR(status.st_mode):
+        hint = "put a file in its place"
+        return Diagnostic("error", "not-a-file", "this is a directory, not a file", path, hint=hint)
+    if not stat.S_ISREG(status.st_mode):
+        message = "this is a device, pipe or socket, not a file"
+        return Diagnostic("error", "not-a-file", message, path, hint="put a file in its place")
+    if status.st_size > SIZE_LIMIT:
+        message = f"the file has {status.st_size} bytes; more than {SIZE_LIMIT} are not read"
+        return Diagnostic("error", "too-large", message, path, hint=_TOO_LARGE)
+    return None
+
+
+def _unreadable(path: str, error: OSError) -> Diagnostic:
+    reason = error.strerror or str(error)
+    if error.errno == errno.ELOOP:
+        message, hint = "the symbolic link leads back to itself", "replace the link by the file"
+        return Diagnostic("error", "symlink-loop", message, path, hint=hint)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = near_path(*reversed(os.path.split(path))) or "check the path"
+        if os.path.islink(path):
+            hint = "its symbolic link leads nowhere"
+        return Diagnostic("error", "missing-file", "no such file", path, hint=hint)
+    message = f"the file cannot be read: {reason}"
+    hint = "give yourself the right to read it" if error.errno == errno.EACCES else ""
+    return Diagnostic("error", "unreadable-file", message, path, hint=hint)
+
+
+def _not_utf8(path: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic:
+    before = content[: error.start].decode("utf-8", "replace")
+    line, column = _line_and_column(before.replace("\r\n", "\n").replace("\r", "\n"))
+    message = f"the byte 0x{content[error.start]:02x} is not UTF-8 text"
+    hint = "save the file as UTF-8"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        message = "the file is UTF-16 text"
+    return Diagnostic("error", "not-utf-8", message, path, line, column, hint=hint)
+
+
+def _unprintable(path: str, text: str, bad: re.Match[str]) -> Diagnostic:
+    line, column = _line_and_column(text[: bad.start()])
+    name = "a NUL byte" if bad.group() == "\0" else f"the character U+{ord(bad.group()):04X}"
+    message = f"the file holds {name}, which YAML does not allow"
+    hint = 'remove it, or write it as an escape such as `"\\x07"`'
+    if bad.group() == "\0":
+        hint = "is it a text file? Save it as UTF-8"
+    return Diagnostic("error", "bad-character", message, path, line, column, hint=hint)
+
+
+def _syntax(path: str, text: str, error: yaml.YAMLError) -> Diagnostic:
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    message = problem.replace("'", "`")
+    if context and not context.startswith("while scanning for the next token"):
+        message = f"{message} ({context})"
+    return _finding(path, "yaml-syntax", message, mark, _syntax_hint(text, problem, mark))
+
+
+def _syntax_hint(text: str, problem: str, mark: yaml.Mark | None) -> str:
+    lines = text.split("\n")
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if _TEMPLATE.search(text):
+        return "this is a template that was not rendered (`{{ … }}`): check the files it makes"
+    if "\t" in line:
+        return "YAML takes no tabs here: indent with spaces"
+    near = lines[max(mark.line - 1, 0) : mark.line + 1] if mark is not None else []
+    if "expected ':'" in problem and any(re.match(r"\s*-[^\s-]", item) for item in near):
+        return "a list item needs a space after its `-`"
+    if line.count(": ") > 1:
+        return "put a value that holds `: ` in quotes"
+    return "check quotes, brackets and indentation here and in the line above"
+
+
+def _bad_value(path: str, root: Node | None, error: Exception) -> Diagnostic:
+    culprit = next((node for node in _scalars(root) if _fails(node)), root)
+    text = str(getattr(culprit, "value", ""))[:40]
+    message = f"`{text}` is not the value that its form or tag promises: {error}"
+    mark = culprit.start_mark if culprit is not None else None
+    return _finding(path, "bad-yaml-value", message, mark, "put it in quotes")
+
+
+def _scalars(root: Node | None) -> list[ScalarNode]:
+    found, waiting, seen = [], [root] if root is not None else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, ScalarNode):
+            found.append(node)
+        elif isinstance(node, SequenceNode):
+            waiting += node.value
+        elif isinstance(node, MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+    return found
+
+
+def _fails(node: ScalarNode) -> bool:
+    try:
+        SafeConstructor().construct_object(node)
+    except (yaml.YAMLError, *_FAILURES):
+        return True
+    return False
+
+
+def _finding(
+    path: str, code: str, message: str, mark: yaml.Mark | None, hint: str = ""
+) -> Diagnostic:
+    line, column = _place(mark) if mark is not None else (1, 1)
+    return Diagnostic("error", code, message, path, line, column, hint=hint)
+
+
+def _place(mark: yaml.Mark) -> tuple[int, int]:
+    return mark.line + 1, mark.column + 1
+
+
+def _line_and_column(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+DEPTH_LIMIT = 64  # levels
+NODE_LIMIT = 50_000  # keys, values and collections
+ALIAS_LIMIT = 10_000  # nodes that aliases repeat, all together
+MERGE_LIMIT = 1_000  # keys `<<`; PyYAML moves all of a mapping for each of them
+NUMBER_LIMIT = 1_000  # characters; what numbers in base 60 cost grows with their square
+
+STRING = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+Path = tuple[Any, ...]
+
+
+class LimitError(Exception):
+    """A document that is legal YAML and too much of it."""
+
+    def __init__(self, code: str, message: str, mark: yaml.Mark) -> None:
+        """Keep the parts of the finding."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.mark = mark
+
+
+class Duplicate(NamedTuple):
+    """A key that its mapping already has.
+
+    path: keys and indexes from the root. line, column: of the second; they count from 1.
+    """
+
+    path: Path
+    line: int
+    column: int
+    first_line: int
+
+
+class Alias(NamedTuple):
+    """A place, as an offset from the file's beginning, that repeats a value from elsewhere."""
+
+    offset: int
+    node: Node
+
+
+class _Open:
+    """A collection whose end is still to come."""
+
+    __slots__ = ("before", "key", "node", "path")
+
+    def __init__(self, node: Node, path: Path, before: int) -> None:
+        self.node = node
+        self.path = path
+        self.before = before
+        self.key: Node | None = None
+
+
+class _Composer:
+    """The state of one document on its way from events to nodes."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.stack: list[_Open] = []
+        self.anchors: dict[str, Node] = {}
+        self.sizes: dict[int, int] = {}
+        self.count = 0
+        self.repeated = 0
+        self.merges = 0
+        self.root: Node | None = None
+        self.duplicates: list[Duplicate] = []
+        self.aliases: list[Alias] = []
+
+    def take(self, event: Any) -> None:
+        if self.count > NODE_LIMIT:
+            message = f"the file holds more than {NODE_LIMIT} keys and values"
+            raise LimitError("too-large", message, event.start_mark)
+        kind = type(event)
+        if kind is ScalarEvent:
+            self._attach(self._anchored(event, self._scalar(event)))
+        elif kind in (SequenceStartEvent, MappingStartEvent):
+            self._open(event, SequenceNode if kind is SequenceStartEvent else MappingNode)
+        elif kind in (SequenceEndEvent, MappingEndEvent):
+            self._close(event)
+        elif kind is AliasEvent:
+            self._attach(self._aliased(event))
+
+    def _scalar(self, event: Any) -> Node:
+        tag = event.tag
+        if tag is None or tag == "!":
+            tag = self.loader.resolve(ScalarNode, event.value, event.implicit)
+        if tag in _NUMBERS and len(event.value) > NUMBER_LIMIT:
+            message = f"the number has more than {NUMBER_LIMIT} characters"
+            raise LimitError("bad-yaml-value", message, event.start_mark)
+        if tag == _MERGE:
+            self.merges += 1
+            if self.merges > MERGE_LIMIT:
+                message = f"the file has more than {MERGE_LIMIT} keys `<<`"
+                raise LimitError("too-many-aliases", message, event.start_mark)
+        self.count += 1
+        return ScalarNode(tag, event.value, event.start_mark, event.end_mark, style=event.style)
+
+    def _open(self, event: Any, kind: type[SequenceNode] | type[MappingNode]) -> None:
+        if len(self.stack) >= DEPTH_LIMIT:
+            message = f"the file is nested deeper than {DEPTH_LIMIT} levels"
+            raise LimitError("too-deep", message, event.start_mark)
+        tag = event.tag
+        if tag is None or tag == "!":
+            tag = self.loader.resolve(kind, None, event.implicit)
+        node = kind(tag, [], event.start_mark, None, flow_style=event.flow_style)
+        self._anchored(event, node)
+        self.stack.append(_Open(node, self._path(), self.count))
+        self.count += 1
+
+    def _close(self, event: Any) -> None:
+        done = self.stack.pop()
+        done.node.end_mark = event.end_mark
+        self.sizes[id(done.node)] = self.count - done.before
+        if isinstance(done.node, MappingNode):
+            self.duplicates += _duplicates(done.node, done.path)
+        self._attach(done.node)
+
+    def _anchored(self, event: Any, node: Node) -> Node:
+        name = event.anchor
+        if name is None:
+            return node
+        if name in self.anchors:
+            raise ComposerError(
+                f"found duplicate anchor {name!r}; first occurrence",
+                self.anchors[name].start_mark,
+                "second occurrence",
+                event.start_mark,
+            )
+        self.anchors[name] = node
+        return node
+
+    def _aliased(self, event: Any) -> Node:
+        name = event.anchor
+        if name not in self.anchors:
+            raise ComposerError(None, None, f"found undefined alias {name!r}", event.start_mark)
+        node = self.anchors[name]
+        if any(frame.node is node for frame in self.stack):
+            message = f"the alias `*{name}` stands inside the value that it repeats"
+            raise LimitError("recursive-alias", message, event.start_mark)
+        size = self.sizes.get(id(node), 1)
+        self.repeated += size
+        self.count += size
+        if self.repeated > ALIAS_LIMIT:
+            message = f"aliases repeat more than {ALIAS_LIMIT} values"
+            raise LimitError("too-many-aliases", message, event.start_mark)
+        self.aliases.append(Alias(event.start_mark.index, node))
+        return node
+
+    def _attach(self, node: Node) -> None:
+        if not self.stack:
+            self.root = node
+            return
+        parent = self.stack[-1]
+        if isinstance(parent.node, SequenceNode):
+            parent.node.value.append(node)
+        elif parent.key is None:
+            parent.key = node
+        else:
+            parent.node.value.append((parent.key, node))
+            parent.key = None
+
+    def _path(self) -> Path:
+        if not self.stack:
+            return ()
+        parent = self.stack[-1]
+        if isinstance(parent.node, SequenceNode):
+            return (*parent.path, len(parent.node.value))
+        return (*parent.path, getattr(parent.key, "value", None))
+
+
+def compose(loader: Any) -> tuple[Node | None, tuple[Duplicate, ...], tuple[Alias, ...]]:
+    """Return the root node of the loader's only document, or None for an empty one.
+
+    loader: a fresh ``yaml.SafeLoader`` or ``yaml.CSafeLoader``. Raises YAMLError and LimitError.
+    """
+    loader.get_event()
+    if loader.check_event(StreamEndEvent):
+        return None, (), ()
+    loader.get_event()
+    composer = _Composer(loader)
+    while not loader.check_event(DocumentEndEvent):
+        composer.take(loader.get_event())
+    loader.get_event()
+    if not loader.check_event(StreamEndEvent):
+        mark = loader.get_event().start_mark
+        raise LimitError("multiple-documents", "the file holds more than one document", mark)
+    return composer.root, tuple(composer.duplicates), tuple(composer.aliases)
+
+
+def construct_key(node: Node) -> Hashable:
+    """Return the Python value of a mapping's key.
+
+    Raises YAMLError for what cannot be a key.
+    """
+    if node.tag == STRING and isinstance(node, ScalarNode):
+        return str(node.value)
+    key: Hashable = SafeConstructor().construct_object(node, deep=True)
+    return key
+
+
+def _duplicates(node: MappingNode, path: Path) -> list[Duplicate]:
+    first: dict[tuple[str, str], int] = {}
+    found = []
+    for key, _ in node.value:
+        if not isinstance(key, ScalarNode) or key.tag == _MERGE:
+            continue
+        line, column = key.start_mark.line + 1, key.start_mark.column + 1
+        identity = (key.tag, key.value)
+        if identity in first:
+            found.append(Duplicate((*path, key.value), line, column, first[identity]))
+        else:
+            first[identity] = line
+    return found

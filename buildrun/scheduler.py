@@ -1,0 +1,250 @@
+"""The loop over a plan: first what needs no command, then the rest, several at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.console import printable
+from buildrun.errors import BuildrunError, Interrupted
+from buildrun.plan.model import GOOD, Outcome, Reason, Step
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.executors.supervisor import Supervisor
+    from buildrun.plan.model import Plan
+    from buildrun.step_runner import Worker
+
+# Seconds between two looks of the live line.
+_LIVE = 0.25
+
+
+class Manner(NamedTuple):
+    """How the steps are gone through.
+
+    jobs: how many at once. keep_going: whether a failure stops only what depends on it.
+    """
+
+    jobs: int = 1
+    keep_going: bool = False
+
+
+class Progress:
+    """How far a plan has come; complete at any moment, so that an interruption can be reported.
+
+    interrupted: the number of the signal that ended it, else None.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing done."""
+        self.plan = plan
+        self.outcomes: dict[str, Outcome] = {}
+        self.interrupted: int | None = None
+        self.defect: BaseException | None = None
+
+    def settled(self, step: Step) -> bool:
+        """Return whether all that the step depends on has ended well."""
+        return all(
+            name in self.outcomes and self.outcomes[name].state in GOOD for name in step.depends_on
+        )
+
+    def remaining(self) -> list[Step]:
+        """Return the steps that have not ended."""
+        return [step for step in self.plan.steps if step.id not in self.outcomes]
+
+    def failures(self) -> list[Outcome]:
+        """Return the steps that failed, in the order in which they did."""
+        return [outcome for outcome in self.outcomes.values() if outcome.state == "failed"]
+
+    def exit_code(self) -> int:
+        """Return the code of the run: the first failed command's own."""
+        if self.interrupted is not None:
+            return 128 + self.interrupted
+        for outcome in self.failures():
+            return outcome.exit_code or 1
+        return 0
+
+    def close(self) -> None:
+        """Account for the steps that never started."""
+        for step in self.remaining():
+            self.outcomes[step.id] = self._not_started(step)
+
+    def _not_started(self, step: Step) -> Outcome:
+        if self.interrupted is not None:
+            return Outcome(step, "cancelled", (Reason("interrupted", "the run was interrupted"),))
+        for name in step.depends_on:
+            before = self.outcomes.get(name)
+            if before is not None and before.state not in GOOD:
+                if before.state == "submitted":
+                    return Outcome(step, "skipped", (Reason("upstream-running", f"`{name}` runs"),))
+                word = "failed" if before.state == "failed" else "was skipped"
+                return Outcome(step, "skipped", (Reason("upstream-failed", f"`{name}` {word}"),))
+        reason = Reason("stopped", "another step failed; `--keep-going` goes on with the rest")
+        return Outcome(step, "skipped", (reason,))
+
+
+def settle(progress: Progress, worker: Worker, console: Console) -> None:
+    """Do all that takes no command, as far as that is known now."""
+    worker.mend()
+    for step in progress.plan.steps:
+        if progress.settled(step) and step.outputs:
+            try:
+                outcome = worker.settle(step, partial(_waiting, step, console))
+            except Interrupted:
+                raise
+            except BuildrunError as error:
+                outcome = _failure(step, error, console)
+            if outcome is not None:
+                progress.outcomes[step.id] = outcome
+
+
+def goes_on(progress: Progress, manner: Manner) -> bool:
+    """Return whether there are steps that may still start."""
+    return bool(progress.remaining()) and (manner.keep_going or not progress.failures())
+
+
+def carry_out(
+    progress: Progress,
+    worker: Worker,
+    environ: Mapping[str, str],
+    weights: Mapping[str, float],
+    manner: Manner,
+    console: Console,
+) -> None:
+    """Carry out the remaining steps, those with the largest weight first.
+
+    environ: what commands see, those variables aside that a step sets for itself.
+    Raises what is a defect; failures of steps are in ``progress``.
+    """
+    from buildrun.executors.supervisor import Supervisor
+
+    with Supervisor() as supervisor:
+        loop = _Loop(progress, worker, environ, weights, manner, console, supervisor)
+        loop.start_ready()
+        if console.live and manner.jobs > 1:
+            supervisor.tick(_LIVE, loop.show)
+        progress.interrupted = supervisor.loop(loop.is_done)
+    console.done()
+    if progress.defect is not None:
+        raise progress.defect
+
+
+class _Loop:
+    """The state of the loop; everything but `_work` is called in the supervisor's thread."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        worker: Worker,
+        environ: Mapping[str, str],
+        weights: Mapping[str, float],
+        manner: Manner,
+        console: Console,
+        supervisor: Supervisor,
+    ) -> None:
+        self._progress = progress
+        self._worker = worker
+        self._environ = environ
+        self._manner = manner
+        self._console = console
+        self._supervisor = supervisor
+        self._running: dict[str, float] = {}
+        # Steps that wait for another process; once the run is interrupted they are left alone.
+        self._blocked: set[str] = set()
+        self._left = False
+        self._mutex = threading.Lock()
+        self._waiting = sorted(progress.remaining(), key=lambda step: -weights.get(step.id, 0.0))
+
+    def start_ready(self) -> None:
+        """Start what can be, as long as there is room."""
+        for step in list(self._waiting):
+            if len(self._running) >= self._manner.jobs or self._is_stopped():
+                return
+            if self._progress.settled(step):
+                self._waiting.remove(step)
+                self._running[step.id] = time.monotonic()
+                threading.Thread(target=self._work, args=(step,), daemon=True).start()
+
+    def is_done(self) -> bool:
+        """Return whether nothing runs and nothing can be started any more."""
+        if not self._running:
+            return True
+        with self._mutex:
+            if self._supervisor.interrupted is not None and self._blocked == set(self._running):
+                self._left = True
+            return self._left
+
+    def show(self) -> None:
+        """Draw the live line."""
+        now = time.monotonic()
+        done = len(self._progress.outcomes)
+        running = ", ".join(f"{name} {now - since:.0f} s" for name, since in self._running.items())
+        self._console.progress(f"[{done}/{len(self._progress.plan.steps)}] {running}"[:120])
+
+    def _is_stopped(self) -> bool:
+        if self._supervisor.interrupted is not None or self._progress.defect is not None:
+            return True
+        return bool(self._progress.failures()) and not self._manner.keep_going
+
+    def _work(self, step: Step) -> None:
+        """Carry the step out, in a thread of its own."""
+        try:
+            outcome = self._worker.carry_out(
+                step, self._supervisor, self._environ, partial(self._wait, step)
+            )
+        except _Left:
+            return
+        except BrokenPipeError:
+            outcome = Outcome(step, "failed", (Reason("error", "nobody reads the output"),), 1)
+        except (BuildrunError, OSError) as error:
+            outcome = _failure(step, error, self._console)
+        except BaseException as error:
+            self._progress.defect = error
+            outcome = Outcome(step, "failed", (Reason("error", str(error)),), 1)
+        self._supervisor.post(lambda: self._ended(outcome))
+
+    @contextmanager
+    def _wait(self, step: Step) -> Iterator[None]:
+        """Wait for another process; raises _Left where the run has ended without this step."""
+        with self._mutex:
+            self._blocked.add(step.id)
+        self._supervisor.post(_nothing)  # an interruption may have been before this
+        with _waiting(step, self._console):
+            yield
+        with self._mutex:
+            self._blocked.discard(step.id)
+            if self._left:
+                raise _Left
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._progress.outcomes[outcome.step.id] = outcome
+        del self._running[outcome.step.id]
+        self.start_ready()
+
+
+class _Left(BaseException):
+    """The run has ended while a step waited for another process."""
+
+
+@contextmanager
+def _waiting(step: Step, console: Console) -> Iterator[None]:
+    console.note(f"[{printable(step.id)}] waiting for another run of it")
+    yield
+
+
+def _failure(step: Step, error: BuildrunError | OSError, console: Console) -> Outcome:
+    """Tell of what stopped a step, other than its command."""
+    if isinstance(error, OSError):
+        place = error.filename if isinstance(error.filename, str) else None
+        error = BuildrunError((error.strerror or str(error)).lower(), place=place)
+    place = f"{printable(error.place)}: " if error.place else ""
+    console.error(f"[{printable(step.id)}] {place}{error.message}", error.hint or "")
+    return Outcome(step, "failed", (Reason("error", error.message),), error.exit_code)
+
+
+def _nothing() -> None:
+    pass

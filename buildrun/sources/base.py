@@ -1,0 +1,105 @@
+"""What a source is asked for and answers, and the registry of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from buildrun.errors import ProjectError
+from buildrun.sources import address
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.sources.address import Address
+    from buildrun.sources.checkout import Again
+    from buildrun.sources.workdir import Workdir
+    from buildrun.store.home import Home
+
+
+class Asked(NamedTuple):
+    """What a project is opened with.
+
+    cwd: what a relative path is relative to. offline: only what is there already may be used.
+    keep: a temporary working directory stays, and the user is told where it is.
+    """
+
+    version: str | None
+    cwd: str
+    environ: Mapping[str, str]
+    home: Home
+    console: Console
+    offline: bool = False
+    keep: bool = False
+
+
+class Origin(NamedTuple):
+    """Where a project comes from, for people and records; there are no credentials in it.
+
+    name: what the user named. repository: its URL or path, where it is git's. branch: set where
+    the version asked for is one.
+    """
+
+    name: str
+    repository: str | None = None
+    commit: str | None = None
+    branch: str | None = None
+    subdirectory: str = ""
+
+
+class Opened(NamedTuple):
+    """A project's directory.
+
+    root: absolute. workdir: what it lies in if that is temporary; whoever opened it closes it.
+    again: how the same is had another time, where that is known without a question to anybody.
+    """
+
+    root: str
+    origin: Origin
+    workdir: Workdir | None = None
+    again: Again | None = None
+
+    @property
+    def where(self) -> str:
+        """Return where the project is, as records of runs tell it after the directory is gone."""
+        if self.workdir is None:
+            return self.root
+        commit = self.origin.commit
+        return f"{self.origin.name} at {commit[:12]}" if commit else self.origin.name
+
+    def close(self) -> None:
+        """Remove what is temporary; calling it again is harmless."""
+        if self.workdir is not None:
+            self.workdir.close()
+
+
+class Kind(Protocol):
+    """A module for one kind of source."""
+
+    def matches(self, address: Address, asked: Asked) -> bool:
+        """Return whether the address is for this kind; they are asked in the registry's order."""
+
+    def open_project(self, address: Address, asked: Asked) -> Opened:
+        """Return the project; raises BuildrunError, and leaves nothing temporary then."""
+
+
+KINDS = (
+    "buildrun.sources.directory",
+    "buildrun.sources.git_local",
+    "buildrun.sources.archive",
+    "buildrun.sources.git",
+    "buildrun.sources.remote",
+)
+
+
+def open_project(uri: str, asked: Asked) -> Opened:
+    """Return the project at ``uri``; whoever asked closes it. Raises BuildrunError."""
+    parsed = address.parse(uri, asked.cwd)
+    for name in KINDS:
+        kind = cast(Kind, import_module(name))
+        if kind.matches(parsed, asked):
+            return kind.open_project(parsed, asked)
+    raise ProjectError(
+        f"there is no project at `{parsed.shown}`",
+        hint="give a directory, a git URL, or an archive",
+    )

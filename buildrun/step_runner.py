@@ -1,0 +1,562 @@
+"""One step to its end: up to date, restored, or run; its result is kept, or why not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from buildrun import __version__
+from buildrun.console import printable
+from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
+from buildrun.executors.base import Hands, Job, Result, Sink
+from buildrun.plan.model import Outcome, Reason, State, Step, head
+from buildrun.plan.state import MADE_BY
+from buildrun.plan.step_history import Last
+from buildrun.plan.uptodate import Verdict
+from buildrun.store import locks
+from buildrun.store.files import make_directory
+from buildrun.workspace.previous_outputs import OldOutputs, mend
+
+if TYPE_CHECKING:
+    from buildrun.executors.output import Display, Log
+    from buildrun.plan.model import Step
+    from buildrun.plan.state import Place
+    from buildrun.plan.uptodate import Verdict
+    from buildrun.store.manifest import Manifest
+    from buildrun.workspace.select import Taken
+
+# Runs a step's command where it belongs. The second returns what stands for all that decides the
+# step's result, or "" where that cannot be told.
+Perform = Callable[[Step, Callable[[], str], Job, Hands, Sink], Result]
+
+# Entered while another process, or another step, holds what is needed.
+Waits = Callable[[], AbstractContextManager[None]]
+
+_LOST = Reason("result-lost", "the stored result is incomplete")
+
+
+class Worker:
+    """Carries out the steps of one plan; safe to be used by several threads."""
+
+    def __init__(self, place: Place, display: Display, perform: Perform | None = None) -> None:
+        """Take the place; perform: runs a step's job where it belongs, None for here."""
+        self._place = place
+        self._perform = perform or _here
+        self._old = OldOutputs(place)
+        self._display = display
+        # The index, the history and the judge's memory are for one thread at a time.
+        self._mutex = threading.RLock()
+        self._steps = {step.id: step for step in place.plan.steps}
+        self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
+        self._taken: dict[str, Taken] = {}
+        self._keeper = Keeper(place, self._mutex)
+
+    def mend(self) -> None:
+        """Put right what killed runs have left in the project."""
+        mend(self._place.plan.project.root, self._place.logs, self._place.console)
+
+    def settle(self, step: Step, waits: Waits) -> Outcome | None:
+        """Do what takes no command: nothing, or a restore; None where the step has to run.
+
+        waits: is entered for as long as another process is at the same. Raises BuildrunError.
+        """
+        started = time.monotonic()
+        with self._mutex:
+            verdict = self._place.judge.verdict(step)
+            if verdict.state == "up-to-date":
+                return self._up_to_date(step, verdict, started)
+        if verdict.state != "hit":
+            return None
+        with ExitStack() as held:
+            self._hold(step, held, waits)
+            return self._without_command(step, self._judge(step), started)
+
+    def carry_out(
+        self, step: Step, hands: Hands, environ: Mapping[str, str], waits: Waits
+    ) -> Outcome:
+        """Bring the step to its end; waits: as for `settle`.
+
+        Raises BuildrunError where something else than the command failed.
+        """
+        started = time.monotonic()
+        with ExitStack() as held, ExitStack() as keys:
+            self._hold(step, held, waits)
+            verdict = self._judge(step)
+            key: str | None = None
+            while True:
+                if done := self._without_command(step, verdict, started):
+                    return done
+                if verdict.state == "hit":
+                    verdict = verdict._replace(state="miss", reasons=(*verdict.reasons, _LOST))
+                    break
+                if verdict.key in (None, key) or not self._place.keep:
+                    break
+                # Another process may make it while we wait, and inputs may change.
+                key = verdict.key
+                keys.close()
+                waited = self._lock(key, keys, waits)
+                verdict = self._judge(step, anew=waited)
+            self._keep_upstream(step, held, waits)
+            return self._run(step, verdict, hands, environ)
+
+    def _judge(self, step: Step, *, anew: bool = True) -> Verdict:
+        """Return the verdict; anew: by a look at the disk, where others may have been busy."""
+        with self._mutex:
+            if anew:
+                self._place.fingerprints.forget()
+            return self._place.judge.verdict(step)
+
+    # -- without a command ---------------------------------------------------------------------
+
+    def _without_command(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
+        if verdict.state == "up-to-date":
+            with self._mutex:
+                return self._up_to_date(step, verdict, started)
+        return self._restored(step, verdict, started) if verdict.state == "hit" else None
+
+    def _up_to_date(self, step: Step, verdict: Verdict, started: float) -> Outcome:
+        place = self._place
+        last = place.history.last(step.id)
+        if verdict.manifest is not None:
+            seconds = verdict.manifest.seconds
+            self._keeper.note(step, verdict, verdict.outputs or "", seconds)
+        else:
+            seconds = last.seconds if last is not None else 0.0
+        if verdict.on_disk is not None:
+            self._taken[step.id] = verdict.on_disk
+        if verdict.key is not None:
+            place.results.share(verdict.key)
+        place.judge.settle(step.id, verdict.outputs or "")
+        return self._outcome(step, "up-to-date", verdict, started, saved=seconds)
+
+    def _restored(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
+        """Restore the result of a hit; None where it is not whole any more."""
+        from buildrun.store.cas import Lost
+
+        place, manifest = self._place, verdict.manifest
+        if manifest is None:
+            return None
+        try:
+            made = self._restore(step, verdict, manifest)
+        except Lost:
+            return None
+        except StoreError as error:
+            place.console.warn(f"{head(step)} {error.message}", error.hint or "")
+            return None
+        except Interrupted:
+            raise
+        except Exception as error:  # a result may have come from anybody who can write the remote
+            place.console.warn(f"{head(step)} its result cannot be restored: {error!r}")
+            return None
+        with self._mutex:
+            place.fingerprints.forget()
+            place.fingerprints.learn(made)
+            taken = place.fingerprints.outputs(step.outputs)
+            if taken.digest != manifest.outputs:
+                place.results.distrust(manifest)
+                return None
+            self._taken[step.id] = taken
+            place.results.share(manifest.key)
+            self._keeper.note(step, verdict, manifest.outputs, manifest.seconds)
+            place.judge.settle(step.id, manifest.outputs)
+        log = self._replay(step, verdict)
+        outcome = self._outcome(step, "cached", verdict, started, saved=manifest.seconds)
+        return outcome._replace(log=log)
+
+    def _restore(
+        self, step: Step, verdict: Verdict, manifest: Manifest
+    ) -> Mapping[str, tuple[bytes, str]]:
+        """Restore the outputs; what they replace and the cache does not know is moved away."""
+        from buildrun.workspace.outputs import set_aside
+
+        results = self._place.results
+        with self._mutex:
+            known = self._old.are_known(step, verdict.on_disk)
+        if known:
+            return results.restore(manifest, verdict.on_disk)
+        aside = set_aside(self._place.plan.project.root, step.outputs)
+        try:
+            made = results.restore(manifest, None)
+        except BaseException:
+            aside.put_back()
+            raise
+        with self._mutex:
+            self._old.rescue(aside)
+        aside.discard()
+        return made
+
+    def _replay(self, step: Step, verdict: Verdict) -> str | None:
+        from buildrun.executors.output import replay
+
+        place, manifest = self._place, verdict.manifest
+        if manifest is None:
+            return None
+        place.console.note(place.console.style(f"{head(step)} restored from the cache", "dim"))
+        path = self._log_path(step)
+        try:
+            make_directory(self._place.logs)
+            if not place.results.fetch_log(manifest, path):
+                return None
+        except OSError:
+            return None
+        replay(path, manifest.streams, step.id, self._display)
+        return path
+
+    # -- with a command ------------------------------------------------------------------------
+
+    def _run(
+        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str]
+    ) -> Outcome:
+        from buildrun.executors.output import Log
+        from buildrun.workspace.outputs import set_aside
+
+        place = self._place
+        console, root = place.console, place.plan.project.root
+        log = Log(self._log_path(step), step.id, self._display)
+        state: State = "failed"
+        console.note(console.style(f"{head(step)} {step.shown}", "dim"))
+        try:
+            known, aside = True, None
+            if step.outputs:
+                with self._mutex:
+                    known = self._old.are_known(step, verdict.on_disk)
+                aside = set_aside(root, step.outputs)
+                with self._mutex:
+                    self._old.note_running(step)
+            try:
+                if aside is not None:
+                    _pass_on(aside.descriptor)
+                result, seconds = self._attempts(step, verdict, hands, environ, log)
+                outcome = self._ended(step, verdict, result, seconds, log)
+                state = outcome.state
+            finally:
+                if aside is not None:
+                    with self._mutex:
+                        if state != "ok":
+                            self._old.put_back(step, aside, known=known)
+                        elif not known:
+                            self._old.rescue(aside)
+                    aside.discard()
+        finally:
+            log.close(failed=state == "failed")
+        return outcome
+
+    def _attempts(
+        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str], log: Log
+    ) -> tuple[Result, float]:
+        def identity() -> str:
+            with self._mutex:
+                return verdict.key or self._place.judge.identity(step)
+
+        job = Job(
+            step.command,
+            self._place.plan.project.root,
+            {**environ, **dict(step.env)},
+            timeout=step.timeout,
+        )
+        for attempt in range(step.retries + 1):
+            started = time.monotonic()
+            result = self._perform(step, identity, job, hands, log.sink)
+            seconds = time.monotonic() - started
+            if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
+                break
+            if step.outputs:
+                from buildrun.workspace.outputs import set_aside
+
+                set_aside(job.cwd, step.outputs).discard()
+            self._place.console.warn(
+                f"{head(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
+            )
+        return result, seconds
+
+    def _ended(
+        self, step: Step, verdict: Verdict, result: Result, seconds: float, log: Log
+    ) -> Outcome:
+        place = self._place
+        if result.detached:
+            return Outcome(step, "submitted", verdict.reasons, None, seconds)
+        if result.interrupted is not None or result.exit_code != 0:
+            state: State = "cancelled" if result.interrupted is not None else "failed"
+            if state == "failed":
+                hint = f"its log: {printable(log.path)}" if log.path is not None else ""
+                place.console.error(f"{head(step)} {_ending(result, step)}", hint)
+            return Outcome(
+                step,
+                state,
+                verdict.reasons,
+                result.exit_code,
+                seconds,
+                log=log.path,
+            )
+        with self._mutex:
+            place.fingerprints.forget()
+            if step.outputs:
+                taken = place.fingerprints.outputs(step.outputs)
+                if taken.unmatched:
+                    return self._without_output(step, verdict, taken, seconds, log)
+                self._taken[step.id] = taken
+                place.judge.settle(step.id, taken.digest)
+            else:
+                place.judge.settle(step.id, verdict.outputs or place.judge.identity(step))
+                if place.keep:  # for the order of steps
+                    place.history.took(step.id, seconds)
+        if step.outputs and place.keep:
+            self._keeper.keep(step, verdict, taken, seconds, log, self._upstream(step))
+        elif step.outputs:
+            with self._mutex:
+                place.history.note_left(step.id, taken.digest)
+        return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
+
+    def _without_output(
+        self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
+    ) -> Outcome:
+        names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
+        fact = f"the command succeeded without making its output {names}"
+        self._place.console.error(
+            f"{head(step)} {taken.problems[0] if taken.problems else fact}",
+            "correct `outputs`, which are relative to the project, or the command",
+        )
+        reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))
+        return Outcome(step, "failed", reasons, 1, seconds, log=log.path)
+
+    def _upstream(self, step: Step) -> dict[str, Taken]:
+        """Return what the steps have made that this one may read."""
+        with self._mutex:
+            names = self._place.judge.upstream(step)
+            return {name: self._taken[name] for name in names if name in self._taken}
+
+    def _outcome(
+        self, step: Step, state: State, verdict: Verdict, started: float, *, saved: float
+    ) -> Outcome:
+        seconds = time.monotonic() - started
+        return Outcome(step, state, verdict.reasons, None, seconds, saved=saved)
+
+    def _log_path(self, step: Step) -> str:
+        from buildrun.store.runs import file_name
+
+        return os.path.join(self._place.logs, file_name(self._numbers[step.id], step.id))
+
+    def _hold(self, step: Step, held: ExitStack, waits: Waits) -> None:
+        """Hold the step in this project, and mend what a killed run has left."""
+        if not step.outputs:
+            return  # nobody is kept from running such a command twice at once
+        root = self._place.plan.project.root
+        self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
+        self.mend()
+
+    def _keep_upstream(self, step: Step, held: ExitStack, waits: Waits) -> None:
+        """Keep other runs from making anew what this step reads while its command runs.
+
+        Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
+        ExecutionError where that has happened already.
+        """
+        root = self._place.plan.project.root
+        upstream = self._upstream(step)
+        for name in upstream:
+            entry_point = self._steps[name].entry_point
+            self._lock(f"{root}\0{entry_point}", held, waits, shared=True)
+        for name, taken in upstream.items():
+            with self._mutex:
+                changed = self._place.fingerprints.changed(taken)
+            if changed:
+                raise ExecutionError(
+                    f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
+                    hint="run again; runs with other parameters at the same time need a checkout "
+                    "each",
+                )
+
+    def _lock(
+        self,
+        name: str,
+        held: ExitStack,
+        waits: Waits,
+        *,
+        to_its_end: bool = False,
+        shared: bool = False,
+    ) -> bool:
+        """Hold a name in the whole store; returns whether somebody else had it.
+
+        to_its_end: if we are killed, it is held until the command that we have started has ended.
+        shared: others may hold it in the same way.
+        """
+        directory = os.path.join(self._place.home.memory, "locks")
+        path = os.path.join(
+            directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
+        )
+        waited = False
+
+        def wait() -> None:
+            nonlocal waited
+            waited = True
+            waiting.enter_context(waits())
+
+        with ExitStack() as waiting:
+            try:
+                os.makedirs(directory, exist_ok=True)
+                lock = (locks.shared if shared else locks.exclusive)(path, waiting=wait)
+            except OSError:
+                return False  # a store that may only be read: nobody else can wait either
+            held.callback(_release, lock)
+            if to_its_end:
+                _pass_on(lock.descriptor)
+        return waited
+
+
+def _pass_on(descriptor: int) -> None:
+    """Let commands inherit a lock, so that others wait for them even if we are killed."""
+    if descriptor >= 0:
+        os.set_inheritable(descriptor, True)
+
+
+def _release(lock: locks.Lock) -> None:
+    # Closing alone would not do: what a command has left running may have inherited it.
+    fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
+    lock.release()
+
+
+def _ending(result: Result, step: Step) -> str:
+    if result.timed_out:
+        return f"the command was ended after its timeout of {step.timeout:g} s"
+    if result.exit_code > 128:
+        return (
+            f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"
+        )
+    return f"the command ended with exit code {result.exit_code}"
+
+
+def _here(step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink) -> Result:
+    del step, identity
+    return hands.run(job, sink)
+
+
+# What to do where a command writes among what is taken for its inputs.
+_WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
+
+
+class Keeper:
+    """Keeps the results of one plan's steps; safe to be used by several threads.
+
+    mutex: held while the index, the history or the judge is asked.
+    """
+
+    def __init__(self, place: Place, mutex: AbstractContextManager[bool]) -> None:
+        """Take the place."""
+        self._place = place
+        self._mutex = mutex
+
+    def keep(
+        self,
+        step: Step,
+        verdict: Verdict,
+        taken: Taken,
+        seconds: float,
+        log: Log,
+        upstream: Mapping[str, Taken],
+    ) -> None:
+        """Keep the result, if what it was made from is known for certain; else say why not.
+
+        taken: the outputs. seconds: that the command took. upstream: what it may have read of
+        other steps' outputs, by step.
+        """
+        place = self._place
+        with self._mutex:
+            obstacle, hint = verdict.obstacle or (taken.problems or ("",))[0], ""
+            if not obstacle and (obstacle := self._changed(verdict, taken, upstream)):
+                hint = "" if step.inputs else _WRITES
+        if obstacle:
+            place.console.warn(f"{head(step)} the result is not cached: {obstacle}", hint)
+            self.note(step, verdict._replace(key=""), taken.digest, seconds)
+            with self._mutex:
+                place.history.note_left(step.id, taken.digest)
+            return
+        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
+            return
+        left = ""
+        try:
+            if log.path is None or log.flaw:
+                raise StoreError(log.flaw)
+            place.results.save(
+                self._manifest(step, verdict, taken, seconds, log), taken, verdict.inputs, log.path
+            )
+        except (BuildrunError, OSError) as error:
+            remedy = error.hint if isinstance(error, BuildrunError) else None
+            text = _fact(error)
+            place.console.warn(f"{head(step)} the result is not cached: {text}", remedy or "")
+            left = taken.digest
+        self.note(step, verdict, taken.digest, seconds)
+        with self._mutex:
+            place.history.note_left(step.id, left)
+
+    def _changed(self, verdict: Verdict, made: Taken, upstream: Mapping[str, Taken]) -> str:
+        """Return which input changed while the command ran, or ""."""
+        place = self._place
+        sources = [verdict.inputs] if verdict.inputs is not None else []
+        sources += [*upstream.values(), *verdict.paths]
+        changed = place.fingerprints.changed
+        names = [path for taken in sources for path in changed(taken, made)]
+        if not names:
+            return ""
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"`{printable(names[0])}`{more} changed while the command ran"
+
+    def _manifest(
+        self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
+    ) -> Manifest:
+        from buildrun.store.manifest import Manifest
+
+        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
+            raise AssertionError(step.id)
+        return Manifest(
+            key=verdict.key,
+            parts=verdict.parts.key_parts,
+            project=self._place.plan.project.name,
+            step=step.id,
+            entry_point=step.entry_point,
+            inputs=verdict.inputs.digest,
+            outputs=taken.digest,
+            declared=step.outputs,
+            log="",
+            streams=tuple(log.streams),
+            seconds=round(seconds, 3),
+            created=time.time(),
+            producer=__version__,
+            details=self._details(step, verdict),
+        )
+
+    def note(self, step: Step, verdict: Verdict, outputs: str, seconds: float) -> None:
+        """Note in the project's history how the step ended; outputs: their digest."""
+        parts = verdict.parts
+        if parts is None or verdict.inputs is None:
+            return
+        last = Last(
+            verdict.key or "",
+            parts.key_parts,
+            self._details(step, verdict),
+            verdict.inputs.digest,
+            outputs,
+            round(seconds, 3),
+        )
+        with self._mutex:
+            if self._place.keep and self._place.history.last(step.id) != last:
+                self._place.history.add(step.id, last)
+
+    def _details(self, step: Step, verdict: Verdict) -> Mapping[str, Any]:
+        """Return what else is worth knowing of a result."""
+        details = verdict.parts.details if verdict.parts is not None else {}
+        made_by = (self._place.origins or {}).get(step.id)
+        if made_by is None and verdict.manifest is not None:
+            made_by = verdict.manifest.details.get(MADE_BY)
+        return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details
+
+
+def _fact(error: BuildrunError | OSError) -> str:
+    if isinstance(error, BuildrunError):
+        return f"{printable(error.place)}: {error.message}" if error.place else error.message
+    return (error.strerror or str(error)).lower()

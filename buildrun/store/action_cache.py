@@ -1,0 +1,426 @@
+"""The action cache: results by key, found here or remotely, restored and kept."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from buildrun.errors import StoreError
+from buildrun.store import cas, digest, listing
+from buildrun.store.cas import Copier
+from buildrun.store.files import open_directory
+from buildrun.store.home import Home
+from buildrun.store.listing import Entry
+from buildrun.store.manifest import Manifest, decode, encode, flaw
+
+if TYPE_CHECKING:
+    from buildrun.store.listing import Entry
+    from buildrun.store.remote.client import Remote
+    from buildrun.workspace.select import Taken
+
+# Among a manifest's details: it rests on digests of the other kind, see ``buildrun.former``, and so
+# does not leave this machine.
+TAKEN_OVER = "taken_over"
+
+# Manifests looked at for one like a new result.
+_LOOKED_AT = 500
+
+
+class Results:
+    """The results for one project; safe to be used by several threads.
+
+    remote: a shared cache, asked where this machine has nothing. write: False leaves the disk
+    alone, so that what a remote has is only told of.
+    """
+
+    def __init__(self, home: Home, root: str, remote: Remote | None, *, write: bool) -> None:
+        """Take the places; nothing is read yet."""
+        self._home = home
+        self._root = root
+        self._remote = remote
+        self._write = write
+        self._distrusted: set[str] = set()
+        self._whole: Manifest | None = None
+
+    def find(self, key: str) -> Manifest | None:
+        """Return the result of a key whose contents are all to be had, or None."""
+        if key in self._distrusted:
+            return None
+        manifest = load(self._home, key)
+        if manifest is not None and (
+            self._remote is not None or manifest == self._whole or self._is_whole(manifest)
+        ):
+            # What is lost from here on is noticed when it is restored.
+            self._whole = manifest
+            return manifest
+        return self._find_remotely(key)
+
+    def listing(self, digest: str) -> tuple[Entry, ...] | None:
+        """Return a listing that explains, or None where it is not kept."""
+        from buildrun.store.cas import is_digest
+
+        return listing_of(self._home, digest) if is_digest(digest) else None
+
+    def like(self, project: str, entry_point: str) -> Iterator[Manifest]:
+        """Yield results of an entry point, the latest first; for explanations only."""
+        for path in _latest(self._home.results)[:_LOOKED_AT]:
+            manifest = look(path)
+            if manifest is None:
+                continue
+            if (manifest.project, manifest.entry_point) == (project, entry_point):
+                yield manifest
+
+    def restore(self, manifest: Manifest, on_disk: Taken | None) -> Mapping[str, tuple[bytes, str]]:
+        """Make the project's outputs those of the result; raises Lost, StoreError.
+
+        on_disk: the outputs as they are; those that match already are left alone. Returns what is
+        known of the files that were made, for ``Fingerprints.learn``.
+        """
+        from buildrun.workspace.restore import restore
+
+        if self._remote is not None:
+            self._fetch(manifest, self._remote)
+        matching = self._matching(manifest, on_disk)
+        return restore(self._home, self._root, manifest, matching=matching).made
+
+    def fetch_log(self, manifest: Manifest, path: str) -> bool:
+        """Write the result's log to a file; False where it is lost. Raises OSError."""
+        import shutil
+
+        from buildrun.store import cas
+
+        if not cas.has(self._home, manifest.log):
+            return False
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        shutil.copyfile(cas.path_of(self._home, manifest.log), path)
+        return True
+
+    def save(self, manifest: Manifest, outputs: Taken, inputs: Taken | None, log_path: str) -> None:
+        """Keep a result, and put it into the remote cache where that is wanted.
+
+        Raises StoreError; then nothing is kept.
+        """
+        stored = save(self._home, self._root, manifest, outputs, inputs, log_path)
+        self._distrusted.discard(stored.key)
+        self._upload(stored)
+
+    def share(self, key: str) -> None:
+        """Put a result that is here into the remote cache, where that is wanted and it lacks it."""
+        if self._remote is None or not self._remote.writes:
+            return
+        stored = load(self._home, key)
+        if (
+            stored is not None
+            and not stored.details.get(TAKEN_OVER)
+            and self._remote.manifest(key) is None
+        ):
+            self._upload(stored)
+
+    def _upload(self, stored: Manifest) -> None:
+        from buildrun.store import cas
+        from buildrun.store.manifest import encode
+
+        if self._remote is None:
+            return
+        named = []
+        for digest in all_digests(self._home, stored):
+            path = cas.path_of(self._home, digest)
+            try:
+                named.append((digest, path, os.stat(path).st_size))
+            except OSError:
+                return  # collected meanwhile: others would find half a result
+        self._remote.upload(stored.key, encode(stored), named)
+
+    def distrust(self, manifest: Manifest) -> None:
+        """Drop a result whose contents were not what it says."""
+        from buildrun.store import cas
+        from buildrun.store.cas import Copier
+
+        self._distrusted.add(manifest.key)
+        self._whole = None
+        copier = Copier()
+        for digest in all_digests(self._home, manifest):
+            try:
+                with open(cas.path_of(self._home, digest), "rb") as file:
+                    found, _ = copier.digest(file.fileno(), cas.algorithm_of(digest))
+            except OSError:
+                continue
+            if found != digest:
+                cas.discard(self._home, digest)
+        cas.quietly(os.unlink, path_of(self._home, manifest.key))
+
+    def finish(self) -> None:
+        """Wait for what is on its way to the remote cache."""
+        if self._remote is not None:
+            self._remote.finish()
+
+    def abandon(self) -> None:
+        """Give up what is on its way."""
+        if self._remote is not None:
+            self._remote.abandon()
+
+    def _find_remotely(self, key: str) -> Manifest | None:
+        from buildrun.store.manifest import decode
+
+        data = self._remote.manifest(key) if self._remote is not None else None
+        if self._remote is None or data is None:
+            return None
+        try:
+            manifest = decode(data)
+        except Exception:  # whatever is wrong with it
+            self._remote.refuse(key, "is no result of a step")
+            return None
+        # The key is that of its parts, so these are the outputs that the step declares.
+        if manifest.key != key or sorted(manifest.declared) != manifest.parts.get("outputs"):
+            self._remote.refuse(key, "is the result of something else")
+            return None
+        return manifest
+
+    def _fetch(self, manifest: Manifest, remote: Remote) -> None:
+        """Bring all contents of a result here, then the result itself; raises Lost."""
+        from buildrun.store import cas
+        from buildrun.store.cas import Lost
+        from buildrun.store.manifest import encode
+
+        if not cas.has(self._home, manifest.outputs):
+            self._fetch_some({manifest.outputs: None}, remote)
+        if outputs_of(self._home, manifest) is None:
+            if cas.has(self._home, manifest.outputs):
+                remote.refuse(manifest.key, "has outputs that are not safe to restore")
+            raise Lost("the list of its outputs is lost or not safe", place=manifest.step)
+        named = all_digests(self._home, manifest)
+        named.pop(manifest.inputs)
+        missing = {
+            digest: size for digest, size in named.items() if not cas.has(self._home, digest, size)
+        }
+        self._fetch_some(missing, remote)
+        if not cas.has(self._home, manifest.inputs):
+            remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
+        path = path_of(self._home, manifest.key)
+        if look(path) is None:
+            cas.publish(path, encode(manifest))
+
+    def _fetch_some(self, wanted: dict[str, int | None], remote: Remote) -> None:
+        from buildrun.store.cas import Lost
+
+        if not wanted:
+            return
+        items = [(digest, self._place(digest), size) for digest, size in wanted.items()]
+        if remote.fetch_many(items):
+            raise Lost("contents of it are not in the remote cache")
+
+    def _place(self, digest: str) -> str:
+        from buildrun.store import cas
+
+        path = cas.path_of(self._home, digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def _is_whole(self, manifest: Manifest) -> bool:
+        from buildrun.store import cas
+
+        if outputs_of(self._home, manifest) is None:
+            return False
+        named = all_digests(self._home, manifest)
+        named.pop(manifest.inputs)
+        return not cas.missing(self._home, named)
+
+    def _matching(self, manifest: Manifest, on_disk: Taken | None) -> list[str]:
+        """Return the declared outputs that are on disk as the result has them."""
+        entries = outputs_of(self._home, manifest)
+        if on_disk is None or entries is None or on_disk.problems:
+            return []
+        wanted, there = set(entries), set(on_disk.entries())
+        differing = {entry.path for entry in wanted ^ there}
+        return [
+            output
+            for output in manifest.declared
+            if not any(_is_in(path, output.rstrip("/")) for path in differing)
+        ]
+
+
+def _is_in(path: str, output: str) -> bool:
+    return path == output or path.startswith(output + "/")
+
+
+def _latest(directory: str) -> list[str]:
+    """Return the manifests in the store, the last used first."""
+    found = []
+    for below, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(below, name)
+            try:
+                found.append((os.stat(path).st_mtime, path))
+            except OSError:
+                continue
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+# A manifest of some megabytes has a log of a million changes between its streams.
+LARGEST = 64 << 20
+# Seconds after which a use is recorded again.
+_USE = 3600.0
+
+
+def path_of(home: Home, key: str) -> str:
+    """Return where the manifest of a key lies; raises ValueError for what is no digest."""
+    return cas.place(home.results, key)
+
+
+def load(home: Home, key: str) -> Manifest | None:
+    """Return the result of a key, and record the use.
+
+    Raises ValueError for what is no digest.
+    """
+    path = path_of(home, key)
+    found = look(path)
+    if found is None or found.key != key:
+        return None
+    try:
+        if time.time() - os.stat(path).st_mtime > _USE:
+            os.utime(path)
+    except OSError:
+        pass  # a store that may only be read
+    return found
+
+
+def look(path: str) -> Manifest | None:
+    """Return the manifest in a file, whatever its key."""
+    data = cas.contents(path, LARGEST)
+    try:
+        return None if data is None else decode(data)
+    except ValueError:
+        return None
+
+
+def outputs_of(home: Home, manifest: Manifest) -> tuple[Entry, ...] | None:
+    """Return the outputs, or None where they are not known or not safe to restore."""
+    try:
+        return _outputs(home, manifest.outputs, manifest.declared)
+    except ValueError:
+        return None
+
+
+def listing_of(home: Home, digest: str) -> tuple[Entry, ...] | None:
+    """Return a listing that only explains, such as that of inputs; None where it is not known."""
+    data = cas.read(home, digest)
+    try:
+        return None if data is None else listing.decode(data)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=2)
+def _outputs(home: Home, digest: str, declared: tuple[str, ...]) -> tuple[Entry, ...]:
+    """Return a listing, which a restore needs several times; raises ValueError without one."""
+    data = cas.read(home, digest)
+    if data is None:
+        raise ValueError("it is lost")
+    entries = listing.decode(data)
+    if reason := flaw(entries, declared):
+        raise ValueError(reason)
+    return entries
+
+
+def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
+    """Return all contents that a result names, with their sizes where these are known."""
+    named: dict[str, int | None] = {
+        manifest.log: sum(size for _, size in manifest.streams),
+        manifest.outputs: None,
+        manifest.inputs: None,
+    }
+    for entry in outputs_of(home, manifest) or ():
+        if entry.kind in ("file", "executable"):
+            named[entry.content] = entry.size
+    return named
+
+
+def save(
+    home: Home,
+    root: str,
+    manifest: Manifest,
+    outputs: Taken,
+    inputs: Taken | None,
+    log_path: str,
+) -> Manifest:
+    """Store a result and return its manifest as it was stored.
+
+    outputs, inputs: what the manifest's digests are of; without inputs there is no listing of
+    them to explain the next run. log_path: what the command wrote; its digest is filled in.
+    Raises StoreError where the outputs are not what was taken, or the store cannot be written;
+    then the result is not stored, and an earlier one of the same key is whole.
+    """
+    algorithm = cas.algorithm_of(manifest.key)
+    entries = outputs.entries()
+    reasons = (*outputs.problems, *outputs.unmatched, flaw(entries, manifest.declared))
+    if reason := next(filter(None, reasons), None):
+        raise StoreError(f"the outputs cannot be stored: {reason}", place=root)
+    data = listing.encode(entries)
+    if not outputs.digest == manifest.outputs == digest.content(data, algorithm):
+        raise StoreError("the outputs changed while they were looked at", place=root)
+    _put_files(home, root, entries)
+    cas.put_bytes(home, data, algorithm)
+    manifest = manifest._replace(log=cas.put_file(home, log_path, algorithm))
+    if inputs is not None:
+        data = listing.encode(inputs.entries())
+        manifest = manifest._replace(inputs=cas.put_bytes(home, data, algorithm))
+    cas.publish(path_of(home, manifest.key), encode(manifest))
+    return manifest
+
+
+def _put_files(home: Home, root: str, entries: tuple[Entry, ...]) -> None:
+    files = [entry for entry in entries if entry.kind in ("file", "executable")]
+    missing = set(cas.missing(home, {entry.content: entry.size for entry in files}))
+    copier, opened = Copier(), _Opened(root)
+    try:
+        for entry in files:
+            if entry.content not in missing:
+                continue
+            try:
+                _put_file(home, entry, opened, copier)
+            except StoreError as error:
+                if error.place is None:
+                    error.place = os.path.join(root, entry.path)
+                raise
+            except OSError as error:
+                place = os.path.join(root, entry.path)
+                raise StoreError(f"cannot be stored: {error.strerror}", place=place) from error
+    finally:
+        opened.close()
+
+
+def _put_file(home: Home, entry: Entry, opened: _Opened, copier: Copier) -> None:
+    directory, _, name = entry.path.rpartition("/")
+    # A file that has become a pipe is not waited for, and a link is not followed.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    source = os.open(name, flags, dir_fd=opened.directory(directory))
+    try:
+        status = os.fstat(source)
+        executable = bool(status.st_mode & stat.S_IXUSR)
+        if not stat.S_ISREG(status.st_mode) or executable != (entry.kind == "executable"):
+            raise StoreError("it changed while it was stored")
+        cas.put(home, entry.content, source, entry.size, copier)
+    finally:
+        os.close(source)
+
+
+class _Opened:
+    """The directory of the last file, since the next one mostly lies in it too."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._path, self._descriptor = root, "", -1
+
+    def directory(self, path: str) -> int:
+        if self._descriptor < 0 or path != self._path:
+            self.close()
+            self._path, self._descriptor = path, open_directory(self._root, path)
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

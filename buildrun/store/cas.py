@@ -1,0 +1,312 @@
+"""The content-addressed store: each content in a file named by its digest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from buildrun.errors import StoreError
+from buildrun.store import digest
+from buildrun.store import digest as digests
+from buildrun.store.files import is_shared, make_directory
+from buildrun.store.home import Home
+
+# What collection leaves alone since a running process may be about to name it; seconds.
+GRACE = 3600.0
+TEMPORARY = ".tmp"
+_DIGEST = re.compile(r"(?:xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64})\Z")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What is read into memory: logs, listings and manifests, never an output.
+_LARGEST = 1 << 30
+
+
+class Lost(StoreError):
+    """A result names a content that is not in the store, or not as it was; so it is a miss."""
+
+
+def is_digest(text: object) -> bool:
+    """Return whether this is a digest as texts have it."""
+    return isinstance(text, str) and _DIGEST.match(text) is not None
+
+
+def algorithm_of(digest: str) -> digests.Algorithm:
+    """Return what a digest was made with; raises ValueError for what is none."""
+    if not is_digest(digest):
+        raise ValueError(f"not a digest: {digest!r}")
+    return "xxh3" if digest.startswith("xxh3:") else "sha256"
+
+
+def place(directory: str, digest: str) -> str:
+    """Return the path for a digest: ``<directory>/sha256/9f/9f86d0…``.
+
+    Raises ValueError for what is no digest, since that could lead anywhere.
+    """
+    if not is_digest(digest):
+        raise ValueError(f"not a digest: {digest!r}")
+    algorithm, _, name = digest.partition(":")
+    return f"{directory}/{algorithm}/{name[:2]}/{name}"
+
+
+def path_of(home: Home, digest: str) -> str:
+    """Return where a content lies, if it is there; raises ValueError for what is no digest."""
+    return place(home.blobs, digest)
+
+
+def has(home: Home, digest: str, size: int | None = None) -> bool:
+    """Return whether a content is there, of that size if one is given.
+
+    Then it is safe from collection for a while, as a new one is.
+    """
+    return not missing(home, {digest: size})
+
+
+def missing(home: Home, wanted: Mapping[str, int | None]) -> list[str]:
+    """Return which contents are not there, with the size that is given, if one is.
+
+    Those that are there are safe from collection for a while, as new ones are.
+    """
+    directory, recent = home.blobs, time.time() - GRACE / 4
+    return [
+        digest
+        for digest, size in wanted.items()
+        if not _is_there(place(directory, digest), size, recent)
+    ]
+
+
+def _is_there(path: str, size: int | None, recent: float) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
+        return False
+    if status.st_mtime < recent:
+        quietly(os.utime, path)
+    return True
+
+
+def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None:
+    """Store what an open file holds from its beginning, unless it is there already.
+
+    Raises StoreError where the content is not what the digest says, or the store is full.
+    """
+    if has(home, digest, size):
+        return
+    with publishing(path_of(home, digest)) as target:
+        found = _fill(source, target, algorithm_of(digest), copier)
+        if found != (digest, size):
+            raise StoreError("it changed while it was stored")
+
+
+def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
+    """Store a file whose digest is not known yet, such as a log, and return that.
+
+    Raises StoreError.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            copier = Copier()
+            digest, size = copier.digest(file.fileno(), algorithm)
+            file.seek(0)
+            put(home, digest, file.fileno(), size, copier)
+    except OSError as error:
+        raise StoreError(f"it cannot be read: {error.strerror}", place=path) from error
+    except StoreError as error:
+        error.place = error.place or path
+        raise
+    return digest
+
+
+def put_bytes(home: Home, data: bytes, algorithm: digests.Algorithm) -> str:
+    """Store a short content and return its digest; raises StoreError."""
+    digest = digests.content(data, algorithm)
+    if not has(home, digest, len(data)):
+        publish(path_of(home, digest), data)
+    return digest
+
+
+def publish(path: str, data: bytes) -> None:
+    """Put a file in its place in the store in one step; raises StoreError."""
+    with publishing(path) as target:
+        write(target, data)
+
+
+def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
+    """Return a short content, or None where it is not there; a damaged one is removed.
+
+    Raises ValueError for what is no digest.
+    """
+    data = contents(path_of(home, digest), limit)
+    if data is not None and digests.content(data, algorithm_of(digest)) != digest:
+        discard(home, digest)
+        return None
+    return data
+
+
+def contents(path: str, limit: int) -> bytes | None:
+    """Return what a regular file holds, or None where there is none or it is longer."""
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            return None
+        with open(source, "rb", closefd=False) as file:
+            return file.read(limit)
+    except OSError:
+        return None
+    finally:
+        os.close(source)
+
+
+def discard(home: Home, digest: str) -> None:
+    """Remove a content that is damaged, so that it is made again."""
+    try:
+        os.unlink(path_of(home, digest))
+    except OSError:
+        pass  # gone already, or a store that may only be read
+
+
+@contextmanager
+def publishing(path: str) -> Iterator[int]:
+    """Give an empty file to write to, which is at ``path`` once the block ends well.
+
+    Raises StoreError with a remedy where the store cannot be written; nothing is left then.
+    """
+    # The name is nobody else's: threads and other machines may store the same at once.
+    temporary = f"{path}.{os.urandom(6).hex()}{TEMPORARY}"
+    try:
+        target = _create(temporary)
+        try:
+            try:
+                yield target
+            finally:
+                os.close(target)
+            os.replace(temporary, path)
+        except BaseException:
+            quietly(os.unlink, temporary)
+            raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def quietly(call: Callable[[str], object], path: str) -> None:
+    """Call for a path, and let it fail: it is gone, or may only be read."""
+    try:
+        call(path)
+    except OSError:
+        pass
+
+
+def _create(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    # Nobody writes to it again: what is restored is a file of its own.
+    try:
+        target = os.open(path, flags, 0o400)
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path))
+        target = os.open(path, flags, 0o400)
+    if is_shared(os.path.dirname(path)):
+        os.fchmod(target, 0o440)
+    return target
+
+
+def _fill(
+    source: int, target: int, algorithm: digests.Algorithm, copier: Copier
+) -> tuple[str, int]:
+    """Copy and return what was really copied, for a file may change between two looks at it."""
+    if not copier.clone(source, target):
+        return copier.copy(source, target, algorithm)
+    return copier.digest(target, algorithm)
+
+
+def _unwritable(path: str, error: OSError) -> StoreError:
+    if error.errno in _FULL:
+        hint = "make room, for example with `buildrun cache gc`, or set BUILDRUN_HOME"
+        return StoreError("the disk of the store is full", place=path, hint=hint)
+    text = f"the store cannot be written: {error.strerror or error}"
+    return StoreError(text, place=path, hint="set BUILDRUN_HOME")
+
+
+# FICLONE of linux/fs.h: both files share their blocks until one is written to.
+_FICLONE = 0x40049409
+_CHUNK = 1 << 20
+_RANGE = 1 << 30
+# Between two file systems, or on a kernel or file system that has no such call.
+_NO_RANGES = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+
+
+class Copier:
+    """Fills files; keeps in mind whether cloning works here, and a buffer."""
+
+    def __init__(self) -> None:
+        """Start in hope; the kernel is asked for a clone until it once says no."""
+        self._clones = sys.platform == "linux"
+        self._buffer = bytearray(_CHUNK)
+
+    def clone(self, source: int, target: int) -> bool:
+        """Make the empty target share the source's blocks; returns whether it does."""
+        if not self._clones:
+            return False
+        import fcntl
+
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:  # another file system, or one without clones; a full disk shows later
+            self._clones = False
+        return self._clones
+
+    def copy(self, source: int, target: int, algorithm: digest.Algorithm) -> tuple[str, int]:
+        """Copy to the end and return the digest and the number of what was copied.
+
+        Raises OSError.
+        """
+        made, count, view = digest.new(algorithm), 0, memoryview(self._buffer)
+        while size := os.readv(source, (self._buffer,)):
+            made.update(view[:size])
+            write(target, view[:size])
+            count += size
+        return f"{algorithm}:{made.hexdigest()}", count
+
+    def copy_unread(self, source: int, target: int) -> int:
+        """Copy to the end and return the number of bytes, without a look at them.
+
+        Raises OSError.
+        """
+        count = 0
+        copy_range = getattr(os, "copy_file_range", None)  # of Linux
+        try:
+            while copy_range is not None and (size := copy_range(source, target, _RANGE)):
+                count += size
+        except OSError as error:
+            if count or error.errno not in _NO_RANGES:
+                raise
+        # Nothing is left where that went well; some file systems claim to be done at once.
+        view = memoryview(self._buffer)
+        while size := os.readv(source, (self._buffer,)):
+            write(target, view[:size])
+            count += size
+        return count
+
+    def digest(self, source: int, algorithm: digest.Algorithm) -> tuple[str, int]:
+        """Read to the end and return the digest and the number of bytes; raises OSError."""
+        made, count, view = digest.new(algorithm), 0, memoryview(self._buffer)
+        while size := os.readv(source, (self._buffer,)):
+            made.update(view[:size])
+            count += size
+        return f"{algorithm}:{made.hexdigest()}", count
+
+
+def write(target: int, data: bytes | memoryview) -> None:
+    """Write it all; raises OSError."""
+    done = os.write(target, data)
+    while done < len(data):  # a disk that fills up writes a part, and says so the next time
+        done += os.write(target, memoryview(data)[done:])

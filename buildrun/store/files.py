@@ -1,0 +1,135 @@
+"""Files written whole, and directories opened without following links."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+from buildrun.errors import StoreError
+
+# Bytes that a file may have which is read as a whole.
+LARGEST = 64 << 20
+
+
+class NotAFile(OSError):
+    """A device, pipe or socket in the place of a file."""
+
+
+def open_regular(path: str | bytes, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file to be read, without waiting for a pipe or a device.
+
+    follow: whether a link is followed. Raises OSError, of which NotAFile is one.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise NotAFile(errno.ENXIO, _OTHER, path) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "this is a directory, not a file", path)
+    raise NotAFile(errno.EINVAL, _OTHER, path)
+
+
+def read(path: str | bytes, *, follow: bool = True, limit: int = LARGEST) -> bytes:
+    """Return what a regular file holds; raises OSError as `open_regular`, and for a larger one."""
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"this file has more than {limit} bytes", path)
+        return file.read()
+
+
+_OTHER = "this is a device, pipe or socket, not a file"
+
+
+def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file at ``path`` in one step.
+
+    Raises OSError; then the old file, if any, is untouched and no temporary file is left.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise
+
+
+def make_directory(path: str) -> None:
+    """Make a directory of the store, and those above it, for their owner alone.
+
+    Where the one above is a group's, with the set-group-ID bit and the right to write, it is the
+    group's as well: that is how a store is shared on purpose. Raises OSError.
+    """
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    make_directory(above)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    if is_shared(above):
+        rights = stat.S_IRWXU | stat.S_IRWXG | stat.S_ISGID
+        os.chmod(path, rights)
+
+
+def is_shared(directory: str) -> bool:
+    """Return whether a directory of the store is a group's; raises OSError."""
+    group = stat.S_ISGID | stat.S_IWGRP
+    return os.stat(directory).st_mode & group == group
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_directory(root: str, path: str, *, make: bool = False) -> int:
+    """Return a descriptor of the directory at ``path``, relative to the root.
+
+    Links that stay inside the root are followed. make: what is absent is made. Raises OSError,
+    and StoreError where the path leads out.
+    """
+    base = os.path.realpath(root)
+    real = os.path.realpath(os.path.join(base, path))
+    if real != base and not real.startswith(base.rstrip("/") + "/"):
+        raise StoreError("it leads out of the project", place=os.path.join(root, path))
+    # Step by step: what has become a link since it was resolved is not followed.
+    directory = os.open(base, _DIRECTORY)
+    for name in os.path.relpath(real, base).split("/") if real != base else ():
+        above = directory
+        try:
+            directory = _enter(above, name, make=make)
+        finally:
+            os.close(above)
+    return directory
+
+
+def enter(directory: int | None, name: str) -> int:
+    """Return a descriptor of a directory in another one; raises OSError, also for a link."""
+    return os.open(name, _DIRECTORY, dir_fd=directory)
+
+
+def _enter(above: int, name: str, *, make: bool) -> int:
+    try:
+        return enter(above, name)
+    except FileNotFoundError:
+        if not make:
+            raise
+    try:
+        os.mkdir(name, dir_fd=above)
+    except FileExistsError:
+        pass  # another process made it
+    return enter(above, name)

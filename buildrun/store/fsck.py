@@ -1,0 +1,95 @@
+"""Reading everything in the store again, to find what is damaged."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from buildrun.store import action_cache, cas, gc
+from buildrun.store.cas import Copier
+
+if TYPE_CHECKING:
+    from buildrun.store.home import Home
+    from buildrun.store.manifest import Manifest
+
+
+class Finding(NamedTuple):
+    """Something damaged; it was removed, and is made again when it is next needed."""
+
+    name: str
+    reason: str
+
+
+def verify(home: Home) -> list[Finding]:
+    """Hash every content, remove the damaged ones and the results that cannot be restored."""
+    copier = Copier()
+    damaged = [
+        file.digest
+        for file in gc.contents(home)
+        # A running step may have put a whole one in its place meanwhile.
+        if _is_damaged(file, copier) and _is_damaged(file, copier)
+    ]
+    findings = [Finding(digest, "its content is not what it was") for digest in damaged]
+    for digest in damaged:
+        cas.discard(home, digest)
+    for file, manifest in gc.manifests(home):
+        if manifest is None:
+            reason: str | None = "the record of this result is damaged"
+        else:
+            reason = _loss(home, manifest)
+        if reason is not None and _is_the_same(file):
+            findings.append(Finding(file.digest, reason))
+            cas.quietly(os.unlink, file.path)
+    return findings
+
+
+def _is_the_same(file: gc.File) -> bool:
+    """Return whether a result is the one that was looked at.
+
+    One that was collected meanwhile has lost its contents rightly; a running step may have made it
+    again since, and then it has them.
+    """
+    try:
+        return os.lstat(file.path).st_mtime == file.used
+    except OSError:
+        return False
+
+
+def _is_damaged(file: gc.File, copier: Copier) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        source = os.open(file.path, flags)
+    except FileNotFoundError:
+        return False  # collected meanwhile
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISREG(os.fstat(source).st_mode):
+            return True
+        return copier.digest(source, cas.algorithm_of(file.digest))[0] != file.digest
+    except OSError:  # the disk cannot read it
+        return True
+    finally:
+        os.close(source)
+
+
+def _loss(home: Home, manifest: Manifest) -> str | None:
+    """Return what a result has lost, or None."""
+    step = f"step `{manifest.step}` of project `{manifest.project}`"
+    entries = action_cache.outputs_of(home, manifest)
+    if entries is None:
+        return f"the list of outputs of {step} is lost"
+    for entry in entries:
+        if entry.kind in ("file", "executable") and not _is_there(home, entry.content, entry.size):
+            return f"`{entry.path}` of {step} is lost"
+    if not _is_there(home, manifest.log, sum(size for _, size in manifest.streams)):
+        return f"the log of {step} is lost"
+    return None
+
+
+def _is_there(home: Home, digest: str, size: int) -> bool:
+    try:
+        return os.stat(cas.path_of(home, digest)).st_size == size
+    except OSError:
+        return False

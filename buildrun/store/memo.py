@@ -1,0 +1,308 @@
+"""Values remembered between runs with all they were computed from."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import xxhash
+
+from buildrun import __version__
+from buildrun.store import locks
+from buildrun.store.files import make_directory, publish, read
+
+# A file whose times are this close to the moment it was read may change again without its times
+# moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
+_TICK_NS = 20_000_000
+_SECOND_NS = 1_000_000_000
+
+Signature = list[int]
+
+
+def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
+    """Return whether a file may change again without its times moving on.
+
+    began_ns: when it was looked at. Times move on with the file system's clock: by the tick, or by
+    whole seconds, as on FAT and old NFS, where those of a changed file show no fraction.
+    """
+    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else _TICK_NS
+    return max(mtime_ns, ctime_ns) > began_ns - step
+
+
+class Reader:
+    """Reads files and variables and keeps what it saw.
+
+    environ: the variables that ``variable`` looks into.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Start with nothing seen."""
+        self._environ = environ
+        self.files: dict[str, Any] = {}
+        self.variables: dict[str, str | None] = {}
+        # Set where something was looked at that no record can watch, such as a source tree.
+        self.volatile = False
+
+    def read(self, path: str) -> bytes:
+        """Return the file's content.
+
+        Raises OSError, also for what is no regular file; an absent file is kept as seen absent.
+        """
+        try:
+            seen = _seen(path)
+            content = read(path)
+        except OSError:
+            self.files[path] = None
+            raise
+        self.files[path] = {**(seen or {"stat": None, "young": True}), "digest": _digest(content)}
+        return content
+
+    def exists(self, path: str) -> bool:
+        """Return whether the path exists, and keep the answer."""
+        there = os.path.exists(path)
+        self.files.setdefault(path, {"exists": True} if there else None)
+        return there
+
+    def executable(self, path: str) -> bool:
+        """Return whether the path is a file that may be run; a replacement of it is noticed."""
+        there = os.path.isfile(path) and os.access(path, os.X_OK)
+        self.files[path] = _seen(path) if there else None
+        return there
+
+    def directory(self, path: str) -> None:
+        """Notice when a name in the directory comes or goes, or when it is absent."""
+        self.files[path] = _seen(path)
+
+    def variable(self, name: str) -> str | None:
+        """Return an environment variable; only a digest of its value is kept."""
+        value = self._environ.get(name)
+        self.variables[name] = None if value is None else _digest(value.encode(errors="replace"))
+        return value
+
+    def home(self) -> str:
+        """Return the user's home directory."""
+        return self.variable("HOME") or os.path.expanduser("~")
+
+    def add(
+        self,
+        files: Mapping[str, Any],
+        variables: Mapping[str, str | None],
+        *,
+        volatile: bool = False,
+    ) -> None:
+        """Take over what another reader saw."""
+        self.files.update(files)
+        self.variables.update(variables)
+        self.volatile = self.volatile or volatile
+
+    def is_current(self, files: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
+        """Return whether all that was once seen is still so."""
+        for name, digest in variables.items():
+            self.variable(name)
+            if self.variables[name] != digest:
+                return False
+        return all(_same(path, seen) for path, seen in files.items())
+
+
+class Memory(NamedTuple):
+    """Where values are remembered.
+
+    directory: None remembers nothing. write: False leaves the disk alone.
+    watch: is told all that any recalled value was made from, so that a larger value can be
+        remembered as well.
+    """
+
+    directory: str | None = None
+    write: bool = True
+    watch: Reader | None = None
+
+
+def recall(
+    memory: Memory,
+    name: str,
+    environ: Mapping[str, str],
+    compute: Callable[[Reader], Any],
+    *,
+    subject: Any = None,
+) -> Any:
+    """Return ``compute``'s JSON value, from its record while what it was made from is unchanged.
+
+    name: tells values apart, any text. subject: a JSON value that ``compute`` depends on besides
+    what it reads.
+    """
+    if memory.directory is None:
+        return compute(Reader(environ))
+    found = _current(memory, name, environ, subject)
+    if found is not None:
+        return found[0]
+    # Of many that start at once, one computes and the others take over what it found.
+    try:
+        lock = lock_of(memory, name)
+    except OSError:
+        lock = None  # a store that may only be read: everybody computes
+    try:
+        found = _current(memory, name, environ, subject) if lock is not None else None
+        return found[0] if found is not None else _compute(memory, name, environ, compute, subject)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _compute(
+    memory: Memory,
+    name: str,
+    environ: Mapping[str, str],
+    compute: Callable[[Reader], Any],
+    subject: Any,
+) -> Any:
+    reader = Reader(environ)
+    try:
+        value = compute(reader)
+    finally:
+        if memory.watch is not None:
+            memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
+    remember(memory, name, reader, value, subject=subject)
+    return value
+
+
+def known(memory: Memory, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
+    """Return a remembered value that is still current, or None."""
+    found = _current(memory, name, environ, subject)
+    return found[0] if found is not None else None
+
+
+def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: Any = None) -> None:
+    """Keep a JSON value, unless it was made from what cannot be watched."""
+    if memory.directory is None or not memory.write or reader.volatile:
+        return
+    record = {
+        "version": __version__,
+        "subject": _digest_of(subject),
+        "files": reader.files,
+        "variables": reader.variables,
+        "value": value,
+    }
+    try:
+        make_directory(memory.directory)
+        publish(_path(memory.directory, name), json.dumps(record).encode(), mode=0o600)
+    except OSError:
+        pass  # a read-only or full disk costs speed, nothing else
+
+
+def frozen(value: Any) -> Any:
+    """Return a JSON value as records have it, with tuples in place of its lists."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def prune(memory: Memory, seconds: float) -> int:
+    """Remove the records that were written more than so many seconds ago; returns how many."""
+    gone = 0
+    for entry in _entries(memory.directory):
+        try:
+            if time.time() - entry.stat().st_mtime >= seconds:
+                os.unlink(entry.path)
+                gone += 1
+        except OSError:
+            continue
+    return gone
+
+
+def _entries(directory: str | None) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory or "") as listing:
+            return [entry for entry in listing if entry.is_file(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _current(
+    memory: Memory, name: str, environ: Mapping[str, str], subject: Any
+) -> tuple[Any] | None:
+    """Return a tuple with the value, or None; a value may be None itself."""
+    if memory.directory is None:
+        return None
+    record = _load(_path(memory.directory, name))
+    if record is None or record["subject"] != _digest_of(subject):
+        return None
+    if not Reader(environ).is_current(record["files"], record["variables"]):
+        return None
+    if memory.watch is not None:
+        memory.watch.add(record["files"], record["variables"])
+    return (record["value"],)
+
+
+def lock_of(
+    memory: Memory, name: str, *, waiting: Callable[[], None] | None = None
+) -> locks.Lock | None:
+    """Return the only hold on a name, for whoever computes its value; None for no memory.
+
+    waiting: is called once if somebody else holds it. Raises OSError.
+    """
+    if memory.directory is None or not memory.write:
+        return None
+    make_directory(memory.directory)
+    return locks.exclusive(_path(memory.directory, name) + ".lock", waiting=waiting)
+
+
+def _path(directory: str, name: str) -> str:
+    # Only the digest of a name is kept: names hold arguments, and those may hold secrets.
+    return os.path.join(directory, xxhash.xxh3_128_hexdigest(name.encode(errors="surrogateescape")))
+
+
+def _load(path: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(read(path))
+        if record["version"] == __version__:
+            return {key: record[key] for key in ("subject", "files", "variables", "value")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _same(path: str, seen: Any) -> bool:
+    signature = _signature(path)
+    if seen is None or signature is None:
+        return seen is None and signature is None
+    if "stat" not in seen:
+        return True
+    if seen["stat"] == signature and not seen.get("young"):
+        return True
+    if "digest" not in seen:
+        return False
+    try:
+        return bool(_digest(read(path)) == seen["digest"])
+    except OSError:
+        return False
+
+
+def _seen(path: str) -> dict[str, Any] | None:
+    """Return what a path looks like, and whether it may change without looking otherwise."""
+    began, signature = time.time_ns(), _signature(path)
+    if signature is None:
+        return None
+    return {"stat": signature, "young": is_young(signature[0], signature[1], began)}
+
+
+def _signature(path: str) -> Signature | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_size,
+        status.st_ino,
+        status.st_dev,
+        status.st_mode,
+    ]
+
+
+def _digest_of(subject: Any) -> str:
+    # Like names, subjects may hold secrets.
+    return _digest(json.dumps(subject, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(content)}"

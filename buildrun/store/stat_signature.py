@@ -1,0 +1,114 @@
+"""What tells without reading whether a file is the one that was read."""
+
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from buildrun.store import memo
+
+_LAYOUT = struct.Struct("<qqqQQI")
+_TIMES = struct.Struct("<qq").unpack_from
+_SIZE = struct.Struct("<q").unpack_from
+_pack = _LAYOUT.pack
+SIZE = _LAYOUT.size
+_LAST = (1 << 63) - 1
+
+# A directory is there or it is not; its times tell nothing.
+DIRECTORY = _pack(0, 0, 0, 0, 0, stat.S_IFDIR)
+
+# Where the bytes of the mode are, which tell a file's kind.
+_KIND = SIZE - 3
+_BITS = SIZE - 4
+
+
+class Signature(NamedTuple):
+    """A file's times in nanoseconds, its size in bytes, where it is and its mode."""
+
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    inode: int
+    device: int
+    mode: int
+
+
+def of(status: os.stat_result) -> bytes:
+    """Return the signature of what was looked at, packed: small, and quick to compare."""
+    try:
+        return _pack(
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_size,
+            status.st_ino,
+            status.st_dev,
+            status.st_mode,
+        )
+    except struct.error:
+        return pack(
+            Signature(
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_size,
+                status.st_ino,
+                status.st_dev,
+                status.st_mode,
+            )
+        )
+
+
+def pack(values: Signature) -> bytes:
+    """Return a signature packed; some file systems know years after 2262, which all count as it."""
+    times = [max(-_LAST, min(time, _LAST)) for time in (values.mtime_ns, values.ctime_ns)]
+    return _pack(*times, *values[2:])
+
+
+def unpack(packed: bytes) -> Signature:
+    """Return the values of a packed signature."""
+    return Signature(*_LAYOUT.unpack(packed))
+
+
+def is_file(packed: bytes) -> bool:
+    """Return whether it is a regular file."""
+    return packed[_KIND] & 0xF0 == 0x80
+
+
+def is_link(packed: bytes) -> bool:
+    """Return whether it is a symbolic link."""
+    return packed[_KIND] & 0xF0 == 0xA0
+
+
+def is_directory(packed: bytes) -> bool:
+    """Return whether it is a directory."""
+    return packed[_KIND] & 0xF0 == 0x40
+
+
+def is_executable(packed: bytes) -> bool:
+    """Return whether its owner may execute it."""
+    return packed[_BITS] & 0x40 != 0
+
+
+def size(packed: bytes) -> int:
+    """Return the size in bytes."""
+    return int(_SIZE(packed, 16)[0])
+
+
+def place(packed: bytes) -> bytes:
+    """Return what is the same for all names of one file."""
+    return packed[24:40]
+
+
+def are_links(signatures: Sequence[bytes]) -> bool:
+    """Return whether any of them is a symbolic link."""
+    at = _KIND
+    return 0xA0 in {packed[at] & 0xF0 for packed in signatures}
+
+
+def is_young(packed: bytes, began_ns: int) -> bool:
+    """Return whether a file may change again without its signature changing.
+
+    began_ns: when reading it began; see ``memo.is_young``.
+    """
+    mtime_ns, ctime_ns = _TIMES(packed)
+    return memo.is_young(mtime_ns, ctime_ns, began_ns)

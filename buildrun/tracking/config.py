@@ -1,0 +1,137 @@
+"""What is tracked and where, by MLflow's variables and flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from buildrun.console import printable, redact
+from buildrun.errors import TrackingError
+
+MODES = ("on", "optional", "off")
+
+
+class Ask(NamedTuple):
+    """What is to be recorded; JSON values.
+
+    The store is not in it: MLFLOW_TRACKING_URI tells it each time. experiment_id,
+    experiment_name: at most one of them; neither stands for MLflow's default. run_id: a run to go
+    on with, else None. run_name: None leaves the name to the server. params: unquoted. optional:
+    whether trouble is only warned of.
+    """
+
+    experiment_id: str | None
+    experiment_name: str | None
+    run_id: str | None
+    run_name: str | None
+    tags: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, str], ...]
+    optional: bool
+
+
+def is_wanted(mode: str | None, environ: Mapping[str, str], *named: str | None) -> bool:
+    """Return whether a run is tracked.
+
+    mode: one of MODES, None where the user said nothing. named: experiment and run, as far as the
+    user named them.
+    """
+    if mode in ("on", "off"):
+        return mode == "on"
+    if any(named):
+        return True
+    return bool(environ.get("MLFLOW_TRACKING_URI") or environ.get("MLFLOW_RUN_ID"))
+
+
+def parent(ask: Ask, environ: Mapping[str, str]) -> str | None:
+    """Return the run whose command called us, which the new one is nested in."""
+    return None if ask.run_id else environ.get("MLFLOW_RUN_ID") or None
+
+
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+
+# Characters of a store's own words that are shown.
+_LONGEST = 2000
+
+# What goes with every error: the run need not depend on tracking.
+WITHOUT = "`--tracking optional` runs without it, and `--tracking off` does not ask"
+
+
+class Link(Protocol):
+    """A way to a tracking store that understands MLflow's REST API 2.0."""
+
+    # Where the store is, for the command's MLFLOW_TRACKING_URI.
+    @property
+    def uri(self) -> str: ...
+
+    # Calls `/api/2.0/mlflow/<name>` and returns the answer. patient: it may be called twice, and
+    # is worth waiting for. Raises Refused, or TrackingError where there is no sound answer.
+    def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any: ...
+
+    # Lets go of the store.
+    def close(self) -> None: ...
+
+
+class Missing(TrackingError):
+    """There is no MLflow, and nobody else can use the store."""
+
+
+class Refused(TrackingError):
+    """The store understood and said no; code: MLflow's name for the reason."""
+
+    def __init__(self, code: str, message: str, place: str) -> None:
+        """Take what the store said."""
+        super().__init__(printable(message[:_LONGEST]), place=place, hint=WITHOUT)
+        self.code = code
+
+
+# Stores that MLflow knows by a name.
+_NAMES = ("databricks", "databricks-uc", "uc")
+
+
+def absolute(uri: str, cwd: str) -> str:
+    """Return the URI so that it means the same in any directory; cwd: the caller's."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon and uri not in _NAMES:
+        return _file(os.path.join(cwd, uri))
+    if scheme == "file" and not rest.startswith("/"):
+        return _file(os.path.join(cwd, rest))
+    if scheme.startswith("sqlite") and rest.startswith("///") and rest[3:4] not in ("", "/", ":"):
+        return f"{scheme}:///{os.path.join(cwd, rest[3:])}"
+    return uri
+
+
+def is_server(uri: str) -> bool:
+    """Return whether the store is spoken to over HTTP."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def directory(uri: str) -> str | None:
+    """Return the path of a directory of this machine that a URI stands for, else None."""
+    if uri.startswith("/"):
+        return uri
+    if not uri.startswith(("file:///", "file:/")):
+        return None
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(uri)
+    return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+
+
+def shown(uri: str) -> str:
+    """Return the URI without credentials."""
+    return redact(uri)
+
+
+def _file(path: str) -> str:
+    from urllib.parse import quote
+
+    return f"file://{quote(os.path.normpath(path))}"
+
+
+def seconds(environ: Mapping[str, str], usual: float) -> float:
+    """Return the seconds for an answer: what MLflow's variable says, else the usual."""
+    given = environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
+    if given.isascii() and given.isdigit() and 0 < int(given) < 1_000_000:
+        return float(given)
+    return usual

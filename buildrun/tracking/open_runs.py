@@ -1,0 +1,126 @@
+"""Runs that are open at a server, so that none stays open when buildrun is killed."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from buildrun.store import locks
+from buildrun.store.home import Home
+
+
+class Note(NamedTuple):
+    """A run that may still be open. status, ended: how and when it ended, as far as is known."""
+
+    path: str
+    run_id: str
+    uri: str
+    status: str
+    ended: int | None
+
+
+class Hold:
+    """The hold on a note; an empty one where the store may only be read."""
+
+    def __init__(self, note: Note | None, lock: locks.Lock | None) -> None:
+        """Take over the lock."""
+        self._note = note
+        self._lock = lock
+
+    def leave(self, status: str, ended: int) -> None:
+        """Note how the run ended, and leave it to a later run to say so."""
+        if self._note is None or self._lock is None:
+            return
+        try:
+            _write(self._lock.descriptor, self._note._replace(status=status, ended=ended))
+        except OSError:
+            pass
+        self._lock.release()
+
+    def drop(self) -> None:
+        """Note that the run has ended; calling it again is harmless."""
+        if self._note is not None and self._lock is not None and self._lock.descriptor >= 0:
+            try:
+                if _is_at(self._note.path, self._lock.descriptor):
+                    os.unlink(self._note.path)
+            except OSError:
+                pass
+            self._lock.release()
+
+
+def keep(home: Home, run_id: str, uri: str) -> Hold:
+    """Note that a run is open; a full or read-only disk costs the note only."""
+    directory = _directory(home)
+    path = os.path.join(directory, run_id)
+    note = Note(path, run_id, uri, "", None)
+    if not run_id.isalnum():
+        return Hold(None, None)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        lock = _locked(path)
+        try:
+            _write(lock.descriptor, note)
+        except OSError:
+            lock.release()
+            raise
+    except OSError:
+        return Hold(None, None)
+    return Hold(note, lock)
+
+
+def abandoned(home: Home, uri: str) -> Iterator[tuple[Note, Hold]]:
+    """Yield what nobody holds of the runs at a server; uri: without credentials."""
+    directory = _directory(home)
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(directory, name)
+        lock = locks.attempt(path)
+        if lock is None:
+            continue
+        note = _read(path, lock.descriptor)
+        if note is None or note.run_id != name:
+            Hold(Note(path, name, "", "", None), lock).drop()  # killed before it was written
+        elif note.uri == uri:
+            yield note, Hold(note, lock)
+        lock.release()
+
+
+def _directory(home: Home) -> str:
+    return os.path.join(home.root, "tracking")
+
+
+def _locked(path: str) -> locks.Lock:
+    while True:
+        lock = locks.exclusive(path)
+        if _is_at(path, lock.descriptor):
+            return lock
+        lock.release()  # taken for abandoned between its making and its locking
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _write(descriptor: int, note: Note) -> None:
+    data = json.dumps([note.run_id, note.uri, note.status, note.ended]).encode()
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
+
+
+def _read(path: str, descriptor: int) -> Note | None:
+    try:
+        run_id, uri, status, ended = json.loads(os.pread(descriptor, 65536, 0))
+    except (OSError, ValueError, TypeError):
+        return None
+    sound = all(isinstance(text, str) for text in (run_id, uri, status))
+    return Note(path, run_id, uri, status, ended) if sound and _is_time(ended) else None
+
+
+def _is_time(value: object) -> bool:
+    return value is None or type(value) is int

@@ -1,0 +1,462 @@
+"""Digests of what a project's files hold, computed or known from earlier."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from _thread import RLock
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import xxhash
+
+from buildrun.console import shown
+from buildrun.errors import ProjectError
+from buildrun.store import digest, listing, stat_signature
+from buildrun.store.digest import Algorithm, Hash
+from buildrun.store.listing import Entry
+from buildrun.workspace import link_targets, select
+from buildrun.workspace.git_index import Tracked
+from buildrun.workspace.index import Index
+from buildrun.workspace.select import Selection, Taken
+
+# How often files that change under our eyes are looked at before that is told as a problem.
+_ATTEMPTS = 3
+
+# Told the root and what git tracks, looks at the disk anew.
+Select = Callable[[bytes, Tracked], Selection]
+
+# The kind of a walk, and the pattern, output or directory that it is about.
+Wanted = tuple[str, str]
+
+
+class _Failure(NamedTuple):
+    """Why a file has no digest; passing: whether another look may help."""
+
+    text: str
+    passing: bool
+
+
+class Fingerprints:
+    """Digests of files in and about one project.
+
+    root: the project's directory. index: the path of the index file; None remembers nothing from
+    run to run. write: False leaves the disk alone.
+    Within one process a walk is kept until ``forget`` is called. May be used by several threads.
+    """
+
+    def __init__(
+        self, root: str, index: str | None, algorithm: Algorithm, *, write: bool = True
+    ) -> None:
+        """Read the index; nothing is looked at yet."""
+        self._root = os.fsencode(os.path.abspath(root))
+        self._algorithm: Algorithm = algorithm
+        self._index = Index(index, self._root)
+        self._known = self._index.sections[algorithm]
+        self._tracked = Tracked(self._index.tracked)
+        self._write = write
+        self._lock = RLock()
+        # Paths of inputs: a link in an output that leads to one is known by the step's key.
+        self._inputs: set[bytes] = set()
+        self._walks: dict[Wanted, Selection] = {}
+        self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], Taken] = {}
+        # Rows of files so young that they hold for the walks that are kept, and no longer.
+        self._young: dict[bytes, bytes] = {}
+
+    def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> Taken:
+        """Return what the inputs are.
+
+        patterns: see `patterns`; None for every file that git would not ignore, less MLproject.
+        without: paths that do not count, with all that is beneath them.
+        """
+        if patterns is None:
+            taken = self._take((("project", ""),), without)
+        else:
+            taken = self._take(tuple([("pattern", text) for text in patterns]), without)
+        self._inputs.update(taken.selection.paths)
+        return taken
+
+    def outputs(self, paths: tuple[str, ...]) -> Taken:
+        """Return what the outputs are: whole trees, with their directories and links as such."""
+        return self._take(tuple([("output", path) for path in paths]), ())
+
+    def selected(self, select: Select) -> Taken:
+        """Return what a selection of another kind is, such as the content of an image."""
+        with self._lock:
+            return self._look(lambda _: select(self._root, self._tracked), 0)
+
+    def under(self, algorithm: Algorithm) -> Fingerprints:
+        """Return what takes fingerprints of the same files with another algorithm.
+
+        Both keep what they know in the same index, so that either of them saves it.
+        """
+        if algorithm == self._algorithm:
+            return self
+        other = Fingerprints.__new__(Fingerprints)
+        other.__dict__.update(self.__dict__)
+        other._algorithm = algorithm
+        other._known = self._index.sections[algorithm]
+        other._walks, other._taken, other._young = {}, {}, {}
+        return other
+
+    def content(self, path: str) -> str:
+        """Return the digest of what a file or a directory holds; see `held`."""
+        return self.held(path)[0]
+
+    def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, Taken]:
+        """Return the digest of what a file or a directory holds, and how that was found.
+
+        path: absolute. without: as for `inputs`. Of a file the right to execute it counts too.
+        Raises OSError where something cannot be read or is a device, a socket or a pipe.
+        """
+        name = full = os.path.realpath(path)
+        mode = os.stat(name).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "neither a file nor a directory", path)
+        home = os.path.realpath(os.fsdecode(self._root))
+        if name.startswith(home.rstrip("/") + "/"):
+            name = os.path.relpath(name, home)
+        taken = self._take((("file" if stat.S_ISREG(mode) else "directory", name),), without)
+        if taken.problems:
+            os.close(os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+            raise OSError(errno.EIO, taken.problems[0], path)
+        if not stat.S_ISREG(mode):
+            return digest.key("directory", taken.digest, self._algorithm), taken
+        entry = taken.entries()[0]
+        executable = entry.kind == listing.EXECUTABLE
+        held = entry.content
+        return digest.key("executable", held, self._algorithm) if executable else held, taken
+
+    def changed(self, taken: Taken, made: Taken | None = None) -> tuple[str, ...]:
+        """Return the paths of what was edited, added or removed since, by a look at the disk.
+
+        A file that was written anew counts as edited even with the same content: what it held in
+        between is not known. made: the outputs of a command that ran meanwhile; with them a file
+        counts as edited where anything of it has changed, such as its rights, since an edit with
+        its time put back looks like that. Becoming another name of an output does not count.
+        """
+        links = (
+            {stat_signature.place(seen) for seen in made.selection.signatures}
+            if made is not None
+            else set()
+        )
+        with self._lock:
+            now = taken.again()
+            before = dict(zip(taken.selection.paths, taken.selection.signatures, strict=True))
+            after = dict(zip(now.paths, now.signatures, strict=True))
+            names = before.keys() ^ after.keys()
+            suspects = [
+                path
+                for path in before.keys() & after.keys()
+                if before[path] != after[path] or path in taken.young
+            ]
+            if suspects:
+                entries = {entry.path: entry for entry in taken.entries()}
+                for path in suspects:
+                    entry = entries.get(os.fsdecode(path[taken.skip :]))
+                    touched = made is not None and before[path] != after[path]
+                    touched = touched and stat_signature.place(after[path]) not in links
+                    if (
+                        touched
+                        or entry is None
+                        or self._is_edited(path, before[path], after[path], entry)
+                    ):
+                        names.add(path)
+            names |= {path for path, _ in set(now.problems) - set(taken.selection.problems)}
+        return tuple([os.fsdecode(name) for name in sorted({path.rstrip(b"/") for path in names})])
+
+    def forget(self) -> None:
+        """Look at the disk anew from now on, since a command has run."""
+        with self._lock:
+            self._walks.clear()
+            self._taken.clear()
+            self._young.clear()
+
+    def learn(self, made: Mapping[str, tuple[bytes, str]]) -> None:
+        """Take over the digests of files that we have written ourselves.
+
+        made: by path, what its lstat was when the content was known to be that of the digest. A
+        file that has been touched since has another signature, and is read.
+        """
+        now, prefix = time.time_ns(), f"{self._algorithm}:"
+        with self._lock:
+            for path, (seen, content_digest) in made.items():
+                if content_digest.startswith(prefix):
+                    raw = bytes.fromhex(content_digest[len(prefix) :])
+                    self._remember(os.fsencode(path), seen, raw, now)
+
+    def save(self) -> None:
+        """Publish the index if it has changed; a full or read-only disk costs speed only."""
+        with self._lock:
+            if self._write:
+                self._index.save(self._tracked.remembered)
+
+    def _take(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> Taken:
+        with self._lock:
+            key = (wanted, without)
+            if key not in self._taken:
+                whole = wanted and wanted[0][0] in ("file", "directory")
+                skip = len(os.fsencode(wanted[0][1])) + 1 if whole else 0
+                self._taken[key] = self._look(
+                    lambda anew: self._selection(wanted, without, anew=anew), skip
+                )
+            return self._taken[key]
+
+    def _look(self, look: Callable[[bool], Selection], skip: int) -> Taken:
+        """Return what a selection is; skip: how much of its paths does not count.
+
+        look: returns the selection, told whether the disk has to be looked at anew.
+        """
+        select_anew = partial(look, True)
+        for attempt in range(_ATTEMPTS):
+            selection = look(attempt > 0)
+            stream = _stream(selection)
+            known = None if selection.problems else self._known.listing(stream)
+            if known is not None:
+                make = partial(self._later, selection, skip)
+                return Taken(known, selection, make, (), frozenset(), select_anew, skip)
+            contents, failures = self._read(selection)
+            if not any(failure.passing for failure in failures):
+                break
+        entries = _entries(selection, contents, skip)
+        made = digest.content(listing.encode(entries), self._algorithm)
+        problems = [*(text for _, text in selection.problems), *(each.text for each in failures)]
+        young = frozenset([path for path in selection.paths if path in self._young])
+        if not problems and not young:
+            self._known.learn(stream, made)
+        return Taken(made, selection, entries, tuple(problems), young, select_anew, skip)
+
+    def _selection(
+        self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
+    ) -> Selection:
+        found = []
+        for each in wanted:
+            if anew or each not in self._walks:
+                self._walks[each] = self._walk(*each)
+            found.append(self._walks[each])
+        chosen = select.without(select.union(found), without)
+        kinds = {kind for kind, _ in wanted}
+        named, outputs = kinds.isdisjoint(("project", "output")), "output" in kinds
+        known = frozenset(self._inputs) if outputs else None
+        return link_targets.links(self._root, chosen, without, named=named, outputs=known)
+
+    def _walk(self, kind: str, text: str) -> Selection:
+        if kind == "project":
+            return select.project(self._root, self._tracked)
+        if kind == "file":
+            return select.file(self._root, os.fsencode(text))
+        if kind == "directory":
+            return select.directory(self._root, os.fsencode(text))
+        return (select.pattern if kind == "pattern" else select.outputs)(self._root, text)
+
+    def _later(self, selection: Selection, skip: int) -> tuple[Entry, ...]:
+        with self._lock:
+            contents, failures = self._read(selection)
+            if failures:  # nothing is read again, unless the index was damaged meanwhile
+                raise ProjectError(failures[0].text)
+            return _entries(selection, contents, skip)
+
+    def _read(self, selection: Selection) -> tuple[dict[bytes, str], list[_Failure]]:
+        """Return the contents, as entries have them, and what went wrong; learn what is new."""
+        began = time.time_ns()
+        contents: dict[bytes, str] = {}
+        failures: list[_Failure] = []
+        large: list[tuple[bytes, bytes]] = []
+        prefix, start = f"{self._algorithm}:", stat_signature.SIZE
+        for path, seen in zip(selection.paths, selection.signatures, strict=True):
+            try:
+                if stat_signature.is_link(seen):
+                    contents[path] = self._target(path, seen, began)
+                elif stat_signature.is_directory(seen):
+                    contents[path] = ""
+                elif (row := self._row(path, seen)) is not None:
+                    contents[path] = prefix + row[start:].hex()
+                elif stat_signature.size(seen) < LARGE:
+                    contents[path] = prefix + self._hash(path, seen).hex()
+                else:
+                    large.append((path, seen))
+            except OSError as error:
+                failures.append(_failure(path, error))
+        calls = [partial(self._digest, *each) for each in large]
+        results = side_by_side(calls) if calls else ()
+        for (path, seen), result in zip(large, results, strict=True):
+            if isinstance(result, OSError):
+                failures.append(_failure(path, result))
+            else:
+                self._remember(path, seen, result, began)
+                contents[path] = prefix + result.hex()
+        return contents, failures
+
+    def _row(self, path: bytes, seen: bytes) -> bytes | None:
+        for rows in (self._young, self._known.table):
+            row = rows.get(path)
+            if row is not None and row.startswith(seen):
+                return row
+        return None
+
+    def _hash(self, path: bytes, seen: bytes) -> bytes:
+        """Return the digest of a file that is still what was seen, and remember it."""
+        began = time.time_ns()
+        made = self._digest(path, seen)
+        self._remember(path, seen, made, began)
+        return made
+
+    def _digest(self, path: bytes, seen: bytes) -> bytes:
+        place = os.path.join(self._root, path.rstrip(b"/"))
+        return of(place, seen, self._algorithm, follow=path.endswith(b"/"))
+
+    def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
+        if stat_signature.is_young(seen, began):
+            self._young[path] = seen + made
+        else:
+            self._known.add(path, seen + made)
+
+    def _target(self, path: bytes, seen: bytes, began: int) -> str:
+        place = os.path.join(self._root, path)
+        target = os.readlink(place)
+        if stat_signature.of(os.lstat(place)) != seen:
+            raise Changed
+        if stat_signature.is_young(seen, began):
+            self._young[path] = seen
+        return os.fsdecode(target)
+
+    def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:
+        old, new = stat_signature.unpack(before), stat_signature.unpack(after)
+        if stat_signature.is_directory(after):
+            return not stat_signature.is_directory(before)
+        try:
+            if stat_signature.is_link(after):
+                place = os.path.join(self._root, path)
+                return (
+                    not stat_signature.is_link(before)
+                    or os.fsdecode(os.readlink(place)) != entry.content
+                )
+            same = ("mtime_ns", "size", "inode", "device")
+            if any(getattr(old, name) != getattr(new, name) for name in same):
+                return True
+            if stat_signature.is_executable(before) != stat_signature.is_executable(after):
+                return True
+            return f"{self._algorithm}:{self._hash(path, after).hex()}" != entry.content
+        except OSError:
+            return True
+
+
+def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> tuple[Entry, ...]:
+    """Return the listing, less what could not be read."""
+    found: list[Entry] = []
+    for path, seen in zip(selection.paths, selection.signatures, strict=True):
+        held = contents.get(path)
+        if held is None:
+            continue
+        kind, size = listing.FILE, 0
+        if stat_signature.is_link(seen):
+            kind = listing.SYMLINK
+        elif stat_signature.is_directory(seen):
+            kind = listing.DIRECTORY
+        else:
+            size = stat_signature.size(seen)
+            if stat_signature.is_executable(seen):
+                kind = listing.EXECUTABLE
+        found.append(Entry(os.fsdecode(path[skip:]), kind, held, size))
+    return tuple(found)
+
+
+def _failure(path: bytes, error: OSError) -> _Failure:
+    if isinstance(error, (FileNotFoundError, Changed)):
+        return _Failure(f"`{shown(path)}` changes or vanishes while it is read", passing=True)
+    name = shown(path.rstrip(b"/"))
+    return _Failure(f"`{name}` cannot be read: {error.strerror}", passing=False)
+
+
+def _stream(selection: Selection) -> str:
+    """Return a digest of all paths and signatures."""
+    made = xxhash.xxh3_128(b"\0".join(selection.paths))
+    made.update(b"\0\0")
+    made.update(b"".join(selection.signatures))
+    return str(made.hexdigest())
+
+
+_CHUNK = 1 << 20
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+# It vanished, or became a link or a socket.
+_OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
+
+# From this size on files are read side by side; hashing lets other threads run.
+LARGE = 8 << 20
+_THREADS = 4
+
+Result = bytes | OSError
+
+
+class Changed(OSError):
+    """A file is not, or is no longer, the one that was looked at."""
+
+
+def of(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) -> bytes:
+    """Return the digest of a regular file without its algorithm.
+
+    seen: the signature that the file has to have before it is read and after.
+    Raises Changed, or another OSError where it cannot be read.
+    """
+    flags = _FLAGS if follow else _FLAGS | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in _OTHER:
+            raise Changed(*error.args) from None
+        raise
+    try:
+        # With O_NONBLOCK a pipe that took the file's place is not waited for.
+        if stat_signature.of(os.fstat(descriptor)) != seen:
+            raise Changed
+        made = _hashed(descriptor, stat_signature.size(seen), algorithm)
+        if stat_signature.of(os.fstat(descriptor)) != seen:
+            raise Changed
+    finally:
+        os.close(descriptor)
+    return bytes.fromhex(made.hexdigest())
+
+
+def _hashed(descriptor: int, size: int, algorithm: Algorithm) -> Hash:
+    made = digest.new(algorithm)
+    if size < _CHUNK:
+        # One call is enough: with more bytes than these the file would have another size now.
+        chunk = os.read(descriptor, size)
+        made.update(chunk)
+        if len(chunk) == size:
+            return made
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    while count := os.readv(descriptor, [buffer]):
+        made.update(view[:count])
+    return made
+
+
+def side_by_side(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
+    """Return what the calls return, or the OSError that they raise, in their order."""
+    import threading
+
+    results: list[Result] = [Changed()] * len(calls)
+    numbers = iter(range(len(calls)))
+
+    def work() -> None:
+        for (
+            number
+        ) in numbers:  # each thread takes the next one; that is one step of the interpreter
+            try:
+                results[number] = calls[number]()
+            except OSError as error:
+                results[number] = error
+
+    count = min(_THREADS, os.cpu_count() or 1, len(calls))
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

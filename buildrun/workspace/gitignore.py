@@ -1,0 +1,371 @@
+"""What git would ignore, and what is never part of a project."""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import xxhash
+
+from buildrun.store import files
+from buildrun.workspace import glob, names
+
+_GIT_FILE = b".gitignore"
+_OWN_FILE = b".buildrunignore"
+_BOM = b"\xef\xbb\xbf"
+
+
+class Rule(NamedTuple):
+    """One line of such a file.
+
+    text: what a name, its end, or a path has to be, or else a glob. kind: which of them, as
+        ``name``, ``suffix``, ``path``, ``name glob`` or ``path glob``.
+    depth: of a path's glob, how many slashes a path has that it matches; -1 for any number.
+    """
+
+    text: bytes
+    kind: str
+    negated: bool
+    directories: bool
+    depth: int
+
+
+class Rules:
+    """The rules of one file.
+
+    base: the directory it counts for, relative to the project's root, with a slash at its end;
+        empty for the root and what is above. outer: what leads from its directory down to the
+        root, with a slash at its end, where it lies above.
+    """
+
+    def __init__(self, base: bytes, outer: bytes, content: bytes) -> None:
+        """Take the file's content."""
+        self._base = len(base)
+        self._outer = outer
+        self._rules = tuple(_parse(content))
+        self._names = frozenset(rule.text for rule in self._rules if rule.kind == "name")
+        self._suffixes = tuple({rule.text for rule in self._rules if rule.kind == "suffix"})
+        self._paths: dict[bytes, set[bytes]] = {}
+        for rule in self._rules:
+            if rule.kind == "path":
+                directory, slash, name = rule.text.rpartition(b"/")
+                self._paths.setdefault(directory + slash, set()).add(name)
+        self._globs = tuple(rule for rule in self._rules if rule.kind.endswith(" glob"))
+        self._compiled: dict[Rule, Callable[[bytes], object]] = {}
+
+    def candidates(self, below: bytes, held: list[bytes]) -> set[bytes]:
+        """Return the names in a directory that a rule might match."""
+        directory = self._outer + below[self._base :]
+        found = set(self._names.intersection(held))
+        if directory in self._paths:
+            found |= self._paths[directory].intersection(held)
+        if self._suffixes:
+            suffixes = self._suffixes
+            found.update([name for name in held if name.endswith(suffixes)])
+        depth = directory.count(b"/")
+        for rule in self._globs:
+            if rule.depth in (-1, depth):
+                matching = self._expression(rule)
+                if rule.kind == "name glob":
+                    found.update([name for name in held if matching(name)])
+                else:
+                    found.update([name for name in held if matching(directory + name)])
+        return found
+
+    def verdict(self, below: bytes, name: bytes, *, directory: bool) -> bool | None:
+        """Return whether the last rule that matches ignores it; None where none matches."""
+        return self._last(self._outer + below[self._base :] + name, name, directory=directory)
+
+    def verdict_above(self, rest: bytes) -> bool | None:
+        """Return the same for a directory above the root, which this leads from to the root."""
+        path = self._outer[: len(self._outer) - len(rest) - 1]
+        name = path.rpartition(b"/")[2]
+        return self._last(path, name, directory=True)
+
+    def _last(self, path: bytes, name: bytes, *, directory: bool) -> bool | None:
+        for rule in reversed(self._rules):
+            if (directory or not rule.directories) and self._matches(rule, path, name):
+                return not rule.negated
+        return None
+
+    def _matches(self, rule: Rule, path: bytes, name: bytes) -> bool:
+        if rule.kind == "name":
+            return name == rule.text
+        if rule.kind == "suffix":
+            return name.endswith(rule.text)
+        if rule.kind == "path":
+            return path == rule.text
+        subject = name if rule.kind == "name glob" else path
+        return self._expression(rule)(subject) is not None
+
+    def _expression(self, rule: Rule) -> Callable[[bytes], object]:
+        if rule not in self._compiled:
+            self._compiled[rule] = _compile(rule).fullmatch
+        return self._compiled[rule]
+
+
+def _is_directory(name: bytes, descriptor: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode)
+    except OSError:
+        return False  # gone since the directory was listed
+
+
+def _verdict(chain: Sequence[Rules], below: bytes, name: bytes, *, directory: bool) -> bool | None:
+    return _first(rules.verdict(below, name, directory=directory) for rules in reversed(chain))
+
+
+def _first(verdicts: Iterable[bool | None]) -> bool | None:
+    return next((said for said in verdicts if said is not None), None)
+
+
+def _parse(content: bytes) -> Iterator[Rule]:
+    """Yield the rules, as ``add_patterns_from_buffer`` in git's ``dir.c`` reads them."""
+    if content.startswith(_BOM):
+        content = content[len(_BOM) :]
+    for line in content.split(b"\n"):
+        text = _without_blanks(line[:-1] if line.endswith(b"\r") else line)
+        if text and text[0] != 0x23 and b"\0" not in text:  # a comment begins with #
+            negated = text[0] == 0x21  # !
+            yield _rule(text[1:] if negated else text, negated=negated)
+
+
+def _without_blanks(line: bytes) -> bytes:
+    """Return a line without the blanks at its end, save one that a backslash keeps."""
+    kept = position = 0
+    while position < len(line):
+        if line[position] == 0x5C:
+            position += 2
+            kept = position
+        else:
+            position += 1
+            if line[position - 1] != 0x20:
+                kept = position
+    return line[:kept]
+
+
+def _rule(text: bytes, *, negated: bool) -> Rule:
+    directories = text.endswith(b"/")
+    if directories:
+        text = text[:-1]
+    if b"/" not in text:
+        if not _is_glob(text):
+            return Rule(text, "name", negated, directories, 0)
+        if text[0] == 0x2A and not _is_glob(text[1:]):
+            return Rule(text[1:], "suffix", negated, directories, 0)
+        return Rule(text, "name glob", negated, directories, -1)
+    text = text[1:] if text.startswith(b"/") else text
+    if not _is_glob(text):
+        return Rule(text, "path", negated, directories, 0)
+    depth = -1 if b"**" in text else text.count(b"/")
+    return Rule(text, "path glob", negated, directories, depth)
+
+
+def _is_glob(text: bytes) -> bool:
+    return glob.is_glob(text.decode("latin-1"))
+
+
+def _compile(rule: Rule) -> re.Pattern[bytes]:
+    # One character for each byte: git knows of no encodings.
+    text = rule.text.decode("latin-1")
+    # git compares what comes before the first glob character by itself, so that `**` right after
+    # it is taken for one at the beginning.
+    literal = re.match(r"[^*?\[\\]*", text)
+    plain = literal.group() if literal is not None and rule.kind == "path glob" else ""
+    expression = re.escape(plain) + glob.translate(text[len(plain) :])
+    return re.compile(expression.encode("latin-1"), re.DOTALL)
+
+
+class Repository(NamedTuple):
+    """The git repository that a project is part of.
+
+    top: its directory. inner: what leads from there to the project, with a slash at its end, or
+        nothing. index_file, exclude_file: paths of these two files, which need not be there.
+    """
+
+    top: bytes
+    inner: bytes
+    index_file: bytes
+    exclude_file: bytes
+
+
+def repository(root: bytes) -> Repository | None:
+    """Return the repository that a directory belongs to, if any."""
+    inner = b""
+    top = os.path.abspath(root)
+    while True:
+        if (own := _own_directory(os.path.join(top, b".git"))) is not None:
+            common = _common(own)
+            if not all(map(_is_plain, (own + b"/HEAD", own + b"/index", common + b"/config"))):
+                return None  # git would wait for ever
+            exclude = os.path.join(common, b"info", b"exclude")
+            return Repository(top, inner, os.path.join(own, b"index"), exclude)
+        above, name = os.path.split(top)
+        if above == top:
+            return None
+        inner = name + b"/" + inner
+        top = above
+
+
+def _is_plain(path: bytes) -> bool:
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _own_directory(dot_git: bytes) -> bytes | None:
+    try:
+        mode = os.stat(dot_git).st_mode
+    except OSError:
+        return None
+    if stat.S_ISDIR(mode):
+        return dot_git if os.path.exists(os.path.join(dot_git, b"HEAD")) else None
+    text = _read(dot_git) or b""  # a worktree or a submodule
+    if not text.startswith(b"gitdir: "):
+        return None
+    return os.path.join(os.path.dirname(dot_git), text[len(b"gitdir: ") :].rstrip(b"\r\n"))
+
+
+def _common(own: bytes) -> bytes:
+    text = _read(os.path.join(own, b"commondir"))
+    return own if text is None else os.path.join(own, text.rstrip(b"\r\n"))
+
+
+def _read(path: bytes, *, follow: bool = True) -> bytes | None:
+    """Return the content of a regular file; None for all else, as git has it."""
+    try:
+        return files.read(path, follow=follow)
+    except OSError:
+        return None
+
+
+class Filter:
+    """Chooses what belongs to a project, directory by directory; for one walk from the root.
+
+    ignored: whether git's rules have left anything out so far, and git itself can be asked of it.
+    """
+
+    def __init__(self, root: bytes, repository: Repository | None) -> None:
+        """Read the rules that lie above the root."""
+        self._root = root
+        self._seen = xxhash.xxh3_128()
+        self._ignored = False
+        self._stuck = False
+        above = () if repository is None else tuple(self._above(repository))
+        self._git: dict[bytes, tuple[Rules, ...]] = {}
+        self._own: dict[bytes, tuple[Rules, ...]] = {}
+        self._outer = above
+
+    @property
+    def entered(self) -> frozenset[bytes]:
+        """Return the directories of the project, with a slash at their end."""
+        return frozenset(self._git)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether to ask git; see the class."""
+        return self._ignored and not self._stuck
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all rules of git that were read."""
+        return str(self._seen.hexdigest())
+
+    def __call__(self, below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+        """Return the names in a directory that belong to the project."""
+        if below and any(mark in held for mark in names.ENVIRONMENT):
+            return []
+        git, own = self._rules_of(below, held)
+        dropped = names.leftovers(held)
+        candidates: set[bytes] = set()
+        for rules in (*git, *own):
+            candidates |= rules.candidates(below, held)
+        for name in candidates - dropped:
+            directory = _is_directory(name, descriptor)
+            if self._is_ignored(below, name, git, own, directory=directory):
+                dropped.add(name)
+        return [name for name in held if name not in dropped] if dropped else held
+
+    def leaves_out(self, path: bytes) -> bool:
+        """Return whether a tracked file is left out all the same, by its name or by own rules."""
+        below = b""
+        own: tuple[Rules, ...] = ()
+        parts = path.split(b"/")
+        for number, name in enumerate(parts):
+            own = self._own_rules(below, own, present=True)
+            directory = number + 1 < len(parts)
+            if names.leftover(name) or _verdict(own, below, name, directory=directory):
+                return True
+            below += name + b"/"
+            if directory and any(
+                os.path.lexists(os.path.join(self._root, below, mark)) for mark in names.ENVIRONMENT
+            ):
+                return True
+        return False
+
+    def _rules_of(
+        self, below: bytes, held: list[bytes]
+    ) -> tuple[tuple[Rules, ...], tuple[Rules, ...]]:
+        above = below[: below.rfind(b"/", 0, -1) + 1]
+        git = self._git[above] if below else self._outer
+        if _GIT_FILE in held:
+            path = os.path.join(self._root, below, _GIT_FILE)
+            content = _read(path, follow=False)
+            self._stuck = self._stuck or not _is_plain(path)  # git would wait for a pipe
+            if content is not None:
+                self._note(below, content)
+                git = (*git, Rules(below, b"", content))
+        own = self._own_rules(below, self._own[above] if below else (), present=_OWN_FILE in held)
+        self._git[below], self._own[below] = git, own
+        return git, own
+
+    def _own_rules(
+        self, below: bytes, above: tuple[Rules, ...], *, present: bool
+    ) -> tuple[Rules, ...]:
+        if not present:
+            return above
+        if below in self._own:
+            return self._own[below]
+        content = _read(os.path.join(self._root, below, _OWN_FILE), follow=False)
+        return above if content is None else (*above, Rules(below, b"", content))
+
+    def _is_ignored(
+        self,
+        below: bytes,
+        name: bytes,
+        git: tuple[Rules, ...],
+        own: tuple[Rules, ...],
+        *,
+        directory: bool,
+    ) -> bool:
+        said = _verdict(own, below, name, directory=directory)
+        if said is not None:
+            return said
+        said = bool(_verdict(git, below, name, directory=directory))
+        self._ignored = self._ignored or said
+        return said
+
+    def _above(self, repository: Repository) -> Iterable[Rules]:
+        """Return the rules from above the root: none where they ignore the root itself.
+
+        A project in a directory that its repository ignores has nothing to do with it.
+        """
+        found: list[Rules] = []
+        rest = repository.inner
+        content = _read(repository.exclude_file)
+        if content is not None:
+            found.append(Rules(b"", rest, content))
+            self._note(b"exclude", content)
+        directory = repository.top
+        while rest:
+            content = _read(os.path.join(directory, _GIT_FILE), follow=False)
+            if content is not None:
+                found.append(Rules(b"", rest, content))
+                self._note(b"../" + rest, content)
+            name, _, rest = rest.partition(b"/")
+            directory = os.path.join(directory, name)
+            if _first(rules.verdict_above(rest) for rules in reversed(found)):
+                return ()
+        return found
+
+    def _note(self, place: bytes, content: bytes) -> None:
+        self._seen.update(b"%d %d " % (len(place), len(content)) + place + content)

@@ -1,0 +1,387 @@
+"""Globs: input patterns, what they match, and whether two can overlap."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from buildrun.workspace import names
+
+NEVER = "(?!)"
+
+_CLASSES = {
+    "alnum": (("0", "9"), ("A", "Z"), ("a", "z")),
+    "alpha": (("A", "Z"), ("a", "z")),
+    "blank": ((" ", " "), ("\t", "\t")),
+    "cntrl": (("\0", "\x1f"), ("\x7f", "\x7f")),
+    "digit": (("0", "9"),),
+    "graph": (("!", "~"),),
+    "lower": (("a", "z"),),
+    "print": ((" ", "~"),),
+    "punct": (("!", "/"), (":", "@"), ("[", "`"), ("{", "~")),
+    "space": (("\t", "\r"), (" ", " ")),
+    "upper": (("A", "Z"),),
+    "xdigit": (("0", "9"), ("A", "F"), ("a", "f")),
+}
+
+Range = tuple[str, str]
+
+
+class _Malformed(Exception):
+    """A set that is not closed, or a class that there is not."""
+
+
+def is_glob(text: str) -> bool:
+    """Return whether the text has a character that means something else than itself."""
+    return any(character in text for character in "*?[\\")
+
+
+def translate(glob: str) -> str:
+    """Return a regular expression, to be compiled with ``re.DOTALL``, for the whole of a path."""
+    parts: list[str] = []
+    position = 0
+    try:
+        while position < len(glob):
+            part, position = _next(glob, position)
+            parts.append(part)
+    except _Malformed:
+        return NEVER
+    return "".join(parts)
+
+
+def _next(glob: str, position: int) -> tuple[str, int]:
+    character = glob[position]
+    if character == "*":
+        return _stars(glob, position)
+    if character == "?":
+        return "[^/]", position + 1
+    if character == "[":
+        return _set(glob, position + 1)
+    if character == "\\":
+        return re.escape(_at(glob, position + 1)), position + 2
+    return re.escape(character), position + 1
+
+
+def _stars(glob: str, position: int) -> tuple[str, int]:
+    end = position
+    while end < len(glob) and glob[end] == "*":
+        end += 1
+    alone = position == 0 or glob[position - 1] == "/"
+    if end - position < 2 or not alone:
+        return "[^/]*", end
+    if end == len(glob) or glob.startswith("\\/", end):
+        return ".*", end
+    return ("(?:.*/)?", end + 1) if glob[end] == "/" else ("[^/]*", end)
+
+
+def _set(glob: str, position: int) -> tuple[str, int]:
+    negated = _at(glob, position) in "!^"
+    if negated:
+        position += 1
+    ranges: list[Range] = []
+    before = ""  # what a range may start with
+    while True:
+        character = _at(glob, position)
+        if character == "\\":
+            position += 1
+            before = _at(glob, position)
+            ranges.append((before, before))
+        elif character == "-" and before and glob[position + 1 : position + 2] not in ("", "]"):
+            position += 2 if glob[position + 1] == "\\" else 1
+            ranges.append((before, _at(glob, position)))
+            before = ""
+        elif glob.startswith("[:", position) and (named := _class(glob, position + 2)):
+            ranges.extend(named[0])
+            position = named[1]
+            before = ""
+        else:
+            ranges.append((character, character))
+            before = character
+        position += 1
+        if _at(glob, position) == "]":
+            return _alternatives(ranges, negated=negated), position + 1
+
+
+def _class(glob: str, start: int) -> tuple[tuple[Range, ...], int] | None:
+    """Return the ranges of ``[:name:]`` and where its last character is; None for a mere ``[``."""
+    end = glob.find("]", start)
+    if end < 0:
+        raise _Malformed
+    if end == start or glob[end - 1] != ":":
+        return None
+    name = glob[start : end - 1]
+    if name not in _CLASSES:
+        raise _Malformed
+    return _CLASSES[name], end
+
+
+def _alternatives(ranges: list[Range], *, negated: bool) -> str:
+    body = "".join(
+        f"{re.escape(first)}-{re.escape(last)}" for first, last in ranges if first <= last
+    )
+    if negated:
+        return f"[^/{body}]"
+    return f"(?!/)[{body}]" if body else NEVER
+
+
+def _at(glob: str, position: int) -> str:
+    if position >= len(glob):
+        raise _Malformed
+    return glob[position]
+
+
+_ANY_DEPTH = "**"
+
+Match = tuple[bytes, os.stat_result]
+Trouble = Callable[[bytes, OSError], None]
+
+
+class Door(NamedTuple):
+    """A directory that is a link, met by ``**``.
+
+    path: of the link. searched: the real path of what is searched anyway. parts: what is looked
+    for behind the link.
+    """
+
+    path: bytes
+    searched: bytes
+    parts: tuple[str, ...]
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Return whether a pattern means a path, itself or as part of a directory that it names.
+
+    path: relative, with ``/``; nothing is looked up on the disk.
+    """
+    path = path.rstrip("/")
+    parts = split(pattern)
+    if parts is not None and not is_glob(pattern):  # a name needs no expression
+        name = "/".join(parts)
+        return not name or path == name or path.startswith(name + "/")
+    return _expression(pattern).fullmatch(path) is not None
+
+
+def ignore(path: bytes, error: OSError) -> None:
+    """Let what cannot be read be absent."""
+    del path, error
+
+
+def exists(root: str, pattern: str) -> bool:
+    """Return whether anything is there that the pattern names; what cannot be read is not."""
+    return next(found(os.fsencode(root), pattern), None) is not None
+
+
+def prefix(pattern: str) -> str:
+    """Return the directory, relative to the root, beneath which everything lies that matches."""
+    parts = split(pattern) or ()
+    literal = next((at for at, part in enumerate(parts) if is_glob(part)), len(parts))
+    if literal == len(parts) and not pattern.endswith("/"):
+        literal -= 1
+    return "/".join(parts[: max(literal, 0)])
+
+
+def is_inside(pattern: str) -> bool:
+    """Return whether a pattern is one, and cannot leave the project."""
+    return split(pattern) is not None
+
+
+@lru_cache(maxsize=4096)
+def split(pattern: str) -> tuple[str, ...] | None:
+    """Return a pattern's parts; None for what is absolute, has ``..`` or a NUL, or is no name."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if not pattern or pattern[0] == "/" or ".." in parts or "\0" in pattern:
+        return None
+    try:
+        os.fsencode(pattern)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return None
+    # Everything beneath a directory is what all that is in it means, so one star will do.
+    if parts and parts[-1] == _ANY_DEPTH:
+        parts[-1] = "*"
+    return tuple(
+        part
+        for at, part in enumerate(parts)
+        if part != _ANY_DEPTH or (parts[at + 1] != _ANY_DEPTH and parts[at + 1 :] != ["*"])
+    )
+
+
+def found(
+    root: bytes, pattern: str, trouble: Trouble = ignore, doors: list[Door] | None = None
+) -> Iterator[Match]:
+    """Yield what a pattern names: paths relative to the root, each with its lstat.
+
+    trouble: is told the path of what cannot be looked at, and why. doors: takes the links that
+    ``**`` has met, for `behind`; without it, what is behind them is told as well.
+    What is beneath a directory that is named is not told.
+    """
+    parts = split(pattern)
+    if parts is None:
+        return
+    met: list[Door] = [] if doors is None else doors
+    for path, status in _found(_Place(root, trouble, met), b"", parts):
+        if not pattern.endswith("/") or _is_directory(os.path.join(root, path), status):
+            yield path, status
+    if doors is None:
+        yield from behind(root, met, trouble, directories=pattern.endswith("/"))
+
+
+def behind(
+    root: bytes, doors: list[Door], trouble: Trouble = ignore, *, directories: bool = False
+) -> Iterator[Match]:
+    """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them.
+
+    directories: only those are meant.
+    """
+    searched = {(door.searched, door.parts) for door in doors}
+    for door in doors:
+        real = os.path.realpath(os.path.join(root, door.path))
+        if any((place, door.parts) in searched for place in _and_above(real)):
+            continue
+        searched.add((real, door.parts))
+        if real == b"/":
+            trouble(door.path, OSError(errno.EFBIG, "it leads to the whole disk"))
+            continue
+        for path, status in _found(_Place(root, trouble, doors), door.path + b"/", door.parts):
+            if not directories or _is_directory(os.path.join(root, path), status):
+                yield path, status
+
+
+def _and_above(path: bytes) -> Iterator[bytes]:
+    yield path
+    while (path := os.path.dirname(path)) != b"/":
+        yield path
+
+
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Return whether a path is a directory or lies in it; both are absolute."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+class _Place(NamedTuple):
+    """Where is looked, who is told what cannot be, and who takes the links that ``**`` meets."""
+
+    root: bytes
+    trouble: Trouble
+    doors: list[Door]
+
+    def status(self, path: bytes) -> Iterator[Match]:
+        """Yield a path with its lstat, if it is there."""
+        try:
+            yield path, os.lstat(os.path.join(self.root, path))
+        except OSError as error:
+            self._tell(path, error)
+
+    def entries(self, below: bytes) -> list[os.DirEntry[bytes]]:
+        """Return what is in a directory, in the order of its names, without leftovers."""
+        try:
+            with os.scandir(os.path.join(self.root, below)) as listing:
+                held = [entry for entry in listing if not names.leftover(entry.name)]
+        except OSError as error:
+            self._tell(below, error)
+            return []
+        return sorted(held, key=lambda entry: entry.name)
+
+    def _tell(self, path: bytes, error: OSError) -> None:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            self.trouble(path, error)
+
+
+def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:
+    """Yield what the parts name beneath a directory, which ends in a slash or is empty."""
+    literal = 0
+    while literal < len(parts) and not is_glob(parts[literal]):
+        literal += 1
+    fixed = [os.fsencode(part) for part in parts[:literal]]
+    if any(names.never(name) for name in fixed):
+        return
+    path = below + b"/".join(fixed)
+    if literal == len(parts):
+        yield from place.status(path)
+        return
+    if fixed:
+        path += b"/"
+    part, rest = parts[literal], parts[literal + 1 :]
+    if part == _ANY_DEPTH:
+        for directory in _directories(place, path, parts[literal:]):
+            yield from _found(place, directory, rest)
+        return
+    matching = _part(part).fullmatch
+    for name in [entry.name for entry in place.entries(path)]:
+        if not matching(os.fsdecode(name)):
+            continue
+        if rest:
+            yield from _found(place, path + name + b"/", rest)
+        else:
+            yield from place.status(path + name)
+
+
+def _directories(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield a directory and all those beneath it; parts: what is looked for in each."""
+    searched = os.path.realpath(os.path.join(place.root, below))
+    waiting = [below]
+    while waiting:
+        directory = waiting.pop()
+        yield directory
+        inner = place.entries(directory)
+        waiting.extend(
+            [
+                directory + entry.name + b"/"
+                for entry in reversed(inner)
+                if entry.is_dir(follow_symlinks=False)
+            ]
+        )
+        place.doors.extend(
+            [
+                Door(directory + entry.name, searched, parts)
+                for entry in inner
+                if entry.is_symlink() and entry.is_dir()
+            ]
+        )
+
+
+def _is_directory(path: bytes, status: os.stat_result) -> bool:
+    if stat.S_ISLNK(status.st_mode):
+        return os.path.isdir(path)
+    return stat.S_ISDIR(status.st_mode)
+
+
+@lru_cache(maxsize=4096)
+def _part(part: str) -> re.Pattern[str]:
+    return re.compile(translate(part), re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def _expression(pattern: str) -> re.Pattern[str]:
+    parts = split(pattern)
+    if parts is None:
+        return re.compile(NEVER)
+    if not parts:  # the project itself
+        return re.compile(".*", re.DOTALL)
+    steps = ["(?:[^/]+/)*" if part == _ANY_DEPTH else translate(part) + "/" for part in parts[:-1]]
+    return re.compile("".join(steps) + translate(parts[-1]) + "(?:/.*)?", re.DOTALL)
+
+
+def overlaps(pattern: str, output: str) -> bool:
+    """Return whether the pattern could match the output, something in it, or a directory above.
+
+    output: a path as declared, with or without a slash at its end.
+    """
+    return _overlap(_parts(pattern), _parts(output))
+
+
+def _overlap(pattern: Sequence[str], output: Sequence[str]) -> bool:
+    for part, name in zip(pattern, output, strict=False):
+        if part == "**":
+            return True
+        if not matches(part, name):
+            return False
+    return True  # one of them goes on below the other
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]

@@ -1,0 +1,191 @@
+"""The files of a project that go into an image."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from buildrun.console import shown
+from buildrun.errors import ProjectError
+from buildrun.store import files, stat_signature
+from buildrun.workspace import dockerignore, gitignore, names, select
+from buildrun.workspace.dockerignore import Rules
+from buildrun.workspace.select import Selection
+from buildrun.workspace.walk import walk
+
+if TYPE_CHECKING:
+    from buildrun.project.model import ProjectSpec
+    from buildrun.workspace.fingerprints import Fingerprints
+    from buildrun.workspace.git_index import Tracked
+    from buildrun.workspace.select import Taken
+
+# A file of rules that is larger is something else.
+_LARGEST = 1 << 20
+
+
+class Content:
+    """What goes into an image.
+
+    taken: the files. secrets: paths left out for their names alone.
+    """
+
+    def __init__(self, taken: Taken, secrets: Sequence[str]) -> None:
+        """Take what was found."""
+        self.taken = taken
+        self.secrets = tuple(secrets)
+
+
+def content(
+    project: ProjectSpec, fingerprints: Fingerprints, leaving: Sequence[str] = ()
+) -> Content:
+    """Return what goes into the project's image, with digests that others may rely on.
+
+    leaving: further paths that do not.
+    Raises ProjectError for what cannot be read, and for a malformed ``.dockerignore``.
+    """
+    rules = _rules(project.root)
+    outputs = {path for point in project.entry_points for path in point.outputs}
+    dropped = sorted(outputs.union(leaving))
+    secrets: set[str] = set()
+
+    def selected(root: bytes, tracked: Tracked) -> Selection:
+        return select.without_logs(select.without(_select(root, tracked, rules, secrets), dropped))
+
+    taken = fingerprints.under("sha256").selected(selected)
+    if taken.problems:
+        raise ProjectError(
+            f"the image cannot be made: {taken.problems[0]}",
+            place=project.root,
+            hint=f"name it in {dockerignore.NAME} to leave it out",
+        )
+    return Content(taken, sorted(secrets))
+
+
+def _rules(root: str) -> Rules:
+    path = os.path.join(root, dockerignore.NAME)
+    try:
+        return dockerignore.parse(files.read(path, limit=_LARGEST), place=path)
+    except FileNotFoundError:
+        return Rules()
+    except OSError as error:
+        raise ProjectError(f"it cannot be read: {error.strerror}", place=path) from error
+
+
+def _select(root: bytes, tracked: Tracked, rules: Rules, secrets: set[str]) -> Selection:
+    watcher = _Watcher()
+    repository = gitignore.repository(root)
+    git = gitignore.Filter(root, repository)
+    chosen = _Filter(git, rules, secrets)
+    found: dict[bytes, bytes] = {}
+    for paths, signatures in walk(root, b"", chosen, watcher):
+        found.update(zip(paths, signatures, strict=True))
+    if git.ignored and repository is not None:
+        for path in tracked.though_ignored(root, repository, git.digest):
+            if path not in found and not git.leaves_out(path) and not _is_out(path, rules):
+                _add(found, root, path)
+    paths = sorted(found)
+    return Selection(paths, [found[path] for path in paths], tuple(watcher.problems.items()))
+
+
+def _is_out(path: bytes, rules: Rules) -> bool:
+    """Return whether a tracked file is left out by its name or by ``.dockerignore``."""
+    parts = os.fsdecode(path).split("/")
+    each = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+    secret = any(is_secret(name) and not rules.brings_back(name) for name in each)
+    return secret or rules.leaves_out(os.fsdecode(path))
+
+
+def _add(found: dict[bytes, bytes], root: bytes, path: bytes) -> None:
+    try:
+        status = os.lstat(os.path.join(root, path))
+    except OSError:
+        return  # tracked, and gone
+    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        found[path] = stat_signature.of(status)
+
+
+class _Watcher:
+    """Notes what cannot be looked at; devices, sockets and pipes are passed over."""
+
+    def __init__(self) -> None:
+        self.problems: dict[bytes, str] = {}
+
+    def trouble(self, path: bytes, error: OSError) -> None:
+        name = path.rstrip(b"/") or b"."
+        self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
+
+    def odd(self, path: bytes) -> None:
+        del path
+
+
+class _Filter:
+    """Chooses what goes into an image, directory by directory; for one walk from the root."""
+
+    def __init__(self, git: gitignore.Filter, rules: Rules, secrets: set[str]) -> None:
+        self._git = git
+        self._rules = rules
+        self._secrets = secrets
+        # Directories that are left out, and entered for what is brought back from beneath.
+        self._closed: set[bytes] = set()
+
+    def __call__(self, below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+        """Return the names that count."""
+        if below and any(mark in held for mark in names.ENVIRONMENT):
+            return []
+        kept = frozenset(self._git(below, held, descriptor))
+        closed = below in self._closed
+        return [
+            name for name in held if self._counts(below, name, descriptor, closed, name in kept)
+        ]
+
+    def _counts(
+        self, below: bytes, name: bytes, descriptor: int, closed: bool, git_keeps: bool
+    ) -> bool:
+        if names.leftover(name):
+            return False
+        path, rules = os.fsdecode(below + name), self._rules
+        secret = is_secret(path)
+        if closed or secret or not git_keeps:
+            if rules and rules.brings_back(path):
+                return True
+            if rules and rules.may_bring_back(path, spelled=True) and _is_dir(name, descriptor):
+                self._closed.add(below + name + b"/")
+                return True
+            if secret and git_keeps and not closed and not rules.leaves_out(path):
+                self._secrets.add(path)
+            return False
+        if not rules or not rules.leaves_out(path):
+            return True
+        return rules.may_bring_back(path, spelled=False) and _is_dir(name, descriptor)
+
+
+def _is_dir(name: bytes, descriptor: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode)
+    except OSError:
+        return False  # gone since the directory was listed
+
+
+# Files that hold nothing else, by the programs that write them.
+_NAMES = frozenset(
+    {".env", ".netrc", ".pypirc", ".git-credentials", ".databrickscfg", ".aws", ".ssh"}
+)
+_STARTS = ("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519")
+_ENDS = (".pem",)
+# Beneath a directory of that name.
+_WITHIN = {".docker": "config.json"}
+# Shows which variables there are, without their values.
+_EXAMPLE = ".env.example"
+
+
+def is_secret(path: str) -> bool:
+    """Return whether a file or directory is left out of images unless it is asked for by name."""
+    directory, name = os.path.split(path)
+    if name in _NAMES or name.startswith(_STARTS) or name.endswith(_ENDS):
+        return True
+    if name.startswith(".env.") and name != _EXAMPLE:
+        return True
+    within = _WITHIN.get(os.path.basename(directory))
+    return within is not None and name == within

@@ -1,0 +1,133 @@
+"""Outputs of earlier runs: replaced when the cache has them, else kept beside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from buildrun.console import printable
+from buildrun.errors import StoreError
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.plan.model import Step
+    from buildrun.plan.state import Place
+    from buildrun.workspace.outputs import Aside, Rescued
+    from buildrun.workspace.select import Taken
+
+
+# Stands for whatever a command leaves that is running, or was killed with buildrun.
+_RUNNING = "running"
+
+
+class OldOutputs:
+    """The old outputs of a plan's steps; for one thread at a time.
+
+    previous: the directory that those are moved to which would be lost.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Take the place."""
+        self._place = place
+        self.previous = previous_of(place.logs)
+
+    def are_known(self, step: Step, outputs: Taken | None) -> bool:
+        """Return whether nothing is lost when these outputs go.
+
+        outputs: what is on the disk; None where nobody has looked yet.
+        """
+        from buildrun.store import cas
+
+        place = self._place
+        if outputs is None:
+            outputs = place.fingerprints.outputs(step.outputs)
+        if outputs.problems and not outputs.has_only_links_out():
+            return False
+        entries = outputs.entries()
+        if not entries or place.history.left(step.id) in (_RUNNING, outputs.digest):
+            return True
+        if outputs.problems:
+            return False
+        if not cas.has(place.home, outputs.digest):
+            last = place.history.last(step.id)
+            made = place.results.listing(last.outputs) if last is not None else None
+            if made is None or not set(entries).issubset(made):
+                return False
+        return all(
+            cas.has(place.home, entry.content, entry.size)
+            for entry in entries
+            if entry.kind in ("file", "executable")
+        )
+
+    def put_back(self, step: Step, aside: Aside, *, known: bool) -> None:
+        """Put old outputs back where a command that failed left nothing, and lose none."""
+        if known:
+            aside.put_back()
+        else:
+            aside.put_back(step.outputs)
+            self._rescue_from_a_failure(aside)
+        self.note_left(step)
+
+    def rescue(self, aside: Aside) -> None:
+        """Move old outputs, which new ones have replaced, to where they can be had from."""
+        try:
+            rescued = aside.rescue(self.previous)
+        except (OSError, StoreError) as error:
+            self._leave(aside, error)
+            return
+        for path, place in rescued:
+            self._place.console.warn(
+                f"`{printable(path)}` was replaced; what was there before was not made by "
+                f"buildrun, and is now `{printable(place)}`",
+                "keep files of your own out of `outputs`",
+            )
+
+    def note_running(self, step: Step) -> None:
+        """Note that from now on it is a command that writes there."""
+        self._place.history.note_left(step.id, _RUNNING)
+
+    def note_left(self, step: Step) -> None:
+        """Note what a command has left there without a result that is kept."""
+        place = self._place
+        place.fingerprints.forget()
+        place.history.note_left(step.id, place.fingerprints.outputs(step.outputs).digest)
+
+    def _rescue_from_a_failure(self, aside: Aside) -> None:
+        try:
+            rescued = aside.rescue(self.previous)
+        except (OSError, StoreError) as error:
+            self._leave(aside, error)
+            return
+        say_rescued(rescued, self._place.console)
+
+    def _leave(self, aside: Aside, error: OSError | StoreError) -> None:
+        """Leave old outputs in the project, where the store does not take them."""
+        fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
+        place = aside.leave()
+        self._place.console.warn(
+            f"files that were not made by buildrun were replaced, and cannot be moved to "
+            f"`{printable(self.previous)}`: {fact}; they are in `{printable(place)}/old`",
+            "see to it that the store can be written; the next run there moves them",
+        )
+
+
+def previous_of(directory: str) -> str:
+    """Return where old outputs go that would be lost; directory: the run's own."""
+    return os.path.join(directory, "previous")
+
+
+def mend(root: str, directory: str, console: Console) -> None:
+    """Put right what killed runs have left in a project; directory: this run's own."""
+    from buildrun.workspace.outputs import recover
+
+    say_rescued(recover(root, previous_of(directory)), console)
+
+
+def say_rescued(rescued: Sequence[Rescued], console: Console) -> None:
+    """Say where old outputs are now that a command which did not succeed has replaced."""
+    for path, place in rescued:
+        console.warn(
+            f"`{printable(path)}` is what a command left that did not succeed; what was there "
+            f"before is now `{printable(place)}`"
+        )

@@ -1,0 +1,173 @@
+"""Restoring a result's outputs: prepared beside them, then swapped in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from buildrun.errors import StoreError
+from buildrun.store import cas, digest, stat_signature
+from buildrun.store.action_cache import outputs_of
+from buildrun.store.cas import Copier, Lost, write
+from buildrun.store.files import open_directory
+from buildrun.store.home import Home
+from buildrun.store.listing import Entry
+from buildrun.store.manifest import Manifest, Owners
+from buildrun.workspace import outputs as staging
+from buildrun.workspace.outputs import Staging
+
+
+class Restored(NamedTuple):
+    """What was restored.
+
+    outputs: as declared. made: see ``fetch.Fetcher``; it spares reading the files again.
+    """
+
+    outputs: tuple[str, ...]
+    made: Mapping[str, tuple[bytes, str]]
+
+
+def restore(
+    home: Home, root: str, manifest: Manifest, *, matching: Collection[str] = ()
+) -> Restored:
+    """Replace outputs in the project by those of a result.
+
+    matching: outputs, as declared, that are known to be as they should; they stay untouched.
+    Each output is replaced whole: what else is in an output directory goes. Raises Lost where
+    contents are missing or damaged, and StoreError where the project cannot be written; then the
+    outputs are as they were, or wholly replaced where the failure came in between.
+    """
+    wanted = [path for path in manifest.declared if path not in matching]
+    entries = outputs_of(home, manifest)
+    if entries is None:
+        raise Lost("the list of its outputs is lost", place=manifest.step)
+    if not wanted:
+        return Restored((), {})
+    paths = [path.rstrip("/") for path in wanted]
+    stage = staging.make(root)
+    try:
+        check_places(root, paths)
+        made = _fetch(home, stage, entries, paths)
+        swap(stage, paths)
+    except OSError as error:
+        place = error.filename if isinstance(error.filename, str) else root
+        text = f"the outputs cannot be restored: {error.strerror}"
+        raise StoreError(text, place=place) from error
+    finally:
+        settle(stage)
+    return Restored(tuple(wanted), made)
+
+
+def check_places(root: str, paths: Sequence[str]) -> None:
+    """Raise before anything is fetched or moved where an output would lie outside."""
+    for above in {path.rpartition("/")[0] for path in paths}:
+        try:
+            os.close(open_directory(root, above))
+        except FileNotFoundError:
+            continue  # made when it is needed
+
+
+def _fetch(
+    home: Home, stage: Staging, entries: Sequence[Entry], paths: Sequence[str]
+) -> Mapping[str, tuple[bytes, str]]:
+    places = {path: stage.new(number) for number, path in enumerate(paths)}
+    owners, fetcher = Owners(places), Fetcher(home)
+    for entry in entries:
+        output = owners.of(entry.path)
+        if output is not None:
+            fetcher.fetch(entry, places[output] + entry.path[len(output) :])
+    return fetcher.made
+
+
+def swap(stage: Staging, paths: Sequence[str]) -> None:
+    """Put new outputs in the places of old ones; raises OSError and StoreError."""
+    stage.announce(paths)
+    for number in range(len(paths)):
+        stage.take(number)
+        stage.give(number)
+
+
+def settle(stage: Staging) -> None:
+    """Put back what was moved away without anything in its place, however it came to that."""
+    try:
+        stage.put_back()
+    except (OSError, StoreError):
+        stage.leave()
+        return
+    stage.end()
+
+
+# Up to so many bytes a file is read and written in one go.
+_SMALL = 1 << 20
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Fetcher:
+    """Makes what entries say, with contents of the store; the caller names safe places.
+
+    made: for each file whose content was looked at while it was made, by the entry's path, what
+    its lstat was then (packed, see ``tree.signature``) and its digest.
+    """
+
+    def __init__(self, home: Home) -> None:
+        """Start without any directory made."""
+        self.made: dict[str, tuple[bytes, str]] = {}
+        self._home, self._blobs = home, home.blobs
+        self._copier = Copier()
+        self._made: set[str] = set()
+
+    def fetch(self, entry: Entry, path: str) -> None:
+        """Make what an entry says; raises Lost and OSError."""
+        above = path.rpartition("/")[0]
+        if above not in self._made:
+            self._make(above)
+        if entry.kind == "directory":
+            self._make(path)
+        elif entry.kind == "symlink":
+            os.symlink(entry.content, path)
+        else:
+            self._file(entry, path)
+
+    def _make(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+        self._made.add(path)
+
+    def _file(self, entry: Entry, path: str) -> None:
+        try:
+            source = os.open(cas.place(self._blobs, entry.content), _READ)
+        except FileNotFoundError:
+            raise Lost("its content is not in the store", place=entry.path) from None
+        try:
+            # The rights are what the user's umask makes of these, whatever a manifest says.
+            target = os.open(path, _CREATE, 0o777 if entry.kind == "executable" else 0o666)
+            try:
+                right, looked_at = self._fill(entry, source, target)
+                if not right:
+                    cas.discard(self._home, entry.content)
+                    raise Lost("its content in the store is damaged", place=entry.path)
+                if looked_at:
+                    self.made[entry.path] = stat_signature.of(os.fstat(target)), entry.content
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _fill(self, entry: Entry, source: int, target: int) -> tuple[bool, bool]:
+        """Return whether the content was what the entry says, and whether it was looked at.
+
+        A large one is looked at where that costs next to nothing, else only at its size; the
+        caller takes the fingerprint of what was restored anyway.
+        """
+        algorithm: digest.Algorithm = "xxh3" if entry.content[0] == "x" else "sha256"
+        if entry.size <= _SMALL:
+            data = os.read(source, entry.size + 1)
+            write(target, data)
+            right = len(data) == entry.size and digest.content(data, algorithm) == entry.content
+            return right, True
+        if self._copier.clone(source, target):
+            return os.fstat(target).st_size == entry.size, False
+        if algorithm == "sha256":
+            return self._copier.copy_unread(source, target) == entry.size, False
+        return self._copier.copy(source, target, algorithm) == (entry.content, entry.size), True

@@ -1,0 +1,374 @@
+"""Which files a step reads and makes: selections of a project's tree."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
+from typing import NamedTuple
+
+from buildrun.console import shown
+from buildrun.store import stat_signature
+from buildrun.store.listing import Entry
+from buildrun.store.stat_signature import Signature
+from buildrun.workspace import gitignore, glob, names, own_output
+from buildrun.workspace.git_index import Tracked
+from buildrun.workspace.glob import Door
+from buildrun.workspace.walk import everything, walk
+
+_MLPROJECT = "MLproject"
+
+
+class Sink:
+    """Gathers what is found, each path once.
+
+    passing_over: whether devices, sockets and pipes are; else they are problems.
+    """
+
+    def __init__(self, *, passing_over: bool = False) -> None:
+        """Start with nothing."""
+        self._passing_over = passing_over
+        self.found: dict[bytes, bytes] = {}
+        self.entered: set[bytes] = set()
+        self.problems: dict[bytes, str] = {}
+
+    def trouble(self, path: bytes, error: OSError) -> None:
+        """Take a path that cannot be looked at, and why."""
+        name = path.rstrip(b"/") or b"."
+        self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
+
+    def odd(self, path: bytes) -> None:
+        """Take the path of a device, a socket or a pipe."""
+        if not self._passing_over:
+            self.problems[path] = f"`{shown(path)}` is neither a file nor a directory"
+
+    def add(self, path: bytes, seen: bytes) -> None:
+        """Take a file or a link."""
+        if stat_signature.is_file(seen) or stat_signature.is_link(seen):
+            self.found[path] = seen
+        else:
+            self.odd(path)
+
+    def enter(self, below: bytes, *, empty: bool) -> None:
+        """Take a directory that is looked into; where it is empty, that counts."""
+        self.entered.add(below)
+        if empty and below:
+            self.found.setdefault(below[:-1], stat_signature.DIRECTORY)
+
+    def selection(self, *unmatched: str, doors: Iterable[glob.Door] = ()) -> Selection:
+        """Return all that was found."""
+        paths = sorted(self.found)
+        signatures = [self.found[path] for path in paths]
+        problems = tuple(self.problems.items())
+        entered = frozenset(self.entered)
+        return Selection(paths, signatures, problems, unmatched, entered, tuple(doors))
+
+
+def project(root: bytes, known: Tracked) -> Selection:
+    """Return every file that git would not ignore, save what is left out of every project.
+
+    Devices, sockets and pipes are passed over, as git does, and so are the files that our own
+    output goes to.
+    """
+    sink = Sink(passing_over=True)
+    repository = gitignore.repository(root)
+    chosen = gitignore.Filter(root, repository)
+    paths: list[bytes] = []
+    signatures: list[bytes] = []
+    for some, theirs in walk(root, b"", chosen, sink):
+        paths += some
+        signatures += theirs
+    if chosen.ignored and repository is not None:
+        there = set(paths)
+        for path in known.though_ignored(root, repository, chosen.digest):
+            if path not in there and not chosen.leaves_out(path):
+                add_link(sink, root, path)
+    tracked = sink.selection()
+    walked = Selection(paths, signatures, tracked.problems, entered=chosen.entered)
+    found = union((walked, tracked)) if tracked.paths else walked
+    return without_logs(without(found, (_MLPROJECT,)))
+
+
+def without_logs(selection: Selection) -> Selection:
+    """Return a selection less the files that our own output goes to."""
+    logs = own_output.files()
+    if not logs:
+        return selection
+    pairs = zip(selection.paths, selection.signatures, strict=True)
+    return without(
+        selection,
+        [os.fsdecode(path) for path, seen in pairs if stat_signature.unpack(seen)[3:5] in logs],
+    )
+
+
+def add_link(sink: Sink, root: bytes, path: bytes) -> None:
+    """Add a link or a file, if it is there."""
+    try:
+        status = os.lstat(os.path.join(root, path))
+    except OSError:
+        return  # tracked, and gone
+    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        sink.found[path] = stat_signature.of(status)
+
+
+def pattern(root: bytes, text: str) -> Selection:
+    """Return what a pattern names and everything beneath, with the directories that are empty.
+
+    What its links lead to is not among it; see `follow`.
+    """
+    sink = Sink()
+    doors: list[glob.Door] = []
+    matched = False
+    for path, status in glob.found(root, text, sink.trouble, doors):
+        matched = True
+        add(sink, root, path, status)
+    matched = matched or bool(sink.problems or (doors and glob.exists(os.fsdecode(root), text)))
+    return sink.selection(*(() if matched else (text,)), doors=doors)
+
+
+def directory(root: bytes, path: bytes) -> Selection:
+    """Return everything beneath a directory, also what programs leave behind.
+
+    path: relative to the root, or absolute.
+    """
+    sink = Sink()
+    _add_tree(sink, root, path + b"/", names.never)
+    return sink.selection()
+
+
+def file(root: bytes, path: bytes) -> Selection:
+    """Return a file, or what a link leads to; absent, it is a selection of nothing."""
+    try:
+        seen = stat_signature.of(os.stat(os.path.join(root, path)))
+    except OSError:
+        return Selection((), ())
+    return Selection((path + b"/",), (seen,))
+
+
+def outputs(root: bytes, path: str) -> Selection:
+    """Return an output: a file, a link, or a whole tree with its directories, leftovers too."""
+    sink = Sink()
+    if not glob.split(path):
+        sink.problems[b""] = f"`{path}` is no place for an output in the project"
+        return sink.selection()
+    name = os.fsencode(posixpath.normpath(path))
+    try:
+        status = os.lstat(os.path.join(root, name))
+    except (FileNotFoundError, NotADirectoryError):
+        return sink.selection(path)
+    except OSError as error:
+        sink.trouble(name, error)
+        return sink.selection()
+    if is_behind(root, name):
+        sink.problems[name] = f"`{shown(name)}` lies behind a link that leaves the project"
+        return sink.selection()
+    if path.endswith("/") and not os.path.isdir(os.path.join(root, name)):
+        sink.problems[name] = f"`{shown(name)}` is not a directory, but it is declared as `{path}`"
+        return sink.selection(path)
+    _add_output(sink, root, name, stat_signature.of(status))
+    if stat.S_ISDIR(status.st_mode):
+        for paths, signatures in walk(root, name + b"/", everything, sink, directories=True):
+            for found, seen in zip(paths, signatures, strict=True):
+                _add_output(sink, root, found, seen)
+    return sink.selection()
+
+
+def _add_output(sink: Sink, root: bytes, path: bytes, seen: bytes) -> None:
+    if stat_signature.is_directory(seen):
+        sink.found[path] = stat_signature.DIRECTORY
+    elif stat_signature.is_file(seen):
+        sink.found[path] = seen
+    elif stat_signature.is_link(seen):
+        sink.found[path] = seen
+        if leads_out(root, path):
+            sink.problems[path] = f"`{shown(path)}` is a link that leaves the project"
+    else:
+        sink.odd(path)
+
+
+def add(sink: Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
+    """Add a file, a link, or all that a directory holds."""
+    if stat.S_ISDIR(status.st_mode):
+        _add_tree(sink, root, path + b"/" if path else path, names.leftover)
+    else:
+        sink.add(path, stat_signature.of(status))
+
+
+def _add_tree(sink: Sink, root: bytes, below: bytes, leaves_out: Callable[[bytes], bool]) -> None:
+    def choose(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+        del descriptor
+        kept = [name for name in held if not leaves_out(name)]
+        sink.enter(below, empty=not kept)
+        return kept
+
+    for paths, signatures in walk(root, below, choose, sink):
+        for path, seen in zip(paths, signatures, strict=True):
+            sink.add(path, seen)
+
+
+def union(selections: Iterable[Selection]) -> Selection:
+    """Return all that some selections hold."""
+    parts = tuple(selections)
+    if len(parts) == 1:
+        return parts[0]
+    sink = Sink()
+    for part in parts:
+        sink.found.update(zip(part.paths, part.signatures, strict=True))
+        sink.problems.update(part.problems)
+        sink.entered |= part.entered
+    unmatched = [text for part in parts for text in part.unmatched]
+    return sink.selection(*unmatched, doors=[door for part in parts for door in part.doors])
+
+
+def without(selection: Selection, paths: Iterable[str]) -> Selection:
+    """Return a selection less some paths and all that is beneath them, their problems too.
+
+    An empty directory that one of them would lie in does not count either: it comes and goes with
+    that.
+    """
+    dropped = plain(paths)
+    problems = tuple(
+        (name, problem)
+        for name, problem in selection.problems
+        if not any(_is_in(name, path) for path in dropped)
+    )
+    doors = tuple(
+        door for door in selection.doors if not any(_is_in(door.path, path) for path in dropped)
+    )
+    selection = selection._replace(problems=problems, doors=doors)
+    counts = bytearray(b"\1") * len(selection.paths)
+    for path in dropped:
+        for start, end in _ranges(selection.paths, path):
+            counts[start:end] = bytes(end - start)
+        while path := os.path.dirname(path):
+            at = bisect_left(selection.paths, path)
+            if selection.paths[at : at + 1] == [path]:
+                counts[at] &= not stat_signature.is_directory(selection.signatures[at])
+    if all(counts):
+        return selection
+    return selection._replace(
+        paths=list(compress(selection.paths, counts)),
+        signatures=list(compress(selection.signatures, counts)),
+    )
+
+
+def plain(paths: Iterable[str]) -> list[bytes]:
+    """Return paths without dots and slashes that say nothing, less those that are no place."""
+    return [os.fsencode(posixpath.normpath(path)) for path in paths if glob.split(path)]
+
+
+def _is_in(name: bytes, path: bytes) -> bool:
+    return (name + b"/").startswith(path + b"/")
+
+
+def _ranges(paths: Sequence[bytes], name: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a path and all that is beneath it are in a sorted list."""
+    for first, last in ((name, name + b"\0"), (name + b"/", name + b"0")):
+        yield bisect_left(paths, first), bisect_left(paths, last)
+
+
+class Selection(NamedTuple):
+    """What was found on the disk.
+
+    paths: relative to the root, in order. signatures: theirs, packed. problems: each with the path
+    it is about. unmatched: the patterns or outputs for which there is nothing. entered: the
+    directories, with a slash at their end, in which nothing else counts. doors: links to
+    directories that ``**`` has met; see `follow`.
+    """
+
+    paths: Sequence[bytes]
+    signatures: Sequence[bytes]
+    problems: tuple[tuple[bytes, str], ...] = ()
+    unmatched: tuple[str, ...] = ()
+    entered: frozenset[bytes] = frozenset()
+    doors: tuple[Door, ...] = ()
+
+
+class Taken:
+    """What a selection of files was at one moment.
+
+    digest: of its listing. problems: texts that name a path; where there is one, nothing that was
+    computed from these files may be cached. unmatched: the patterns that match nothing, or the
+    outputs that do not exist. again: looks at the disk anew. young: the paths of those that may
+    have changed since without a trace. skip: how much of the selection's paths entries lack.
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        selection: Selection,
+        entries: tuple[Entry, ...] | Callable[[], tuple[Entry, ...]],
+        problems: tuple[str, ...],
+        young: frozenset[bytes],
+        again: Callable[[], Selection],
+        skip: int = 0,
+    ) -> None:
+        """Keep what was found; entries are made when they are asked for."""
+        self.digest = digest
+        self.problems = problems
+        self.unmatched = selection.unmatched
+        self.selection = selection
+        self.young = young
+        self.again = again
+        self.skip = skip
+        self._entries = entries
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the listing; raises ProjectError where the disk and the index both changed."""
+        if not isinstance(self._entries, tuple):
+            self._entries = self._entries()
+        return self._entries
+
+    def has_only_links_out(self) -> bool:
+        """Return whether all problems are links, so that nothing is missing from the listing."""
+        about = {path for path, _ in self.selection.problems}
+        links = zip(self.selection.paths, self.selection.signatures, strict=True)
+        about -= {path for path, seen in links if stat_signature.is_link(seen)}
+        return not about and len(self.problems) == len(self.selection.problems)
+
+    def signature(self, path: str) -> Signature | None:
+        """Return what a file's or link's lstat was; None for a directory and what is not in it.
+
+        A path with a slash at its end is what a link leads to.
+        """
+        name = os.fsencode(path)
+        paths = self.selection.paths
+        at = bisect_left(paths, name)
+        if at == len(paths) or paths[at] != name:
+            return None
+        packed = self.selection.signatures[at]
+        return None if stat_signature.is_directory(packed) else stat_signature.unpack(packed)
+
+
+def leads_out(root: bytes, path: bytes) -> bool:
+    """Return whether a path, with all links followed, is not within the root.
+
+    A link whose target is absolute leads out wherever it ends: it would elsewhere.
+    path: relative to the root. What it leads to need not exist.
+    """
+    place = os.path.join(root, path)
+    try:
+        target = os.readlink(place)
+    except OSError:
+        target = b""
+    if target.startswith(b"/") or _is_outside(os.path.join(os.path.dirname(path), target)):
+        return True
+    home = os.path.realpath(root)
+    return _is_outside(os.path.relpath(os.path.realpath(place), home))
+
+
+def is_behind(root: bytes, path: bytes) -> bool:
+    """Return whether a directory on the way to a path is a link that leaves the root."""
+    above = os.path.dirname(path)
+    while above:
+        if os.path.islink(os.path.join(root, above)) and leads_out(root, above):
+            return True
+        above = os.path.dirname(above)
+    return False
+
+
+def _is_outside(path: bytes) -> bool:
+    return os.path.normpath(path).split(b"/", 1)[0] == b".."
