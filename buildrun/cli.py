@@ -107,7 +107,7 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     from buildrun import warm
 
     if arguments[0] in COMMANDS and arguments[0] != "run":
-        return _dispatch(arguments, dict(environ), cwd, warm.Claim())
+        return _dispatch(arguments, dict(environ), cwd, warm.PlanLease())
     _heed_signals()
     done = warm.attempt(tuple(arguments), environ, cwd)
     if isinstance(done, int):
@@ -118,7 +118,9 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
         done.release()
 
 
-def _dispatch(arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.Claim) -> int:
+def _dispatch(
+    arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.PlanLease
+) -> int:
     from importlib import import_module
 
     from buildrun.commands.options import Parser
@@ -228,14 +230,14 @@ def _attach_listener(option: str) -> None:
     from buildrun.store import runs
 
     notify.attach(option)
-    runs.listeners.append(notify.tell_record)
+    runs.listeners.append(notify.notify_record)
 
 
 def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
-    from buildrun.commands.notify import tell_error
+    from buildrun.commands.notify import notify_error
     from buildrun.console import Console
 
-    tell_error(error)
+    notify_error(error)
     text = f"{error.place}: {error.message}" if error.place else error.message
     if not silent:
         Console(environ).error(text, error.hint or "")

@@ -144,7 +144,7 @@ def redact(text: str) -> str:
     return _QUERY.sub(rf"\1{MASK}", _USERINFO.sub(r"\1", text)) if "://" in text else text
 
 
-def are_in(text: str) -> bool:
+def has_credentials(text: str) -> bool:
     """Return whether a URL in the text bears credentials."""
     return redact(text) != text
 
@@ -158,10 +158,10 @@ def is_named(name: str) -> bool:
 
 def holds(name: str, value: str) -> bool:
     """Return whether a variable holds a secret, by its name or as a URL with a password."""
-    return is_named(name) or are_in(value)
+    return is_named(name) or has_credentials(value)
 
 
-def shown(path: bytes) -> str:
+def display(path: bytes) -> str:
     """Return a path on one line and printable."""
     return printable(os.fsdecode(path))
 

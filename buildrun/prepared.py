@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.console import are_in
-from buildrun.environments.prefix import discard
+from buildrun.console import has_credentials
+from buildrun.environments.prefix import invalidate
 from buildrun.errors import FAILURE, Interrupted
 from buildrun.executors import local
 from buildrun.executors.base import Job, Result
@@ -109,7 +109,7 @@ def log_of(prepared: Prepared, directory: str, run_id: str) -> str | None:
     directory: where the records of runs are.
     """
     given = (value for value in prepared.changes.values() if value is not None)
-    if prepared.shown != prepared.command or any(map(are_in, given)):
+    if prepared.shown != prepared.command or any(map(has_credentials, given)):
         return None
     return os.path.join(runs.directory(directory, run_id), runs.file_name(0, prepared.step))
 
@@ -152,9 +152,9 @@ def look_for_damage(manager: str, prefix: str, console: "Console") -> None:
     """After a failure, see whether the environment is to blame, and have it built again if so."""
     from buildrun.environments import base
 
-    damaged = base.load(manager).damage(prefix)
+    damaged = base.load(manager).modified_files(prefix)
     if damaged:
-        discard(prefix)
+        invalidate(prefix)
         console.warn(
             f"{len(damaged)} files of the environment were changed or are gone, "
             f"such as `{os.path.basename(damaged[0])}`",

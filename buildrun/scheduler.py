@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.executors.supervisor import Supervisor
     from buildrun.plan.model import Plan
-    from buildrun.step_runner import Worker
+    from buildrun.step_runner import StepRunner
 
 # Seconds between two looks of the live line.
 _LIVE = 0.25
 
 
-class Manner(NamedTuple):
+class Limits(NamedTuple):
     """How the steps are gone through.
 
     jobs: how many at once. keep_going: whether a failure stops only what depends on it.
@@ -87,13 +87,13 @@ class Progress:
         return Outcome(step, "skipped", (reason,))
 
 
-def settle(progress: Progress, worker: Worker, console: Console) -> None:
+def resolve_cached(progress: Progress, worker: StepRunner, console: Console) -> None:
     """Do all that takes no command, as far as that is known now."""
-    worker.mend()
+    worker.recover()
     for step in progress.plan.steps:
         if progress.settled(step) and step.outputs:
             try:
-                outcome = worker.settle(step, partial(_waiting, step, console))
+                outcome = worker.try_without_command(step, partial(_waiting, step, console))
             except Interrupted:
                 raise
             except BuildrunError as error:
@@ -102,17 +102,17 @@ def settle(progress: Progress, worker: Worker, console: Console) -> None:
                 progress.outcomes[step.id] = outcome
 
 
-def goes_on(progress: Progress, manner: Manner) -> bool:
+def may_continue(progress: Progress, manner: Limits) -> bool:
     """Return whether there are steps that may still start."""
     return bool(progress.remaining()) and (manner.keep_going or not progress.failures())
 
 
-def carry_out(
+def run_remaining(
     progress: Progress,
-    worker: Worker,
+    worker: StepRunner,
     environ: Mapping[str, str],
     weights: Mapping[str, float],
-    manner: Manner,
+    manner: Limits,
     console: Console,
 ) -> None:
     """Carry out the remaining steps, those with the largest weight first.
@@ -123,7 +123,7 @@ def carry_out(
     from buildrun.executors.supervisor import Supervisor
 
     with Supervisor() as supervisor:
-        loop = _Loop(progress, worker, environ, weights, manner, console, supervisor)
+        loop = _Scheduler(progress, worker, environ, weights, manner, console, supervisor)
         loop.start_ready()
         if console.live and manner.jobs > 1:
             supervisor.tick(_LIVE, loop.show)
@@ -133,16 +133,16 @@ def carry_out(
         raise progress.defect
 
 
-class _Loop:
+class _Scheduler:
     """The state of the loop; everything but `_work` is called in the supervisor's thread."""
 
     def __init__(
         self,
         progress: Progress,
-        worker: Worker,
+        worker: StepRunner,
         environ: Mapping[str, str],
         weights: Mapping[str, float],
-        manner: Manner,
+        manner: Limits,
         console: Console,
         supervisor: Supervisor,
     ) -> None:
@@ -193,10 +193,10 @@ class _Loop:
     def _work(self, step: Step) -> None:
         """Carry the step out, in a thread of its own."""
         try:
-            outcome = self._worker.carry_out(
+            outcome = self._worker.run(
                 step, self._supervisor, self._environ, partial(self._wait, step)
             )
-        except _Left:
+        except _Remaining:
             return
         except BrokenPipeError:
             outcome = Outcome(step, "failed", (Reason("error", "nobody reads the output"),), 1)
@@ -218,7 +218,7 @@ class _Loop:
         with self._mutex:
             self._blocked.discard(step.id)
             if self._left:
-                raise _Left
+                raise _Remaining
 
     def _ended(self, outcome: Outcome) -> None:
         self._progress.outcomes[outcome.step.id] = outcome
@@ -226,7 +226,7 @@ class _Loop:
         self.start_ready()
 
 
-class _Left(BaseException):
+class _Remaining(BaseException):
     """The run has ended while a step waited for another process."""
 
 

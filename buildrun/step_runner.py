@@ -15,26 +15,26 @@ import xxhash
 from buildrun import __version__
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
-from buildrun.executors.base import Hands, Job, Result, Sink
-from buildrun.plan.model import Outcome, Reason, State, Step, head
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
+from buildrun.plan.model import Outcome, Reason, State, Step, label
 from buildrun.plan.state import MADE_BY
-from buildrun.plan.step_history import Last
-from buildrun.plan.uptodate import Verdict
+from buildrun.plan.step_history import StepRecord
+from buildrun.plan.uptodate import StepStatus
 from buildrun.store import locks
 from buildrun.store.files import make_directory
-from buildrun.workspace.previous_outputs import OldOutputs, mend
+from buildrun.workspace.previous_outputs import PreviousOutputs, mend
 
 if TYPE_CHECKING:
     from buildrun.executors.output import Display, Log
     from buildrun.plan.model import Step
-    from buildrun.plan.state import Place
-    from buildrun.plan.uptodate import Verdict
+    from buildrun.plan.state import ProjectState
+    from buildrun.plan.uptodate import StepStatus
     from buildrun.store.manifest import Manifest
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 # Runs a step's command where it belongs. The second returns what stands for all that decides the
 # step's result, or "" where that cannot be told.
-Perform = Callable[[Step, Callable[[], str], Job, Hands, Sink], Result]
+Perform = Callable[[Step, Callable[[], str], Job, ProcessRunner, OutputSink], Result]
 
 # Entered while another process, or another step, holds what is needed.
 Waits = Callable[[], AbstractContextManager[None]]
@@ -42,34 +42,36 @@ Waits = Callable[[], AbstractContextManager[None]]
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
 
-class Worker:
+class StepRunner:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
-    def __init__(self, place: Place, display: Display, perform: Perform | None = None) -> None:
+    def __init__(
+        self, place: ProjectState, display: Display, perform: Perform | None = None
+    ) -> None:
         """Take the place; perform: runs a step's job where it belongs, None for here."""
         self._place = place
         self._perform = perform or _here
-        self._old = OldOutputs(place)
+        self._old = PreviousOutputs(place)
         self._display = display
         # The index, the history and the judge's memory are for one thread at a time.
         self._mutex = threading.RLock()
         self._steps = {step.id: step for step in place.plan.steps}
         self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
-        self._taken: dict[str, Taken] = {}
-        self._keeper = Keeper(place, self._mutex)
+        self._taken: dict[str, FileSet] = {}
+        self._keeper = ResultPublisher(place, self._mutex)
 
-    def mend(self) -> None:
+    def recover(self) -> None:
         """Put right what killed runs have left in the project."""
         mend(self._place.plan.project.root, self._place.logs, self._place.console)
 
-    def settle(self, step: Step, waits: Waits) -> Outcome | None:
+    def try_without_command(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
 
         waits: is entered for as long as another process is at the same. Raises BuildrunError.
         """
         started = time.monotonic()
         with self._mutex:
-            verdict = self._place.judge.verdict(step)
+            verdict = self._place.staleness.check(step)
             if verdict.state == "up-to-date":
                 return self._up_to_date(step, verdict, started)
         if verdict.state != "hit":
@@ -78,8 +80,8 @@ class Worker:
             self._hold(step, held, waits)
             return self._without_command(step, self._judge(step), started)
 
-    def carry_out(
-        self, step: Step, hands: Hands, environ: Mapping[str, str], waits: Waits
+    def run(
+        self, step: Step, hands: ProcessRunner, environ: Mapping[str, str], waits: Waits
     ) -> Outcome:
         """Bring the step to its end; waits: as for `settle`.
 
@@ -96,7 +98,7 @@ class Worker:
                 if verdict.state == "hit":
                     verdict = verdict._replace(state="miss", reasons=(*verdict.reasons, _LOST))
                     break
-                if verdict.key in (None, key) or not self._place.keep:
+                if verdict.key in (None, key) or not self._place.store_results:
                     break
                 # Another process may make it while we wait, and inputs may change.
                 key = verdict.key
@@ -106,82 +108,82 @@ class Worker:
             self._keep_upstream(step, held, waits)
             return self._run(step, verdict, hands, environ)
 
-    def _judge(self, step: Step, *, anew: bool = True) -> Verdict:
+    def _judge(self, step: Step, *, anew: bool = True) -> StepStatus:
         """Return the verdict; anew: by a look at the disk, where others may have been busy."""
         with self._mutex:
             if anew:
                 self._place.fingerprints.forget()
-            return self._place.judge.verdict(step)
+            return self._place.staleness.check(step)
 
     # -- without a command ---------------------------------------------------------------------
 
-    def _without_command(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
+    def _without_command(self, step: Step, verdict: StepStatus, started: float) -> Outcome | None:
         if verdict.state == "up-to-date":
             with self._mutex:
                 return self._up_to_date(step, verdict, started)
         return self._restored(step, verdict, started) if verdict.state == "hit" else None
 
-    def _up_to_date(self, step: Step, verdict: Verdict, started: float) -> Outcome:
+    def _up_to_date(self, step: Step, verdict: StepStatus, started: float) -> Outcome:
         place = self._place
         last = place.history.last(step.id)
         if verdict.manifest is not None:
             seconds = verdict.manifest.seconds
-            self._keeper.note(step, verdict, verdict.outputs or "", seconds)
+            self._keeper.record(step, verdict, verdict.outputs or "", seconds)
         else:
             seconds = last.seconds if last is not None else 0.0
         if verdict.on_disk is not None:
             self._taken[step.id] = verdict.on_disk
         if verdict.key is not None:
-            place.results.share(verdict.key)
-        place.judge.settle(step.id, verdict.outputs or "")
+            place.results.upload_if_missing(verdict.key)
+        place.staleness.record_outputs(step.id, verdict.outputs or "")
         return self._outcome(step, "up-to-date", verdict, started, saved=seconds)
 
-    def _restored(self, step: Step, verdict: Verdict, started: float) -> Outcome | None:
+    def _restored(self, step: Step, verdict: StepStatus, started: float) -> Outcome | None:
         """Restore the result of a hit; None where it is not whole any more."""
-        from buildrun.store.cas import Lost
+        from buildrun.store.cas import MissingBlob
 
         place, manifest = self._place, verdict.manifest
         if manifest is None:
             return None
         try:
             made = self._restore(step, verdict, manifest)
-        except Lost:
+        except MissingBlob:
             return None
         except StoreError as error:
-            place.console.warn(f"{head(step)} {error.message}", error.hint or "")
+            place.console.warn(f"{label(step)} {error.message}", error.hint or "")
             return None
         except Interrupted:
             raise
         except Exception as error:  # a result may have come from anybody who can write the remote
-            place.console.warn(f"{head(step)} its result cannot be restored: {error!r}")
+            place.console.warn(f"{label(step)} its result cannot be restored: {error!r}")
             return None
         with self._mutex:
             place.fingerprints.forget()
             place.fingerprints.learn(made)
             taken = place.fingerprints.outputs(step.outputs)
             if taken.digest != manifest.outputs:
-                place.results.distrust(manifest)
+                place.results.invalidate(manifest)
                 return None
             self._taken[step.id] = taken
-            place.results.share(manifest.key)
-            self._keeper.note(step, verdict, manifest.outputs, manifest.seconds)
-            place.judge.settle(step.id, manifest.outputs)
+            place.results.upload_if_missing(manifest.key)
+            self._keeper.record(step, verdict, manifest.outputs, manifest.seconds)
+            place.staleness.record_outputs(step.id, manifest.outputs)
         log = self._replay(step, verdict)
         outcome = self._outcome(step, "cached", verdict, started, saved=manifest.seconds)
         return outcome._replace(log=log)
 
     def _restore(
-        self, step: Step, verdict: Verdict, manifest: Manifest
+        self, step: Step, verdict: StepStatus, manifest: Manifest
     ) -> Mapping[str, tuple[bytes, str]]:
         """Restore the outputs; what they replace and the cache does not know is moved away."""
-        from buildrun.workspace.outputs import set_aside
+        from buildrun.workspace.outputs import displace
 
         results = self._place.results
         with self._mutex:
             known = self._old.are_known(step, verdict.on_disk)
         if known:
             return results.restore(manifest, verdict.on_disk)
-        aside = set_aside(self._place.plan.project.root, step.outputs)
+        aside = displace(self._place.plan.project.root, step.outputs)
         try:
             made = results.restore(manifest, None)
         except BaseException:
@@ -192,13 +194,13 @@ class Worker:
         aside.discard()
         return made
 
-    def _replay(self, step: Step, verdict: Verdict) -> str | None:
+    def _replay(self, step: Step, verdict: StepStatus) -> str | None:
         from buildrun.executors.output import replay
 
         place, manifest = self._place, verdict.manifest
         if manifest is None:
             return None
-        place.console.note(place.console.style(f"{head(step)} restored from the cache", "dim"))
+        place.console.note(place.console.style(f"{label(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
             make_directory(self._place.logs)
@@ -212,22 +214,22 @@ class Worker:
     # -- with a command ------------------------------------------------------------------------
 
     def _run(
-        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str]
+        self, step: Step, verdict: StepStatus, hands: ProcessRunner, environ: Mapping[str, str]
     ) -> Outcome:
         from buildrun.executors.output import Log
-        from buildrun.workspace.outputs import set_aside
+        from buildrun.workspace.outputs import displace
 
         place = self._place
         console, root = place.console, place.plan.project.root
         log = Log(self._log_path(step), step.id, self._display)
         state: State = "failed"
-        console.note(console.style(f"{head(step)} {step.shown}", "dim"))
+        console.note(console.style(f"{label(step)} {step.shown}", "dim"))
         try:
             known, aside = True, None
             if step.outputs:
                 with self._mutex:
                     known = self._old.are_known(step, verdict.on_disk)
-                aside = set_aside(root, step.outputs)
+                aside = displace(root, step.outputs)
                 with self._mutex:
                     self._old.note_running(step)
             try:
@@ -249,11 +251,16 @@ class Worker:
         return outcome
 
     def _attempts(
-        self, step: Step, verdict: Verdict, hands: Hands, environ: Mapping[str, str], log: Log
+        self,
+        step: Step,
+        verdict: StepStatus,
+        hands: ProcessRunner,
+        environ: Mapping[str, str],
+        log: Log,
     ) -> tuple[Result, float]:
         def identity() -> str:
             with self._mutex:
-                return verdict.key or self._place.judge.identity(step)
+                return verdict.key or self._place.staleness.identity(step)
 
         job = Job(
             step.command,
@@ -268,16 +275,16 @@ class Worker:
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
             if step.outputs:
-                from buildrun.workspace.outputs import set_aside
+                from buildrun.workspace.outputs import displace
 
-                set_aside(job.cwd, step.outputs).discard()
+                displace(job.cwd, step.outputs).discard()
             self._place.console.warn(
-                f"{head(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
+                f"{label(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
             )
         return result, seconds
 
     def _ended(
-        self, step: Step, verdict: Verdict, result: Result, seconds: float, log: Log
+        self, step: Step, verdict: StepStatus, result: Result, seconds: float, log: Log
     ) -> Outcome:
         place = self._place
         if result.detached:
@@ -286,7 +293,7 @@ class Worker:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                place.console.error(f"{head(step)} {_ending(result, step)}", hint)
+                place.console.error(f"{label(step)} {_ending(result, step)}", hint)
             return Outcome(
                 step,
                 state,
@@ -302,38 +309,40 @@ class Worker:
                 if taken.unmatched:
                     return self._without_output(step, verdict, taken, seconds, log)
                 self._taken[step.id] = taken
-                place.judge.settle(step.id, taken.digest)
+                place.staleness.record_outputs(step.id, taken.digest)
             else:
-                place.judge.settle(step.id, verdict.outputs or place.judge.identity(step))
-                if place.keep:  # for the order of steps
-                    place.history.took(step.id, seconds)
-        if step.outputs and place.keep:
-            self._keeper.keep(step, verdict, taken, seconds, log, self._upstream(step))
+                place.staleness.record_outputs(
+                    step.id, verdict.outputs or place.staleness.identity(step)
+                )
+                if place.store_results:  # for the order of steps
+                    place.history.record_duration(step.id, seconds)
+        if step.outputs and place.store_results:
+            self._keeper.publish(step, verdict, taken, seconds, log, self._upstream(step))
         elif step.outputs:
             with self._mutex:
-                place.history.note_left(step.id, taken.digest)
+                place.history.record_leftover(step.id, taken.digest)
         return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
 
     def _without_output(
-        self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
+        self, step: Step, verdict: StepStatus, taken: FileSet, seconds: float, log: Log
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
         fact = f"the command succeeded without making its output {names}"
         self._place.console.error(
-            f"{head(step)} {taken.problems[0] if taken.problems else fact}",
+            f"{label(step)} {taken.problems[0] if taken.problems else fact}",
             "correct `outputs`, which are relative to the project, or the command",
         )
         reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))
         return Outcome(step, "failed", reasons, 1, seconds, log=log.path)
 
-    def _upstream(self, step: Step) -> dict[str, Taken]:
+    def _upstream(self, step: Step) -> dict[str, FileSet]:
         """Return what the steps have made that this one may read."""
         with self._mutex:
-            names = self._place.judge.upstream(step)
+            names = self._place.staleness.upstream(step)
             return {name: self._taken[name] for name in names if name in self._taken}
 
     def _outcome(
-        self, step: Step, state: State, verdict: Verdict, started: float, *, saved: float
+        self, step: Step, state: State, verdict: StepStatus, started: float, *, saved: float
     ) -> Outcome:
         seconds = time.monotonic() - started
         return Outcome(step, state, verdict.reasons, None, seconds, saved=saved)
@@ -349,7 +358,7 @@ class Worker:
             return  # nobody is kept from running such a command twice at once
         root = self._place.plan.project.root
         self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
-        self.mend()
+        self.recover()
 
     def _keep_upstream(self, step: Step, held: ExitStack, waits: Waits) -> None:
         """Keep other runs from making anew what this step reads while its command runs.
@@ -386,7 +395,7 @@ class Worker:
         to_its_end: if we are killed, it is held until the command that we have started has ended.
         shared: others may hold it in the same way.
         """
-        directory = os.path.join(self._place.home.memory, "locks")
+        directory = os.path.join(self._place.home.memo, "locks")
         path = os.path.join(
             directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
         )
@@ -431,7 +440,9 @@ def _ending(result: Result, step: Step) -> str:
     return f"the command ended with exit code {result.exit_code}"
 
 
-def _here(step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink) -> Result:
+def _here(
+    step: Step, identity: Callable[[], str], job: Job, hands: ProcessRunner, sink: OutputSink
+) -> Result:
     del step, identity
     return hands.run(job, sink)
 
@@ -440,25 +451,25 @@ def _here(step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink:
 _WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
 
 
-class Keeper:
+class ResultPublisher:
     """Keeps the results of one plan's steps; safe to be used by several threads.
 
     mutex: held while the index, the history or the judge is asked.
     """
 
-    def __init__(self, place: Place, mutex: AbstractContextManager[bool]) -> None:
+    def __init__(self, place: ProjectState, mutex: AbstractContextManager[bool]) -> None:
         """Take the place."""
         self._place = place
         self._mutex = mutex
 
-    def keep(
+    def publish(
         self,
         step: Step,
-        verdict: Verdict,
-        taken: Taken,
+        verdict: StepStatus,
+        taken: FileSet,
         seconds: float,
         log: Log,
-        upstream: Mapping[str, Taken],
+        upstream: Mapping[str, FileSet],
     ) -> None:
         """Keep the result, if what it was made from is known for certain; else say why not.
 
@@ -471,10 +482,10 @@ class Keeper:
             if not obstacle and (obstacle := self._changed(verdict, taken, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
-            place.console.warn(f"{head(step)} the result is not cached: {obstacle}", hint)
-            self.note(step, verdict._replace(key=""), taken.digest, seconds)
+            place.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
+            self.record(step, verdict._replace(key=""), taken.digest, seconds)
             with self._mutex:
-                place.history.note_left(step.id, taken.digest)
+                place.history.record_leftover(step.id, taken.digest)
             return
         if verdict.key is None or verdict.parts is None or verdict.inputs is None:
             return
@@ -488,13 +499,13 @@ class Keeper:
         except (BuildrunError, OSError) as error:
             remedy = error.hint if isinstance(error, BuildrunError) else None
             text = _fact(error)
-            place.console.warn(f"{head(step)} the result is not cached: {text}", remedy or "")
+            place.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
             left = taken.digest
-        self.note(step, verdict, taken.digest, seconds)
+        self.record(step, verdict, taken.digest, seconds)
         with self._mutex:
-            place.history.note_left(step.id, left)
+            place.history.record_leftover(step.id, left)
 
-    def _changed(self, verdict: Verdict, made: Taken, upstream: Mapping[str, Taken]) -> str:
+    def _changed(self, verdict: StepStatus, made: FileSet, upstream: Mapping[str, FileSet]) -> str:
         """Return which input changed while the command ran, or ""."""
         place = self._place
         sources = [verdict.inputs] if verdict.inputs is not None else []
@@ -507,7 +518,7 @@ class Keeper:
         return f"`{printable(names[0])}`{more} changed while the command ran"
 
     def _manifest(
-        self, step: Step, verdict: Verdict, taken: Taken, seconds: float, log: Log
+        self, step: Step, verdict: StepStatus, taken: FileSet, seconds: float, log: Log
     ) -> Manifest:
         from buildrun.store.manifest import Manifest
 
@@ -530,12 +541,12 @@ class Keeper:
             details=self._details(step, verdict),
         )
 
-    def note(self, step: Step, verdict: Verdict, outputs: str, seconds: float) -> None:
+    def record(self, step: Step, verdict: StepStatus, outputs: str, seconds: float) -> None:
         """Note in the project's history how the step ended; outputs: their digest."""
         parts = verdict.parts
         if parts is None or verdict.inputs is None:
             return
-        last = Last(
+        last = StepRecord(
             verdict.key or "",
             parts.key_parts,
             self._details(step, verdict),
@@ -544,10 +555,10 @@ class Keeper:
             round(seconds, 3),
         )
         with self._mutex:
-            if self._place.keep and self._place.history.last(step.id) != last:
+            if self._place.store_results and self._place.history.last(step.id) != last:
                 self._place.history.add(step.id, last)
 
-    def _details(self, step: Step, verdict: Verdict) -> Mapping[str, Any]:
+    def _details(self, step: Step, verdict: StepStatus) -> Mapping[str, Any]:
         """Return what else is worth knowing of a result."""
         details = verdict.parts.details if verdict.parts is not None else {}
         made_by = (self._place.origins or {}).get(step.id)

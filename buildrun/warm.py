@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun.console import Console, are_in
+from buildrun.console import Console, has_credentials
 from buildrun.project.locate import find_mlproject
 from buildrun.store import home, locks
-from buildrun.store.memo import Memory, Reader, known, lock_of, remember
+from buildrun.store.memo import DependencyTracker, Memo, get, lock_of, put
 
 # Where something else than the command is asked for, or the record could not hold it all.
 _COLD = frozenset({"--report", "--refresh", "--dry-run", "--watch", "--help", "-h"})
@@ -23,7 +23,7 @@ _COLD = frozenset({"--report", "--refresh", "--dry-run", "--watch", "--help", "-
 _AGAIN = "again\0"
 
 
-class Claim:
+class PlanLease:
     """The right to go the long way for a command line, while others of the same wait.
 
     argv: the command line, empty where no record shall be left.
@@ -40,38 +40,38 @@ class Claim:
             self._lock.release()
 
 
-def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | Claim:
+def attempt(argv: Sequence[str], environ: Mapping[str, str], cwd: str) -> int | PlanLease:
     """Run and return the exit code, or a claim where the long way has to be gone."""
     if not argv or _is_cold(argv):
-        return Claim()
-    memory = Memory(home.locate(environ).memory)
+        return PlanLease()
+    memory = Memo(home.locate(environ).memo)
     name = _name(argv, cwd)
     code = _run_record(memory, name, environ)
     if code is not None:
         return code
     # Of many that start at once one prepares the command, and the others find it prepared; they
     # wait for that alone, not for each other's commands.
-    claim = Claim(argv, _wait(memory, name, environ))
+    claim = PlanLease(argv, _wait(memory, name, environ))
     if _again(memory, name, environ) is None and _record(memory, name, environ) is None:
         return claim
     claim.release()
     code = _run_record(memory, name, environ)
-    return code if code is not None else Claim(argv)
+    return code if code is not None else PlanLease(argv)
 
 
-def _run_record(memory: Memory, name: str, environ: Mapping[str, str]) -> int | None:
+def _run_record(memory: Memo, name: str, environ: Mapping[str, str]) -> int | None:
     """Run what a run left for the next one; None where there is nothing that fits."""
     again = _again(memory, name, environ)
     if again is None:
         return _run(_record(memory, name, environ), environ)
     # In a working directory that is made again first, and removed at the end.
-    from buildrun.sources.checkout import open_again
+    from buildrun.sources.checkout import restore_checkout
 
     def load() -> None:
         from buildrun import prepared  # noqa: F401
         from buildrun.environments import prefix  # noqa: F401
 
-    opened = open_again(again, home.locate(environ), environ, load)
+    opened = restore_checkout(again, home.locate(environ), environ, load)
     if opened is None:
         return None
     try:
@@ -81,10 +81,10 @@ def _run_record(memory: Memory, name: str, environ: Mapping[str, str]) -> int | 
 
 
 def keep(
-    claim: Claim,
+    claim: PlanLease,
     cwd: str,
-    memory: Memory,
-    seen: Reader,
+    memory: Memo,
+    seen: DependencyTracker,
     value: Mapping[str, Any],
     again: Any = None,
 ) -> None:
@@ -93,28 +93,26 @@ def keep(
     seen: all that the value was made from. again: how the working directory is had another time,
     where it is a temporary one; see ``sources.again``.
     """
-    if claim.argv and not are_in(json.dumps([value, again])):
+    if claim.argv and not has_credentials(json.dumps([value, again])):
         name = _name(claim.argv, cwd)
         record = {**value, "temporary": again is not None}
-        remember(memory, name, seen, record, subject=_subject())
+        put(memory, name, seen, record, subject=_subject())
         if again is not None:
-            remember(memory, _AGAIN + name, Reader({}), again, subject=_subject())
+            put(memory, _AGAIN + name, DependencyTracker({}), again, subject=_subject())
 
 
-def _again(memory: Memory, name: str, environ: Mapping[str, str]) -> Any:
+def _again(memory: Memo, name: str, environ: Mapping[str, str]) -> Any:
     """Return how a temporary working directory is had another time, or None for none."""
-    return known(memory, _AGAIN + name, environ, subject=_subject())
+    return get(memory, _AGAIN + name, environ, subject=_subject())
 
 
-def _record(
-    memory: Memory, name: str, environ: Mapping[str, str], *, temporary: bool = False
-) -> Any:
+def _record(memory: Memo, name: str, environ: Mapping[str, str], *, temporary: bool = False) -> Any:
     """Return what a run left for the next one, or None where anything has changed since.
 
     temporary: whether the caller has made the working directory for it. Without that it may be
     there as well, but is then another run's.
     """
-    value = known(memory, name, environ, subject=_subject())
+    value = get(memory, name, environ, subject=_subject())
     if value is None or "tracking" not in value:  # None, or left by an earlier buildrun
         return None
     if value.get("temporary", False) != temporary:
@@ -144,7 +142,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
     prepared = Prepared(**value["prepared"])
     lock = None
     if prepared.prefix is not None:
-        lock = prefix.hold(prepared.prefix, prepared.key, value["root"])
+        lock = prefix.acquire(prepared.prefix, prepared.key, value["root"])
         if lock is None:
             return None
     if value["notice"]:
@@ -169,7 +167,7 @@ def _run(value: Any, environ: Mapping[str, str]) -> int | None:
             lock.release()
 
 
-def _wait(memory: Memory, name: str, environ: Mapping[str, str]) -> locks.Lock | None:
+def _wait(memory: Memo, name: str, environ: Mapping[str, str]) -> locks.Lock | None:
     """Return the lock of a command line, or None where the store may only be read."""
 
     def waiting() -> None:

@@ -7,7 +7,7 @@ from buildrun.environments.images import engine_api
 from buildrun.errors import BuildrunError
 from buildrun.executors import docker, docker_reaper
 from buildrun.executors.base import Result
-from buildrun.executors.docker import Chosen, Task, Wants
+from buildrun.executors.docker import ContainerOptions, ResolvedImage, Task
 from buildrun.plan.model import NO_OUTPUTS
 from buildrun.prepared import Prepared, recorded
 from buildrun.store import home
@@ -39,7 +39,7 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
             wants, environ = docker.tracked(
                 wants, environ, tracked.variables, tracked.run.artifacts
             )
-    docker_reaper.collect(docker.directory(store), environ)
+    docker_reaper.reap_abandoned(docker.directory(store), environ)
     if value["notice"]:
         console.note(value["notice"])
     console.note(console.style(f"[{task.id}] {task.shown}", "dim"))
@@ -62,18 +62,20 @@ def attempt(value: Any, environ: Mapping[str, str], console: "Console") -> int |
     return (run() if tracked is None else tracked.told(run)).exit_code
 
 
-def encode(chosen: Chosen, wants: Wants, task: Task) -> list[Any]:
+def encode(chosen: ResolvedImage, wants: ContainerOptions, task: Task) -> list[Any]:
     """Return what a run needs, as JSON values."""
     return [list(chosen), list(wants), list(task)]
 
 
-def decode(value: Any) -> tuple[Chosen, Wants, Task]:
+def decode(value: Any) -> tuple[ResolvedImage, ContainerOptions, Task]:
     """Return what ``encode`` was given."""
     chosen, wants, task = (frozen(part) for part in value)
-    return Chosen(*chosen), Wants(*wants), Task(*task)
+    return ResolvedImage(*chosen), ContainerOptions(*wants), Task(*task)
 
 
-def _is_current(value: Any, chosen: Chosen, environ: Mapping[str, str], console: "Console") -> bool:
+def _is_current(
+    value: Any, chosen: ResolvedImage, environ: Mapping[str, str], console: "Console"
+) -> bool:
     """Return whether the project's name for it stands for the same image, and its code is as it
     was.
     """

@@ -94,22 +94,22 @@ def _judge(
     """Return the same by a look at each step."""
     from buildrun.errors import BuildrunError
     from buildrun.plan import codec
-    from buildrun.plan.state import CacheSettings, close, open_place
+    from buildrun.plan.state import CacheSettings, close, open_state
 
     plan = codec.load_plan(value["plan"])
     if any(not step.outputs for step in plan.steps):
         return None
     settings = CacheSettings(*value["settings"])
-    place = open_place(plan, store, settings, environ, console, reach=False)
+    place = open_state(plan, store, settings, environ, console, reach=False)
     saved = 0.0
     for step in plan.steps:
         try:
-            verdict = place.judge.verdict(step)
+            verdict = place.staleness.check(step)
         except BuildrunError:
             return None
         if verdict.state != "up-to-date" or verdict.manifest is not None:
             return None  # what a result alone tells is still to be noted in the history
-        place.judge.settle(step.id, verdict.outputs or "")
+        place.staleness.record_outputs(step.id, verdict.outputs or "")
         last = place.history.last(step.id)
         saved += last.seconds if last is not None else 0.0
     close(place)

@@ -8,7 +8,7 @@ from buildrun.errors import Interrupted, TrackingError
 from buildrun.executors.base import Result
 from buildrun.store.home import Home
 from buildrun.store.memo import frozen
-from buildrun.tracking.config import Ask
+from buildrun.tracking.config import RunSpec
 from buildrun.tracking.run import begin as begin_run
 from buildrun.tracking.run import status_of
 
@@ -69,7 +69,7 @@ def begin(
 
     Raises TrackingError, unless tracking is optional.
     """
-    ask = Ask(*frozen(value))
+    ask = RunSpec(*frozen(value))
     try:
         return Tracked(begin_run(ask, environ, os.getcwd(), store, prefixes), console)
     except TrackingError as error:

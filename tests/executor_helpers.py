@@ -19,7 +19,7 @@ from typing import IO
 from processes import kill_session, processes
 
 from buildrun.executors.base import Result
-from buildrun.executors.termination import Grace
+from buildrun.executors.termination import GracePeriods
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,8 +28,8 @@ LIMIT = 60.0
 
 # Nothing is sped up or left to time unless a test says so.
 NEVER = 1e6
-PATIENT = Grace(interrupt=NEVER, end=NEVER, rest=NEVER, echo=0)
-IMPATIENT = Grace(interrupt=0, end=0, rest=0, echo=0)
+PATIENT = GracePeriods(interrupt=NEVER, end=NEVER, rest=NEVER, echo=0)
+IMPATIENT = GracePeriods(interrupt=0, end=0, rest=0, echo=0)
 
 _DRIVER = """
 import json, os, sys
@@ -87,7 +87,7 @@ class Place:
         self,
         command: str,
         *,
-        grace: Grace = PATIENT,
+        grace: GracePeriods = PATIENT,
         directory: str = os.curdir,
         timeout: float | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Place:
     def prepare_several(
         self,
         *commands: str,
-        grace: Grace = PATIENT,
+        grace: GracePeriods = PATIENT,
         directory: str = os.curdir,
         timeout: float | None = None,
     ) -> None:
@@ -106,7 +106,7 @@ class Place:
         self,
         driver: str,
         what: str | Sequence[str],
-        grace: Grace,
+        grace: GracePeriods,
         directory: str,
         timeout: float | None,
     ) -> None:

@@ -18,7 +18,7 @@ from buildrun.store.digest import Algorithm
 from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
 from buildrun.workspace.fingerprints import Fingerprints
-from buildrun.workspace.select import Taken
+from buildrun.workspace.select import FileSet
 
 DECLARED = ("deep/model.pkl", "metrics/")
 
@@ -70,13 +70,15 @@ def outputs_of(root: Path) -> dict[str, Any]:
     return {path: look(root / path) for path in DECLARED}
 
 
-def take(root: Path, declared: tuple[str, ...] = DECLARED, algorithm: Algorithm = "xxh3") -> Taken:
+def take(
+    root: Path, declared: tuple[str, ...] = DECLARED, algorithm: Algorithm = "xxh3"
+) -> FileSet:
     """Return what the outputs are, as a run sees them."""
     return Fingerprints(str(root), None, algorithm).outputs(declared)
 
 
 def manifest_of(
-    taken: Taken,
+    taken: FileSet,
     declared: tuple[str, ...] = DECLARED,
     algorithm: Algorithm = "xxh3",
     parts: Any = None,

@@ -23,11 +23,11 @@ from wheels import write_source
 from buildrun.console import Console
 from buildrun.environments import conda, virtual_packages
 from buildrun.environments import condarc as channels
-from buildrun.environments.base import Request
+from buildrun.environments.base import EnvironmentRequest
 from buildrun.environments.rattler import locate
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv, ProjectSpec
-from buildrun.store.memo import Memory, Reader
+from buildrun.store.memo import DependencyTracker, Memo
 
 
 @pytest.fixture
@@ -611,11 +611,11 @@ def test_conda_that_fails(place: Place, channel: Path) -> None:
 # --- without a build
 
 
-def request_for(directory: Path, **environ: str) -> Request:
+def request_for(directory: Path, **environ: str) -> EnvironmentRequest:
     declared = CondaEnv(str(directory / "conda.yaml"), channels=("x",), dependencies=("python",))
     project = ProjectSpec("demo", str(directory), None, (), declared)
     variables = {"HOME": str(directory), **environ}
-    return Request(project, "conda", variables, Memory())
+    return EnvironmentRequest(project, "conda", variables, Memo())
 
 
 def test_missing_rattler_has_three_remedies(
@@ -623,7 +623,7 @@ def test_missing_rattler_has_three_remedies(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rattler", None)
     request = request_for(tmp_path)
-    identity = conda.identify(request, Reader(request.environ))
+    identity = conda.identify(request, DependencyTracker(request.environ))
     with pytest.raises(EnvironmentFailure) as caught:
         conda.build(identity, str(tmp_path / "prefix"), request, Console({}), -1)
     for remedy in ("buildrun[conda]", "MLFLOW_CONDA_HOME", "--env-manager virtualenv"):
@@ -632,7 +632,7 @@ def test_missing_rattler_has_three_remedies(
 
 def resolved(names: list[str], directory: Path, condarc: str = "", **environ: str) -> list[str]:
     (directory / ".condarc").write_text(condarc)
-    reader = Reader({"HOME": str(directory), **environ})
+    reader = DependencyTracker({"HOME": str(directory), **environ})
     settings = channels.read(reader)
     file = str(directory / "conda.yaml")
     return [item.address for item in channels.resolve(names, file, settings, reader)]
@@ -676,7 +676,7 @@ def test_local_channel_is_refused_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_label_of_a_channel_has_no_secrets(tmp_path: Path) -> None:
-    reader = Reader({"HOME": str(tmp_path), "TOKEN": "tk-1"})
+    reader = DependencyTracker({"HOME": str(tmp_path), "TOKEN": "tk-1"})
     (found,) = channels.expand(
         "https://me:pw@a.b/t/$TOKEN/c", str(tmp_path / "f"), channels.read(reader), reader
     )
@@ -687,31 +687,35 @@ def test_label_of_a_channel_has_no_secrets(tmp_path: Path) -> None:
 def test_priority_is_condas(tmp_path: Path) -> None:
     for text, priority in (("", "flexible"), ("strict", "strict"), ("false", "disabled")):
         (tmp_path / ".condarc").write_text(f"channel_priority: {text}\n")
-        assert channels.read(Reader({"HOME": str(tmp_path)})).priority == priority
+        assert channels.read(DependencyTracker({"HOME": str(tmp_path)})).priority == priority
 
 
 def test_unreadable_condarc_is_named(tmp_path: Path) -> None:
     (tmp_path / ".condarc").write_text("channels: [")
     with pytest.raises(EnvironmentFailure, match="conda's settings") as caught:
-        channels.read(Reader({"HOME": str(tmp_path)}))
+        channels.read(DependencyTracker({"HOME": str(tmp_path)}))
     assert caught.value.place == str(tmp_path / ".condarc")
 
 
 def test_virtual_packages_may_be_overridden() -> None:
     overridden = {"CONDA_OVERRIDE_CUDA": "12.4", "CONDA_OVERRIDE_GLIBC": ""}
-    found = virtual_packages.detect(Reader(overridden))
+    found = virtual_packages.detect(DependencyTracker(overridden))
     assert "__cuda=12.4=0" in found
     assert not [name for name in found if name.startswith("__glibc")]
 
 
 def test_virtual_packages_have_no_patch_of_the_kernel() -> None:
-    kernel = [name for name in virtual_packages.detect(Reader({})) if name.startswith("__linux=")]
+    kernel = [
+        name
+        for name in virtual_packages.detect(DependencyTracker({}))
+        if name.startswith("__linux=")
+    ]
     assert all(name.split("=")[1].count(".") <= 1 for name in kernel)
 
 
 def test_platform_is_condas_name() -> None:
-    assert virtual_packages.platform(Reader({})) == PLATFORM
-    assert virtual_packages.platform(Reader({"CONDA_SUBDIR": "osx-64"})) == "osx-64"
+    assert virtual_packages.platform(DependencyTracker({})) == PLATFORM
+    assert virtual_packages.platform(DependencyTracker({"CONDA_SUBDIR": "osx-64"})) == "osx-64"
 
 
 def test_locate_finds_list_items_only(tmp_path: Path) -> None:

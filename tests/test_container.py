@@ -18,8 +18,8 @@ from buildrun.executors.docker_cli import (
     Container,
     arguments,
     cli_environ,
+    container_name,
     create_argv,
-    named,
     needs_bash,
     program,
     program_of_variable,
@@ -106,9 +106,12 @@ def test_arguments_have_mlflows_meaning() -> None:
 
 
 def test_name_of_the_users_choice_is_the_containers() -> None:
-    assert named(("--gpus", "all", "--name", "mine", "--rm")) == ("mine", ("--gpus", "all"))
-    assert named(("--name=mine", "-t")) == ("mine", ("-t",))
-    assert named(("-t",)) == (None, ("-t",))
+    assert container_name(("--gpus", "all", "--name", "mine", "--rm")) == (
+        "mine",
+        ("--gpus", "all"),
+    )
+    assert container_name(("--name=mine", "-t")) == ("mine", ("-t",))
+    assert container_name(("-t",)) == (None, ("-t",))
 
 
 @pytest.mark.parametrize("given", [("d", True), ("detach", True), ("detach", "true")])
@@ -119,7 +122,7 @@ def test_container_that_would_run_on_alone_is_refused(given: tuple[str, str | bo
 
 def test_unset_variable_in_a_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`NOWHERE`, and it is not set"):
-        docker_cli.declared(("$NOWHERE:/models",), (), {}, str(tmp_path))
+        docker_cli.declared_mounts(("$NOWHERE:/models",), (), {}, str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [("-u", "1"), ("--user", "1"), ("--user=1",)])
@@ -179,7 +182,7 @@ def test_tracking_store_on_this_machine_is_mounted(
 
 
 def test_default_store_is_mounted_where_it_is(tmp_path: Path) -> None:
-    assert docker_cli.tracking({}, str(tmp_path)) == docker_cli.Given({}, ())
+    assert docker_cli.tracking({}, str(tmp_path)) == docker_cli.HostAccess({}, ())
     (tmp_path / "mlruns").mkdir()
     given = docker_cli.tracking({}, str(tmp_path))
     assert given.volumes == (f"{tmp_path}/mlruns:/mlflow/tmp/mlruns",)
@@ -206,7 +209,7 @@ def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
 
 def test_declared_variables_are_data(tmp_path: Path) -> None:
     environment = (("A", "x y; echo INJECTED"), "B")
-    given = docker_cli.declared((), environment, {"B": "$(id)"}, str(tmp_path))
+    given = docker_cli.declared_mounts((), environment, {"B": "$(id)"}, str(tmp_path))
     assert given.environ == {"A": "x y; echo INJECTED", "B": "$(id)"}
 
 
@@ -223,18 +226,18 @@ def test_variables_in_values_are_what_they_are_for_the_caller(
     value: str, seen: str, tmp_path: Path
 ) -> None:
     environ = {"NAME": "tea", "EMPTY": "", "HOME": "/home", "CODE": "$(id) `id`", "PWD": "/else"}
-    given = docker_cli.declared((), (("A", value),), environ, str(tmp_path))
+    given = docker_cli.declared_mounts((), (("A", value),), environ, str(tmp_path))
     assert given.environ == {"A": seen.format(root=tmp_path)}
 
 
 def test_unset_variable_in_a_value_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`A` holds the variable `NOWHERE`, and it is not set"):
-        docker_cli.declared((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
+        docker_cli.declared_mounts((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
 
 
 def test_unset_variable_of_the_caller_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`B` from its caller") as caught:
-        docker_cli.declared((), ("B",), {}, str(tmp_path))
+        docker_cli.declared_mounts((), ("B",), {}, str(tmp_path))
     assert "export B=" in (caught.value.hint or "")
 
 
@@ -242,7 +245,7 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     environ = {"HOME": str(tmp_path), "D": str(tmp_path / "data")}
     volumes = ("./data:/a", "$D:/b:ro", "${D}:/c", "~/data:/d", "named:/e", "/anonymous")
-    given = docker_cli.declared(volumes, (), environ, str(tmp_path))
+    given = docker_cli.declared_mounts(volumes, (), environ, str(tmp_path))
     data = tmp_path / "data"
     assert given.volumes == (
         f"{data}:/a", f"{data}:/b:ro", f"{data}:/c", f"{data}:/d", "named:/e", "/anonymous",
@@ -251,12 +254,12 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
 
 def test_missing_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no such file or directory"):
-        docker_cli.declared((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
+        docker_cli.declared_mounts((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
 
 
 def test_container_of_a_killed_run_is_found(tmp_path: Path) -> None:
     directory = str(tmp_path / "containers")
-    held = docker_reaper.attend(directory, "held", {"DOCKER_HOST": "tcp://a"})
+    held = docker_reaper.lease(directory, "held", {"DOCKER_HOST": "tcp://a"})
     script = (
         "import os, sys; from buildrun.executors import attended\n"
         "attended.attend(sys.argv[1], 'left', {'DOCKER_HOST': 'tcp://b'}); os._exit(1)"
@@ -284,12 +287,12 @@ def test_container_that_comes_late_is_removed_too(
         "attended.attend(sys.argv[1], 'left', {}); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, directory], check=False)
-    assert docker_reaper.collect(directory, os.environ) == []
+    assert docker_reaper.reap_abandoned(directory, os.environ) == []
     (tmp_path / "there").touch()
-    assert docker_reaper.collect(directory, os.environ) == ["left"]
+    assert docker_reaper.reap_abandoned(directory, os.environ) == ["left"]
     assert os.listdir(directory) == []
     assert not (tmp_path / "there").exists()
     (tmp_path / "containers/old").touch()
     os.utime(tmp_path / "containers/old", (0, 0))
-    assert docker_reaper.collect(directory, os.environ) == ["old"]
+    assert docker_reaper.reap_abandoned(directory, os.environ) == ["old"]
     assert os.listdir(directory) == []

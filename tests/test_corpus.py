@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from buildrun.project.model import CondaEnv, DockerEnv, PythonEnv
 from buildrun.project.read import EnvironmentFile, read_environment, read_project
 from buildrun.project.rules.environments import as_python_env
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 CORPUS = REPOSITORY.parent / "shared" / "corpus"
 ENVIRONMENT = "dependencies: []\n"
@@ -38,7 +38,7 @@ def test_project_gets_mlflows_verdict(tmp_path: Path, case: dict[str, Any]) -> N
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(ENVIRONMENT if path.suffix in (".yaml", ".yml") else "")
-    reading = read_project(str(root), Reader({}))
+    reading = read_project(str(root), DependencyTracker({}))
     errors = [found for found in reading.diagnostics if found.severity == "error"]
     assert bool(errors) is not case["accepted"], errors
     if not case["accepted"]:
@@ -63,7 +63,7 @@ def test_environment_is_read_as_by_mlflow(tmp_path: Path, case: dict[str, Any]) 
     path = tmp_path / "environment.yaml"
     path.write_text(case["text"])
     file = EnvironmentFile(case["kind"] == "conda", str(path))
-    environment, reading = read_environment(file, None, Reader({}))
+    environment, reading = read_environment(file, None, DependencyTracker({}))
     errors = [found for found in reading.diagnostics if found.severity == "error"]
     assert bool(errors) is ("error" in case), errors
     if errors:

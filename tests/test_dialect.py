@@ -22,13 +22,13 @@ from buildrun.project.read import read_project
 from buildrun.project.rules.dependencies import cycles, graph_of, needed
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.rules.inputs import unmatched, unmatched_diagnostic
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 DIALECT = Path(__file__).parent / "cases" / "valid" / "dialect"
 
 
 def read(directory: Path) -> tuple[ProjectSpec, tuple[Diagnostic, ...]]:
-    reading = read_project(str(directory), Reader({}))
+    reading = read_project(str(directory), DependencyTracker({}))
     assert reading.spec is not None
     return reading.spec, reading.diagnostics
 
@@ -331,7 +331,7 @@ def test_unmatched_input_is_told_by_validate_alone(buildrun: Buildrun, project: 
 
 def test_unmatched_input_is_looked_for_each_time(project: Project) -> None:
     directory = steps(project, {"main": {"inputs": ["a/*.csv"], "outputs": ["x"]}})
-    reader = Reader({})
+    reader = DependencyTracker({})
     assert not check_files([str(directory)], "/", reader)[0].is_valid()
     (directory / "a").mkdir()
     (directory / "a" / "b.csv").touch()
@@ -418,7 +418,7 @@ def test_whatever_is_written_ends_in_findings(
     declared = {"a": {**a, "command": "x", "parameters": {"p": None}}, "b": {**b, "command": "y"}}
     text = yaml.safe_dump({"name": "x", "entry_points": declared})
     (directory / "MLproject").write_text(text)
-    rows = check_files([str(directory)], "/", Reader({}))
+    rows = check_files([str(directory)], "/", DependencyTracker({}))
     for item in (item for row in rows for item in row.diagnostics):
         assert item.message
         assert item.line >= 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.yaml_loader import SIZE_LIMIT, Document, load, parse, pointer
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 TEXT = """\
 name: 010
@@ -35,7 +35,7 @@ def document(text: str) -> Document:
 def refusal(path: Path, content: bytes | None = None) -> Diagnostic:
     if content is not None:
         path.write_bytes(content)
-    found = load(str(path), Reader({}))
+    found = load(str(path), DependencyTracker({}))
     assert isinstance(found, Diagnostic)
     assert found.severity == "error"
     assert found.message
@@ -100,7 +100,7 @@ def test_pointer_escapes_as_rfc_6901_says() -> None:
 def test_newlines_are_read_as_in_text_mode(tmp_path: Path, newline: str) -> None:
     path = tmp_path / "MLproject"
     path.write_bytes(f"a: 1{newline}b: |{newline}  x{newline}  y{newline}".encode())
-    found = load(str(path), Reader({}))
+    found = load(str(path), DependencyTracker({}))
     assert isinstance(found, Document)
     assert found.value == {"a": 1, "b": "x\ny\n"}
     assert found.place(("b",), key=True) == (2, 1)
@@ -109,7 +109,7 @@ def test_newlines_are_read_as_in_text_mode(tmp_path: Path, newline: str) -> None
 def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "MLproject"
     path.write_bytes(b"\xef\xbb\xbfname: x\n")
-    found = load(str(path), Reader({}))
+    found = load(str(path), DependencyTracker({}))
     assert isinstance(found, Document)
     assert found.place(("name",)) == (1, 7)
 
@@ -214,7 +214,7 @@ def test_huge_file_is_refused_by_its_size_alone(tmp_path: Path) -> None:
     path = tmp_path / "MLproject"
     with path.open("wb") as file:
         file.truncate(100_000_000)
-    reader = Reader({})
+    reader = DependencyTracker({})
     found = load(str(path), reader)
     assert isinstance(found, Diagnostic)
     assert found.code == "too-large"
@@ -225,10 +225,10 @@ def test_refusal_is_not_remembered_when_the_file_changes(tmp_path: Path) -> None
     path = tmp_path / "MLproject"
     with path.open("wb") as file:
         file.truncate(SIZE_LIMIT + 1)
-    reader = Reader({})
+    reader = DependencyTracker({})
     load(str(path), reader)
     path.write_text("name: x\n")
-    assert not Reader({}).is_current(reader.files, reader.variables)
+    assert not DependencyTracker({}).is_current(reader.files, reader.variables)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from test_images_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
 from buildrun.environments.images import derive
-from buildrun.environments.images.config import Change, build_context
-from buildrun.environments.images.derive import Derived, code_image
+from buildrun.environments.images.config import ConfigChange, build_context
+from buildrun.environments.images.derive import DerivedImage, code_image
 from buildrun.environments.images.engine import Engine, Image
 from buildrun.errors import BuildrunError, EnvironmentFailure, ExecutionError
 from buildrun.store.home import Home
@@ -33,7 +33,7 @@ QUIET = Console({}, quiet=True)
 
 def derived(
     engine: Engine, base: str, root: Path, store: Path, *, refresh: bool = False
-) -> Derived:
+) -> DerivedImage:
     found = engine.image(base)
     assert found is not None
     return code_image(
@@ -167,7 +167,7 @@ def test_engine_that_wants_all_layers_builds(engine: Engine, small: str, store: 
         + archive.END
     )
     layer = Layer(len(data), lambda: iter([data]))
-    change = Change({"A": 'q"$x\\ z'}, "/x")
+    change = ConfigChange({"A": 'q"$x\\ z'}, "/x")
     key = json.dumps({"buildrun": "1", "buildrun.key": "sha256:" + "1" * 64})
     made = engine.build(build_context(the(engine, small), change, layer), {"labels": key})
     found = the(engine, made)

@@ -689,7 +689,7 @@ def test_every_tree_arrives_as_it_left(held: dict[bytes, Any]) -> None:
         grow(there, held)
         os.mkdir(here)
         stream = Stream(b"".join(pod_runner.packed(there, list(held))))
-        pod_runner.Tree(here, links="anywhere").unpack(stream)  # type: ignore[arg-type]
+        pod_runner.Unpacker(here, links="anywhere").unpack(stream)  # type: ignore[arg-type]
         assert seen(here) == seen(there)
 
 
@@ -753,8 +753,8 @@ def test_spoiled_archive_is_refused_or_stays_inside(
         root = os.fsencode(home) + b"/a/b/root"
         os.makedirs(root)
         try:
-            pod_runner.Tree(root).unpack(Stream(bytes(data)))  # type: ignore[arg-type]
-        except (pod_runner.Trouble, OSError):
+            pod_runner.Unpacker(root).unpack(Stream(bytes(data)))  # type: ignore[arg-type]
+        except (pod_runner.TransferError, OSError):
             pass
         assert [path for path in seen(os.fsencode(home)) if not path.startswith(b"/a/b/root")] == [
             b"/a", b"/a/b",

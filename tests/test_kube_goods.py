@@ -22,7 +22,7 @@ from remote_helpers import SECRET, Bucket, Handler, bucket
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes import transfer
 from buildrun.executors.kubernetes.archive import Largest
-from buildrun.executors.kubernetes.transfer import Done, Goods
+from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery
 from buildrun.workspace import outputs
 
 JOB = "br-project-train-0123456789abcdef"
@@ -75,8 +75,8 @@ def run(pod: Pod, task: str) -> tuple[int, str, str]:
     return child.returncode, out.decode(), err.decode()
 
 
-def on(store: Depot, **options: Any) -> Goods:
-    return Goods(f"{store.address}/team?{SIGNATURE}", os.environ, **options)
+def on(store: Depot, **options: Any) -> ArtifactTransfer:
+    return ArtifactTransfer(f"{store.address}/team?{SIGNATURE}", os.environ, **options)
 
 
 def delivery(store: Depot, data: bytes, *, parts: int = 1) -> None:
@@ -96,7 +96,7 @@ def delivery(store: Depot, data: bytes, *, parts: int = 1) -> None:
     store.put(f"team/v1/carried/jobs/{JOB}/done.json", json.dumps(record).encode())
 
 
-def arrived(sent: Goods) -> Done:
+def arrived(sent: ArtifactTransfer) -> Delivery:
     done = sent.arrived(JOB)
     assert done is not None
     return done
@@ -121,7 +121,7 @@ def tree(root: Path) -> dict[str, bytes | str | None]:
 )  # fmt: skip
 def test_place_that_pods_cannot_use_is_refused(url: str) -> None:
     with pytest.raises(ExecutionError) as caught:
-        Goods(url, {})
+        ArtifactTransfer(url, {})
     assert "files cannot travel to pods and back through `" in caught.value.message
     assert "secret" not in str(caught.value)
     assert "s3://bucket/path" in str(caught.value.hint)
@@ -136,7 +136,7 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
     (root / "run.sh").write_text("#!/bin/sh\ncp -a data empty run.sh out\n")
     (root / "run.sh").chmod(0o700)
     before = tree(root)
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     parcel = sent.send(str(root), ["data/", "empty", "run.sh", "absent"])
     order = sent.order(JOB)
     assert sent.arrived(JOB) is None
@@ -155,7 +155,7 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
 
 def test_no_credentials_go_to_the_pod(s3: Bucket, root: Path) -> None:
     (root / "file").write_text("x")
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     task = transfer.task(["true"], "/w", [sent.send(str(root), ["file"])], ["x"], sent.order(JOB))
     assert SECRET not in task + transfer.program()
     compile(transfer.program(), "carry.py", "exec")
@@ -169,7 +169,7 @@ def test_archive_depends_on_content_alone(s3: Bucket, root: Path, tmp_path: Path
             (place / "d" / name).write_text("same")
         (place / "d" / first).chmod(0o600)
         os.utime(place / "d" / first, (1, 1))
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     one = sent.send(str(root), ["d"])
     assert one.sha256 == sent.send(str(other), ["d/", "d/a", "./d"]).sha256
     (other / "d" / "a").chmod(0o755)
@@ -205,12 +205,12 @@ def test_parts_grow_where_there_would_be_too_many() -> None:
 
 def test_objects_are_named_by_their_digests(s3: Bucket, root: Path) -> None:
     (root / "file").write_text("x")
-    parcel = Goods(s3.url, os.environ).send(str(root), ["file"])
+    parcel = ArtifactTransfer(s3.url, os.environ).send(str(root), ["file"])
     assert s3.names() == {f"sha256/{parcel.sha256[:2]}/{parcel.sha256}"}
 
 
 def test_archive_of_nothing_is_no_object(s3: Bucket, root: Path) -> None:
-    parcel = Goods(s3.url, os.environ).send(str(root), ["absent"])
+    parcel = ArtifactTransfer(s3.url, os.environ).send(str(root), ["absent"])
     assert (parcel.urls, parcel.size, parcel.sha256) == ((), 0, sha256(b""))
     assert not s3.names()
 
@@ -295,14 +295,14 @@ def test_file_that_changes_while_it_is_sent_is_told(store: Depot, root: Path, ch
 def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> None:
     (root / "file").write_text("seen")
     port = urlsplit(s3.environ["AWS_ENDPOINT_URL"]).port
-    sent = Goods(s3.url, os.environ, endpoint=f"http://localhost:{port}")
+    sent = ArtifactTransfer(s3.url, os.environ, endpoint=f"http://localhost:{port}")
     parcel, order = sent.send(str(root), ["file"]), sent.order(JOB)
     hosts = {urlsplit(url).netloc for url in (*parcel.urls, *order.parts, order.done)}
     assert hosts == {f"localhost:{port}"}
     argv = ("cp", "file", "out")
     assert run(pod, transfer.task(argv, str(pod.workdir), [parcel], ["out"], order))[0] == 0
     # The client goes by its own address.
-    unseen = Goods(s3.url, os.environ, endpoint="http://store.invalid:9000")
+    unseen = ArtifactTransfer(s3.url, os.environ, endpoint="http://store.invalid:9000")
     unseen.fetch(JOB, arrived(unseen), str(root), ["out"])
     assert (root / "out").read_text() == "seen"
     assert unseen.parcel(JOB, arrived(unseen)).urls[0].startswith("http://store.invalid:9000/")
@@ -318,7 +318,7 @@ def test_plain_server_may_have_another_address_for_pods(store: Depot) -> None:
 def test_addresses_are_good_for_as_long_as_is_allowed(
     s3: Bucket, hours: float, seconds: int
 ) -> None:
-    order = Goods(s3.url, os.environ, hours=hours).order(JOB, 3)
+    order = ArtifactTransfer(s3.url, os.environ, hours=hours).order(JOB, 3)
     assert len(order.parts) == 3
     for url in (*order.parts, order.done):
         query = parse_qs(urlsplit(url).query)
@@ -334,7 +334,7 @@ def test_name_of_no_job_is_refused(store: Depot, name: str) -> None:
 
 
 def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: Pod) -> None:
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     script = "mkdir data; head -c 250000 /dev/urandom >data/x; sha256sum <data/x"
     task = transfer.task(
         ("bash", "-c", script), str(pod.workdir), [], ["data"], sent.order(JOB), part=100_000
@@ -561,7 +561,7 @@ def test_record_with_a_wrong_value_is_not_trusted(store: Depot, change: dict[str
 
 
 def test_delivery_is_deleted(s3: Bucket, pod: Pod) -> None:
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     for name in (JOB, f"{JOB}-2"):
         task = transfer.task(
             ("touch", "out"), str(pod.workdir), [], ["out"], sent.order(name), part=300
@@ -590,7 +590,7 @@ def test_store_without_credentials_is_told(s3: Bucket, root: Path, monkeypatch: 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     for call in (lambda: sent.send(str(root), ["file"]), lambda: sent.order(JOB)):
         with pytest.raises(ExecutionError, match="gets no valid credentials") as caught:
             call()
@@ -600,7 +600,7 @@ def test_store_without_credentials_is_told(s3: Bucket, root: Path, monkeypatch: 
 @pytest.mark.usefixtures("s3")
 def test_bucket_that_is_not_there_is_told(root: Path) -> None:
     (root / "file").write_text("x")
-    sent = Goods("s3://no-such-bucket-here/team", os.environ)
+    sent = ArtifactTransfer("s3://no-such-bucket-here/team", os.environ)
     with pytest.raises(ExecutionError, match="there is no such bucket; files cannot be sent there"):
         sent.send(str(root), ["file"])
     with pytest.raises(ExecutionError, match="there is no such bucket"):
@@ -612,7 +612,7 @@ def test_store_that_is_not_there_is_told(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/team?{SIGNATURE}"
     with pytest.raises(ExecutionError, match="cannot be reached") as caught:
-        Goods(url, os.environ).send(str(root), ["file"])
+        ArtifactTransfer(url, os.environ).send(str(root), ["file"])
     assert SIGNATURE not in str(caught.value)
 
 
@@ -653,7 +653,7 @@ def test_sending_survives_what_passes(store: Depot, root: Path) -> None:
 
 def test_many_threads_may_use_it_at_once(s3: Bucket, root: Path, pod: Pod) -> None:
     (root / "shared").write_text("x")
-    sent = Goods(s3.url, os.environ)
+    sent = ArtifactTransfer(s3.url, os.environ)
     failures: list[BaseException] = []
     barrier = threading.Barrier(4)
 

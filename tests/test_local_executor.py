@@ -34,7 +34,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, Result
 from buildrun.executors.local import execute
 from buildrun.executors.signals import CAUGHT, Signals
-from buildrun.executors.termination import Ending, Grace
+from buildrun.executors.termination import GracePeriods, Termination
 
 # Another directory than ours takes another way to start.
 IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])
@@ -466,7 +466,7 @@ def test_each_further_signal_brings_the_next_step(
 
 def test_echo_of_a_signal_brings_no_step() -> None:
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    ending = Ending(child.pid, Grace(interrupt=NEVER, end=0, echo=NEVER))
+    ending = Termination(child.pid, GracePeriods(interrupt=NEVER, end=0, echo=NEVER))
     ending.ask(signal.SIGINT)
     ending.ask(signal.SIGINT)
     assert (ending.seconds() or 0) > 1000

@@ -22,14 +22,14 @@ from buildrun.project.model import (
 )
 from buildrun.project.read import Reading, read_project
 from buildrun.project.rules.environments import as_python_env
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 CASES = Path(__file__).parent / "cases"
 EXPECT = re.compile(r"^# expect: (.*)$", re.MULTILINE)
 
 
 def read(directory: Path) -> Reading:
-    return read_project(str(directory), Reader({}))
+    return read_project(str(directory), DependencyTracker({}))
 
 
 def spec_of(directory: Path) -> ProjectSpec:
@@ -53,7 +53,7 @@ def expected_in(directory: Path) -> dict[str, list[str]]:
 )
 def test_case_has_exactly_its_findings(directory: Path) -> None:
     found = defaultdict(list)
-    rows = check_files([str(directory)], "/", Reader({}))
+    rows = check_files([str(directory)], "/", DependencyTracker({}))
     for item in (item for row in rows for item in row.diagnostics):
         found[item.path].append(f"{item.severity} {item.code} {item.line}:{item.column}")
         assert item.hint, item
@@ -256,11 +256,11 @@ def test_environment_file_may_lie_outside(project: Project, tmp_path: Path) -> N
 
 def test_file_that_appears_or_changes_is_noticed(project: Project) -> None:
     directory = project("python_env: env.yaml\nname: a\n")
-    reader = Reader({})
+    reader = DependencyTracker({})
     read_project(str(directory), reader)
-    assert Reader({}).is_current(reader.files, reader.variables)
+    assert DependencyTracker({}).is_current(reader.files, reader.variables)
     (directory / "env.yaml").write_text(PYTHON)
-    assert not Reader({}).is_current(reader.files, reader.variables)
+    assert not DependencyTracker({}).is_current(reader.files, reader.variables)
 
 
 def test_conda_file_is_read_whole(project: Project) -> None:

@@ -57,7 +57,7 @@ def content_of(home: Home, text: bytes) -> Path:
 def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
     old = stored(home, root, "a", NOW)
     new = stored(home, root, "b", NOW + 1)
-    first, second = gc.survey(home)
+    first, second = gc.list_entries(home)
     assert (first.key, second.key) == (new.key, old.key)
     assert (first.project, first.step, first.entry_point) == ("project", "train", "train")
     assert (first.used, first.created) == (NOW + 1, new.created)
@@ -70,19 +70,19 @@ def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
 def test_old_results_are_expendable(home: Home, root: Path) -> None:
     old = stored(home, root, "a", NOW)
     stored(home, root, "b", NOW + 100)
-    kept = gc.survey(home)
-    (chosen,) = gc.expendable(kept, now=NOW + 101, max_age=50, max_size=None)
+    kept = gc.list_entries(home)
+    (chosen,) = gc.select_expired(kept, now=NOW + 101, max_age=50, max_size=None)
     assert chosen.key == old.key
-    assert gc.expendable(kept, now=NOW + 101, max_age=500, max_size=None) == []
+    assert gc.select_expired(kept, now=NOW + 101, max_age=500, max_size=None) == []
 
 
 def test_newest_results_are_kept_within_a_size(home: Home, root: Path) -> None:
     keys = [stored(home, root, text, NOW + number).key for number, text in enumerate("abc")]
-    kept = gc.survey(home)
+    kept = gc.list_entries(home)
     size = kept[0].cost + kept[1].cost
-    chosen = gc.expendable(kept, now=NOW, max_age=None, max_size=size)
+    chosen = gc.select_expired(kept, now=NOW, max_age=None, max_size=size)
     assert [item.key for item in chosen] == keys[:1]
-    chosen = gc.expendable(kept, now=NOW, max_age=None, max_size=0)
+    chosen = gc.select_expired(kept, now=NOW, max_age=None, max_size=0)
     assert {item.key for item in chosen} == set(keys)
 
 
@@ -91,10 +91,10 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
     new = stored(home, root, "b", NOW + 1)
     age(home)
     own = content_of(home, b"a" * 1000)
-    (item,) = [item for item in gc.survey(home) if item.key != new.key]
+    (item,) = [item for item in gc.list_entries(home) if item.key != new.key]
     gc.remove([item])
     assert own.exists()
-    assert gc.sweep(home) > 0
+    assert gc.collect_garbage(home) > 0
     assert not own.exists()
     assert load(home, item.key) is None
     renew(root, None)
@@ -105,29 +105,29 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
 
 def test_young_contents_are_spared_for_a_save_on_its_way(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    gc.remove(gc.survey(home))
-    assert gc.sweep(home) == 0
+    gc.remove(gc.list_entries(home))
+    assert gc.collect_garbage(home) == 0
     assert content_of(home, b"a" * 1000).exists()
     age(home)
-    gc.sweep(home)
+    gc.collect_garbage(home)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
 
 def test_clearing_takes_young_contents_too(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    gc.remove(gc.survey(home))
-    gc.sweep(home, everything=True)
+    gc.remove(gc.list_entries(home))
+    gc.collect_garbage(home, everything=True)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
 
 def test_listings_that_explain_the_last_run_of_a_step_stay(home: Home, root: Path) -> None:
     manifest = stored(home, root, "a", NOW)
-    projects = Path(home.memory) / "projects"
+    projects = Path(home.memo) / "projects"
     projects.mkdir(parents=True)
     (projects / "name.steps").write_text(f'[1, "train", "{manifest.outputs}"]\n')
     age(home)
-    gc.remove(gc.survey(home))
-    gc.sweep(home)
+    gc.remove(gc.list_entries(home))
+    gc.collect_garbage(home)
     assert cas.has(home, manifest.outputs)
     assert not cas.has(home, manifest.log)
 
@@ -137,10 +137,10 @@ def test_what_killed_saves_left_is_removed_when_it_is_old(home: Home, root: Path
     for _ in killed_at_each_step(lambda: store_outputs(home, root)):
         shutil.rmtree(home.results, ignore_errors=True)
     assert list(Path(home.blobs).rglob("*.tmp"))
-    gc.sweep(home)
+    gc.collect_garbage(home)
     assert list(Path(home.blobs).rglob("*.tmp"))
     age(home)
-    gc.sweep(home)
+    gc.collect_garbage(home)
     assert not list(Path(home.blobs).rglob("*.tmp"))
 
 
@@ -149,11 +149,11 @@ def test_damaged_manifest_is_of_no_use(home: Home, root: Path) -> None:
     path = Path(path_of(home, manifest.key))
     path.chmod(0o644)
     path.write_bytes(b"{")
-    (item,) = gc.survey(home)
+    (item,) = gc.list_entries(home)
     assert not item.complete
-    assert gc.expendable([item], now=NOW, max_age=None, max_size=None) == [item]
+    assert gc.select_expired([item], now=NOW, max_age=None, max_size=None) == [item]
     gc.remove([item])
-    assert gc.survey(home) == []
+    assert gc.list_entries(home) == []
 
 
 def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Path) -> None:
@@ -161,9 +161,9 @@ def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Pat
     wanted = (root / "own").read_text()
 
     def work() -> None:
-        kept = gc.survey(home)
+        kept = gc.list_entries(home)
         gc.remove([item for item in kept if item.key != new.key])
-        gc.sweep(home)
+        gc.collect_garbage(home)
 
     stored(home, root, "a", NOW)
     age(home)
@@ -227,10 +227,10 @@ def test_result_that_loses_contents_while_it_is_saved_is_a_miss(home: Home, root
     write_outputs(root, "new")
     wanted = outputs_of(root)
     manifest = store_outputs(home, root)
-    gc.sweep(home, everything=True)
+    gc.collect_garbage(home, everything=True)
     assert load(home, manifest.key) == manifest
     Path(path_of(home, manifest.key)).unlink()
-    gc.sweep(home, everything=True)
+    gc.collect_garbage(home, everything=True)
     manifest = store_outputs(home, root)
     renew(root, None)
     restore(home, str(root), manifest)
@@ -238,8 +238,8 @@ def test_result_that_loses_contents_while_it_is_saved_is_a_miss(home: Home, root
 
 
 def test_empty_store_is_no_error(home: Home) -> None:
-    assert gc.survey(home) == []
-    assert gc.sweep(home) == 0
+    assert gc.list_entries(home) == []
+    assert gc.collect_garbage(home) == 0
     assert fsck.verify(home) == []
     assert gc.total(home) == (0, 0)
 
@@ -261,7 +261,7 @@ def test_result_that_is_made_again_meanwhile_is_not_damaged(home: Home, root: Pa
         sys.setprofile(None)
     assert findings == []
     assert own.exists()
-    assert len(gc.survey(home)) == 1
+    assert len(gc.list_entries(home)) == 1
 
 
 def test_content_that_is_made_whole_meanwhile_is_not_damaged(home: Home, root: Path) -> None:

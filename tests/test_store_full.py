@@ -25,7 +25,7 @@ from buildrun.errors import StoreError
 from buildrun.store.action_cache import load
 from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
-from buildrun.workspace.outputs import recover, set_aside
+from buildrun.workspace.outputs import displace, recover
 from buildrun.workspace.restore import restore
 
 
@@ -175,7 +175,7 @@ def test_mounted_output_comes_back_after_a_kill(root: Path, mount: Mounts) -> No
     old = outputs_of(root)
 
     def fail() -> None:
-        aside = set_aside(str(root), DECLARED)
+        aside = displace(str(root), DECLARED)
         assert look(root / "metrics") == {}
         aside.put_back()
 
@@ -194,7 +194,7 @@ def test_output_below_another_mount_of_the_same_disk_is_replaced(
     home, manifest = stored
     mount(root / "deep", "4m")
     refill(root, "old")
-    aside = set_aside(str(root), DECLARED)
+    aside = displace(str(root), DECLARED)
     assert outputs_of(root) == dict.fromkeys(DECLARED)
     aside.put_back()
     assert (root / "deep" / "model.pkl").read_text() == "model old"

@@ -21,7 +21,7 @@ from store_helpers import (
 from buildrun.store.action_cache import load
 from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
-from buildrun.workspace.outputs import recover, set_aside
+from buildrun.workspace.outputs import displace, recover
 from buildrun.workspace.restore import restore
 
 
@@ -116,7 +116,7 @@ def test_killed_run_gets_its_old_outputs_back(root: Path) -> None:
     old = outputs_of(root)
 
     def fail() -> None:
-        aside = set_aside(str(root), DECLARED)
+        aside = displace(str(root), DECLARED)
         assert outputs_of(root) == dict.fromkeys(DECLARED)
         aside.put_back()
 
@@ -133,7 +133,7 @@ def test_killed_command_keeps_what_it_has_written(root: Path) -> None:
     old = outputs_of(root)
 
     def work() -> None:
-        aside = set_aside(str(root), DECLARED)
+        aside = displace(str(root), DECLARED)
         (root / "metrics").mkdir()
         (root / "metrics" / "half").touch()
         aside.discard()
@@ -158,7 +158,7 @@ def test_recovery_that_is_killed_is_taken_up_by_the_next(root: Path) -> None:
         recover(str(root))
         assert outputs_of(root) == old
         assert leftovers(root) == []
-        code = in_child(lambda: set_aside(str(root), DECLARED))  # and ends without a word
+        code = in_child(lambda: displace(str(root), DECLARED))  # and ends without a word
         assert code == 0
         assert outputs_of(root) == dict.fromkeys(DECLARED)
     assert outputs_of(root) == old
@@ -167,7 +167,7 @@ def test_recovery_that_is_killed_is_taken_up_by_the_next(root: Path) -> None:
 def test_staging_of_a_running_process_is_left_alone(root: Path) -> None:
     renew(root, "old")
     old = outputs_of(root)
-    aside = set_aside(str(root), DECLARED)
+    aside = displace(str(root), DECLARED)
     assert in_child(lambda: recover(str(root))) == 0
     recover(str(root))
     assert outputs_of(root) == dict.fromkeys(DECLARED)

@@ -12,10 +12,10 @@ from store_helpers import manifest_of, store_outputs, take, write_outputs
 
 from buildrun.store import cas, digest, listing
 from buildrun.store.action_cache import outputs_of
-from buildrun.store.cas import Lost
+from buildrun.store.cas import MissingBlob
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
-from buildrun.store.manifest import Manifest, decode, encode, flaw
+from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 from buildrun.workspace.restore import restore
 
 CONTENT = digest.content(b"text", "xxh3")
@@ -77,14 +77,14 @@ OUT = directory("out")
 def test_listing_that_leads_outside_is_refused(
     home: Home, root: Path, manifest: Manifest, entries: list[Entry], reason: str
 ) -> None:
-    found = flaw(entries, ("out/",))
+    found = validate_outputs(entries, ("out/",))
     assert found is not None
     assert found.startswith(reason)
     cas.put_bytes(home, b"text", "xxh3")
     outputs = cas.put_bytes(home, listing.encode(entries), "xxh3")
     poisoned = manifest._replace(outputs=outputs, declared=("out/",))
     assert outputs_of(home, poisoned) is None
-    with pytest.raises(Lost):
+    with pytest.raises(MissingBlob):
         restore(home, str(root), poisoned)
     assert not (root / "out").exists()
 
@@ -93,7 +93,7 @@ def test_listing_that_leads_outside_is_refused(
     "target", ["b", "./b", "deep/b", "../out/b", "../train.py", "...", "..b/c"]
 )
 def test_link_that_stays_in_the_project_is_accepted(target: str) -> None:
-    assert flaw([OUT, link("out/a", target)], ("out/",)) is None
+    assert validate_outputs([OUT, link("out/a", target)], ("out/",)) is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_link_that_stays_in_the_project_is_accepted(target: str) -> None:
 )  # fmt: skip
 def test_outputs_outside_or_within_each_other_are_refused(declared: tuple[str, ...]) -> None:
     entries = [directory("out"), directory("out/deep"), file("out/deep/file")]
-    assert flaw(entries, declared) is not None
+    assert validate_outputs(entries, declared) is not None
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ from buildrun.errors import StoreError
 from buildrun.store import cas
 from buildrun.store.action_cache import load, path_of, save
 from buildrun.store.action_cache import outputs_of as listed
-from buildrun.store.cas import Lost
+from buildrun.store.cas import MissingBlob
 from buildrun.store.digest import Algorithm
 from buildrun.store.home import STAGING, Home
 from buildrun.store.manifest import decode, encode
 from buildrun.workspace import outputs
-from buildrun.workspace.outputs import set_aside
+from buildrun.workspace.outputs import displace
 from buildrun.workspace.restore import restore
 
 
@@ -158,7 +158,7 @@ def test_damaged_content_is_a_miss_and_touches_nothing(
     blob.write_bytes(damage)
     renew(root, "old")
     old = outputs_of(root)
-    with pytest.raises(Lost):
+    with pytest.raises(MissingBlob):
         restore(home, str(root), manifest)
     assert outputs_of(root) == old
     assert leftovers(root) == []
@@ -178,7 +178,7 @@ def test_damage_in_a_large_file_is_found(home: Home, root: Path) -> None:
         file.seek(2 << 20)
         file.write(b"1")
     (root / "model").write_text("old")
-    with pytest.raises(Lost):
+    with pytest.raises(MissingBlob):
         restore(home, str(root), manifest)
     assert (root / "model").read_text() == "old"
 
@@ -194,7 +194,7 @@ def test_large_file_of_another_size_is_a_miss(
     blob.chmod(0o644)
     os.truncate(blob, size)
     (root / "model").write_text("old")
-    with pytest.raises(Lost):
+    with pytest.raises(MissingBlob):
         restore(home, str(root), manifest)
     assert (root / "model").read_text() == "old"
 
@@ -204,7 +204,7 @@ def test_missing_content_is_a_miss(home: Home, root: Path) -> None:
     manifest = store_outputs(home, root)
     for blob in contents(home):
         blob.unlink()
-    with pytest.raises(Lost):
+    with pytest.raises(MissingBlob):
         restore(home, str(root), manifest)
     assert (root / "deep" / "model.pkl").read_text() == "model new"
 
@@ -300,7 +300,7 @@ def test_parent_that_leads_out_of_the_project_is_refused(
     with pytest.raises(StoreError, match="leads out of the project"):
         restore(home, str(root), manifest)
     with pytest.raises(StoreError, match="leads out of the project"):
-        set_aside(str(root), ["deep/model.pkl"])
+        displace(str(root), ["deep/model.pkl"])
     assert look(outside) == {"model.pkl": (b"somebody's", False)}
     assert look(root / "metrics") == before
     assert leftovers(root) == []
@@ -366,7 +366,7 @@ def test_read_only_outputs_are_replaced(home: Home, root: Path) -> None:
                 os.lchown(path, 65534, 65534)
             os.setgid(65534)
             os.setuid(65534)
-        aside = set_aside(str(root), DECLARED)
+        aside = displace(str(root), DECLARED)
         assert outputs_of(root) == dict.fromkeys(DECLARED)
         aside.put_back()
         assert {name: strip(value) for name, value in outputs_of(root).items()} == {
@@ -484,7 +484,7 @@ def test_manifest_survives_writing_and_reading(home: Home, root: Path) -> None:
 
 
 def test_aside_without_outputs_leaves_no_trace(root: Path) -> None:
-    aside = set_aside(str(root), DECLARED)
+    aside = displace(str(root), DECLARED)
     assert aside.descriptor == -1
     assert list(root.iterdir()) == []
     aside.put_back()
@@ -494,7 +494,7 @@ def test_aside_without_outputs_leaves_no_trace(root: Path) -> None:
 def test_outputs_are_put_back_only_where_the_command_left_nothing(root: Path) -> None:
     renew(root, "old")
     old = outputs_of(root)
-    aside = set_aside(str(root), DECLARED)
+    aside = displace(str(root), DECLARED)
     (root / "deep" / "model.pkl").write_text("half")
     aside.put_back()
     assert (root / "deep" / "model.pkl").read_text() == "half"
@@ -505,7 +505,7 @@ def test_outputs_are_put_back_only_where_the_command_left_nothing(root: Path) ->
 def test_outputs_can_be_put_back_one_by_one(root: Path) -> None:
     renew(root, "old")
     old = outputs_of(root)
-    aside = set_aside(str(root), DECLARED)
+    aside = displace(str(root), DECLARED)
     aside.put_back(["metrics/"])
     assert look(root / "metrics") == old["metrics/"]
     assert look(root / "deep" / "model.pkl") is None
@@ -517,7 +517,7 @@ def test_outputs_can_be_put_back_one_by_one(root: Path) -> None:
 
 def test_link_out_of_the_project_is_not_moved_aside(root: Path, tmp_path: Path) -> None:
     (root / "models").symlink_to(tmp_path)
-    aside = set_aside(str(root), ["models/"])
+    aside = displace(str(root), ["models/"])
     assert (root / "models").is_symlink()
     aside.discard()
     assert (root / "models").is_symlink()

@@ -34,8 +34,8 @@ from processes import state_of
 from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, Result
 from buildrun.executors.signals import CAUGHT
-from buildrun.executors.supervisor import Sink, Supervisor
-from buildrun.executors.termination import Grace
+from buildrun.executors.supervisor import OutputSink, Supervisor
+from buildrun.executors.termination import GracePeriods
 
 # Commands that start elsewhere than here are forked.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -82,7 +82,11 @@ class Run:
     """A command in a thread of its own, and what has come of it so far."""
 
     def __init__(
-        self, supervisor: Supervisor, job: Job, sink: Sink | None = None, grace: Grace = IMPATIENT
+        self,
+        supervisor: Supervisor,
+        job: Job,
+        sink: OutputSink | None = None,
+        grace: GracePeriods = IMPATIENT,
     ) -> None:
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -106,7 +110,7 @@ class Run:
         if self._sink is not None:
             self._sink(stream, chunk)
 
-    def _to_end(self, job: Job, grace: Grace) -> None:
+    def _to_end(self, job: Job, grace: GracePeriods) -> None:
         try:
             self.result = self._supervisor.run(job, self._take, grace=grace)
         except BaseException as error:
@@ -122,7 +126,7 @@ def job(command: str, cwd: Path | str = ".", timeout: float | None = None, **env
     return Job(command, os.path.abspath(cwd), dict(os.environ) | environ, timeout)
 
 
-def supervise(*jobs: Job, sink: Sink | None = None) -> list[Run]:
+def supervise(*jobs: Job, sink: OutputSink | None = None) -> list[Run]:
     """Run all of them at once, to their end."""
     with Supervisor() as supervisor:
         runs = [Run(supervisor, one, sink) for one in jobs]

@@ -20,7 +20,7 @@ from buildrun.store import digest, stat_signature
 from buildrun.store.digest import Algorithm
 from buildrun.store.listing import Entry, encode
 from buildrun.workspace.fingerprints import Fingerprints
-from buildrun.workspace.select import Taken
+from buildrun.workspace.select import FileSet
 
 ALGORITHMS: tuple[Algorithm, ...] = ("xxh3", "sha256")
 
@@ -90,7 +90,7 @@ def age(*paths: Path) -> None:
     """Wait until the files are older than the step of the clock, which is their youth."""
     for path in paths:
         seen = stat_signature.of(path.lstat())
-        while stat_signature.is_young(seen, time.time_ns()):
+        while stat_signature.is_racy(seen, time.time_ns()):
             pass
 
 
@@ -104,7 +104,7 @@ def digest_of(root: Path, *patterns: str) -> str:
     return taken.digest
 
 
-def paths_of(taken: Taken) -> list[str]:
+def paths_of(taken: FileSet) -> list[str]:
     return [entry.path for entry in taken.entries()]
 
 
@@ -179,7 +179,7 @@ def test_an_edit_of_the_same_size_with_its_times_put_back_is_noticed(
     assert after.digest == digest_of(root)
 
 
-def known(root: Path, index: Path, *paths: str) -> Taken:
+def known(root: Path, index: Path, *paths: str) -> FileSet:
     """Take the default inputs and save what is known, with files old enough to be trusted."""
     age(*(root / path for path in paths))
     prints = fresh(root, index)
@@ -237,13 +237,13 @@ SECOND = 1_000_000_000
 def test_a_file_is_young_for_a_step_of_its_clock(
     mtime: int, ctime: int, began: int, *, young: bool
 ) -> None:
-    packed = stat_signature.pack(stat_signature.Signature(mtime, ctime, 1, 2, 3, 0o100644))
-    assert stat_signature.is_young(packed, began) is young
+    packed = stat_signature.pack(stat_signature.StatSignature(mtime, ctime, 1, 2, 3, 0o100644))
+    assert stat_signature.is_racy(packed, began) is young
 
 
 def test_times_beyond_all_bounds_are_taken() -> None:
-    far = stat_signature.Signature(2**80, -(2**80), 1, 2, 3, 0o100644)
-    assert stat_signature.is_young(stat_signature.pack(far), 2**62)
+    far = stat_signature.StatSignature(2**80, -(2**80), 1, 2, 3, 0o100644)
+    assert stat_signature.is_racy(stat_signature.pack(far), 2**62)
 
 
 def test_both_algorithms_are_remembered(root: Path, index: Path) -> None:

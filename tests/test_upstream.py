@@ -20,7 +20,7 @@ def step(name: str, depends_on: Sequence[str], outputs: Sequence[str]) -> Step:
         backend="local",
         environment=EnvironmentState("local", None, ready=True),
         image=None,
-        portable="true",
+        key_text="true",
         paths=(),
         outputs=tuple(outputs),
     )

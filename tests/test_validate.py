@@ -12,7 +12,7 @@ from conftest import Buildrun, Project
 from buildrun.commands import validate
 from buildrun.project.files import check_files
 from buildrun.project.report import FORMATS, Style
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 GOOD = "name: good\nentry_points:\n  main: {command: echo}\n"
 WARNED = "name: good\nnmae: x\n"
@@ -235,7 +235,7 @@ def test_findings_are_plain_text_without_a_terminal(buildrun: Buildrun, project:
 
 @pytest.mark.parametrize("colour", [True, False])
 def test_colour_is_the_callers_choice(project: Project, colour: bool) -> None:
-    rows = check_files([str(project(BAD))], "/", Reader({}))
+    rows = check_files([str(project(BAD))], "/", DependencyTracker({}))
     text = FORMATS["text"](rows, Style("/", colour=colour))
     assert ("\x1b[1;31merror[unknown-placeholder]\x1b[0m" in text) is colour
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from buildrun import warm
 from buildrun.environments import base, prefix
-from buildrun.environments.base import Request, identify
+from buildrun.environments.base import EnvironmentRequest, identify
 from buildrun.project.read import read_project
 from buildrun.store import home, memo
 
@@ -33,30 +33,30 @@ def main() -> None:
 
 def _long(cwd: str) -> Callable[[], bool]:
     store = home.locate(os.environ)
-    spec = read_project(cwd, memo.Reader(os.environ)).spec
+    spec = read_project(cwd, memo.DependencyTracker(os.environ)).spec
     if spec is None:
         sys.exit("the project cannot be read")
     name = base.choose(spec.environment, None)
     manager = base.load(name)
-    request = Request(spec, name, os.environ, memo.Memory(store.memory, write=False))
+    request = EnvironmentRequest(spec, name, os.environ, memo.Memo(store.memo, write=False))
 
     def check() -> bool:
         key = identify(manager, request).key
-        return prefix.hold(prefix.prefix_of(store, key), key, cwd) is not None
+        return prefix.acquire(prefix.prefix_of(store, key), key, cwd) is not None
 
     return check
 
 
 def _short(cwd: str) -> Callable[[], bool]:
-    memory = memo.Memory(home.locate(os.environ).memory, write=False)
+    memory = memo.Memo(home.locate(os.environ).memo, write=False)
     name, subject = warm._name(["."], cwd), warm._subject()
 
     def check() -> bool:
-        value = memo.known(memory, name, os.environ, subject=subject)
+        value = memo.get(memory, name, os.environ, subject=subject)
         if value is None:
             return False
         prepared = value["prepared"]
-        return prefix.hold(prepared["prefix"], prepared["key"], cwd) is not None
+        return prefix.acquire(prepared["prefix"], prepared["key"], cwd) is not None
 
     return check
 

@@ -18,7 +18,7 @@ _TRACKING = ("on", "optional", "off")
 _LONGEST = 131_000
 
 
-class Wanted(NamedTuple):
+class RunArguments(NamedTuple):
     """What the caller has said, see ``run`` for each; those from ``jobs`` on are for runs alone."""
 
     uri: StrPath
@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
     keep_workdir: bool = False
 
 
-def run_line(wanted: Wanted) -> list[str]:
+def run_line(wanted: RunArguments) -> list[str]:
     """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
     from buildrun.executors.output import MODES
 
@@ -73,7 +73,7 @@ def run_line(wanted: Wanted) -> list[str]:
     return ["run", *command_line(wanted), *_options(named, flags)]
 
 
-def command_line(wanted: Wanted) -> list[str]:
+def command_line(wanted: RunArguments) -> list[str]:
     """Return the URI and options; raises UsageError and ParameterError."""
     name, number = (
         None if given in (None, "") else given

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from buildrun.api.arguments import StrPath, Wanted, command_line
+from buildrun.api.arguments import RunArguments, StrPath, command_line
 from buildrun.api.process import Child
 from buildrun.api.run import error_of, order_of
 from buildrun.api.types import PlanReport, ValidationReport
@@ -40,7 +40,7 @@ def plan(
     The shape is that of ``buildrun plan --format json``; the requested entry point is the last
     step. Raises BuildrunError of the fitting kind where there is no plan.
     """
-    wanted = Wanted(
+    wanted = RunArguments(
         uri=uri,
         entry_point=entry_point,
         version=version,
@@ -92,7 +92,7 @@ def validate(
     """
     from buildrun.project import report
     from buildrun.project.files import check_files
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
     given = (paths,) if isinstance(paths, (str, os.PathLike)) else paths
     if not isinstance(given, Sequence) or not all(
@@ -100,6 +100,8 @@ def validate(
     ):
         raise UsageError(f"`paths` must be a path or several, not {paths!r}")
     directory = os.getcwd() if cwd is None else os.path.abspath(os.fsdecode(cwd))
-    rows = check_files([os.fsdecode(path) for path in given], directory, Reader(os.environ))
+    rows = check_files(
+        [os.fsdecode(path) for path in given], directory, DependencyTracker(os.environ)
+    )
     text = report.as_json(rows, report.Style(directory, strict=strict))
     return cast(ValidationReport, json.loads(text))

@@ -18,7 +18,7 @@ from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 
-from buildrun.api.arguments import Wanted
+from buildrun.api.arguments import RunArguments
 from buildrun.api.run import Run, start
 from buildrun.console import redact
 from buildrun.errors import BuildrunError
@@ -127,7 +127,7 @@ class BuildrunBackend(AbstractBackend):  # type: ignore[misc]  # MLflow need not
         run_id = config.pop("run_id", None) or _create(
             client, project_uri, entry_point, experiment_id
         )
-        wanted = Wanted(
+        wanted = RunArguments(
             uri=project_uri,
             entry_point=entry_point,
             version=version,

@@ -29,7 +29,7 @@ _PROGRAM: tuple[str, ...] = ("-P", "-m", "buildrun")
 _OLD_PROGRAM = ("-c", "import sys; del sys.path[0]; from buildrun.cli import entry; entry()")
 
 
-class Order(NamedTuple):
+class LaunchSpec(NamedTuple):
     """What to start.
 
     apart: in a session of its own and without our standard input, so that neither Ctrl-C nor the
@@ -47,7 +47,7 @@ class Order(NamedTuple):
 class Child:
     """A process of buildrun; may be used from several threads."""
 
-    def __init__(self, order: Order, hear: Callable[[Any], None]) -> None:
+    def __init__(self, order: LaunchSpec, hear: Callable[[Any], None]) -> None:
         """Start it; raises ExecutionError.
 
         hear: called with all that it tells, and with an empty mapping when it is over.
@@ -171,7 +171,7 @@ class _Lifeline:
         self._process.wait()
 
 
-def _start(order: Order) -> tuple[subprocess.Popen[bytes], int]:
+def _start(order: LaunchSpec) -> tuple[subprocess.Popen[bytes], int]:
     """Return the process, and the descriptor to read what it tells."""
     if not sys.executable:
         raise ExecutionError("there is no Python to run buildrun with: `sys.executable` is empty")

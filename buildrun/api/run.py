@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun import errors
-from buildrun.api.arguments import StrPath, Wanted, run_line
+from buildrun.api.arguments import RunArguments, StrPath, run_line
 from buildrun.api.docker_login import forget, log_in
-from buildrun.api.process import Child, Order
+from buildrun.api.process import Child, LaunchSpec
 from buildrun.api.types import RunReport, Status
 from buildrun.errors import INTERRUPTED, BuildrunError, ExecutionError, UsageError
 from buildrun.store import runs
@@ -66,7 +66,7 @@ class Run:
     business.
     """
 
-    def __init__(self, order: Order, *, remote: bool = False) -> None:
+    def __init__(self, order: LaunchSpec, *, remote: bool = False) -> None:
         """Start it; remote: it waits for its turn elsewhere. Raises ExecutionError."""
         self._id = ""
         self._known = threading.Event()
@@ -229,7 +229,7 @@ def run(
 
     Raises UsageError and ParameterError for arguments that cannot be, at once.
     """
-    wanted = Wanted(
+    wanted = RunArguments(
         uri=uri,
         entry_point=entry_point,
         version=version,
@@ -266,7 +266,7 @@ def run(
 
 
 def start(
-    wanted: Wanted,
+    wanted: RunArguments,
     docker_auth: Mapping[str, Any] | None,
     cwd: StrPath | None,
     environ: Mapping[str, str] | None,
@@ -303,12 +303,12 @@ def order_of(
     environ: Mapping[str, str] | None,
     *,
     apart: bool,
-) -> Order:
+) -> LaunchSpec:
     """Return what starts buildrun with our directory and variables, or with others."""
     if cwd is not None and not isinstance(cwd, (str, os.PathLike)):
         raise UsageError(f"`cwd` must be a path, not {cwd!r}")
     variables = dict(os.environ) if environ is None else _variables(environ)
-    return Order(argv, None if cwd is None else os.fsdecode(cwd), variables, apart)
+    return LaunchSpec(argv, None if cwd is None else os.fsdecode(cwd), variables, apart)
 
 
 def _variables(given: Mapping[str, str]) -> dict[str, str]:

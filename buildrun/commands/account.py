@@ -13,13 +13,13 @@ from buildrun.scheduler import Progress
 from buildrun.store import runs
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
+    from buildrun.commands.session import RunContext
     from buildrun.commands.tracked import Tracking
     from buildrun.plan.model import Plan
     from buildrun.store.locks import Lock
 
 
-class Account:
+class RunRecorder:
     """What is known of a run at any moment.
 
     prepared: the lone command that runs; progress: how far a plan of steps has come. lock: the
@@ -27,7 +27,7 @@ class Account:
     project's place, as its record tells it; "" for its directory.
     """
 
-    def __init__(self, running: Session, tracking: Tracking) -> None:
+    def __init__(self, running: RunContext, tracking: Tracking) -> None:
         """Start with nothing known."""
         self._running = running
         self.tracking = tracking

@@ -33,13 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _build(running, opened, arguments)
 
 
-def _build(running: session.Session, opened: session.Opened, arguments: argparse.Namespace) -> int:
-    session.check(running, opened, entry_point=False)
+def _build(
+    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
+) -> int:
+    session.require_valid(running, opened, entry_point=False)
     project, started = opened.project, time.monotonic()
     record = runs.begin(runs.new_id(), project.name, opened.source.where or project.root, "(build)")
     try:
@@ -54,7 +56,7 @@ def _build(running: session.Session, opened: session.Opened, arguments: argparse
 
 
 def _provide(
-    running: session.Session, opened: session.Opened, arguments: argparse.Namespace
+    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
 ) -> int:
     if running.options.backend == "docker" or docker_env(opened.project):
         return _image(
@@ -77,7 +79,7 @@ def _provide(
 
 
 def _image(
-    running: session.Session, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
+    running: session.RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
 ) -> int:
     from buildrun.commands.docker import Docker
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun.commands import table
 from buildrun.console import Console, printable, size
 from buildrun.environments import gc as collection
-from buildrun.environments.gc import Kept as Environment
+from buildrun.environments.gc import CacheEntry as Environment
 from buildrun.environments.images import gc as images
 from buildrun.environments.images.engine import Engine
 from buildrun.errors import BuildrunError, UsageError
@@ -24,8 +24,8 @@ from buildrun.store import fsck, home, memo, runs
 from buildrun.store import gc as collect
 
 if TYPE_CHECKING:
-    from buildrun.environments.images.gc import Kept as Image
-    from buildrun.store.gc import Kept as Result
+    from buildrun.environments.images.gc import CacheEntry as Image
+    from buildrun.store.gc import CacheEntry as Result
 
 # What is kept where nothing else is asked for.
 _MAX_AGE, _MAX_SIZE = "30d", "20G"
@@ -77,10 +77,10 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "verify":
         return _verify(store, arguments.format, environ)
     if arguments.verb == "clear":
-        memo.prune(memo.Memory(store.memory), 0)
+        memo.prune(memo.Memo(store.memo), 0)
         sources.prune(store, 0)
         gone = _remove(store, _survey(store, environ), arguments.format, environ)
-        collect.sweep(store, everything=True)
+        collect.collect_garbage(store, everything=True)
         return gone
     return _collect(store, arguments, environ)
 
@@ -91,7 +91,7 @@ def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[s
         chosen_age, chosen_size = _MAX_AGE, _MAX_SIZE
     max_age, kept = _duration(chosen_age), _survey(store, environ)
     items: list[Environment | Result | Image] = [*kept.environments, *kept.results, *kept.images]
-    chosen = collect.expendable(
+    chosen = collect.select_expired(
         items,
         now=time.time(),
         max_age=max_age,
@@ -99,17 +99,17 @@ def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[s
     )
     part = _Kept(
         [item for item in chosen if isinstance(item, Environment)],
-        [item for item in chosen if isinstance(item, collect.Kept)],
-        [item for item in chosen if isinstance(item, images.Kept)],
+        [item for item in chosen if isinstance(item, collect.CacheEntry)],
+        [item for item in chosen if isinstance(item, images.CacheEntry)],
     )
     if arguments.dry_run:
         return _write(part, arguments.format, environ)
-    memo.prune(memo.Memory(store.memory), _RECORDS)
+    memo.prune(memo.Memo(store.memo), _RECORDS)
     if max_age is not None:
         _prune_runs(store.runs, max_age)
         sources.prune(store, max_age)
     code = _remove(store, part, arguments.format, environ)
-    collect.sweep(store)
+    collect.collect_garbage(store)
     return code
 
 
@@ -132,17 +132,17 @@ def _prune_runs(directory: str, max_age: float) -> None:
 
 
 def _survey(store: home.Home, environ: Mapping[str, str]) -> _Kept:
-    made = images.survey(store, Engine(environ))
-    return _Kept(collection.survey(store), collect.survey(store), made)
+    made = images.list_entries(store, Engine(environ))
+    return _Kept(collection.list_entries(store), collect.list_entries(store), made)
 
 
 def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
-    kept = collection.survey(store)
+    kept = collection.list_entries(store)
     total = sum(item.bytes for item in kept)
     count, taken = collect.total(store)
-    made = images.survey(store, Engine(environ))
+    made = images.list_entries(store, Engine(environ))
     layers = sum(item.bytes for item in made)
-    fetched = sources.survey(store)
+    fetched = sources.list_entries(store)
     if form == "json":
         value = {
             "version": 1,
@@ -252,7 +252,7 @@ def _results(count: int) -> str:
 
 def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     environments, results = collection.verify(store), fsck.verify(store)
-    made = images.survey(store, Engine(environ))
+    made = images.list_entries(store, Engine(environ))
     results += [fsck.Finding(*each) for each in images.verify(store)]
     damaged = [*environments, *results]
     if form == "json":
@@ -264,7 +264,7 @@ def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
         for name, reason in results:
             sys.stdout.write(f"{name}: {printable(reason)}; it is made anew when next needed\n")
         counts = (
-            f"{_environments(len(collection.survey(store)))} and "
+            f"{_environments(len(collection.list_entries(store)))} and "
             f"{_results(collect.total(store)[0])}"
             f"{f' and {_images(len(made))}' if made else ''}"
         )

@@ -11,21 +11,21 @@ from buildrun.environments.heartbeat import going_on
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors import docker as containers
 from buildrun.executors import docker_cli, docker_files, docker_reaper
-from buildrun.executors.base import Hands, Job, Result, Sink
-from buildrun.executors.docker import Chosen, Task, Wants, code_fingerprints
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
+from buildrun.executors.docker import ContainerOptions, ResolvedImage, Task, code_fingerprints
 from buildrun.plan.model import EnvironmentState, docker_env
 from buildrun.store import digest
 from buildrun.workspace import glob
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
+    from buildrun.commands.session import RunContext
     from buildrun.commands.tracked import Tracking
-    from buildrun.environments.base import Identity, Request
+    from buildrun.environments.base import EnvironmentRequest, Identity
     from buildrun.environments.images.engine import Engine, Image
     from buildrun.executors.docker_cli import Container
     from buildrun.plan.model import Plan, Step
     from buildrun.project.model import ProjectSpec
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 # What the backend config may say for containers; the others are for Kubernetes.
 _CONFIG = ("docker_base", "kube-context", "kube-job-template-path", "repository-uri")
@@ -35,14 +35,14 @@ class Docker:
     """Runs the steps of one project in containers."""
 
     def __init__(
-        self, running: Session, project: ProjectSpec, tracking: Tracking | None = None
+        self, running: RunContext, project: ProjectSpec, tracking: Tracking | None = None
     ) -> None:
         """Take the project; no engine is asked yet."""
         self._running = running
         self._tracking = tracking
         self._project = project
         self._engine: Engine | None = None
-        self._chosen: Chosen | None = None
+        self._chosen: ResolvedImage | None = None
         self._steps: dict[str, Step] = {}
         self.wants = _wants(running, project)
 
@@ -65,7 +65,7 @@ class Docker:
 
         return environment.base_name(self._request, self._running.options.backend_config)
 
-    def choose(self, made: Plan, *, refresh: bool = False) -> Chosen:
+    def choose(self, made: Plan, *, refresh: bool = False) -> ResolvedImage:
         """Return the image to run, pulled or built if need be, for the plan's steps.
 
         Raises BuildrunError.
@@ -73,9 +73,9 @@ class Docker:
         with going_on(self._running.console, "preparing the image"):
             return self._choose(made, refresh=refresh)
 
-    def _choose(self, made: Plan, *, refresh: bool) -> Chosen:
+    def _choose(self, made: Plan, *, refresh: bool) -> ResolvedImage:
         running, console = self._running, self._running.console
-        docker_reaper.collect(containers.directory(running.home), running.environ)
+        docker_reaper.reap_abandoned(containers.directory(running.home), running.environ)
         try:
             base = self._obtain()
         finally:
@@ -105,7 +105,7 @@ class Docker:
         self._steps = {step.id: step for step in made.steps}
         return self._chosen
 
-    def known(self) -> tuple[Chosen, EnvironmentState] | None:
+    def known(self) -> tuple[ResolvedImage, EnvironmentState] | None:
         """Return the image as it is here, and how it stands, without pulling or building.
 
         None where there is not even what to start from. Raises BuildrunError.
@@ -124,7 +124,7 @@ class Docker:
         state = EnvironmentState(identity.manager, key, found is not None, identity.lock)
         return chosen._replace(environment=key), state
 
-    def content(self, chosen: Chosen) -> str:
+    def content(self, chosen: ResolvedImage) -> str:
         """Return what stands for the containers of the project in keys of results.
 
         The project's own code is not in it, for that is among the inputs of each step.
@@ -156,7 +156,12 @@ class Docker:
         return containers.run(made, self._project.root, running.home, running.environ, log)
 
     def perform(
-        self, step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink
+        self,
+        step: Step,
+        identity: Callable[[], str],
+        job: Job,
+        hands: ProcessRunner,
+        sink: OutputSink,
     ) -> Result:
         """Run one of several steps: its output to the sink, files into the container and out."""
         del identity
@@ -165,22 +170,22 @@ class Docker:
         made = self._container(step, run_id)
         environ = docker_cli.cli_environ(caller, made)
         workdir = self._chosen.workdir if self._chosen is not None else "/"
-        attendance = docker_reaper.attend(containers.directory(home), made.name, caller)
+        attendance = docker_reaper.lease(containers.directory(home), made.name, caller)
         try:
             create = Job("", job.cwd, environ, None, docker_cli.create_argv(made))
             result = hands.run(create, _without_id(sink))
             if result.exit_code == 0:
-                docker_files.put(made.name, workdir, job.cwd, self._inputs(step), environ)
+                docker_files.copy_in(made.name, workdir, job.cwd, self._inputs(step), environ)
                 start = Job("", job.cwd, environ, job.timeout, docker_cli.start_argv(made))
                 result = hands.run(start, sink)
                 if result.exit_code == 0 and result.interrupted is None:
-                    docker_files.fetch(made.name, workdir, job.cwd, step.outputs, environ)
+                    docker_files.copy_out(made.name, workdir, job.cwd, step.outputs, environ)
         finally:
             containers.end(made, attendance, caller)
         return result
 
     @property
-    def _request(self) -> Request:
+    def _request(self) -> EnvironmentRequest:
         from buildrun.commands import session
 
         return session.request_of(self._running, self._project)
@@ -199,7 +204,7 @@ class Docker:
             return None
         from buildrun.environments.images import environment
 
-        return environment.identify(self._request, base, self._running.seen)
+        return environment.identify(self._request, base, self._running.tracker)
 
     def _with_environment(self, base: Image, *, refresh: bool) -> Image:
         """Return the image with the environment above the base."""
@@ -229,20 +234,20 @@ class Docker:
         """
         if not any(docker_cli.begins_with_python(step.command) for step in made.steps):
             return True
-        from buildrun.environments.images.build_container import Access, Site
-        from buildrun.store.memo import recall
+        from buildrun.environments.images.build_container import Access, BuildContainer
+        from buildrun.store.memo import memoize
 
         running = self._running
 
-        def look(_: Reader) -> bool:
-            with Site(image, running.home, running.environ) as site:
+        def look(_: DependencyTracker) -> bool:
+            with BuildContainer(image, running.home, running.environ) as site:
                 site.create(("sh", "-c", "command -v python || exit 3"), Access())
                 return site.run(lambda _: b"").code != 3
 
-        return bool(recall(running.memory, f"python {image.id}", running.environ, look))
+        return bool(memoize(running.memo, f"python {image.id}", running.environ, look))
 
-    def _as_is(self, image: Image) -> Chosen:
-        return Chosen(
+    def _as_is(self, image: Image) -> ResolvedImage:
+        return ResolvedImage(
             id=image.id,
             base=image.id,
             reference=self.declared,
@@ -267,7 +272,7 @@ class Docker:
         declared = [
             os.fsdecode(path)
             for pattern in step.inputs or ()
-            for path, _ in glob.found(root, pattern.text)
+            for path, _ in glob.expand(root, pattern.text)
         ]
         waiting, seen = list(step.depends_on), dict[str, None]()
         while waiting:
@@ -284,7 +289,7 @@ def task_of(step: Step) -> Task:
     return Task(step.id, step.command, step.paths, step.env, step.pass_env, step.shown)
 
 
-def _wants(running: Session, project: ProjectSpec) -> Wants:
+def _wants(running: RunContext, project: ProjectSpec) -> ContainerOptions:
     options, declared = running.options, docker_env(project)
     arguments = docker_cli.arguments(options.docker_args)
     docker_cli.refuse_unfit(arguments)
@@ -295,7 +300,7 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
         experiment_id=options.experiment_id,
         experiment_name=options.experiment_name,
     )
-    return Wants(
+    return ContainerOptions(
         volumes=declared.volumes if declared is not None else (),
         environment=declared.environment if declared is not None else (),
         arguments=arguments,
@@ -305,7 +310,7 @@ def _wants(running: Session, project: ProjectSpec) -> Wants:
     )
 
 
-def _warn_of_unknown(running: Session) -> None:
+def _warn_of_unknown(running: RunContext) -> None:
     for key in running.options.backend_config:
         if key not in _CONFIG:
             from buildrun.console import did_you_mean
@@ -314,7 +319,7 @@ def _warn_of_unknown(running: Session) -> None:
             running.console.warn(f"the backend config's `{key}` means nothing here", hint)
 
 
-def _without_id(sink: Sink) -> Sink:
+def _without_id(sink: OutputSink) -> OutputSink:
     """Return a sink for `docker create`, which writes the container's id to standard output."""
 
     def passed(stream: int, chunk: bytes) -> None:

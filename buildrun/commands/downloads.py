@@ -9,13 +9,13 @@ from buildrun.console import redact
 from buildrun.errors import ParameterError
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
+    from buildrun.commands.session import RunContext
 
 
 class Downloads:
     """Remote `path` parameters of one run; without a storage directory they go when it ends."""
 
-    def __init__(self, running: Session) -> None:
+    def __init__(self, running: RunContext) -> None:
         """Start with nothing fetched."""
         self._running = running
         self._temporary: str | None = None

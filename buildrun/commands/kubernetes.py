@@ -9,23 +9,23 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from buildrun.commands.docker import Docker
-from buildrun.commands.travel import Travel
+from buildrun.commands.travel import FileStaging
 from buildrun.console import holds
 from buildrun.environments.heartbeat import going_on
 from buildrun.executors import docker_cli
-from buildrun.executors.base import Hands, Job, Result, Sink
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
 from buildrun.executors.docker import code_fingerprints
 from buildrun.executors.kubernetes import job_runner, manifest
 from buildrun.executors.kubernetes.auth import connect
 from buildrun.executors.kubernetes.cluster import Cluster
 from buildrun.executors.kubernetes.config import Config
-from buildrun.executors.kubernetes.manifest import MOUNT, Identity, Wish
+from buildrun.executors.kubernetes.manifest import MOUNT, Identity, JobSpec
 from buildrun.plan.model import docker_env
 from buildrun.store import digest, runs
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
-    from buildrun.executors.docker import Chosen
+    from buildrun.commands.session import RunContext
+    from buildrun.executors.docker import ResolvedImage
     from buildrun.plan.model import Plan, Step
     from buildrun.plan.state import CacheSettings
     from buildrun.project.model import ProjectSpec
@@ -36,7 +36,7 @@ class Kubernetes:
 
     def __init__(
         self,
-        running: Session,
+        running: RunContext,
         project: ProjectSpec,
         config: Config,
         settings: CacheSettings,
@@ -51,7 +51,7 @@ class Kubernetes:
         self._run_id = run_id
         self._detach = detach
         self._docker = Docker(running, project)
-        self._travel = Travel(
+        self._travel = FileStaging(
             project, settings.remote, running.environ, config.endpoint, self._in_image
         )
         self._open = ExitStack()
@@ -84,7 +84,7 @@ class Kubernetes:
         finally:
             self._open.__exit__(*exception)  # type: ignore[arg-type]
 
-    def choose(self, made: Plan, *, refresh: bool) -> Chosen:
+    def choose(self, made: Plan, *, refresh: bool) -> ResolvedImage:
         """Return the image with the project's code, and have it where the cluster pulls from.
 
         Raises BuildrunError, also for what no pod could have.
@@ -104,12 +104,17 @@ class Kubernetes:
             console.done()
         return chosen
 
-    def content(self, chosen: Chosen) -> str:
+    def content(self, chosen: ResolvedImage) -> str:
         """Return what stands for the containers of the project in keys of results."""
         return self._docker.content(chosen)
 
     def perform(
-        self, step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink
+        self,
+        step: Step,
+        identity: Callable[[], str],
+        job: Job,
+        hands: ProcessRunner,
+        sink: OutputSink,
     ) -> Result:
         """Run a step as a Job: its log to the sink, files into the pod and out."""
         number = self._attempts.get(step.id, 0)
@@ -125,7 +130,7 @@ class Kubernetes:
         if step.secrets:
             program = docker_cli.program_of_variable(command)
             secrets = {**secrets, docker_cli.COMMAND: command}
-        wish = Wish(
+        wish = JobSpec(
             identity=Identity(self._project.name, step.id, key, self._cluster.owner),
             run_id=self._run_id,
             image=self._image,
@@ -139,15 +144,15 @@ class Kubernetes:
             attempt=number,
         )
         if travel.is_needed(step):
-            files = travel.pack(step, wish.name, program, docker_cli.CODE)
+            files = travel.stage_inputs(step, wish.name, program, docker_cli.CODE)
             program = ("python3", f"{MOUNT}/carry.py", f"{MOUNT}/task.json")
             wish = wish._replace(program=program, files=files)
-        return job_runner.carry_out(
+        return job_runner.run_job(
             self._cluster,
             wish,
             hands,
             sink,
-            lambda last: travel.harvest(step, wish.name, last=last),
+            lambda last: travel.collect_outputs(step, wish.name, last=last),
             detach=self._detach,
         )
 
@@ -173,7 +178,7 @@ class Kubernetes:
         if "PYTHONUNBUFFERED" not in _names(self._config.template):
             seen["PYTHONUNBUFFERED"] = "1"  # or lines of a Python program come late
         if declared is not None:
-            given = docker_cli.declared((), declared.environment, caller, self._project.root)
+            given = docker_cli.declared_mounts((), declared.environment, caller, self._project.root)
             seen.update(given.environ)
         seen.update({name: caller[name] for name in step.pass_env if name in caller})
         seen.update(dict(step.env))

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from buildrun.commands import options as project_options
 from buildrun.commands import session
 from buildrun.environments import base, lockfile
-from buildrun.environments.base import Request, here, identify
+from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store.files import publish
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock, and show what changed."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     with session.open_project(running) as opened:
         return _lock(running, opened, arguments)
 
 
-def _lock(running: session.Session, opened: session.Opened, arguments: argparse.Namespace) -> int:
+def _lock(
+    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
+) -> int:
     options = running.options
-    session.check(running, opened, entry_point=False)
+    session.require_valid(running, opened, entry_point=False)
     if opened.source.workdir is not None and not (arguments.check or arguments.dry_run):
         raise UsageError(
             "the lock of a project from git or an archive would be lost with its directory",
@@ -52,7 +54,9 @@ def _lock(running: session.Session, opened: session.Opened, arguments: argparse.
         )
     path = _environment_file(opened.project, is_checked=arguments.check)
     name = base.choose(opened.project.environment, options.env_manager)
-    request = Request(opened.project, name, running.environ, running.memory, options.offline)
+    request = EnvironmentRequest(
+        opened.project, name, running.environ, running.memo, options.offline
+    )
     manager = base.load(name)
     if not path:
         sys.stdout.write("the project declares no environment; there is nothing to lock\n")
@@ -89,10 +93,10 @@ def _environment_file(project: ProjectSpec, *, is_checked: bool) -> str:
     return environment.path
 
 
-def _state(request: Request, path: str) -> tuple[Lock | None, Sequence[str]]:
+def _state(request: EnvironmentRequest, path: str) -> tuple[Lock | None, Sequence[str]]:
     """Return the lock that is there and why it does not serve; reasons are empty when it does."""
     try:
-        previous = lockfile.load(path, Reader(request.environ))
+        previous = lockfile.load(path, DependencyTracker(request.environ))
     except EnvironmentFailure as failure:
         return None, [failure.message]
     if previous is None:

@@ -40,17 +40,17 @@ def _hear() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEEDED)
 
 
-def tell_id(run_id: str) -> None:
+def notify_id(run_id: str) -> None:
     """Tell the run's id, before anything is built for it."""
     _tell({"run_id": run_id})
 
 
-def tell_record(record: Any) -> None:
+def notify_record(record: Any) -> None:
     """Tell how the run stands; record: a ``runs.Record``."""
     _tell({"record": record._asdict()})
 
 
-def tell_error(error: BuildrunError) -> None:
+def notify_error(error: BuildrunError) -> None:
     """Tell what stopped the run; being told to is no error."""
     if isinstance(error, Interrupted):
         return

@@ -20,7 +20,7 @@ from buildrun.store import files
 from buildrun.store.files import publish
 
 if TYPE_CHECKING:
-    from buildrun.commands.account import Account
+    from buildrun.commands.account import RunRecorder
     from buildrun.console import Console
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>-[^\s=]*)")
@@ -334,7 +334,7 @@ def report_path(given: str | None, cwd: str) -> str | None:
     return path
 
 
-def write_report(path: str, account: Account, console: Console) -> None:
+def write_report(path: str, account: RunRecorder, console: Console) -> None:
     """Write it; a failure is told, and changes nothing about how the run ended."""
     try:
         _write(path, account.report())

@@ -16,15 +16,15 @@ from buildrun.console import printable
 from buildrun.errors import EnvironmentFailure, ExecutionError
 from buildrun.plan import model
 from buildrun.plan.model import Plan
-from buildrun.plan.state import CacheSettings, open_place
-from buildrun.plan.uptodate import Verdict
+from buildrun.plan.state import CacheSettings, open_state
+from buildrun.plan.uptodate import StepStatus
 from buildrun.project.model import ProjectSpec
 
 # What Mermaid may take for markup, also between quotes.
 _MARKUP = frozenset('"#&;<>\\`{}|')
 
 
-def mermaid(made: Plan, verdicts: Sequence[Verdict]) -> str:
+def mermaid(made: Plan, verdicts: Sequence[StepStatus]) -> str:
     """Return the plan as a Mermaid flowchart."""
     number = {step.id: f"s{index}" for index, step in enumerate(made.steps)}
     lines = ["flowchart TD"]
@@ -37,7 +37,7 @@ def mermaid(made: Plan, verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def dot(made: Plan, verdicts: Sequence[Verdict]) -> str:
+def dot(made: Plan, verdicts: Sequence[StepStatus]) -> str:
     """Return the plan in the language of Graphviz."""
     lines = ["digraph plan {"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
@@ -77,15 +77,15 @@ def show(
     form: str,
 ) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
-    running = session.begin(options, environ, cwd, quiet=False, write=False)
+    running = session.new_context(options, environ, cwd, quiet=False, write=False)
     with session.open_project(running) as opened:
         return _show(running, opened, settings, form)
 
 
 def _show(
-    running: session.Session, opened: session.Opened, settings: CacheSettings, form: str
+    running: session.RunContext, opened: session.LoadedProject, settings: CacheSettings, form: str
 ) -> int:
-    session.check(running, opened)
+    session.require_valid(running, opened)
     options, content = running.options, None
     try:
         if "docker" in (options.backend, _manager(running, opened.project)):
@@ -100,7 +100,7 @@ def _show(
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
         state = model.EnvironmentState(_manager(running, opened.project), None, False)
-    made = model.make(opened.project, session.wish(running), state, content=content)
+    made = model.make_plan(opened.project, session.plan_request(running), state, content=content)
     cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -109,16 +109,16 @@ def _show(
 
 
 def _image_state(
-    running: session.Session, project: ProjectSpec
+    running: session.RunContext, project: ProjectSpec
 ) -> tuple[model.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.commands.docker import Docker
-    from buildrun.environments.images.engine import Refused
+    from buildrun.environments.images.engine import EngineError
 
     docker = Docker(running, project)
     try:
         found = docker.known()
-    except (ExecutionError, Refused):
+    except (ExecutionError, EngineError):
         found = None  # a plan needs no engine
     if found is None:
         return model.EnvironmentState(_manager(running, project), None, False), None
@@ -126,17 +126,19 @@ def _image_state(
     return state, docker.content(chosen)
 
 
-def _judge(running: session.Session, made: model.Plan, settings: CacheSettings) -> list[Verdict]:
+def _judge(
+    running: session.RunContext, made: model.Plan, settings: CacheSettings
+) -> list[StepStatus]:
     """Return how each step stands; nothing is written."""
-    where = open_place(
+    where = open_state(
         made, running.home, settings, running.environ, running.console, write=False, explain=True
     )
-    verdicts: list[Verdict] = []
+    verdicts: list[StepStatus] = []
     try:
         for step in made.steps:
-            verdict = where.judge.verdict(step)
+            verdict = where.staleness.check(step)
             if _is_foreseen(step, verdict, verdicts, made):
-                where.judge.settle(step.id, verdict.outputs or "")
+                where.staleness.record_outputs(step.id, verdict.outputs or "")
             verdicts.append(verdict)
     finally:
         where.results.finish()
@@ -144,7 +146,7 @@ def _judge(running: session.Session, made: model.Plan, settings: CacheSettings) 
 
 
 def _is_foreseen(
-    step: model.Step, verdict: Verdict, before: Sequence[Verdict], made: model.Plan
+    step: model.Step, verdict: StepStatus, before: Sequence[StepStatus], made: model.Plan
 ) -> bool:
     """Return whether what the step hands on is known without running it."""
     states = {
@@ -155,13 +157,13 @@ def _is_foreseen(
     return verdict.state != "miss"
 
 
-def _manager(running: session.Session, project: Any) -> str:
+def _manager(running: session.RunContext, project: Any) -> str:
     from buildrun.environments.base import choose
 
     return choose(project.environment, running.options.env_manager)
 
 
-def to_json(made: model.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def to_json(made: model.Plan, verdicts: Sequence[StepStatus]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
@@ -172,7 +174,7 @@ def to_json(made: model.Plan, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _step_to_json(step: model.Step, verdict: Verdict) -> dict[str, Any]:
+def _step_to_json(step: model.Step, verdict: StepStatus) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
@@ -190,11 +192,11 @@ def _step_to_json(step: model.Step, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _json(made: model.Plan, verdicts: Sequence[Verdict]) -> str:
+def _json(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
     return json.dumps(to_json(made, verdicts), indent=2) + "\n"
 
 
-def _text(made: model.Plan, verdicts: Sequence[Verdict]) -> str:
+def _text(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
     lines = [f"{made.project.name} ({printable(made.project.root)})"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment

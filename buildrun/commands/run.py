@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from buildrun.commands import notify, run_steps, session, warm_record
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
-from buildrun.commands.account import Account
+from buildrun.commands.account import RunRecorder
 from buildrun.commands.downloads import Downloads
 from buildrun.commands.options import report_path, write_report
-from buildrun.commands.run_steps import Wanted
+from buildrun.commands.run_steps import RunOptions
 from buildrun.commands.tracked import Tracking
 from buildrun.environments import provision
 from buildrun.environments.base import Environment
@@ -23,13 +23,13 @@ from buildrun.executors.base import Result
 from buildrun.executors.output import MODES
 from buildrun.plan import model
 from buildrun.prepared import Prepared, perform
-from buildrun.scheduler import Manner, Progress
+from buildrun.scheduler import Limits, Progress
 from buildrun.tracking import config as ask
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
+    from buildrun.commands.session import RunContext
     from buildrun.step_runner import Perform
-    from buildrun.warm import Claim
+    from buildrun.warm import PlanLease
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(
-    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, claim: Claim
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, claim: PlanLease
 ) -> int:
     """Run, and return the command's own exit code.
 
@@ -72,8 +72,8 @@ def execute(
     """
     settings = cache_options.read_cache_options(arguments, environ, cwd)
     options = project_options.read_project_options(arguments, environ, cwd)
-    manner = Manner(_jobs(arguments.jobs), arguments.keep_going)
-    wanted = Wanted(settings, manner, arguments.output, arguments.detach)
+    manner = Limits(_jobs(arguments.jobs), arguments.keep_going)
+    wanted = RunOptions(settings, manner, arguments.output, arguments.detach)
     if arguments.detach and options.backend != "kubernetes":
         raise UsageError(
             "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
@@ -86,15 +86,15 @@ def execute(
         from buildrun.commands import watch
 
         return watch.watch(options, arguments.command_line, environ, cwd)
-    running = session.begin(options, environ, cwd, quiet=arguments.quiet, write=True)
+    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     session.watch_config(running, arguments.backend_config)
     report_file = report_path(arguments.report, cwd)
-    account = Account(running, Tracking(running, arguments.tracking))
+    account = RunRecorder(running, Tracking(running, arguments.tracking))
     downloads = Downloads(running)
     try:
         with session.open_project(running) as opened:
             account.where = opened.source.where
-            session.check(running, opened)
+            session.require_valid(running, opened)
             _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
     except KeyboardInterrupt:
         account.interrupt(signal.SIGINT)
@@ -111,19 +111,19 @@ def execute(
 
 
 def _run(
-    running: Session,
-    opened: session.Opened,
-    wanted: Wanted,
-    account: Account,
+    running: RunContext,
+    opened: session.LoadedProject,
+    wanted: RunOptions,
+    account: RunRecorder,
     downloads: Downloads,
-    claim: Claim,
+    claim: PlanLease,
     *,
     refresh: bool,
 ) -> None:
     # What no environment can mend is found before one is built.
-    first = model.make(opened.project, session.wish(running), _UNKNOWN)
+    first = model.make_plan(opened.project, session.plan_request(running), _UNKNOWN)
     if any(step.secrets for step in first.steps):
-        running.seen.volatile = True  # no record for the next run, which would hold them
+        running.tracker.untrackable = True  # no record for the next run, which would hold them
     cache_options.refuse_unknown(wanted.settings, first)
     _refuse(first)
     _supported(running)
@@ -131,7 +131,7 @@ def _run(
     tracking = account.tracking
     tracking.begin(opened, first)
     if not tracking.is_late:
-        notify.tell_id(account.run_id)
+        notify.notify_id(account.run_id)
     if first.steps[-1].backend == "kubernetes":
         _run_in_kubernetes(running, opened, wanted, account, downloads, claim, refresh=refresh)
         return
@@ -147,16 +147,16 @@ def _run(
         environment, account.lock = provision.provide(
             manager, identity, request, running.home, running.console, refresh=refresh
         )
-        tracking.begin_late(environment.prefix)
+        tracking.begin_with_environment(environment.prefix)
         return environment
 
     def make() -> model.Plan:
         state = session.environment_state(running, manager, identity)
         content = session.environment_content(request, identity)
-        wish = session.wish(running)
-        return model.make(opened.project, wish, state, downloads.fetch, content=content)
+        wish = session.plan_request(running)
+        return model.make_plan(opened.project, wish, state, downloads.fetch, content=content)
 
-    if model.is_plain(first) and wanted.shown is None:
+    if model.is_passthrough(first) and wanted.shown is None:
         environment = provide()
         made = make()
         prepared = _prepared(made, environment, tracking.untracked)
@@ -178,12 +178,12 @@ def _run(
 
 
 def _run_in_docker(
-    running: Session,
-    opened: session.Opened,
-    wanted: Wanted,
-    account: Account,
+    running: RunContext,
+    opened: session.LoadedProject,
+    wanted: RunOptions,
+    account: RunRecorder,
     downloads: Downloads,
-    claim: Claim,
+    claim: PlanLease,
     *,
     refresh: bool,
 ) -> None:
@@ -192,11 +192,11 @@ def _run_in_docker(
     tracking = account.tracking
     docker = Docker(running, opened.project, tracking)
     state = model.EnvironmentState("docker", None, True)
-    made = model.make(opened.project, session.wish(running), state, downloads.fetch)
+    made = model.make_plan(opened.project, session.plan_request(running), state, downloads.fetch)
     chosen = docker.choose(made, refresh=refresh)
     tracking.tag_image(chosen.reference, chosen.id)
     made = made._replace(content=docker.content(chosen))
-    if model.is_plain(made) and wanted.shown is None:
+    if model.is_passthrough(made) and wanted.shown is None:
         account.prepared = _prepared(made, _IMAGE, tracking.variables)
         account.begin(made)
         if not downloads.used:
@@ -212,12 +212,12 @@ def _run_in_docker(
 
 
 def _run_in_kubernetes(
-    running: Session,
-    opened: session.Opened,
-    wanted: Wanted,
-    account: Account,
+    running: RunContext,
+    opened: session.LoadedProject,
+    wanted: RunOptions,
+    account: RunRecorder,
     downloads: Downloads,
-    claim: Claim,
+    claim: PlanLease,
     *,
     refresh: bool,
 ) -> None:
@@ -231,7 +231,7 @@ def _run_in_kubernetes(
         running, opened.project, config, wanted.settings, account.run_id, detach=wanted.detach
     )
     state = model.EnvironmentState("docker", None, True)
-    made = model.make(opened.project, session.wish(running), state, downloads.fetch)
+    made = model.make_plan(opened.project, session.plan_request(running), state, downloads.fetch)
     with cluster:
         chosen = cluster.choose(made, refresh=refresh)
         tracking.tag_image(chosen.reference, chosen.id)
@@ -248,9 +248,9 @@ def _run_in_kubernetes(
 
 
 def _run_steps(
-    running: Session,
-    account: Account,
-    wanted: Wanted,
+    running: RunContext,
+    account: RunRecorder,
+    wanted: RunOptions,
     progress: Progress,
     provide: Callable[[], Environment],
     changes: Mapping[str, str | None],
@@ -258,13 +258,13 @@ def _run_steps(
 ) -> None:
     """Run the steps, and account for them; the last three are as for ``run_steps``."""
     origins: dict[str, str] = {}
-    perform = account.tracking.performing(perform, origins)
+    perform = account.tracking.with_nested_runs(perform, origins)
     run_steps.run_steps(
         running, progress, account.run_id, wanted, provide, changes, perform, origins
     )
     account.result = Result(progress.exit_code(), progress.interrupted)
     account.summary()
-    account.tracking.tell_steps(progress, origins)
+    account.tracking.log_steps(progress, origins)
 
 
 def _jobs(text: str) -> int:
@@ -304,7 +304,7 @@ def _refuse(made: model.Plan) -> None:
         raise problem
 
 
-def _supported(running: Session) -> None:
+def _supported(running: RunContext) -> None:
     backend = running.options.backend
     if backend == "databricks":
         raise UsageError("buildrun does not run projects on Databricks", hint="use `mlflow run`")

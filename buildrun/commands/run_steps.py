@@ -10,33 +10,33 @@ from buildrun.executors import output
 from buildrun.plan import graph
 from buildrun.plan import state as place
 from buildrun.plan.model import Outcome
-from buildrun.scheduler import Manner, Progress
-from buildrun.step_runner import Perform, Worker
+from buildrun.scheduler import Limits, Progress
+from buildrun.step_runner import Perform, StepRunner
 from buildrun.store import runs
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import Session
+    from buildrun.commands.session import RunContext
     from buildrun.environments.base import Environment
-    from buildrun.plan.state import CacheSettings, Place
+    from buildrun.plan.state import CacheSettings, ProjectState
 
 
-class Wanted(NamedTuple):
+class RunOptions(NamedTuple):
     """What the user asked of a run of steps.
 
     shown: how output is shown, None for what suits. detach: steps are only submitted.
     """
 
     settings: CacheSettings
-    manner: Manner
+    manner: Limits
     shown: str | None
     detach: bool = False
 
 
 def run_steps(
-    running: Session,
+    running: RunContext,
     progress: Progress,
     run_id: str,
-    wanted: Wanted,
+    wanted: RunOptions,
     provide: Callable[[], Environment],
     changes: Mapping[str, str | None],
     perform: Perform | None = None,
@@ -51,21 +51,21 @@ def run_steps(
     """
     made, console = progress.plan, running.console
     directory = runs.directory(running.home.runs, run_id)
-    where = place.open_place(
+    where = place.open_state(
         made, running.home, wanted.settings, running.environ, console, logs=directory
     )
     where = where._replace(origins=origins)
     mode = output.choose(wanted.shown, jobs=wanted.manner.jobs, steps=made.steps)
-    worker = Worker(where, output.Display(mode, console), perform)
+    worker = StepRunner(where, output.Display(mode, console), perform)
     try:
-        scheduler.settle(progress, worker, console)
-        if scheduler.goes_on(progress, wanted.manner):
+        scheduler.resolve_cached(progress, worker, console)
+        if scheduler.may_continue(progress, wanted.manner):
             environment = provide()
             environ = _environ(running.environ, {**environment.variables, **changes})
-            weights = graph.order(
+            weights = graph.critical_path(
                 {step.id: step.depends_on for step in made.steps}, where.history.seconds()
             )
-            scheduler.carry_out(progress, worker, environ, weights, wanted.manner, console)
+            scheduler.run_remaining(progress, worker, environ, weights, wanted.manner, console)
             _look_for_damage(progress, environment, console)
         if origins is not None:
             earlier = place.origins_of(where.history, [step.id for step in made.steps])
@@ -75,7 +75,7 @@ def run_steps(
         _finish(where, progress)
 
 
-def _finish(where: Place, progress: Progress) -> None:
+def _finish(where: ProjectState, progress: Progress) -> None:
     if progress.interrupted is not None:
         where.results.abandon()
     else:

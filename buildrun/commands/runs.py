@@ -15,7 +15,7 @@ from buildrun.commands import table
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.executors.kubernetes.cluster import Submitted, recorded
-from buildrun.executors.kubernetes.detached import Detached, Left
+from buildrun.executors.kubernetes.detached import Detached, DetachedState
 from buildrun.store import home, runs
 from buildrun.store.runs import Record
 
@@ -54,7 +54,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Do one of the subcommands."""
     directory = home.locate(environ).runs
     if arguments.verb == "ls":
-        return _list(runs.survey(directory)[: max(0, arguments.number)], arguments.format, environ)
+        return _list(
+            runs.list_runs(directory)[: max(0, arguments.number)], arguments.format, environ
+        )
     record = (
         latest(directory, cwd, is_ending=arguments.verb == "cancel")
         if arguments.run is None
@@ -246,7 +248,7 @@ def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _cancelled(record: Record, ended: Sequence[Left]) -> Record:
+def _cancelled(record: Record, ended: Sequence[DetachedState]) -> Record:
     """Return the record of a run whose Jobs were deleted, each as it stood then."""
     codes = {item.job.step: item.exit_code for item in ended}
     steps = []
@@ -293,7 +295,7 @@ def latest(directory: str, cwd: str, *, is_ending: bool) -> Record:
     directory: of all runs. is_ending: it is to be ended, so it must not have ended yet, and one
     that runs is as good as a submitted one.
     """
-    everything = runs.survey(directory)
+    everything = runs.list_runs(directory)
     if not everything:
         raise UsageError("no run is recorded yet", hint="`buildrun .` makes one")
     here = _nearest(everything, cwd)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.commands.options import ProjectOptions
-from buildrun.console import Console, are_in, holds, nearest, printable, redact
+from buildrun.console import Console, has_credentials, holds, nearest, printable, redact
 from buildrun.environments import base as registry
-from buildrun.environments.base import Identity, Request, identify
-from buildrun.environments.prefix import flaw, prefix_of
+from buildrun.environments.base import EnvironmentRequest, Identity, identify
+from buildrun.environments.prefix import prefix_of, why_unusable
 from buildrun.errors import EnvironmentFailure, ProjectError
 from buildrun.plan import codec, model
 from buildrun.project import locate
@@ -17,13 +17,13 @@ from buildrun.project.model import EntryPoint, ProjectSpec
 from buildrun.project.rules import dependencies
 from buildrun.project.rules.values import misfit
 from buildrun.sources import base as sources
-from buildrun.sources.base import Asked, Origin
-from buildrun.sources.base import Opened as Source
+from buildrun.sources.base import Checkout as Source
+from buildrun.sources.base import Origin, SourceRequest
 from buildrun.store import home
-from buildrun.store.memo import Memory, Reader, recall
+from buildrun.store.memo import DependencyTracker, Memo, memoize
 
 if TYPE_CHECKING:
-    from buildrun.environments.base import Manager
+    from buildrun.environments.base import EnvironmentManager
     from buildrun.project.diagnostics import Diagnostic
 
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-class Session(NamedTuple):
+class RunContext(NamedTuple):
     """What a command on a project works with.
 
-    seen: everything that was read so far, and so what a prepared command depends on.
+    tracker: everything that was read so far, and so what a prepared command depends on.
     """
 
     options: ProjectOptions
@@ -42,11 +42,11 @@ class Session(NamedTuple):
     cwd: str
     home: home.Home
     console: Console
-    memory: Memory
-    seen: Reader
+    memo: Memo
+    tracker: DependencyTracker
 
 
-class Opened(NamedTuple):
+class LoadedProject(NamedTuple):
     """A project; leaving a ``with`` block on it removes what is temporary of it.
 
     fresh: it was read and checked just now, not remembered.
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
         """Return where the project comes from."""
         return self.source.origin
 
-    def __enter__(self) -> "Opened":
+    def __enter__(self) -> "LoadedProject":
         """Use the project for a block."""
         return self
 
@@ -71,34 +71,34 @@ class Opened(NamedTuple):
         self.source.close()
 
 
-def begin(
+def new_context(
     options: ProjectOptions, environ: Mapping[str, str], cwd: str, *, quiet: bool, write: bool
-) -> Session:
+) -> RunContext:
     """Return a session; ``write`` False leaves the store alone."""
     store = home.locate(environ)
-    seen = Reader(environ)
-    memory = Memory(store.memory, write, seen)
-    return Session(options, environ, cwd, store, Console(environ, quiet=quiet), memory, seen)
+    seen = DependencyTracker(environ)
+    memory = Memo(store.memo, write, seen)
+    return RunContext(options, environ, cwd, store, Console(environ, quiet=quiet), memory, seen)
 
 
-def watch_config(session: Session, given: str | None) -> None:
+def watch_config(session: RunContext, given: str | None) -> None:
     """Note that a prepared command depends on the file of a backend config, where it is one."""
     if given is None or not given.endswith(".json"):
         return
     try:
-        session.seen.read(os.path.abspath(given))
+        session.tracker.read(os.path.abspath(given))
     except OSError:
-        session.seen.volatile = True  # gone since it was read
+        session.tracker.untrackable = True  # gone since it was read
 
 
-def open_project(session: Session) -> Opened:
+def open_project(session: RunContext) -> LoadedProject:
     """Return the project that the options name, with every finding about it.
 
     Whoever opens it closes it. Raises ProjectError where it cannot be read at all, or where an
     error concerns the run.
     """
     options = session.options
-    asked = Asked(
+    asked = SourceRequest(
         options.version, session.cwd, session.environ, session.home, session.console,
         options.offline, options.keep_workdir,
     )  # fmt: skip
@@ -110,12 +110,12 @@ def open_project(session: Session) -> Opened:
         raise
 
 
-def _read(session: Session, source: Source) -> Opened:
-    if source.workdir is not None and source.again is None:
-        session.seen.volatile = True  # its files are not there before it is opened again
+def _read(session: RunContext, source: Source) -> LoadedProject:
+    if source.workdir is not None and source.recipe is None:
+        session.tracker.untrackable = True  # its files are not there before it is opened again
     root, fresh = source.root, False
 
-    def compute(reader: Reader) -> dict[str, Any]:
+    def compute(reader: DependencyTracker) -> dict[str, Any]:
         nonlocal fresh
         fresh = True
         from buildrun.project.read import read_project
@@ -126,19 +126,21 @@ def _read(session: Session, source: Source) -> Opened:
             "diagnostics": codec.encode_diagnostics(reading.diagnostics),
         }
         # What bears credentials is read again each time rather than kept.
-        bears = are_in(json.dumps(found)) or (reading.spec is not None and _bears(reading.spec))
-        reader.volatile = reader.volatile or bears
+        bears = has_credentials(json.dumps(found)) or (
+            reading.spec is not None and _bears(reading.spec)
+        )
+        reader.untrackable = reader.untrackable or bears
         return found
 
     name = f"project {root} {locate.find_mlproject(root) or ''}"
-    value = recall(session.memory, name, session.environ, compute)
+    value = memoize(session.memo, name, session.environ, compute)
     diagnostics = codec.decode_diagnostics(value["diagnostics"])
     if value["spec"] is None:
         raise _refusal(session, diagnostics)
-    return Opened(codec.load_project(value["spec"]), diagnostics, fresh, source)
+    return LoadedProject(codec.load_project(value["spec"]), diagnostics, fresh, source)
 
 
-def notice(opened: Opened, cwd: str) -> str:
+def notice(opened: LoadedProject, cwd: str) -> str:
     """Return the line that stands for warnings which were said before, or ""."""
     count = sum(item.severity == "warning" for item in opened.diagnostics)
     if not count:
@@ -148,7 +150,7 @@ def notice(opened: Opened, cwd: str) -> str:
     return f"{file}: {warnings}; `buildrun validate` shows them"
 
 
-def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None:
+def require_valid(session: RunContext, opened: LoadedProject, *, entry_point: bool = True) -> None:
     """Say what was found; raises ProjectError for an error that concerns the run.
 
     entry_point: False where no entry point will be run, so that none is of concern.
@@ -174,7 +176,7 @@ def check(session: Session, opened: Opened, *, entry_point: bool = True) -> None
         _check_values(session, opened.project.entry_point(session.options.entry_point))
 
 
-def _check_values(session: Session, entry_point: EntryPoint | None) -> None:
+def _check_values(session: RunContext, entry_point: EntryPoint | None) -> None:
     """Warn of values that MLflow takes, and that look like mistakes."""
     given = session.options.parameters
     declared = {item.name: item.type for item in entry_point.parameters} if entry_point else {}
@@ -189,13 +191,13 @@ def _check_values(session: Session, entry_point: EntryPoint | None) -> None:
         else:
             fact = f"parameter `{name}` is of type `{kind}`, and `{value}` is not {what}"
             hint = f"give {what}, or declare the parameter as a string"
-        session.seen.volatile = True  # so that the warning is said each time
+        session.tracker.untrackable = True  # so that the warning is said each time
         session.console.warn(redact(printable(fact)), printable(hint))
 
 
 def environment_of(
-    session: Session, project: ProjectSpec, *, fetch: bool
-) -> "tuple[Manager | None, Request, Identity | None]":
+    session: RunContext, project: ProjectSpec, *, fetch: bool
+) -> "tuple[EnvironmentManager | None, EnvironmentRequest, Identity | None]":
     """Return the manager, the request and the identity of the project's environment.
 
     Manager and identity are None for docker. fetch: a Python that is missing may be downloaded.
@@ -215,17 +217,19 @@ def environment_of(
         return manager, request, _identify(session, manager, request)
 
 
-def request_of(session: Session, project: ProjectSpec) -> Request:
+def request_of(session: RunContext, project: ProjectSpec) -> EnvironmentRequest:
     """Return what the project's environment is asked for as; raises EnvironmentFailure."""
     options = session.options
     name = registry.choose(project.environment, options.env_manager)
-    return Request(project, name, session.environ, session.memory, options.offline, options.locked)
+    return EnvironmentRequest(
+        project, name, session.environ, session.memo, options.offline, options.locked
+    )
 
 
-def tell_of_lock(session: Session, identity: Identity) -> None:
+def tell_of_lock(session: RunContext, identity: Identity) -> None:
     """Warn of a lock that is stale."""
     if identity.lock == "stale":
-        session.seen.volatile = True  # so that the warning is said each time
+        session.tracker.untrackable = True  # so that the warning is said each time
         reasons = "; ".join(identity.stale)
         session.console.warn(f"the lock is stale and not used: {reasons}", "run `buildrun lock`")
 
@@ -239,14 +243,16 @@ def _bears(spec: ProjectSpec) -> bool:
     )
 
 
-def _identify(session: Session, manager: "Manager", request: Request) -> Identity:
+def _identify(
+    session: RunContext, manager: "EnvironmentManager", request: EnvironmentRequest
+) -> Identity:
     identity = identify(manager, request)
     tell_of_lock(session, identity)
     return identity
 
 
 def environment_state(
-    session: Session, manager: "Manager | None", identity: Identity | None
+    session: RunContext, manager: "EnvironmentManager | None", identity: Identity | None
 ) -> model.EnvironmentState:
     """Return how the environment stands, for a plan."""
     if manager is None or identity is None:
@@ -254,23 +260,23 @@ def environment_state(
     if not identity.key:
         return model.EnvironmentState(manager.NAME, None, True)
     prefix = prefix_of(session.home, identity.key)
-    ready = flaw(prefix, identity.key) is None
+    ready = why_unusable(prefix, identity.key) is None
     return model.EnvironmentState(manager.NAME, identity.key, ready, identity.lock)
 
 
-def environment_content(request: Request, identity: Identity) -> str:
+def environment_content(request: EnvironmentRequest, identity: Identity) -> str:
     """Return what stands for the environment in the keys of results."""
     if identity.key:
         return identity.key
     from buildrun.environments import system
 
-    return system.fingerprint(request)
+    return system.describe_active_python(request)
 
 
-def wish(session: Session) -> model.Wish:
+def plan_request(session: RunContext) -> model.PlanRequest:
     """Return what the options ask for."""
     options = session.options
-    return model.Wish(
+    return model.PlanRequest(
         options.entry_point, options.parameters, session.cwd, session.environ, options.backend
     )
 
@@ -288,7 +294,7 @@ def _concerns(
     return name in entry_points
 
 
-def _refusal(session: Session, diagnostics: "tuple[Diagnostic, ...]") -> ProjectError:
+def _refusal(session: RunContext, diagnostics: "tuple[Diagnostic, ...]") -> ProjectError:
     first, *rest = [item for item in diagnostics if item.severity == "error"]
     place = _relative(first.place, session.cwd)
     if not rest:

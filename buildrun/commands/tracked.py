@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from buildrun import tracking
 from buildrun.errors import TrackingError
-from buildrun.tracking.config import Ask, is_wanted
+from buildrun.tracking.config import RunSpec, is_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from buildrun.commands.session import Opened, Session
-    from buildrun.executors.base import Hands, Job, Result, Sink
+    from buildrun.commands.session import LoadedProject, RunContext
+    from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
     from buildrun.plan.model import Outcome, Plan, Step
     from buildrun.prepared import Prepared
     from buildrun.scheduler import Progress
@@ -28,7 +28,7 @@ class Tracking:
     mode: what `--tracking` says.
     """
 
-    def __init__(self, running: Session, mode: str | None) -> None:
+    def __init__(self, running: RunContext, mode: str | None) -> None:
         """Decide whether there is any; nothing is sent yet."""
         options = running.options
         named = (options.experiment_id, options.experiment_name, options.run_id)
@@ -40,11 +40,11 @@ class Tracking:
         self._steps: dict[str, Step] = {}
         self.wanted = is_wanted(mode, running.environ, *named)
         # What was asked for, for the next run of the same command line.
-        self.ask: Ask | None = None
+        self.ask: RunSpec | None = None
         if mode != "off" and not is_wanted(mode, {**running.environ, "MLFLOW_RUN_ID": ""}, *named):
             # Whether the next run is tracked depends on it. Elsewhere it only names the parent,
             # and is another one each time.
-            running.seen.variable("MLFLOW_RUN_ID")
+            running.tracker.variable("MLFLOW_RUN_ID")
 
     @property
     def run_id(self) -> str | None:
@@ -80,7 +80,7 @@ class Tracking:
         """Return a command that sees the run."""
         return prepared._replace(changes={**prepared.changes, **self.variables})
 
-    def begin(self, opened: Opened, made: Plan) -> None:
+    def begin(self, opened: LoadedProject, made: Plan) -> None:
         """Begin the run, or leave that to ``begin_late``.
 
         Raises TrackingError, unless tracking is optional.
@@ -101,7 +101,7 @@ class Tracking:
         except TrackingError as error:
             self._excuse(error)
 
-    def begin_late(self, prefix: str | None) -> None:
+    def begin_with_environment(self, prefix: str | None) -> None:
         """Begin the run by means of the MLflow in an environment; raises as ``begin`` does."""
         error, self._late = self._late, None
         if error is None:
@@ -124,7 +124,7 @@ class Tracking:
         except TrackingError as error:
             self._excuse(error)
 
-    def performing(self, inner: Perform | None, origins: dict[str, str]) -> Perform | None:
+    def with_nested_runs(self, inner: Perform | None, origins: dict[str, str]) -> Perform | None:
         """Return what gives each step's command a run of its own, below the one of the last step.
 
         Two steps in one run could not log the same parameter. inner: performs a step, None for
@@ -136,7 +136,11 @@ class Tracking:
         last = next(reversed(self._steps))
 
         def perform(
-            step: Step, identity: Callable[[], str], job: Job, hands: Hands, sink: Sink
+            step: Step,
+            identity: Callable[[], str],
+            job: Job,
+            hands: ProcessRunner,
+            sink: OutputSink,
         ) -> Result:
             below = self._nested(run, step) if step.id != last else None
             origins[step.id] = seen = (below or run).run_id
@@ -159,7 +163,7 @@ class Tracking:
 
         return perform
 
-    def tell_steps(self, progress: Progress, origins: Mapping[str, str]) -> None:
+    def log_steps(self, progress: Progress, origins: Mapping[str, str]) -> None:
         """Tell which results were there already; origins: the runs that made them, by step."""
         if self._run is None:
             return
@@ -222,20 +226,20 @@ class Tracking:
             self._excuse(error)
         return None
 
-    def _ask_for(self, opened: Opened, made: Plan) -> Ask:
+    def _ask_for(self, opened: LoadedProject, made: Plan) -> RunSpec:
         from buildrun.tracking import auth, tags
         from buildrun.tracking import tags as git
 
         running, options, step = self._running, self._running.options, made.steps[-1]
         root = opened.project.root
         if opened.source.workdir is None:
-            checkout = git.look(root, running.environ, running.seen)
+            checkout = git.look(root, running.environ, running.tracker)
             origin = tags.local_name(root, checkout)
         else:
             origin, checkout = self._fetched(opened)
         for name in auth.USER:
-            running.seen.variable(name)
-        return Ask(
+            running.tracker.variable(name)
+        return RunSpec(
             options.experiment_id,
             options.experiment_name,
             options.run_id,
@@ -250,7 +254,7 @@ class Tracking:
             self._optional,
         )
 
-    def _fetched(self, opened: Opened) -> tuple[str, Checkout | None]:
+    def _fetched(self, opened: LoadedProject) -> tuple[str, Checkout | None]:
         """Return the name of a project that lies in a temporary directory, and its commit."""
         from buildrun.tracking import tags
         from buildrun.tracking import tags as git
@@ -265,7 +269,7 @@ class Tracking:
         checkout = git.Checkout(place, commit, url, branch)
         return tags.local_name(os.path.join(place, found.subdirectory), checkout), checkout
 
-    def _manager(self, opened: Opened) -> str:
+    def _manager(self, opened: LoadedProject) -> str:
         """Return the environment as MLflow calls it, "" for the caller's own."""
         from buildrun.environments import base
 

@@ -12,15 +12,15 @@ from buildrun.console import printable
 from buildrun.errors import ExecutionError
 from buildrun.executors.docker_cli import CODE
 from buildrun.workspace import glob
-from buildrun.workspace.names import leftover
+from buildrun.workspace.names import is_always_ignored
 
 if TYPE_CHECKING:
-    from buildrun.executors.kubernetes.transfer import Done, Goods, Parcel
+    from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery, StagedArchive
     from buildrun.plan.model import Plan, Step
     from buildrun.project.model import ProjectSpec
 
 
-class Travel:
+class FileStaging:
     """The files of one project's steps; used by several threads.
 
     What the image has does not travel: the project's code, and inputs that git does not ignore.
@@ -43,11 +43,11 @@ class Travel:
         self._environ = environ
         self._endpoint = endpoint
         self._mutex = threading.Lock()
-        self._goods: Goods | None = None
+        self._goods: ArtifactTransfer | None = None
         self._steps: dict[str, Step] = {}
         self._look_into_image = in_image
         self._files: frozenset[str] | None = None
-        self._delivered: dict[str, tuple[str, Done]] = {}
+        self._delivered: dict[str, tuple[str, Delivery]] = {}
         self._own: list[str] = []
         self._is_seen = False
 
@@ -84,7 +84,7 @@ class Travel:
                 text = text.replace(shlex.quote(path), shlex.quote(f"{CODE}/{inside}"))
         return text
 
-    def pack(
+    def stage_inputs(
         self, step: Step, name: str, program: tuple[str, ...], workdir: str
     ) -> Mapping[str, str]:
         """Send what the step needs; return the files of its Secret. Raises ExecutionError.
@@ -106,7 +106,7 @@ class Travel:
         task = transfer.task(program, workdir, parcels, step.outputs, order)
         return {"carry.py": transfer.program(), "task.json": task}
 
-    def harvest(self, step: Step, name: str, *, last: bool) -> None:
+    def collect_outputs(self, step: Step, name: str, *, last: bool) -> None:
         """Bring a step's outputs into the project; raises ExecutionError.
 
         name: of its Job. last: nobody else will need what it has delivered.
@@ -131,7 +131,7 @@ class Travel:
         for name in self._own:
             self._connected().discard(name)
 
-    def _parcel(self, step: Step) -> Parcel:
+    def _parcel(self, step: Step) -> StagedArchive:
         """Return a step's outputs for another's pod: as they were delivered, else as they are."""
         there = self._connected()
         with self._mutex:
@@ -140,14 +140,16 @@ class Travel:
             return there.parcel(*found)
         return there.send(self._root, [path.rstrip("/") for path in step.outputs])
 
-    def _connected(self) -> Goods:
+    def _connected(self) -> ArtifactTransfer:
         from buildrun.executors.kubernetes import transfer
 
         with self._mutex:
             if self._goods is None:
                 if self._remote is None:
                     raise AssertionError("checked before")
-                self._goods = transfer.Goods(self._remote, self._environ, endpoint=self._endpoint)
+                self._goods = transfer.ArtifactTransfer(
+                    self._remote, self._environ, endpoint=self._endpoint
+                )
             return self._goods
 
     def _upstream(self, step: Step) -> list[Step]:
@@ -167,7 +169,7 @@ class Travel:
         found = (
             os.fsdecode(path)
             for pattern in step.inputs or ()
-            for path, _ in glob.found(root, pattern.text)
+            for path, _ in glob.expand(root, pattern.text)
         )
         return [
             path
@@ -189,7 +191,7 @@ class Travel:
             os.fsdecode(os.path.relpath(os.path.join(place, name), inside))
             for place, _, names in os.walk(top)
             for name in names
-            if not leftover(name)
+            if not is_always_ignored(name)
         ]
         return bool(files) and self._in_image.issuperset(files)
 

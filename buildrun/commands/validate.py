@@ -27,9 +27,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Write the findings to standard output; return 0 where all is valid, else 1."""
     from buildrun.project import report
     from buildrun.project.files import check_files
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
-    rows = check_files(arguments.paths or ["."], cwd, Reader(environ))
+    rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
     colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     style = report.Style(cwd, strict=arguments.strict, quiet=arguments.quiet, colour=colour)
     _write(sys.stdout, report.FORMATS[arguments.format](rows, style))

@@ -15,13 +15,13 @@ from buildrun.store import digest
 
 if TYPE_CHECKING:
     from buildrun.commands.docker import Docker
-    from buildrun.commands.run_steps import Wanted
-    from buildrun.commands.session import Session
-    from buildrun.executors.docker import Chosen
+    from buildrun.commands.run_steps import RunOptions
+    from buildrun.commands.session import RunContext
+    from buildrun.executors.docker import ResolvedImage
     from buildrun.plan.model import Plan
     from buildrun.prepared import Prepared
-    from buildrun.tracking.config import Ask
-    from buildrun.warm import Claim
+    from buildrun.tracking.config import RunSpec
+    from buildrun.warm import PlanLease
 
 # Variables of the caller that a prepared command depends on, beside those that readers note.
 _VARIABLES = (
@@ -33,29 +33,29 @@ _VARIABLES = (
 
 
 def keep(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
+    claim: PlanLease,
+    running: RunContext,
+    opened: session.LoadedProject,
     prepared: Prepared,
-    ask: Ask | None,
+    ask: RunSpec | None,
 ) -> None:
     """Leave a record for the next run of the same command line.
 
     ask: what a tracking server is told, None for no tracking.
     """
     for path in (prepared.entry_point, *(value for _, value in prepared.parameters)):
-        running.seen.exists(os.path.join(prepared.cwd, path))
+        running.tracker.exists(os.path.join(prepared.cwd, path))
     value = {"prepared": prepared._asdict(), "project": opened.project.name}
     _remember(claim, running, opened, prepared.changes, value, ask)
 
 
 def keep_plan(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
+    claim: PlanLease,
+    running: RunContext,
+    opened: session.LoadedProject,
     made: Plan,
-    wanted: Wanted,
-    ask: Ask | None,
+    wanted: RunOptions,
+    ask: RunSpec | None,
 ) -> None:
     """Leave a record for the next run, where the plan can be looked at without a command."""
     if wanted.settings != CacheSettings(remote=wanted.settings.remote):
@@ -64,7 +64,7 @@ def keep_plan(
         return  # no output lies there when it is made again
     for step in made.steps:
         for path in (step.entry_point, *(value for _, value in step.parameters)):
-            running.seen.exists(os.path.join(made.project.root, path))
+            running.tracker.exists(os.path.join(made.project.root, path))
     # A remote's address may bear secrets; what is up to date depends only on there being one.
     settings = wanted.settings._replace(remote=wanted.settings.remote and "remote")
     encoded = codec.dump_plan(made)
@@ -75,13 +75,13 @@ def keep_plan(
 
 
 def keep_container(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
+    claim: PlanLease,
+    running: RunContext,
+    opened: session.LoadedProject,
     docker: Docker,
-    chosen: Chosen,
+    chosen: ResolvedImage,
     made: Plan,
-    ask: Ask | None,
+    ask: RunSpec | None,
 ) -> None:
     """Leave a record for the next run, which looks whether the image is still the right one."""
     from buildrun import warm_docker
@@ -93,7 +93,7 @@ def keep_container(
         ask = ask._replace(tags=(*ask.tags, *tags.image(chosen.reference, chosen.id)))
     step = made.steps[-1]
     for path in (step.entry_point, *(value for _, value in step.parameters)):
-        running.seen.exists(os.path.join(opened.project.root, path))
+        running.tracker.exists(os.path.join(opened.project.root, path))
     value = {
         "docker": warm_docker.encode(chosen, docker.wants, task_of(step)),
         "image": docker.declared,
@@ -103,14 +103,14 @@ def keep_container(
 
 
 def _remember(
-    claim: Claim,
-    running: Session,
-    opened: session.Opened,
+    claim: PlanLease,
+    running: RunContext,
+    opened: session.LoadedProject,
     variables: Iterable[str],
     more: Mapping[str, Any],
-    ask: Ask | None,
+    ask: RunSpec | None,
 ) -> None:
-    seen, root = running.seen, opened.project.root
+    seen, root = running.tracker, opened.project.root
     for name in (*_VARIABLES, *variables):
         seen.variable(name)
     value = {
@@ -122,4 +122,4 @@ def _remember(
         "tracking": ask,
         **more,
     }
-    warm.keep(claim, running.cwd, running.memory, seen, value, opened.source.again)
+    warm.keep(claim, running.cwd, running.memo, seen, value, opened.source.recipe)

@@ -20,13 +20,13 @@ from buildrun.commands import session
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
 from buildrun.plan import model
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.commands.options import ProjectOptions
     from buildrun.console import Console
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 # Milliseconds without a further event after which a change is looked at.
 _DEBOUNCE = 100
@@ -51,7 +51,7 @@ def watch(
     argv: the command line, with `--watch` in it. Raises UsageError without watchfiles,
     ExecutionError where the project's directory cannot be watched.
     """
-    running = session.begin(options, environ, cwd, quiet=False, write=False)
+    running = session.new_context(options, environ, cwd, quiet=False, write=False)
     with session.open_project(running) as opened:
         if opened.source.workdir is not None:
             raise UsageError(
@@ -236,17 +236,17 @@ class _Look:
     ) -> None:
         self._fingerprints = Fingerprints(root, None, "xxh3", write=False)
         # With each whether its files are named by patterns.
-        self._inputs: list[tuple[Taken, bool]] = []
+        self._inputs: list[tuple[FileSet, bool]] = []
         self._contents: dict[str, str] = {}
-        self._reader = Reader(environ)
-        running = session.begin(options, environ, cwd, quiet=True, write=False)
+        self._reader = DependencyTracker(environ)
+        running = session.new_context(options, environ, cwd, quiet=True, write=False)
         try:
             project = session.open_project(running).project
             unknown = model.EnvironmentState("", None, False)
-            self._take(model.make(project, session.wish(running), unknown))
+            self._take(model.make_plan(project, session.plan_request(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
-        self._files = dict(running.seen.files)
+        self._files = dict(running.tracker.files)
         self._outside = {path: seen for path, seen in self._files.items() if not _is_in(path, root)}
         self._contents_outside = [path for path in self._contents if not _is_in(path, root)]
 

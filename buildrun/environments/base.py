@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from buildrun.errors import EnvironmentFailure, UsageError
 from buildrun.plan import codec
 from buildrun.project.model import CondaEnv, DockerEnv, EnvironmentSpec, ProjectSpec
-from buildrun.store.memo import Memory, recall
+from buildrun.store.memo import Memo, memoize
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.lockfile import Lock
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 
-class Request(NamedTuple):
+class EnvironmentRequest(NamedTuple):
     """What an environment is wanted for.
 
     manager: as the user or the project names it, such as ``uv``.
-    environ: the caller's variables. memory: where what was found out is remembered.
+    environ: the caller's variables. memo: where what was found out is remembered.
     offline: nothing may be fetched. locked: only a fresh lock will do.
     """
 
     project: ProjectSpec
     manager: str
     environ: Mapping[str, str]
-    memory: Memory
+    memo: Memo
     offline: bool = False
     locked: bool = False
 
@@ -66,33 +66,38 @@ class Environment(NamedTuple):
     variables: Mapping[str, str | None]
 
 
-class Manager(Protocol):
+class EnvironmentManager(Protocol):
     """One way to make environments; implemented by modules."""
 
     NAME: str
 
     # Says what the environment is made of; reads files through the reader only, fetches nothing.
     # Raises EnvironmentFailure.
-    def identify(self, request: Request, reader: Reader) -> Identity: ...
+    def identify(self, request: EnvironmentRequest, reader: DependencyTracker) -> Identity: ...
 
     # Fills the empty directory `prefix`; `lock` is a descriptor that child processes inherit, so
     # that the lock outlives a killed buildrun. Raises EnvironmentFailure with the tool's reason.
     def build(
-        self, identity: Identity, prefix: str, request: Request, console: Console, lock: int
+        self,
+        identity: Identity,
+        prefix: str,
+        request: EnvironmentRequest,
+        console: Console,
+        lock: int,
     ) -> None: ...
 
     # Returns what a warm run looks for: the names in each directory of the prefix that matters,
     # and the path of the base interpreter outside of it ("" where there is none).
-    def witnesses(self, prefix: str) -> tuple[Mapping[str, Sequence[str]], str]: ...
+    def sentinels(self, prefix: str) -> tuple[Mapping[str, Sequence[str]], str]: ...
 
     # Looks at every file that was installed; returns what is missing or has another size.
-    def damage(self, prefix: str) -> Sequence[str]: ...
+    def modified_files(self, prefix: str) -> Sequence[str]: ...
 
     # Resolves the environment for each platform (such as `linux-x86_64`), keeping what `previous`
     # has where it still fits; raises EnvironmentFailure with the resolver's reason.
     def lock(
         self,
-        request: Request,
+        request: EnvironmentRequest,
         platforms: Sequence[str],
         previous: Lock | None,
         console: Console,
@@ -131,19 +136,19 @@ def choose(environment: EnvironmentSpec, requested: str | None) -> str:
     return requested
 
 
-def load(name: str) -> Manager:
+def load(name: str) -> EnvironmentManager:
     """Return the module of a manager."""
-    return cast("Manager", import_module(f"buildrun.environments.{MANAGERS[name]}"))
+    return cast("EnvironmentManager", import_module(f"buildrun.environments.{MANAGERS[name]}"))
 
 
-def identify(manager: Manager, request: Request) -> Identity:
+def identify(manager: EnvironmentManager, request: EnvironmentRequest) -> Identity:
     """Return the identity of the environment; raises EnvironmentFailure."""
 
-    def compute(reader: Reader) -> dict[str, Any]:
+    def compute(reader: DependencyTracker) -> dict[str, Any]:
         return manager.identify(request, reader)._asdict()
 
-    value = recall(
-        request.memory,
+    value = memoize(
+        request.memo,
         f"environment {request.manager} {request.locked} {request.project.root}",
         request.environ,
         compute,

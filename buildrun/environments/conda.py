@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments import private_files, virtualenv
-from buildrun.environments.base import Identity, Request
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.private_files import Recorded
 from buildrun.environments.virtualenv import names_in
 from buildrun.errors import EnvironmentFailure
@@ -18,15 +18,15 @@ from buildrun.store import files
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.lockfile import Lock, Package
     from buildrun.project.model import CondaEnv
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 NAME = "conda"
 
 
-def identify(request: Request, reader: Reader) -> Identity:
+def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity:
     """Return what the conda environment is made of; raises EnvironmentFailure."""
     from buildrun.environments import conda_lock, requirements, virtual_packages
     from buildrun.store import digest
@@ -50,7 +50,9 @@ def identify(request: Request, reader: Reader) -> Identity:
     return Identity(NAME, digest.key("environment", parts), parts, state, stale)
 
 
-def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
+def build(
+    identity: Identity, prefix: str, request: EnvironmentRequest, console: Console, lock: int
+) -> None:
     """Install what is locked, or solve, install and run the pip section.
 
     Raises EnvironmentFailure.
@@ -58,10 +60,10 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
     from buildrun.environments import conda_activate, private_files
     from buildrun.environments import conda_lock as conda_pip
     from buildrun.environments.lockfile import Package
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
     declared = _declared(request)
-    executable = find(Reader(request.environ))
+    executable = find(DependencyTracker(request.environ))
     packages = None
     if identity.lock == "locked":
         packages = [Package(*fields) for fields in identity.parts["packages"]]
@@ -82,7 +84,7 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
 def install(
     identity: Identity,
     prefix: str,
-    request: Request,
+    request: EnvironmentRequest,
     packages: Sequence[Package] | None,
     console: Console,
     lock: int,
@@ -95,9 +97,9 @@ def install(
     run then.
     """
     from buildrun.environments import conda_lock, rattler, virtual_packages
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
-    declared, reader = _declared(request), Reader(request.environ)
+    declared, reader = _declared(request), DependencyTracker(request.environ)
     used = rattler.sources(declared, reader)
     records = [] if packages is None else conda_lock.records(packages, used.channels)
     order = rattler.solve_request(
@@ -110,11 +112,11 @@ def install(
         live=console.live,
         place=place,
     )  # fmt: skip
-    rattler.perform(order, declared, used.settings, request, console, lock)
+    rattler.call(order, declared, used.settings, request, console, lock)
 
 
 def lock(
-    request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
+    request: EnvironmentRequest, platforms: Sequence[str], previous: Lock | None, console: Console
 ) -> Lock:
     """Return every package with its address and hashes; raises EnvironmentFailure."""
     from buildrun.environments import conda_lock
@@ -158,7 +160,7 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     return Variables(prefix, environ)
 
 
-def _declared(request: Request) -> CondaEnv:
+def _declared(request: EnvironmentRequest) -> CondaEnv:
     environment = request.project.environment
     if not isinstance(environment, CondaEnv):
         raise EnvironmentFailure(
@@ -167,7 +169,9 @@ def _declared(request: Request) -> CondaEnv:
     return environment
 
 
-def _unlocked_parts(request: Request, declared: CondaEnv, reader: Reader) -> dict[str, Any]:
+def _unlocked_parts(
+    request: EnvironmentRequest, declared: CondaEnv, reader: DependencyTracker
+) -> dict[str, Any]:
     from buildrun.environments import conda_lock, rattler, virtual_packages
 
     executable = find(reader)
@@ -285,7 +289,7 @@ class Executable(NamedTuple):
     variable: str
 
 
-def find(reader: Reader) -> Executable | None:
+def find(reader: DependencyTracker) -> Executable | None:
     """Return the program that MLFLOW_CONDA_HOME, CONDA_EXE or MLFLOW_CONDA_CREATE_ENV_CMD name.
 
     MLFLOW_CONDA_CREATE_ENV_CMD is another program of the same installation, such as ``mamba``, or
@@ -308,7 +312,7 @@ def create(
     executable: Executable,
     declared: CondaEnv,
     prefix: str,
-    request: Request,
+    request: EnvironmentRequest,
     console: Console,
     lock: int,
 ) -> None:

@@ -24,15 +24,15 @@ from buildrun.environments import uv as uv_failure
 from buildrun.environments.condarc import Channel, without_secrets
 from buildrun.environments.lockfile import Lock, Package
 from buildrun.errors import EnvironmentFailure
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Identity, Request
+    from buildrun.environments.base import EnvironmentRequest, Identity
     from buildrun.environments.lockfile import Lock, Package
     from buildrun.environments.requirements import Line
     from buildrun.project.model import CondaEnv, ProjectSpec
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 MANAGER = "conda"
 CONDA_STAGE = "conda"
@@ -43,7 +43,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-def inputs(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> dict[str, Any]:
+def inputs(project: ProjectSpec, declared: CondaEnv, reader: DependencyTracker) -> dict[str, Any]:
     """Return what a lock is resolved from, the same on every machine."""
     found: dict[str, Any] = {
         "channels": [without_secrets(channel) for channel in declared.channels],
@@ -61,7 +61,7 @@ def normalised(spec: str) -> str:
 
 
 def usable(
-    request: Request, declared: CondaEnv, subdir: str, reader: Reader
+    request: EnvironmentRequest, declared: CondaEnv, subdir: str, reader: DependencyTracker
 ) -> tuple[Sequence[Package] | None, str, Sequence[str]]:
     """Return the locked packages if they may be used, the lock's state and why it is stale.
 
@@ -93,16 +93,16 @@ def usable(
 
 
 def make(
-    request: Request,
+    request: EnvironmentRequest,
     declared: CondaEnv,
     wanted: Sequence[str],
     previous: Lock | None,
     console: Console,
 ) -> Lock:
     """Resolve for each platform; raises EnvironmentFailure."""
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     found: dict[str, tuple[Package, ...]] = {}
     for platform in wanted:
         before = previous.platforms.get(platform, ()) if previous else ()
@@ -119,16 +119,16 @@ def records(packages: Sequence[Package], used: Sequence[Channel]) -> list[dict[s
 
 
 def _solve(
-    request: Request,
+    request: EnvironmentRequest,
     declared: CondaEnv,
     platform: str,
     before: Sequence[Package],
     console: Console,
 ) -> list[Package]:
     from buildrun.environments import rattler
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     used = rattler.sources(declared, reader)
     order = rattler.solve_request(
         request, declared, used, reader,
@@ -139,7 +139,7 @@ def _solve(
         records=records(before, used.channels),
         live=console.live,
     )  # fmt: skip
-    solved = rattler.perform(order, declared, used.settings, request, console, -1)
+    solved = rattler.call(order, declared, used.settings, request, console, -1)
     return [_encode(record, used.channels) for record in solved]
 
 
@@ -181,7 +181,9 @@ def _decode(package: Package, used: Sequence[Channel]) -> dict[str, Any]:
 _STAGE = "pip"
 
 
-def describe(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> list[dict[str, str]]:
+def describe(
+    project: ProjectSpec, declared: CondaEnv, reader: DependencyTracker
+) -> list[dict[str, str]]:
     """Return what decides the lines' effect, with the contents of every file that they name."""
     folder, outputs = os.path.dirname(declared.path), requirements.outputs_of(project)
     return [
@@ -189,7 +191,7 @@ def describe(project: ProjectSpec, declared: CondaEnv, reader: Reader) -> list[d
     ]
 
 
-def indexes(declared: CondaEnv, reader: Reader) -> list[str]:
+def indexes(declared: CondaEnv, reader: DependencyTracker) -> list[str]:
     """Return where the packages come from, without credentials."""
     folder = os.path.dirname(declared.path)
     return [*pip_config.read(reader).indexes, *pip_config.choices(folder, reader)]
@@ -197,7 +199,7 @@ def indexes(declared: CondaEnv, reader: Reader) -> list[str]:
 
 def install(
     prefix: str,
-    request: Request,
+    request: EnvironmentRequest,
     declared: CondaEnv,
     identity: Identity,
     locked: Sequence[Package] | None,
@@ -205,7 +207,7 @@ def install(
     lock: int,
 ) -> None:
     """Install the lines, or the locked packages in their place; raises EnvironmentFailure."""
-    known, more = _lines(declared, Reader(request.environ)), []
+    known, more = _lines(declared, DependencyTracker(request.environ)), []
     lines: Sequence[Line] = known
     if locked is not None:
         texts = uv_lock.lines([list(package) for package in locked]).get(_STAGE, [])
@@ -231,7 +233,7 @@ def install(
 
 
 def lock(
-    request: Request,
+    request: EnvironmentRequest,
     declared: CondaEnv,
     conda: Sequence[Package],
     platform: str,
@@ -240,7 +242,7 @@ def lock(
 ) -> list[Package]:
     """Return the packages that the section adds to those of conda; raises EnvironmentFailure."""
     ours = {package.name: package.version for package in conda}
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     lines = _lines(declared, reader)
     asked = {requirements.name_of(line.text) for line in lines}
     known = json.dumps(describe(request.project, declared, reader))
@@ -257,11 +259,11 @@ def lock(
     return [package for package in found if package.name in asked or package.name not in ours]
 
 
-def _tool(request: Request, declared: CondaEnv, console: Console, lock: int) -> uv.Tool:
-    settings = pip_config.read(Reader(request.environ))
+def _tool(request: EnvironmentRequest, declared: CondaEnv, console: Console, lock: int) -> uv.Tool:
+    settings = pip_config.read(DependencyTracker(request.environ))
     return uv.Tool(request, settings, console, lock, cwd=os.path.dirname(declared.path))
 
 
-def _lines(declared: CondaEnv, reader: Reader) -> tuple[Line, ...]:
+def _lines(declared: CondaEnv, reader: DependencyTracker) -> tuple[Line, ...]:
     folder = os.path.dirname(declared.path)
     return requirements.follow(declared.pip, declared.path, folder, reader)

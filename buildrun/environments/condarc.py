@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 Priority = Literal["strict", "flexible", "disabled"]
 
@@ -56,7 +56,7 @@ class Channel(NamedTuple):
     label: str
 
 
-def read(reader: Reader) -> Settings:
+def read(reader: DependencyTracker) -> Settings:
     """Return the settings of conda's files and variables; raises EnvironmentFailure."""
     found: dict[str, Any] = {}
     for path in _files(reader):
@@ -67,7 +67,9 @@ def read(reader: Reader) -> Settings:
     return _settle(found)
 
 
-def resolve(names: Sequence[str], file: str, settings: Settings, reader: Reader) -> list[Channel]:
+def resolve(
+    names: Sequence[str], file: str, settings: Settings, reader: DependencyTracker
+) -> list[Channel]:
     """Return the channels of a conda file in their order, then those of the user's settings.
 
     names: as written; ``nodefaults`` keeps the user's channels out. Where neither says any,
@@ -83,7 +85,7 @@ def resolve(names: Sequence[str], file: str, settings: Settings, reader: Reader)
     return list(found.values())
 
 
-def expand(name: str, file: str, settings: Settings, reader: Reader) -> list[Channel]:
+def expand(name: str, file: str, settings: Settings, reader: DependencyTracker) -> list[Channel]:
     """Return what one name stands for; ``$NAME`` and ``${NAME}`` are the caller's variables."""
     full = re.sub(
         r"\$(?:\{(\w+)\}|(\w+))",
@@ -141,7 +143,7 @@ def _uri(path: str) -> str:
     return f"file://{quote(path)}"
 
 
-def _files(reader: Reader) -> list[str]:
+def _files(reader: DependencyTracker) -> list[str]:
     home = reader.home()
     config = reader.variable("XDG_CONFIG_HOME") or os.path.join(home, ".config")
     folders = ["/etc/conda", "/var/lib/conda", reader.variable("CONDA_ROOT") or ""]
@@ -160,7 +162,7 @@ def _files(reader: Reader) -> list[str]:
     return paths
 
 
-def _load(path: str, reader: Reader) -> dict[str, Any]:
+def _load(path: str, reader: DependencyTracker) -> dict[str, Any]:
     try:
         text = reader.read(path)
     except OSError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from buildrun.store.home import Home
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """An environment in the store.
 
     bytes: of disk, a file with several links counted once. used: seconds since the epoch.
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
         return self.bytes
 
 
-def survey(home: Home) -> list[Kept]:
+def list_entries(home: Home) -> list[CacheEntry]:
     """Return what is there, the most recently used first."""
     try:
         names = os.listdir(home.environments)
@@ -49,7 +49,7 @@ def survey(home: Home) -> list[Kept]:
     return sorted((item for item in found if item), key=lambda item: item.used, reverse=True)
 
 
-def remove(item: Kept) -> bool:
+def remove(item: CacheEntry) -> bool:
     """Remove an environment; returns False where somebody builds or uses it.
 
     Raises StoreError for a store that may only be read.
@@ -63,7 +63,7 @@ def remove(item: Kept) -> bool:
     if lock is None:
         return False
     with lock:
-        prefix.discard(item.path)
+        prefix.invalidate(item.path)
         shutil.rmtree(item.path, ignore_errors=True)
     return not os.path.lexists(item.path)
 
@@ -71,7 +71,7 @@ def remove(item: Kept) -> bool:
 def verify(home: Home) -> list[tuple[str, str]]:
     """Return the damaged environments with the reason; the next run builds them anew."""
     damaged = []
-    for item in survey(home):
+    for item in list_entries(home):
         if not item.complete or item.manager is None or item.key is None:
             continue
         # Whoever removes or builds it holds its lock alone.
@@ -81,24 +81,24 @@ def verify(home: Home) -> list[tuple[str, str]]:
         with lock or nullcontext():
             if not _marker(item.path):
                 continue
-            reason = prefix.flaw(item.path, item.key) or _damage(item)
+            reason = prefix.why_unusable(item.path, item.key) or _damage(item)
             if reason:
                 damaged.append((item.name, reason))
-                prefix.discard(item.path)
+                prefix.invalidate(item.path)
     return damaged
 
 
-def _damage(item: Kept) -> str | None:
+def _damage(item: CacheEntry) -> str | None:
     manager = registry.load(item.manager or "")
-    files = manager.damage(item.path)
+    files = manager.modified_files(item.path)
     return f"{len(files)} files changed or gone, such as `{files[0]}`" if files else None
 
 
-def _look(path: str) -> Kept | None:
+def _look(path: str) -> CacheEntry | None:
     if not os.path.isdir(path) or os.path.islink(path):
         return None
     marker = {} if path.endswith(prefix.ASIDE) else _marker(path)
-    return Kept(
+    return CacheEntry(
         name=os.path.basename(path),
         path=path,
         manager=marker.get("manager"),

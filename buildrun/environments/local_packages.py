@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from buildrun.environments.requirements import Line
     from buildrun.project.model import ProjectSpec
     from buildrun.store.listing import Entry
-    from buildrun.workspace.git_index import Tracked
-    from buildrun.workspace.select import Selection, Taken
+    from buildrun.workspace.git_index import GitIndex
+    from buildrun.workspace.select import FileSet, Selection
 
 # What an editable install takes from the directory; the code itself is used where it lies.
 _BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
@@ -51,14 +51,14 @@ _CHUNK = 1 << 20
 _LARGE = 64 << 20
 
 
-def taken(path: str, outputs: Sequence[str]) -> Taken:
+def taken(path: str, outputs: Sequence[str]) -> FileSet:
     """Return what counts of a package's directory; raises OSError.
 
     outputs: paths that the project's steps write, absolute.
     """
     dropped = leaving(path, outputs)
 
-    def chosen(root: bytes, tracked: Tracked) -> Selection:
+    def chosen(root: bytes, tracked: GitIndex) -> Selection:
         return select.without(select.project(root, tracked), dropped)
 
     found = Fingerprints(path, None, "sha256").selected(chosen)
@@ -104,7 +104,7 @@ def _content_of(path: str) -> str:
     return Fingerprints(os.path.dirname(path), None, "sha256").content(path)
 
 
-def _digest(path: str, found: Taken, outputs: Sequence[str], trail: Sequence[str]) -> str:
+def _digest(path: str, found: FileSet, outputs: Sequence[str], trail: Sequence[str]) -> str:
     """Return the digest of files, of what links lead to outside, and of the packages they need."""
     parts = [found.digest, *_behind_links(path, found)]
     for name in _PATHS.findall(_text(os.path.join(path, "pyproject.toml"))):
@@ -114,7 +114,7 @@ def _digest(path: str, found: Taken, outputs: Sequence[str], trail: Sequence[str
     return digest.key("package", parts) if len(parts) > 1 else found.digest
 
 
-def _behind_links(path: str, found: Taken) -> Iterator[str]:
+def _behind_links(path: str, found: FileSet) -> Iterator[str]:
     """Yield the digests of what links lead to outside: files, and directories of the repository.
 
     Whole directories elsewhere, such as those of a data set, are no code.

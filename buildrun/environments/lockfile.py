@@ -15,7 +15,7 @@ from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
 
 if TYPE_CHECKING:
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 VERSION = 1
 
@@ -52,7 +52,7 @@ def path_for(environment_file: str) -> str:
     return os.path.splitext(environment_file)[0] + ".lock"
 
 
-def load(environment_file: str | None, reader: Reader) -> Lock | None:
+def load(environment_file: str | None, reader: DependencyTracker) -> Lock | None:
     """Return the lock beside an environment file, or None where there is none.
 
     Raises EnvironmentFailure for a file that is no lock of this version.

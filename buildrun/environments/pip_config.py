@@ -13,7 +13,7 @@ from buildrun.store import digest
 from buildrun.store.files import NotAFile
 
 if TYPE_CHECKING:
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 _KEYS = (
     "index-url",
@@ -50,12 +50,12 @@ class Settings(NamedTuple):
     indexes: tuple[str, ...]
 
 
-def read(reader: Reader) -> Settings:
+def read(reader: DependencyTracker) -> Settings:
     """Return the settings that pip would use here, in uv's words."""
     return _translate(own(reader), reader)
 
 
-def own(reader: Reader) -> dict[str, str]:
+def own(reader: DependencyTracker) -> dict[str, str]:
     """Return the settings that pip would use here, by pip's names without dashes before them."""
     values: dict[str, str] = {}
     for path in _files(reader):
@@ -68,7 +68,7 @@ def own(reader: Reader) -> dict[str, str]:
     return values
 
 
-def _files(reader: Reader) -> list[str]:
+def _files(reader: DependencyTracker) -> list[str]:
     chosen = reader.variable("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return []
@@ -83,7 +83,7 @@ def _files(reader: Reader) -> list[str]:
     return paths + ([chosen] if chosen else [])
 
 
-def _from_file(path: str, reader: Reader) -> dict[str, str]:
+def _from_file(path: str, reader: DependencyTracker) -> dict[str, str]:
     try:
         text = reader.read(path).decode(errors="replace")
     except OSError:
@@ -103,7 +103,7 @@ def _from_file(path: str, reader: Reader) -> dict[str, str]:
     return {key: value for key, value in values.items() if key in _KEYS}
 
 
-def _translate(values: dict[str, str], reader: Reader) -> Settings:
+def _translate(values: dict[str, str], reader: DependencyTracker) -> Settings:
     arguments: list[str] = []
     for key, flag in (
         ("constraint", "--constraint"),
@@ -117,7 +117,7 @@ def _translate(values: dict[str, str], reader: Reader) -> Settings:
     return Settings(tuple(arguments), _variables(values, reader), _indexes(values))
 
 
-def _variables(values: dict[str, str], reader: Reader) -> tuple[tuple[str, str], ...]:
+def _variables(values: dict[str, str], reader: DependencyTracker) -> tuple[tuple[str, str], ...]:
     timeout = values.get("timeout") or values.get("default-timeout") or ""
     seconds = timeout.partition(".")[0]
     provider = values.get("keyring-provider", "")
@@ -161,7 +161,7 @@ _UV_CHOICES = (
 )  # fmt: skip
 
 
-def choices(root: str, reader: Reader) -> list[str]:
+def choices(root: str, reader: DependencyTracker) -> list[str]:
     """Return the settings of uv that decide what is installed, without credentials.
 
     root: the directory that uv is called in, whose ``uv.toml`` and ``pyproject.toml`` it reads.
@@ -178,13 +178,13 @@ def choices(root: str, reader: Reader) -> list[str]:
     return found
 
 
-def contents(directory: str, names: Sequence[str], reader: Reader) -> list[str]:
+def contents(directory: str, names: Sequence[str], reader: DependencyTracker) -> list[str]:
     """Return the names of the files that are there, each with its digest."""
     texts = [(name, _bytes(os.path.join(directory, name), reader)) for name in names]
     return [f"{name} {digest.content(text)}" for name, text in texts if text]
 
 
-def _bytes(path: str, reader: Reader) -> bytes:
+def _bytes(path: str, reader: DependencyTracker) -> bytes:
     try:
         return reader.read(path)
     except NotAFile as error:

@@ -27,7 +27,7 @@ def prefix_of(home: Home, key: str) -> str:
     return os.path.join(home.environments, key.rpartition(":")[2][:24])
 
 
-def flaw(prefix: str, key: str) -> str | None:
+def why_unusable(prefix: str, key: str) -> str | None:
     """Return why a prefix cannot be used, or None when it can."""
     try:
         with open(os.path.join(prefix, MARKER), "rb") as file:
@@ -41,10 +41,10 @@ def flaw(prefix: str, key: str) -> str | None:
         return "its marker is damaged"
 
 
-def hold(prefix: str, key: str, project: str) -> locks.Lock | None:
+def acquire(prefix: str, key: str, project: str) -> locks.Lock | None:
     """Return the lock of an environment that is ready and whole, at once, or None."""
     lock = locks.attempt(prefix + ".lock", shared=True)
-    if lock is not None and flaw(prefix, key) is not None:
+    if lock is not None and why_unusable(prefix, key) is not None:
         lock.release()
         return None
     if lock is not None:
@@ -52,7 +52,7 @@ def hold(prefix: str, key: str, project: str) -> locks.Lock | None:
     return lock
 
 
-def discard(prefix: str) -> None:
+def invalidate(prefix: str) -> None:
     """Make the next run build the environment again."""
     try:
         os.unlink(os.path.join(prefix, MARKER))

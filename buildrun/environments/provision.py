@@ -12,26 +12,26 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from buildrun.environments.base import Environment, Identity, Request
+from buildrun.environments.base import Environment, EnvironmentRequest, Identity
 from buildrun.environments.heartbeat import going_on
 from buildrun.environments.prefix import (
     ASIDE,
     MARKER,
     VERSION,
-    discard,
-    flaw,
+    invalidate,
     prefix_of,
     record_use,
     signature,
+    why_unusable,
 )
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.store import locks
 from buildrun.store.files import publish
-from buildrun.store.memo import Reader, prune
+from buildrun.store.memo import DependencyTracker, prune
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Manager
+    from buildrun.environments.base import EnvironmentManager
     from buildrun.store.home import Home
 
 # Seconds after which a record of what was computed is removed, when something is built anyway.
@@ -42,9 +42,9 @@ _TRIES = 3
 
 
 def provide(
-    manager: Manager,
+    manager: EnvironmentManager,
     identity: Identity,
-    request: Request,
+    request: EnvironmentRequest,
     home: Home,
     console: Console,
     *,
@@ -62,7 +62,7 @@ def provide(
     try:
         lock, reused = _obtain(manager, identity, prefix, request, console, refresh=refresh)
     except StoreError:
-        if refresh or flaw(prefix, identity.key) is not None:
+        if refresh or why_unusable(prefix, identity.key) is not None:
             raise
         # A store that may only be read serves what it has; nobody can take it away meanwhile.
         return _ready(manager, identity, prefix, request, reused=True), None
@@ -75,10 +75,10 @@ def provide(
 
 
 def _obtain(
-    manager: Manager,
+    manager: EnvironmentManager,
     identity: Identity,
     prefix: str,
-    request: Request,
+    request: EnvironmentRequest,
     console: Console,
     *,
     refresh: bool,
@@ -86,13 +86,13 @@ def _obtain(
     """Return a shared hold on an environment that is whole, and whether it was there already."""
     for _ in range(_TRIES):
         use = _lock(prefix, ".lock", console, shared=True)
-        if not refresh and flaw(prefix, identity.key) is None:
+        if not refresh and why_unusable(prefix, identity.key) is None:
             return use, True
         use.release()
         # Those who come to build wait for the build alone, not for the commands of those who
         # use what was built.
         with _lock(prefix, ".build.lock", console):
-            if not refresh and flaw(prefix, identity.key) is None:
+            if not refresh and why_unusable(prefix, identity.key) is None:
                 continue
             use = _lock(prefix, ".lock", console)
             try:
@@ -100,31 +100,36 @@ def _obtain(
                 refresh = False
                 # Between the two holds a collection may come in.
                 use.share()
-                if flaw(prefix, identity.key) is None:
+                if why_unusable(prefix, identity.key) is None:
                     return use, not built
             except BaseException:
                 use.release()
                 raise
             use.release()
     raise StoreError(
-        f"the environment was built and cannot be used at once: {flaw(prefix, identity.key)}",
+        f"the environment was built and cannot be used at once: {why_unusable(prefix, identity.key)}",
         place=prefix,
         hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
     )
 
 
 def _ready(
-    manager: Manager, identity: Identity, prefix: str, request: Request, *, reused: bool
+    manager: EnvironmentManager,
+    identity: Identity,
+    prefix: str,
+    request: EnvironmentRequest,
+    *,
+    reused: bool,
 ) -> Environment:
     variables = manager.activate(prefix, request.environ)
     return Environment(manager.NAME, identity.key, prefix, reused, variables)
 
 
 def _build(
-    manager: Manager,
+    manager: EnvironmentManager,
     identity: Identity,
     prefix: str,
-    request: Request,
+    request: EnvironmentRequest,
     console: Console,
     lock: locks.Lock,
     *,
@@ -132,7 +137,7 @@ def _build(
 ) -> bool:
     """Build under the lock, unless a refresh that was killed left a whole one; return whether."""
     _restore(prefix)
-    reason = flaw(prefix, identity.key)
+    reason = why_unusable(prefix, identity.key)
     if reason is None and not refresh:
         return False
     for warning in identity.warnings:
@@ -141,7 +146,7 @@ def _build(
     console.note(console.style(f"building the {manager.NAME} environment ({reason})", "dim"))
     started = time.monotonic()
     try:
-        _set_aside(prefix, keep=flaw(prefix, identity.key) is None)
+        _set_aside(prefix, keep=why_unusable(prefix, identity.key) is None)
         with going_on(console, f"building the {manager.NAME} environment"):
             manager.build(identity, prefix, request, console, lock.descriptor)
         _mark(manager, identity, prefix, request)
@@ -153,7 +158,7 @@ def _build(
         _restore(prefix)
         raise
     seconds = time.monotonic() - started
-    prune(request.memory, _OLD_RECORDS)
+    prune(request.memo, _OLD_RECORDS)
     console.note(console.style(f"environment ready in {seconds:.1f} s: {prefix}", "dim"))
     return True
 
@@ -175,7 +180,9 @@ def _restore(prefix: str) -> None:
     _clear(prefix + ASIDE, quietly=True)
 
 
-def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -> None:
+def _mark(
+    manager: EnvironmentManager, identity: Identity, prefix: str, request: EnvironmentRequest
+) -> None:
     """Write the marker, unless what the environment was made from changed meanwhile."""
     if _changed(manager, identity, request):
         raise EnvironmentFailure(
@@ -183,7 +190,7 @@ def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -
             place=request.project.file or request.project.root,
             hint="run again",
         )
-    listed, base = manager.witnesses(prefix)
+    listed, base = manager.sentinels(prefix)
     marker = {
         "version": VERSION,
         "key": identity.key,
@@ -196,11 +203,11 @@ def _mark(manager: Manager, identity: Identity, prefix: str, request: Request) -
     publish(os.path.join(prefix, MARKER), json.dumps(marker).encode())
 
 
-def _changed(manager: Manager, identity: Identity, request: Request) -> bool:
-    seen = request.memory.watch
-    if seen is not None and not seen.volatile and seen.is_current(seen.files, seen.variables):
+def _changed(manager: EnvironmentManager, identity: Identity, request: EnvironmentRequest) -> bool:
+    seen = request.memo.parent
+    if seen is not None and not seen.untrackable and seen.is_current(seen.files, seen.variables):
         return False
-    return manager.identify(request, Reader(request.environ)).key != identity.key
+    return manager.identify(request, DependencyTracker(request.environ)).key != identity.key
 
 
 def _lock(prefix: str, suffix: str, console: Console, *, shared: bool = False) -> locks.Lock:
@@ -224,7 +231,7 @@ def _clear(path: str, *, quietly: bool = False) -> None:
         if os.path.islink(path) or os.path.isfile(path):
             os.unlink(path)
         elif os.path.lexists(path):
-            discard(path)
+            invalidate(path)
             shutil.rmtree(path)
     except OSError:
         if not quietly:

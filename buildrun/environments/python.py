@@ -12,13 +12,13 @@ from buildrun.environments import uv
 from buildrun.environments.uv import locate
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import fits, parse_version
-from buildrun.store.memo import recall
+from buildrun.store.memo import memoize
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.project.model import PythonEnv
-    from buildrun.store.memo import Memory, Reader
+    from buildrun.store.memo import DependencyTracker, Memo
 
 _DIRECTORY = re.compile(r"^(?:cpython-)?([0-9]+\.[0-9]+\.[0-9]+)(?:-|$)")
 _PROGRAM = re.compile(r"^python(?:3(?:\.[0-9]+)?)?$")
@@ -45,7 +45,7 @@ def running() -> Interpreter:
 
 
 def find(
-    request: str | None, reader: Reader, memory: Memory, environ: Mapping[str, str]
+    request: str | None, reader: DependencyTracker, memory: Memo, environ: Mapping[str, str]
 ) -> Interpreter | None:
     """Return the newest interpreter that fits, or None.
 
@@ -57,30 +57,30 @@ def find(
     if request is None or request.strip() == here.version:
         found: Interpreter | None = here
     else:
-        value = recall(memory, f"python {request}", environ, lambda inner: _newest(request, inner))
+        value = memoize(memory, f"python {request}", environ, lambda inner: _newest(request, inner))
         found = Interpreter(*value) if value else None
     if found is not None:
         reader.executable(found.path)
     return found
 
 
-def _newest(request: str, reader: Reader) -> Interpreter | None:
+def _newest(request: str, reader: DependencyTracker) -> Interpreter | None:
     fitting = [item for item in _candidates(reader) if fits(item.version, request)]
     if not fitting:
-        reader.volatile = True
+        reader.untrackable = True
         return None
     best = max(fitting, key=lambda item: parse_version(item.version))
     reader.executable(best.path)
     return best
 
 
-def installed(reader: Reader) -> list[Interpreter]:
+def installed(reader: DependencyTracker) -> list[Interpreter]:
     """Return the interpreters of pyenv, of uv and on PATH, and the running one."""
     found = {interpreter.path: interpreter for interpreter in _candidates(reader)}
     return list(found.values())
 
 
-def _candidates(reader: Reader) -> Iterator[Interpreter]:
+def _candidates(reader: DependencyTracker) -> Iterator[Interpreter]:
     yield running()
     home = reader.home()
     pyenv = reader.variable("PYENV_ROOT") or os.path.join(home, ".pyenv")
@@ -147,7 +147,9 @@ def _names(directory: str) -> list[str]:
 class PythonMissing(EnvironmentFailure):
     """No interpreter here fits; the network may have one."""
 
-    def __init__(self, declared: PythonEnv, installed: Sequence[str], request: Request) -> None:
+    def __init__(
+        self, declared: PythonEnv, installed: Sequence[str], request: EnvironmentRequest
+    ) -> None:
         """Say what was asked for and what is there."""
         there = sorted(set(installed), key=lambda text: [int(part) for part in text.split(".")])
         super().__init__(

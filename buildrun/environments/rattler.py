@@ -20,10 +20,10 @@ from buildrun.store import home
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.condarc import Settings
     from buildrun.project.model import CondaEnv
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -42,11 +42,11 @@ class _Failure(Exception):
         self.reason = reason
 
 
-def perform(
+def call(
     order: Mapping[str, Any],
     declared: CondaEnv,
     settings: Settings,
-    request: Request,
+    request: EnvironmentRequest,
     console: Console,
     lock: int,
 ) -> Sequence[Mapping[str, Any]]:
@@ -140,7 +140,7 @@ class Sources(NamedTuple):
     settings: Settings
 
 
-def sources(declared: CondaEnv, reader: Reader) -> Sources:
+def sources(declared: CondaEnv, reader: DependencyTracker) -> Sources:
     """Return the channels of the file, of the user's settings and of ``channel::package`` specs.
 
     As conda has it, a channel that only a spec names is used after the others.
@@ -155,7 +155,11 @@ def sources(declared: CondaEnv, reader: Reader) -> Sources:
 
 
 def solve_request(
-    request: Request, declared: CondaEnv, used: Sources, reader: Reader, **fields: Any
+    request: EnvironmentRequest,
+    declared: CondaEnv,
+    used: Sources,
+    reader: DependencyTracker,
+    **fields: Any,
 ) -> dict[str, Any]:
     """Return an order; see ``rattler_worker`` for its fields.
 
@@ -195,7 +199,7 @@ def connection(environ: Mapping[str, str], settings: Settings) -> dict[str, str]
     return found
 
 
-def _spec(text: str, declared: CondaEnv, used: Sources, reader: Reader) -> str:
+def _spec(text: str, declared: CondaEnv, used: Sources, reader: DependencyTracker) -> str:
     name, separator, rest = text.partition("::")
     if not separator:
         return text

@@ -20,7 +20,7 @@ from buildrun.store.files import NotAFile
 
 if TYPE_CHECKING:
     from buildrun.project.model import ProjectSpec
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _CODING = re.compile(rb"^[ \t]*#.*coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
@@ -57,7 +57,9 @@ class Target(Protocol):
         ...
 
 
-def follow(lines: Sequence[str], origin: str, root: str, reader: Reader) -> tuple[Line, ...]:
+def follow(
+    lines: Sequence[str], origin: str, root: str, reader: DependencyTracker
+) -> tuple[Line, ...]:
     """Return every line, those of the files named by ``-r`` and ``-c`` in their place.
 
     lines: the top level, read from ``origin``. root: what its paths are relative to; paths in a
@@ -84,7 +86,9 @@ def outputs_of(project: ProjectSpec) -> list[str]:
     return [os.path.normpath(os.path.join(project.root, path)) for path in sorted(paths)]
 
 
-def describe(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dict[str, str]:
+def describe(
+    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
+) -> dict[str, str]:
     """Return what decides the line's effect, free of absolute paths where it can be.
 
     A local package counts with the files that it is built from, less outputs of steps, and
@@ -158,13 +162,15 @@ def _looks_local(target: str) -> bool:
     )
 
 
-def _local(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dict[str, str]:
+def _local(
+    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
+) -> dict[str, str]:
     path = local_path(line, root)
     if path is None:
         return {}
     from buildrun.environments import local_metadata, local_packages
 
-    reader.volatile = True
+    reader.untrackable = True
     try:
         if not _EDITABLE.match(line.text):
             content = local_packages.content(path, outputs)
@@ -179,7 +185,12 @@ def _local(line: Line, root: str, reader: Reader, outputs: Sequence[str]) -> dic
 
 
 def _walk(
-    lines: Sequence[Line], base: str, trail: tuple[str, ...], reader: Reader, *, constraint: bool
+    lines: Sequence[Line],
+    base: str,
+    trail: tuple[str, ...],
+    reader: DependencyTracker,
+    *,
+    constraint: bool,
 ) -> Iterator[Line]:
     for line in lines:
         parsed = _parsed(line, reader)
@@ -208,7 +219,7 @@ def _walk(
         )
 
 
-def _parsed(line: Line, reader: Reader) -> Parsed:
+def _parsed(line: Line, reader: DependencyTracker) -> Parsed:
     """Return what a line is made of; variables in URLs stay, since they may be credentials."""
     text = line.text
     if "://" not in text or "file:" in text:
@@ -228,7 +239,7 @@ def expanded(text: str, variable: Callable[[str], str | None]) -> str:
     return _VARIABLE.sub(lambda match: variable(match.group(1)) or match.group(), text)
 
 
-def _read(path: str, line: Line, reader: Reader) -> str:
+def _read(path: str, line: Line, reader: DependencyTracker) -> str:
     try:
         content = reader.read(path)
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

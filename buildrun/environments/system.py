@@ -6,16 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments.base import Identity, Request
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
-from buildrun.store.memo import recall
+from buildrun.store.memo import memoize
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.lockfile import Lock
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 NAME = "local"
 
@@ -29,12 +29,14 @@ _NOT_FOUND = (
 )
 
 
-def identify(request: Request, reader: Reader) -> Identity:  # noqa: ARG001
+def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity:  # noqa: ARG001
     """Return an identity without a key: what the caller has is not known."""
     return Identity(NAME, "", {})
 
 
-def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
+def build(
+    identity: Identity, prefix: str, request: EnvironmentRequest, console: Console, lock: int
+) -> None:
     """Never called: there is no prefix."""
     raise AssertionError((identity, prefix, request, console, lock))
 
@@ -50,7 +52,7 @@ def damage(prefix: str) -> Sequence[str]:  # noqa: ARG001
 
 
 def lock(
-    request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
+    request: EnvironmentRequest, platforms: Sequence[str], previous: Lock | None, console: Console
 ) -> Lock:
     """Refuse: there is nothing to lock."""
     raise EnvironmentFailure(
@@ -94,16 +96,16 @@ _ANSWER = 20.0  # seconds that the program may take
 _VARIABLES = ("PYENV_VERSION", "PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE", "VIRTUAL_ENV")
 
 
-def fingerprint(request: Request) -> str:
+def describe_active_python(request: EnvironmentRequest) -> str:
     """Return a digest that two machines share where the same Python has the same packages."""
 
-    def compute(reader: Reader) -> str:
+    def compute(reader: DependencyTracker) -> str:
         return digest.key("caller", _look(request, reader))
 
-    return str(recall(request.memory, f"caller {request.project.root}", request.environ, compute))
+    return str(memoize(request.memo, f"caller {request.project.root}", request.environ, compute))
 
 
-def _look(request: Request, reader: Reader) -> Any:
+def _look(request: EnvironmentRequest, reader: DependencyTracker) -> Any:
     for name in _VARIABLES:
         reader.variable(name)
     reader.exists(os.path.join(request.project.root, ".python-version"))
@@ -112,7 +114,7 @@ def _look(request: Request, reader: Reader) -> Any:
         return None
     answer = _ask(program, request)
     if answer is None:
-        reader.volatile = True
+        reader.untrackable = True
         return None
     version, executable, found = answer
     reader.executable(str(executable))
@@ -121,7 +123,7 @@ def _look(request: Request, reader: Reader) -> Any:
     return [version, sorted({name for _, names in found for name in names})]
 
 
-def _find(reader: Reader) -> str | None:
+def _find(reader: DependencyTracker) -> str | None:
     search = (reader.variable("PATH") or os.defpath).split(os.pathsep)
     for name in ("python", "python3"):
         for directory in search:
@@ -131,7 +133,7 @@ def _find(reader: Reader) -> str | None:
     return None
 
 
-def _ask(program: str, request: Request) -> Any:
+def _ask(program: str, request: EnvironmentRequest) -> Any:
     import json
     import subprocess
 

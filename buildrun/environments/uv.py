@@ -17,7 +17,7 @@ from buildrun.store import home
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.pip_config import Settings
     from buildrun.environments.requirements import Line
 
@@ -121,7 +121,7 @@ class Tool:
 
     def __init__(
         self,
-        request: Request,
+        request: EnvironmentRequest,
         settings: Settings,
         console: Console,
         lock: int,

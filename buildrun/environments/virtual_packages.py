@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 _MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32", "armv6l": "armv6l"}
 
@@ -29,7 +29,7 @@ _LEVELS = {"64": "x86_64", "arm64": "m1"}
 _CPU_BYTES = 1 << 14  # enough for the first processor
 
 
-def platform(reader: Reader) -> str:
+def platform(reader: DependencyTracker) -> str:
     """Return conda's name of the platform, such as ``linux-64``; CONDA_SUBDIR is respected."""
     if chosen := reader.variable("CONDA_SUBDIR"):
         return chosen
@@ -38,7 +38,7 @@ def platform(reader: Reader) -> str:
     return f"{system}-{_MACHINES.get(machine, machine)}"
 
 
-def detect(reader: Reader) -> tuple[str, ...]:
+def detect(reader: DependencyTracker) -> tuple[str, ...]:
     """Return the virtual packages as ``name=version=build``.
 
     The kernel counts with its major and minor version only, the processor with its level: neither
@@ -49,7 +49,7 @@ def detect(reader: Reader) -> tuple[str, ...]:
     return _listed(_mac(reader) if sys.platform == "darwin" else _linux(reader), reader)
 
 
-def assumed(subdir: str, reader: Reader) -> tuple[str, ...]:
+def assumed(subdir: str, reader: DependencyTracker) -> tuple[str, ...]:
     """Return what a lock for a platform counts on, whatever machine makes it.
 
     CONDA_OVERRIDE_* variables are respected, such as CONDA_OVERRIDE_CUDA.
@@ -58,7 +58,7 @@ def assumed(subdir: str, reader: Reader) -> tuple[str, ...]:
     return _listed({**_ASSUMED.get(system, {}), "archspec": _LEVELS.get(machine, machine)}, reader)
 
 
-def _listed(found: dict[str, str], reader: Reader) -> tuple[str, ...]:
+def _listed(found: dict[str, str], reader: DependencyTracker) -> tuple[str, ...]:
     found["unix"] = "0"
     for name in ("cuda", "glibc", "linux", "osx", "archspec"):
         chosen = reader.variable(f"CONDA_OVERRIDE_{name.upper()}")
@@ -71,7 +71,7 @@ def _spell(name: str, version: str) -> str:
     return f"__archspec=1={version}" if name == "archspec" else f"__{name}={version}=0"
 
 
-def _linux(reader: Reader) -> dict[str, str]:
+def _linux(reader: DependencyTracker) -> dict[str, str]:
     return {
         "linux": _head(_text(reader, "/proc/sys/kernel/osrelease") or os.uname().release),
         "glibc": _glibc(reader),
@@ -80,7 +80,7 @@ def _linux(reader: Reader) -> dict[str, str]:
     }
 
 
-def _mac(reader: Reader) -> dict[str, str]:
+def _mac(reader: DependencyTracker) -> dict[str, str]:
     from platform import mac_ver
 
     _text(reader, "/System/Library/CoreServices/SystemVersion.plist")
@@ -88,7 +88,7 @@ def _mac(reader: Reader) -> dict[str, str]:
     return {"osx": _head(mac_ver()[0]), "archspec": "m1" if machine == "arm64" else machine}
 
 
-def _glibc(reader: Reader) -> str:
+def _glibc(reader: DependencyTracker) -> str:
     for path in (f"/lib/{os.uname().machine}-linux-gnu/libc.so.6", "/lib64/libc.so.6"):
         _text(reader, path)  # so that an upgrade is noticed
     try:
@@ -117,7 +117,7 @@ def _processor() -> str:
     return level
 
 
-def _cuda(reader: Reader) -> str:
+def _cuda(reader: DependencyTracker) -> str:
     """Return the newest CUDA that the driver can run, or ""."""
     driver = _text(reader, "/proc/driver/nvidia/version")
     if not driver and not reader.exists("/dev/dxg"):
@@ -132,7 +132,7 @@ def _cuda(reader: Reader) -> str:
     return "" if failed else f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
-def _text(reader: Reader, path: str) -> str:
+def _text(reader: DependencyTracker, path: str) -> str:
     try:
         return reader.read(path).decode(errors="replace").strip()
     except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments import lockfile, pip_config, private_files, python, requirements
-from buildrun.environments.base import Identity, Request, here
+from buildrun.environments.base import EnvironmentRequest, Identity, here
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.pip_config import Settings
 from buildrun.environments.prefix import MARKER
@@ -20,14 +20,14 @@ from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.project.rules.environments import fits
 from buildrun.store import digest, files
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
+    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.python import Interpreter
     from buildrun.environments.uv import Tool, ToolFailure
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
 
 # What `--env-manager uv` takes instead of the declared dependencies, as MLflow does.
 UV_LOCK = "uv.lock"
@@ -35,7 +35,7 @@ UV_LOCK = "uv.lock"
 _BY_PATH = re.compile(r'^source = \{ (editable|directory|path) = "([^"]+)" \}', re.MULTILINE)
 
 
-class Wanted(NamedTuple):
+class VirtualenvSpec(NamedTuple):
     """An environment with everything its files name.
 
     lines: requirements of each installation, in MLflow's order, with the files that they name
@@ -51,7 +51,7 @@ class Wanted(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def read(request: Request, reader: Reader) -> Wanted:
+def read(request: EnvironmentRequest, reader: DependencyTracker) -> VirtualenvSpec:
     """Return it all; raises EnvironmentFailure for files that cannot be followed."""
     declared, warnings = _declared(request)
     root, origin = request.project.root, declared.path or request.project.root
@@ -68,12 +68,14 @@ def read(request: Request, reader: Reader) -> Wanted:
     outputs = requirements.outputs_of(request.project)
     for stage, found in lines.items():
         inputs[stage] = [requirements.describe(line, root, reader, outputs) for line in found]
-    return Wanted(declared, lines, inputs, indexes, settings, warnings)
+    return VirtualenvSpec(declared, lines, inputs, indexes, settings, warnings)
 
 
-def find_interpreter(declared: PythonEnv, request: Request, reader: Reader) -> Interpreter:
+def find_interpreter(
+    declared: PythonEnv, request: EnvironmentRequest, reader: DependencyTracker
+) -> Interpreter:
     """Return the Python to build with; raises PythonMissing."""
-    found = python.find(declared.python, reader, request.memory, request.environ)
+    found = python.find(declared.python, reader, request.memo, request.environ)
     if found is not None:
         return found
     from buildrun.environments.python import PythonMissing
@@ -82,7 +84,7 @@ def find_interpreter(declared: PythonEnv, request: Request, reader: Reader) -> I
     raise PythonMissing(declared, there, request)
 
 
-def _given_by_path(root: str, reader: Reader) -> tuple[Line, ...]:
+def _given_by_path(root: str, reader: DependencyTracker) -> tuple[Line, ...]:
     """Return the packages that a `uv.lock` has by their directories, less the project itself."""
     place = os.path.join(root, UV_LOCK)
     found = _BY_PATH.findall(reader.read(place).decode(errors="replace"))
@@ -90,7 +92,7 @@ def _given_by_path(root: str, reader: Reader) -> tuple[Line, ...]:
     return tuple(Line(text, place, 0) for text in texts if not text.endswith("./."))
 
 
-def _declared(request: Request) -> tuple[PythonEnv, tuple[str, ...]]:
+def _declared(request: EnvironmentRequest) -> tuple[PythonEnv, tuple[str, ...]]:
     environment = request.project.environment
     if isinstance(environment, PythonEnv):
         return environment, ()
@@ -213,7 +215,7 @@ witnesses = sentinels
 damage = modified_files
 
 
-def identify(request: Request, reader: Reader) -> Identity:
+def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity:
     """Return what the virtualenv is made of; raises EnvironmentFailure."""
     wanted = read(request, reader)
     interpreter = find_interpreter(wanted.declared, request, reader)
@@ -241,11 +243,13 @@ def identify(request: Request, reader: Reader) -> Identity:
     return Identity(NAME, key, parts, state, stale, wanted.warnings)
 
 
-def build(identity: Identity, prefix: str, request: Request, console: Console, lock: int) -> None:
+def build(
+    identity: Identity, prefix: str, request: EnvironmentRequest, console: Console, lock: int
+) -> None:
     """Make the virtualenv and install what it is made of; raises EnvironmentFailure."""
     from buildrun.environments import local_packages, private_files, uv
 
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     wanted = read(request, reader)
     known, root = json.dumps(identity.parts), request.project.root
     interpreter = find_interpreter(wanted.declared, request, reader)
@@ -267,12 +271,12 @@ def build(identity: Identity, prefix: str, request: Request, console: Console, l
 
 
 def lock(
-    request: Request, platforms: Sequence[str], previous: Lock | None, console: Console
+    request: EnvironmentRequest, platforms: Sequence[str], previous: Lock | None, console: Console
 ) -> Lock:
     """Return every package with version and hashes; raises EnvironmentFailure."""
     from buildrun.environments import local_packages, uv, uv_lock
 
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     wanted = read(request, reader)
     version = find_interpreter(wanted.declared, request, reader).version
     tool = uv.Tool(request, wanted.settings, console, -1)
@@ -296,7 +300,7 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     }
 
 
-def usable_lock(wanted: Wanted, reader: Reader) -> Lock | None:
+def usable_lock(wanted: VirtualenvSpec, reader: DependencyTracker) -> Lock | None:
     """Return the lock of a virtualenv, fresh or stale; raises EnvironmentFailure."""
     if UV_LOCK in wanted.inputs:
         return None
@@ -312,7 +316,7 @@ def not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
 
 
 def _explain(
-    failure: ToolFailure, identity: Identity, wanted: Wanted, request: Request
+    failure: ToolFailure, identity: Identity, wanted: VirtualenvSpec, request: EnvironmentRequest
 ) -> EnvironmentFailure:
     from buildrun.environments.uv import explain
 
@@ -327,7 +331,7 @@ def _explain(
 
 
 def _stages(
-    identity: Identity, wanted: Wanted, tool: Tool, root: str
+    identity: Identity, wanted: VirtualenvSpec, tool: Tool, root: str
 ) -> Mapping[str, Sequence[Line]]:
     """Return the requirements of each installation."""
     from buildrun.environments import uv_lock

@@ -53,17 +53,17 @@ class Result(NamedTuple):
 
 
 # Takes the stream, 1 or 2, and what was written to it.
-Sink = Callable[[int, bytes], None]
+OutputSink = Callable[[int, bytes], None]
 
 
-class Hands(Protocol):
+class ProcessRunner(Protocol):
     """What carries out commands, such as ``Supervisor``; used by several threads."""
 
     # Runs a command of this machine, its output given to the sink, and returns how it ended.
-    def run(self, job: Job, sink: Sink) -> Result: ...
+    def run(self, job: Job, sink: OutputSink) -> Result: ...
 
     # Has it called in the one thread that sinks are called in, and raises what it raises.
-    def give(self, call: Callable[[], None]) -> None: ...
+    def call_in_loop(self, call: Callable[[], None]) -> None: ...
 
     # Has it called for each signal by which the user asks to end, as long as it is entered.
-    def on_end(self, call: Callable[[int], None]) -> AbstractContextManager[None]: ...
+    def on_interrupt(self, call: Callable[[int], None]) -> AbstractContextManager[None]: ...

@@ -16,7 +16,7 @@ from buildrun.workspace.fingerprints import Fingerprints
 DOCKER_FAILED = 125
 
 
-class Chosen(NamedTuple):
+class ResolvedImage(NamedTuple):
     """The image that commands run in; JSON values.
 
     id: what containers run, never a name that can move. base: the id of what the project names.
@@ -39,7 +39,7 @@ class Chosen(NamedTuple):
     python: bool = True
 
 
-class Wants(NamedTuple):
+class ContainerOptions(NamedTuple):
     """What a project and its user want of every container; JSON values.
 
     volumes, environment: as in `docker_env`. arguments: words for `docker run`. variables: of
@@ -68,13 +68,13 @@ class Task(NamedTuple):
 
 
 def container_for(
-    task: Task, wants: Wants, chosen: Chosen, environ: Mapping[str, str]
+    task: Task, wants: ContainerOptions, chosen: ResolvedImage, environ: Mapping[str, str]
 ) -> Container:
     """Return the container for a step; raises ProjectError for what its project lacks here."""
     given = [
         docker_cli.credentials(environ),
         docker_cli.tracking(environ, wants.cwd),
-        docker_cli.declared(wants.volumes, wants.environment, environ, wants.root),
+        docker_cli.declared_mounts(wants.volumes, wants.environment, environ, wants.root),
     ]
     seen: dict[str, str] = {}
     for item in given:
@@ -83,8 +83,8 @@ def container_for(
     seen.update({name: environ[name] for name in task.pass_env if name in environ})
     seen.update(dict(task.env))
     volumes = tuple(volume for item in given for volume in item.volumes)
-    volumes += docker_cli.paths(task.paths) + wants.artifacts
-    name, arguments = docker_cli.named(wants.arguments)
+    volumes += docker_cli.path_mounts(task.paths) + wants.artifacts
+    name, arguments = docker_cli.container_name(wants.arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
         image=chosen.id,
@@ -102,11 +102,11 @@ def container_for(
 
 
 def tracked(
-    wants: Wants,
+    wants: ContainerOptions,
     environ: Mapping[str, str],
     variables: Mapping[str, str | None],
     artifacts: str | None,
-) -> tuple[Wants, Mapping[str, str]]:
+) -> tuple[ContainerOptions, Mapping[str, str]]:
     """Return wants and the caller's variables for containers that see a run of MLflow.
 
     variables: of that run. artifacts: the directory of this machine where its artifacts go.
@@ -143,7 +143,7 @@ def run(
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     argv = docker_cli.run_argv(made, stdin=True, terminal=terminal)
-    attendance = docker_reaper.attend(directory(home), made.name, environ)
+    attendance = docker_reaper.lease(directory(home), made.name, environ)
     result = Result(DOCKER_FAILED)
     try:
         seen = docker_cli.cli_environ(environ, made)
@@ -155,7 +155,7 @@ def run(
 
 def end(
     made: Container,
-    attendance: docker_reaper.Attendance,
+    attendance: docker_reaper.ContainerLease,
     environ: Mapping[str, str],
     *,
     removed: bool = False,
@@ -166,10 +166,12 @@ def end(
     """
     if removed or docker_reaper.remove([made.name], environ):
         attendance.end()
-    docker_reaper.collect(attendance.directory, environ)
+    docker_reaper.reap_abandoned(attendance.directory, environ)
 
 
-def _user(chosen: Chosen, volumes: tuple[str, ...], arguments: tuple[str, ...]) -> str | None:
+def _user(
+    chosen: ResolvedImage, volumes: tuple[str, ...], arguments: tuple[str, ...]
+) -> str | None:
     """Return as whom the container runs, so that files in mounted directories are the caller's."""
     if os.getuid() == 0 or not volumes or docker_cli.sets_user(arguments):
         return None

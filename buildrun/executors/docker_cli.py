@@ -181,7 +181,7 @@ def refuse_unfit(words: Sequence[str]) -> None:
             )
 
 
-def named(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+def container_name(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """Return the name that the user's arguments give the container, and the other arguments.
 
     `--rm` goes as well: containers are removed in any case.
@@ -237,14 +237,14 @@ _CREDENTIALS = (
 )  # fmt: skip
 
 
-class Given(NamedTuple):
+class HostAccess(NamedTuple):
     """Variables to set in a container, and volumes as `-v` takes them."""
 
     environ: Mapping[str, str]
     volumes: tuple[str, ...]
 
 
-def tracking(environ: Mapping[str, str], cwd: str) -> Given:
+def tracking(environ: Mapping[str, str], cwd: str) -> HostAccess:
     """Return what makes MLflow's client in a container speak to the caller's store.
 
     A store on this machine is mounted, and its URI rewritten. cwd: where relative paths begin.
@@ -252,10 +252,10 @@ def tracking(environ: Mapping[str, str], cwd: str) -> Given:
     uri = environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         place = os.path.join(cwd, "mlruns")
-        return _mounted(place, "file") if os.path.isdir(place) else Given({}, ())
+        return _mounted(place, "file") if os.path.isdir(place) else HostAccess({}, ())
     scheme, path = _local(uri)
     if path is None:
-        return Given({"MLFLOW_TRACKING_URI": uri}, ())
+        return HostAccess({"MLFLOW_TRACKING_URI": uri}, ())
     return _mounted(os.path.abspath(os.path.join(cwd, path)), scheme)
 
 
@@ -264,7 +264,7 @@ def is_remote(uri: str) -> bool:
     return bool(uri) and _local(uri)[1] is None
 
 
-def credentials(environ: Mapping[str, str]) -> Given:
+def credentials(environ: Mapping[str, str]) -> HostAccess:
     """Return what the caller has for artifact stores: S3, Azure, GCS and HDFS."""
     seen = {name: environ[name] for name in _CREDENTIALS if environ.get(name)}
     volumes = []
@@ -276,15 +276,15 @@ def credentials(environ: Mapping[str, str]) -> Given:
         seen["GOOGLE_APPLICATION_CREDENTIALS"] = "/.gcs"
     if ticket := environ.get("MLFLOW_KERBEROS_TICKET_CACHE"):
         volumes.append(f"{ticket}:{ticket}")
-    return Given(seen, tuple(volumes))
+    return HostAccess(seen, tuple(volumes))
 
 
-def declared(
+def declared_mounts(
     volumes: Sequence[str],
     environment: Sequence[str | tuple[str, str]],
     environ: Mapping[str, str],
     root: str,
-) -> Given:
+) -> HostAccess:
     """Return what an MLproject's `docker_env` asks for, its variables replaced.
 
     Raises ProjectError for a variable that is not set, and for a directory of this machine that is
@@ -302,7 +302,7 @@ def declared(
                 place="docker_env.environment",
                 hint=f"set it: export {item}=…",
             )
-    return Given(seen, tuple(_volume(volume, environ, root) for volume in volumes))
+    return HostAccess(seen, tuple(_volume(volume, environ, root) for volume in volumes))
 
 
 def value_of(pair: tuple[str, str], environ: Mapping[str, str], root: str) -> str:
@@ -318,14 +318,14 @@ def value_of(pair: tuple[str, str], environ: Mapping[str, str], root: str) -> st
     return _replaced(value, environ, root, what, "docker_env.environment")
 
 
-def paths(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+def path_mounts(values: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Return the volumes that make paths mean the same in a container as here."""
     return tuple(f"{path}:{path}" for path in dict.fromkeys(path for _, path in values))
 
 
-def _mounted(place: str, scheme: str) -> Given:
+def _mounted(place: str, scheme: str) -> HostAccess:
     uri = f"sqlite:///{TRACKING}" if scheme == "sqlite" else f"file://{TRACKING}"
-    return Given({"MLFLOW_TRACKING_URI": uri}, (f"{place}:{TRACKING}",))
+    return HostAccess({"MLFLOW_TRACKING_URI": uri}, (f"{place}:{TRACKING}",))
 
 
 def _local(uri: str) -> tuple[str, str | None]:

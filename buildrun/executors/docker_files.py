@@ -13,7 +13,7 @@ from buildrun.errors import ExecutionError
 _CHUNK = 1 << 16
 
 
-def put(
+def copy_in(
     name: str, workdir: str, root: str, paths: Sequence[str], environ: Mapping[str, str]
 ) -> None:
     """Copy files and directories of the project into a container that is not yet started.
@@ -60,7 +60,7 @@ def put(
         )
 
 
-def fetch(
+def copy_out(
     name: str, workdir: str, root: str, paths: Sequence[str], environ: Mapping[str, str]
 ) -> None:
     """Copy outputs from a container that has ended into the project; absent ones are passed over.

@@ -21,7 +21,7 @@ _REMOVAL = 60
 _LATEST = 60
 
 
-class Attendance:
+class ContainerLease:
     """The hold on a container's file, which lies in the directory."""
 
     def __init__(self, path: str, lock: locks.Lock) -> None:
@@ -37,7 +37,7 @@ class Attendance:
             self._lock.release()
 
 
-def attend(directory: str, name: str, environ: Mapping[str, str]) -> Attendance:
+def lease(directory: str, name: str, environ: Mapping[str, str]) -> ContainerLease:
     """Note that a container of this name is about to be made by this process; raises OSError."""
     path = os.path.join(directory, name)
     os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -49,7 +49,7 @@ def attend(directory: str, name: str, environ: Mapping[str, str]) -> Attendance:
         os.close(descriptor)  # taken for abandoned between its making and its locking
     engine = {key: environ[key] for key in _ENGINE if key in environ}
     os.pwrite(descriptor, json.dumps(engine).encode(), 0)
-    return Attendance(path, locks.Lock(descriptor))
+    return ContainerLease(path, locks.Lock(descriptor))
 
 
 def abandoned(directory: str) -> list[tuple[str, Mapping[str, str], locks.Lock]]:
@@ -70,7 +70,7 @@ def abandoned(directory: str) -> list[tuple[str, Mapping[str, str], locks.Lock]]
     return found
 
 
-def collect(directory: str, environ: Mapping[str, str]) -> list[str]:
+def reap_abandoned(directory: str, environ: Mapping[str, str]) -> list[str]:
     """Remove the containers that nobody attends, and return their names.
 
     One that is not there may still come: the engine does what a killed CLI has asked of it. So it

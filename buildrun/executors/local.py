@@ -18,7 +18,7 @@ from buildrun.executors.process import Members, find_program, send, spawn
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
 from buildrun.executors.tee import kept
 from buildrun.executors.terminal import Terminal
-from buildrun.executors.termination import GRACE, Ending, Grace
+from buildrun.executors.termination import GRACE, GracePeriods, Termination
 
 # Pauses in seconds between looks at a group whose last members are not our children: nothing
 # tells us of their end.
@@ -29,7 +29,7 @@ _LAST_PAUSE = 0.05
 _CONTINUE_NOTICE = 0.5
 
 
-def execute(job: Job, *, grace: Grace = GRACE) -> Result:
+def execute(job: Job, *, grace: GracePeriods = GRACE) -> Result:
     """Run the command to its end with our stdin, stdout, stderr and terminal.
 
     grace: how long an interrupted command may take.
@@ -49,7 +49,7 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
         if descriptor is not None:
             terminal.record_given(group)
         try:
-            ending = Ending(group, grace, job.timeout)
+            ending = Termination(group, grace, job.timeout)
             return _Watch(group, terminal, signals, ending).to_end()
         except BaseException:
             # A handler of our caller's has raised; the command must not be lost.
@@ -60,7 +60,9 @@ def execute(job: Job, *, grace: Grace = GRACE) -> Result:
 class _Watch:
     """A running command, with all that is done for it until it has ended."""
 
-    def __init__(self, group: int, terminal: Terminal, signals: Signals, ending: Ending) -> None:
+    def __init__(
+        self, group: int, terminal: Terminal, signals: Signals, ending: Termination
+    ) -> None:
         self._group = group
         self._terminal = terminal
         self._signals = signals

@@ -17,13 +17,13 @@ from functools import partial
 from types import TracebackType
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import TIMED_OUT, Job, Result, Sink
+from buildrun.executors.base import TIMED_OUT, Job, OutputSink, Result
 from buildrun.executors.guard import Guard
 from buildrun.executors.process import Members, above_standard, find_program, open_pipe, send, spawn
 from buildrun.executors.signals import CAUGHT, ENDING, Signals
-from buildrun.executors.termination import GRACE, Ending, Grace
+from buildrun.executors.termination import GRACE, GracePeriods, Termination
 
-__all__ = ["Sink", "Supervisor"]
+__all__ = ["OutputSink", "Supervisor"]
 
 
 class Supervisor:
@@ -36,13 +36,13 @@ class Supervisor:
     def __init__(self) -> None:
         """Prepare; nothing is caught before entry."""
         self._signals = Signals()
-        self._mailbox = Mailbox()
+        self._mailbox = CallQueue()
         self._guard = Guard()
         self._open = ExitStack()
         self._selector: selectors.BaseSelector
         self._null = -1
         self._thread = 0
-        self._running: dict[int, tuple[Captured, _Order]] = {}
+        self._running: dict[int, tuple[CapturedProcess, _Order]] = {}
         self._ticks: list[_Tick] = []
         self._child_has_ended = False
         self._interrupted: int | None = None
@@ -95,7 +95,7 @@ class Supervisor:
         """The number of the signal that has asked us to end, else None."""
         return self._interrupted
 
-    def run(self, job: Job, sink: Sink, *, grace: Grace = GRACE) -> Result:
+    def run(self, job: Job, sink: OutputSink, *, grace: GracePeriods = GRACE) -> Result:
         """Run the command to its end; from any thread but the loop's.
 
         sink: is called in the loop's thread. What it raises ends the command, and is raised here.
@@ -121,7 +121,7 @@ class Supervisor:
         """Have it called in the loop's thread soon; what it raises leaves the loop."""
         self._mailbox.post(call)
 
-    def give(self, call: Callable[[], None]) -> None:
+    def call_in_loop(self, call: Callable[[], None]) -> None:
         """Have it called in the loop's thread, and return when it was; from any other thread.
 
         Raises what it raises.
@@ -143,7 +143,7 @@ class Supervisor:
             raise error
 
     @contextmanager
-    def on_end(self, call: Callable[[int], None]) -> Iterator[None]:
+    def on_interrupt(self, call: Callable[[int], None]) -> Iterator[None]:
         """Have it called with the number of each signal by which the user asks us to end.
 
         It must return at once. Where we are to end already, it is called before this returns.
@@ -188,7 +188,7 @@ class Supervisor:
                 for number in self._signals.read(0):
                     self._receive(number)
             elif key.fileobj is self._mailbox:
-                self._mailbox.quiet()
+                self._mailbox.acknowledge()
             else:
                 key.data.read(key.fd)
         leader, self._child_has_ended = self._child_has_ended, False
@@ -242,7 +242,7 @@ class Supervisor:
             return
         self._signals.hold()
         try:
-            captured = Captured(
+            captured = CapturedProcess(
                 order.job,
                 order.sink,
                 order.grace,
@@ -289,7 +289,7 @@ class Supervisor:
 class _Order:
     """A command to be run, and the thread that waits for it."""
 
-    def __init__(self, job: Job, sink: Sink, grace: Grace) -> None:
+    def __init__(self, job: Job, sink: OutputSink, grace: GracePeriods) -> None:
         self.job = job
         self.sink = sink
         self.grace = grace
@@ -332,7 +332,7 @@ def _refused(number: int) -> Result:
     return Result(128 + number, number)
 
 
-class Mailbox:
+class CallQueue:
     """Calls in the order in which they came, and a descriptor that tells of the first of them."""
 
     def __init__(self) -> None:
@@ -341,7 +341,7 @@ class Mailbox:
         self._calls: deque[Callable[[], None]] = deque()
         self._reader = self._writer = -1
 
-    def __enter__(self) -> Mailbox:
+    def __enter__(self) -> CallQueue:
         """Open; raises OSError."""
         with self._lock:
             self._reader, self._writer = open_pipe()
@@ -383,7 +383,7 @@ class Mailbox:
         with self._lock:
             return self._calls.popleft() if self._calls else None
 
-    def quiet(self) -> None:
+    def acknowledge(self) -> None:
         """Forget that calls were told of."""
         try:
             os.read(self._reader, 4096)
@@ -410,7 +410,7 @@ _FIRST_PAUSE = 0.001
 _LAST_PAUSE = 0.05
 
 
-class Captured:
+class CapturedProcess:
     """A command in a session of its own, and all that is done for it until it has ended.
 
     Nothing here blocks: `read` is called when there is something to read, `look` when a child of
@@ -420,8 +420,8 @@ class Captured:
     def __init__(
         self,
         job: Job,
-        sink: Sink,
-        grace: Grace,
+        sink: OutputSink,
+        grace: GracePeriods,
         *,
         stdin: int,
         mask: set[int],
@@ -433,7 +433,7 @@ class Captured:
         self._sink = sink
         self._selector = selector
         self.group, self._streams = _start(job, stdin, mask)
-        self.ending = Ending(self.group, grace, job.timeout)
+        self.ending = Termination(self.group, grace, job.timeout)
         self._members = Members(self.group)
         self._code: int | None = None
         self._pause = _FIRST_PAUSE

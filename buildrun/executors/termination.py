@@ -9,7 +9,7 @@ from typing import NamedTuple
 from buildrun.executors.process import send
 
 
-class Grace(NamedTuple):
+class GracePeriods(NamedTuple):
     """How long a group that was asked to end may take, in seconds.
 
     interrupt: after SIGINT.
@@ -26,7 +26,7 @@ class Grace(NamedTuple):
     echo: float = 0.1
 
 
-GRACE = Grace()
+GRACE = GracePeriods()
 
 # What follows a signal that has not ended the group; SIGTERM where nothing else is said.
 _NEXT: dict[int, int | None] = {signal.SIGTERM: signal.SIGKILL, signal.SIGKILL: None}
@@ -38,10 +38,10 @@ _KILL_TIME = 5.0
 _LONGEST_WAIT = 86400.0
 
 
-class Ending:
+class Termination:
     """Passes the user's signal on to a group; then SIGTERM and SIGKILL, each in its time."""
 
-    def __init__(self, group: int, grace: Grace, timeout: float | None = None) -> None:
+    def __init__(self, group: int, grace: GracePeriods, timeout: float | None = None) -> None:
         """Take the group that is to end once it is asked to, or after the timeout in seconds."""
         self.begun = False
         self.interrupted: int | None = None

@@ -21,7 +21,7 @@ _SHOWN = 3
 _Listing = Callable[[], "Sequence[Entry] | None"]
 
 
-class Parts(NamedTuple):
+class ActionKey(NamedTuple):
     """What a key is made of, and what only explains it.
 
     key_parts: JSON values; the key is their digest. details: JSON values that say more about a
@@ -36,7 +36,7 @@ class Parts(NamedTuple):
         return digest.key(DOMAIN, self.key_parts, algorithm)
 
 
-def parts(
+def compute(
     step: Step,
     *,
     environment: str | None,
@@ -45,7 +45,7 @@ def parts(
     upstream: Mapping[str, str],
     salt: str | None,
     algorithm: "Algorithm",
-) -> Parts:
+) -> ActionKey:
     """Return the parts of a step's key.
 
     environment: what stands for it in keys. inputs: the digest of their listing.
@@ -53,7 +53,7 @@ def parts(
     whose outputs this one may see, their digest. salt: the user's means to disown old results.
     Values that may be secret, the command's text and variables, go in as digests only.
     """
-    text = step.portable
+    text = step.key_text
     for name, content in contents.items():
         text = text.replace(f"\0{name}\0", content)
     secret = {
@@ -83,10 +83,12 @@ def parts(
         },
         "manager": step.environment.manager,
     }
-    return Parts(key_parts, details)
+    return ActionKey(key_parts, details)
 
 
-def differences(old: Parts, new: Parts, old_inputs: _Listing, new_inputs: _Listing) -> list[Reason]:
+def explain(
+    old: ActionKey, new: ActionKey, old_inputs: _Listing, new_inputs: _Listing
+) -> list[Reason]:
     """Return a reason for each part that differs, in the order in which users think of them.
 
     old_inputs, new_inputs: give the listings, or None where one is not kept any more.
@@ -112,7 +114,7 @@ def differences(old: Parts, new: Parts, old_inputs: _Listing, new_inputs: _Listi
     return found or [Reason("key-changed", "keys are made in another way than before")]
 
 
-def likeness(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+def similarity(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
     """Return how many parts are equal."""
     return sum(old.get(name) == value for name, value in new.items())
 

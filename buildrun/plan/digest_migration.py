@@ -7,8 +7,8 @@ this machine: a shared cache must not rest on digests whose collisions can be ma
 from typing import TYPE_CHECKING
 
 from buildrun.plan.model import Plan, Reason, Step
-from buildrun.plan.uptodate import Judge, Verdict
-from buildrun.store.action_cache import TAKEN_OVER, Results
+from buildrun.plan.uptodate import StalenessCheck, StepStatus
+from buildrun.store.action_cache import TAKEN_OVER, ActionCache
 from buildrun.store.home import Home
 from buildrun.workspace.fingerprints import Fingerprints
 
@@ -28,9 +28,9 @@ class Former:
         self,
         plan: Plan,
         home: Home,
-        judge: Judge,
+        judge: StalenessCheck,
         fingerprints: Fingerprints,
-        results: Results,
+        results: ActionCache,
         *,
         write: bool,
     ) -> None:
@@ -42,24 +42,24 @@ class Former:
         self._results = results
         self._write = write
 
-    def look(self, step: Step, known: Verdict) -> "tuple[Manifest | None, tuple[Reason, ...]]":
+    def look(self, step: Step, known: StepStatus) -> "tuple[Manifest | None, tuple[Reason, ...]]":
         """Return the step's result under today's key, and why it is not simply up to date.
 
         known: today's key with its parts and inputs. The steps before it have to be done.
         """
         self._fingerprints.forget()  # a command may have run since the last look
         self._settle(step)
-        before = self._judge.verdict(step)
+        before = self._judge.check(step)
         if before.key is None or before.state == "miss":
             return None, before.reasons
         made = before.manifest or self._results.find(before.key)
         found = self._take_over(made, known) if made is not None else None
         if made is None or found is None:
             return None, _LOST
-        self._judge.settle(step.id, made.outputs)
+        self._judge.record_outputs(step.id, made.outputs)
         return found, before.reasons
 
-    def _take_over(self, made: "Manifest", known: Verdict) -> "Manifest | None":
+    def _take_over(self, made: "Manifest", known: StepStatus) -> "Manifest | None":
         from buildrun.store.translate import translate
 
         if known.key is None or known.parts is None or known.inputs is None:
@@ -73,7 +73,7 @@ class Former:
         for name in self._judge.missing(step):
             earlier = self._steps[name]
             if earlier.outputs:
-                self._judge.settle(name, self._fingerprints.outputs(earlier.outputs).digest)
+                self._judge.record_outputs(name, self._fingerprints.outputs(earlier.outputs).digest)
             else:
                 self._settle(earlier)
-                self._judge.settle(name, self._judge.identity(earlier))
+                self._judge.record_outputs(name, self._judge.identity(earlier))

@@ -10,17 +10,17 @@ from typing import NamedTuple
 from buildrun.console import nearest
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.plan import parameters as command
-from buildrun.plan.parameters import Download, Rendered
+from buildrun.plan.parameters import Download, RenderedCommand
 from buildrun.project.model import Dependency, EntryPoint, ProjectSpec
 from buildrun.store import digest
 
 
-class Node(NamedTuple):
+class ResolvedStep(NamedTuple):
     """An entry point with decided parameters, and the ids of those that go before it."""
 
     id: str
     entry_point: EntryPoint
-    rendered: Rendered
+    rendered: RenderedCommand
     depends_on: tuple[str, ...]
     problems: tuple[BuildrunError, ...]
     downloads: tuple[str, ...]
@@ -29,12 +29,12 @@ class Node(NamedTuple):
 _Identity = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class _Visit(NamedTuple):
+class _Frame(NamedTuple):
     """An entry point on the way down to what it depends on."""
 
     identity: _Identity
     entry_point: EntryPoint
-    rendered: Rendered
+    rendered: RenderedCommand
     waiting: list[Dependency]
     found: list[_Identity]
 
@@ -46,7 +46,7 @@ def expand(
     cwd: str,
     environ: Mapping[str, str],
     download: Download | None,
-) -> list[Node]:
+) -> list[ResolvedStep]:
     """Return the entry point and all that it depends on, each after what it depends on.
 
     An entry point that is needed twice with the same parameters is one node.
@@ -54,12 +54,12 @@ def expand(
     ParameterError for a value that is missing or does not fit.
     """
 
-    def visit(target: str, given: Mapping[str, str], secrets: Collection[str] = ()) -> _Visit:
-        chosen = find(project, target, environ)
+    def visit(target: str, given: Mapping[str, str], secrets: Collection[str] = ()) -> _Frame:
+        chosen = find_entry_point(project, target, environ)
         rendered = command.render(chosen, given, cwd, download, project.root, secrets)
-        return _Visit((target, rendered.parameters), chosen, rendered, list(chosen.depends_on), [])
+        return _Frame((target, rendered.parameters), chosen, rendered, list(chosen.depends_on), [])
 
-    done: dict[_Identity, _Visit] = {}
+    done: dict[_Identity, _Frame] = {}
     path = [visit(name, values)]
     while path:
         here = path[-1]
@@ -78,7 +78,7 @@ def expand(
     return nodes
 
 
-def order(
+def critical_path(
     depends_on: Mapping[str, Sequence[str]], seconds: Mapping[str, float]
 ) -> dict[str, float]:
     """Return for each id the seconds of the longest chain that begins with it.
@@ -94,7 +94,7 @@ def order(
     return longest
 
 
-def _node(project: ProjectSpec, item: _Visit, ids: Mapping[_Identity, str]) -> Node:
+def _node(project: ProjectSpec, item: _Frame, ids: Mapping[_Identity, str]) -> ResolvedStep:
     problems: list[BuildrunError] = list(item.rendered.problems)
     if missing := missing_script(project, item.entry_point):
         problems.append(ProjectError(missing, hint="check the name given with `-e`"))
@@ -108,12 +108,12 @@ def _node(project: ProjectSpec, item: _Visit, ids: Mapping[_Identity, str]) -> N
         and command.is_remote(values[parameter.name])
     )
     depends_on = tuple(dict.fromkeys(ids[found] for found in item.found))
-    return Node(
+    return ResolvedStep(
         ids[item.identity], item.entry_point, item.rendered, depends_on, tuple(problems), downloads
     )
 
 
-def _handed_down(dependency: Dependency, dependent: _Visit) -> tuple[dict[str, str], list[str]]:
+def _handed_down(dependency: Dependency, dependent: _Frame) -> tuple[dict[str, str], list[str]]:
     """Return the values, and the names of those that a secret has gone into."""
     values = dict(dependent.rendered.parameters)
     masked = {**values, **dict.fromkeys(dependent.rendered.secrets, "")}
@@ -133,7 +133,7 @@ def _handed_down(dependency: Dependency, dependent: _Visit) -> tuple[dict[str, s
     return handed, secrets
 
 
-def _refuse_cycle(project: ProjectSpec, path: Sequence[_Visit], name: str) -> None:
+def _refuse_cycle(project: ProjectSpec, path: Sequence[_Frame], name: str) -> None:
     names = [item.entry_point.name for item in path]
     if name in names:
         cycle = " -> ".join([*names[names.index(name) :], name])
@@ -144,8 +144,8 @@ def _refuse_cycle(project: ProjectSpec, path: Sequence[_Visit], name: str) -> No
         )
 
 
-def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[Node]) -> None:
-    seen: dict[str, Node] = {}
+def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[ResolvedStep]) -> None:
+    seen: dict[str, ResolvedStep] = {}
     for node in nodes:
         known = seen.setdefault(node.entry_point.name, node)
         if known is not node and node.entry_point.outputs:
@@ -159,7 +159,7 @@ def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[Node]) -> None:
             )
 
 
-def _ids(done: Mapping[_Identity, _Visit]) -> dict[_Identity, str]:
+def _ids(done: Mapping[_Identity, _Frame]) -> dict[_Identity, str]:
     """Return the entry point's name, with a digest of parameters where it occurs more than once.
 
     Ids stand in shared caches. So no value stands in them, and of secrets not even a digest, which
@@ -181,7 +181,7 @@ def _ids(done: Mapping[_Identity, _Visit]) -> dict[_Identity, str]:
     return found
 
 
-def find(spec: ProjectSpec, name: str, environ: Mapping[str, str]) -> EntryPoint:
+def find_entry_point(spec: ProjectSpec, name: str, environ: Mapping[str, str]) -> EntryPoint:
     """Return the declared entry point, else one that runs the script of this name.
 
     The commands for scripts are MLflow's: ``.py`` by python, ``.sh`` by the caller's shell,

@@ -57,7 +57,7 @@ class Step(NamedTuple):
     backend: str
     environment: EnvironmentState
     image: str | None
-    portable: str
+    key_text: str
     paths: tuple[tuple[str, str], ...]
     inputs: tuple[Pattern, ...] | None = None
     outputs: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
     content: str | None = None
 
 
-class Wish(NamedTuple):
+class PlanRequest(NamedTuple):
     """What the user asked for.
 
     values: parameters by name, in the user's order. cwd: where relative paths begin.
@@ -106,9 +106,9 @@ class Wish(NamedTuple):
     backend: str | None = None
 
 
-def make(
+def make_plan(
     project: ProjectSpec,
-    wish: Wish,
+    wish: PlanRequest,
     environment: EnvironmentState,
     download: Download | None = None,
     *,
@@ -130,13 +130,15 @@ def make(
     return Plan(project, steps, problems, tuple(outputs), content)
 
 
-def is_plain(plan: Plan) -> bool:
+def is_passthrough(plan: Plan) -> bool:
     """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
     (first, *rest) = plan.steps
     return not rest and not first.outputs and first.timeout is None and not first.retries
 
 
-def _step(node: graph.Node, backend: str, environment: EnvironmentState, image: str | None) -> Step:
+def _step(
+    node: graph.ResolvedStep, backend: str, environment: EnvironmentState, image: str | None
+) -> Step:
     chosen, rendered = node.entry_point, node.rendered
     return Step(
         id=node.id,
@@ -147,7 +149,7 @@ def _step(node: graph.Node, backend: str, environment: EnvironmentState, image: 
         backend=backend,
         environment=environment,
         image=image,
-        portable=rendered.portable,
+        key_text=rendered.key_text,
         paths=rendered.paths,
         inputs=chosen.inputs,
         outputs=chosen.outputs,
@@ -194,6 +196,6 @@ class Outcome(NamedTuple):
     log: str | None = None
 
 
-def head(step: Step) -> str:
+def label(step: Step) -> str:
     """Return what a message about a step begins with."""
     return f"[{printable(step.id)}]"

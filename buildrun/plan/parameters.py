@@ -12,12 +12,12 @@ from buildrun.project.model import EntryPoint, Parameter
 Download = Callable[[str, str], str]
 
 
-class Rendered(NamedTuple):
+class RenderedCommand(NamedTuple):
     """A command that is ready, and what it was made of.
 
     parameters: every value as the command gets it, without quotes; declared ones first.
     problems: what would stop a run; the text stands as far as it could be made.
-    portable: the command with ``path_mark(name)`` for each path in ``paths``, and local URIs in
+    key_text: the command with ``path_mark(name)`` for each path in ``paths``, and local URIs in
         the project relative to it; it is the same on every machine.
     paths: the ``path`` parameters that lead to something on this machine, with their place.
     secrets: the parameters whose values are not to be shown. shown: the command without them.
@@ -26,7 +26,7 @@ class Rendered(NamedTuple):
     command: str
     parameters: tuple[tuple[str, str], ...]
     problems: tuple[ParameterError, ...] = ()
-    portable: str = ""
+    key_text: str = ""
     paths: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     shown: str = ""
@@ -39,7 +39,7 @@ def render(
     download: Download | None = None,
     root: str = "",
     secrets: Collection[str] = (),
-) -> Rendered:
+) -> RenderedCommand:
     """Return the command for these values, as MLflow computes it.
 
     values: what the caller gave; cwd: where relative paths begin; root: the project's.
@@ -73,7 +73,7 @@ def render(
     }
     hidden = {name: value for name, value in hidden.items() if value}
     masked = dict.fromkeys(hidden, MASK)
-    return Rendered(
+    return RenderedCommand(
         text,
         tuple({**declared, **extra}.items()),
         tuple(problems),

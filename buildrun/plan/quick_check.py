@@ -10,12 +10,12 @@ import xxhash
 
 from buildrun.store import memo, stat_signature
 from buildrun.store.home import Home
-from buildrun.store.memo import Memory, Reader
+from buildrun.store.memo import DependencyTracker, Memo
 
 if TYPE_CHECKING:
     from buildrun.plan.model import Plan
     from buildrun.workspace.fingerprints import Fingerprints
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 
 class Watched(NamedTuple):
@@ -95,12 +95,12 @@ def look(wanted: Watched, open_fingerprints: "Callable[[], Fingerprints]") -> Lo
             return None
         parts += more
     token = xxhash.xxh3_128_hexdigest("\0".join(parts).encode("utf-8", "surrogateescape"))
-    return Look(token, any(stat_signature.is_young(each, began) for each in seen))
+    return Look(token, any(stat_signature.is_racy(each, began) for each in seen))
 
 
 def recall(home: Home, wanted: Watched, found: Look, environ: Mapping[str, str]) -> Any:
     """Return what was noted when all steps were up to date with the same files, or None."""
-    value = memo.known(Memory(home.memory), wanted.name, environ, subject=_subject(wanted, environ))
+    value = memo.get(Memo(home.memo), wanted.name, environ, subject=_subject(wanted, environ))
     return value["value"] if value is not None and value["token"] == found.token else None
 
 
@@ -119,7 +119,7 @@ def note(
     if again is not None and again.token == found.token and not found.young:
         record = {"token": found.token, "value": value}
         subject = _subject(wanted, environ)
-        memo.remember(Memory(home.memory), wanted.name, Reader(environ), record, subject=subject)
+        memo.put(Memo(home.memo), wanted.name, DependencyTracker(environ), record, subject=subject)
 
 
 def _subject(wanted: Watched, environ: Mapping[str, str]) -> list[Any]:
@@ -165,7 +165,7 @@ def _others(
     outputs: Sequence[str],
 ) -> list[str] | None:
     """Return digests of what is no plain file, or None where there is trouble."""
-    taken: list[Taken] = []
+    taken: list[FileSet] = []
     if outputs:
         made = fingerprints.outputs(tuple(outputs))
         if any(stat_signature.is_link(each) for each in made.selection.signatures):

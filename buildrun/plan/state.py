@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.plan.model import Plan
 from buildrun.plan.step_history import History
-from buildrun.plan.uptodate import Choices, Judge
-from buildrun.store.action_cache import Results
+from buildrun.plan.uptodate import CheckOptions, StalenessCheck
+from buildrun.store.action_cache import ActionCache
 from buildrun.store.home import Home
 from buildrun.workspace.fingerprints import Fingerprints
 
@@ -33,26 +33,26 @@ class CacheSettings(NamedTuple):
     remote_write: bool = False
 
 
-class Place(NamedTuple):
+class ProjectState(NamedTuple):
     """Where a plan is worked on, and with what.
 
-    logs: the run's directory for them. keep: whether results are kept. origins: the MLflow runs
+    logs: the run's directory for them. store_results: whether results are kept. origins: the MLflow runs
     that make the results, by step; None where nothing is tracked.
     """
 
     plan: Plan
     home: Home
-    judge: Judge
+    staleness: StalenessCheck
     fingerprints: Fingerprints
-    results: Results
+    results: ActionCache
     history: History
     console: "Console"
     logs: str
-    keep: bool
+    store_results: bool
     origins: dict[str, str] | None = None
 
 
-def open_place(
+def open_state(
     plan: Plan,
     home: Home,
     settings: CacheSettings,
@@ -63,7 +63,7 @@ def open_place(
     write: bool = True,
     explain: bool = False,
     reach: bool = True,
-) -> Place:
+) -> ProjectState:
     """Return the place; nothing is read from it yet.
 
     logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
@@ -74,22 +74,22 @@ def open_place(
     root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
     fingerprints = fingerprints_of(root, home, settings, write=write)
     history = History(home.about(root, "steps"), write=write)
-    results = Results(home, root, _remote(settings, console) if reach else None, write=write)
-    judge = Judge(
+    results = ActionCache(home, root, _remote(settings, console) if reach else None, write=write)
+    judge = StalenessCheck(
         plan,
         fingerprints,
         results,
         history,
         algorithm=algorithm,
         salt=salt,
-        choices=Choices(
+        choices=CheckOptions(
             None if settings.force is None else frozenset(settings.force), settings.cache
         ),
         explain=explain,
         former=lambda: _former(plan, home, history, salt, _other(algorithm), write=write),
     )
     keep = write and settings.cache
-    return Place(plan, home, judge, fingerprints, results, history, console, logs, keep)
+    return ProjectState(plan, home, judge, fingerprints, results, history, console, logs, keep)
 
 
 def fingerprints_of(
@@ -110,7 +110,7 @@ def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def close(place: Place) -> None:
+def close(place: ProjectState) -> None:
     """Save what was found out."""
     place.fingerprints.save()
     place.history.compact()
@@ -131,9 +131,9 @@ def _former(
     root = plan.project.root
     index = home.about(root, f"{algorithm}.index")
     fingerprints = Fingerprints(root, index, algorithm, write=False)
-    results = Results(home, root, None, write=write)
-    judge = Judge(
-        plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=Choices()
+    results = ActionCache(home, root, None, write=write)
+    judge = StalenessCheck(
+        plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=CheckOptions()
     )
     return Former(plan, home, judge, fingerprints, results, write=write)
 

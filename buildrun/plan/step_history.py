@@ -18,7 +18,7 @@ _SLACK = 200
 _LEFT = "\0left"
 
 
-class Last(NamedTuple):
+class StepRecord(NamedTuple):
     """How a step ended when it last ended well.
 
     key: "" where the result could not be keyed. inputs, outputs: digests of their listings.
@@ -40,9 +40,9 @@ class History:
         """Take the place; nothing is read yet."""
         self._path = path
         self._write = write
-        self._known: dict[str, Last] | None = None
+        self._known: dict[str, StepRecord] | None = None
 
-    def last(self, step: str) -> Last | None:
+    def last(self, step: str) -> StepRecord | None:
         """Return how the step ended last, or None; also None where only its time is known."""
         found = self._all().get(step)
         return found if found is not None and found.parts else None
@@ -51,21 +51,21 @@ class History:
         """Return how long the command of each step took when it last ran."""
         return {step: last.seconds for step, last in self._all().items()}
 
-    def took(self, step: str, seconds: float) -> None:
+    def record_duration(self, step: str, seconds: float) -> None:
         """Note how long a step took whose result is not kept."""
-        self.add(step, Last("", {}, {}, "", "", round(seconds, 3)))
+        self.add(step, StepRecord("", {}, {}, "", "", round(seconds, 3)))
 
-    def left(self, step: str) -> str:
+    def leftover(self, step: str) -> str:
         """Return the digest of what a command has left at the step's outputs, or ""."""
         found = self._all().get(step + _LEFT)
         return found.outputs if found is not None else ""
 
-    def note_left(self, step: str, outputs: str) -> None:
+    def record_leftover(self, step: str, outputs: str) -> None:
         """Note what a command has left without a result that is kept; outputs: their digest."""
-        if self.left(step) != outputs:
-            self.add(step + _LEFT, Last("", {}, {}, "", outputs, 0.0))
+        if self.leftover(step) != outputs:
+            self.add(step + _LEFT, StepRecord("", {}, {}, "", outputs, 0.0))
 
-    def add(self, step: str, last: Last) -> None:
+    def add(self, step: str, last: StepRecord) -> None:
         """Note that a step has ended; a full or read-only disk costs the memory of it only."""
         self._all()[step] = last
         if not self._write:
@@ -96,12 +96,12 @@ class History:
         except OSError:
             pass
 
-    def _all(self) -> dict[str, Last]:
+    def _all(self) -> dict[str, StepRecord]:
         if self._known is None:
             self._known = self._read()
         return self._known
 
-    def _read(self) -> dict[str, Last]:
+    def _read(self) -> dict[str, StepRecord]:
         try:
             with open(self._path, "rb") as file:
                 lines = file.read().splitlines()
@@ -111,7 +111,7 @@ class History:
         for line in lines:
             try:
                 version, step, *fields = json.loads(line)
-                last = Last(*fields)
+                last = StepRecord(*fields)
             except (ValueError, TypeError, RecursionError):
                 continue  # cut off where the process was killed
             if version == VERSION and isinstance(step, str) and _is_sound(last):
@@ -119,7 +119,7 @@ class History:
         return known
 
 
-def _is_sound(last: Last) -> bool:
+def _is_sound(last: StepRecord) -> bool:
     texts = (last.key, last.inputs, last.outputs)
     return (
         all(isinstance(text, str) for text in texts)

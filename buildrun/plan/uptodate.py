@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun.console import printable
 from buildrun.errors import ProjectError
 from buildrun.plan import action_key
-from buildrun.plan.action_key import Parts
+from buildrun.plan.action_key import ActionKey
 from buildrun.plan.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
 from buildrun.plan.upstream import Upstream
 
 if TYPE_CHECKING:
     from buildrun.plan.digest_migration import Former
-    from buildrun.plan.step_history import History, Last
+    from buildrun.plan.step_history import History, StepRecord
     from buildrun.project.model import Pattern
-    from buildrun.store.action_cache import Results
+    from buildrun.store.action_cache import ActionCache
     from buildrun.store.digest import Algorithm
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.fingerprints import Fingerprints
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 
-class Verdict(NamedTuple):
+class StepStatus(NamedTuple):
     """What is known of a step before it runs.
 
     key: None while it cannot be known. inputs: what they were when the key was made.
@@ -36,16 +36,16 @@ class Verdict(NamedTuple):
     state: CacheState
     reasons: tuple[Reason, ...]
     key: str | None = None
-    parts: Parts | None = None
-    inputs: "Taken | None" = None
+    parts: ActionKey | None = None
+    inputs: "FileSet | None" = None
     outputs: str | None = None
     manifest: "Manifest | None" = None
     obstacle: str = ""
-    on_disk: "Taken | None" = None
-    paths: "tuple[Taken, ...]" = ()
+    on_disk: "FileSet | None" = None
+    paths: "tuple[FileSet, ...]" = ()
 
 
-class Choices(NamedTuple):
+class CheckOptions(NamedTuple):
     """What the user asked of the cache.
 
     force: ids or entry points that run in any case; None means all of them.
@@ -65,19 +65,19 @@ _FORCED = Reason("forced", "`--force` was given")
 _NEVER = Reason("never-run", "it has not run yet")
 
 
-class Judge:
+class StalenessCheck:
     """Judges the steps of one plan, each after those it depends on."""
 
     def __init__(
         self,
         plan: Plan,
         fingerprints: "Fingerprints",
-        results: "Results",
+        results: "ActionCache",
         history: "History",
         *,
         algorithm: "Algorithm",
         salt: str | None = None,
-        choices: Choices,
+        choices: CheckOptions,
         explain: bool = False,
         former: "Callable[[], Former] | None" = None,
     ) -> None:
@@ -102,24 +102,24 @@ class Judge:
         self._settled: dict[str, str] = {}
         self._home = os.path.realpath(plan.project.root)
 
-    def settle(self, step: str, outputs: str) -> None:
+    def record_outputs(self, step: str, outputs: str) -> None:
         """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
         self._settled[step] = outputs
 
-    def verdict(self, step: Step) -> Verdict:
+    def check(self, step: Step) -> StepStatus:
         """Return what is known; raises ProjectError for an input pattern that matches nothing."""
         if not step.outputs:
             return self._without_outputs(step)
         if not self._choices.cache:
-            return Verdict("miss", (_NO_CACHE,))
+            return StepStatus("miss", (_NO_CACHE,))
         upstream = self.upstream(step)
         if pending := self._missing(upstream):
-            return Verdict("miss", self._pending_reasons(step, pending))
+            return StepStatus("miss", self._pending_reasons(step, pending))
         known = self._known(step, upstream)
         if isinstance(known, str):
             reasons = (Reason("unknown-inputs", known),)
             forced = (_FORCED,) if self._choices.forced(step) else ()
-            return Verdict("miss", forced + reasons, obstacle=known)
+            return StepStatus("miss", forced + reasons, obstacle=known)
         made, inputs, paths = known
         return self._compare(step, made, inputs)._replace(paths=paths)
 
@@ -138,19 +138,19 @@ class Judge:
     def _missing(self, upstream: Sequence[str]) -> list[str]:
         return [name for name in upstream if name not in self._settled]
 
-    def _without_outputs(self, step: Step) -> Verdict:
+    def _without_outputs(self, step: Step) -> StepStatus:
         followed = step.id in self._followed
         identity = self.identity(step) if followed and self._choices.cache else ""
         if not followed and step.inputs is not None:
             self._inputs(step, self.upstream(step))
-        return Verdict("uncached", (NO_OUTPUTS,), outputs=identity)
+        return StepStatus("uncached", (NO_OUTPUTS,), outputs=identity)
 
-    def _compare(self, step: Step, made: Parts, inputs: "Taken") -> Verdict:
+    def _compare(self, step: Step, made: ActionKey, inputs: "FileSet") -> StepStatus:
         key = made.key(self._algorithm)
         last = self._history.last(step.id)
         on_disk = self._fingerprints.outputs(step.outputs)
         whole = not on_disk.problems and not on_disk.unmatched
-        known = Verdict("miss", (), key, made, inputs, on_disk=on_disk)
+        known = StepStatus("miss", (), key, made, inputs, on_disk=on_disk)
         if on_disk.problems and (leaving := self._leaving(step)):
             return known._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
         if self._choices.forced(step):
@@ -185,7 +185,7 @@ class Judge:
                 return f"the output `{printable(path)}` is a link out of the project"
         return ""
 
-    def _former_of(self, last: "Last | None") -> "Former | None":
+    def _former_of(self, last: "StepRecord | None") -> "Former | None":
         """Return what knows how the step ended last, where that is told in the other kind."""
         if last is None or last.outputs.startswith(f"{self._algorithm}:"):
             return None
@@ -193,7 +193,9 @@ class Judge:
             self._former = self._make_former()
         return self._former
 
-    def _reasons(self, step: Step, known: Verdict, last: "Last | None") -> tuple[Reason, ...]:
+    def _reasons(
+        self, step: Step, known: StepStatus, last: "StepRecord | None"
+    ) -> tuple[Reason, ...]:
         made, inputs, on_disk = known.parts, known.inputs, known.on_disk
         if made is None or inputs is None or on_disk is None:
             raise AssertionError(step.id)
@@ -205,7 +207,7 @@ class Judge:
         found += self._output_reasons(on_disk, last)
         return tuple(found)
 
-    def _output_reasons(self, on_disk: "Taken", last: "Last") -> list[Reason]:
+    def _output_reasons(self, on_disk: "FileSet", last: "StepRecord") -> list[Reason]:
         if on_disk.unmatched:
             return [
                 Reason("output-missing", f"output `{printable(path)}` is missing")
@@ -225,20 +227,22 @@ class Judge:
         what = "changed since it was made" if code == "output-modified" else "is missing"
         return [Reason(code, f"output {names}{more} {what}")]
 
-    def _nearest(self, step: Step, made: Parts, inputs: "Taken") -> list[Reason]:
+    def _nearest(self, step: Step, made: ActionKey, inputs: "FileSet") -> list[Reason]:
         """Explain what is new against the most similar result that anybody has made."""
         if not self._explain:
             return []
         best = max(
-            self._results.like(self._plan.project.name, step.entry_point),
-            key=lambda manifest: action_key.likeness(manifest.parts, made.key_parts),
+            self._results.similar(self._plan.project.name, step.entry_point),
+            key=lambda manifest: action_key.similarity(manifest.parts, made.key_parts),
             default=None,
         )
         return self._differences(best, made, inputs) if best is not None else []
 
-    def _differences(self, old: "Last | Manifest", made: Parts, inputs: "Taken") -> list[Reason]:
-        return action_key.differences(
-            Parts(old.parts, old.details),
+    def _differences(
+        self, old: "StepRecord | Manifest", made: ActionKey, inputs: "FileSet"
+    ) -> list[Reason]:
+        return action_key.explain(
+            ActionKey(old.parts, old.details),
             made,
             lambda: self._results.listing(old.inputs),
             inputs.entries,
@@ -252,7 +256,7 @@ class Judge:
 
     def _known(
         self, step: Step, upstream: Sequence[str]
-    ) -> "tuple[Parts, Taken, tuple[Taken, ...]] | str":
+    ) -> "tuple[ActionKey, FileSet, tuple[FileSet, ...]] | str":
         """Return the parts, the inputs and what lies at paths, or why they cannot be known."""
         if self._plan.content is None:
             return "the environment is not known yet"
@@ -265,7 +269,7 @@ class Judge:
             contents = {name: self._content(step, path) for name, path in step.paths}
         except OSError as error:
             return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
-        made = action_key.parts(
+        made = action_key.compute(
             step,
             environment=self._plan.content,
             inputs=inputs.digest,
@@ -276,7 +280,7 @@ class Judge:
         )
         return made, inputs, tuple(taken for _, taken in contents.values() if taken is not None)
 
-    def _inputs(self, step: Step, upstream: Sequence[str]) -> "Taken":
+    def _inputs(self, step: Step, upstream: Sequence[str]) -> "FileSet":
         if step.inputs is None:
             return self._fingerprints.inputs(None, self._plan.outputs)
         made_before = [path for name in upstream for path in self._steps[name].outputs]
@@ -296,7 +300,7 @@ class Judge:
         found = unmatched_diagnostic(self._plan.project, entry_point, pattern)
         return ProjectError(f"{found.message} [{found.code}]", place=found.place, hint=found.hint)
 
-    def _content(self, step: Step, path: str) -> "tuple[str, Taken | None]":
+    def _content(self, step: Step, path: str) -> "tuple[str, FileSet | None]":
         """Return what stands for a path's content in a key, and what lies there.
 
         Raises OSError.

@@ -20,7 +20,7 @@ from buildrun.project.read import (
 from buildrun.project.rules.backends import KEYS, check_kubernetes, load_json
 from buildrun.project.rules.inputs import unmatched
 from buildrun.project.yaml_loader import Document, load
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 Kind = Literal["mlproject", "python_env", "conda", "kubernetes"]
 
@@ -58,7 +58,7 @@ class Row(NamedTuple):
         return not any(strict or found.severity == "error" for found in self.diagnostics)
 
 
-def check_files(arguments: Sequence[str], cwd: str, reader: Reader) -> tuple[Row, ...]:
+def check_files(arguments: Sequence[str], cwd: str, reader: DependencyTracker) -> tuple[Row, ...]:
     """Check files and projects; never raises for what they hold.
 
     A directory gives a row for its MLproject, or for itself where it has none, and one for each
@@ -77,7 +77,7 @@ def check_files(arguments: Sequence[str], cwd: str, reader: Reader) -> tuple[Row
     return tuple(rows)
 
 
-def _check_file(path: str, cwd: str, reader: Reader) -> tuple[Diagnostic, ...]:
+def _check_file(path: str, cwd: str, reader: DependencyTracker) -> tuple[Diagnostic, ...]:
     name = os.path.basename(path)
     kind = next((kind for pattern, kind in _NAMES if pattern.fullmatch(name)), None)
     document: Document | Diagnostic | None = None
@@ -99,7 +99,7 @@ def _check_file(path: str, cwd: str, reader: Reader) -> tuple[Diagnostic, ...]:
     return read_environment(EnvironmentFile(kind == "conda", path), None, reader)[1].diagnostics
 
 
-def _check_mlproject(path: str, reader: Reader) -> tuple[Diagnostic, ...]:
+def _check_mlproject(path: str, reader: DependencyTracker) -> tuple[Diagnostic, ...]:
     found = _surveyed(survey(os.path.dirname(path), reader, path))[0].diagnostics
     if not is_misnamed(os.path.basename(path)):
         return found

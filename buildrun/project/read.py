@@ -22,7 +22,7 @@ from buildrun.project.rules.project import (
 )
 from buildrun.project.schema_check import check_schema
 from buildrun.project.yaml_loader import Document, load
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 
 class Reading(NamedTuple):
@@ -46,13 +46,13 @@ class Survey(NamedTuple):
     files: tuple[FileReading, ...]
 
 
-def read_project(root: str, reader: Reader) -> Reading:
+def read_project(root: str, reader: DependencyTracker) -> Reading:
     """Read the project in the directory ``root``; all findings at once, never an exception."""
     spec, files = survey(root, reader)
     return Reading(spec, tuple(finding for file in files for finding in file.diagnostics))
 
 
-def survey(root: str, reader: Reader, file: str | None = None) -> Survey:
+def survey(root: str, reader: DependencyTracker, file: str | None = None) -> Survey:
     """Read the project in ``root``, by default from its MLproject, or else from ``file``."""
     root = os.path.abspath(root)
     try:
@@ -70,7 +70,7 @@ def survey(root: str, reader: Reader, file: str | None = None) -> Survey:
 
 
 def read_environment(
-    file: EnvironmentFile, root: str | None, reader: Reader
+    file: EnvironmentFile, root: str | None, reader: DependencyTracker
 ) -> tuple[EnvironmentSpec, FileReading]:
     """Read an environment file; root: the project's, or None for a file on its own."""
     document = load(file.path, reader)
@@ -82,7 +82,7 @@ def read_environment(
     return environment, FileReading(file.path, findings.sorted())
 
 
-def _without_mlproject(root: str, reader: Reader) -> Survey:
+def _without_mlproject(root: str, reader: DependencyTracker) -> Survey:
     reader.exists(os.path.join(root, "MLproject"))  # so that its arrival is noticed
     environment, files = _environment(None, root, reader)
     spec = ProjectSpec(_directory_name(root), root, None, (), environment)
@@ -105,7 +105,7 @@ def is_misnamed(name: str) -> bool:
     return name.lower() in ("mlproject.yaml", "mlproject.yml")
 
 
-def _with_mlproject(root: str, document: Document, reader: Reader) -> Survey:
+def _with_mlproject(root: str, document: Document, reader: DependencyTracker) -> Survey:
     findings = Findings(document)
     if document.value is None:
         message = "the file is empty; MLflow fails on it, buildrun reads no entry points"
@@ -133,7 +133,7 @@ def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> Projec
 
 
 def _environment(
-    findings: Findings | None, root: str, reader: Reader
+    findings: Findings | None, root: str, reader: DependencyTracker
 ) -> tuple[EnvironmentSpec, list[FileReading]]:
     """Return the environment, the default one where what is declared cannot be read."""
     chosen: list[EnvironmentSpec] = []
@@ -161,7 +161,7 @@ class EnvironmentFile(NamedTuple):
 
 
 def environment_files(
-    findings: Findings | None, root: str, reader: Reader
+    findings: Findings | None, root: str, reader: DependencyTracker
 ) -> tuple[EnvironmentFile, ...]:
     """Return the environment files that the project names, else the one that MLflow picks.
 
@@ -180,7 +180,7 @@ def environment_files(
     return tuple(file for file in found if file is not None)
 
 
-def _usual(root: str, reader: Reader) -> tuple[EnvironmentFile, ...]:
+def _usual(root: str, reader: DependencyTracker) -> tuple[EnvironmentFile, ...]:
     for name in (PYTHON_ENV, CONDA_ENV):
         path = os.path.join(root, name)
         if reader.exists(path):
@@ -188,7 +188,9 @@ def _usual(root: str, reader: Reader) -> tuple[EnvironmentFile, ...]:
     return ()
 
 
-def _named(findings: Findings, key: str, root: str, reader: Reader) -> EnvironmentFile | None:
+def _named(
+    findings: Findings, key: str, root: str, reader: DependencyTracker
+) -> EnvironmentFile | None:
     name = findings.document.value[key]
     path = os.path.join(root, name)
     if ".." not in name.split("/"):

@@ -27,7 +27,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from buildrun.console import near_path
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 SIZE_LIMIT = 1 << 20  # bytes
 
@@ -145,13 +145,13 @@ def pointer(path: Path) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def load(path: str, reader: Reader) -> Document | Diagnostic:
+def load(path: str, reader: DependencyTracker) -> Document | Diagnostic:
     """Read a YAML file, or return the one finding that says why it cannot be read."""
     content = read_text(path, reader)
     return content if isinstance(content, Diagnostic) else parse(path, content)
 
 
-def read_text(path: str, reader: Reader) -> str | Diagnostic:
+def read_text(path: str, reader: DependencyTracker) -> str | Diagnostic:
     """Read a file as Python's text mode does: UTF-8, all newlines as ``\\n``.
 
     Looks at size and kind before it opens anything: neither a 100 MB file nor a pipe is read.

@@ -9,17 +9,17 @@ from buildrun.errors import ProjectError
 from buildrun.sources import address as addresses
 from buildrun.sources import directory, remote, workdir
 from buildrun.sources.address import Address
-from buildrun.sources.base import Asked, Opened, Origin
+from buildrun.sources.base import Checkout, Origin, SourceRequest
 from buildrun.sources.unpack import unpack
 
 
-def matches(address: Address, asked: Asked) -> bool:  # noqa: ARG001
+def matches(address: Address, asked: SourceRequest) -> bool:  # noqa: ARG001
     """Return whether it has the name of an archive."""
     name = address.path if address.path is not None else address.base.partition("?")[0]
     return not address.is_scp and directory.is_archive(name)
 
 
-def open_project(address: Address, asked: Asked) -> Opened:
+def open_project(address: Address, asked: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     if asked.version is not None:
         raise ProjectError(
@@ -39,7 +39,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
         raise
     if asked.keep:
         asked.console.note(f"the working directory is kept: {printable(opened.path)}")
-    return Opened(root, Origin(address.shown, subdirectory=address.subdirectory), opened)
+    return Checkout(root, Origin(address.shown, subdirectory=address.subdirectory), opened)
 
 
 def _stem(name: str) -> str:

@@ -12,12 +12,12 @@ from buildrun.sources import address
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.sources.address import Address
-    from buildrun.sources.checkout import Again
+    from buildrun.sources.checkout import CheckoutRecipe
     from buildrun.sources.workdir import Workdir
     from buildrun.store.home import Home
 
 
-class Asked(NamedTuple):
+class SourceRequest(NamedTuple):
     """What a project is opened with.
 
     cwd: what a relative path is relative to. offline: only what is there already may be used.
@@ -47,17 +47,17 @@ class Origin(NamedTuple):
     subdirectory: str = ""
 
 
-class Opened(NamedTuple):
+class Checkout(NamedTuple):
     """A project's directory.
 
     root: absolute. workdir: what it lies in if that is temporary; whoever opened it closes it.
-    again: how the same is had another time, where that is known without a question to anybody.
+    recipe: how the same is had another time, where that is known without a question to anybody.
     """
 
     root: str
     origin: Origin
     workdir: Workdir | None = None
-    again: Again | None = None
+    recipe: CheckoutRecipe | None = None
 
     @property
     def where(self) -> str:
@@ -73,13 +73,13 @@ class Opened(NamedTuple):
             self.workdir.close()
 
 
-class Kind(Protocol):
+class Source(Protocol):
     """A module for one kind of source."""
 
-    def matches(self, address: Address, asked: Asked) -> bool:
+    def matches(self, address: Address, asked: SourceRequest) -> bool:
         """Return whether the address is for this kind; they are asked in the registry's order."""
 
-    def open_project(self, address: Address, asked: Asked) -> Opened:
+    def open_project(self, address: Address, asked: SourceRequest) -> Checkout:
         """Return the project; raises BuildrunError, and leaves nothing temporary then."""
 
 
@@ -92,11 +92,11 @@ KINDS = (
 )
 
 
-def open_project(uri: str, asked: Asked) -> Opened:
+def open_project(uri: str, asked: SourceRequest) -> Checkout:
     """Return the project at ``uri``; whoever asked closes it. Raises BuildrunError."""
     parsed = address.parse(uri, asked.cwd)
     for name in KINDS:
-        kind = cast(Kind, import_module(name))
+        kind = cast(Source, import_module(name))
         if kind.matches(parsed, asked):
             return kind.open_project(parsed, asked)
     raise ProjectError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.sources import workdir
-from buildrun.sources.git_cli import attend, environment
+from buildrun.sources.git_cli import environment, run_attended
 from buildrun.sources.workdir import Workdir
 from buildrun.store.home import Home
 
@@ -101,13 +101,13 @@ def _run(
             said = (said + chunk)[-(1 << 16) :]
         return said
 
-    code, said = attend(argv, environ, 1, (), listen)
+    code, said = run_attended(argv, environ, 1, (), listen)
     if code == 0:
         return ""
     return said.decode(errors="replace").strip() or f"git ended with status {code}"
 
 
-class Again(NamedTuple):
+class CheckoutRecipe(NamedTuple):
     """How a working directory is had again; JSON values.
 
     place, name: see ``workdir.claim``. parts: path in the directory, the objects there, and the
@@ -119,14 +119,14 @@ class Again(NamedTuple):
     parts: tuple[tuple[str, Objects, str], ...]
 
 
-def open_again(
+def restore_checkout(
     value: Any, home: Home, environ: Mapping[str, str], meanwhile: Callable[[], None]
 ) -> Workdir | None:
     """Return the directory with its files, or None where the long way has to be gone.
 
     value: an ``Again`` as it comes from JSON. meanwhile: is called while git is at work.
     """
-    again = Again(*value)
+    again = CheckoutRecipe(*value)
     workdir.collect(home)
     opened = workdir.claim_place(home, again.place, again.name)
     if opened is None:

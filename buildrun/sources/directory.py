@@ -7,10 +7,10 @@ import os
 from buildrun.errors import ProjectError
 from buildrun.sources import address as addresses
 from buildrun.sources.address import Address
-from buildrun.sources.base import Asked, Opened, Origin
+from buildrun.sources.base import Checkout, Origin, SourceRequest
 
 
-def matches(address: Address, asked: Asked) -> bool:
+def matches(address: Address, asked: SourceRequest) -> bool:
     """Return whether it is a directory with files, or an MLproject file."""
     path = address.path
     if path is None or asked.version is not None:
@@ -20,13 +20,13 @@ def matches(address: Address, asked: Asked) -> bool:
     return not is_archive(path)
 
 
-def open_project(address: Address, asked: Asked) -> Opened:  # noqa: ARG001
+def open_project(address: Address, asked: SourceRequest) -> Checkout:  # noqa: ARG001
     """Return the directory; raises ProjectError."""
     path = address.path or ""
     if not os.path.isdir(path):
         path = _project_of_file(path, address.shown)
     root = addresses.enter(path, address.subdirectory, path)
-    return Opened(root, Origin(root, subdirectory=address.subdirectory))
+    return Checkout(root, Origin(root, subdirectory=address.subdirectory))
 
 
 def is_repository(path: str) -> bool:

@@ -40,14 +40,14 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
             hint="choose another one with `--storage-dir`",
         ) from None
     try:
-        return copy_of(uri, directory, progress)
+        return download_file(uri, directory, progress)
     except ParameterError:
         raise
     except Exception as error:  # fsspec's file systems raise errors of every library below them
         raise _failure(name, uri, error) from error
 
 
-def copy_of(uri: str, directory: str, progress: Progress) -> str:
+def download_file(uri: str, directory: str, progress: Progress) -> str:
     """Return the path of a copy below ``directory``, see ``fetch``.
 
     Raises errors of every library below fsspec.
@@ -74,7 +74,7 @@ def copy_of(uri: str, directory: str, progress: Progress) -> str:
     return target
 
 
-def held(uri: str, directory: str) -> str | None:
+def cached_copy(uri: str, directory: str) -> str | None:
     """Return the path of a copy that was once made, current or not, or None."""
     slot = _slot(uri, directory)
     if _recorded(slot) is None:
@@ -84,7 +84,7 @@ def held(uri: str, directory: str) -> str | None:
     )
 
 
-def tree_of(uri: str, target: str, progress: Progress) -> bool:
+def download_tree(uri: str, target: str, progress: Progress) -> bool:
     """Copy the directory at ``uri`` to a new one; False where it is a file.
 
     Raises errors of every library below fsspec.

@@ -12,7 +12,7 @@ from buildrun.store.home import Home
 from buildrun.workspace.move import delete
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """A mirror of a repository, or an archive; used: when it was used last, since the epoch."""
 
     path: str
@@ -20,7 +20,7 @@ class Kept(NamedTuple):
     used: float
 
 
-def survey(home: Home) -> list[Kept]:
+def list_entries(home: Home) -> list[CacheEntry]:
     """Return what is kept."""
     found = []
     for kind in ("git", "archives"):
@@ -28,18 +28,18 @@ def survey(home: Home) -> list[Kept]:
         for name in _names(above):
             path = os.path.join(above, name)
             if os.path.isdir(path):
-                found.append(Kept(path, _size(path), _used(path)))
+                found.append(CacheEntry(path, _size(path), _used(path)))
     return found
 
 
-def prune(home: Home, max_age: float) -> list[Kept]:
+def prune(home: Home, max_age: float) -> list[CacheEntry]:
     """Remove what was not used for so many seconds and is not in use; returns what went."""
     workdir.collect(home)
     now = time.time()
-    return [item for item in survey(home) if now - item.used >= max_age and _remove(item)]
+    return [item for item in list_entries(home) if now - item.used >= max_age and _remove(item)]
 
 
-def _remove(item: Kept) -> bool:
+def _remove(item: CacheEntry) -> bool:
     held = []
     try:
         for ending in (".lock", ".use"):

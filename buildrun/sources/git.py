@@ -14,13 +14,13 @@ from buildrun.sources import address as addresses
 from buildrun.sources import git_cli, git_mirror, workdir
 from buildrun.sources import git_mirror as mirrors
 from buildrun.sources.address import Address
-from buildrun.sources.base import Asked, Opened, Origin
-from buildrun.sources.checkout import Again, Objects, check_out
+from buildrun.sources.base import Checkout, Origin, SourceRequest
+from buildrun.sources.checkout import CheckoutRecipe, Objects, check_out
 from buildrun.sources.git_cli import Remote
 from buildrun.workspace.move import delete
 
 if TYPE_CHECKING:
-    from buildrun.sources.git_mirror import Commit, Wanted
+    from buildrun.sources.git_mirror import Commit, ResolvedRevision
     from buildrun.sources.workdir import Workdir
 
 _SCHEMES = ("http", "https", "ssh", "git", "git+ssh", "ssh+git", "git+https", "git+http")
@@ -30,12 +30,12 @@ Part = tuple[str, Objects, str]
 _DEEPEST = 20
 
 
-def matches(address: Address, asked: Asked) -> bool:  # noqa: ARG001
+def matches(address: Address, asked: SourceRequest) -> bool:  # noqa: ARG001
     """Return whether it is a URL that git speaks."""
     return address.path is None and (address.scheme in _SCHEMES or address.is_scp)
 
 
-def open_project(address: Address, asked: Asked) -> Opened:
+def open_project(address: Address, asked: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     url = re.sub(r"^git\+(https?:)", r"\1", address.base)
     remote = git_cli.split(url, asked.environ)
@@ -45,7 +45,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
     opened = workdir.claim(asked.home, remote.url, name_of(remote.url), keep=asked.keep)
     try:
         os.makedirs(opened.path)
-        parts = fill(opened, opened.path, remote, wanted.commit, asked)
+        parts = populate(opened, opened.path, remote, wanted.commit, asked)
         shown = addresses.shown(remote.url)
         root = addresses.enter(opened.path, address.subdirectory, f"`{shown}`")
     except BaseException:
@@ -56,7 +56,7 @@ def open_project(address: Address, asked: Asked) -> Opened:
     name = addresses.shown(remote.url)
     name = f"{name}#{address.subdirectory}" if address.subdirectory else name
     origin = Origin(name, redact(remote.url), wanted.commit, wanted.branch, address.subdirectory)
-    return Opened(root, origin, opened, again(opened, parts, wanted))
+    return Checkout(root, origin, opened, restore(opened, parts, wanted))
 
 
 def name_of(url: str) -> str:
@@ -65,8 +65,8 @@ def name_of(url: str) -> str:
     return name.removesuffix(".git")
 
 
-def fill(
-    opened: Workdir, path: str, remote: Remote, commit: str, asked: Asked, depth: int = 0
+def populate(
+    opened: Workdir, path: str, remote: Remote, commit: str, asked: SourceRequest, depth: int = 0
 ) -> tuple[Part, ...]:
     """Check a commit out, and what its submodules name; a damaged mirror is made anew, once.
 
@@ -83,19 +83,19 @@ def fill(
             ) from None
         found = git_mirror.ensure(remote, place, commit, asked)
         objects = Objects(place.repository, remote.url, commit, found.lfs)
-        said = files_of(path, objects, asked, remote)
+        said = populate_files(path, objects, asked, remote)
         if not said:
             break
         if last or asked.offline or not _is_damage(said):
             raise _failure(said, remote)
-        git_mirror.renew(place)
+        git_mirror.refresh(place)
         delete(path)
         os.makedirs(path)
     part = (os.path.relpath(path, opened.path), objects, place.use)
-    return (part, *submodules(opened, path, found, remote.url, asked, depth))
+    return (part, *populate_submodules(opened, path, found, remote.url, asked, depth))
 
 
-def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
+def populate_files(path: str, objects: Objects, asked: SourceRequest, remote: Remote) -> str:
     """Check out; return what git said if it failed. Raises ProjectError without git or git-lfs."""
     if objects.lfs and not shutil.which("git-lfs", path=asked.environ.get("PATH")):
         raise ProjectError(
@@ -114,8 +114,8 @@ def files_of(path: str, objects: Objects, asked: Asked, remote: Remote) -> str:
         ) from None
 
 
-def submodules(
-    opened: Workdir, path: str, commit: Commit, url: str, asked: Asked, depth: int = 0
+def populate_submodules(
+    opened: Workdir, path: str, commit: Commit, url: str, asked: SourceRequest, depth: int = 0
 ) -> tuple[Part, ...]:
     """Check out the submodules of a commit into its working directory; raises BuildrunError.
 
@@ -132,7 +132,7 @@ def submodules(
             raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
         try:
             remote = git_cli.split(_submodule_url(url, given), asked.environ)
-            parts += fill(opened, where, remote, sha, asked, depth + 1)
+            parts += populate(opened, where, remote, sha, asked, depth + 1)
         except BuildrunError as error:
             raise type(error)(
                 f"submodule `{printable(name)}`: {error.message}",
@@ -142,11 +142,13 @@ def submodules(
     return tuple(parts)
 
 
-def again(opened: Workdir, parts: Sequence[Part], wanted: Wanted) -> Again | None:
+def restore(
+    opened: Workdir, parts: Sequence[Part], wanted: ResolvedRevision
+) -> CheckoutRecipe | None:
     """Return how the working directory is had another time, if that is known for certain."""
     if opened.is_kept or not wanted.fixed or any(objects.lfs for _, objects, _ in parts):
         return None
-    return Again(opened.place, opened.name, tuple(parts))
+    return CheckoutRecipe(opened.place, opened.name, tuple(parts))
 
 
 def _submodule_url(parent: str, given: str) -> str:

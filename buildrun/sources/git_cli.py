@@ -50,12 +50,12 @@ def git(
     def listen(child: int, out: int, err: int) -> tuple[bytes, bytes, bool]:
         found = _read(out, err, patience, tell)
         if found[2]:
-            end(child)
+            terminate(child)
         return found
 
     argv, seen = ("git", *arguments), {**variables, **(secrets or {})}
     try:
-        code, (said, told, stalled) = attend(argv, seen, 2, holding, listen)
+        code, (said, told, stalled) = run_attended(argv, seen, 2, holding, listen)
     except OSError as error:
         raise missing(error) from None
     return Done(code, said, told.decode(errors="replace"), stalled)
@@ -307,7 +307,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FIRST = 200
 
 
-def attend(
+def run_attended(
     argv: Sequence[str],
     environ: Mapping[str, str],
     pipes: int,
@@ -333,7 +333,7 @@ def attend(
             result = work(child, *reading)
             _, status = os.waitpid(child, 0)
         except BaseException:
-            end(child)
+            terminate(child)
             os.waitpid(child, 0)
             raise
     finally:
@@ -343,7 +343,7 @@ def attend(
     return os.waitstatus_to_exitcode(status), result
 
 
-def end(child: int) -> None:
+def terminate(child: int) -> None:
     """End the program and all it has started, such as ssh."""
     try:
         os.killpg(child, signal.SIGKILL)

@@ -9,14 +9,14 @@ from buildrun.errors import ProjectError
 from buildrun.sources import address as addresses
 from buildrun.sources import directory, git, git_cli, git_mirror, workdir
 from buildrun.sources.address import Address
-from buildrun.sources.base import Asked, Opened, Origin
+from buildrun.sources.base import Checkout, Origin, SourceRequest
 from buildrun.sources.checkout import Objects
 from buildrun.sources.git_cli import Done, Remote
 from buildrun.sources.git_cli import git as call
-from buildrun.sources.git_mirror import Wanted
+from buildrun.sources.git_mirror import ResolvedRevision
 
 
-def matches(address: Address, asked: Asked) -> bool:
+def matches(address: Address, asked: SourceRequest) -> bool:
     """Return whether it is a directory of git's, or a version of a checkout is asked for."""
     path = address.path
     if path is None:
@@ -24,10 +24,10 @@ def matches(address: Address, asked: Asked) -> bool:
     return asked.version is not None or (os.path.isdir(path) and directory.is_repository(path))
 
 
-def open_project(address: Address, asked: Asked) -> Opened:
+def open_project(address: Address, asked: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     path = address.path or ""
-    version = git_mirror.checked(asked.version)
+    version = git_mirror.checked_version(asked.version)
     if not os.path.isdir(path):
         path = os.path.dirname(path) if os.path.basename(path).lower() == "mlproject" else ""
     top, repository = _repository(path, address, asked) if path else ("", "")
@@ -55,16 +55,20 @@ def open_project(address: Address, asked: Asked) -> Opened:
     if asked.keep:
         asked.console.note(f"the working directory is kept: {printable(opened.path)}")
     origin = Origin(address.shown, top, wanted.commit, wanted.branch, address.subdirectory)
-    return Opened(root, origin, opened, git.again(opened, parts, wanted))
+    return Checkout(root, origin, opened, git.restore(opened, parts, wanted))
 
 
 def _fill(
-    opened: workdir.Workdir, repository: str, top: str, wanted: Wanted, asked: Asked
+    opened: workdir.Workdir,
+    repository: str,
+    top: str,
+    wanted: ResolvedRevision,
+    asked: SourceRequest,
 ) -> tuple[git.Part, ...]:
     found = git_mirror.describe(repository, wanted.commit, asked)
     objects = Objects(repository, top, wanted.commit, found.lfs, kept=False)
     os.makedirs(opened.path)
-    said = git.files_of(opened.path, objects, asked, Remote(top, {}))
+    said = git.populate_files(opened.path, objects, asked, Remote(top, {}))
     if said:
         raise ProjectError(f"`{printable(top)}` cannot be checked out: {printable(said)}")
     part = (os.curdir, objects, "")
@@ -73,10 +77,10 @@ def _fill(
     # A relative URL of a submodule is relative to where the checkout came from.
     done = call(("--git-dir", repository, "config", "remote.origin.url"), asked.environ)
     url = _line(done) if done.code == 0 else top
-    return (part, *git.submodules(opened, opened.path, found, url, asked))
+    return (part, *git.populate_submodules(opened, opened.path, found, url, asked))
 
 
-def _repository(path: str, address: Address, asked: Asked) -> tuple[str, str]:
+def _repository(path: str, address: Address, asked: SourceRequest) -> tuple[str, str]:
     """Return the top of the checkout, and where git keeps it; "" where it is none."""
     if directory.is_repository(path):
         done = call(("--git-dir", path, *git_mirror.QUIET, "rev-parse", "--git-dir"), asked.environ)
@@ -101,7 +105,7 @@ def _real(path: str, top: str) -> str:
     return up if os.path.realpath(up) == os.path.realpath(top) else os.path.realpath(top)
 
 
-def _ask(path: str, asked: Asked, what: str) -> Done:
+def _ask(path: str, asked: SourceRequest, what: str) -> Done:
     return call(("-C", path, *git_mirror.QUIET, "rev-parse", what), asked.environ)
 
 
@@ -109,17 +113,21 @@ def _line(done: Done) -> str:
     return os.fsdecode(done.out.removesuffix(b"\n"))
 
 
-def _find(repository: str, version: str | None, asked: Asked, address: Address) -> Wanted:
+def _find(
+    repository: str, version: str | None, asked: SourceRequest, address: Address
+) -> ResolvedRevision:
     """Return the commit; raises ProjectError."""
     if version is None:
         found = git_mirror.commit_in(repository, "HEAD", asked)
         if found is None:
             raise ProjectError(f"the repository at `{address.shown}` has no commits")
-        return Wanted(found.commit)
+        return ResolvedRevision(found.commit)
     names = (f"refs/heads/{version}", f"refs/tags/{version}", f"refs/remotes/origin/{version}")
     for name in (*names, version):
         found = git_mirror.commit_in(repository, name, asked)
         if found is not None:
             branch = version if name.startswith("refs/heads/") else None
-            return Wanted(found.commit, branch, git_mirror.whole(name) == found.commit)
+            return ResolvedRevision(
+                found.commit, branch, git_mirror.is_full_hash(name) == found.commit
+            )
     raise git_cli.no_version(version, address.shown)

@@ -15,7 +15,7 @@ from buildrun.console import printable
 from buildrun.errors import BuildrunError, ProjectError, StoreError, UsageError
 from buildrun.sources import git_cli
 from buildrun.sources.address import shown
-from buildrun.sources.base import Asked
+from buildrun.sources.base import SourceRequest
 from buildrun.sources.git_cli import Done, Remote, git
 from buildrun.store import locks
 from buildrun.store.files import publish
@@ -74,7 +74,7 @@ def mirror_of(home: Home, url: str) -> Mirror:
     return Mirror(os.path.join(home.sources, "git", _name(url)), url)
 
 
-def known(mirror: Mirror, commit: str) -> Commit | None:
+def known_commit(mirror: Mirror, commit: str) -> Commit | None:
     """Return the record of a commit, or None where it is not there."""
     value = _load(os.path.join(mirror.directory, "commits", commit))
     try:
@@ -91,7 +91,7 @@ def note_commit(mirror: Mirror, name: str, commit: Commit) -> None:
     _save(os.path.join(mirror.directory, "commits"), name, commit._asdict())
 
 
-def named(mirror: Mirror, version: str) -> Named | None:
+def named_version(mirror: Mirror, version: str) -> Named | None:
     """Return what a version stood for, or None; "" is the remote's own choice."""
     value = _load(os.path.join(mirror.directory, "versions", _name(version)))
     try:
@@ -103,7 +103,7 @@ def named(mirror: Mirror, version: str) -> Named | None:
     return None
 
 
-def begins(mirror: Mirror, start: str) -> Named | None:
+def commits_beginning(mirror: Mirror, start: str) -> Named | None:
     """Return the only commit that is there and whose number begins so; for `--offline`.
 
     Elsewhere others may begin so as well, so it is not fixed.
@@ -120,7 +120,7 @@ def begins(mirror: Mirror, start: str) -> Named | None:
 
 def note_version(mirror: Mirror, version: str, found: Named) -> None:
     """Remember it for `--offline`; raises OSError."""
-    if named(mirror, version) != found:
+    if named_version(mirror, version) != found:
         _save(os.path.join(mirror.directory, "versions"), _name(version), found._asdict())
 
 
@@ -157,12 +157,12 @@ _NO_COMMIT = re.compile(r"not our ref|couldn't find remote ref|bad object|not a 
 _ALL = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 
 
-def ensure(remote: Remote, place: Mirror, commit: str, asked: Asked) -> Commit:
+def ensure(remote: Remote, place: Mirror, commit: str, asked: SourceRequest) -> Commit:
     """Return what is known of a commit that the mirror holds; it is fetched if need be.
 
     Raises BuildrunError.
     """
-    found = known(place, commit)
+    found = known_commit(place, commit)
     if found is not None:
         return found
     if asked.offline:
@@ -175,7 +175,7 @@ def ensure(remote: Remote, place: Mirror, commit: str, asked: Asked) -> Commit:
         os.makedirs(place.directory, exist_ok=True)
         lock = locks.exclusive(place.lock, waiting=lambda: _waiting(remote, asked))
         with lock:
-            found = known(place, commit)
+            found = known_commit(place, commit)
             if found is not None:
                 return found
             _fetch(remote, place, commit, asked, lock.descriptor)
@@ -190,17 +190,17 @@ def ensure(remote: Remote, place: Mirror, commit: str, asked: Asked) -> Commit:
         ) from None
 
 
-def renew(place: Mirror) -> None:
+def refresh(place: Mirror) -> None:
     """Remove a mirror that has turned out to be damaged; it is fetched again."""
     with locks.exclusive(place.lock):
         delete(place.directory)
 
 
-def _waiting(remote: Remote, asked: Asked) -> None:
+def _waiting(remote: Remote, asked: SourceRequest) -> None:
     asked.console.note(f"waiting for another run that fetches {shown(remote.url)}")
 
 
-def _fetch(remote: Remote, place: Mirror, commit: str, asked: Asked, lock: int) -> None:
+def _fetch(remote: Remote, place: Mirror, commit: str, asked: SourceRequest, lock: int) -> None:
     _prepare(place, commit, asked)
     asked.console.note(f"fetching {commit[:12]} of {shown(remote.url)}")
     ref = f"refs/buildrun/{commit}"
@@ -228,7 +228,7 @@ def _take(
     place: Mirror,
     options: Sequence[str],
     refs: Sequence[str],
-    asked: Asked,
+    asked: SourceRequest,
     lock: int,
 ) -> Done:
     try:
@@ -242,7 +242,7 @@ def _take(
         asked.console.done()
 
 
-def _prepare(place: Mirror, commit: str, asked: Asked) -> None:
+def _prepare(place: Mirror, commit: str, asked: SourceRequest) -> None:
     """Make the bare repository, and clear away what a killed git has left in it."""
     form = "sha256" if len(commit) == 64 else "sha1"
     repository = place.repository
@@ -260,7 +260,7 @@ def _prepare(place: Mirror, commit: str, asked: Asked) -> None:
                 delete(os.path.join(directory, name))
 
 
-def _describe(repository: str, commit: str, asked: Asked) -> Commit:
+def _describe(repository: str, commit: str, asked: SourceRequest) -> Commit:
     """Return what a checkout needs beside the commit's own files; raises ProjectError."""
     listed = _checked(_git(repository, asked, "ls-tree", "-r", "-z", commit), repository)
     links, attributes = {}, False
@@ -282,7 +282,7 @@ def _describe(repository: str, commit: str, asked: Asked) -> Commit:
 describe = _describe
 
 
-def _urls(repository: str, commit: str, asked: Asked) -> dict[str, str]:
+def _urls(repository: str, commit: str, asked: SourceRequest) -> dict[str, str]:
     """Return the URLs that `.gitmodules` has for paths; those that are not to be updated lack."""
     done = _git(
         repository, asked, "config", "-z", "--blob", f"{commit}:.gitmodules", "--get-regexp",
@@ -301,11 +301,11 @@ def _urls(repository: str, commit: str, asked: Asked) -> dict[str, str]:
     }
 
 
-def _in(place: Mirror, asked: Asked, *arguments: str) -> Done:
+def _in(place: Mirror, asked: SourceRequest, *arguments: str) -> Done:
     return _git(place.repository, asked, *arguments)
 
 
-def _git(repository: str, asked: Asked, *arguments: str) -> Done:
+def _git(repository: str, asked: SourceRequest, *arguments: str) -> Done:
     return git(("--git-dir", repository, *QUIET, *arguments), asked.environ)
 
 
@@ -322,7 +322,7 @@ _SHORT = re.compile(r"[0-9a-f]{4,63}")
 _NEVER = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|\.$|^/|\.lock$|/\.|^\.")
 
 
-class Wanted(NamedTuple):
+class ResolvedRevision(NamedTuple):
     """A commit's whole number, and the branch that it was asked for as.
 
     fixed: the version can stand for nothing else.
@@ -333,7 +333,7 @@ class Wanted(NamedTuple):
     fixed: bool = False
 
 
-def checked(version: str | None) -> str | None:
+def checked_version(version: str | None) -> str | None:
     """Return the version; raises UsageError for what none can be."""
     if version is None:
         return None
@@ -349,23 +349,25 @@ def checked(version: str | None) -> str | None:
     return version
 
 
-def whole(version: str | None) -> str | None:
+def is_full_hash(version: str | None) -> str | None:
     """Return the version if it is a commit's whole number."""
     lower = (version or "").lower()
     return lower if _WHOLE.fullmatch(lower) else None
 
 
-def find(remote: Remote, place: Mirror, asked: Asked) -> Wanted:
+def find(remote: Remote, place: Mirror, asked: SourceRequest) -> ResolvedRevision:
     """Return what the version stands for; the remote is asked where it may have changed.
 
     Raises ProjectError.
     """
-    version = checked(asked.version)
-    if commit := whole(version):
-        return Wanted(commit, fixed=True)
-    known = named(place, version or "") or begins(place, version or "")
+    version = checked_version(asked.version)
+    if commit := is_full_hash(version):
+        return ResolvedRevision(commit, fixed=True)
+    known = named_version(place, version or "") or commits_beginning(place, version or "")
     if known is not None and (asked.offline or known.fixed):
-        return Wanted(known.commit, known.branch if version is not None else None, known.fixed)
+        return ResolvedRevision(
+            known.commit, known.branch if version is not None else None, known.fixed
+        )
     if asked.offline:
         raise ProjectError(
             f"{f'`{version}` of ' if version else ''}`{shown(remote.url)}` was never fetched, and "
@@ -382,10 +384,12 @@ def find(remote: Remote, place: Mirror, asked: Asked) -> Wanted:
     note_version(place, version or "", found)
     if version is None and found.branch:
         note_version(place, found.branch, found)
-    return Wanted(found.commit, found.branch if version is not None else None, found.fixed)
+    return ResolvedRevision(
+        found.commit, found.branch if version is not None else None, found.fixed
+    )
 
 
-def _listed(remote: Remote, version: str | None, asked: Asked) -> Named | None:
+def _listed(remote: Remote, version: str | None, asked: SourceRequest) -> Named | None:
     """Return the branch or tag of that name as the remote has it now; a branch comes first."""
     if version is None:
         patterns = ["HEAD"]
@@ -424,7 +428,7 @@ def _rows(out: bytes) -> list[tuple[str, str]]:
     return rows
 
 
-def _short(remote: Remote, start: str, asked: Asked) -> Named | None:
+def _short(remote: Remote, start: str, asked: SourceRequest) -> Named | None:
     """Return the only commit whose number begins so.
 
     No server tells, so all commits are fetched, without their files where the server can do that.
@@ -446,7 +450,7 @@ def _short(remote: Remote, start: str, asked: Asked) -> Named | None:
         return commit_in(directory, start, asked)
 
 
-def commit_in(repository: str, start: str, asked: Asked) -> Named | None:
+def commit_in(repository: str, start: str, asked: SourceRequest) -> Named | None:
     """Return the only commit in a repository here whose number begins so, or None."""
     done = git(
         ("--git-dir", repository, "rev-parse", "--verify", f"{start}^{{commit}}"), asked.environ

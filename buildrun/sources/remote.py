@@ -11,17 +11,17 @@ from buildrun.errors import BuildrunError, ProjectError
 from buildrun.sources import address as addresses
 from buildrun.sources import download, web_file, workdir
 from buildrun.sources.address import Address, shown
-from buildrun.sources.base import Asked, Opened, Origin
+from buildrun.sources.base import Checkout, Origin, SourceRequest
 from buildrun.sources.git import name_of
 from buildrun.sources.git_cli import patience_of
 
 
-def matches(address: Address, asked: Asked) -> bool:  # noqa: ARG001
+def matches(address: Address, asked: SourceRequest) -> bool:  # noqa: ARG001
     """Return whether it is a URL; what git and archives are was asked before."""
     return address.scheme != ""
 
 
-def open_project(address: Address, asked: Asked) -> Opened:
+def open_project(address: Address, asked: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     if asked.version is not None:
         raise ProjectError(
@@ -45,12 +45,12 @@ def open_project(address: Address, asked: Asked) -> Opened:
         asked.console.done()
     if asked.keep:
         asked.console.note(f"the working directory is kept: {printable(opened.path)}")
-    return Opened(root, Origin(address.shown, subdirectory=address.subdirectory), opened)
+    return Checkout(root, Origin(address.shown, subdirectory=address.subdirectory), opened)
 
 
-def _copy(url: str, target: str, asked: Asked) -> None:
+def _copy(url: str, target: str, asked: SourceRequest) -> None:
     try:
-        found = download.tree_of(
+        found = download.download_tree(
             url, target, lambda label, _, __: asked.console.progress(f"fetching {label}")
         )
     except BuildrunError:
@@ -64,13 +64,13 @@ def _copy(url: str, target: str, asked: Asked) -> None:
         )
 
 
-def fetch(url: str, asked: Asked) -> str:
+def fetch(url: str, asked: SourceRequest) -> str:
     """Return the path of a copy that is current; raises ProjectError."""
     directory = os.path.join(asked.home.sources, "archives")
     is_web = url.lower().startswith(("http://", "https://"))
     own = os.path.join(directory, xxhash.xxh3_128_hexdigest(url.encode(errors="surrogateescape")))
     if asked.offline:
-        held = web_file.held(own) if is_web else download.held(url, directory)
+        held = web_file.held(own) if is_web else download.cached_copy(url, directory)
         if held is None:
             raise ProjectError(
                 f"`{shown(url)}` was never fetched, and nothing is with `--offline`",
@@ -86,7 +86,7 @@ def fetch(url: str, asked: Asked) -> str:
         if is_web:
             return web_file.fetch(url, own, patience_of(asked.environ), tell)
         os.makedirs(directory, exist_ok=True)
-        return download.copy_of(url, directory, lambda _, done, total: tell(done, total))
+        return download.download_file(url, directory, lambda _, done, total: tell(done, total))
     except BuildrunError:
         raise
     except Exception as error:  # fsspec's file systems raise errors of every library below them

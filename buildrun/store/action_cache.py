@@ -15,12 +15,12 @@ from buildrun.store.cas import Copier
 from buildrun.store.files import open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
-from buildrun.store.manifest import Manifest, decode, encode, flaw
+from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 
 if TYPE_CHECKING:
     from buildrun.store.listing import Entry
     from buildrun.store.remote.client import Remote
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 # Among a manifest's details: it rests on digests of the other kind, see ``buildrun.former``, and so
 # does not leave this machine.
@@ -30,7 +30,7 @@ TAKEN_OVER = "taken_over"
 _LOOKED_AT = 500
 
 
-class Results:
+class ActionCache:
     """The results for one project; safe to be used by several threads.
 
     remote: a shared cache, asked where this machine has nothing. write: False leaves the disk
@@ -65,7 +65,7 @@ class Results:
 
         return listing_of(self._home, digest) if is_digest(digest) else None
 
-    def like(self, project: str, entry_point: str) -> Iterator[Manifest]:
+    def similar(self, project: str, entry_point: str) -> Iterator[Manifest]:
         """Yield results of an entry point, the latest first; for explanations only."""
         for path in _latest(self._home.results)[:_LOOKED_AT]:
             manifest = look(path)
@@ -74,7 +74,9 @@ class Results:
             if (manifest.project, manifest.entry_point) == (project, entry_point):
                 yield manifest
 
-    def restore(self, manifest: Manifest, on_disk: Taken | None) -> Mapping[str, tuple[bytes, str]]:
+    def restore(
+        self, manifest: Manifest, on_disk: FileSet | None
+    ) -> Mapping[str, tuple[bytes, str]]:
         """Make the project's outputs those of the result; raises Lost, StoreError.
 
         on_disk: the outputs as they are; those that match already are left alone. Returns what is
@@ -99,7 +101,9 @@ class Results:
         shutil.copyfile(cas.path_of(self._home, manifest.log), path)
         return True
 
-    def save(self, manifest: Manifest, outputs: Taken, inputs: Taken | None, log_path: str) -> None:
+    def save(
+        self, manifest: Manifest, outputs: FileSet, inputs: FileSet | None, log_path: str
+    ) -> None:
         """Keep a result, and put it into the remote cache where that is wanted.
 
         Raises StoreError; then nothing is kept.
@@ -108,7 +112,7 @@ class Results:
         self._distrusted.discard(stored.key)
         self._upload(stored)
 
-    def share(self, key: str) -> None:
+    def upload_if_missing(self, key: str) -> None:
         """Put a result that is here into the remote cache, where that is wanted and it lacks it."""
         if self._remote is None or not self._remote.writes:
             return
@@ -135,7 +139,7 @@ class Results:
                 return  # collected meanwhile: others would find half a result
         self._remote.upload(stored.key, encode(stored), named)
 
-    def distrust(self, manifest: Manifest) -> None:
+    def invalidate(self, manifest: Manifest) -> None:
         """Drop a result whose contents were not what it says."""
         from buildrun.store import cas
         from buildrun.store.cas import Copier
@@ -151,7 +155,7 @@ class Results:
                 continue
             if found != digest:
                 cas.discard(self._home, digest)
-        cas.quietly(os.unlink, path_of(self._home, manifest.key))
+        cas.ignore_errors(os.unlink, path_of(self._home, manifest.key))
 
     def finish(self) -> None:
         """Wait for what is on its way to the remote cache."""
@@ -183,7 +187,7 @@ class Results:
     def _fetch(self, manifest: Manifest, remote: Remote) -> None:
         """Bring all contents of a result here, then the result itself; raises Lost."""
         from buildrun.store import cas
-        from buildrun.store.cas import Lost
+        from buildrun.store.cas import MissingBlob
         from buildrun.store.manifest import encode
 
         if not cas.has(self._home, manifest.outputs):
@@ -191,7 +195,7 @@ class Results:
         if outputs_of(self._home, manifest) is None:
             if cas.has(self._home, manifest.outputs):
                 remote.refuse(manifest.key, "has outputs that are not safe to restore")
-            raise Lost("the list of its outputs is lost or not safe", place=manifest.step)
+            raise MissingBlob("the list of its outputs is lost or not safe", place=manifest.step)
         named = all_digests(self._home, manifest)
         named.pop(manifest.inputs)
         missing = {
@@ -205,13 +209,13 @@ class Results:
             cas.publish(path, encode(manifest))
 
     def _fetch_some(self, wanted: dict[str, int | None], remote: Remote) -> None:
-        from buildrun.store.cas import Lost
+        from buildrun.store.cas import MissingBlob
 
         if not wanted:
             return
         items = [(digest, self._place(digest), size) for digest, size in wanted.items()]
         if remote.fetch_many(items):
-            raise Lost("contents of it are not in the remote cache")
+            raise MissingBlob("contents of it are not in the remote cache")
 
     def _place(self, digest: str) -> str:
         from buildrun.store import cas
@@ -229,7 +233,7 @@ class Results:
         named.pop(manifest.inputs)
         return not cas.missing(self._home, named)
 
-    def _matching(self, manifest: Manifest, on_disk: Taken | None) -> list[str]:
+    def _matching(self, manifest: Manifest, on_disk: FileSet | None) -> list[str]:
         """Return the declared outputs that are on disk as the result has them."""
         entries = outputs_of(self._home, manifest)
         if on_disk is None or entries is None or on_disk.problems:
@@ -268,7 +272,7 @@ _USE = 3600.0
 
 def path_of(home: Home, key: str) -> str:
     """Return where the manifest of a key lies; raises ValueError for what is no digest."""
-    return cas.place(home.results, key)
+    return cas.path_for(home.results, key)
 
 
 def load(home: Home, key: str) -> Manifest | None:
@@ -321,7 +325,7 @@ def _outputs(home: Home, digest: str, declared: tuple[str, ...]) -> tuple[Entry,
     if data is None:
         raise ValueError("it is lost")
     entries = listing.decode(data)
-    if reason := flaw(entries, declared):
+    if reason := validate_outputs(entries, declared):
         raise ValueError(reason)
     return entries
 
@@ -343,8 +347,8 @@ def save(
     home: Home,
     root: str,
     manifest: Manifest,
-    outputs: Taken,
-    inputs: Taken | None,
+    outputs: FileSet,
+    inputs: FileSet | None,
     log_path: str,
 ) -> Manifest:
     """Store a result and return its manifest as it was stored.
@@ -356,7 +360,7 @@ def save(
     """
     algorithm = cas.algorithm_of(manifest.key)
     entries = outputs.entries()
-    reasons = (*outputs.problems, *outputs.unmatched, flaw(entries, manifest.declared))
+    reasons = (*outputs.problems, *outputs.unmatched, validate_outputs(entries, manifest.declared))
     if reason := next(filter(None, reasons), None):
         raise StoreError(f"the outputs cannot be stored: {reason}", place=root)
     data = listing.encode(entries)

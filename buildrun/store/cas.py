@@ -26,7 +26,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LARGEST = 1 << 30
 
 
-class Lost(StoreError):
+class MissingBlob(StoreError):
     """A result names a content that is not in the store, or not as it was; so it is a miss."""
 
 
@@ -42,7 +42,7 @@ def algorithm_of(digest: str) -> digests.Algorithm:
     return "xxh3" if digest.startswith("xxh3:") else "sha256"
 
 
-def place(directory: str, digest: str) -> str:
+def path_for(directory: str, digest: str) -> str:
     """Return the path for a digest: ``<directory>/sha256/9f/9f86d0…``.
 
     Raises ValueError for what is no digest, since that could lead anywhere.
@@ -55,7 +55,7 @@ def place(directory: str, digest: str) -> str:
 
 def path_of(home: Home, digest: str) -> str:
     """Return where a content lies, if it is there; raises ValueError for what is no digest."""
-    return place(home.blobs, digest)
+    return path_for(home.blobs, digest)
 
 
 def has(home: Home, digest: str, size: int | None = None) -> bool:
@@ -75,7 +75,7 @@ def missing(home: Home, wanted: Mapping[str, int | None]) -> list[str]:
     return [
         digest
         for digest, size in wanted.items()
-        if not _is_there(place(directory, digest), size, recent)
+        if not _is_there(path_for(directory, digest), size, recent)
     ]
 
 
@@ -87,7 +87,7 @@ def _is_there(path: str, size: int | None, recent: float) -> bool:
     if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
         return False
     if status.st_mtime < recent:
-        quietly(os.utime, path)
+        ignore_errors(os.utime, path)
     return True
 
 
@@ -192,13 +192,13 @@ def publishing(path: str) -> Iterator[int]:
                 os.close(target)
             os.replace(temporary, path)
         except BaseException:
-            quietly(os.unlink, temporary)
+            ignore_errors(os.unlink, temporary)
             raise
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
-def quietly(call: Callable[[str], object], path: str) -> None:
+def ignore_errors(call: Callable[[str], object], path: str) -> None:
     """Call for a path, and let it fail: it is gone, or may only be read."""
     try:
         call(path)

@@ -117,14 +117,14 @@ def open_directory(root: str, path: str, *, make: bool = False) -> int:
     return directory
 
 
-def enter(directory: int | None, name: str) -> int:
+def open_beneath(directory: int | None, name: str) -> int:
     """Return a descriptor of a directory in another one; raises OSError, also for a link."""
     return os.open(name, _DIRECTORY, dir_fd=directory)
 
 
 def _enter(above: int, name: str, *, make: bool) -> int:
     try:
-        return enter(above, name)
+        return open_beneath(above, name)
     except FileNotFoundError:
         if not make:
             raise
@@ -132,4 +132,4 @@ def _enter(above: int, name: str, *, make: bool) -> int:
         os.mkdir(name, dir_fd=above)
     except FileExistsError:
         pass  # another process made it
-    return enter(above, name)
+    return open_beneath(above, name)

@@ -40,7 +40,7 @@ def verify(home: Home) -> list[Finding]:
             reason = _loss(home, manifest)
         if reason is not None and _is_the_same(file):
             findings.append(Finding(file.digest, reason))
-            cas.quietly(os.unlink, file.path)
+            cas.ignore_errors(os.unlink, file.path)
     return findings
 
 

@@ -39,7 +39,7 @@ class Item(Protocol):
 AnyItem = TypeVar("AnyItem", bound=Item)
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """A result in the store.
 
     bytes: of all contents that it names. created, used: seconds since the epoch. cost: bytes of
@@ -58,9 +58,9 @@ class Kept(NamedTuple):
     complete: bool = True
 
 
-def survey(home: Home) -> list[Kept]:
+def list_entries(home: Home) -> list[CacheEntry]:
     """Return what is there, the most recently used first."""
-    found: list[Kept] = []
+    found: list[CacheEntry] = []
     seen: set[str] = set()
     files = sorted(_files(home.results), key=lambda file: file.used, reverse=True)
     for file in files:
@@ -73,7 +73,7 @@ def survey(home: Home) -> list[Kept]:
         own = sum(size for digest, size in sizes.items() if digest not in seen)
         seen.update(sizes)
         found.append(
-            Kept(
+            CacheEntry(
                 manifest.key,
                 manifest.project,
                 manifest.step,
@@ -95,7 +95,7 @@ def total(home: Home) -> tuple[int, int]:
     return len(results), size
 
 
-def expendable(
+def select_expired(
     items: Iterable[AnyItem], *, now: float, max_age: float | None, max_size: int | None
 ) -> list[AnyItem]:
     """Return what should go: what is of no use, what was not used for ``max_age`` seconds, and
@@ -112,7 +112,7 @@ def expendable(
     return chosen
 
 
-def remove(chosen: Sequence[Kept]) -> list[Kept]:
+def remove(chosen: Sequence[CacheEntry]) -> list[CacheEntry]:
     """Remove results, not their contents, and return those that are gone.
 
     Raises StoreError for a store that may only be read.
@@ -130,7 +130,7 @@ def remove(chosen: Sequence[Kept]) -> list[Kept]:
     return gone
 
 
-def sweep(home: Home, *, everything: bool = False) -> int:
+def collect_garbage(home: Home, *, everything: bool = False) -> int:
     """Remove contents that nothing names, and what killed runs left; returns the bytes.
 
     What is younger than an hour stays, for its result may be on its way. everything: then that
@@ -204,8 +204,8 @@ def _manifest(file: File) -> Manifest | None:
     return found if found is not None and found.key == file.digest else None
 
 
-def _damaged(file: File) -> Kept:
-    return Kept(
+def _damaged(file: File) -> CacheEntry:
+    return CacheEntry(
         file.digest, "", "", "", 0, file.used, file.used, file.path, file.bytes, complete=False
     )
 
@@ -231,7 +231,7 @@ def _named(home: Home, *, explanations: bool) -> set[str]:
         if manifest is not None:
             named.update(action_cache.all_digests(home, manifest))
     if explanations:
-        for entry in _scan(os.path.join(home.memory, "projects")):
+        for entry in _scan(os.path.join(home.memo, "projects")):
             data = (
                 cas.contents(entry.path, action_cache.LARGEST)
                 if entry.name.endswith(".steps")

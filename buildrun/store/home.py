@@ -59,10 +59,10 @@ class Home(NamedTuple):
     def about(self, root: str, kind: str) -> str:
         """Return the file of what is remembered of the project in ``root``; kind: its suffix."""
         name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
-        return os.path.join(self.memory, "projects", f"{name}.{kind}")
+        return os.path.join(self.memo, "projects", f"{name}.{kind}")
 
     @property
-    def memory(self) -> str:
+    def memo(self) -> str:
         """Return the directory of remembered values."""
         return os.path.join(self.root, "index")
 

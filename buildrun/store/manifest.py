@@ -109,7 +109,7 @@ def _check(right: object, name: str) -> None:
         raise ValueError(f"a manifest with a wrong `{name}`")
 
 
-def flaw(entries: Sequence[Entry], declared: Sequence[str]) -> str | None:
+def validate_outputs(entries: Sequence[Entry], declared: Sequence[str]) -> str | None:
     """Return why entries are not what these outputs can be, or None."""
     outputs = {path.rstrip("/"): path for path in declared}
     if not all(map(is_output, declared)) or len(outputs) != len(declared):
@@ -120,13 +120,15 @@ def flaw(entries: Sequence[Entry], declared: Sequence[str]) -> str | None:
     for path, name in outputs.items():
         if name.endswith("/") and kinds.get(path, "directory") != "directory":
             return f"`{name}` is not a directory"
-    owners = Owners(outputs)
+    owners = DeclaredOutputs(outputs)
     if missing := outputs.keys() - {owners.of(path) for path in kinds}:
         return f"`{min(missing)}` is missing"
     return _flaw_of(entries, kinds, owners)
 
 
-def _flaw_of(entries: Sequence[Entry], kinds: Mapping[str, str], owners: Owners) -> str | None:
+def _flaw_of(
+    entries: Sequence[Entry], kinds: Mapping[str, str], owners: DeclaredOutputs
+) -> str | None:
     directories: set[str] = set()
     for entry in entries:
         if owners.of(entry.path) is None:
@@ -140,7 +142,7 @@ def _flaw_of(entries: Sequence[Entry], kinds: Mapping[str, str], owners: Owners)
     return None
 
 
-class Owners:
+class DeclaredOutputs:
     """Which output a path belongs to; what was found for a directory is kept.
 
     outputs: by path, without a slash at the end.
@@ -168,7 +170,7 @@ def output_of(path: str, outputs: Collection[str]) -> str | None:
     return path or None
 
 
-def _is_directory(path: str, kinds: Mapping[str, str], owners: Owners) -> bool:
+def _is_directory(path: str, kinds: Mapping[str, str], owners: DeclaredOutputs) -> bool:
     """Return whether a path is a listed directory, or lies above the outputs."""
     return kinds.get(path) == "directory" or owners.of(path) is None
 

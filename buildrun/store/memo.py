@@ -30,7 +30,7 @@ def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
     return max(mtime_ns, ctime_ns) > began_ns - step
 
 
-class Reader:
+class DependencyTracker:
     """Reads files and variables and keeps what it saw.
 
     environ: the variables that ``variable`` looks into.
@@ -42,7 +42,7 @@ class Reader:
         self.files: dict[str, Any] = {}
         self.variables: dict[str, str | None] = {}
         # Set where something was looked at that no record can watch, such as a source tree.
-        self.volatile = False
+        self.untrackable = False
 
     def read(self, path: str) -> bytes:
         """Return the file's content.
@@ -94,7 +94,7 @@ class Reader:
         """Take over what another reader saw."""
         self.files.update(files)
         self.variables.update(variables)
-        self.volatile = self.volatile or volatile
+        self.untrackable = self.untrackable or volatile
 
     def is_current(self, files: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
         """Return whether all that was once seen is still so."""
@@ -105,24 +105,24 @@ class Reader:
         return all(_same(path, seen) for path, seen in files.items())
 
 
-class Memory(NamedTuple):
+class Memo(NamedTuple):
     """Where values are remembered.
 
     directory: None remembers nothing. write: False leaves the disk alone.
-    watch: is told all that any recalled value was made from, so that a larger value can be
+    parent: is told all that any recalled value was made from, so that a larger value can be
         remembered as well.
     """
 
     directory: str | None = None
     write: bool = True
-    watch: Reader | None = None
+    parent: DependencyTracker | None = None
 
 
-def recall(
-    memory: Memory,
+def memoize(
+    memory: Memo,
     name: str,
     environ: Mapping[str, str],
-    compute: Callable[[Reader], Any],
+    compute: Callable[[DependencyTracker], Any],
     *,
     subject: Any = None,
 ) -> Any:
@@ -132,7 +132,7 @@ def recall(
     what it reads.
     """
     if memory.directory is None:
-        return compute(Reader(environ))
+        return compute(DependencyTracker(environ))
     found = _current(memory, name, environ, subject)
     if found is not None:
         return found[0]
@@ -150,31 +150,33 @@ def recall(
 
 
 def _compute(
-    memory: Memory,
+    memory: Memo,
     name: str,
     environ: Mapping[str, str],
-    compute: Callable[[Reader], Any],
+    compute: Callable[[DependencyTracker], Any],
     subject: Any,
 ) -> Any:
-    reader = Reader(environ)
+    reader = DependencyTracker(environ)
     try:
         value = compute(reader)
     finally:
-        if memory.watch is not None:
-            memory.watch.add(reader.files, reader.variables, volatile=reader.volatile)
-    remember(memory, name, reader, value, subject=subject)
+        if memory.parent is not None:
+            memory.parent.add(reader.files, reader.variables, volatile=reader.untrackable)
+    put(memory, name, reader, value, subject=subject)
     return value
 
 
-def known(memory: Memory, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
+def get(memory: Memo, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
     """Return a remembered value that is still current, or None."""
     found = _current(memory, name, environ, subject)
     return found[0] if found is not None else None
 
 
-def remember(memory: Memory, name: str, reader: Reader, value: Any, *, subject: Any = None) -> None:
+def put(
+    memory: Memo, name: str, reader: DependencyTracker, value: Any, *, subject: Any = None
+) -> None:
     """Keep a JSON value, unless it was made from what cannot be watched."""
-    if memory.directory is None or not memory.write or reader.volatile:
+    if memory.directory is None or not memory.write or reader.untrackable:
         return
     record = {
         "version": __version__,
@@ -195,7 +197,7 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def prune(memory: Memory, seconds: float) -> int:
+def prune(memory: Memo, seconds: float) -> int:
     """Remove the records that were written more than so many seconds ago; returns how many."""
     gone = 0
     for entry in _entries(memory.directory):
@@ -217,7 +219,7 @@ def _entries(directory: str | None) -> list[os.DirEntry[str]]:
 
 
 def _current(
-    memory: Memory, name: str, environ: Mapping[str, str], subject: Any
+    memory: Memo, name: str, environ: Mapping[str, str], subject: Any
 ) -> tuple[Any] | None:
     """Return a tuple with the value, or None; a value may be None itself."""
     if memory.directory is None:
@@ -225,15 +227,15 @@ def _current(
     record = _load(_path(memory.directory, name))
     if record is None or record["subject"] != _digest_of(subject):
         return None
-    if not Reader(environ).is_current(record["files"], record["variables"]):
+    if not DependencyTracker(environ).is_current(record["files"], record["variables"]):
         return None
-    if memory.watch is not None:
-        memory.watch.add(record["files"], record["variables"])
+    if memory.parent is not None:
+        memory.parent.add(record["files"], record["variables"])
     return (record["value"],)
 
 
 def lock_of(
-    memory: Memory, name: str, *, waiting: Callable[[], None] | None = None
+    memory: Memo, name: str, *, waiting: Callable[[], None] | None = None
 ) -> locks.Lock | None:
     """Return the only hold on a name, for whoever computes its value; None for no memory.
 

@@ -70,7 +70,7 @@ def write(runs: str, record: Record) -> None:
         listener(record)
 
 
-def survey(runs: str) -> list[Record]:
+def list_runs(runs: str) -> list[Record]:
     """Return what is recorded, the latest first."""
     try:
         names = os.listdir(runs)

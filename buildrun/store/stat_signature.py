@@ -23,7 +23,7 @@ _KIND = SIZE - 3
 _BITS = SIZE - 4
 
 
-class Signature(NamedTuple):
+class StatSignature(NamedTuple):
     """A file's times in nanoseconds, its size in bytes, where it is and its mode."""
 
     mtime_ns: int
@@ -47,7 +47,7 @@ def of(status: os.stat_result) -> bytes:
         )
     except struct.error:
         return pack(
-            Signature(
+            StatSignature(
                 status.st_mtime_ns,
                 status.st_ctime_ns,
                 status.st_size,
@@ -58,15 +58,15 @@ def of(status: os.stat_result) -> bytes:
         )
 
 
-def pack(values: Signature) -> bytes:
+def pack(values: StatSignature) -> bytes:
     """Return a signature packed; some file systems know years after 2262, which all count as it."""
     times = [max(-_LAST, min(time, _LAST)) for time in (values.mtime_ns, values.ctime_ns)]
     return _pack(*times, *values[2:])
 
 
-def unpack(packed: bytes) -> Signature:
+def unpack(packed: bytes) -> StatSignature:
     """Return the values of a packed signature."""
-    return Signature(*_LAYOUT.unpack(packed))
+    return StatSignature(*_LAYOUT.unpack(packed))
 
 
 def is_file(packed: bytes) -> bool:
@@ -105,7 +105,7 @@ def are_links(signatures: Sequence[bytes]) -> bool:
     return 0xA0 in {packed[at] & 0xF0 for packed in signatures}
 
 
-def is_young(packed: bytes, began_ns: int) -> bool:
+def is_racy(packed: bytes, began_ns: int) -> bool:
     """Return whether a file may change again without its signature changing.
 
     began_ns: when reading it began; see ``memo.is_young``.

@@ -11,11 +11,11 @@ from buildrun.store.manifest import Manifest, encode
 
 if TYPE_CHECKING:
     from buildrun.store import digest as digests
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 
 def translate(
-    home: Home, manifest: Manifest, wanted: Manifest, inputs: "Taken", *, write: bool
+    home: Home, manifest: Manifest, wanted: Manifest, inputs: "FileSet", *, write: bool
 ) -> Manifest | None:
     """Return the result as ``wanted``, whose key is of another kind, with all that it names.
 
@@ -80,7 +80,7 @@ class _Anew:
         found, _ = self._copier.digest(source, cas.algorithm_of(digest))
         if found != digest:
             cas.discard(self._home, digest)
-            raise cas.Lost("a content is damaged")
+            raise cas.MissingBlob("a content is damaged")
         os.lseek(source, 0, os.SEEK_SET)
         made, size = self._copier.digest(source, self._algorithm)
         if self._write:

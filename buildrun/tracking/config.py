@@ -12,7 +12,7 @@ from buildrun.errors import TrackingError
 MODES = ("on", "optional", "off")
 
 
-class Ask(NamedTuple):
+class RunSpec(NamedTuple):
     """What is to be recorded; JSON values.
 
     The store is not in it: MLFLOW_TRACKING_URI tells it each time. experiment_id,
@@ -43,7 +43,7 @@ def is_wanted(mode: str | None, environ: Mapping[str, str], *named: str | None) 
     return bool(environ.get("MLFLOW_TRACKING_URI") or environ.get("MLFLOW_RUN_ID"))
 
 
-def parent(ask: Ask, environ: Mapping[str, str]) -> str | None:
+def parent(ask: RunSpec, environ: Mapping[str, str]) -> str | None:
     """Return the run whose command called us, which the new one is nested in."""
     return None if ask.run_id else environ.get("MLFLOW_RUN_ID") or None
 
@@ -57,7 +57,7 @@ _LONGEST = 2000
 WITHOUT = "`--tracking optional` runs without it, and `--tracking off` does not ask"
 
 
-class Link(Protocol):
+class TrackingClient(Protocol):
     """A way to a tracking store that understands MLflow's REST API 2.0."""
 
     # Where the store is, for the command's MLFLOW_TRACKING_URI.
@@ -129,7 +129,7 @@ def _file(path: str) -> str:
     return f"file://{quote(os.path.normpath(path))}"
 
 
-def seconds(environ: Mapping[str, str], usual: float) -> float:
+def timeout_seconds(environ: Mapping[str, str], usual: float) -> float:
     """Return the seconds for an answer: what MLflow's variable says, else the usual."""
     given = environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
     if given.isascii() and given.isdigit() and 0 < int(given) < 1_000_000:

@@ -14,7 +14,7 @@ from buildrun import __version__
 from buildrun.console import printable
 from buildrun.errors import TrackingError
 from buildrun.tracking import auth, config
-from buildrun.tracking.config import WITHOUT, Refused, seconds
+from buildrun.tracking.config import WITHOUT, Refused, timeout_seconds
 
 if TYPE_CHECKING:
     import ssl
@@ -146,7 +146,7 @@ class Connection:
         self._host = found[3].strip("[]")
         self._port = int(found[4] or (443 if self._secure else 80))
         self._path = (found[5] or "").rstrip("/")
-        self._timeout = seconds(environ, _ANSWER)
+        self._timeout = timeout_seconds(environ, _ANSWER)
         self._proxy = choose(environ, found[1].lower(), self._host)
         self._context = _context(auth.tls(environ)) if self._secure else None
         self._headers = self._fixed(found[2] or "", environ)

@@ -13,7 +13,7 @@ from typing import IO, Any
 from buildrun.console import printable
 from buildrun.errors import TrackingError
 from buildrun.tracking import config
-from buildrun.tracking.config import WITHOUT, Missing, Refused, seconds
+from buildrun.tracking.config import WITHOUT, Missing, Refused, timeout_seconds
 
 # Seconds for an answer, the first of which takes MLflow's import and perhaps the making of a
 # database, unless MLflow's own variable says otherwise.
@@ -41,7 +41,7 @@ class Child:
             self._environ.pop("MLFLOW_TRACKING_URI", None)
         self._cwd = cwd
         self._shown = config.shown(uri) or "MLflow's store"
-        self._timeout = seconds(environ, _ANSWER)
+        self._timeout = timeout_seconds(environ, _ANSWER)
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115

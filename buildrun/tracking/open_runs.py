@@ -9,7 +9,7 @@ from buildrun.store import locks
 from buildrun.store.home import Home
 
 
-class Note(NamedTuple):
+class OpenRun(NamedTuple):
     """A run that may still be open. status, ended: how and when it ended, as far as is known."""
 
     path: str
@@ -19,10 +19,10 @@ class Note(NamedTuple):
     ended: int | None
 
 
-class Hold:
+class RunLease:
     """The hold on a note; an empty one where the store may only be read."""
 
-    def __init__(self, note: Note | None, lock: locks.Lock | None) -> None:
+    def __init__(self, note: OpenRun | None, lock: locks.Lock | None) -> None:
         """Take over the lock."""
         self._note = note
         self._lock = lock
@@ -48,13 +48,13 @@ class Hold:
             self._lock.release()
 
 
-def keep(home: Home, run_id: str, uri: str) -> Hold:
+def keep(home: Home, run_id: str, uri: str) -> RunLease:
     """Note that a run is open; a full or read-only disk costs the note only."""
     directory = _directory(home)
     path = os.path.join(directory, run_id)
-    note = Note(path, run_id, uri, "", None)
+    note = OpenRun(path, run_id, uri, "", None)
     if not run_id.isalnum():
-        return Hold(None, None)
+        return RunLease(None, None)
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         lock = _locked(path)
@@ -64,11 +64,11 @@ def keep(home: Home, run_id: str, uri: str) -> Hold:
             lock.release()
             raise
     except OSError:
-        return Hold(None, None)
-    return Hold(note, lock)
+        return RunLease(None, None)
+    return RunLease(note, lock)
 
 
-def abandoned(home: Home, uri: str) -> Iterator[tuple[Note, Hold]]:
+def abandoned(home: Home, uri: str) -> Iterator[tuple[OpenRun, RunLease]]:
     """Yield what nobody holds of the runs at a server; uri: without credentials."""
     directory = _directory(home)
     try:
@@ -82,9 +82,9 @@ def abandoned(home: Home, uri: str) -> Iterator[tuple[Note, Hold]]:
             continue
         note = _read(path, lock.descriptor)
         if note is None or note.run_id != name:
-            Hold(Note(path, name, "", "", None), lock).drop()  # killed before it was written
+            RunLease(OpenRun(path, name, "", "", None), lock).drop()  # killed before it was written
         elif note.uri == uri:
-            yield note, Hold(note, lock)
+            yield note, RunLease(note, lock)
         lock.release()
 
 
@@ -107,19 +107,19 @@ def _is_at(path: str, descriptor: int) -> bool:
         return False
 
 
-def _write(descriptor: int, note: Note) -> None:
+def _write(descriptor: int, note: OpenRun) -> None:
     data = json.dumps([note.run_id, note.uri, note.status, note.ended]).encode()
     os.pwrite(descriptor, data, 0)
     os.ftruncate(descriptor, len(data))
 
 
-def _read(path: str, descriptor: int) -> Note | None:
+def _read(path: str, descriptor: int) -> OpenRun | None:
     try:
         run_id, uri, status, ended = json.loads(os.pread(descriptor, 65536, 0))
     except (OSError, ValueError, TypeError):
         return None
     sound = all(isinstance(text, str) for text in (run_id, uri, status))
-    return Note(path, run_id, uri, status, ended) if sound and _is_time(ended) else None
+    return OpenRun(path, run_id, uri, status, ended) if sound and _is_time(ended) else None
 
 
 def _is_time(value: object) -> bool:

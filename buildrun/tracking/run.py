@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from buildrun.errors import TrackingError
 from buildrun.store.home import Home
 from buildrun.tracking import auth, config, open_runs
-from buildrun.tracking.config import ABSENT, WITHOUT, Ask, Link, Refused
+from buildrun.tracking.config import ABSENT, WITHOUT, Refused, RunSpec, TrackingClient
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.tracking.config import Link
+    from buildrun.tracking.config import TrackingClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -34,7 +34,11 @@ class TrackedRun:
     """A run that is open at a store. Runs that share a link are safe to be used by threads."""
 
     def __init__(
-        self, link: Link, guard: AbstractContextManager[bool], home: Home, info: Mapping[str, Any]
+        self,
+        link: TrackingClient,
+        guard: AbstractContextManager[bool],
+        home: Home,
+        info: Mapping[str, Any],
     ) -> None:
         """Take over a run that the store has told of."""
         self._link = link
@@ -71,7 +75,7 @@ class TrackedRun:
             if len(batch) > 2 or batch["params"]:
                 self._call("runs/log-batch", batch)
 
-    def nested(self, wanted: Ask) -> TrackedRun:
+    def nested(self, wanted: RunSpec) -> TrackedRun:
         """Return a new run below this one; raises TrackingError."""
         with self._guard:
             made = _create(self._link, wanted, self.experiment_id, self.run_id)
@@ -131,7 +135,7 @@ def status_of(exit_code: int, interrupted: int | None) -> Status:
 
 
 def begin(
-    wanted: Ask,
+    wanted: RunSpec,
     environ: Mapping[str, str],
     cwd: str,
     home: Home,
@@ -166,7 +170,7 @@ def _fill(
         raise
 
 
-def _create(link: Link, wanted: Ask, experiment: str, parent: str | None) -> Any:
+def _create(link: TrackingClient, wanted: RunSpec, experiment: str, parent: str | None) -> Any:
     tags = [*wanted.tags]
     if parent:
         tags.append(("mlflow.parentRunId", parent))
@@ -181,7 +185,7 @@ def _create(link: Link, wanted: Ask, experiment: str, parent: str | None) -> Any
     return _info(link, link.call("runs/create", values))
 
 
-def _resume(link: Link, wanted: Ask, run_id: str, home: Home) -> TrackedRun:
+def _resume(link: TrackingClient, wanted: RunSpec, run_id: str, home: Home) -> TrackedRun:
     """Go on with a run; what it holds already is left as it is."""
     try:
         found = link.call("runs/get", {"run_id": run_id})
@@ -208,7 +212,7 @@ def _resume(link: Link, wanted: Ask, run_id: str, home: Home) -> TrackedRun:
     return run
 
 
-def _experiment(link: Link, wanted: Ask) -> str:
+def _experiment(link: TrackingClient, wanted: RunSpec) -> str:
     """Return the id of the experiment, made now if it is only a name yet."""
     if wanted.experiment_name is None:
         return wanted.experiment_id or _DEFAULT
@@ -227,7 +231,7 @@ def _experiment(link: Link, wanted: Ask) -> str:
     return str(found["experiment_id"])
 
 
-def _new_experiment(link: Link, name: str) -> str:
+def _new_experiment(link: TrackingClient, name: str) -> str:
     try:
         return str(link.call("experiments/create", {"name": name})["experiment_id"])
     except Refused as error:
@@ -238,7 +242,9 @@ def _new_experiment(link: Link, name: str) -> str:
     return str(found["experiment"]["experiment_id"])
 
 
-def _end(link: Link, run_id: str, status: str, ended: int, *, patient: bool = True) -> None:
+def _end(
+    link: TrackingClient, run_id: str, status: str, ended: int, *, patient: bool = True
+) -> None:
     """End a run, unless its command has done so with as much truth."""
     info = _info(link, link.call("runs/get", {"run_id": run_id}, patient=patient))
     now = info.get("status")
@@ -248,7 +254,7 @@ def _end(link: Link, run_id: str, status: str, ended: int, *, patient: bool = Tr
         link.call("runs/update", values, patient=patient)
 
 
-def _end_abandoned(link: Link, home: Home) -> None:
+def _end_abandoned(link: TrackingClient, home: Home) -> None:
     """End the runs at the same store whose buildrun was killed."""
     for note, hold in open_runs.abandoned(home, config.shown(link.uri)):
         try:
@@ -258,7 +264,7 @@ def _end_abandoned(link: Link, home: Home) -> None:
         hold.drop()
 
 
-def _info(link: Link, answer: Any) -> Any:
+def _info(link: TrackingClient, answer: Any) -> Any:
     try:
         info = answer["run"]["info"]
         if (info.get("run_id") or info["run_uuid"]) and "experiment_id" in info:
@@ -285,7 +291,7 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def open_link(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str] = ()) -> Link:
+def open_link(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str] = ()) -> TrackingClient:
     """Return a link to the caller's store.
 
     cwd: where relative paths begin. prefixes: of environments whose Python may have MLflow.

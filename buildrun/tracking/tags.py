@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.console import redact
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 from buildrun.tracking import auth
 from buildrun.workspace import gitignore
 
@@ -105,7 +105,7 @@ class Checkout(NamedTuple):
     branch: str = ""
 
 
-def look(directory: str, environ: Mapping[str, str], seen: Reader) -> Checkout | None:
+def look(directory: str, environ: Mapping[str, str], seen: DependencyTracker) -> Checkout | None:
     """Return the checkout that a directory is in, or None; a missing git means none.
 
     seen: takes note of the files that tell of another commit or remote.
@@ -130,7 +130,7 @@ def first_remote(directory: str, environ: Mapping[str, str]) -> str:
     return redact(urls[0].partition(" ")[2]) if urls else ""
 
 
-def _watch(seen: Reader, own: str, common: str) -> None:
+def _watch(seen: DependencyTracker, own: str, common: str) -> None:
     """Note the files that change with the commit or the remotes; absent ones count too."""
     names = [os.path.join(own, "HEAD"), os.path.join(common, "config")]
     names += [os.path.join(common, name) for name in ("packed-refs", "reftable/tables.list")]

@@ -14,7 +14,7 @@ from buildrun.store import listing, stat_signature
 
 if TYPE_CHECKING:
     from buildrun.store.listing import Entry
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.select import FileSet
 
 # The second day of 1980, in seconds since the epoch: zip archives know no earlier time, wherever
 # the clock stands, and programs such as Python's `zipfile` refuse to pack an older file.
@@ -123,7 +123,7 @@ class Layer(NamedTuple):
     chunks: Callable[[], Iterator[bytes]]
 
 
-def of_files(root: str, taken: Taken, directory: str, *, any_user: bool = False) -> Layer:
+def of_files(root: str, taken: FileSet, directory: str, *, any_user: bool = False) -> Layer:
     """Return the layer that has some files of a project in a directory of the image.
 
     any_user: not only root may write there, but whoever is in the group 0.
@@ -148,7 +148,7 @@ def of_files(root: str, taken: Taken, directory: str, *, any_user: bool = False)
 
 
 def _members(
-    taken: Taken, top: bytes, *, any_user: bool
+    taken: FileSet, top: bytes, *, any_user: bool
 ) -> list[tuple[bytes, Entry | None, bytes]]:
     """Return headers, each with its entry and signature; None for a directory's.
 

@@ -13,21 +13,21 @@ from typing import NamedTuple
 
 import xxhash
 
-from buildrun.console import shown
+from buildrun.console import display
 from buildrun.errors import ProjectError
 from buildrun.store import digest, listing, stat_signature
 from buildrun.store.digest import Algorithm, Hash
 from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
-from buildrun.workspace.git_index import Tracked
+from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.index import Index
-from buildrun.workspace.select import Selection, Taken
+from buildrun.workspace.select import FileSet, Selection
 
 # How often files that change under our eyes are looked at before that is told as a problem.
 _ATTEMPTS = 3
 
 # Told the root and what git tracks, looks at the disk anew.
-Select = Callable[[bytes, Tracked], Selection]
+Select = Callable[[bytes, GitIndex], Selection]
 
 # The kind of a walk, and the pattern, output or directory that it is about.
 Wanted = tuple[str, str]
@@ -56,17 +56,17 @@ class Fingerprints:
         self._algorithm: Algorithm = algorithm
         self._index = Index(index, self._root)
         self._known = self._index.sections[algorithm]
-        self._tracked = Tracked(self._index.tracked)
+        self._tracked = GitIndex(self._index.tracked)
         self._write = write
         self._lock = RLock()
         # Paths of inputs: a link in an output that leads to one is known by the step's key.
         self._inputs: set[bytes] = set()
         self._walks: dict[Wanted, Selection] = {}
-        self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], Taken] = {}
+        self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], FileSet] = {}
         # Rows of files so young that they hold for the walks that are kept, and no longer.
         self._young: dict[bytes, bytes] = {}
 
-    def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> Taken:
+    def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> FileSet:
         """Return what the inputs are.
 
         patterns: see `patterns`; None for every file that git would not ignore, less MLproject.
@@ -79,11 +79,11 @@ class Fingerprints:
         self._inputs.update(taken.selection.paths)
         return taken
 
-    def outputs(self, paths: tuple[str, ...]) -> Taken:
+    def outputs(self, paths: tuple[str, ...]) -> FileSet:
         """Return what the outputs are: whole trees, with their directories and links as such."""
         return self._take(tuple([("output", path) for path in paths]), ())
 
-    def selected(self, select: Select) -> Taken:
+    def selected(self, select: Select) -> FileSet:
         """Return what a selection of another kind is, such as the content of an image."""
         with self._lock:
             return self._look(lambda _: select(self._root, self._tracked), 0)
@@ -106,7 +106,7 @@ class Fingerprints:
         """Return the digest of what a file or a directory holds; see `held`."""
         return self.held(path)[0]
 
-    def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, Taken]:
+    def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, FileSet]:
         """Return the digest of what a file or a directory holds, and how that was found.
 
         path: absolute. without: as for `inputs`. Of a file the right to execute it counts too.
@@ -130,7 +130,7 @@ class Fingerprints:
         held = entry.content
         return digest.key("executable", held, self._algorithm) if executable else held, taken
 
-    def changed(self, taken: Taken, made: Taken | None = None) -> tuple[str, ...]:
+    def changed(self, taken: FileSet, made: FileSet | None = None) -> tuple[str, ...]:
         """Return the paths of what was edited, added or removed since, by a look at the disk.
 
         A file that was written anew counts as edited even with the same content: what it held in
@@ -194,7 +194,7 @@ class Fingerprints:
             if self._write:
                 self._index.save(self._tracked.remembered)
 
-    def _take(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> Taken:
+    def _take(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> FileSet:
         with self._lock:
             key = (wanted, without)
             if key not in self._taken:
@@ -205,7 +205,7 @@ class Fingerprints:
                 )
             return self._taken[key]
 
-    def _look(self, look: Callable[[bool], Selection], skip: int) -> Taken:
+    def _look(self, look: Callable[[bool], Selection], skip: int) -> FileSet:
         """Return what a selection is; skip: how much of its paths does not count.
 
         look: returns the selection, told whether the disk has to be looked at anew.
@@ -217,7 +217,7 @@ class Fingerprints:
             known = None if selection.problems else self._known.listing(stream)
             if known is not None:
                 make = partial(self._later, selection, skip)
-                return Taken(known, selection, make, (), frozenset(), select_anew, skip)
+                return FileSet(known, selection, make, (), frozenset(), select_anew, skip)
             contents, failures = self._read(selection)
             if not any(failure.passing for failure in failures):
                 break
@@ -227,7 +227,7 @@ class Fingerprints:
         young = frozenset([path for path in selection.paths if path in self._young])
         if not problems and not young:
             self._known.learn(stream, made)
-        return Taken(made, selection, entries, tuple(problems), young, select_anew, skip)
+        return FileSet(made, selection, entries, tuple(problems), young, select_anew, skip)
 
     def _selection(
         self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
@@ -281,7 +281,7 @@ class Fingerprints:
             except OSError as error:
                 failures.append(_failure(path, error))
         calls = [partial(self._digest, *each) for each in large]
-        results = side_by_side(calls) if calls else ()
+        results = in_parallel(calls) if calls else ()
         for (path, seen), result in zip(large, results, strict=True):
             if isinstance(result, OSError):
                 failures.append(_failure(path, result))
@@ -306,10 +306,10 @@ class Fingerprints:
 
     def _digest(self, path: bytes, seen: bytes) -> bytes:
         place = os.path.join(self._root, path.rstrip(b"/"))
-        return of(place, seen, self._algorithm, follow=path.endswith(b"/"))
+        return hash_file(place, seen, self._algorithm, follow=path.endswith(b"/"))
 
     def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
-        if stat_signature.is_young(seen, began):
+        if stat_signature.is_racy(seen, began):
             self._young[path] = seen + made
         else:
             self._known.add(path, seen + made)
@@ -319,7 +319,7 @@ class Fingerprints:
         target = os.readlink(place)
         if stat_signature.of(os.lstat(place)) != seen:
             raise Changed
-        if stat_signature.is_young(seen, began):
+        if stat_signature.is_racy(seen, began):
             self._young[path] = seen
         return os.fsdecode(target)
 
@@ -366,8 +366,8 @@ def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> 
 
 def _failure(path: bytes, error: OSError) -> _Failure:
     if isinstance(error, (FileNotFoundError, Changed)):
-        return _Failure(f"`{shown(path)}` changes or vanishes while it is read", passing=True)
-    name = shown(path.rstrip(b"/"))
+        return _Failure(f"`{display(path)}` changes or vanishes while it is read", passing=True)
+    name = display(path.rstrip(b"/"))
     return _Failure(f"`{name}` cannot be read: {error.strerror}", passing=False)
 
 
@@ -397,7 +397,7 @@ class Changed(OSError):
     """A file is not, or is no longer, the one that was looked at."""
 
 
-def of(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) -> bytes:
+def hash_file(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) -> bytes:
     """Return the digest of a regular file without its algorithm.
 
     seen: the signature that the file has to have before it is read and after.
@@ -437,7 +437,7 @@ def _hashed(descriptor: int, size: int, algorithm: Algorithm) -> Hash:
     return made
 
 
-def side_by_side(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
+def in_parallel(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
     """Return what the calls return, or the OSError that they raise, in their order."""
     import threading
 

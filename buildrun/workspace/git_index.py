@@ -12,7 +12,7 @@ _GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.excludesFile=")
 _SECONDS = 60
 
 
-class Tracked:
+class GitIndex:
     """Asks git, once for each state of its index and of the rules.
 
     remembered: a JSON object from an earlier run, None for nothing. Where there is no git, or it
@@ -40,7 +40,7 @@ class Tracked:
         except (KeyError, TypeError, ValueError):
             pass
         paths = _ask(root)
-        if not stat_signature.is_young(seen, began):
+        if not stat_signature.is_racy(seen, began):
             self.remembered = {"state": state, "paths": [os.fsdecode(path) for path in paths]}
         return paths
 

@@ -275,7 +275,7 @@ class Filter:
         if below and any(mark in held for mark in names.ENVIRONMENT):
             return []
         git, own = self._rules_of(below, held)
-        dropped = names.leftovers(held)
+        dropped = names.always_ignored(held)
         candidates: set[bytes] = set()
         for rules in (*git, *own):
             candidates |= rules.candidates(below, held)
@@ -293,7 +293,7 @@ class Filter:
         for number, name in enumerate(parts):
             own = self._own_rules(below, own, present=True)
             directory = number + 1 < len(parts)
-            if names.leftover(name) or _verdict(own, below, name, directory=directory):
+            if names.is_always_ignored(name) or _verdict(own, below, name, directory=directory):
                 return True
             below += name + b"/"
             if directory and any(

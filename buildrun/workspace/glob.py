@@ -173,7 +173,7 @@ def ignore(path: bytes, error: OSError) -> None:
 
 def exists(root: str, pattern: str) -> bool:
     """Return whether anything is there that the pattern names; what cannot be read is not."""
-    return next(found(os.fsencode(root), pattern), None) is not None
+    return next(expand(os.fsencode(root), pattern), None) is not None
 
 
 def prefix(pattern: str) -> str:
@@ -210,7 +210,7 @@ def split(pattern: str) -> tuple[str, ...] | None:
     )
 
 
-def found(
+def expand(
     root: bytes, pattern: str, trouble: Trouble = ignore, doors: list[Door] | None = None
 ) -> Iterator[Match]:
     """Yield what a pattern names: paths relative to the root, each with its lstat.
@@ -280,7 +280,7 @@ class _Place(NamedTuple):
         """Return what is in a directory, in the order of its names, without leftovers."""
         try:
             with os.scandir(os.path.join(self.root, below)) as listing:
-                held = [entry for entry in listing if not names.leftover(entry.name)]
+                held = [entry for entry in listing if not names.is_always_ignored(entry.name)]
         except OSError as error:
             self._tell(below, error)
             return []
@@ -297,7 +297,7 @@ def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Matc
     while literal < len(parts) and not is_glob(parts[literal]):
         literal += 1
     fixed = [os.fsencode(part) for part in parts[:literal]]
-    if any(names.never(name) for name in fixed):
+    if any(names.is_never_part(name) for name in fixed):
         return
     path = below + b"/".join(fixed)
     if literal == len(parts):

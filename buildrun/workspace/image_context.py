@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.console import shown
+from buildrun.console import display
 from buildrun.errors import ProjectError
 from buildrun.store import files, stat_signature
 from buildrun.workspace import dockerignore, gitignore, names, select
@@ -18,8 +18,8 @@ from buildrun.workspace.walk import walk
 if TYPE_CHECKING:
     from buildrun.project.model import ProjectSpec
     from buildrun.workspace.fingerprints import Fingerprints
-    from buildrun.workspace.git_index import Tracked
-    from buildrun.workspace.select import Taken
+    from buildrun.workspace.git_index import GitIndex
+    from buildrun.workspace.select import FileSet
 
 # A file of rules that is larger is something else.
 _LARGEST = 1 << 20
@@ -31,7 +31,7 @@ class Content:
     taken: the files. secrets: paths left out for their names alone.
     """
 
-    def __init__(self, taken: Taken, secrets: Sequence[str]) -> None:
+    def __init__(self, taken: FileSet, secrets: Sequence[str]) -> None:
         """Take what was found."""
         self.taken = taken
         self.secrets = tuple(secrets)
@@ -50,7 +50,7 @@ def content(
     dropped = sorted(outputs.union(leaving))
     secrets: set[str] = set()
 
-    def selected(root: bytes, tracked: Tracked) -> Selection:
+    def selected(root: bytes, tracked: GitIndex) -> Selection:
         return select.without_logs(select.without(_select(root, tracked, rules, secrets), dropped))
 
     taken = fingerprints.under("sha256").selected(selected)
@@ -73,7 +73,7 @@ def _rules(root: str) -> Rules:
         raise ProjectError(f"it cannot be read: {error.strerror}", place=path) from error
 
 
-def _select(root: bytes, tracked: Tracked, rules: Rules, secrets: set[str]) -> Selection:
+def _select(root: bytes, tracked: GitIndex, rules: Rules, secrets: set[str]) -> Selection:
     watcher = _Watcher()
     repository = gitignore.repository(root)
     git = gitignore.Filter(root, repository)
@@ -114,7 +114,7 @@ class _Watcher:
 
     def trouble(self, path: bytes, error: OSError) -> None:
         name = path.rstrip(b"/") or b"."
-        self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
+        self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
 
     def odd(self, path: bytes) -> None:
         del path
@@ -143,7 +143,7 @@ class _Filter:
     def _counts(
         self, below: bytes, name: bytes, descriptor: int, closed: bool, git_keeps: bool
     ) -> bool:
-        if names.leftover(name):
+        if names.is_always_ignored(name):
             return False
         path, rules = os.fsdecode(below + name), self._rules
         secret = is_secret(path)

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Collection, Iterable
 
-from buildrun.console import shown
+from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.workspace import glob, names, select
 from buildrun.workspace.select import Selection, Sink
@@ -95,7 +95,7 @@ class _Follower:
             return []
         if self._outputs is not None:
             fact = "is a link to what is no output of the step"
-            sink.problems.setdefault(link, f"`{shown(link)}` {fact}")
+            sink.problems.setdefault(link, f"`{display(link)}` {fact}")
             if glob.is_within(self._home, place):
                 return []
         if not stat.S_ISDIR(status.st_mode):
@@ -103,7 +103,7 @@ class _Follower:
             self._count(link, status.st_size)
             return []
         if place == b"/":
-            sink.problems[link] = f"`{shown(link)}` is a link to the whole disk"
+            sink.problems[link] = f"`{display(link)}` is a link to the whole disk"
             return []
         self._whole.add(place)
         return self._enter(link, place)
@@ -120,7 +120,7 @@ class _Follower:
             kept = [
                 name
                 for name in held
-                if not names.leftover(name) and not self._is_elsewhere(here + name)
+                if not names.is_always_ignored(name) and not self._is_elsewhere(here + name)
             ]
             if self._named and not held:
                 self._sink.enter(below, empty=True)
@@ -144,7 +144,7 @@ class _Follower:
         for path in [path for path in self._sink.found if path.startswith(link + b"/")]:
             del self._sink.found[path]
         self._sink.problems[link] = (
-            f"`{shown(link)}` is a link to more than {_FILES} files or {_BYTES >> 30} GiB"
+            f"`{display(link)}` is a link to more than {_FILES} files or {_BYTES >> 30} GiB"
         )
         return False
 
@@ -171,6 +171,6 @@ class _Follower:
     def _is_left_out(self, place: bytes, full: bytes) -> bool:
         """Return whether it is what is left out of every project."""
         inside = os.path.basename(place) if place.startswith(b"/") else place
-        if any(names.leftover(name) for name in inside.split(b"/")):
+        if any(names.is_always_ignored(name) for name in inside.split(b"/")):
             return True
         return any(os.path.lexists(os.path.join(full, mark)) for mark in names.ENVIRONMENT)

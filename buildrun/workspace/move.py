@@ -4,8 +4,8 @@ import errno
 import os
 import stat
 
-from buildrun.store.cas import Copier, quietly
-from buildrun.store.files import enter
+from buildrun.store.cas import Copier, ignore_errors
+from buildrun.store.files import open_beneath
 
 # A directory that something is mounted on, another mount, or an image's layer cannot be renamed.
 _FIXED = frozenset({errno.EXDEV, errno.EBUSY})
@@ -35,7 +35,7 @@ def rename(name: str, source: int, new_name: str, target: int) -> bool:
     return True
 
 
-def carry(name: str, source: int, new_name: str, target: int) -> None:
+def copy_move(name: str, source: int, new_name: str, target: int) -> None:
     """Move an entry piece by piece into what is there; raises OSError.
 
     What can be moved in one step is. A directory that cannot be removed stays, empty.
@@ -68,7 +68,7 @@ def carry(name: str, source: int, new_name: str, target: int) -> None:
 def is_empty(name: str, directory: int) -> bool:
     """Return whether there is nothing, or a directory without anything in it."""
     try:
-        opened = enter(directory, name)
+        opened = open_beneath(directory, name)
     except FileNotFoundError:
         return True
     except OSError:
@@ -85,7 +85,7 @@ def delete(path: str) -> None:
         os.unlink(path)
     except OSError:
         clear(path)
-        quietly(os.rmdir, path)  # something is mounted there, or somebody still writes to it
+        ignore_errors(os.rmdir, path)  # something is mounted there, or somebody still writes to it
 
 
 def clear(path: str) -> None:
@@ -99,24 +99,24 @@ def clear(path: str) -> None:
                     if entry.is_dir(follow_symlinks=False):
                         directories.append(entry.path)  # the loop comes to it
                     else:
-                        quietly(os.unlink, entry.path)
+                        ignore_errors(os.unlink, entry.path)
         except OSError:
             continue
     for directory in reversed(directories[1:]):
-        quietly(os.rmdir, directory)
+        ignore_errors(os.rmdir, directory)
 
 
 def _carry_children(name: str, source: int, new_name: str, target: int) -> None:
     _open_up(name, source)
-    inside = enter(source, name)
+    inside = open_beneath(source, name)
     try:
-        there = enter(target, new_name)
+        there = open_beneath(target, new_name)
         try:
             for child in os.listdir(inside):
                 if child == _PART:
                     os.unlink(child, dir_fd=inside)  # a killed process was about to fill it
                 else:
-                    carry(child, inside, child, there)
+                    copy_move(child, inside, child, there)
         finally:
             os.close(there)
     finally:

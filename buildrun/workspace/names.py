@@ -22,17 +22,17 @@ _ENDS = (b".pyc", b".egg-info")
 ENVIRONMENT = (b"pyvenv.cfg", b"conda-meta")
 
 
-def never(name: bytes) -> bool:
+def is_never_part(name: bytes) -> bool:
     """Return whether a name is no part of a project even where a pattern spells it."""
     return name == _NEVER or name.startswith(_STAGING)
 
 
-def leftover(name: bytes) -> bool:
+def is_always_ignored(name: bytes) -> bool:
     """Return whether a name is no part of a project unless a pattern spells it."""
     return name in _LEFTOVERS or name.startswith(_STARTS) or name.endswith(_ENDS)
 
 
-def leftovers(held: Iterable[bytes]) -> set[bytes]:
+def always_ignored(held: Iterable[bytes]) -> set[bytes]:
     """Return the names that are leftovers."""
     found = set(_LEFTOVERS.intersection(held))
     found.update([name for name in held if name.startswith(_STARTS) or name.endswith(_ENDS)])

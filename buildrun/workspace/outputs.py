@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from buildrun.errors import StoreError
 from buildrun.store import files, locks
-from buildrun.store.cas import quietly, write
-from buildrun.store.files import enter, open_directory
+from buildrun.store.cas import ignore_errors, write
+from buildrun.store.files import open_beneath, open_directory
 from buildrun.store.home import STAGING
 from buildrun.store.manifest import is_output
 from buildrun.workspace import move
@@ -75,7 +75,7 @@ class Staging:
                 if move.rename(name, directory, str(number), old):
                     return True
                 self._mark(number, _TAKING)
-                move.carry(name, directory, str(number), old)
+                move.copy_move(name, directory, str(number), old)
                 self._mark(number, _TAKEN)
         except FileNotFoundError:
             return False
@@ -92,7 +92,7 @@ class Staging:
             if whole and move.rename(str(number), new, name, directory):
                 return
             self._mark(number, _GIVING)
-            move.carry(str(number), new, name, directory)
+            move.copy_move(str(number), new, name, directory)
             self._mark(number, _GIVEN)
 
     def put_back(self, paths: Sequence[str] | None = None) -> None:
@@ -198,7 +198,7 @@ def _rescue(staging: str, directory: str) -> tuple[Rescued, ...]:
             place = _free(directory, moved.path)
             os.makedirs(place, mode=0o700, exist_ok=True)
             with _place(place, moved.path, make=True) as (target, name):
-                move.carry(str(moved.number), old, name, target)
+                move.copy_move(str(moved.number), old, name, target)
             found.append(Rescued(moved.path, os.path.join(place, moved.path)))
     return tuple(found)
 
@@ -227,7 +227,7 @@ def _put_back(root: str, staging: str, moved: _Moved) -> None:
             if not whole:
                 # From here on what is there are pieces of the old output.
                 _write(f"{staging}/{_JOURNAL}", os.O_APPEND, [moved._replace(state=_TAKING)])
-                move.carry(name, old, target, directory)
+                move.copy_move(name, old, target, directory)
             if moved.mode is not None:
                 os.chmod(target, moved.mode, dir_fd=directory)
 
@@ -241,12 +241,12 @@ def _is_newer(moved: _Moved, name: str, directory: int) -> bool:
 
 def _delete(path: str) -> None:
     """Delete a staging directory; from the first step on nothing is put back any more."""
-    quietly(os.unlink, f"{path}/{_JOURNAL}")
+    ignore_errors(os.unlink, f"{path}/{_JOURNAL}")
     if os.path.lexists(f"{path}/{_JOURNAL}"):
         return
     for name in ("old", "new", f"{_JOURNAL}.tmp", _RECOVERY, _LOCK):
         move.delete(f"{path}/{name}")
-    quietly(os.rmdir, path)
+    ignore_errors(os.rmdir, path)
 
 
 def _journal(path: str) -> list[_Moved]:
@@ -312,7 +312,7 @@ def _place(root: str, path: str, *, make: bool = False) -> Iterator[tuple[int, s
 @contextmanager
 def _opened(staging: str, name: str) -> Iterator[int]:
     """Give a directory of the staging directory, which may not be a link."""
-    directory = enter(None, f"{staging}/{name}")
+    directory = open_beneath(None, f"{staging}/{name}")
     try:
         yield directory
     finally:
@@ -338,7 +338,7 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
 
-class Aside:
+class Displaced:
     """Outputs that were moved away.
 
     descriptor: of a lock; as long as a process that inherited it lives, nobody takes the outputs
@@ -390,7 +390,7 @@ class Aside:
             self._stage, self.descriptor = None, -1
 
 
-def set_aside(root: str, paths: Sequence[str]) -> Aside:
+def displace(root: str, paths: Sequence[str]) -> Displaced:
     """Move outputs out of the project, so that a command starts without them.
 
     paths: as declared. What is a link out of the project stays. Raises StoreError; then all is
@@ -398,20 +398,20 @@ def set_aside(root: str, paths: Sequence[str]) -> Aside:
     """
     there = [path.rstrip("/") for path in paths if _is_ours(root, path.rstrip("/"))]
     if not there:
-        return Aside(None)
+        return Displaced(None)
     stage = make(root)
     try:
         stage.announce(there)
         for number in range(len(there)):
             stage.take(number)
     except BaseException as error:
-        Aside(stage).put_back()
+        Displaced(stage).put_back()
         if isinstance(error, OSError):
             place = error.filename if isinstance(error.filename, str) else root
             text = f"old outputs cannot be moved away: {error.strerror}"
             raise StoreError(text, place=place) from error
         raise
-    return Aside(stage)
+    return Displaced(stage)
 
 
 def _is_ours(root: str, path: str) -> bool:

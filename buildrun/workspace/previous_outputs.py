@@ -12,27 +12,27 @@ from buildrun.errors import StoreError
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.plan.model import Step
-    from buildrun.plan.state import Place
-    from buildrun.workspace.outputs import Aside, Rescued
-    from buildrun.workspace.select import Taken
+    from buildrun.plan.state import ProjectState
+    from buildrun.workspace.outputs import Displaced, Rescued
+    from buildrun.workspace.select import FileSet
 
 
 # Stands for whatever a command leaves that is running, or was killed with buildrun.
 _RUNNING = "running"
 
 
-class OldOutputs:
+class PreviousOutputs:
     """The old outputs of a plan's steps; for one thread at a time.
 
     previous: the directory that those are moved to which would be lost.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ProjectState) -> None:
         """Take the place."""
         self._place = place
         self.previous = previous_of(place.logs)
 
-    def are_known(self, step: Step, outputs: Taken | None) -> bool:
+    def are_known(self, step: Step, outputs: FileSet | None) -> bool:
         """Return whether nothing is lost when these outputs go.
 
         outputs: what is on the disk; None where nobody has looked yet.
@@ -45,7 +45,7 @@ class OldOutputs:
         if outputs.problems and not outputs.has_only_links_out():
             return False
         entries = outputs.entries()
-        if not entries or place.history.left(step.id) in (_RUNNING, outputs.digest):
+        if not entries or place.history.leftover(step.id) in (_RUNNING, outputs.digest):
             return True
         if outputs.problems:
             return False
@@ -60,7 +60,7 @@ class OldOutputs:
             if entry.kind in ("file", "executable")
         )
 
-    def put_back(self, step: Step, aside: Aside, *, known: bool) -> None:
+    def put_back(self, step: Step, aside: Displaced, *, known: bool) -> None:
         """Put old outputs back where a command that failed left nothing, and lose none."""
         if known:
             aside.put_back()
@@ -69,7 +69,7 @@ class OldOutputs:
             self._rescue_from_a_failure(aside)
         self.note_left(step)
 
-    def rescue(self, aside: Aside) -> None:
+    def rescue(self, aside: Displaced) -> None:
         """Move old outputs, which new ones have replaced, to where they can be had from."""
         try:
             rescued = aside.rescue(self.previous)
@@ -85,15 +85,15 @@ class OldOutputs:
 
     def note_running(self, step: Step) -> None:
         """Note that from now on it is a command that writes there."""
-        self._place.history.note_left(step.id, _RUNNING)
+        self._place.history.record_leftover(step.id, _RUNNING)
 
     def note_left(self, step: Step) -> None:
         """Note what a command has left there without a result that is kept."""
         place = self._place
         place.fingerprints.forget()
-        place.history.note_left(step.id, place.fingerprints.outputs(step.outputs).digest)
+        place.history.record_leftover(step.id, place.fingerprints.outputs(step.outputs).digest)
 
-    def _rescue_from_a_failure(self, aside: Aside) -> None:
+    def _rescue_from_a_failure(self, aside: Displaced) -> None:
         try:
             rescued = aside.rescue(self.previous)
         except (OSError, StoreError) as error:
@@ -101,7 +101,7 @@ class OldOutputs:
             return
         say_rescued(rescued, self._place.console)
 
-    def _leave(self, aside: Aside, error: OSError | StoreError) -> None:
+    def _leave(self, aside: Displaced, error: OSError | StoreError) -> None:
         """Leave old outputs in the project, where the store does not take them."""
         fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
         place = aside.leave()

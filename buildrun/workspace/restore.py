@@ -9,11 +9,11 @@ from typing import NamedTuple
 from buildrun.errors import StoreError
 from buildrun.store import cas, digest, stat_signature
 from buildrun.store.action_cache import outputs_of
-from buildrun.store.cas import Copier, Lost, write
+from buildrun.store.cas import Copier, MissingBlob, write
 from buildrun.store.files import open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
-from buildrun.store.manifest import Manifest, Owners
+from buildrun.store.manifest import DeclaredOutputs, Manifest
 from buildrun.workspace import outputs as staging
 from buildrun.workspace.outputs import Staging
 
@@ -41,7 +41,7 @@ def restore(
     wanted = [path for path in manifest.declared if path not in matching]
     entries = outputs_of(home, manifest)
     if entries is None:
-        raise Lost("the list of its outputs is lost", place=manifest.step)
+        raise MissingBlob("the list of its outputs is lost", place=manifest.step)
     if not wanted:
         return Restored((), {})
     paths = [path.rstrip("/") for path in wanted]
@@ -72,7 +72,7 @@ def _fetch(
     home: Home, stage: Staging, entries: Sequence[Entry], paths: Sequence[str]
 ) -> Mapping[str, tuple[bytes, str]]:
     places = {path: stage.new(number) for number, path in enumerate(paths)}
-    owners, fetcher = Owners(places), Fetcher(home)
+    owners, fetcher = DeclaredOutputs(places), Fetcher(home)
     for entry in entries:
         output = owners.of(entry.path)
         if output is not None:
@@ -136,9 +136,9 @@ class Fetcher:
 
     def _file(self, entry: Entry, path: str) -> None:
         try:
-            source = os.open(cas.place(self._blobs, entry.content), _READ)
+            source = os.open(cas.path_for(self._blobs, entry.content), _READ)
         except FileNotFoundError:
-            raise Lost("its content is not in the store", place=entry.path) from None
+            raise MissingBlob("its content is not in the store", place=entry.path) from None
         try:
             # The rights are what the user's umask makes of these, whatever a manifest says.
             target = os.open(path, _CREATE, 0o777 if entry.kind == "executable" else 0o666)
@@ -146,7 +146,7 @@ class Fetcher:
                 right, looked_at = self._fill(entry, source, target)
                 if not right:
                     cas.discard(self._home, entry.content)
-                    raise Lost("its content in the store is damaged", place=entry.path)
+                    raise MissingBlob("its content in the store is damaged", place=entry.path)
                 if looked_at:
                     self.made[entry.path] = stat_signature.of(os.fstat(target)), entry.content
             finally:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
-from buildrun.console import shown
+from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.store.listing import Entry
-from buildrun.store.stat_signature import Signature
+from buildrun.store.stat_signature import StatSignature
 from buildrun.workspace import gitignore, glob, names, own_output
-from buildrun.workspace.git_index import Tracked
+from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.glob import Door
 from buildrun.workspace.walk import everything, walk
 
@@ -38,12 +38,12 @@ class Sink:
     def trouble(self, path: bytes, error: OSError) -> None:
         """Take a path that cannot be looked at, and why."""
         name = path.rstrip(b"/") or b"."
-        self.problems[name] = f"`{shown(name)}` cannot be read: {error.strerror}"
+        self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
 
     def odd(self, path: bytes) -> None:
         """Take the path of a device, a socket or a pipe."""
         if not self._passing_over:
-            self.problems[path] = f"`{shown(path)}` is neither a file nor a directory"
+            self.problems[path] = f"`{display(path)}` is neither a file nor a directory"
 
     def add(self, path: bytes, seen: bytes) -> None:
         """Take a file or a link."""
@@ -67,7 +67,7 @@ class Sink:
         return Selection(paths, signatures, problems, unmatched, entered, tuple(doors))
 
 
-def project(root: bytes, known: Tracked) -> Selection:
+def project(root: bytes, known: GitIndex) -> Selection:
     """Return every file that git would not ignore, save what is left out of every project.
 
     Devices, sockets and pipes are passed over, as git does, and so are the files that our own
@@ -122,7 +122,7 @@ def pattern(root: bytes, text: str) -> Selection:
     sink = Sink()
     doors: list[glob.Door] = []
     matched = False
-    for path, status in glob.found(root, text, sink.trouble, doors):
+    for path, status in glob.expand(root, text, sink.trouble, doors):
         matched = True
         add(sink, root, path, status)
     matched = matched or bool(sink.problems or (doors and glob.exists(os.fsdecode(root), text)))
@@ -135,7 +135,7 @@ def directory(root: bytes, path: bytes) -> Selection:
     path: relative to the root, or absolute.
     """
     sink = Sink()
-    _add_tree(sink, root, path + b"/", names.never)
+    _add_tree(sink, root, path + b"/", names.is_never_part)
     return sink.selection()
 
 
@@ -163,10 +163,12 @@ def outputs(root: bytes, path: str) -> Selection:
         sink.trouble(name, error)
         return sink.selection()
     if is_behind(root, name):
-        sink.problems[name] = f"`{shown(name)}` lies behind a link that leaves the project"
+        sink.problems[name] = f"`{display(name)}` lies behind a link that leaves the project"
         return sink.selection()
     if path.endswith("/") and not os.path.isdir(os.path.join(root, name)):
-        sink.problems[name] = f"`{shown(name)}` is not a directory, but it is declared as `{path}`"
+        sink.problems[name] = (
+            f"`{display(name)}` is not a directory, but it is declared as `{path}`"
+        )
         return sink.selection(path)
     _add_output(sink, root, name, stat_signature.of(status))
     if stat.S_ISDIR(status.st_mode):
@@ -184,7 +186,7 @@ def _add_output(sink: Sink, root: bytes, path: bytes, seen: bytes) -> None:
     elif stat_signature.is_link(seen):
         sink.found[path] = seen
         if leads_out(root, path):
-            sink.problems[path] = f"`{shown(path)}` is a link that leaves the project"
+            sink.problems[path] = f"`{display(path)}` is a link that leaves the project"
     else:
         sink.odd(path)
 
@@ -192,7 +194,7 @@ def _add_output(sink: Sink, root: bytes, path: bytes, seen: bytes) -> None:
 def add(sink: Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
     """Add a file, a link, or all that a directory holds."""
     if stat.S_ISDIR(status.st_mode):
-        _add_tree(sink, root, path + b"/" if path else path, names.leftover)
+        _add_tree(sink, root, path + b"/" if path else path, names.is_always_ignored)
     else:
         sink.add(path, stat_signature.of(status))
 
@@ -287,7 +289,7 @@ class Selection(NamedTuple):
     doors: tuple[Door, ...] = ()
 
 
-class Taken:
+class FileSet:
     """What a selection of files was at one moment.
 
     digest: of its listing. problems: texts that name a path; where there is one, nothing that was
@@ -329,7 +331,7 @@ class Taken:
         about -= {path for path, seen in links if stat_signature.is_link(seen)}
         return not about and len(self.problems) == len(self.selection.problems)
 
-    def signature(self, path: str) -> Signature | None:
+    def signature(self, path: str) -> StatSignature | None:
         """Return what a file's or link's lstat was; None for a directory and what is not in it.
 
         A path with a slash at its end is what a link leads to.

@@ -14,17 +14,17 @@ from buildrun.environments.base import Identity
 from buildrun.environments.condarc import without_secrets
 from buildrun.environments.images import build_pip, layer
 from buildrun.environments.images.build_container import line, search_path, variables
-from buildrun.environments.images.build_pip import CODE, PREFIX, Stages
+from buildrun.environments.images.build_pip import CODE, PREFIX, PipStages
 from buildrun.environments.lockfile import Package
 from buildrun.errors import EnvironmentFailure, ProjectError, StoreError
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.store import digest
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
-    from buildrun.environments.images.build_container import Site
+    from buildrun.environments.base import EnvironmentRequest
+    from buildrun.environments.images.build_container import BuildContainer
     from buildrun.environments.images.engine import Image
     from buildrun.workspace.archive import Layer
 
@@ -38,12 +38,12 @@ _OF_THIS_MACHINE = ("extracted_package_dir", "package_tarball_full_path", "link"
 _EXECUTABLES = ("MLFLOW_CONDA_HOME", "MLFLOW_CONDA_CREATE_ENV_CMD")
 
 
-def identify(request: Request, base: Image, reader: Reader) -> Identity:
+def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker) -> Identity:
     """Return what the environment is made of, beside its base; raises EnvironmentFailure."""
     there = _elsewhere(request, base)
-    seen = Reader(there.environ)
+    seen = DependencyTracker(there.environ)
     found = conda.identify(there, seen)
-    reader.add(seen.files, {}, volatile=seen.volatile)
+    reader.add(seen.files, {}, volatile=seen.untrackable)
     for name in seen.variables:
         reader.variable(name)
     parts = {**found.parts, "pip": _portable(found.parts.get("pip"), _declared(request))}
@@ -51,12 +51,12 @@ def identify(request: Request, base: Image, reader: Reader) -> Identity:
 
 
 def make(
-    site: Site,
+    site: BuildContainer,
     base: Image,
     name: str,
     directory: str,
     identity: Identity,
-    request: Request,
+    request: EnvironmentRequest,
     console: Console,
     environ: dict[str, str],
 ) -> Layer:
@@ -81,7 +81,7 @@ def make(
     scripts = _link_scripts(prefix)
     source = None
     if scripts or stages is not None or _has_activation(prefix):
-        settings = (stages or Stages(request, CODE)).access(Reader(request.environ))
+        settings = (stages or PipStages(request, CODE)).access(DependencyTracker(request.environ))
         site.create(_HOLD, settings)
         site.put(whole.chunks())
         if stages is not None:
@@ -116,7 +116,7 @@ def _variables(changes: Mapping[str, str | None], base: Image) -> dict[str, str]
     return {name: value or "" for name, value in found.items() if value is not None or name in own}
 
 
-def _elsewhere(request: Request, base: Image) -> Request:
+def _elsewhere(request: EnvironmentRequest, base: Image) -> EnvironmentRequest:
     """Return the request with what a solve counts on, which is the image's and not ours."""
     subdir = platforms.CONDA.get(build_pip.platform_of(base))
     if subdir is None:
@@ -124,7 +124,7 @@ def _elsewhere(request: Request, base: Image) -> Request:
             f"conda environments cannot be made for {build_pip.platform_of(base)}",
             hint="choose another `docker_base`",
         )
-    chosen = Reader(request.environ)
+    chosen = DependencyTracker(request.environ)
     environ = {name: value for name, value in request.environ.items() if name not in _EXECUTABLES}
     environ["CONDA_SUBDIR"] = subdir
     found = dict(
@@ -137,12 +137,12 @@ def _elsewhere(request: Request, base: Image) -> Request:
 
 
 def _stages(
-    request: Request, declared: CondaEnv, packages: Sequence[Package] | None
-) -> Stages | None:
+    request: EnvironmentRequest, declared: CondaEnv, packages: Sequence[Package] | None
+) -> PipStages | None:
     """Return what pip installs, None for nothing."""
     folder = os.path.dirname(declared.path)
-    stages = Stages(request, CODE, folder)
-    lines = _pip_lines(declared, Reader(request.environ))
+    stages = PipStages(request, CODE, folder)
+    lines = _pip_lines(declared, DependencyTracker(request.environ))
     if packages is not None:
         texts = uv_lock.lines([list(package) for package in packages]).get("pip", [])
         stages.add_locked(texts, lines)
@@ -151,17 +151,17 @@ def _stages(
     return stages if declared.pip else None
 
 
-def _pip_lines(declared: CondaEnv, reader: Reader) -> tuple[requirements.Line, ...]:
+def _pip_lines(declared: CondaEnv, reader: DependencyTracker) -> tuple[requirements.Line, ...]:
     folder = os.path.dirname(declared.path)
     return requirements.follow(declared.pip, declared.path, folder, reader)
 
 
 def _install_pip(
-    site: Site,
-    stages: Stages,
+    site: BuildContainer,
+    stages: PipStages,
     base: Image,
     name: str,
-    request: Request,
+    request: EnvironmentRequest,
     declared: CondaEnv,
     console: Console,
 ) -> None:
@@ -174,7 +174,7 @@ def _install_pip(
         ("env", search, f"CONDA_PREFIX={PREFIX}", python, "-c", build_pip.program_text()),
     )
     if answer.code or not answer.first.startswith("{"):
-        known = _pip_lines(declared, Reader(request.environ))
+        known = _pip_lines(declared, DependencyTracker(request.environ))
         raise build_pip.failure(answer, name, known, request, PythonEnv(declared.path))
 
 
@@ -191,7 +191,7 @@ def _link_scripts(prefix: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.endswith("-post-link.sh"))
 
 
-def _link(site: Site, script: str, prefix: str) -> None:
+def _link(site: BuildContainer, script: str, prefix: str) -> None:
     package = script.removesuffix("-post-link.sh").removeprefix(".")
     version = build = ""
     for name in os.listdir(os.path.join(prefix, "conda-meta")):
@@ -212,7 +212,7 @@ def _link(site: Site, script: str, prefix: str) -> None:
         )
 
 
-def _source(site: Site, prefix: str) -> conda_activate.Source:
+def _source(site: BuildContainer, prefix: str) -> conda_activate.Source:
     def source(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
         # Nothing but these: the container itself has variables that no image may have.
         pairs = [f"{key}={value}" for key, value in {**environ, "HOME": "/root"}.items()]
@@ -243,7 +243,7 @@ def _cleaned(path: bytes, content: bytes) -> bytes:
     return text.encode() + b"\n"
 
 
-def _declared(request: Request) -> CondaEnv:
+def _declared(request: EnvironmentRequest) -> CondaEnv:
     environment = request.project.environment
     if not isinstance(environment, CondaEnv):
         raise ProjectError("the project declares no conda environment")

@@ -37,7 +37,7 @@ class Access(NamedTuple):
     network: str = ""
 
 
-class Answer(NamedTuple):
+class ProcessResult(NamedTuple):
     """How a program ended: its exit code, its first line, and the end of what it said after it."""
 
     code: int
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
         return "\n".join((self.first, *self.said))
 
 
-class Site:
+class BuildContainer:
     """Makes containers of one image, one after another, and removes each."""
 
     def __init__(self, base: Image, home: Home, caller: Mapping[str, str]) -> None:
@@ -67,9 +67,9 @@ class Site:
         self._caller = caller
         self._name = ""
         self._environ: Mapping[str, str] = caller
-        self._attendance: docker_reaper.Attendance | None = None
+        self._attendance: docker_reaper.ContainerLease | None = None
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> BuildContainer:
         """Enter, to be left without a container."""
         return self
 
@@ -95,7 +95,7 @@ class Site:
             labels=(("buildrun", __version__), ("buildrun.environment", "build")),
         )
         self._environ = cli_environ(self._caller, made)
-        self._attendance = docker_reaper.attend(self._directory, name, self._caller)
+        self._attendance = docker_reaper.lease(self._directory, name, self._caller)
         self._name = name
         done = self._call(create_argv(made))
         if done.returncode:
@@ -137,7 +137,7 @@ class Site:
         order: Callable[[str], bytes],
         listen: Callable[[str], None] = lambda _: None,
         inside: Sequence[str] = (),
-    ) -> Answer:
+    ) -> ProcessResult:
         """Run the container's program to its end, or a further one in a container that was started.
 
         order: told the program's first line, returns what it gets on standard input. listen: is
@@ -160,7 +160,7 @@ class Site:
                 said = [*said[1 - _KEPT_LINES :], text]
                 listen(text)
             child.stdin.close()
-            return Answer(child.wait(), first, tuple(said))
+            return ProcessResult(child.wait(), first, tuple(said))
 
     def take(self, path: str) -> Iterator[bytes]:
         """Yield a tar of what lies at a path of the container; raises ExecutionError."""

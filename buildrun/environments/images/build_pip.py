@@ -27,19 +27,19 @@ from buildrun.environments.virtualenv import UV_LOCK
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import fits
 from buildrun.store import digest
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 from buildrun.workspace import archive, image_context
 from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Request
-    from buildrun.environments.images.build_container import Answer, Site
+    from buildrun.environments.base import EnvironmentRequest
+    from buildrun.environments.images.build_container import BuildContainer, ProcessResult
     from buildrun.environments.images.engine import Image
     from buildrun.environments.requirements import Line
-    from buildrun.environments.virtualenv import Wanted
+    from buildrun.environments.virtualenv import VirtualenvSpec
     from buildrun.project.model import PythonEnv
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
     from buildrun.workspace.archive import Layer
 
 # Where the environment is in its image, the project's code in the image above it, and what is
@@ -60,7 +60,7 @@ _MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
-def identify(request: Request, base: Image, reader: Reader) -> Identity:
+def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker) -> Identity:
     """Return what the virtualenv is made of, beside its base; raises EnvironmentFailure."""
     found = wanted.read(request, reader)
     platform = platform_of(base)
@@ -99,12 +99,16 @@ def platform_of(base: Image) -> str:
 
 
 def make(
-    site: Site, base_name: str, identity: Identity, request: Request, console: Console
+    site: BuildContainer,
+    base_name: str,
+    identity: Identity,
+    request: EnvironmentRequest,
+    console: Console,
 ) -> Layer:
     """Make the virtualenv in a container and return its layer; raises EnvironmentFailure."""
-    reader = Reader(request.environ)
+    reader = DependencyTracker(request.environ)
     found = wanted.read(request, reader)
-    stages = Stages(request, CODE)
+    stages = PipStages(request, CODE)
     if UV_LOCK in found.inputs:
         stages.add([stages.line(text) for text in _exported(request, found, console)])
     elif "packages" in identity.parts:
@@ -137,10 +141,10 @@ def make(
     return env_layer.of_archive(lambda: site.take(PREFIX), PREFIX)
 
 
-class Stages:
+class PipStages:
     """Installations by pip in a container, one after another, with the local files they need."""
 
-    def __init__(self, request: Request, root: str, folder: str | None = None) -> None:
+    def __init__(self, request: EnvironmentRequest, root: str, folder: str | None = None) -> None:
         """Take the project.
 
         root: where its files are in the container. folder: what paths are relative to, None for
@@ -186,7 +190,7 @@ class Stages:
             if lines:
                 self.add([*places, *lines], *words)
 
-    def access(self, reader: Reader) -> Any:
+    def access(self, reader: DependencyTracker) -> Any:
         """Return what the container needs of this machine."""
         request = self._request
         found = access(reader, request.environ, self._mounts, self._folder, offline=request.offline)
@@ -205,7 +209,7 @@ class Stages:
             "cwd": self._there(self._folder) or self._root,
         }
 
-    def copy(self, site: Site) -> None:
+    def copy(self, site: BuildContainer) -> None:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
             project = self._request.project._replace(root=place, entry_points=())
@@ -273,7 +277,11 @@ def default_base(python: str | None) -> str:
 
 
 def failure(
-    answer: Answer, base_name: str, known: Sequence[Line], request: Request, declared: PythonEnv
+    answer: ProcessResult,
+    base_name: str,
+    known: Sequence[Line],
+    request: EnvironmentRequest,
+    declared: PythonEnv,
 ) -> EnvironmentFailure:
     """Return the error for what pip, or the engine, says."""
     from buildrun.environments.uv import ToolFailure, explain
@@ -313,7 +321,7 @@ def _programs(python: str | None) -> tuple[str, ...]:
     return (*((f"python{exact}",) if exact else ()), "python3", "python")
 
 
-def _portable(found: Wanted, request: Request) -> dict[str, Any]:
+def _portable(found: VirtualenvSpec, request: EnvironmentRequest) -> dict[str, Any]:
     """Return what was declared; an editable install counts with its place in the project."""
     parts = dict(found.inputs)
     for stage in found.lines:
@@ -326,7 +334,7 @@ def _portable(found: Wanted, request: Request) -> dict[str, Any]:
     return parts
 
 
-def _exported(request: Request, found: Wanted, console: Console) -> list[str]:
+def _exported(request: EnvironmentRequest, found: VirtualenvSpec, console: Console) -> list[str]:
     from buildrun.environments import uv
     from buildrun.environments.uv import explain
 
@@ -399,7 +407,12 @@ class Mounts:
 
 
 def access(
-    reader: Reader, environ: Mapping[str, str], mounts: Mounts, cwd: str, *, offline: bool
+    reader: DependencyTracker,
+    environ: Mapping[str, str],
+    mounts: Mounts,
+    cwd: str,
+    *,
+    offline: bool,
 ) -> Access:
     """Return what a container needs; cwd: where relative paths begin.
 
@@ -431,7 +444,7 @@ def access(
     return Access(seen, mounts.all, "host" if local else "")
 
 
-def _values(reader: Reader) -> dict[str, str]:
+def _values(reader: DependencyTracker) -> dict[str, str]:
     values = pip_config.own(reader)
     for name, key in _OF_UV:
         if text := reader.variable(name):

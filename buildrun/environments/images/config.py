@@ -26,7 +26,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-class Change(NamedTuple):
+class ConfigChange(NamedTuple):
     """What differs from the base beside the new layer.
 
     environ: variables set for every container. workdir: None for the base's own. labels: added.
@@ -39,7 +39,7 @@ class Change(NamedTuple):
     told: str = "buildrun"
 
 
-def config(base: Image, change: Change, layer: str) -> bytes:
+def config(base: Image, change: ConfigChange, layer: str) -> bytes:
     """Return the config of the base with a layer above it; layer: ``sha256:…`` of its tar."""
     own = {name: base.config[name] for name in _KEPT if base.config.get(name)}
     environ = dict(_pair(text) for text in own.get("Env") or ())
@@ -73,7 +73,7 @@ class Archive:
     id, layer: digests of the image and of its new layer; known when all was sent.
     """
 
-    def __init__(self, base: Image, change: Change, layer: Layer) -> None:
+    def __init__(self, base: Image, change: ConfigChange, layer: Layer) -> None:
         """Take the parts."""
         self._base = base
         self._change = change
@@ -107,7 +107,7 @@ class Archive:
         self.id = f"sha256:{number}"
 
 
-def build_context(base: Image, change: Change, layer: Layer) -> Iterator[bytes]:
+def build_context(base: Image, change: ConfigChange, layer: Layer) -> Iterator[bytes]:
     """Yield a context from which ``docker build`` makes the same files, with an id of its own.
 
     Labels are not in it.

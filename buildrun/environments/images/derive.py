@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments.images import engine, engine_api
-from buildrun.environments.images.config import Archive, Change, build_context
-from buildrun.environments.images.engine import Refused
+from buildrun.environments.images.config import Archive, ConfigChange, build_context
+from buildrun.environments.images.engine import EngineError
 from buildrun.errors import BuildrunError, StoreError
 from buildrun.store import digest, files, locks
 from buildrun.store.locks import Lock
@@ -33,7 +33,7 @@ CODE = "/mlflow/projects/code"
 _FORMAT = "1"
 
 
-class Derived(NamedTuple):
+class DerivedImage(NamedTuple):
     """An image that was made.
 
     key: ``sha256:…`` of what it is made of. id: the same on every machine. reference: its name.
@@ -46,7 +46,7 @@ class Derived(NamedTuple):
     reused: bool
 
 
-class Recipe(NamedTuple):
+class ImageRecipe(NamedTuple):
     """What an image is made of, before anything is made.
 
     key: ``sha256:…`` of all that decides it. project: its name, for people. layer: makes the
@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
 
     key: str
     project: str
-    change: Change
+    change: ConfigChange
     layer: Callable[[], Layer]
     before: Callable[[], None] = lambda: None
 
@@ -75,7 +75,7 @@ def code_image(
     refresh: bool,
     console: Console,
     any_user: bool = False,
-) -> Derived:
+) -> DerivedImage:
     """Return the base with the project's files in `CODE`, made if it is not there.
 
     refresh: it is made anew. any_user: see `layer.of_files`. Raises BuildrunError.
@@ -93,7 +93,7 @@ def code_recipe(
     console: Console,
     *,
     any_user: bool = False,
-) -> Recipe:
+) -> ImageRecipe:
     """Return what the project's image is made of; nothing is made, no engine is asked.
 
     Raises ProjectError where a file cannot be read.
@@ -107,35 +107,35 @@ def code_recipe(
         for path in content.secrets:
             console.note(f"`{path}` stays out of the image, since it may hold secrets")
 
-    return Recipe(
+    return ImageRecipe(
         key=digest.key("image", {**parts, "project": engine_api.component(project.name)}),
         project=project.name,
-        change=Change(workdir=CODE, told=f"the project's files in {CODE}"),
+        change=ConfigChange(workdir=CODE, told=f"the project's files in {CODE}"),
         layer=lambda: layer.of_files(project.root, content.taken, CODE, any_user=any_user),
         before=before,
     )
 
 
-def find(engine: Engine, home: Home, recipe: Recipe, base: Image) -> Derived | None:
+def find(engine: Engine, home: Home, recipe: ImageRecipe, base: Image) -> DerivedImage | None:
     """Return the image that a recipe has made, where the engine still has it."""
     record = read(home, recipe.key)
     if record is not None and record.id and engine.image(record.id) is not None:
-        return Derived(recipe.key, record.id, record.reference, True)
+        return DerivedImage(recipe.key, record.id, record.reference, True)
     found = engine.image(recipe.reference)
     if found is None or not _is_made_of(found, recipe, base):
         return None
-    return Derived(recipe.key, found.id, recipe.reference, True)
+    return DerivedImage(recipe.key, found.id, recipe.reference, True)
 
 
 def layer_image(
     engine: Engine,
     home: Home,
     base: Image,
-    recipe: Recipe,
+    recipe: ImageRecipe,
     *,
     refresh: bool,
     console: Console,
-) -> Derived:
+) -> DerivedImage:
     """Return the base with one more layer, made if it is not there; raises BuildrunError."""
     if not refresh and (found := find(engine, home, recipe, base)) is not None:
         use(home, found.key)
@@ -146,13 +146,13 @@ def layer_image(
             return found
         recipe.before()
         # Written before there is an image, so that what a killed build leaves is found by its key.
-        write(home, Record(recipe.key, "", recipe.reference, base.id, recipe.project))
+        write(home, ImageRecord(recipe.key, "", recipe.reference, base.id, recipe.project))
         record = _make(engine, base, recipe, console)
         write(home, record)
-    return Derived(record.key, record.id, record.reference, False)
+    return DerivedImage(record.key, record.id, record.reference, False)
 
 
-def _make(engine: Engine, base: Image, recipe: Recipe, console: Console) -> Record:
+def _make(engine: Engine, base: Image, recipe: ImageRecipe, console: Console) -> ImageRecord:
     console.progress(f"making {recipe.reference}")
     source, change = recipe.layer(), _labelled(recipe)
     try:
@@ -161,29 +161,29 @@ def _make(engine: Engine, base: Image, recipe: Recipe, console: Console) -> Reco
     finally:
         console.done()
     size, now = source.size, time.time()
-    return Record(recipe.key, made, recipe.reference, base.id, recipe.project, size, now)
+    return ImageRecord(recipe.key, made, recipe.reference, base.id, recipe.project, size, now)
 
 
-def _loaded(engine: Engine, base: Image, change: Change, source: Layer) -> str | None:
+def _loaded(engine: Engine, base: Image, change: ConfigChange, source: Layer) -> str | None:
     """Return the id of the image, or None where the engine wants all of its layers."""
     if not engine.keeps_layers():
         return None
     archive = Archive(base, change, source)
     try:
         engine.load(archive.chunks())
-    except Refused as error:
+    except EngineError as error:
         if error.full:
             raise
         return None
     return archive.id if engine.image(archive.id) is not None else None
 
 
-def _built(engine: Engine, base: Image, change: Change, source: Layer) -> str:
+def _built(engine: Engine, base: Image, change: ConfigChange, source: Layer) -> str:
     labels = json.dumps(dict(change.labels))
     return engine.build(build_context(base, change, source), {"labels": labels})
 
 
-def _labelled(recipe: Recipe) -> Change:
+def _labelled(recipe: ImageRecipe) -> ConfigChange:
     labels = {
         engine.LABEL: _FORMAT,
         engine.KEY: recipe.key,
@@ -192,7 +192,7 @@ def _labelled(recipe: Recipe) -> Change:
     return recipe.change._replace(labels={**recipe.change.labels, **labels})
 
 
-def _is_made_of(image: Image, recipe: Recipe, base: Image) -> bool:
+def _is_made_of(image: Image, recipe: ImageRecipe, base: Image) -> bool:
     """Return whether an image of the right name is what the recipe makes."""
     labels = image.config.get("Labels") or {}
     return labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
@@ -201,7 +201,7 @@ def _is_made_of(image: Image, recipe: Recipe, base: Image) -> bool:
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 
-class Record(NamedTuple):
+class ImageRecord(NamedTuple):
     """What a key has made.
 
     id: empty while it is being made, and after a build that was killed. base: the id of the base.
@@ -217,14 +217,14 @@ class Record(NamedTuple):
     created: float = 0.0
 
 
-def read(home: Home, key: str) -> Record | None:
+def read(home: Home, key: str) -> ImageRecord | None:
     """Return the record of a key; None where there is none, or it is damaged."""
     try:
         with open(path(home, key), "rb") as file:
             value: Any = json.loads(file.read())
         if value.pop("version") != 1:
             return None
-        record = Record(**value)
+        record = ImageRecord(**value)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     kinds = [type(item) for item in record]
@@ -233,7 +233,7 @@ def read(home: Home, key: str) -> Record | None:
     return record if record.id == "" or engine_api.is_id(record.id) else None
 
 
-def write(home: Home, record: Record) -> None:
+def write(home: Home, record: ImageRecord) -> None:
     """Write a record down; raises StoreError."""
     try:
         content = json.dumps({"version": 1, **record._asdict()})

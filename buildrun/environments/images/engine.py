@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from buildrun.environments.images.engine_api import Host, Reference
 
-__all__ = ["LABEL", "Engine", "Image", "Made"]
+__all__ = ["LABEL", "Engine", "Image", "BuiltImage"]
 
 # On every image that buildrun makes, and the key that it was made for.
 LABEL = "buildrun"
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 _SECONDS = 60
 
 
-class Made(NamedTuple):
+class BuiltImage(NamedTuple):
     """An image that buildrun made.
 
     size: bytes, with all its layers. created: what its config says, which is fixed for images that
@@ -175,7 +175,7 @@ class Engine:
                     return False
         return True
 
-    def labelled(self) -> tuple[Made, ...]:
+    def labelled(self) -> tuple[BuiltImage, ...]:
         """Return the images that buildrun made."""
         with self._told("list images"):
             rows = self._api.images(filters={"label": LABEL})
@@ -234,14 +234,14 @@ class Engine:
                 return None
 
     def _pull(self, name: str, parts: Reference, progress: Progress) -> None:
-        api, transfer = self._api, Transfer(f"pulling {name}", progress)
+        api, transfer = self._api, TransferProgress(f"pulling {name}", progress)
         tag = parts.digest or parts.tag or "latest"
         for each in api.pull(parts.repository, tag=tag, stream=True, decode=True):
             _raise_for(f"pull `{name}`", each)
             transfer.take(each)
 
     def _push(self, name: str, repository: str, tag: str, progress: Progress) -> str:
-        api, transfer = self._api, Transfer(f"pushing {name}", progress)
+        api, transfer = self._api, TransferProgress(f"pushing {name}", progress)
         digest = ""
         for each in api.push(repository, tag=tag, stream=True, decode=True):
             _raise_for(f"push `{name}`", each)
@@ -310,9 +310,9 @@ def _is_own(name: str, key: str) -> bool:
     return name.startswith(REPOSITORY) or (key != "" and name.endswith(":" + key))
 
 
-def _made(row: Mapping[str, Any]) -> Made:
+def _made(row: Mapping[str, Any]) -> BuiltImage:
     names = tuple(name for name in row.get("RepoTags") or () if name != "<none>:<none>")
-    return Made(
+    return BuiltImage(
         str(row["Id"]),
         names,
         int(row.get("Size") or 0),
@@ -327,7 +327,7 @@ _DONE = frozenset(
 _MOVING = frozenset({"Downloading", "Pushing"})
 
 
-class Transfer:
+class TransferProgress:
     """Sums up the layers of one image."""
 
     def __init__(self, text: str, tell: Callable[[str], None]) -> None:
@@ -376,7 +376,7 @@ def unreachable(host: Host, error: BaseException) -> BuildrunError:
     )
 
 
-class Refused(EnvironmentFailure):
+class EngineError(EnvironmentFailure):
     """An engine, or a registry behind it, does not do what it was asked."""
 
     @property
@@ -406,7 +406,7 @@ def told(host: Host, doing: str) -> Iterator[None]:
         raise unreachable(host, error) from error
 
 
-def refused(doing: str, explanation: object, status: int = 0) -> Refused:
+def refused(doing: str, explanation: object, status: int = 0) -> EngineError:
     """Return the error for what an engine, or a registry behind it, answers.
 
     explanation: its own words. status: of HTTP, 0 where it is not known.
@@ -417,16 +417,16 @@ def refused(doing: str, explanation: object, status: int = 0) -> Refused:
     text = f"docker cannot {doing}: {said}"
     low = said.lower()
     if _FULL in low:
-        return Refused(text, hint="make room on the engine's disk, as with `buildrun cache gc`")
+        return EngineError(text, hint="make room on the engine's disk, as with `buildrun cache gc`")
     if status in (401, 403) or any(word in low for word in _CREDENTIALS):
-        return Refused(text, hint="check the name; `docker login` for a private registry")
+        return EngineError(text, hint="check the name; `docker login` for a private registry")
     if "manifest unknown" in low or "not found" in low or "no such image" in low:
-        return Refused(text, hint="check the image's name and tag")
+        return EngineError(text, hint="check the image's name and tag")
     if "no such host" in low or "dial tcp" in low or "timeout" in low:
-        return Refused(text, hint="check the network and the registry's name")
+        return EngineError(text, hint="check the network and the registry's name")
     if "gave http response to https client" in low:
-        return Refused(text, hint="list the registry under `insecure-registries` of the engine")
-    return Refused(text)
+        return EngineError(text, hint="list the registry under `insecure-registries` of the engine")
+    return EngineError(text)
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

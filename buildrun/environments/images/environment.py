@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun.environments.images import build_pip, derive
 from buildrun.environments.images import derive as records
-from buildrun.environments.images.build_container import Site, search_path
+from buildrun.environments.images.build_container import BuildContainer, search_path
 from buildrun.environments.images.build_pip import PREFIX
-from buildrun.environments.images.config import Change
-from buildrun.environments.images.derive import Derived, Recipe, layer_image
+from buildrun.environments.images.config import ConfigChange
+from buildrun.environments.images.derive import DerivedImage, ImageRecipe, layer_image
 from buildrun.errors import UsageError
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.store import digest
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import Identity, Request
+    from buildrun.environments.base import EnvironmentRequest, Identity
     from buildrun.environments.images.engine import Engine, Image
     from buildrun.store.home import Home
-    from buildrun.store.memo import Reader
+    from buildrun.store.memo import DependencyTracker
     from buildrun.workspace.archive import Layer
 
 # How environments are made; another number makes all of them anew.
@@ -32,7 +32,7 @@ _FORMAT = "1"
 _PYTHON = re.compile(r"(?:[^:]+::)?python\s*((?:[=<>!~ ].*)?)$")
 
 
-def base_name(request: Request, config: Mapping[str, Any]) -> str:
+def base_name(request: EnvironmentRequest, config: Mapping[str, Any]) -> str:
     """Return the image to start from: `docker_base` of the backend config, else one for the Python.
 
     Raises UsageError for what is not a text.
@@ -48,7 +48,9 @@ def base_name(request: Request, config: Mapping[str, Any]) -> str:
     return chosen
 
 
-def identify(request: Request, base: Image, reader: Reader) -> Identity | None:
+def identify(
+    request: EnvironmentRequest, base: Image, reader: DependencyTracker
+) -> Identity | None:
     """Return what the environment is made of beside its base; None for the base's own.
 
     reader: is told all that is looked at. Raises EnvironmentFailure.
@@ -62,7 +64,7 @@ def identify(request: Request, base: Image, reader: Reader) -> Identity | None:
     return build_pip.identify(request, base, reader)
 
 
-def find(engine: Engine, home: Home, base: Image, identity: Identity) -> Derived | None:
+def find(engine: Engine, home: Home, base: Image, identity: Identity) -> DerivedImage | None:
     """Return the image where it is there; nothing is made."""
     return derive.find(engine, home, _recipe(base, identity), base)
 
@@ -77,12 +79,12 @@ def environment_image(
     home: Home,
     base: Image,
     name: str,
-    request: Request,
+    request: EnvironmentRequest,
     identity: Identity,
     console: Console,
     *,
     refresh: bool,
-) -> Derived:
+) -> DerivedImage:
     """Return the base with the environment in `PREFIX`, made if it is not there.
 
     name: the base's, for people. refresh: it is made anew. Raises BuildrunError.
@@ -108,7 +110,7 @@ def environment_image(
 
     # What a conda environment's activation sets is known when the environment is made.
     change = recipe.change._replace(environ=environ)
-    with Site(base, home, request.environ) as site:
+    with BuildContainer(base, home, request.environ) as site:
         try:
             recipe = recipe._replace(change=change, layer=make, before=before)
             return layer_image(engine, home, base, recipe, refresh=refresh, console=console)
@@ -116,16 +118,18 @@ def environment_image(
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _recipe(base: Image, identity: Identity) -> Recipe:
+def _recipe(base: Image, identity: Identity) -> ImageRecipe:
     parts = {"format": _FORMAT, "base": base.id, "at": PREFIX, "environment": identity.key}
     environ = {"PATH": f"{PREFIX}/bin:{search_path(base)}"}
     if identity.manager != "conda":
         environ["VIRTUAL_ENV"] = PREFIX
-    return Recipe(
+    return ImageRecipe(
         key=digest.key("environment image", parts),
         # Several projects may share it.
         project="environment",
-        change=Change(environ=environ, told=f"the {identity.manager} environment in {PREFIX}"),
+        change=ConfigChange(
+            environ=environ, told=f"the {identity.manager} environment in {PREFIX}"
+        ),
         layer=_unmade,
     )
 
@@ -134,7 +138,7 @@ def _unmade() -> Layer:
     raise AssertionError("only looked for")
 
 
-def _python(request: Request) -> str | None:
+def _python(request: EnvironmentRequest) -> str | None:
     environment = request.project.environment
     if isinstance(environment, PythonEnv):
         return environment.python

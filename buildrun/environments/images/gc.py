@@ -10,11 +10,11 @@ from buildrun.errors import BuildrunError
 from buildrun.store import locks
 
 if TYPE_CHECKING:
-    from buildrun.environments.images.engine import Engine, Made
+    from buildrun.environments.images.engine import BuiltImage, Engine
     from buildrun.store.home import Home
 
 
-class Kept(NamedTuple):
+class CacheEntry(NamedTuple):
     """An image that was made with this store.
 
     bytes: of its own layer. used, created: seconds since the epoch. complete: False for what a
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
         return self.bytes
 
 
-def survey(home: Home, engine: Engine) -> list[Kept]:
+def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
     """Return what is there, the most recently used first; drop records whose image is gone.
 
     Where no engine answers, what is written down counts. Without records no engine is asked.
@@ -46,7 +46,7 @@ def survey(home: Home, engine: Engine) -> list[Kept]:
     if not written:
         return []
     try:
-        there: dict[str, list[Made]] | None = _by_key(engine)
+        there: dict[str, list[BuiltImage]] | None = _by_key(engine)
     except BuildrunError:
         there = None
     found = []
@@ -58,7 +58,7 @@ def survey(home: Home, engine: Engine) -> list[Kept]:
     return sorted(found, key=lambda kept: kept.used, reverse=True)
 
 
-def remove(home: Home, engine: Engine, item: Kept) -> bool:
+def remove(home: Home, engine: Engine, item: CacheEntry) -> bool:
     """Remove an image; returns False where it is being made, or a container uses it.
 
     Raises BuildrunError where no engine answers.
@@ -84,28 +84,28 @@ def verify(home: Home) -> list[tuple[str, str]]:
     return damaged
 
 
-def _by_key(source: Engine) -> dict[str, list[Made]]:
-    found: dict[str, list[Made]] = {}
+def _by_key(source: Engine) -> dict[str, list[BuiltImage]]:
+    found: dict[str, list[BuiltImage]] = {}
     for made in source.labelled():
         found.setdefault(made.labels.get(engine.KEY, ""), []).append(made)
     return found
 
 
-def _look(home: Home, key: str) -> Kept | None:
+def _look(home: Home, key: str) -> CacheEntry | None:
     record = derive.read(home, key)
     try:
         used = os.stat(derive.path(home, key)).st_mtime
     except OSError:
         return None  # removed meanwhile
     if record is None:
-        return Kept(key, "", "", "", 0, used, used, complete=False)
-    return Kept(
+        return CacheEntry(key, "", "", "", 0, used, used, complete=False)
+    return CacheEntry(
         key, record.id, record.reference, record.project, record.bytes,
         record.created or used, used, complete=bool(record.id),
     )  # fmt: skip
 
 
-def _is_there(kept: Kept, images: list[Made] | tuple[()]) -> bool:
+def _is_there(kept: CacheEntry, images: list[BuiltImage] | tuple[()]) -> bool:
     return not kept.complete or any(made.id == kept.id for made in images)
 
 

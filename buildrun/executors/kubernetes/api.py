@@ -107,7 +107,7 @@ class Api:
             body["gracePeriodSeconds"] = grace
         try:
             self._json("DELETE", target, {}, body)
-        except Refusal as error:
+        except ApiError as error:
             if error.status == 404:
                 return False
             raise
@@ -180,7 +180,7 @@ class Api:
                 found = attempt()
                 self._answered = True
                 return found
-            except Refusal as error:
+            except ApiError as error:
                 self._answered = True
                 if error.status not in _PASSING or time.monotonic() >= end():
                     raise
@@ -352,7 +352,7 @@ _ADMISSION = (
 )
 
 
-class Refusal(ExecutionError):
+class ApiError(ExecutionError):
     """An answer that is not what was asked for.
 
     status: of HTTP. reason: as in the API's Status, such as ``AlreadyExists``. words: the server's.
@@ -379,13 +379,13 @@ class Refusal(ExecutionError):
 
 def refusal(
     method: str, target: Target, status: int, headers: Mapping[str, str], data: bytes
-) -> Refusal:
+) -> ApiError:
     """Return what an answer with an error's status means."""
     body = _status(data)
     words = printable(str(body.get("message") or data[:300].decode(errors="replace").strip()))
     reason = str(body.get("reason") or "")
     message, hint = _explain(method, target, status, reason, words)
-    return Refusal(
+    return ApiError(
         message,
         status=status,
         reason=reason,

@@ -13,7 +13,7 @@ from buildrun.project.findings import Findings
 from buildrun.project.rules.backends import check_kubernetes, load_json
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.yaml_loader import Document, parse, read_text
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 # Of the backend config, in the user's hands or by default.
 _PULL = "1m"
@@ -57,7 +57,7 @@ def read(
 
     warn: gets a message and a hint.
     """
-    reader = Reader(environ)
+    reader = DependencyTracker(environ)
     document = _document(given, reader, cwd)
     findings = Findings(document)
     check_kubernetes(findings, cwd, reader)
@@ -104,7 +104,7 @@ _DEFAULT: Mapping[str, Any] = {
 }
 
 
-def _document(given: str, reader: Reader, cwd: str) -> Document:
+def _document(given: str, reader: DependencyTracker, cwd: str) -> Document:
     if given.endswith(".json"):
         found = load_json(os.path.join(cwd, given), reader)
     else:
@@ -120,7 +120,7 @@ def _find(name: str, cwd: str, config: str) -> str:
     return place if os.path.exists(place) else os.path.join(os.path.dirname(config), name)
 
 
-def _template(path: str, reader: Reader) -> Mapping[str, Any]:
+def _template(path: str, reader: DependencyTracker) -> Mapping[str, Any]:
     text = read_text(path, reader)
     if isinstance(text, Diagnostic):
         raise _error(text)

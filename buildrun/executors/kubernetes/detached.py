@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.kubernetes.api import Api, Refusal, Target, kubectl
+from buildrun.executors.kubernetes.api import Api, ApiError, Target, kubectl
 from buildrun.executors.kubernetes.auth import connect
-from buildrun.executors.kubernetes.job_state import Ended, Running, judge
+from buildrun.executors.kubernetes.job_state import Ended, Running, classify
 from buildrun.executors.kubernetes.logs import Follower
 from buildrun.executors.kubernetes.watch import View
 
@@ -21,7 +21,7 @@ _LOOK = 1.0
 _GOING = 60.0
 
 
-class Left(NamedTuple):
+class DetachedState(NamedTuple):
     """A Job that a run has submitted, and how it stands now.
 
     state: ``waiting``, ``running``, ``ended`` or ``gone``. exit_code: of one that has ended.
@@ -42,7 +42,7 @@ class Detached:
         known = {**environ, "KUBECONFIG": first.kubeconfig} if first.kubeconfig else environ
         self._api = Api(connect(first.context, known))
 
-    def look(self) -> list[Left]:
+    def look(self) -> list[DetachedState]:
         """Return how each Job stands; raises Refusal, ExecutionError."""
         return [self._look(job) for job in self.jobs]
 
@@ -54,7 +54,7 @@ class Detached:
         while True:
             view = self._view(job)
             pod = view.pod
-            state = judge(view, _container(view)) if view.job is not None else None
+            state = classify(view, _container(view)) if view.job is not None else None
             if state is None or pod is None or isinstance(state, (Running, Ended)):
                 break
             if not to_its_end:
@@ -71,14 +71,14 @@ class Detached:
         while to_its_end and not isinstance(state, Ended) and view.job is not None:
             time.sleep(_LOOK)
             view = self._view(job)
-            state = judge(view, _container(view)) if view.job is not None else state
+            state = classify(view, _container(view)) if view.job is not None else state
         to_its_end = False
         reader.wake(previous=False)
         reader.finish(None)
         if reader.error is not None:
             raise reader.error
 
-    def cancel(self) -> list[Left]:
+    def cancel(self) -> list[DetachedState]:
         """Delete the Jobs with all that is theirs, and wait until it is gone.
 
         Returns how each stood before. Raises Refusal, and ExecutionError where pods do not go.
@@ -88,7 +88,7 @@ class Detached:
             self._api.delete(Target("jobs", job.namespace, job.job))
             try:
                 self._api.delete(Target("secrets", job.namespace, job.job))
-            except Refusal as error:
+            except ApiError as error:
                 if error.status != 403:  # without the right there is none of ours
                     raise
         for job in self.jobs:
@@ -109,20 +109,20 @@ class Detached:
             time.sleep(_LOOK / 4)
             view = self._view(job)
 
-    def _look(self, job: Submitted) -> Left:
+    def _look(self, job: Submitted) -> DetachedState:
         view = self._view(job)
         if view.job is None:
-            return Left(job, "gone")
-        state = judge(view, _container(view))
+            return DetachedState(job, "gone")
+        state = classify(view, _container(view))
         if isinstance(state, Ended):
-            return Left(job, "ended", state.exit_code)
-        return Left(job, "running" if isinstance(state, Running) else "waiting")
+            return DetachedState(job, "ended", state.exit_code)
+        return DetachedState(job, "running" if isinstance(state, Running) else "waiting")
 
     def _view(self, job: Submitted) -> View:
         found: dict[str, Any] | None
         try:
             found = self._api.get(Target("jobs", job.namespace, job.job))
-        except Refusal as error:
+        except ApiError as error:
             if error.status != 404:
                 raise
             found = None

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import Hands, Result, Sink
+from buildrun.executors.base import OutputSink, ProcessRunner, Result
 from buildrun.executors.kubernetes import manifest
 from buildrun.executors.kubernetes import manifest as names
-from buildrun.executors.kubernetes.api import Refusal, decides
+from buildrun.executors.kubernetes.api import ApiError, decides
 from buildrun.executors.kubernetes.job_state import (
     Ended,
     Gone,
     Running,
     Waiting,
+    classify,
     is_over,
-    judge,
     restarts_of,
     write_hint,
 )
@@ -29,7 +29,7 @@ from buildrun.executors.kubernetes.logs import Follower
 
 if TYPE_CHECKING:
     from buildrun.executors.kubernetes.cluster import Cluster
-    from buildrun.executors.kubernetes.manifest import Wish
+    from buildrun.executors.kubernetes.manifest import JobSpec
     from buildrun.executors.kubernetes.watch import Object, View
 
 # Seconds before the events of a Job without a pod, or of a pod that does not start, are asked for;
@@ -53,11 +53,11 @@ _REACH = (
 _LATE = "`activeDeadlineSeconds` in the Job template is how long it may take"
 
 
-def carry_out(
+def run_job(
     cluster: Cluster,
-    wish: Wish,
-    hands: Hands,
-    sink: Sink,
+    wish: JobSpec,
+    hands: ProcessRunner,
+    sink: OutputSink,
     harvest: Callable[[bool], None],
     *,
     detach: bool = False,
@@ -68,8 +68,8 @@ def carry_out(
     what it has delivered. detach: return as soon as it is
     submitted. Raises BuildrunError where the cluster does not run it; then it is deleted.
     """
-    attempt = _Attempt(cluster, wish, hands, sink)
-    with hands.on_end(attempt.interrupt):
+    attempt = _JobRun(cluster, wish, hands, sink)
+    with hands.on_interrupt(attempt.interrupt):
         attempt.submit()
         if detach:
             attempt.tell_warnings(coming=False)
@@ -77,8 +77,10 @@ def carry_out(
         return attempt.to_its_end(harvest)
 
 
-class _Attempt:
-    def __init__(self, cluster: Cluster, wish: Wish, hands: Hands, sink: Sink) -> None:
+class _JobRun:
+    def __init__(
+        self, cluster: Cluster, wish: JobSpec, hands: ProcessRunner, sink: OutputSink
+    ) -> None:
         self._cluster = cluster
         self._wish = wish
         self._hands = hands
@@ -131,7 +133,7 @@ class _Attempt:
             made = cluster.api.create(
                 cluster.job(), manifest.job(cluster.config, wish, cluster.namespace)
             )
-        except Refusal as error:
+        except ApiError as error:
             if error.status != 409:
                 self._drop_secret()
                 raise
@@ -145,7 +147,7 @@ class _Attempt:
         body = manifest.secret(wish, cluster.namespace)
         try:
             cluster.api.create(cluster.secret(), body)
-        except Refusal as error:
+        except ApiError as error:
             if error.status != 409:
                 raise
             # Of a Job that runs already, or of a killed client; the newer URLs hold longer.
@@ -172,7 +174,7 @@ class _Attempt:
         cluster, wish = self._cluster, self._wish
         try:
             job = cluster.api.get(cluster.job(wish.name))
-        except Refusal as error:
+        except ApiError as error:
             if error.status == 404:
                 return None  # it has just gone
             raise
@@ -212,12 +214,12 @@ class _Attempt:
                     return self._cancel(self._number)
                 view = self._look(revision, seconds)
                 revision = view.revision
-                state = judge(view, self._container)
+                state = classify(view, self._container)
                 seconds = None
                 if isinstance(state, Ended) and not state.pod and not looked:
                     # The watch of Jobs may be ahead of that of pods.
                     looked, view = True, self._cluster.look_at_pods(view)
-                    state = judge(view, self._container)
+                    state = classify(view, self._container)
                 self._read_earlier(view)
                 self.tell_warnings(coming=view.pod is None)
                 if isinstance(state, Ended):
@@ -249,7 +251,7 @@ class _Attempt:
         """Return the Job as it is now; it goes where it may not be followed."""
         try:
             return self._cluster.watcher.wait(self._wish.name, revision, seconds)
-        except Refusal:
+        except ApiError:
             with suppress(ExecutionError):
                 self._cluster.delete(self._wish.name, secret=self._wish.has_secret)
             raise
@@ -351,7 +353,7 @@ class _Attempt:
         try:
             # The watch may not have told yet of a run that has just attached.
             job: Object | None = cluster.api.get(cluster.job(name))
-        except Refusal:
+        except ApiError:
             job = cluster.watcher.look(name).job
         if not self._is_for_us(job):
             self._note(f"the Job `{name}` is left to the other run that follows it")
@@ -398,7 +400,7 @@ class _Attempt:
         try:
             cluster.api.patch(cluster.job(self._wish.name), {"spec": {"backoffLimit": limit}})
             cluster.api.patch(cluster.pod(pod), {"spec": {"activeDeadlineSeconds": 1}})
-        except Refusal as error:
+        except ApiError as error:
             if error.status == 404:
                 return
             self._warn_once(
@@ -425,7 +427,7 @@ class _Attempt:
             self._cluster.api,
             self._cluster.pod(pod),
             self._container,
-            lambda text: self._hands.give(lambda: self._sink(1, text)),
+            lambda text: self._hands.call_in_loop(lambda: self._sink(1, text)),
             self._over.is_set,
             previous=previous,
             failed=lambda: self._cluster.watcher.stir(self._wish.name),
@@ -449,7 +451,7 @@ class _Attempt:
             )
         except ExecutionError:
             return  # what it ended with is told all the same
-        self._hands.give(lambda: self._sink(2, text))
+        self._hands.call_in_loop(lambda: self._sink(2, text))
 
     def _read_to_the_end(self, state: Ended) -> None:
         if state.pod:
@@ -480,7 +482,7 @@ class _Attempt:
         return f"[{printable(self._wish.identity.step)}] {printable(text)}"
 
     def _tell(self, call: Callable[[], None]) -> None:
-        self._hands.give(call)
+        self._hands.call_in_loop(call)
 
     def _note(self, text: str) -> None:
         self._tell(lambda: self._cluster.console.note(self._head(text)))

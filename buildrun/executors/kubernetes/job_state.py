@@ -108,7 +108,7 @@ class Gone(NamedTuple):
 State = Waiting | Running | Ended | Gone
 
 
-def judge(view: View, container: str) -> State:
+def classify(view: View, container: str) -> State:
     """Return how a Job stands; container: the name of the one that matters."""
     if view.gone:
         return _before_it_went(view.last, container)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.kubernetes.api import Api, Refusal, Stream, Target, lines_of
+from buildrun.executors.kubernetes.api import Api, ApiError, Stream, Target, lines_of
 
 # Seconds without a line after which a connection is taken for dead and opened anew.
 _SILENCE = 90.0
@@ -254,7 +254,7 @@ class Follower:
         query = {**self._query(follow=False), "tailLines": "1"}
         try:
             return self._api.text(self._pod, **query) == self._position.last
-        except Refusal:
+        except ApiError:
             return False
 
     def _read(self, *, follow: bool) -> bool:
@@ -273,7 +273,7 @@ class Follower:
             finally:
                 self._stream.close()
             return self._stream.whole
-        except Refusal as error:
+        except ApiError as error:
             # 400: the container is not there yet, or its log not any more. 404: nor is the pod.
             if error.status not in (400, 404):
                 raise

@@ -17,7 +17,7 @@ MOUNT = "/buildrun"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-class Wish(NamedTuple):
+class JobSpec(NamedTuple):
     """A step as far as its Job is concerned.
 
     image: by digest. user: whom it runs as, "" for root. program: the words to run. environ:
@@ -61,7 +61,7 @@ def first_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def job(config: Config, wish: Wish, place: str) -> dict[str, Any]:
+def job(config: Config, wish: JobSpec, place: str) -> dict[str, Any]:
     """Return the template with its first container filled in; the others stay as they are.
 
     place: the namespace.
@@ -100,7 +100,7 @@ def job(config: Config, wish: Wish, place: str) -> dict[str, Any]:
     return made
 
 
-def secret(wish: Wish, place: str) -> dict[str, Any]:
+def secret(wish: JobSpec, place: str) -> dict[str, Any]:
     """Return the Secret of a Job."""
     metadata: dict[str, Any] = {"name": wish.name, "namespace": place}
     _mark(metadata, wish)
@@ -116,7 +116,7 @@ def secret(wish: Wish, place: str) -> dict[str, Any]:
     }
 
 
-def _mark(metadata: dict[str, Any], wish: Wish) -> None:
+def _mark(metadata: dict[str, Any], wish: JobSpec) -> None:
     labels = labels_of(wish.identity)
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
     annotations = annotations_of(wish.identity, __version__, wish.run_id)
@@ -130,7 +130,7 @@ def _add_group(pod: dict[str, Any]) -> None:
     context["supplementalGroups"] = [*groups, *({0} - set(groups))]
 
 
-def _fill(container: dict[str, Any], config: Config, wish: Wish) -> None:
+def _fill(container: dict[str, Any], config: Config, wish: JobSpec) -> None:
     container["name"] = dns(wish.identity.project)
     container["image"] = wish.image
     container["command"] = [_literal(word) for word in wish.program]

@@ -14,7 +14,15 @@ from buildrun.executors.kubernetes import sign as goods_sign
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
 from buildrun.store.remote.fs import scheme_of
-from buildrun.store.remote.transfer import Arriving, Changed, Lane, Refused, Stalled, Stopped, Task
+from buildrun.store.remote.transfer import (
+    Changed,
+    NoProgress,
+    Refused,
+    Stopped,
+    Task,
+    TransferPool,
+    VerifiedDownload,
+)
 
 Made = TypeVar("Made")
 
@@ -49,7 +57,7 @@ class Store:
         self._seconds, self._patience = seconds, patience
         self._lock = threading.Lock()
         self._lane = self._new_lane()
-        self._place: fs.Place | None = None
+        self._place: fs.RemoteStore | None = None
         self._filesystem: tuple[Any, str] | None = None
         self._signers: dict[str | None, goods_sign.Signer] = {}
 
@@ -62,7 +70,7 @@ class Store:
         tasks = [lane.start(_again(work)) for work in works]
         try:
             lane.wait(tasks)
-        except Stalled as error:
+        except NoProgress as error:
             self._lane = self._new_lane()
             lane.stop()
             raise self._failure(error, outcome) from None
@@ -91,7 +99,7 @@ class Store:
         (made,) = self.all([sign], "no addresses for pods can be made")
         return made
 
-    def place(self) -> fs.Place:
+    def place(self) -> fs.RemoteStore:
         """Return where objects are written and read; within ``all``."""
         with self._lock:
             if self._place is None:
@@ -111,7 +119,7 @@ class Store:
     def small(self, task: Task[Any], name: str, limit: int) -> bytes | None:
         """Return an object of so many bytes at most, None where there is none; within ``all``."""
         with TemporaryDirectory(prefix="buildrun-") as directory:
-            into = Arriving(os.path.join(directory, "object"), limit)
+            into = VerifiedDownload(os.path.join(directory, "object"), limit)
             try:
                 self.place().read(task, name, into)
             except Exception as error:
@@ -147,10 +155,10 @@ class Store:
                 self._filesystem = goods_sign.open_filesystem(self._url)
             return self._filesystem
 
-    def _new_lane(self) -> Lane:
+    def _new_lane(self) -> TransferPool:
         # What writes to servers without signatures holds a part or two in memory.
         width = 4 if self.is_plain else fs.width(self._url)
-        return Lane(width, self._patience)
+        return TransferPool(width, self._patience)
 
     def _failure(self, error: BaseException, outcome: str) -> BuildrunError:
         if isinstance(error, BuildrunError):
@@ -161,7 +169,7 @@ class Store:
             text = f"the remote cache `{self.shown}` holds what {error}; {outcome}"
             return ExecutionError(text, hint=UNTRUSTED)
         if isinstance(error, Stopped):  # since something else hung
-            error = Stalled()
+            error = NoProgress()
         text, hint = explain(error, self._url, self._environ, outcome)
         return ExecutionError(text, hint=hint)
 
@@ -176,7 +184,7 @@ def _again(work: Callable[[Task[Any]], Made]) -> Callable[[Task[Any]], Made]:
             except Exception as error:
                 if not _may_pass(error):
                     raise
-                task.move()
+                task.heartbeat()
         return work(task)
 
     return run

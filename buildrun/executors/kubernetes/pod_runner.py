@@ -73,11 +73,11 @@ _PASSED_ON = (
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Trouble(Exception):
+class TransferError(Exception):
     """What keeps files from travelling; the text shows no credentials."""
 
 
-class Absent(Trouble):
+class Absent(TransferError):
     """There is no such object."""
 
 
@@ -106,7 +106,7 @@ class Stopped(BaseException):
 # HTTP
 
 
-class Web:
+class HttpClient:
     """Objects behind presigned URLs.
 
     pause: seconds before the first try again; they double. context: for TLS, made when it is
@@ -159,7 +159,7 @@ class Web:
 
         failures: those before this one.
         """
-        if isinstance(error, Trouble):
+        if isinstance(error, TransferError):
             raise error
         text = f"{what}: {_fact(error)}"
         if isinstance(error, urllib.error.HTTPError):
@@ -167,7 +167,7 @@ class Web:
         if isinstance(error, urllib.error.HTTPError) and error.code in (404, 410):
             raise Absent(text) from None
         if not _may_pass(error) or failures + 1 >= _TRIES:
-            raise Trouble(text) from None
+            raise TransferError(text) from None
         pause = min(self._pause * 2**failures, _LONGEST_PAUSE)
         # All pods of a project meet the same trouble at once; they shall not come back at once.
         time.sleep(max(_asked(error), random.uniform(pause / 2, pause)))  # noqa: S311
@@ -248,13 +248,13 @@ def trust(environ: "Mapping[str, str]") -> "ssl.SSLContext":
     return ssl.create_default_context()
 
 
-class Parts:
+class MultipartReader:
     """Objects one behind the other, to be read once; a connection that breaks is taken up again.
 
     size: the bytes so far.
     """
 
-    def __init__(self, web: "Web", urls: "Sequence[str]", what: str) -> None:
+    def __init__(self, web: "HttpClient", urls: "Sequence[str]", what: str) -> None:
         """Take the addresses; what: the objects, for messages, such as ``the inputs``."""
         self._web = web
         self._urls = urls
@@ -285,9 +285,9 @@ class Parts:
         while self.read(CHUNK):
             pass
         if size is not None and size != self.size:
-            raise Trouble(f"{self._what}: {self.size} bytes instead of {size}")
+            raise TransferError(f"{self._what}: {self.size} bytes instead of {size}")
         if sha256 is not None and sha256 != self._hash.hexdigest():
-            raise Trouble(f"{self._what}: not what was sent, its digest differs")
+            raise TransferError(f"{self._what}: not what was sent, its digest differs")
 
     def close(self) -> None:
         """End the connection; calling it again is harmless."""
@@ -323,7 +323,7 @@ class Parts:
         if not piece and self._length is not None and self._got < self._length:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the connection ended too early")
         if self._length is not None and self._got + len(piece) > self._length:
-            raise Trouble(f"{self._object()}: longer than it was")
+            raise TransferError(f"{self._object()}: longer than it was")
         return piece
 
     def _connect(self) -> None:
@@ -333,7 +333,7 @@ class Parts:
         length = int(text) if text.isdigit() else None
         tag = response.headers.get("ETag")
         if self._got and (tag, self._tag).count(None) == 0 and tag != self._tag:
-            raise Trouble(f"{self._object()}: replaced while it was read")
+            raise TransferError(f"{self._object()}: replaced while it was read")
         self._tag = tag
         if not self._got or response.status != 206:
             self._length = length
@@ -344,7 +344,7 @@ class Parts:
                     raise ConnectionAbortedError(errno.ECONNABORTED, "it ended too early")
                 left -= skipped
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {self._got}-"):
-            raise Trouble(f"{self._object()}: another range than was asked for")
+            raise TransferError(f"{self._object()}: another range than was asked for")
 
     def _next(self) -> None:
         self.close()
@@ -367,7 +367,7 @@ def _blocks(file: "IO[bytes]", size: int) -> "Iterator[bytes]":
     while size:
         block = file.read(min(size, 1 << 18))
         if not block:
-            raise Trouble("what was to be sent is gone")
+            raise TransferError("what was to be sent is gone")
         size -= len(block)
         yield block
 
@@ -489,7 +489,7 @@ class Member:
         self.executable = executable
 
 
-def members(parts: "Parts") -> "Iterator[Member]":
+def members(parts: "MultipartReader") -> "Iterator[Member]":
     """Yield the members of an archive; a file's content has to be read before the next one.
 
     Raises Trouble for anything that buildrun does not write.
@@ -499,12 +499,12 @@ def members(parts: "Parts") -> "Iterator[Member]":
         block = parts.read(BLOCK)
         if not any(block):
             if len(block) < BLOCK and (block or parts.size):
-                raise Trouble("the archive ends too early")
+                raise TransferError("the archive ends too early")
             return
         kind, size, mode = _checked(block)
         if kind == _PAX:
             if size > _LARGEST_PAX:
-                raise Trouble("the archive has a header that is too large")
+                raise TransferError("the archive has a header that is too large")
             further = _records(_content(parts, size, -size % BLOCK))
             continue
         name = further.get(b"path", _text(block[:_FIELD]))
@@ -512,7 +512,7 @@ def members(parts: "Parts") -> "Iterator[Member]":
         size = int(further.get(b"size", b"%d" % size))
         further = {}
         if kind not in _KINDS or (size and kind != _FILE):
-            raise Trouble(f"the archive holds `{shown(name)}` of a kind that is not used")
+            raise TransferError(f"the archive holds `{shown(name)}` of a kind that is not used")
         name = _sound(name[:-1] if kind == _DIRECTORY and name.endswith(b"/") else name)
         yield Member(name, _KINDS[kind], size, target, bool(mode & 0o100))
 
@@ -527,12 +527,12 @@ def _checked(block: bytes) -> "tuple[bytes, int, int]":
     fields = (block[100:108], block[124:136], block[148:156])
     numbers = [field.rstrip(b"\0 ") for field in fields]
     if len(block) < BLOCK:
-        raise Trouble("the archive ends too early")
+        raise TransferError("the archive ends too early")
     right = block[257:262] == b"ustar" and all(map(_NUMBER.fullmatch, numbers))
     if not right or any(block[345:500]):
-        raise Trouble("the archive is damaged")
+        raise TransferError("the archive is damaged")
     if int(numbers[2], 8) != sum(block[:148]) + 8 * 32 + sum(block[156:]):
-        raise Trouble("the archive is damaged")
+        raise TransferError("the archive is damaged")
     return block[156:157], int(numbers[1], 8), int(numbers[0], 8)
 
 
@@ -542,19 +542,19 @@ def _records(body: bytes) -> "dict[bytes, bytes]":
         match = _PAX_RECORD.match(body)
         end = int(match.group(1)) if match else 0
         if match is None or not match.end() < end <= len(body) or body[end - 1 : end] != b"\n":
-            raise Trouble("the archive is damaged")
+            raise TransferError("the archive is damaged")
         found[match.group(2)] = body[match.end() : end - 1]
         body = body[end:]
     if not re.fullmatch(rb"[0-9]{1,18}", found.get(b"size", b"0")):
-        raise Trouble("the archive is damaged")
+        raise TransferError("the archive is damaged")
     return found
 
 
-def _content(parts: "Parts", size: int, padding: int) -> bytes:
+def _content(parts: "MultipartReader", size: int, padding: int) -> bytes:
     """Return content and skip what fills up its last block."""
     content = parts.read(size)
     if len(content) + len(parts.read(padding)) < size + padding:
-        raise Trouble("the archive ends too early")
+        raise TransferError("the archive ends too early")
     return content
 
 
@@ -565,7 +565,7 @@ def _text(field: bytes) -> bytes:
 def _sound(name: bytes) -> bytes:
     """Return the name of a member; raises Trouble for one that leads elsewhere."""
     if b"\0" in name or any(part in (b"", b".", b"..") for part in name.split(b"/")):
-        raise Trouble(f"the archive holds `{shown(name)}`, which lies outside")
+        raise TransferError(f"the archive holds `{shown(name)}`, which lies outside")
     return name
 
 
@@ -577,7 +577,7 @@ def shown(name: bytes) -> str:
     )
 
 
-class Tree:
+class Unpacker:
     """A directory that archives are unpacked into; what they have replaces what is there.
 
     A directory's own entry stands for all of it: what else is in one that was there goes. So
@@ -595,7 +595,9 @@ class Tree:
         # Directories that hold something made here, each with where it really is.
         self._above = {b"": self._root}
 
-    def unpack(self, parts: "Parts", accept: "Callable[[Member], None] | None" = None) -> None:
+    def unpack(
+        self, parts: "MultipartReader", accept: "Callable[[Member], None] | None" = None
+    ) -> None:
         """Make what an archive holds; raises Trouble, and OSError where it cannot be written.
 
         accept: is called with each member before it is made, and may raise.
@@ -605,10 +607,10 @@ class Tree:
                 accept(member)
             self._make(member, parts)
 
-    def _make(self, member: "Member", parts: "Parts") -> None:
+    def _make(self, member: "Member", parts: "MultipartReader") -> None:
         name = member.name
         if name in self._made or name in self._above:
-            raise Trouble(f"the archive holds `{shown(name)}` twice")
+            raise TransferError(f"the archive holds `{shown(name)}` twice")
         above, _, last = name.rpartition(b"/")
         path = os.path.join(self._enter(above), last)
         self._made.add(name)
@@ -631,7 +633,7 @@ class Tree:
         if name in self._above:
             return self._above[name]
         if name in self._made:
-            raise Trouble(f"the archive holds something in `{shown(name)}`, no directory")
+            raise TransferError(f"the archive holds something in `{shown(name)}`, no directory")
         above, _, last = name.rpartition(b"/")
         path = os.path.join(self._enter(above), last)
         try:
@@ -640,15 +642,15 @@ class Tree:
             path = os.path.realpath(path)
             inside = self._root.rstrip(b"/") + b"/"
             if not path.startswith(inside):
-                raise Trouble(f"`{shown(name)}` is a link that leads out") from None
+                raise TransferError(f"`{shown(name)}` is a link that leads out") from None
         self._above[name] = path
         return path
 
     def _check(self, link: "Member") -> None:
         if not link.target or b"\0" in link.target:
-            raise Trouble("the archive is damaged")
+            raise TransferError("the archive is damaged")
         if self._links == "inside" and not stays(link.name, link.target):
-            raise Trouble(f"`{shown(link.name)}` is a link that leads out")
+            raise TransferError(f"`{shown(link.name)}` is a link that leads out")
 
 
 def stays(name: bytes, target: bytes) -> bool:
@@ -663,7 +665,7 @@ def stays(name: bytes, target: bytes) -> bool:
     return parts[0] != b"" and climbs <= name.count(b"/") and b".." not in parts[climbs:]
 
 
-def _write(member: "Member", path: bytes, parts: "Parts") -> None:
+def _write(member: "Member", path: bytes, parts: "MultipartReader") -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     mode = 0o777 if member.executable else 0o666
     try:
@@ -676,7 +678,7 @@ def _write(member: "Member", path: bytes, parts: "Parts") -> None:
         while left:
             piece = parts.read(min(left, CHUNK))
             if not piece:
-                raise Trouble("the archive ends too early")
+                raise TransferError("the archive ends too early")
             file.write(piece)
             left -= len(piece)
     _content(parts, 0, -member.size % BLOCK)
@@ -739,7 +741,7 @@ def _packed(root: bytes, output: bytes) -> "Iterator[bytes]":
         elif stat.S_ISREG(status.st_mode):
             yield from _packed_file(name, path)
         else:
-            raise Trouble(f"output `{shown(name)}` is neither a file nor a directory")
+            raise TransferError(f"output `{shown(name)}` is neither a file nor a directory")
 
 
 def _packed_file(name: bytes, path: bytes) -> "Iterator[bytes]":
@@ -752,22 +754,22 @@ def _packed_file(name: bytes, path: bytes) -> "Iterator[bytes]":
         while left:
             piece = file.read(min(left, CHUNK))
             if not piece:
-                raise Trouble(f"output `{shown(name)}` changes while it is read")
+                raise TransferError(f"output `{shown(name)}` changes while it is read")
             left -= len(piece)
             yield piece
         after = os.fstat(descriptor)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise Trouble(f"output `{shown(name)}` changes while it is read")
+            raise TransferError(f"output `{shown(name)}` changes while it is read")
         yield bytes(-before.st_size % BLOCK)
 
 
-class Spool:
+class MultipartWriter:
     """A stream that leaves in parts, each kept in a temporary file until it has arrived.
 
     size: the bytes so far. parts: those that have left.
     """
 
-    def __init__(self, web: "Web", urls: "Sequence[str]", part: int) -> None:
+    def __init__(self, web: "HttpClient", urls: "Sequence[str]", part: int) -> None:
         """Take the addresses of the parts, and how many bytes each may have."""
         self._web = web
         self._urls = urls
@@ -801,7 +803,7 @@ class Spool:
     def _flush(self, file: "IO[bytes]") -> None:
         if self.parts == len(self._urls):
             room = f"{len(self._urls)} parts of {self._part} bytes"
-            raise Trouble(f"the outputs are larger than {room}")
+            raise TransferError(f"the outputs are larger than {room}")
         file.flush()
         what = f"part {self.parts + 1} of the outputs"
         self._web.put(self._urls[self.parts], file, self._held, what)
@@ -925,9 +927,9 @@ def _stop(number: int, _frame: "object") -> None:
 # The whole
 
 
-def carry(task: "Any") -> int:
+def run_task(task: "Any") -> int:
     """Do what a task says and return the command's exit code; raises Failure and Stopped."""
-    web = Web(pause=task.get("pause", 0.5))
+    web = HttpClient(pause=task.get("pause", 0.5))
     workdir = _bytes(task["workdir"])
     mask = os.umask(0o002)  # as in the image: the group may do what the owner may
     try:
@@ -942,20 +944,22 @@ def carry(task: "Any") -> int:
     return code
 
 
-def _fetch(web: "Web", inputs: "Any", workdir: bytes) -> None:
+def _fetch(web: "HttpClient", inputs: "Any", workdir: bytes) -> None:
     try:
         os.makedirs(workdir, exist_ok=True)
         for number, item in enumerate(inputs):
             inside = item["root"] != "/"
             what = "the inputs" if len(inputs) == 1 else f"archive {number + 1} of the inputs"
-            parts = Parts(web, item["urls"], what)
+            parts = MultipartReader(web, item["urls"], what)
             try:
-                tree = Tree(workdir if inside else b"/", links="inside" if inside else "anywhere")
+                tree = Unpacker(
+                    workdir if inside else b"/", links="inside" if inside else "anywhere"
+                )
                 tree.unpack(parts)
                 parts.finish(item["sha256"])
             finally:
                 parts.close()
-    except Trouble as error:
+    except TransferError as error:
         raise Failure(FETCH, str(error)) from None
     except OSError as error:
         place = os.fsencode(error.filename) if error.filename else workdir
@@ -964,9 +968,9 @@ def _fetch(web: "Web", inputs: "Any", workdir: bytes) -> None:
         raise Failure(FETCH, text) from None
 
 
-def _deliver(web: "Web", task: "Any", workdir: bytes, seconds: float) -> None:
+def _deliver(web: "HttpClient", task: "Any", workdir: bytes, seconds: float) -> None:
     outputs = [_bytes(path).rstrip(b"/") for path in task["outputs"]]
-    spool = Spool(web, task["deliver"], task["part"])
+    spool = MultipartWriter(web, task["deliver"], task["part"])
     try:
         spool.send(packed(workdir, outputs))
         done = {
@@ -981,7 +985,7 @@ def _deliver(web: "Web", task: "Any", workdir: bytes, seconds: float) -> None:
         with tempfile.TemporaryFile() as file:
             file.write(record)
             web.put(task["done"], file, len(record), "the end of the outputs")
-    except Trouble as error:
+    except TransferError as error:
         raise Failure(DELIVER, str(error)) from None
     except OSError as error:
         place = shown(os.fsencode(error.filename or tempfile.gettempdir()))
@@ -1029,7 +1033,7 @@ def main(argv: "Sequence[str]") -> int:
     try:
         task = _read(argv[1] if len(argv) > 1 else beside)
         log = task.get("log", log)
-        return carry(task)
+        return run_task(task)
     except Stopped as error:
         sys.stderr.write(f"buildrun: stopped by {signal.Signals(error.number).name}\n")
         return 128 + error.number

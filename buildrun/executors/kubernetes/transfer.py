@@ -15,7 +15,7 @@ from buildrun.executors.kubernetes import archive as goods_tar
 from buildrun.executors.kubernetes import pod_runner, sign
 from buildrun.executors.kubernetes.archive import Archive, Largest, Slice
 from buildrun.executors.kubernetes.object_store import UNTRUSTED, Store
-from buildrun.store.manifest import Owners
+from buildrun.store.manifest import DeclaredOutputs
 from buildrun.store.remote.transfer import Task
 from buildrun.workspace import outputs as staging
 from buildrun.workspace.restore import check_places, settle, swap
@@ -38,7 +38,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LAST = "done.json"
 
 
-class Parcel(NamedTuple):
+class StagedArchive(NamedTuple):
     """An archive that a pod can get.
 
     urls: its parts, in order; credentials, so not to be shown. sha256: of it all, in hexadecimal.
@@ -51,14 +51,14 @@ class Parcel(NamedTuple):
     root: str = WORKDIR
 
 
-class Order(NamedTuple):
+class OutputTicket(NamedTuple):
     """Where a Job delivers to: addresses for the parts of its outputs, and for the last word."""
 
     parts: tuple[str, ...]
     done: str
 
 
-class Done(NamedTuple):
+class Delivery(NamedTuple):
     """What a Job has delivered.
 
     parts: how many objects. size: bytes of the archive. sha256: its digest in hexadecimal.
@@ -71,7 +71,7 @@ class Done(NamedTuple):
     seconds: float
 
 
-class Goods:
+class ArtifactTransfer:
     """The way for files to pods and back; methods may be called from several threads.
 
     What hangs is given up after ``patience`` seconds without progress.
@@ -101,9 +101,9 @@ class Goods:
         usual = _PLAIN if self._store.is_plain else _SIGNED
         self._largest = usual if part is None else usual._replace(bytes=part)
         self._there: set[str] = set()
-        self._web = pod_runner.Web()
+        self._web = pod_runner.HttpClient()
 
-    def send(self, root: str, paths: Sequence[str], *, as_absolute: bool = False) -> Parcel:
+    def send(self, root: str, paths: Sequence[str], *, as_absolute: bool = False) -> StagedArchive:
         """Have files, directories and links in the store, where they are not there already.
 
         paths: relative to the root; absent ones are passed over. as_absolute: they are to appear
@@ -115,15 +115,17 @@ class Goods:
             [self._sending(archive, part) for part in archive.parts], "files cannot be sent there"
         )
         urls = self._store.sign([_sent(part.sha256) for part in archive.parts], write=False)
-        return Parcel(urls, archive.sha256, archive.size, EVERYWHERE if as_absolute else WORKDIR)
+        return StagedArchive(
+            urls, archive.sha256, archive.size, EVERYWHERE if as_absolute else WORKDIR
+        )
 
-    def order(self, name: str, parts: int = 64) -> Order:
+    def order(self, name: str, parts: int = 64) -> OutputTicket:
         """Return where a Job of this name delivers to; raises ExecutionError."""
         names = [*_parts(name, parts), _delivered(name, _LAST)]
         *urls, done = self._store.sign(names, write=True)
-        return Order(tuple(urls), done)
+        return OutputTicket(tuple(urls), done)
 
-    def arrived(self, name: str) -> Done | None:
+    def arrived(self, name: str) -> Delivery | None:
         """Return what a Job has delivered, None where it has not; raises ExecutionError."""
         last = _delivered(name, _LAST)
         (data,) = self._store.all(
@@ -132,22 +134,22 @@ class Goods:
         )
         return None if data is None else self._trusted(name, data)
 
-    def parcel(self, name: str, done: Done) -> Parcel:
+    def parcel(self, name: str, done: Delivery) -> StagedArchive:
         """Return what a Job has delivered for another one; raises ExecutionError."""
         urls = self._store.sign(_parts(name, done.parts), write=False)
-        return Parcel(urls, done.sha256, done.size)
+        return StagedArchive(urls, done.sha256, done.size)
 
-    def fetch(self, name: str, done: Done, root: str, outputs: Sequence[str]) -> None:
+    def fetch(self, name: str, done: Delivery, root: str, outputs: Sequence[str]) -> None:
         """Put the outputs that a Job has delivered into the project.
 
         outputs: as declared; those that were not delivered stay as they are. Raises
         ExecutionError; then nothing is half there.
         """
         urls = self._store.sign(_parts(name, done.parts), write=False, here=True)
-        parts = pod_runner.Parts(self._web, urls, f"what `{name}` has delivered")
+        parts = pod_runner.MultipartReader(self._web, urls, f"what `{name}` has delivered")
         try:
             fetch(parts, root, outputs, size=done.size, sha256=done.sha256)
-        except pod_runner.Trouble as error:
+        except pod_runner.TransferError as error:
             raise ExecutionError(
                 f"the outputs cannot be fetched from `{self._store.shown}`: {error}",
                 hint="run it again, and see who may write there",
@@ -192,7 +194,7 @@ class Goods:
         for one in sorted(names, key=lambda one: not one.endswith(_LAST)):
             self._store.delete(one)
 
-    def _trusted(self, name: str, data: bytes) -> Done:
+    def _trusted(self, name: str, data: bytes) -> Delivery:
         try:
             return _done(json.loads(data))
         except (ValueError, RecursionError):
@@ -203,9 +205,9 @@ class Goods:
 def task(
     argv: Sequence[str],
     workdir: str,
-    inputs: Sequence[Parcel],
+    inputs: Sequence[StagedArchive],
     outputs: Sequence[str],
-    order: Order | None,
+    order: OutputTicket | None,
     *,
     part: int = PART,
 ) -> str:
@@ -250,7 +252,7 @@ def _parts(name: str, count: int) -> list[str]:
     return [_delivered(name, number) for number in range(count)]
 
 
-def _done(record: Any) -> Done:
+def _done(record: Any) -> Delivery:
     """Return what a ``done.json`` says; raises ValueError for anything else."""
     if not isinstance(record, dict) or record.get("version") != 1:
         raise ValueError("no record of ours")
@@ -262,11 +264,11 @@ def _done(record: Any) -> Done:
         raise ValueError("no digest")
     if type(seconds) not in (int, float) or size < parts or (parts == 0) != (sha256 == _EMPTY):
         raise ValueError("no delivery")
-    return Done(parts, size, sha256, float(seconds))
+    return Delivery(parts, size, sha256, float(seconds))
 
 
 def fetch(
-    parts: pod_runner.Parts, root: str, outputs: Sequence[str], *, size: int, sha256: str
+    parts: pod_runner.MultipartReader, root: str, outputs: Sequence[str], *, size: int, sha256: str
 ) -> None:
     """Put the outputs that a delivery holds into the project, each in the place of an old one.
 
@@ -294,20 +296,24 @@ def fetch(
 
 
 def _unpack(
-    parts: pod_runner.Parts, stage: staging.Staging, paths: Sequence[str], size: int, sha256: str
+    parts: pod_runner.MultipartReader,
+    stage: staging.Staging,
+    paths: Sequence[str],
+    size: int,
+    sha256: str,
 ) -> list[str]:
     """Return which outputs came, in the order of their numbers in the staging directory."""
-    owners = Owners(paths)
+    owners = DeclaredOutputs(paths)
 
     def accept(member: pod_runner.Member) -> None:
         if owners.of(os.fsdecode(member.name)) is None:
             name = pod_runner.shown(member.name)
-            raise pod_runner.Trouble(f"the delivery holds `{name}`, which is no output")
+            raise pod_runner.TransferError(f"the delivery holds `{name}`, which is no output")
 
     tree = stage.new(len(paths))
     os.mkdir(tree)
     # Links are what the command made of them: kept, and never followed here.
-    pod_runner.Tree(os.fsencode(tree), links="anywhere").unpack(parts, accept)
+    pod_runner.Unpacker(os.fsencode(tree), links="anywhere").unpack(parts, accept)
     parts.finish(sha256, size)
     there = [path for path in paths if os.path.lexists(os.path.join(tree, path))]
     for number, path in enumerate(there):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.executors.kubernetes.api import Api, Refusal, Stream, Target
+from buildrun.executors.kubernetes.api import Api, ApiError, Stream, Target
 
 if TYPE_CHECKING:
     from buildrun.errors import BuildrunError
@@ -136,7 +136,7 @@ class Watcher:
                     version = version or self._list(kind)
                     began = time.monotonic()
                     version = self._watch(kind, version)
-                except Refusal as error:
+                except ApiError as error:
                     if error.status != 410:
                         raise
                     version = ""
@@ -305,7 +305,7 @@ class Events:
         """Return the last warnings, by the uids of their objects."""
         try:
             found = self._api.get(self._target, fieldSelector=f"{query},type=Warning")
-        except Refusal:
+        except ApiError:
             return {}
         return {
             str((item.get("involvedObject") or {}).get("uid") or ""): Event(

@@ -12,7 +12,7 @@ from buildrun.project.model import DockerEnv
 from buildrun.project.rules.values import check_scalar
 from buildrun.project.schema_check import check_schema
 from buildrun.project.yaml_loader import Document, Path, parse, read_text
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 
 def read_docker_env(findings: Findings) -> DockerEnv | None:
@@ -49,7 +49,7 @@ def _list(value: object) -> list[Any]:
 KEYS = ("kube-context", "repository-uri", "kube-job-template-path")
 
 
-def load_json(path: str, reader: Reader) -> Document | Diagnostic:
+def load_json(path: str, reader: DependencyTracker) -> Document | Diagnostic:
     """Read a JSON file, or return the one finding that says why it cannot be read.
 
     The verdict is that of Python's json, which MLflow uses; places come from reading it as YAML.
@@ -73,7 +73,7 @@ def load_json(path: str, reader: Reader) -> Document | Diagnostic:
     return document
 
 
-def check_kubernetes(findings: Findings, cwd: str, reader: Reader) -> None:
+def check_kubernetes(findings: Findings, cwd: str, reader: DependencyTracker) -> None:
     """Check a backend configuration; its paths are relative to ``cwd``, as in MLflow."""
     check_schema("kubernetes_config", findings)
     value = findings.document.value

@@ -11,12 +11,12 @@ from buildrun.project.findings import Findings
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.project.schema_check import check_schema
 from buildrun.project.yaml_loader import Path
-from buildrun.store.memo import Reader
+from buildrun.store.memo import DependencyTracker
 
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
-def read_python_env(findings: Findings, root: str | None, reader: Reader) -> PythonEnv:
+def read_python_env(findings: Findings, root: str | None, reader: DependencyTracker) -> PythonEnv:
     """Return what a python_env file declares, as far as it can be read.
 
     root: the directory that ``-r`` lines are relative to; None leaves those files unchecked.
@@ -36,7 +36,7 @@ def read_python_env(findings: Findings, root: str | None, reader: Reader) -> Pyt
     return PythonEnv(document.path, _python(findings), _texts(build), _texts(lines))
 
 
-def read_conda_env(findings: Findings, root: str | None, reader: Reader) -> CondaEnv:
+def read_conda_env(findings: Findings, root: str | None, reader: DependencyTracker) -> CondaEnv:
     """Return what a conda file declares, as far as it can be read; root: as above."""
     document = findings.document
     value = document.value
@@ -170,7 +170,7 @@ def _check_files(
     findings: Findings,
     lines: tuple[Line, ...] | list[Line],
     folders: tuple[str, ...],
-    reader: Reader,
+    reader: DependencyTracker,
 ) -> None:
     for path, line in lines if folders else ():
         name = named_file(line)

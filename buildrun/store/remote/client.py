@@ -9,9 +9,16 @@ from itertools import count
 from typing import Any
 
 from buildrun.store.cas import TEMPORARY
-from buildrun.store.remote.connection import Link, Traffic, Work, is_shared, name_of
+from buildrun.store.remote.connection import Connection, TransferStats, Work, is_shared, name_of
 from buildrun.store.remote.errors import is_absent, is_denied
-from buildrun.store.remote.transfer import Arriving, Leaving, Refused, Stalled, Task, Text
+from buildrun.store.remote.transfer import (
+    BytesUpload,
+    FileUpload,
+    NoProgress,
+    Refused,
+    Task,
+    VerifiedDownload,
+)
 
 LARGEST_MANIFEST = 64 << 20
 LARGEST_BLOB = 1 << 40
@@ -41,12 +48,12 @@ class Remote:
         seconds: how long one small operation, or transfers without progress, may take.
         """
         self.writes = write
-        self._link = Link(url, write=write, seconds=seconds)
+        self._link = Connection(url, write=write, seconds=seconds)
         self._uploads = Uploads(self._link)
         self._warn = warn
         self._closed = False
         self.uploaded = self._uploads.traffic
-        self.downloaded = Traffic()
+        self.downloaded = TransferStats()
 
     def manifest(self, key: str) -> bytes | None:
         """Return the manifest for a key; None where there is none, or trouble.
@@ -154,7 +161,7 @@ class Remote:
             from tempfile import TemporaryDirectory
 
             with TemporaryDirectory(prefix="buildrun-") as directory:
-                into = Arriving(os.path.join(directory, "manifest"), LARGEST_MANIFEST)
+                into = VerifiedDownload(os.path.join(directory, "manifest"), LARGEST_MANIFEST)
                 try:
                     self._link.place().read(task, name, into)
                 finally:
@@ -167,7 +174,7 @@ class Remote:
     def _bringing(self, digest: str, path: str, size: int | None, limit: int) -> Work[bool]:
         def bring(task: Task[Any]) -> bool:
             temporary = f"{path}.{os.getpid()}.{next(_numbers)}{TEMPORARY}"
-            into = Arriving(temporary, limit if size is None else size)
+            into = VerifiedDownload(temporary, limit if size is None else size)
             try:
                 if digest != _EMPTY:
                     self._link.place().read(task, name_of("blobs", digest), into)
@@ -190,7 +197,7 @@ class _Result:
 
     def __init__(self, name: str, manifest: bytes, blobs: int) -> None:
         self.name = name
-        self.manifest = Text(manifest)
+        self.manifest = BytesUpload(manifest)
         self.left = blobs
         self.whole = True
 
@@ -201,13 +208,13 @@ class Uploads:
     traffic: what has been written there.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Connection) -> None:
         """Have nothing to send yet."""
-        self.traffic = Traffic()
+        self.traffic = TransferStats()
         self._link = link
         self._lock = threading.Lock()
         self._there: set[str] = set()
-        self._under_way: set[Leaving] = set()
+        self._under_way: set[FileUpload] = set()
         self._done = 0
         self._all = 0
 
@@ -218,7 +225,7 @@ class Uploads:
         with self._lock:
             self._all += len(manifest) + sum(size for _, _, size in blobs)
         for name, blob in zip(names, blobs, strict=True):
-            self._start(self._sending(result, name, Leaving(*blob)), name)
+            self._start(self._sending(result, name, FileUpload(*blob)), name)
         if not blobs:
             self._send_manifest(result)
 
@@ -230,7 +237,7 @@ class Uploads:
             return
         try:
             lane.drain((lambda: progress(self._so_far(), self._all)) if progress else None)
-        except Stalled as error:
+        except NoProgress as error:
             self._link.leave(error)
 
     def _so_far(self) -> int:
@@ -240,7 +247,9 @@ class Uploads:
     def _start(self, work: Callable[[Task[Any]], None], name: str, *, first: bool = False) -> None:
         self._link.writing.start(self._link.guarded(work, name, out=True), first=first)
 
-    def _sending(self, result: _Result, name: str, goods: Leaving) -> Callable[[Task[Any]], None]:
+    def _sending(
+        self, result: _Result, name: str, goods: FileUpload
+    ) -> Callable[[Task[Any]], None]:
         def send(task: Task[Any]) -> None:
             sent = False
             with self._lock:
@@ -261,7 +270,7 @@ class Uploads:
 
         return send
 
-    def _send(self, task: Task[Any], name: str, goods: Leaving) -> None:
+    def _send(self, task: Task[Any], name: str, goods: FileUpload) -> None:
         if name in self._there:
             return
         if not self._is_there(name, goods.size):

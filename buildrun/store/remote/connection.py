@@ -5,10 +5,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from buildrun.store.cas import is_digest, place
+from buildrun.store.cas import is_digest, path_for
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
-from buildrun.store.remote.transfer import Changed, Lane, Refused, Result, Stalled, Stopped, Task
+from buildrun.store.remote.transfer import (
+    Changed,
+    NoProgress,
+    Refused,
+    Result,
+    Stopped,
+    Task,
+    TransferPool,
+)
 
 # Seconds that loading a library may take, which is no fault of the place's.
 _LOADING = 20.0
@@ -16,7 +24,7 @@ _LOADING = 20.0
 Work = Callable[[Task[Any]], Result]
 
 
-class Traffic:
+class TransferStats:
     """What went one way: manifests, and bytes of manifests and contents."""
 
     def __init__(self) -> None:
@@ -32,7 +40,7 @@ class Traffic:
             self.bytes += size
 
 
-class Link:
+class Connection:
     """What is known of the place in this run, and what the user is still to be told of it.
 
     reading, writing: the threads for each direction.
@@ -42,11 +50,11 @@ class Link:
         """Touch nothing yet."""
         # A later change of directory must not lead elsewhere.
         self.url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
-        self.reading = Lane(fs.width(url), seconds)
-        self.writing = Lane(fs.width(url), seconds)
+        self.reading = TransferPool(fs.width(url), seconds)
+        self.writing = TransferPool(fs.width(url), seconds)
         self._write = write
         self._opening = threading.Lock()
-        self._place: fs.Place | None = None
+        self._place: fs.RemoteStore | None = None
         self._lock = threading.Lock()
         self._warnings: list[tuple[str, str]] = []
         self._left = False
@@ -57,7 +65,7 @@ class Link:
         if not write:
             self.writing.stop()
 
-    def place(self) -> fs.Place:
+    def place(self) -> fs.RemoteStore:
         """Return the place, for a thread of ours; raises whatever keeps us from it."""
         with self._opening:
             if self._place is None:
@@ -75,7 +83,7 @@ class Link:
         tasks = [self.reading.start(self.guarded(work, name)) for name, work in works]
         try:
             self.reading.wait(tasks, (lambda: tick(tasks)) if tick else None)
-        except Stalled as error:
+        except NoProgress as error:
             self.leave(error)
         except BaseException:
             for task in tasks:
@@ -185,4 +193,4 @@ def name_of(kind: str, digest: str) -> str:
     """
     if not is_shared(digest):
         raise ValueError(f"only SHA-256 digests are shared, not {digest!r}")
-    return place(f"v1/{kind}", digest)
+    return path_for(f"v1/{kind}", digest)

@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from buildrun.console import is_named, redact
 from buildrun.store.remote.fs import is_directory, scheme_of
-from buildrun.store.remote.transfer import Stalled, Unwritable
+from buildrun.store.remote.transfer import NoProgress, Unwritable
 
 
-class Trouble(NamedTuple):
+class RemoteProblem(NamedTuple):
     """A warning: what happened with what it means, and a remedy."""
 
     text: str
@@ -24,14 +24,14 @@ def explain(
     url: str,
     environ: Mapping[str, str],
     outcome: str = "going on without it",
-) -> Trouble:
+) -> RemoteProblem:
     """Return the warning for an error that any library below fsspec may have raised.
 
     outcome: what it means for the run.
     """
     fact, hint = _classified(error, url)
     text = f"the remote cache `{shown(url)}` {fact}; {outcome}"
-    return Trouble(hide(text, url, environ), hide(hint, url, environ))
+    return RemoteProblem(hide(text, url, environ), hide(hint, url, environ))
 
 
 def shown(url: str) -> str:
@@ -129,7 +129,7 @@ def _classified(error: BaseException, url: str) -> tuple[str, str]:
             "make room, or see who may write there",
         ),
         (
-            isinstance(error, Stalled) or names & _SILENT,
+            isinstance(error, NoProgress) or names & _SILENT,
             "does not answer",
             "check the address and the network",
         ),

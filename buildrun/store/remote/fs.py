@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from buildrun.store.cas import TEMPORARY
-from buildrun.store.remote.transfer import CHUNK, Arriving, Refused, Task, Unwritable
+from buildrun.store.remote.transfer import CHUNK, Refused, Task, Unwritable, VerifiedDownload
 
 
-class Goods(Protocol):
+class Upload(Protocol):
     """What is written; ``path`` is its local file, if it has one, and ``size`` its bytes."""
 
     @property
@@ -26,10 +26,10 @@ class Goods(Protocol):
         ...
 
 
-class Place(Protocol):
+class RemoteStore(Protocol):
     """Objects by name; each call may hang, and raises whatever the library below it raises."""
 
-    def read(self, task: Task[Any], name: str, into: Arriving) -> None:
+    def read(self, task: Task[Any], name: str, into: VerifiedDownload) -> None:
         """Fill ``into`` with an object; FileNotFoundError where there is none."""
 
     def size(self, name: str) -> int | None:
@@ -38,7 +38,7 @@ class Place(Protocol):
         Raises FileNotFoundError where there is none.
         """
 
-    def write(self, task: Task[Any], name: str, goods: Goods) -> None:
+    def write(self, task: Task[Any], name: str, goods: Upload) -> None:
         """Make an object, for readers whole or not at all; also raises what ``goods`` raises."""
 
 
@@ -63,7 +63,7 @@ def width(url: str) -> int:
     return 16 if is_directory(url) or scheme_of(url) in OBJECT_STORES else 4
 
 
-def connect(url: str, *, write: bool) -> Place:
+def connect(url: str, *, write: bool) -> RemoteStore:
     """Return the place.
 
     Raises NotADirectoryError for a directory that is not there and is not to be written, and all
@@ -88,7 +88,7 @@ class _Directory:
         elif not os.path.isdir(root):
             raise NotADirectoryError(errno.ENOTDIR, "there is no such directory", root)
 
-    def read(self, task: Task[Any], name: str, into: Arriving) -> None:
+    def read(self, task: Task[Any], name: str, into: VerifiedDownload) -> None:
         # A pipe in the place of a file would never answer, and a device never end.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(self._of(name), flags), "rb", buffering=0) as source:
@@ -98,13 +98,13 @@ class _Directory:
             into.check(status.st_size)
             while chunk := source.read(CHUNK):
                 into.write(chunk)
-                task.move()
+                task.heartbeat()
 
     def size(self, name: str) -> int | None:
         status = os.stat(self._of(name))
         return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
-    def write(self, task: Task[Any], name: str, goods: Goods) -> None:
+    def write(self, task: Task[Any], name: str, goods: Upload) -> None:
         path = self._of(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         # Other machines write here too, so a process's number would not tell us from them.
@@ -113,8 +113,8 @@ class _Directory:
             with open(temporary, "xb") as sink:
                 for chunk in goods.chunks():
                     sink.write(chunk)
-                    task.move()
-                with task.unseen(goods.size):  # a network's file system writes all of it now
+                    task.heartbeat()
+                with task.allow(goods.size):  # a network's file system writes all of it now
                     sink.close()
             task.commit(lambda: os.replace(temporary, path))
         except BaseException:
@@ -138,7 +138,7 @@ _STREAMS = 4
 _RANGE = 4 << 20
 
 
-def connect_fsspec(url: str) -> Place:
+def connect_fsspec(url: str) -> RemoteStore:
     """Return the place; raises what fsspec and the library for the address raise."""
     scheme = scheme_of(url)
     if scheme in ("http", "https"):
@@ -170,13 +170,13 @@ def _size(filesystem: Any, path: str) -> int | None:
     return size
 
 
-def _following(task: Task[Any], into: Arriving) -> Any:
+def _following(task: Task[Any], into: VerifiedDownload) -> Any:
     """Return what fsspec tells of a download that it writes to the file of ``into``."""
     from fsspec.callbacks import Callback
 
     class Following(Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002
-            task.move()
+            task.heartbeat()
             # Counts do not tell: they may be of compressed bytes, or again of those of a retry;
             # and the size that is told first may be that of a server's page for an error.
             into.check(os.stat(into.path).st_size)
@@ -192,13 +192,13 @@ class _Objects:
         self._root = root
         self._streams = threading.Semaphore(_STREAMS)
 
-    def read(self, task: Task[Any], name: str, into: Arriving) -> None:
+    def read(self, task: Task[Any], name: str, into: VerifiedDownload) -> None:
         path = self._of(name)
         size: int | None = None
         while size is None or into.size < size:
             # One byte more than is allowed, so that an object that is longer shows.
             end = min(into.size + _RANGE, into.limit + 1 if size is None else size)
-            with task.unseen(end - into.size):
+            with task.allow(end - into.size):
                 chunk = self._filesystem.cat_file(path, start=into.size, end=end)
             into.write(chunk)
             if len(chunk) < _RANGE:
@@ -210,24 +210,24 @@ class _Objects:
     def size(self, name: str) -> int | None:
         return _size(self._filesystem, self._of(name))
 
-    def write(self, task: Task[Any], name: str, goods: Goods) -> None:
+    def write(self, task: Task[Any], name: str, goods: Upload) -> None:
         path = self._of(name)
         if goods.size <= _SMALL:
             data = b"".join(goods.chunks())
-            with task.unseen(goods.size):
+            with task.allow(goods.size):
                 self._filesystem.pipe_file(path, data)
             return
         with self._streams:
             self._write_parts(task, path, goods)
 
-    def _write_parts(self, task: Task[Any], path: str, goods: Goods) -> None:
+    def _write_parts(self, task: Task[Any], path: str, goods: Upload) -> None:
         part = _PART * (1 + goods.size // (_PART * _PARTS))
         sink = self._filesystem.open(path, "wb", block_size=part)
         try:
-            with task.unseen(part):
+            with task.allow(part):
                 for chunk in goods.chunks():
                     sink.write(chunk)
-                    task.move()
+                    task.heartbeat()
                 sink.close()
         except BaseException:
             # Closed or left to the collector of garbage it would publish what it has so far.
@@ -244,7 +244,7 @@ class _Objects:
 class _Streamed(_Objects):
     """An object store whose library writes what arrives to a file, bit by bit."""
 
-    def read(self, task: Task[Any], name: str, into: Arriving) -> None:
+    def read(self, task: Task[Any], name: str, into: VerifiedDownload) -> None:
         follow = _following(task, into)
         try:
             self._filesystem.get_file(self._of(name), into.path, callback=follow)
@@ -252,7 +252,7 @@ class _Streamed(_Objects):
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise Unwritable(error.strerror) from None
             raise
-        into.adopt(task.move)
+        into.adopt(task.heartbeat)
 
 
 class _Http(_Streamed):
@@ -270,7 +270,7 @@ class _Http(_Streamed):
         super().__init__(filesystem, base.rstrip("/"))
         self._query = f"?{query}" if query else ""
 
-    def write(self, task: Task[Any], name: str, goods: Goods) -> None:
+    def write(self, task: Task[Any], name: str, goods: Upload) -> None:
         from io import BytesIO
 
         with self._streams:
@@ -278,9 +278,9 @@ class _Http(_Streamed):
                 source: Any = BytesIO(b"".join(goods.chunks()))
             else:
                 for _ in goods.chunks():  # so that what has changed raises before it is sent
-                    task.move()
+                    task.heartbeat()
                 source = goods.path
-            with task.unseen(min(goods.size, _PART)):
+            with task.allow(min(goods.size, _PART)):
                 self._filesystem.put_file(source, self._of(name), method="put")
 
     def _of(self, name: str) -> str:
@@ -296,19 +296,19 @@ class _Tree:
         self._own = threading.local()
         self._made: set[str] = set()
 
-    def read(self, task: Task[Any], name: str, into: Arriving) -> None:
+    def read(self, task: Task[Any], name: str, into: VerifiedDownload) -> None:
         filesystem = self._connected()
         with filesystem.open(self._of(name), "rb") as source:
             if hasattr(source, "prefetch"):  # else SSH asks for 32 KiB after 32 KiB
                 source.prefetch()
             while chunk := source.read(CHUNK):
                 into.write(chunk)
-                task.move()
+                task.heartbeat()
 
     def size(self, name: str) -> int | None:
         return _size(self._connected(), self._of(name))
 
-    def write(self, task: Task[Any], name: str, goods: Goods) -> None:
+    def write(self, task: Task[Any], name: str, goods: Upload) -> None:
         filesystem = self._connected()
         path = self._of(name)
         self._make(filesystem, os.path.dirname(path))
@@ -319,8 +319,8 @@ class _Tree:
                     sink.set_pipelined(True)
                 for chunk in goods.chunks():
                     sink.write(chunk)
-                    task.move()
-            task.move()
+                    task.heartbeat()
+            task.heartbeat()
             filesystem.mv(temporary, path)
         except BaseException:
             try:

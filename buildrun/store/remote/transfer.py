@@ -24,7 +24,7 @@ _GLANCE = 0.1
 _TICK = 0.5
 
 
-class Stalled(Exception):
+class NoProgress(Exception):
     """Nothing has moved for too long."""
 
 
@@ -39,7 +39,7 @@ class Task(Generic[Result]):
     done: whether it has ended; then ``error`` is set or ``result`` is what the work returned.
     """
 
-    def __init__(self, lane: Lane, work: Callable[[Task[Any]], Result]) -> None:
+    def __init__(self, lane: TransferPool, work: Callable[[Task[Any]], Result]) -> None:
         """Keep the work until a thread is free."""
         self._lane = lane
         self._work = work
@@ -49,7 +49,7 @@ class Task(Generic[Result]):
         self.result: Result | None = None
         self.error: BaseException | None = None
 
-    def move(self) -> None:
+    def heartbeat(self) -> None:
         """Tell that bytes have arrived or left; raises Stopped where nobody wants more."""
         self._lane.move()
         if self._dropped or self._lane.stopped:
@@ -63,12 +63,12 @@ class Task(Generic[Result]):
             publish()
 
     @contextmanager
-    def unseen(self, size: int) -> Iterator[None]:
+    def allow(self, size: int) -> Iterator[None]:
         """Allow more time while ``size`` bytes travel without a sign of their progress."""
-        self.move()
+        self.heartbeat()
         with self._lane.patience(size / _SLOWEST):
             yield
-        self.move()
+        self.heartbeat()
 
     def drop(self) -> None:
         """Forget the work: from now on it changes nothing that others see."""
@@ -83,7 +83,7 @@ class Task(Generic[Result]):
             self.error = error
 
 
-class Lane:
+class TransferPool:
     """Up to ``width`` pieces of work at once, in order.
 
     seconds: how long all of them together may be without progress.
@@ -177,7 +177,7 @@ class Lane:
                 if ended():
                     return
                 if self._busy and left <= 0:
-                    raise Stalled
+                    raise NoProgress
                 self.changed.wait(min(left, _TICK) if self._busy else _TICK)
                 if monotonic() - before > _TICK + 2:
                     self.move()
@@ -220,7 +220,7 @@ class Changed(Exception):
     """A local file is not what its digest says any more; the text names it."""
 
 
-class Arriving:
+class VerifiedDownload:
     """A file that fills from afar, in constant memory.
 
     path: where it grows. limit: the bytes it may have; Refused is raised as soon as there are
@@ -290,7 +290,7 @@ class Arriving:
             pass
 
 
-class Leaving:
+class FileUpload:
     """A local file on its way out.
 
     digest: what its content must be. size: its bytes. taken: those that were read so far.
@@ -326,7 +326,7 @@ class Leaving:
             raise Changed(self.path)
 
 
-class Text:
+class BytesUpload:
     """Bytes in memory on their way out."""
 
     def __init__(self, data: bytes) -> None:
