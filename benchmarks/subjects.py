@@ -31,9 +31,9 @@ _DROPPED = (
 
 _SETTINGS = """\
 import json, os
-from buildrun.environments import pip_settings
-from buildrun.memo import Reader
-found = pip_settings.read(Reader(os.environ))
+from buildrun.environments import pip_config
+from buildrun.store.memo import DependencyTracker
+found = pip_config.read(DependencyTracker(os.environ))
 print(json.dumps([found.arguments, dict(found.variables)]))
 """
 _VERSION = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"

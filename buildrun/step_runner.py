@@ -178,14 +178,13 @@ class StepRunner:
         """Restore the outputs; what they replace and the cache does not know is moved away."""
         from buildrun.workspace.outputs import displace
 
-        results = self._place.results
         with self._mutex:
             known = self._old.are_known(step, verdict.on_disk)
         if known:
-            return results.restore(manifest, verdict.on_disk)
+            return self._restore_outputs(manifest, verdict.on_disk)
         aside = displace(self._place.plan.project.root, step.outputs)
         try:
-            made = results.restore(manifest, None)
+            made = self._restore_outputs(manifest, None)
         except BaseException:
             aside.put_back()
             raise
@@ -193,6 +192,21 @@ class StepRunner:
             self._old.rescue(aside)
         aside.discard()
         return made
+
+    def _restore_outputs(
+        self, manifest: Manifest, on_disk: FileSet | None
+    ) -> Mapping[str, tuple[bytes, str]]:
+        """Make the project's outputs those of the result; raises MissingBlob, StoreError.
+
+        on_disk: the outputs as they are; those that match already are left alone. Returns what is
+        known of the files that were made, for ``Fingerprints.learn``.
+        """
+        from buildrun.workspace.restore import restore
+
+        place = self._place
+        place.results.fetch_contents(manifest)
+        matching = place.results.matching_outputs(manifest, on_disk)
+        return restore(place.home, place.plan.project.root, manifest, matching=matching).made
 
     def _replay(self, step: Step, verdict: StepStatus) -> str | None:
         from buildrun.executors.output import replay

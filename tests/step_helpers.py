@@ -147,8 +147,8 @@ def read(path: Path) -> str:
 
 # What a child would import anew each time.
 _LOADED = (
-    "commands.run", "environments.caller", "environments.system", "executors.supervisor",
-    "project.read", "store.aside", "store.restore", "store.save", "warm_steps",
+    "commands.run", "environments.system", "executors.supervisor", "project.read",
+    "store.action_cache", "warm_steps", "workspace.outputs", "workspace.restore",
 )  # fmt: skip
 
 

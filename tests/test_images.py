@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun
 from docker_helpers import BASE, a_small, an_engine, docker, need_engine  # noqa: F401
-from test_images_context import fingerprints, make, spec, write
+from test_image_context import fingerprints, make, spec, write
 
 from buildrun.console import Console
 from buildrun.environments.images import derive
@@ -227,7 +227,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_images import QUIET, fingerprints, spec, the
 from buildrun.store.home import Home
-from buildrun.images import derive
+from buildrun.environments.images import derive
 from buildrun.environments.images.engine import Engine
 from buildrun.workspace.archive import Layer
 engine = Engine(os.environ)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from remote_sites import (
+from remote_backends import (
     Handler,
     Shelf,
     Site,
@@ -438,7 +438,7 @@ def test_process_ends_though_the_server_is_silent(
     silent: tuple[str, list[socket.socket]],
 ) -> None:
     program = (
-        "import sys; from buildrun.store.remote import Remote\n"
+        "import sys; from buildrun.store.remote.client import Remote\n"
         "remote = Remote(sys.argv[1], write=True, warn=print, seconds=0.3)\n"
         "print(remote.manifest('sha256:' + '0' * 64))\n"
         "remote.finish()\n"

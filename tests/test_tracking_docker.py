@@ -10,7 +10,7 @@ import mlflow_install
 import pytest
 from conftest import Buildrun, Project
 from docker_helpers import BASE, docker, engine
-from tracking_play import RUN_ID, Answer, Call, Play, playing, run_of, said
+from tracking_stub import RUN_ID, Answer, Call, Play, playing, run_of, said
 
 assert engine  # a fixture
 

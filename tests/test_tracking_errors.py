@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-from tracking_play import RUN_ID, Answer, Call, Play, playing, refused, run_of, said
+from tracking_stub import RUN_ID, Answer, Call, Play, playing, refused, run_of, said
 
 from buildrun.tracking.config import absolute
 

@@ -1,1 +1,1 @@
-"""The Python API; its names are those of ``buildrun.__all__``."""
+"""The Python API and MLflow's plug-in; its names are those of ``buildrun.__all__``."""

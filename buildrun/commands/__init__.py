@@ -1,1 +1,1 @@
-"""The commands: one verb a file."""
+"""The command line's verbs, one a file: from options to a request, and what is printed of it."""

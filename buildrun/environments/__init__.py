@@ -1,1 +1,1 @@
-"""Environments: one module for each manager, one line for each in the registry."""
+"""What commands run in: virtualenv, conda, the caller's own environment, and images."""

@@ -187,7 +187,7 @@ def describe(
     """Return what decides the lines' effect, with the contents of every file that they name."""
     folder, outputs = os.path.dirname(declared.path), requirements.outputs_of(project)
     return [
-        requirements.describe(line, folder, reader, outputs) for line in _lines(declared, reader)
+        local_packages.describe(line, folder, reader, outputs) for line in _lines(declared, reader)
     ]
 
 

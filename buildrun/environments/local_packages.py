@@ -18,6 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from buildrun.console import redact
+from buildrun.environments import requirements
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest, files, listing
 from buildrun.workspace import gitignore, select
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from buildrun.environments.requirements import Line
     from buildrun.project.model import ProjectSpec
     from buildrun.store.listing import Entry
+    from buildrun.store.memo import DependencyTracker
     from buildrun.workspace.git_index import GitIndex
     from buildrun.workspace.select import FileSet, Selection
 
@@ -71,6 +74,49 @@ def leaving(path: str, outputs: Sequence[str]) -> list[str]:
     """Return what is no part of a package though it lies there: what was built, and outputs."""
     built = [name for name in _BUILT if not os.path.exists(os.path.join(path, name, "__init__.py"))]
     return [*built, *(os.path.relpath(each, path) for each in outputs if each != path)]
+
+
+def describe(
+    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
+) -> dict[str, str]:
+    """Return what decides the line's effect, free of absolute paths where it can be.
+
+    A local package counts with the files that it is built from, less outputs of steps, and
+    with its metadata, which is all that counts for locks; an editable one with its place and the
+    files that its build reads. Variables in a line count with a digest of their values, unless they
+    stand where a URL has its credentials.
+    """
+    parts = {"text": redact(line.text)}
+    if line.constraint:
+        parts["kind"] = "constraint"
+    for name in requirements.VARIABLE.findall(line.text):
+        if f"${{{name}}}" in parts["text"]:
+            value = reader.variable(name) or ""
+            parts[f"variable {name}"] = digest.content(value.encode(errors="replace"))
+    parts.update(_local_content(line, root, reader, outputs))
+    return parts
+
+
+def _local_content(
+    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
+) -> dict[str, str]:
+    path = requirements.local_path(line, root)
+    if path is None:
+        return {}
+    reader.untrackable = True
+    try:
+        if not requirements.EDITABLE.match(line.text):
+            from buildrun.environments import local_metadata
+
+            whole = content(path, outputs)
+            return {"content": whole, "metadata": local_metadata.content(path, whole)}
+        return {"editable": path, "content": build_content(path)}
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",
+            place=requirements.place_of(line),
+            hint="paths are relative to the project's root",
+        ) from None
 
 
 def content(path: str, outputs: Sequence[str]) -> str:
@@ -212,8 +258,6 @@ class Copies:
                 shutil.rmtree(each, ignore_errors=True)
 
     def _moved(self, line: Line) -> str:
-        from buildrun.environments import requirements
-
         def address(link: str, base: str) -> str:
             there = os.path.abspath(os.path.join(base, link))
             return there if "://" not in link and os.path.exists(there) else link
@@ -239,8 +283,6 @@ class Copies:
         return self._copies.get(path, path)
 
     def _copy(self, path: str) -> str:
-        from buildrun.environments import requirements
-
         outputs = requirements.outputs_of(self._project)
         found = taken(path, outputs)
         if _digest(path, found, outputs, (path,)) not in self._known:

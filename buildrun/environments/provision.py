@@ -106,8 +106,9 @@ def _obtain(
                 use.release()
                 raise
             use.release()
+    reason = why_unusable(prefix, identity.key)
     raise StoreError(
-        f"the environment was built and cannot be used at once: {why_unusable(prefix, identity.key)}",
+        f"the environment was built and cannot be used at once: {reason}",
         place=prefix,
         hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
     )

@@ -15,7 +15,6 @@ from urllib.parse import quote, unquote
 from buildrun.console import redact
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import Parsed, parse
-from buildrun.store import digest
 from buildrun.store.files import NotAFile
 
 if TYPE_CHECKING:
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _CODING = re.compile(rb"^[ \t]*#.*coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
-_EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
+EDITABLE = re.compile(r"^(?:-e|--editable)(?:\s*=\s*|\s+)(.+)$")
 _DIRECT = re.compile(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(.+)$")
 _SUFFIXES = re.compile(r"(\.whl|\.zip|\.tar\.gz|\.tar\.bz2|\.tgz|\.tar)$")
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _SOURCES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host")
 # A line with a path, and an option with one.
 _LOCAL = re.compile(
@@ -86,27 +85,6 @@ def outputs_of(project: ProjectSpec) -> list[str]:
     return [os.path.normpath(os.path.join(project.root, path)) for path in sorted(paths)]
 
 
-def describe(
-    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
-) -> dict[str, str]:
-    """Return what decides the line's effect, free of absolute paths where it can be.
-
-    A local package counts with the files that it is built from, less outputs of steps, and
-    with its metadata, which is all that counts for locks; an editable one with its place and the
-    files that its build reads. Variables in a line count with a digest of their values, unless they
-    stand where a URL has its credentials.
-    """
-    parts = {"text": redact(line.text)}
-    if line.constraint:
-        parts["kind"] = "constraint"
-    for name in _VARIABLE.findall(line.text):
-        if f"${{{name}}}" in parts["text"]:
-            value = reader.variable(name) or ""
-            parts[f"variable {name}"] = digest.content(value.encode(errors="replace"))
-    parts.update(_local(line, root, reader, outputs))
-    return parts
-
-
 def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:
     """Return what packages given by path count with, for the key of what is locked."""
     found = [item for value in inputs.values() if isinstance(value, list) for item in value]
@@ -115,7 +93,7 @@ def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:
 
 def local_path(line: Line, root: str) -> str | None:
     """Return the absolute path that a line installs from, or None."""
-    editable = _EDITABLE.match(line.text)
+    editable = EDITABLE.match(line.text)
     target = editable.group(1) if editable else line.text
     if direct := _DIRECT.match(target):
         target = direct.group(1)
@@ -162,28 +140,6 @@ def _looks_local(target: str) -> bool:
     )
 
 
-def _local(
-    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
-) -> dict[str, str]:
-    path = local_path(line, root)
-    if path is None:
-        return {}
-    from buildrun.environments import local_metadata, local_packages
-
-    reader.untrackable = True
-    try:
-        if not _EDITABLE.match(line.text):
-            content = local_packages.content(path, outputs)
-            return {"content": content, "metadata": local_metadata.content(path, content)}
-        return {"editable": path, "content": local_packages.build_content(path)}
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",
-            place=_place(line),
-            hint="paths are relative to the project's root",
-        ) from None
-
-
 def _walk(
     lines: Sequence[Line],
     base: str,
@@ -209,7 +165,7 @@ def _walk(
             chain = " -> ".join(os.path.basename(item) for item in (*trail, path))
             raise EnvironmentFailure(
                 f"requirement files include each other: {chain}",
-                place=_place(line),
+                place=place_of(line),
                 hint="take one of the `-r` lines out",
             )
         inner = _logical_lines(_read(path, line, reader), path, located=True)
@@ -229,14 +185,14 @@ def _parsed(line: Line, reader: DependencyTracker) -> Parsed:
     except ValueError as error:
         raise EnvironmentFailure(
             f"pip cannot read `{redact(line.text)}`: {error}",
-            place=_place(line),
+            place=place_of(line),
             hint="correct the line; options of `pip install` itself do not stand in requirements",
         ) from None
 
 
 def expanded(text: str, variable: Callable[[str], str | None]) -> str:
     """Return a text with `${NAME}` replaced, where the variable has a value, as pip does it."""
-    return _VARIABLE.sub(lambda match: variable(match.group(1)) or match.group(), text)
+    return VARIABLE.sub(lambda match: variable(match.group(1)) or match.group(), text)
 
 
 def _read(path: str, line: Line, reader: DependencyTracker) -> str:
@@ -248,18 +204,18 @@ def _read(path: str, line: Line, reader: DependencyTracker) -> str:
         return content.decode(coding.group(1).decode() if coding else "utf-8-sig")
     except (UnicodeDecodeError, LookupError):
         raise EnvironmentFailure(
-            f"`{path}` is not UTF-8 text", place=_place(line), hint="save it as UTF-8"
+            f"`{path}` is not UTF-8 text", place=place_of(line), hint="save it as UTF-8"
         ) from None
     except NotAFile as error:
         raise EnvironmentFailure(
             f"`{line.text}` names `{path}`: {error.strerror}",
-            place=_place(line),
+            place=place_of(line),
             hint="put a file in its place",
         ) from None
     except OSError as error:
         raise EnvironmentFailure(
             f"`{line.text}` names a file that cannot be read: {error.strerror}",
-            place=_place(line),
+            place=place_of(line),
             hint=f"make `{path}`; the path is relative to "
             + ("the project's root" if line.number == 0 else "the file that names it"),
         ) from None
@@ -283,5 +239,6 @@ def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
     return found
 
 
-def _place(line: Line) -> str:
+def place_of(line: Line) -> str:
+    """Return the line's file and number, for messages."""
     return f"{line.path}:{line.number}" if line.number else line.path

@@ -9,7 +9,14 @@ from base64 import urlsafe_b64decode
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.environments import lockfile, pip_config, private_files, python, requirements
+from buildrun.environments import (
+    local_packages,
+    lockfile,
+    pip_config,
+    private_files,
+    python,
+    requirements,
+)
 from buildrun.environments.base import EnvironmentRequest, Identity, here
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.pip_config import Settings
@@ -67,7 +74,7 @@ def read(request: EnvironmentRequest, reader: DependencyTracker) -> VirtualenvSp
         lines = {"packages of uv.lock": _given_by_path(root, reader)}
     outputs = requirements.outputs_of(request.project)
     for stage, found in lines.items():
-        inputs[stage] = [requirements.describe(line, root, reader, outputs) for line in found]
+        inputs[stage] = [local_packages.describe(line, root, reader, outputs) for line in found]
     return VirtualenvSpec(declared, lines, inputs, indexes, settings, warnings)
 
 

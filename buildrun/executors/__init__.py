@@ -1,1 +1,1 @@
-"""Where commands run: one module for each place."""
+"""Where commands run: on this machine, in containers, as Kubernetes Jobs."""

@@ -36,8 +36,8 @@ class CacheSettings(NamedTuple):
 class ProjectState(NamedTuple):
     """Where a plan is worked on, and with what.
 
-    logs: the run's directory for them. store_results: whether results are kept. origins: the MLflow runs
-    that make the results, by step; None where nothing is tracked.
+    logs: the run's directory for them. store_results: whether results are kept. origins: the
+    MLflow runs that make the results, by step; None where nothing is tracked.
     """
 
     plan: Plan

@@ -1,1 +1,1 @@
-"""Projects: where they come from, what they declare, and whether that can work."""
+"""What a project declares: its files read, checked, and every finding with its place."""

@@ -1,1 +1,1 @@
-"""From what the user names to a directory that holds a project: one module a kind of source."""
+"""Where a project comes from: a directory, git, an archive, or what fsspec reads."""

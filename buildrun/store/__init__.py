@@ -1,1 +1,1 @@
-"""Results of steps: contents by digest, manifests by key, restored and collected."""
+"""The store: contents by digest, results by key, locks, what is remembered, and runs."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from buildrun.errors import StoreError
-from buildrun.store import cas, digest, listing
+from buildrun.store import cas, listing
 from buildrun.store.cas import Copier
+from buildrun.store.digest import content
 from buildrun.store.files import open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from buildrun.store.remote.client import Remote
     from buildrun.workspace.select import FileSet
 
-# Among a manifest's details: it rests on digests of the other kind, see ``buildrun.former``, and so
-# does not leave this machine.
+# Among a manifest's details: it rests on digests of the other kind, see
+# ``buildrun.plan.digest_migration``, and so does not leave this machine.
 TAKEN_OVER = "taken_over"
 
 # Manifests looked at for one like a new result.
@@ -74,20 +75,10 @@ class ActionCache:
             if (manifest.project, manifest.entry_point) == (project, entry_point):
                 yield manifest
 
-    def restore(
-        self, manifest: Manifest, on_disk: FileSet | None
-    ) -> Mapping[str, tuple[bytes, str]]:
-        """Make the project's outputs those of the result; raises Lost, StoreError.
-
-        on_disk: the outputs as they are; those that match already are left alone. Returns what is
-        known of the files that were made, for ``Fingerprints.learn``.
-        """
-        from buildrun.workspace.restore import restore
-
+    def fetch_contents(self, manifest: Manifest) -> None:
+        """Bring the contents of a result that only the remote cache has; raises StoreError."""
         if self._remote is not None:
             self._fetch(manifest, self._remote)
-        matching = self._matching(manifest, on_disk)
-        return restore(self._home, self._root, manifest, matching=matching).made
 
     def fetch_log(self, manifest: Manifest, path: str) -> bool:
         """Write the result's log to a file; False where it is lost. Raises OSError."""
@@ -233,7 +224,7 @@ class ActionCache:
         named.pop(manifest.inputs)
         return not cas.missing(self._home, named)
 
-    def _matching(self, manifest: Manifest, on_disk: FileSet | None) -> list[str]:
+    def matching_outputs(self, manifest: Manifest, on_disk: FileSet | None) -> list[str]:
         """Return the declared outputs that are on disk as the result has them."""
         entries = outputs_of(self._home, manifest)
         if on_disk is None or entries is None or on_disk.problems:
@@ -364,7 +355,7 @@ def save(
     if reason := next(filter(None, reasons), None):
         raise StoreError(f"the outputs cannot be stored: {reason}", place=root)
     data = listing.encode(entries)
-    if not outputs.digest == manifest.outputs == digest.content(data, algorithm):
+    if not outputs.digest == manifest.outputs == content(data, algorithm):
         raise StoreError("the outputs changed while they were looked at", place=root)
     _put_files(home, root, entries)
     cas.put_bytes(home, data, algorithm)

@@ -1,1 +1,1 @@
-"""The files of a project: what they are, which of them count, and what they contain."""
+"""The project's files: which of them count, what they contain, and outputs moved safely."""

@@ -1,1 +1,1 @@
-"""Images: the engine that keeps them, and those that are derived from a base by content."""
+"""Docker images: derived from a base, an environment and the project's code."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from buildrun.environments.images.engine_api import Host, Reference
 
-__all__ = ["LABEL", "Engine", "Image", "BuiltImage"]
+__all__ = ["LABEL", "BuiltImage", "Engine", "Image"]
 
 # On every image that buildrun makes, and the key that it was made for.
 LABEL = "buildrun"

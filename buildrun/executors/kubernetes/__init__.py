@@ -1,1 +1,1 @@
-"""Steps as Kubernetes Jobs."""
+"""Steps as Kubernetes Jobs: made, followed, and their files brought there and back."""

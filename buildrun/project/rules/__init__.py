@@ -1,1 +1,1 @@
-"""x."""
+"""The rules that JSON Schemas cannot say, one subject a module."""

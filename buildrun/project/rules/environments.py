@@ -237,7 +237,10 @@ _VERSION_NUMBER = (
     r"v?(\d+!)?\d+(\.\d+)*([._-]?(a|b|c|rc|alpha|beta|pre|preview)[._-]?\d*)?"
     r"(-\d+|[._-]?(post|rev|r)[._-]?\d*)?([._-]?dev[._-]?\d*)?"
 )
-_CLAUSE = rf"((===\s*\S+)|(~=|<=|>=|<|>)\s*{_VERSION_NUMBER}(\+[\w.-]+)?|(==|!=)\s*{_VERSION_NUMBER}(\.\*|\+[\w.-]+)?)"
+_CLAUSE = (
+    rf"((===\s*\S+)|(~=|<=|>=|<|>)\s*{_VERSION_NUMBER}(\+[\w.-]+)?"
+    rf"|(==|!=)\s*{_VERSION_NUMBER}(\.\*|\+[\w.-]+)?)"
+)
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*(\[[\w\s.,-]*\])?\s*"
     rf"(@\s*\S+|\(?\s*({_CLAUSE}\s*(,\s*{_CLAUSE}\s*)*,?)?\s*\)?)\s*",

@@ -1,1 +1,1 @@
-"""x."""
+"""Results shared between machines, at any place that fsspec reaches."""

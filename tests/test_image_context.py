@@ -209,7 +209,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from test_images_context import held
+from test_image_context import held
 held(Path(sys.argv[1]))
 print(json.dumps([name for name in touched if name.startswith(sys.argv[1])]))
 """
@@ -336,8 +336,9 @@ MEMORY = """
 import hashlib, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_images_context import fingerprints, spec
-from buildrun.images import context, layer
+from test_image_context import fingerprints, spec
+from buildrun.workspace import archive as layer
+from buildrun.workspace import image_context as context
 root = Path(sys.argv[1])
 taken = context.content(spec(root), fingerprints(root)).taken
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

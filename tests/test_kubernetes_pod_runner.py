@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
-from kube_depot import (
+from kube_object_store import (
     SIGNATURE,
     Depot,
     Pod,

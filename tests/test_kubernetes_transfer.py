@@ -16,7 +16,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from kube_depot import SIGNATURE, Depot, Pod, answering, archive, cutting, depot, foreign, sha256
+from kube_object_store import (
+    SIGNATURE,
+    Depot,
+    Pod,
+    answering,
+    archive,
+    cutting,
+    depot,
+    foreign,
+    sha256,
+)
 from remote_helpers import SECRET, Bucket, Handler, bucket
 
 from buildrun.errors import ExecutionError
@@ -489,9 +499,9 @@ def test_what_a_killed_fetch_leaves_is_cleared_away(store: Depot, root: Path) ->
     done = arrived(sent)
     script = (
         "import sys\n"
-        "from buildrun.executors.kubernetes.transfer import Done, Goods\n"
+        "from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery\n"
         "url, job, size, digest, root = sys.argv[1:]\n"
-        "Goods(url, {}).fetch(job, Done(1, int(size), digest, 1.0), root, ['out'])\n"
+        "ArtifactTransfer(url, {}).fetch(job, Delivery(1, int(size), digest, 1.0), root, ['out'])\n"
     )
     child = subprocess.Popen(
         (sys.executable, "-c", script, store.url("team"), JOB, str(done.size), done.sha256, root)
@@ -512,10 +522,10 @@ def test_disk_without_room_is_told_and_nothing_is_left(store: Depot, root: Path)
     script = (
         "import resource, sys\n"
         "from buildrun.errors import ExecutionError\n"
-        "from buildrun.executors.kubernetes.transfer import Goods\n"
+        "from buildrun.executors.kubernetes.transfer import ArtifactTransfer\n"
         "url, job, root = sys.argv[1:]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
-        "sent = Goods(url, {})\n"
+        "sent = ArtifactTransfer(url, {})\n"
         "try:\n"
         "    sent.fetch(job, sent.arrived(job), root, ['first', 'out'])\n"
         "except ExecutionError as error:\n"

@@ -261,8 +261,8 @@ def test_container_of_a_killed_run_is_found(tmp_path: Path) -> None:
     directory = str(tmp_path / "containers")
     held = docker_reaper.lease(directory, "held", {"DOCKER_HOST": "tcp://a"})
     script = (
-        "import os, sys; from buildrun.executors import attended\n"
-        "attended.attend(sys.argv[1], 'left', {'DOCKER_HOST': 'tcp://b'}); os._exit(1)"
+        "import os, sys; from buildrun.executors import docker_reaper\n"
+        "docker_reaper.lease(sys.argv[1], 'left', {'DOCKER_HOST': 'tcp://b'}); os._exit(1)"
     )
     subprocess.run((sys.executable, "-c", script, directory), check=False, timeout=60)
     found = docker_reaper.abandoned(directory)
@@ -283,8 +283,8 @@ def test_container_that_comes_late_is_removed_too(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     directory = str(tmp_path / "containers")
     code = (
-        "import os, sys; from buildrun.executors import attended\n"
-        "attended.attend(sys.argv[1], 'left', {}); os._exit(1)"
+        "import os, sys; from buildrun.executors import docker_reaper\n"
+        "docker_reaper.lease(sys.argv[1], 'left', {}); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, directory], check=False)
     assert docker_reaper.reap_abandoned(directory, os.environ) == []

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remote_backends import body_of
 from remote_helpers import Handler, reply, serving
-from remote_sites import body_of
 
 from buildrun.executors.kubernetes import pod_runner
 
