@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
-    from buildrun import warm
     from buildrun.errors import BuildrunError
+    from buildrun.plan.plan_cache import PlanLease
 
 # Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
 COMMANDS = {
@@ -96,7 +96,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
 
 
 def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
-    """Go the short way to a command that is prepared, else the long one."""
+    """Carry out the command that the arguments name; without one, `run`."""
     arguments = arguments or ["run"]
     if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview(environ))
@@ -104,23 +104,23 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
         return 0
-    from buildrun import warm
-
     if arguments[0] in COMMANDS and arguments[0] != "run":
-        return _dispatch(arguments, dict(environ), cwd, warm.PlanLease())
+        return _dispatch(arguments, dict(environ), cwd)
     _heed_signals()
-    done = warm.attempt(tuple(arguments), environ, cwd)
-    if isinstance(done, int):
-        return done
-    try:
-        return _dispatch(arguments, dict(environ), cwd, done)
-    finally:
-        done.release()
+    from buildrun import runner
+
+    return runner.run(
+        tuple(arguments),
+        environ,
+        cwd,
+        lambda lease: _dispatch(arguments, dict(environ), cwd, lease),
+    )
 
 
 def _dispatch(
-    arguments: list[str], environ: Mapping[str, str], cwd: str, claim: warm.PlanLease
+    arguments: list[str], environ: Mapping[str, str], cwd: str, lease: PlanLease | None = None
 ) -> int:
+    """Parse the arguments and execute their command; lease: for `run`."""
     from importlib import import_module
 
     from buildrun.commands.options import Parser
@@ -138,7 +138,7 @@ def _dispatch(
     except SystemExit as request:
         return int(request.code or 0)
     parsed.command_line = given
-    extra = (claim,) if verb == "run" else ()
+    extra = () if lease is None else (lease,)
     _heed_signals()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
@@ -231,6 +231,7 @@ def _attach_listener(option: str) -> None:
 
     notify.attach(option)
     runs.listeners.append(notify.notify_record)
+    runs.id_listeners.append(notify.notify_id)
 
 
 def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:

@@ -14,6 +14,7 @@ import xxhash
 
 from buildrun import __version__
 from buildrun.console import printable
+from buildrun.environments.target import task_of
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
 from buildrun.plan.model import Outcome, Reason, State, Step, label
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.select import FileSet
 
-# Runs a step's command where it belongs. The second returns what stands for all that decides the
-# step's result, or "" where that cannot be told.
-Perform = Callable[[Step, Callable[[], str], Job, ProcessRunner, OutputSink], Result]
+# Runs a job where it belongs, see ``Executor.run``.
+Perform = Callable[[Job, ProcessRunner, OutputSink], Result]
 
 # Entered while another process, or another step, holds what is needed.
 Waits = Callable[[], AbstractContextManager[None]]
@@ -45,12 +45,10 @@ _LOST = Reason("result-lost", "the stored result is incomplete")
 class StepRunner:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
-    def __init__(
-        self, place: ProjectState, display: Display, perform: Perform | None = None
-    ) -> None:
-        """Take the place; perform: runs a step's job where it belongs, None for here."""
+    def __init__(self, place: ProjectState, display: Display, perform: Perform) -> None:
+        """Take the place; perform: runs a step's job where it belongs."""
         self._place = place
-        self._perform = perform or _here
+        self._perform = perform
         self._old = PreviousOutputs(place)
         self._display = display
         # The index, the history and the judge's memory are for one thread at a time.
@@ -281,10 +279,12 @@ class StepRunner:
             self._place.plan.project.root,
             {**environ, **dict(step.env)},
             timeout=step.timeout,
+            task=task_of(step),
+            identity=identity,
         )
         for attempt in range(step.retries + 1):
             started = time.monotonic()
-            result = self._perform(step, identity, job, hands, log.sink)
+            result = self._perform(job, hands, log.sink)
             seconds = time.monotonic() - started
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
@@ -452,13 +452,6 @@ def _ending(result: Result, step: Step) -> str:
             f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"
         )
     return f"the command ended with exit code {result.exit_code}"
-
-
-def _here(
-    step: Step, identity: Callable[[], str], job: Job, hands: ProcessRunner, sink: OutputSink
-) -> Result:
-    del step, identity
-    return hands.run(job, sink)
 
 
 # What to do where a command writes among what is taken for its inputs.

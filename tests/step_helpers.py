@@ -147,8 +147,8 @@ def read(path: Path) -> str:
 
 # What a child would import anew each time.
 _LOADED = (
-    "commands.run", "environments.system", "executors.supervisor", "project.read",
-    "store.action_cache", "warm_steps", "workspace.outputs", "workspace.restore",
+    "commands.run", "environments.planned", "environments.system", "executors.supervisor",
+    "project.read", "runner", "step_runner", "workspace.outputs", "workspace.restore",
 )  # fmt: skip
 
 

@@ -119,7 +119,11 @@ def test_dockerignore_means_what_docker_says(text: str, path: str, expected: boo
         assert dockerignore.parse(text.encode()).leaves_out(path) is expected
 
 
-def spec(root: Path, *outputs: str) -> ProjectSpec:
+def spec(root: Path, *outputs: str) -> tuple[str, tuple[str, ...]]:
+    return str(root), outputs
+
+
+def project_spec(root: Path, *outputs: str) -> ProjectSpec:
     point = EntryPoint("main", (), "true", outputs=outputs)
     return ProjectSpec("made", str(root), None, (point,), PythonEnv())
 
@@ -143,7 +147,7 @@ def make(root: Path, *names: str) -> None:
 
 
 def held(root: Path, *outputs: str) -> list[str]:
-    content = image_context.content(spec(root, *outputs), fingerprints(root))
+    content = image_context.content(*spec(root, *outputs), fingerprints(root))
     return [entry.path for entry in content.taken.entries()]
 
 
@@ -166,7 +170,7 @@ def test_secrets_stores_and_environments_stay_out(tmp_path: Path) -> None:
         ".docker/other", "mlruns/0/meta.yaml", "mlflow.db", "venv/pyvenv.cfg", "venv/bin/python",
         "conda/conda-meta/history", ".git/config", "__pycache__/a.pyc", "a.py",
     )  # fmt: skip
-    content = image_context.content(spec(tmp_path), fingerprints(tmp_path))
+    content = image_context.content(*spec(tmp_path), fingerprints(tmp_path))
     assert [entry.path for entry in content.taken.entries()] == [
         ".docker/other", ".env.example", "a.py",
     ]  # fmt: skip
@@ -236,7 +240,7 @@ def test_unreadable_rules_are_told(tmp_path: Path) -> None:
 
 
 def streamed(root: Path, index: Path | None = None) -> bytes:
-    taken = image_context.content(spec(root), fingerprints(root, index)).taken
+    taken = image_context.content(*spec(root), fingerprints(root, index)).taken
     made = layer.of_files(str(root), taken, "/mlflow/projects/code")
     data = b"".join(made.chunks())
     assert len(data) == made.size
@@ -274,7 +278,7 @@ def test_layer_is_what_tar_reads(tmp_path: Path) -> None:
 def test_layer_for_any_user_is_writable_for_its_group(tmp_path: Path) -> None:
     make(tmp_path, "a.py", "sub/run.sh")
     (tmp_path / "sub/run.sh").chmod(0o700)
-    taken = image_context.content(spec(tmp_path), fingerprints(tmp_path)).taken
+    taken = image_context.content(*spec(tmp_path), fingerprints(tmp_path)).taken
     made = layer.of_files(str(tmp_path), taken, "/code/here", any_user=True)
     with tarfile.open(fileobj=io.BytesIO(b"".join(made.chunks()))) as archive:
         modes = {member.name: member.mode for member in archive}
@@ -318,7 +322,7 @@ def test_headers_carry_any_name_and_size(name: bytes, size: int) -> None:
 def test_file_that_changes_meanwhile_stops_the_image(tmp_path: Path, how: str) -> None:
     make(tmp_path, "a", "changing", "z")
     path = tmp_path / "changing"
-    taken = image_context.content(spec(tmp_path), fingerprints(tmp_path)).taken
+    taken = image_context.content(*spec(tmp_path), fingerprints(tmp_path)).taken
     chunks = layer.of_files(str(tmp_path), taken, "/code").chunks()
     if how == "edited":
         path.write_text("CHANGING")
@@ -340,7 +344,7 @@ from test_image_context import fingerprints, spec
 from buildrun.workspace import archive as layer
 from buildrun.workspace import image_context as context
 root = Path(sys.argv[1])
-taken = context.content(spec(root), fingerprints(root)).taken
+taken = context.content(*spec(root), fingerprints(root)).taken
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made, size = hashlib.sha256(), 0
 for chunk in layer.of_files(str(root), taken, "/code").chunks():
@@ -366,10 +370,10 @@ def test_fingerprints_of_an_image_are_remembered(tmp_path: Path) -> None:
     make(tmp_path / "project", "a")
     os.utime(tmp_path / "project/a", (1, 1))
     prints = fingerprints(tmp_path / "project", tmp_path / "index")
-    first = image_context.content(spec(tmp_path / "project"), prints).taken
+    first = image_context.content(*spec(tmp_path / "project"), prints).taken
     assert first.digest.startswith("sha256:")
     (entry,) = first.entries()
     assert entry.content == f"sha256:{hashlib.sha256(b'a').hexdigest()}"
     prints.save()
     again = fingerprints(tmp_path / "project", tmp_path / "index")
-    assert image_context.content(spec(tmp_path / "project"), again).taken.digest == first.digest
+    assert image_context.content(*spec(tmp_path / "project"), again).taken.digest == first.digest

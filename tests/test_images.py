@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun
 from docker_helpers import BASE, a_small, an_engine, docker, need_engine  # noqa: F401
-from test_image_context import fingerprints, make, spec, write
+from test_image_context import fingerprints, make, project_spec, write
 
 from buildrun.console import Console
 from buildrun.environments.images import derive
@@ -37,8 +37,8 @@ def derived(
     found = engine.image(base)
     assert found is not None
     return code_image(
-        engine, Home(str(store)), found, spec(root), fingerprints(root, store / "index" / "x"),
-        refresh=refresh, console=QUIET,
+        engine, Home(str(store)), found, project_spec(root),
+        fingerprints(root, store / "index" / "x"), refresh=refresh, console=QUIET,
     )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_key_follows_what_the_image_is_made_of(
     engine: Engine, small: str, root: Path, store: Path, what: str
 ) -> None:
     base = the(engine, small)
-    project = spec(root)
+    project = project_spec(root)
     before = derive.code_recipe(base, project, fingerprints(root), QUIET).key
     if what == "code":
         (root / "train/py").write_text("print('other')\n")
@@ -186,11 +186,13 @@ def test_layers_that_are_gone_do_not_make_a_wrong_image(
     gone = base._replace(id="sha256:" + "2" * 64, layers=("sha256:" + "3" * 64,))
     with pytest.raises(EnvironmentFailure):
         code_image(
-            engine, Home(str(store)), gone, spec(root), fingerprints(root), refresh=False,
+            engine, Home(str(store)), gone, project_spec(root), fingerprints(root), refresh=False,
             console=QUIET,
         )  # fmt: skip
     assert (
-        engine.image(derive.code_recipe(gone, spec(root), fingerprints(root), QUIET).reference)
+        engine.image(
+            derive.code_recipe(gone, project_spec(root), fingerprints(root), QUIET).reference
+        )
         is None
     )
 
@@ -225,14 +227,15 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_images import QUIET, fingerprints, spec, the
+from test_images import QUIET, fingerprints, project_spec, the
 from buildrun.store.home import Home
 from buildrun.environments.images import derive
 from buildrun.environments.images.engine import Engine
 from buildrun.workspace.archive import Layer
 engine = Engine(os.environ)
 base = the(engine, sys.argv[2])
-recipe = derive.code_recipe(base, spec(Path(sys.argv[3])), fingerprints(Path(sys.argv[3])), QUIET)
+root = Path(sys.argv[3])
+recipe = derive.code_recipe(base, project_spec(root), fingerprints(root), QUIET)
 def chunks():
     yield bytes(1 << 20)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -516,7 +516,7 @@ sys.meta_path.insert(0, Finder)
     "module",
     [
         "buildrun.errors",
-        "buildrun.warm",
+        "buildrun.runner",
         "buildrun.commands.options",
         "buildrun.commands.run",
         "yaml",

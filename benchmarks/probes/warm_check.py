@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from buildrun import warm
 from buildrun.environments import base, prefix
 from buildrun.environments.base import EnvironmentRequest, identify
+from buildrun.plan.plan_cache import PlanCache
 from buildrun.project.read import read_project
 from buildrun.store import home, memo
 
@@ -48,15 +48,14 @@ def _long(cwd: str) -> Callable[[], bool]:
 
 
 def _short(cwd: str) -> Callable[[], bool]:
-    memory = memo.Memo(home.locate(os.environ).memo, write=False)
-    name, subject = warm._name(["."], cwd), warm._subject()
+    store, cache = home.locate(os.environ), PlanCache(["."], os.environ, cwd)
 
     def check() -> bool:
-        value = memo.get(memory, name, os.environ, subject=subject)
+        value = cache.lookup(temporary=False)
         if value is None:
             return False
-        prepared = value["prepared"]
-        return prefix.acquire(prepared["prefix"], prepared["key"], cwd) is not None
+        key = value["target"]["key"]
+        return prefix.acquire(prefix.prefix_of(store, key), key, cwd) is not None
 
     return check
 

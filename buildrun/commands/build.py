@@ -9,12 +9,13 @@ import time
 from collections.abc import Mapping
 
 from buildrun.commands import options as project_options
-from buildrun.commands import session
-from buildrun.environments import provision
-from buildrun.environments.base import Environment
-from buildrun.environments.heartbeat import going_on
+from buildrun.environments.target import ImageTarget, PrefixTarget
 from buildrun.errors import BuildrunError, Interrupted, UsageError
-from buildrun.plan.model import Plan, docker_env
+from buildrun.executors.base import Environment
+from buildrun.plan import load
+from buildrun.plan.context import RunContext, new_context
+from buildrun.plan.load import LoadedProject
+from buildrun.plan.model import docker_env
 from buildrun.project.model import ProjectSpec
 from buildrun.store import runs
 
@@ -33,15 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with session.open_project(running) as opened:
+    running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
+    with load.open_project(running) as opened:
         return _build(running, opened, arguments)
 
 
-def _build(
-    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
-) -> int:
-    session.require_valid(running, opened, entry_point=False)
+def _build(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
+    load.require_valid(running, opened, entry_point=False)
     project, started = opened.project, time.monotonic()
     record = runs.begin(runs.new_id(), project.name, opened.source.where or project.root, "(build)")
     try:
@@ -55,9 +54,7 @@ def _build(
         raise
 
 
-def _provide(
-    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
-) -> int:
+def _provide(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
     if running.options.backend == "docker" or docker_env(opened.project):
         return _image(
             running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
@@ -66,38 +63,30 @@ def _provide(
         raise UsageError(
             "only an image can be pushed, and this is an environment", hint="add `-b docker`"
         )
-    manager, request, identity = session.environment_of(running, opened.project, fetch=True)
-    if manager is None or identity is None:
-        raise AssertionError("docker projects are built elsewhere")
-    environment, lock = provision.provide(
-        manager, identity, request, running.home, running.console, refresh=arguments.refresh
-    )
-    if lock is not None:
-        lock.release()
+    target = PrefixTarget(running, lambda: opened.project, refresh=arguments.refresh)
+    environment = target.provide()
+    target.close()
     sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
     return 0
 
 
 def _image(
-    running: session.RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
+    running: RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
 ) -> int:
-    from buildrun.commands.docker import Docker
+    from buildrun.executors.docker import DockerExecutor
 
-    docker = Docker(running, project)
-    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
-    chosen = docker.choose(Plan(project, (), (), tuple(outputs)), refresh=refresh)
-    reference = chosen.reference
-    if push is not None:
-        try:
-            with going_on(running.console, "pushing the image"):
-                reference = docker.engine.push(chosen.id, push, running.console.progress)
-        finally:
-            running.console.done()
+    DockerExecutor.reap_abandoned(running.home, running.environ)
+    target = ImageTarget(running, project, refresh=refresh)
+    _, content = target.identify(push)
+    chosen = target.provide().image
+    if chosen is None:
+        raise AssertionError
+    reference = chosen.pushed or chosen.reference
     if form == "json":
         value = {
             "version": 1,
             "kind": "image",
-            "key": docker.content(chosen),
+            "key": content,
             "reused": chosen.reused,
             "path": None,
             "reference": reference,

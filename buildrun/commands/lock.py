@@ -8,11 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from buildrun.commands import options as project_options
-from buildrun.commands import session
 from buildrun.environments import base, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
+from buildrun.plan import load
+from buildrun.plan.context import RunContext, new_context
+from buildrun.plan.load import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker
@@ -36,16 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock, and show what changed."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with session.open_project(running) as opened:
+    running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
+    with load.open_project(running) as opened:
         return _lock(running, opened, arguments)
 
 
-def _lock(
-    running: session.RunContext, opened: session.LoadedProject, arguments: argparse.Namespace
-) -> int:
+def _lock(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
     options = running.options
-    session.require_valid(running, opened, entry_point=False)
+    load.require_valid(running, opened, entry_point=False)
     if opened.source.workdir is not None and not (arguments.check or arguments.dry_run):
         raise UsageError(
             "the lock of a project from git or an archive would be lost with its directory",

@@ -8,20 +8,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from buildrun.console import did_you_mean, printable
 from buildrun.environments.base import MANAGERS
 from buildrun.errors import UsageError
+from buildrun.executors.base import EXECUTORS, is_known
+from buildrun.plan.context import CacheSettings, ProjectOptions
 from buildrun.plan.model import Plan
-from buildrun.plan.state import CacheSettings
 from buildrun.project.locate import find_mlproject, projects_below
 from buildrun.store import files
-from buildrun.store.files import publish
-
-if TYPE_CHECKING:
-    from buildrun.commands.account import RunRecorder
-    from buildrun.console import Console
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>-[^\s=]*)")
 _CHOICE = re.compile(
@@ -70,30 +66,17 @@ URI_HELP = (
 # Projects below the current directory that a hint names.
 _LISTED = 10
 
-BACKENDS = ("local", "docker", "kubernetes", "databricks")
 
+class _Backends:
+    """What `--backend` takes: our executors, those of installed packages, and databricks."""
 
-class ProjectOptions(NamedTuple):
-    """What the command line says of a project; see the help texts for each."""
+    def __iter__(self) -> Iterator[str]:
+        """Yield those that are always there."""
+        return iter((*EXECUTORS, "databricks"))
 
-    uri: str
-    entry_point: str
-    version: str | None
-    parameters: Mapping[str, str]
-    docker_args: tuple[tuple[str, str | bool], ...]
-    experiment_name: str | None
-    experiment_id: str | None
-    backend: str | None
-    backend_config: Mapping[str, Any]
-    config_given: str | None
-    env_manager: str | None
-    storage_dir: str | None
-    run_id: str | None
-    run_name: str | None
-    build_image: bool
-    offline: bool
-    locked: bool
-    keep_workdir: bool = False
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is such a backend."""
+        return name == "databricks" or (isinstance(name, str) and is_known(name))
 
 
 def add_project_options(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
@@ -113,7 +96,7 @@ def add_project_options(parser: argparse.ArgumentParser, *, uri: bool = True) ->
     )  # fmt: skip
     option("--experiment-name", metavar="NAME", help="the MLflow experiment of the run")
     option("--experiment-id", metavar="ID", help="the MLflow experiment of the run")
-    option("-b", "--backend", choices=BACKENDS, help="where to run; default: local")
+    option("-b", "--backend", choices=_Backends(), help="where to run; default: local")
     option(
         "-c", "--backend-config", metavar="FILE|JSON", help="a file ending in .json, or JSON text"
     )
@@ -304,52 +287,3 @@ def _taken_for_a_step(argv: Sequence[str], cwd: str) -> str:
     if not uris and find_mlproject(cwd) is None:
         uris = words
     return uris[-1] if uris else ""
-
-
-def report_path(given: str | None, cwd: str) -> str | None:
-    """Return the absolute path, links followed; raises UsageError where nothing can be written.
-
-    Also for an ending that promises something else than JSON.
-    """
-    if given is None:
-        return None
-    name = os.path.basename(given)
-    stem, ending = os.path.splitext(name)
-    if ending.lower() not in ("", ".json") or stem.lower().endswith(".trace"):
-        raise UsageError(
-            f"there is no report of the form `{name}`", hint="name a file that ends in `.json`"
-        )
-    try:
-        path = os.path.join(cwd, given)
-        real = os.path.realpath(path)
-        if os.path.exists(real) or not os.path.exists(path):  # else a pipe, such as /dev/stdout
-            path = real
-        directory = os.path.dirname(path)
-        there = path if os.path.exists(path) else directory
-        fits = bool(name) and not os.path.isdir(path) and os.access(there, os.W_OK)
-    except ValueError:
-        path, fits = given, False
-    if not fits:
-        raise UsageError("the report cannot be written there", place=path, hint="check `--report`")
-    return path
-
-
-def write_report(path: str, account: RunRecorder, console: Console) -> None:
-    """Write it; a failure is told, and changes nothing about how the run ended."""
-    try:
-        _write(path, account.report())
-    except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        console.warn(f"{path}: the report could not be written: {reason or error}")
-
-
-def _write(path: str, value: Any) -> None:
-    text = (json.dumps(value, indent=2) + "\n").encode()
-    if not os.path.exists(path) or os.path.isfile(path):
-        publish(path, text)
-        return
-    # A pipe or a terminal is written to, not replaced; one that nobody reads would keep us waiting.
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    os.set_blocking(descriptor, True)
-    with open(descriptor, "wb") as device:
-        device.write(text)

@@ -10,13 +10,15 @@ from typing import Any
 
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
-from buildrun.commands import session
-from buildrun.commands.options import ProjectOptions
 from buildrun.console import printable
+from buildrun.environments.resolve import manager_of, resolve
+from buildrun.environments.target import ImageTarget
 from buildrun.errors import EnvironmentFailure, ExecutionError
-from buildrun.plan import model
+from buildrun.plan import load, model
+from buildrun.plan.context import CacheSettings, ProjectOptions, RunContext, new_context
+from buildrun.plan.load import LoadedProject
 from buildrun.plan.model import Plan
-from buildrun.plan.state import CacheSettings, open_state
+from buildrun.plan.state import open_state
 from buildrun.plan.uptodate import StepStatus
 from buildrun.project.model import ProjectSpec
 
@@ -77,30 +79,26 @@ def show(
     form: str,
 ) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
-    running = session.new_context(options, environ, cwd, quiet=False, write=False)
-    with session.open_project(running) as opened:
+    running = new_context(options, environ, cwd, quiet=False, write=False)
+    with load.open_project(running) as opened:
         return _show(running, opened, settings, form)
 
 
-def _show(
-    running: session.RunContext, opened: session.LoadedProject, settings: CacheSettings, form: str
-) -> int:
-    session.require_valid(running, opened)
+def _show(running: RunContext, opened: LoadedProject, settings: CacheSettings, form: str) -> int:
+    load.require_valid(running, opened)
     options, content = running.options, None
     try:
-        if "docker" in (options.backend, _manager(running, opened.project)):
+        if "docker" in (options.backend, manager_of(running, opened.project)):
             state, content = _image_state(running, opened.project)
         else:
-            manager, request, identity = session.environment_of(
-                running, opened.project, fetch=False
-            )
-            state = session.environment_state(running, manager, identity)
-            if identity is not None and any(item.outputs for item in opened.project.entry_points):
-                content = session.environment_content(request, identity)
+            resolved = resolve(running, opened.project, fetch=False)
+            state = resolved.state(running.home)
+            if any(item.outputs for item in opened.project.entry_points):
+                content = resolved.content()
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
-        state = model.EnvironmentState(_manager(running, opened.project), None, False)
-    made = model.make_plan(opened.project, session.plan_request(running), state, content=content)
+        state = model.EnvironmentState(manager_of(running, opened.project), None, False)
+    made = model.make_plan(opened.project, load.plan_request(running), state, content=content)
     cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -109,26 +107,20 @@ def _show(
 
 
 def _image_state(
-    running: session.RunContext, project: ProjectSpec
+    running: RunContext, project: ProjectSpec
 ) -> tuple[model.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
-    from buildrun.commands.docker import Docker
     from buildrun.environments.images.engine import EngineError
 
-    docker = Docker(running, project)
+    target = ImageTarget(running, project)
     try:
-        found = docker.known()
+        found = target.known()
     except (ExecutionError, EngineError):
         found = None  # a plan needs no engine
-    if found is None:
-        return model.EnvironmentState(_manager(running, project), None, False), None
-    chosen, state = found
-    return state, docker.content(chosen)
+    return found or (model.EnvironmentState(manager_of(running, project), None, False), None)
 
 
-def _judge(
-    running: session.RunContext, made: model.Plan, settings: CacheSettings
-) -> list[StepStatus]:
+def _judge(running: RunContext, made: model.Plan, settings: CacheSettings) -> list[StepStatus]:
     """Return how each step stands; nothing is written."""
     where = open_state(
         made, running.home, settings, running.environ, running.console, write=False, explain=True
@@ -155,12 +147,6 @@ def _is_foreseen(
     if verdict.state == "uncached":
         return all(states[name] != "miss" for name in step.depends_on)
     return verdict.state != "miss"
-
-
-def _manager(running: session.RunContext, project: Any) -> str:
-    from buildrun.environments.base import choose
-
-    return choose(project.environment, running.options.env_manager)
 
 
 def to_json(made: model.Plan, verdicts: Sequence[StepStatus]) -> dict[str, Any]:

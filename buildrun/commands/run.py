@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Callable, Mapping
-from functools import cache
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from buildrun.commands import notify, run_steps, session, warm_record
-from buildrun.commands import options as cache_options
-from buildrun.commands import options as project_options
-from buildrun.commands.account import RunRecorder
-from buildrun.commands.downloads import Downloads
-from buildrun.commands.options import report_path, write_report
-from buildrun.commands.run_steps import RunOptions
-from buildrun.commands.tracked import Tracking
-from buildrun.environments import provision
-from buildrun.environments.base import Environment
-from buildrun.errors import BuildrunError, UsageError
-from buildrun.executors.base import Result
+from buildrun import runner, tracking
+from buildrun.commands import options as command_options
+from buildrun.environments.planned import PlannedRun
+from buildrun.environments.resolve import manager_of
+from buildrun.environments.target import ImageTarget, PrefixTarget, task_of
+from buildrun.errors import UsageError
+from buildrun.executors import base as executors
+from buildrun.executors.base import ContainerOptions
 from buildrun.executors.output import MODES
-from buildrun.plan import model
-from buildrun.prepared import Prepared, perform
-from buildrun.scheduler import Limits, Progress
-from buildrun.tracking import config as ask
+from buildrun.plan import codec, load, model, plan_cache, quick_check
+from buildrun.plan.context import CacheSettings, RunContext, RunOptions, new_context
+from buildrun.plan.load import LoadedProject
+from buildrun.sources.path_downloads import PathDownloads
+from buildrun.store import digest, report_file
+from buildrun.tracking import config as tracking_config
+from buildrun.tracking.session import spec_for
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import RunContext
-    from buildrun.step_runner import Perform
-    from buildrun.warm import PlanLease
+    from buildrun.executors.base import Executor
+    from buildrun.plan.model import Plan
+    from buildrun.plan.plan_cache import PlanLease
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add_project_options(parser, uri=False)
-    cache_options.add_cache_options(parser)
+    command_options.add_project_options(parser, uri=False)
+    command_options.add_cache_options(parser)
     option = parser.add_argument
     option("-j", "--jobs", metavar="N", default="1", help="how many steps at once; default: 1")
     option(
@@ -57,23 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--refresh", action="store_true", help="build the environment anew")
     option("--report", metavar="FILE", help="write how the run went, as JSON")
     option(
-        "--tracking", choices=ask.MODES,
+        "--tracking", choices=tracking_config.MODES,
         help="whether MLflow records the run: also where nothing tells of a tracking server; with "
         "a mere warning where that fails; or not at all",
     )  # fmt: skip
 
 
 def execute(
-    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, claim: PlanLease
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, lease: PlanLease
 ) -> int:
-    """Run, and return the command's own exit code.
-
-    claim: is released before the command starts, when its record is there for other runs.
-    """
-    settings = cache_options.read_cache_options(arguments, environ, cwd)
-    options = project_options.read_project_options(arguments, environ, cwd)
-    manner = Limits(_jobs(arguments.jobs), arguments.keep_going)
-    wanted = RunOptions(settings, manner, arguments.output, arguments.detach)
+    """Run, and return the command's own exit code; lease: see ``runner.carry_out``."""
+    settings = command_options.read_cache_options(arguments, environ, cwd)
+    options = command_options.read_project_options(arguments, environ, cwd)
+    jobs = _jobs(arguments.jobs)
     if arguments.detach and options.backend != "kubernetes":
         raise UsageError(
             "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
@@ -81,230 +75,189 @@ def execute(
     if arguments.dry_run:
         from buildrun.commands import plan as plan_command
 
+        lease.release()
         return plan_command.show(options, settings, environ, cwd, form="text")
     if arguments.watch:
         from buildrun.commands import watch
 
+        lease.release()
         return watch.watch(options, arguments.command_line, environ, cwd)
-    running = session.new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    session.watch_config(running, arguments.backend_config)
-    report_file = report_path(arguments.report, cwd)
-    account = RunRecorder(running, Tracking(running, arguments.tracking))
-    downloads = Downloads(running)
+    context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
+    run_options = RunOptions(
+        settings,
+        jobs,
+        arguments.keep_going,
+        arguments.output,
+        arguments.detach,
+        arguments.quiet,
+        report_file.resolve(arguments.report, cwd),
+    )
+    run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
+    return runner.carry_out(run, lease)
+
+
+class NewRun:
+    """A run whose plan is made from the command line, see ``Planning``."""
+
+    def __init__(
+        self, context: RunContext, options: RunOptions, tracking_mode: str | None, *, refresh: bool
+    ) -> None:
+        """Take the options; refresh: the environment is built anew."""
+        self.context = context
+        self.options = options
+        given = context.options
+        self.untracked = tracking.variables(
+            run_id=given.run_id,
+            experiment_id=given.experiment_id,
+            experiment_name=given.experiment_name,
+        )
+        self._tracking_mode = tracking_mode
+        self._refresh = refresh
+        self._loaded: LoadedProject | None = None
+        self._target: PrefixTarget | ImageTarget | None = None
+        self._downloads = PathDownloads(
+            given.storage_dir and os.path.join(context.cwd, given.storage_dir),
+            context.console,
+            offline=given.offline,
+        )
+
+    def open(self) -> PlannedRun:
+        """Read and check the project, and plan its steps; raises BuildrunError."""
+        context = self.context
+        _watch_config(context)
+        self._loaded = loaded = load.open_project(context)
+        load.require_valid(context, loaded)
+        project = loaded.project
+        # What no environment can mend is found before one is built.
+        plan = model.make_plan(project, load.plan_request(context), _UNKNOWN)
+        if self._refresh or any(step.secrets for step in plan.steps):
+            context.tracker.untrackable = True  # no record for the next run, which would hold them
+        command_options.refuse_unknown(self.options.settings, plan)
+        for problem in plan.problems:
+            raise problem
+        step = plan.steps[-1]
+        if step.backend == "databricks":
+            raise UsageError(
+                "buildrun does not run projects on Databricks", hint="use `mlflow run`"
+            )
+        self._target, containers = self._open_target(loaded, plan)
+        return PlannedRun(
+            load_plan=lambda: plan,
+            steps=[(each.id, each.entry_point) for each in plan.steps],
+            project=project.name,
+            root=project.root,
+            where=loaded.source.where,
+            notice=load.notice(loaded, context.cwd),
+            executor=step.backend,
+            outputs=plan.outputs,
+            containers=containers,
+            target=self._target,
+            spec=spec_for(context, loaded, step, manager_of(context, project), self._tracking_mode),
+        )
+
+    def complete(self, planned: PlannedRun, executor: Executor) -> Plan:
+        """Return the plan with its downloads and its environment; raises BuildrunError."""
+        context, plan = self.context, planned.load_plan()
+        if any(step.downloads for step in plan.steps):
+            request = load.plan_request(context)
+            plan = model.make_plan(plan.project, request, _UNKNOWN, self._downloads.fetch)
+            context.tracker.untrackable = True  # they are there for this run alone
+        executor.check([task_of(step) for step in plan.steps])
+        state, content = planned.target.identify(executor.repository)
+        return model.with_environment(plan, state, content)
+
+    def keep(self, planned: PlannedRun, plan: Plan, lease: PlanLease) -> None:
+        """Leave the plan for the next run of the same command line."""
+        loaded, target, context = self._loaded, planned.target.record(), self.context
+        if target is None or loaded is None or context.tracker.untrackable:
+            return
+        alone = model.is_passthrough(plan) and self.options.shown is None
+        if not alone and loaded.source.workdir is not None:
+            return  # no output lies there when it is made again
+        encoded = codec.dump_plan(plan)
+        record: dict[str, Any] = {
+            "root": planned.root,
+            "where": planned.where,
+            "project": planned.project,
+            "steps": planned.steps,
+            "notice": planned.notice,
+            "executor": planned.executor,
+            "containers": planned.containers,
+            "target": target,
+            "tracking": planned.spec,
+            "plan": encoded,
+            "watched": None if alone else self._watched(plan, encoded),
+            "options": context.options._asdict(),
+            "run": self.options,
+            "untracked": self.untracked,
+        }
+        paths = [
+            path
+            for step in plan.steps
+            for path in (step.entry_point, *(value for _, value in step.parameters))
+        ]
+        for name in (*self.untracked, *(target.get("variables") or ())):
+            context.tracker.variable(name)
+        for step in plan.steps:
+            for name, _ in step.env:
+                context.tracker.variable(name)
+        plan_cache.keep(
+            lease, context.cwd, context.memo, context.tracker, record, paths, loaded.source.recipe
+        )
+
+    def close(self) -> None:
+        """Remove what is temporary, and let go of the environment."""
+        try:
+            if self._target is not None:
+                self._target.close()
+        finally:
+            self._downloads.close()
+            if self._loaded is not None:
+                self._loaded.source.close()
+
+    def _watched(self, plan: Plan, encoded: Any) -> Any:
+        """Return what tells that all steps are up to date, None where a look at files does not."""
+        settings = self.options.settings
+        if settings != CacheSettings(remote=settings.remote, remote_write=settings.remote_write):
+            return None
+        # A remote's address may bear secrets; what is up to date depends only on there being one.
+        remote = settings.remote and "remote"
+        key = digest.key("plan", [encoded, list(settings._replace(remote=remote))])
+        return quick_check.watched(plan, key)
+
+    def _open_target(
+        self, loaded: LoadedProject, plan: Plan
+    ) -> tuple[PrefixTarget | ImageTarget, ContainerOptions]:
+        context, project, executor = self.context, loaded.project, plan.steps[-1].backend
+        declared = model.docker_env(project)
+        if executors.load(executor).USES_IMAGE:
+            commands = [step.command for step in plan.steps]
+            image = ImageTarget(context, project, commands, refresh=self._refresh)
+            return image, image.containers
+        if declared is not None:
+            raise UsageError(
+                f"the executor `{executor}` runs no containers, and the project names an image",
+                place=project.file,
+                hint="use `-b docker` or `-b kubernetes`",
+            )
+        return PrefixTarget(context, lambda: project, refresh=self._refresh), ContainerOptions()
+
+
+_UNKNOWN = model.EnvironmentState("", None, False)
+
+
+def _watch_config(context: RunContext) -> None:
+    """Note that the plan depends on the file of a backend config, where it is one."""
+    given = context.options.config_given
+    if given is None or not given.endswith(".json"):
+        return
     try:
-        with session.open_project(running) as opened:
-            account.where = opened.source.where
-            session.require_valid(running, opened)
-            _run(running, opened, wanted, account, downloads, claim, refresh=arguments.refresh)
-    except KeyboardInterrupt:
-        account.interrupt(signal.SIGINT)
-        raise
-    except BuildrunError as error:
-        account.fail(error)
-        raise
-    finally:
-        downloads.close()
-        account.close()
-        if report_file is not None:
-            write_report(report_file, account, running.console)
-    return account.exit_code
-
-
-def _run(
-    running: RunContext,
-    opened: session.LoadedProject,
-    wanted: RunOptions,
-    account: RunRecorder,
-    downloads: Downloads,
-    claim: PlanLease,
-    *,
-    refresh: bool,
-) -> None:
-    # What no environment can mend is found before one is built.
-    first = model.make_plan(opened.project, session.plan_request(running), _UNKNOWN)
-    if any(step.secrets for step in first.steps):
-        running.tracker.untrackable = True  # no record for the next run, which would hold them
-    cache_options.refuse_unknown(wanted.settings, first)
-    _refuse(first)
-    _supported(running)
-    account.intend(first)
-    tracking = account.tracking
-    tracking.begin(opened, first)
-    if not tracking.is_late:
-        notify.notify_id(account.run_id)
-    if first.steps[-1].backend == "kubernetes":
-        _run_in_kubernetes(running, opened, wanted, account, downloads, claim, refresh=refresh)
-        return
-    if first.steps[-1].backend == "docker":
-        _run_in_docker(running, opened, wanted, account, downloads, claim, refresh=refresh)
-        return
-    manager, request, identity = session.environment_of(running, opened.project, fetch=True)
-    if manager is None or identity is None:
-        raise AssertionError("docker projects run elsewhere")
-
-    @cache
-    def provide() -> Environment:
-        environment, account.lock = provision.provide(
-            manager, identity, request, running.home, running.console, refresh=refresh
-        )
-        tracking.begin_with_environment(environment.prefix)
-        return environment
-
-    def make() -> model.Plan:
-        state = session.environment_state(running, manager, identity)
-        content = session.environment_content(request, identity)
-        wish = session.plan_request(running)
-        return model.make_plan(opened.project, wish, state, downloads.fetch, content=content)
-
-    if model.is_passthrough(first) and wanted.shown is None:
-        environment = provide()
-        made = make()
-        prepared = _prepared(made, environment, tracking.untracked)
-        account.prepared = tracking.seen_by(prepared)
-        account.begin(made)
-        if not downloads.used:
-            warm_record.keep(claim, running, opened, prepared, tracking.ask)
-        claim.release()
-        account.result = perform(account.prepared, running.environ, running.console, account.log)
-        return
-    if tracking.is_late:
-        provide()
-    made = make()
-    progress = account.begin_steps(made)
-    if not downloads.used:
-        warm_record.keep_plan(claim, running, opened, made, wanted, tracking.ask)
-    claim.release()
-    _run_steps(running, account, wanted, progress, provide, tracking.variables)
-
-
-def _run_in_docker(
-    running: RunContext,
-    opened: session.LoadedProject,
-    wanted: RunOptions,
-    account: RunRecorder,
-    downloads: Downloads,
-    claim: PlanLease,
-    *,
-    refresh: bool,
-) -> None:
-    from buildrun.commands.docker import Docker
-
-    tracking = account.tracking
-    docker = Docker(running, opened.project, tracking)
-    state = model.EnvironmentState("docker", None, True)
-    made = model.make_plan(opened.project, session.plan_request(running), state, downloads.fetch)
-    chosen = docker.choose(made, refresh=refresh)
-    tracking.tag_image(chosen.reference, chosen.id)
-    made = made._replace(content=docker.content(chosen))
-    if model.is_passthrough(made) and wanted.shown is None:
-        account.prepared = _prepared(made, _IMAGE, tracking.variables)
-        account.begin(made)
-        if not downloads.used:
-            warm_record.keep_container(claim, running, opened, docker, chosen, made, tracking.ask)
-        claim.release()
-        account.result = docker.run(made.steps[-1], account.log)
-        return
-    progress = account.begin_steps(made)
-    claim.release()
-    _run_steps(
-        running, account, wanted, progress, lambda: _IMAGE, tracking.variables, docker.perform
-    )
-
-
-def _run_in_kubernetes(
-    running: RunContext,
-    opened: session.LoadedProject,
-    wanted: RunOptions,
-    account: RunRecorder,
-    downloads: Downloads,
-    claim: PlanLease,
-    *,
-    refresh: bool,
-) -> None:
-    from buildrun.commands.kubernetes import Kubernetes
-    from buildrun.executors.kubernetes import config as kubernetes_config
-
-    given = running.options.config_given or "{}"
-    config = kubernetes_config.read(given, running.environ, running.cwd, running.console.warn)
-    tracking = account.tracking
-    cluster = Kubernetes(
-        running, opened.project, config, wanted.settings, account.run_id, detach=wanted.detach
-    )
-    state = model.EnvironmentState("docker", None, True)
-    made = model.make_plan(opened.project, session.plan_request(running), state, downloads.fetch)
-    with cluster:
-        chosen = cluster.choose(made, refresh=refresh)
-        tracking.tag_image(chosen.reference, chosen.id)
-        progress = account.begin_steps(made._replace(content=cluster.content(chosen)))
-        claim.release()
-        _run_steps(
-            running, account, wanted, progress, lambda: _IMAGE, tracking.variables, cluster.perform
-        )
-    if any(outcome.state == "submitted" for outcome in progress.outcomes.values()):
-        running.console.note(
-            "the same command follows what was submitted, and goes on with what waits for it; "
-            "`buildrun runs show`, `runs logs -f` and `runs cancel` look after it"
-        )
-
-
-def _run_steps(
-    running: RunContext,
-    account: RunRecorder,
-    wanted: RunOptions,
-    progress: Progress,
-    provide: Callable[[], Environment],
-    changes: Mapping[str, str | None],
-    perform: Perform | None = None,
-) -> None:
-    """Run the steps, and account for them; the last three are as for ``run_steps``."""
-    origins: dict[str, str] = {}
-    perform = account.tracking.with_nested_runs(perform, origins)
-    run_steps.run_steps(
-        running, progress, account.run_id, wanted, provide, changes, perform, origins
-    )
-    account.result = Result(progress.exit_code(), progress.interrupted)
-    account.summary()
-    account.tracking.log_steps(progress, origins)
+        context.tracker.read(os.path.abspath(given))
+    except OSError:
+        context.tracker.untrackable = True  # gone since it was read
 
 
 def _jobs(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) < 10_000:
         return int(text)
     raise UsageError(f"`-j {text}` is not a number of steps", hint="give a number, such as `-j 4`")
-
-
-def _prepared(
-    made: model.Plan, environment: Environment, variables: Mapping[str, str | None]
-) -> Prepared:
-    step = made.steps[-1]
-    changes = {**environment.variables, **variables, **dict(step.env)}
-    return Prepared(
-        step=step.id,
-        entry_point=step.entry_point,
-        parameters=step.parameters,
-        command=step.command,
-        cwd=made.project.root,
-        manager=environment.manager,
-        key=environment.key or "",
-        prefix=environment.prefix,
-        changes=changes,
-        reasons=(model.NO_OUTPUTS,),
-        shown=step.shown,
-    )
-
-
-# What stands for an environment where it is in the image.
-_IMAGE = Environment("docker", None, None, True, {})
-
-_UNKNOWN = model.EnvironmentState("", None, False)
-
-
-def _refuse(made: model.Plan) -> None:
-    for problem in made.problems:
-        raise problem
-
-
-def _supported(running: RunContext) -> None:
-    backend = running.options.backend
-    if backend == "databricks":
-        raise UsageError("buildrun does not run projects on Databricks", hint="use `mlflow run`")

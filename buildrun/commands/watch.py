@@ -16,16 +16,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.commands import session
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
-from buildrun.plan import model
+from buildrun.plan import load, model
+from buildrun.plan.context import new_context
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
-    from buildrun.commands.options import ProjectOptions
     from buildrun.console import Console
+    from buildrun.plan.context import ProjectOptions
     from buildrun.workspace.select import FileSet
 
 # Milliseconds without a further event after which a change is looked at.
@@ -51,8 +51,8 @@ def watch(
     argv: the command line, with `--watch` in it. Raises UsageError without watchfiles,
     ExecutionError where the project's directory cannot be watched.
     """
-    running = session.new_context(options, environ, cwd, quiet=False, write=False)
-    with session.open_project(running) as opened:
+    running = new_context(options, environ, cwd, quiet=False, write=False)
+    with load.open_project(running) as opened:
         if opened.source.workdir is not None:
             raise UsageError(
                 "`--watch` watches a directory of this machine, and this project comes from "
@@ -239,11 +239,11 @@ class _Look:
         self._inputs: list[tuple[FileSet, bool]] = []
         self._contents: dict[str, str] = {}
         self._reader = DependencyTracker(environ)
-        running = session.new_context(options, environ, cwd, quiet=True, write=False)
+        running = new_context(options, environ, cwd, quiet=True, write=False)
         try:
-            project = session.open_project(running).project
+            project = load.open_project(running).project
             unknown = model.EnvironmentState("", None, False)
-            self._take(model.make_plan(project, session.plan_request(running), unknown))
+            self._take(model.make_plan(project, load.plan_request(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
         self._files = dict(running.tracker.files)

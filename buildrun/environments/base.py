@@ -52,20 +52,6 @@ class Identity(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-class Environment(NamedTuple):
-    """An environment that is ready.
-
-    prefix: its directory; None for the caller's own environment.
-    variables: what activation sets (a text) or removes (None) for the command.
-    """
-
-    manager: str
-    key: str | None
-    prefix: str | None
-    reused: bool
-    variables: Mapping[str, str | None]
-
-
 class EnvironmentManager(Protocol):
     """One way to make environments; implemented by modules."""
 

@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from buildrun.environments.base import Environment, EnvironmentRequest, Identity
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.heartbeat import going_on
 from buildrun.environments.prefix import (
     ASIDE,
@@ -25,6 +25,7 @@ from buildrun.environments.prefix import (
     why_unusable,
 )
 from buildrun.errors import EnvironmentFailure, StoreError
+from buildrun.executors.base import Environment
 from buildrun.store import locks
 from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker, prune

@@ -1,13 +1,82 @@
-"""What executors take and return."""
+"""The executor interface: what executors take and return, and how they are found by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.store.home import Home
 
 # What `timeout` exits with.
 TIMED_OUT = 124
+
+
+class ResolvedImage(NamedTuple):
+    """The image that commands run in; JSON values.
+
+    id: what containers run, never a name that can move. base: the id of what the project names.
+    reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
+    for root. reused: nothing had to be built. key: of the image with the project's code, "" where
+    there is none. below: the id of the image that the code is above. environment: the key of the
+    image with the project's environment, "" where the base is all there is. python: False where
+    commands that begin with `python` need a shell to find a `python3`. pushed: its reference in the
+    registry that the executor pulls from, "" where it was not pushed.
+    """
+
+    id: str
+    base: str
+    reference: str
+    workdir: str
+    user: str
+    reused: bool
+    key: str = ""
+    below: str = ""
+    environment: str = ""
+    python: bool = True
+    pushed: str = ""
+
+
+class Environment(NamedTuple):
+    """What commands run in, ready to be used.
+
+    key: None for the caller's own environment. prefix: the directory of a virtualenv or conda
+    environment, else None. image: for executors that run containers, else None.
+    variables: what activation sets (a text) or removes (None) for the command.
+    """
+
+    manager: str
+    key: str | None
+    prefix: str | None
+    reused: bool
+    variables: Mapping[str, str | None]
+    image: ResolvedImage | None = None
+
+
+class Task(NamedTuple):
+    """What a step declares of its command.
+
+    command: shell text, given whole to ``bash -c``. shown: the command without secrets, and
+    secret: whether it has any. depends_on: ids of the tasks before it. inputs: patterns, and
+    outputs: paths, below the project's directory. paths: names and values of `path` parameters.
+    env: variables with values; pass_env: names of the caller's variables for containers.
+    timeout: seconds. retries: how often it may run again after a failure.
+    """
+
+    id: str
+    command: str
+    shown: str
+    depends_on: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    paths: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    pass_env: tuple[str, ...] = ()
+    timeout: float | None = None
+    retries: int = 0
+    secret: bool = False
 
 
 class Job(NamedTuple):
@@ -15,11 +84,16 @@ class Job(NamedTuple):
 
     command: shell text, given whole to ``bash -c``.
     cwd: the absolute directory it runs in.
-    environ: every variable it sees.
+    environ: every variable it sees, where it runs on this machine.
     timeout: seconds after which it is ended, else None; time that it is stopped together with us,
         as by Ctrl-Z, does not count.
     argv: the words of a program to run instead of the command, such as one that runs it elsewhere.
-    log: the file that keeps what it writes to our own streams, see ``kept``; None for none.
+    log: the file that keeps what it writes to our own streams, see ``tee``; None for none.
+    task: the step whose command it is, None for a program of our own.
+    image: what it runs in, for executors that run containers.
+    tracking: the variables that tell of its MLflow run; artifacts: the directory of this machine
+        where the artifacts of that run go, else None.
+    identity: returns the key of all that decides the step's result, or "" where that is unknown.
     """
 
     command: str
@@ -28,6 +102,11 @@ class Job(NamedTuple):
     timeout: float | None = None
     argv: tuple[str, ...] = ()
     log: str | None = None
+    task: Task | None = None
+    image: ResolvedImage | None = None
+    tracking: Mapping[str, str | None] = {}
+    artifacts: str | None = None
+    identity: Callable[[], str] = str
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -57,7 +136,7 @@ OutputSink = Callable[[int, bytes], None]
 
 
 class ProcessRunner(Protocol):
-    """What carries out commands, such as ``Supervisor``; used by several threads."""
+    """What runs processes of this machine, such as ``Supervisor``; used by several threads."""
 
     # Runs a command of this machine, its output given to the sink, and returns how it ended.
     def run(self, job: Job, sink: OutputSink) -> Result: ...
@@ -67,3 +146,108 @@ class ProcessRunner(Protocol):
 
     # Has it called for each signal by which the user asks to end, as long as it is entered.
     def on_interrupt(self, call: Callable[[int], None]) -> AbstractContextManager[None]: ...
+
+
+class ContainerOptions(NamedTuple):
+    """What a project and its user want of every container; JSON values.
+
+    volumes, environment: as in `docker_env`. arguments: words for `docker run`.
+    """
+
+    volumes: tuple[str, ...] = ()
+    environment: tuple[str | tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+class ExecutorContext(NamedTuple):
+    """What an executor is opened with.
+
+    project: the project's name. root: its directory. outputs: the paths that its entry points
+    make. config: the backend config; config_given: its text or the path of its file, None where
+    there is none. environ, cwd: the caller's. run_id: of this run. remote: the URL of the remote
+    cache, else None. detach: steps are submitted and not waited for.
+    """
+
+    project: str
+    root: str
+    outputs: tuple[str, ...]
+    config: Mapping[str, Any]
+    config_given: str | None
+    environ: Mapping[str, str]
+    cwd: str
+    home: Home
+    console: Console
+    run_id: str
+    remote: str | None
+    detach: bool
+    containers: ContainerOptions
+
+
+class Executor(Protocol):
+    """A place where the commands of one run are executed, from ``open`` to ``close``."""
+
+    # Whether it runs containers: then jobs have an image instead of an environment of this machine.
+    USES_IMAGE: ClassVar[bool]
+
+    # Whether a lone command can have our own streams and terminal.
+    HAS_TERMINAL: ClassVar[bool]
+
+    # Where images have to be pushed to, None where it takes them from the engine of this machine.
+    @property
+    def repository(self) -> str | None: ...
+
+    # Connects to whatever runs the commands; raises BuildrunError.
+    @classmethod
+    def open(cls, context: ExecutorContext) -> Executor: ...
+
+    # Is told all steps before anything is built; raises BuildrunError for what it cannot run.
+    def check(self, tasks: Sequence[Task]) -> None: ...
+
+    # Runs a command to its end. With a runner and a sink it is one of several steps, called in a
+    # thread of its own; without, it gets our own streams and terminal. Raises ExecutionError.
+    def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result: ...
+
+    # Leaves nothing behind; interrupted: the run was ended by a signal.
+    def close(self, *, interrupted: bool) -> None: ...
+
+
+# What `--backend` takes, and the class that does it.
+EXECUTORS = {
+    "local": "buildrun.executors.local:LocalExecutor",
+    "docker": "buildrun.executors.docker:DockerExecutor",
+    "kubernetes": "buildrun.executors.kubernetes.executor:KubernetesExecutor",
+}
+
+# The entry point group in which other packages name executors of theirs.
+ENTRY_POINTS = "buildrun.executors"
+
+
+def is_known(name: str) -> bool:
+    """Return whether there is an executor of this name, ours or of an installed package."""
+    return name in EXECUTORS or bool(_installed(name))
+
+
+def load(name: str) -> type[Executor]:
+    """Return the executor of this name; raises UsageError where there is none, or it is broken."""
+    from importlib import import_module
+
+    if name in EXECUTORS:
+        module, _, attribute = EXECUTORS[name].partition(":")
+        return cast("type[Executor]", getattr(import_module(module), attribute))
+    from buildrun.errors import UsageError
+
+    for entry_point in _installed(name):
+        try:
+            return cast("type[Executor]", entry_point.load())
+        except Exception as error:
+            raise UsageError(
+                f"the executor `{name}` cannot be loaded: {error!r}",
+                hint=f"it is `{entry_point.value}` of the entry point group {ENTRY_POINTS}",
+            ) from error
+    raise UsageError(f"there is no executor `{name}`", hint=f"known: {', '.join(EXECUTORS)}")
+
+
+def _installed(name: str) -> Sequence[Any]:
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=ENTRY_POINTS, name=name))

@@ -1,132 +1,185 @@
-"""Steps in containers: which container runs a step, and how."""
+"""Runs commands in containers of the docker engine, by its command line."""
+
+from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from buildrun import __version__
 from buildrun.executors import docker_cli, docker_reaper, local
-from buildrun.executors.base import Job, Result
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, ResolvedImage, Result, Task
 from buildrun.executors.docker_cli import Container
-from buildrun.store.home import Home
-from buildrun.workspace.fingerprints import Fingerprints
+
+if TYPE_CHECKING:
+    from buildrun.executors.base import ContainerOptions, ExecutorContext
+    from buildrun.store.home import Home
 
 # What `docker run` and `docker start` exit with when they themselves fail.
 DOCKER_FAILED = 125
 
 
-class ResolvedImage(NamedTuple):
-    """The image that commands run in; JSON values.
+class DockerExecutor:
+    """Runs the commands of one run in containers of this machine's engine."""
 
-    id: what containers run, never a name that can move. base: the id of what the project names.
-    reference: its name for people. workdir: where commands run. user: whom the image runs as, ""
-    for root. reused: nothing had to be built. key: of the image with the project's code, "" where
-    there is none. below: the id of the image that the code is above. environment: the key of the
-    image with the project's environment, "" where the base is all there is. python: False where
-    commands that begin with `python` need a shell to find a `python3`.
-    """
+    USES_IMAGE = True
+    HAS_TERMINAL = True
+    repository = None
 
-    id: str
-    base: str
-    reference: str
-    workdir: str
-    user: str
-    reused: bool
-    key: str = ""
-    below: str = ""
-    environment: str = ""
-    python: bool = True
+    def __init__(self, context: ExecutorContext) -> None:
+        """Take the context; no engine is asked yet."""
+        self._context = context
+        self._tasks: dict[str, Task] = {}
 
+    @classmethod
+    def open(cls, context: ExecutorContext) -> DockerExecutor:
+        """Remove the containers of runs that were killed, and return the executor."""
+        cls.reap_abandoned(context.home, context.environ)
+        return cls(context)
 
-class ContainerOptions(NamedTuple):
-    """What a project and its user want of every container; JSON values.
+    @staticmethod
+    def reap_abandoned(home: Home, environ: Mapping[str, str]) -> None:
+        """Remove the containers of runs that were killed."""
+        docker_reaper.reap_abandoned(directory(home), environ)
 
-    volumes, environment: as in `docker_env`. arguments: words for `docker run`. variables: of
-    MLflow. root: the project's directory. cwd: where the caller is. artifacts: volumes for what
-    runs leave on this machine.
-    """
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Take the steps; containers can run any of them."""
+        self._tasks = {task.id: task for task in tasks}
 
-    volumes: tuple[str, ...]
-    environment: tuple[str | tuple[str, str], ...]
-    arguments: tuple[str, ...]
-    variables: tuple[tuple[str, str], ...]
-    root: str
-    cwd: str
-    artifacts: tuple[str, ...] = ()
+    def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result:
+        """Run the job in a container of its own, see ``Executor``."""
+        if job.task is None or job.image is None:
+            raise AssertionError(job.command)
+        container = container_for(job, job.task, job.image, self._context)
+        if runner is None or sink is None:
+            return self._run_attached(job, container)
+        return self._run_captured(job, job.task, job.image, container, runner, sink)
 
+    def close(self, *, interrupted: bool) -> None:
+        """Do nothing: each container is removed when its command has ended."""
 
-class Task(NamedTuple):
-    """A step as far as a container is concerned; JSON values."""
+    def _run_attached(self, job: Job, container: Container) -> Result:
+        """Run the container with our own streams and terminal."""
+        context = self._context
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        argv = docker_cli.run_argv(container, stdin=True, terminal=terminal)
+        lease = docker_reaper.lease(directory(context.home), container.name, context.environ)
+        result = Result(DOCKER_FAILED)
+        try:
+            seen = docker_cli.cli_environ(context.environ, container)
+            result = local.execute(Job("", job.cwd, seen, None, argv, job.log))
+        finally:
+            _end(container, lease, context.environ, removed=result.exit_code == 0)
+        return result
 
-    id: str
-    command: str
-    paths: tuple[tuple[str, str], ...]
-    env: tuple[tuple[str, str], ...]
-    pass_env: tuple[str, ...]
-    shown: str
+    def _run_captured(
+        self,
+        job: Job,
+        task: Task,
+        image: ResolvedImage,
+        container: Container,
+        runner: ProcessRunner,
+        sink: OutputSink,
+    ) -> Result:
+        """Run one of several steps: its output to the sink, files into the container and out."""
+        from buildrun.executors import docker_files
+
+        caller, workdir = self._context.environ, image.workdir
+        environ = docker_cli.cli_environ(caller, container)
+        lease = docker_reaper.lease(directory(self._context.home), container.name, caller)
+        try:
+            create = Job("", job.cwd, environ, None, docker_cli.create_argv(container))
+            result = runner.run(create, _without_id(sink))
+            if result.exit_code == 0:
+                docker_files.copy_in(container.name, workdir, job.cwd, self._inputs(task), environ)
+                start = Job("", job.cwd, environ, job.timeout, docker_cli.start_argv(container))
+                result = runner.run(start, sink)
+                if result.exit_code == 0 and result.interrupted is None:
+                    docker_files.copy_out(container.name, workdir, job.cwd, task.outputs, environ)
+        finally:
+            _end(container, lease, caller)
+        return result
+
+    def _inputs(self, task: Task) -> list[str]:
+        """Return what goes into the container: what the step declares, and what was made for it."""
+        from buildrun.workspace import glob
+
+        root = os.fsencode(self._context.root)
+        declared = [
+            os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text)
+        ]
+        waiting, seen = list(task.depends_on), dict[str, None]()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen[name] = None
+                waiting += self._tasks[name].depends_on
+        made = [path for name in seen for path in self._tasks[name].outputs]
+        return [path for path in dict.fromkeys((*declared, *made)) if path not in ("", ".")]
 
 
 def container_for(
-    task: Task, wants: ContainerOptions, chosen: ResolvedImage, environ: Mapping[str, str]
+    job: Job, task: Task, image: ResolvedImage, context: ExecutorContext
 ) -> Container:
     """Return the container for a step; raises ProjectError for what its project lacks here."""
+    caller, options = context.environ, context.containers
+    tracking = {name: text for name, text in job.tracking.items() if text is not None}
+    if uri := tracking.pop("MLFLOW_TRACKING_URI", ""):
+        caller = {**caller, "MLFLOW_TRACKING_URI": uri}
     given = [
-        docker_cli.credentials(environ),
-        docker_cli.tracking(environ, wants.cwd),
-        docker_cli.declared_mounts(wants.volumes, wants.environment, environ, wants.root),
+        docker_cli.credentials(caller),
+        docker_cli.tracking(caller, context.cwd),
+        docker_cli.declared_mounts(options.volumes, options.environment, caller, context.root),
     ]
     seen: dict[str, str] = {}
     for item in given:
         seen.update(item.environ)
-    seen.update(dict(wants.variables))
-    seen.update({name: environ[name] for name in task.pass_env if name in environ})
+    seen.update(tracking)
+    seen.update({name: caller[name] for name in task.pass_env if name in caller})
     seen.update(dict(task.env))
     volumes = tuple(volume for item in given for volume in item.volumes)
-    volumes += docker_cli.path_mounts(task.paths) + wants.artifacts
-    name, arguments = docker_cli.container_name(wants.arguments)
+    volumes += docker_cli.path_mounts(task.paths) + _artifacts(job.artifacts)
+    name, arguments = docker_cli.container_name(options.arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
-        image=chosen.id,
-        program=docker_cli.program(task.command, python=chosen.python),
+        image=image.id,
+        program=docker_cli.program(task.command, python=image.python),
         environ=seen,
         arguments=arguments,
         volumes=volumes,
         labels=(
             ("buildrun", __version__),
             ("buildrun.step", task.id),
-            ("buildrun.root", wants.root),
+            ("buildrun.root", context.root),
         ),
-        user=_user(chosen, volumes, wants.arguments),
+        user=_user(image, volumes, options.arguments),
     )
 
 
-def tracked(
-    wants: ContainerOptions,
+def content(
+    image: ResolvedImage,
+    options: ContainerOptions,
     environ: Mapping[str, str],
-    variables: Mapping[str, str | None],
-    artifacts: str | None,
-) -> tuple[ContainerOptions, Mapping[str, str]]:
-    """Return wants and the caller's variables for containers that see a run of MLflow.
+    root: str,
+    *,
+    with_code: bool,
+) -> str:
+    """Return what stands for the containers of a project in the keys of results.
 
-    variables: of that run. artifacts: the directory of this machine where its artifacts go.
+    The project's own code is not in it, for that is among the inputs of each step; with_code tells
+    only whether it is in the image. Raises ProjectError for a variable that is not set.
     """
-    seen = {name: text for name, text in variables.items() if text is not None}
-    if uri := seen.pop("MLFLOW_TRACKING_URI", ""):
-        environ = {**environ, "MLFLOW_TRACKING_URI": uri}
-    volumes: tuple[str, ...] = ()
-    if artifacts is not None:
-        try:
-            os.makedirs(artifacts, exist_ok=True)  # or docker would, as root
-            volumes = (f"{artifacts}:{artifacts}",)
-        except OSError:
-            pass
-    return wants._replace(variables=tuple(seen.items()), artifacts=volumes), environ
+    from buildrun.store import digest
 
-
-def code_fingerprints(home: Home, root: str) -> Fingerprints:
-    """Return what knows the files of a project's image; its digests may leave this machine."""
-    return Fingerprints(root, home.about(root, "image"), "sha256")
+    named = [
+        item if isinstance(item, str) else [item[0], docker_cli.value_of(item, environ, root)]
+        for item in options.environment
+    ]
+    base = image.environment or image.base
+    return digest.key(
+        "container", [base, with_code, list(options.volumes), named, list(options.arguments)]
+    )
 
 
 def directory(home: Home) -> str:
@@ -134,28 +187,9 @@ def directory(home: Home) -> str:
     return os.path.join(home.root, "containers")
 
 
-def run(
-    made: Container, root: str, home: Home, environ: Mapping[str, str], log: str | None
-) -> Result:
-    """Run the container with our own streams and terminal; raises ExecutionError.
-
-    log: as in ``Job``.
-    """
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    argv = docker_cli.run_argv(made, stdin=True, terminal=terminal)
-    attendance = docker_reaper.lease(directory(home), made.name, environ)
-    result = Result(DOCKER_FAILED)
-    try:
-        seen = docker_cli.cli_environ(environ, made)
-        result = local.execute(Job("", root, seen, None, argv, log))
-    finally:
-        end(made, attendance, environ, removed=result.exit_code == 0)
-    return result
-
-
-def end(
-    made: Container,
-    attendance: docker_reaper.ContainerLease,
+def _end(
+    container: Container,
+    lease: docker_reaper.ContainerLease,
     environ: Mapping[str, str],
     *,
     removed: bool = False,
@@ -164,17 +198,36 @@ def end(
 
     So it goes with those of killed runs that have come only since this one began.
     """
-    if removed or docker_reaper.remove([made.name], environ):
-        attendance.end()
-    docker_reaper.reap_abandoned(attendance.directory, environ)
+    if removed or docker_reaper.remove([container.name], environ):
+        lease.end()
+    docker_reaper.reap_abandoned(lease.directory, environ)
 
 
-def _user(
-    chosen: ResolvedImage, volumes: tuple[str, ...], arguments: tuple[str, ...]
-) -> str | None:
+def _artifacts(path: str | None) -> tuple[str, ...]:
+    """Return the volume for the directory where the artifacts of an MLflow run go."""
+    if path is None:
+        return ()
+    try:
+        os.makedirs(path, exist_ok=True)  # or docker would, as root
+    except OSError:
+        return ()
+    return (f"{path}:{path}",)
+
+
+def _without_id(sink: OutputSink) -> OutputSink:
+    """Return a sink for `docker create`, which writes the container's id to standard output."""
+
+    def passed(stream: int, chunk: bytes) -> None:
+        if stream == 2:
+            sink(stream, chunk)
+
+    return passed
+
+
+def _user(image: ResolvedImage, volumes: tuple[str, ...], arguments: tuple[str, ...]) -> str | None:
     """Return as whom the container runs, so that files in mounted directories are the caller's."""
     if os.getuid() == 0 or not volumes or docker_cli.sets_user(arguments):
         return None
-    if chosen.user not in ("", "0", "root", "0:0", "root:root"):
+    if image.user not in ("", "0", "root", "0:0", "root:root"):
         return None
     return f"{os.getuid()}:{os.getgid()}"

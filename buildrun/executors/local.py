@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from buildrun.executors.base import TIMED_OUT, Job, Result
 from buildrun.executors.guard import Guard
@@ -20,6 +22,9 @@ from buildrun.executors.tee import kept
 from buildrun.executors.terminal import Terminal
 from buildrun.executors.termination import GRACE, GracePeriods, Termination
 
+if TYPE_CHECKING:
+    from buildrun.executors.base import ExecutorContext, OutputSink, ProcessRunner, Task
+
 # Pauses in seconds between looks at a group whose last members are not our children: nothing
 # tells us of their end.
 _FIRST_PAUSE = 0.001
@@ -27,6 +32,32 @@ _LAST_PAUSE = 0.05
 
 # Seconds that another thread may need to note our being continued.
 _CONTINUE_NOTICE = 0.5
+
+
+class LocalExecutor:
+    """Runs commands on this machine: several through the runner, a lone one directly."""
+
+    USES_IMAGE = False
+    HAS_TERMINAL = True
+    repository = None
+
+    @classmethod
+    def open(cls, context: ExecutorContext) -> LocalExecutor:
+        """Return the executor; there is nothing to connect to."""
+        del context
+        return cls()
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Accept every step."""
+
+    def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result:
+        """Run the job, see ``Executor``."""
+        if runner is None or sink is None:
+            return execute(job)
+        return runner.run(job, sink)
+
+    def close(self, *, interrupted: bool) -> None:
+        """Do nothing: each command has ended with its run."""
 
 
 def execute(job: Job, *, grace: GracePeriods = GRACE) -> Result:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildrun.plan.model import EnvironmentState, Plan, Step
-from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.model import (
     CondaEnv,
     Dependency,
@@ -18,6 +17,9 @@ from buildrun.project.model import (
     PythonEnv,
 )
 from buildrun.store.memo import frozen
+
+if TYPE_CHECKING:
+    from buildrun.project.diagnostics import Diagnostic
 
 
 def dump_project(spec: ProjectSpec) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def encode_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> list[list[Any]]:
 
 def decode_diagnostics(value: list[list[Any]]) -> tuple[Diagnostic, ...]:
     """Return the findings that ``encode_diagnostics`` was given."""
+    from buildrun.project.diagnostics import Diagnostic
+
     return tuple(Diagnostic(*item) for item in value)
 
 

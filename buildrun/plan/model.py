@@ -130,6 +130,12 @@ def make_plan(
     return Plan(project, steps, problems, tuple(outputs), content)
 
 
+def with_environment(plan: Plan, state: EnvironmentState, content: str | None) -> Plan:
+    """Return the plan with its environment; content: see ``Plan``."""
+    steps = tuple(step._replace(environment=state) for step in plan.steps)
+    return plan._replace(steps=steps, content=content)
+
+
 def is_passthrough(plan: Plan) -> bool:
     """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
     (first, *rest) = plan.steps

@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
@@ -13,7 +13,8 @@ from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker, Memo
 
 if TYPE_CHECKING:
-    from buildrun.plan.model import Plan
+    from buildrun.plan.context import CacheSettings, RunContext
+    from buildrun.plan.model import Outcome, Plan
     from buildrun.workspace.fingerprints import Fingerprints
     from buildrun.workspace.select import FileSet
 
@@ -178,3 +179,35 @@ def _others(
     if any(each.problems or each.unmatched for each in taken):
         return None
     return [each.digest for each in taken]
+
+
+class QuickLook:
+    """A look at all files that a plan's steps read and make, before anything is done.
+
+    saved: the seconds that the steps once took, if all of them are known to be up to date.
+    """
+
+    def __init__(self, watched: Watched, context: "RunContext", settings: "CacheSettings") -> None:
+        """Look."""
+        self._watched = watched
+        self._context = context
+        self._settings = settings
+        self.saved: float | None = None
+        self._found = look(watched, self._fingerprints)
+        if self._found is not None:
+            known = recall(context.home, watched, self._found, context.environ)
+            self.saved = None if known is None else float(known)
+
+    def note(self, outcomes: "Collection[Outcome]") -> None:
+        """Remember that all steps are up to date with the files as they are, if they are."""
+        if self._found is None or any(outcome.state != "up-to-date" for outcome in outcomes):
+            return
+        again = look(self._watched, self._fingerprints)
+        saved = sum(outcome.saved for outcome in outcomes)
+        context = self._context
+        note(context.home, self._watched, self._found, again, context.environ, saved)
+
+    def _fingerprints(self) -> Any:
+        from buildrun.plan.state import fingerprints_of
+
+        return fingerprints_of(self._watched.root, self._context.home, self._settings)

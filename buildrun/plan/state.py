@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildrun.plan.context import CacheSettings
 from buildrun.plan.model import Plan
 from buildrun.plan.step_history import History
 from buildrun.plan.uptodate import CheckOptions, StalenessCheck
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 
 # Among the details of a result: the MLflow run that made it.
 MADE_BY = "mlflow_run"
-
-
-class CacheSettings(NamedTuple):
-    """What the user asked of the cache; JSON values.
-
-    force: ids or entry points that run in any case; None means all. remote: the URL of a shared
-    cache. remote_write: whether results are put there as well.
-    """
-
-    force: tuple[str, ...] | None = ()
-    cache: bool = True
-    remote: str | None = None
-    remote_write: bool = False
 
 
 class ProjectState(NamedTuple):

@@ -38,8 +38,15 @@ class Record(NamedTuple):
     born: str
 
 
-# Called with each record that is written.
+# Called with each record that is written, and with the id of a run before anything is built for it.
 listeners: list[Callable[[Record], None]] = []
+id_listeners: list[Callable[[str], None]] = []
+
+
+def announce(run_id: str) -> None:
+    """Tell the listeners the id of a run."""
+    for listener in id_listeners:
+        listener(run_id)
 
 
 def directory(runs: str, run_id: str) -> str:

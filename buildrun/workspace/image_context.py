@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.console import display
@@ -12,12 +12,12 @@ from buildrun.errors import ProjectError
 from buildrun.store import files, stat_signature
 from buildrun.workspace import dockerignore, gitignore, names, select
 from buildrun.workspace.dockerignore import Rules
+from buildrun.workspace.fingerprints import Fingerprints
 from buildrun.workspace.select import Selection
 from buildrun.workspace.walk import walk
 
 if TYPE_CHECKING:
-    from buildrun.project.model import ProjectSpec
-    from buildrun.workspace.fingerprints import Fingerprints
+    from buildrun.store.home import Home
     from buildrun.workspace.git_index import GitIndex
     from buildrun.workspace.select import FileSet
 
@@ -37,27 +37,31 @@ class Content:
         self.secrets = tuple(secrets)
 
 
+def fingerprints(home: Home, root: str) -> Fingerprints:
+    """Return what knows the files of a project's image; its digests may leave this machine."""
+    return Fingerprints(root, home.about(root, "image"), "sha256")
+
+
 def content(
-    project: ProjectSpec, fingerprints: Fingerprints, leaving: Sequence[str] = ()
+    root: str, outputs: Iterable[str], known: Fingerprints, leaving: Iterable[str] = ()
 ) -> Content:
     """Return what goes into the project's image, with digests that others may rely on.
 
-    leaving: further paths that do not.
+    outputs, leaving: paths that do not.
     Raises ProjectError for what cannot be read, and for a malformed ``.dockerignore``.
     """
-    rules = _rules(project.root)
-    outputs = {path for point in project.entry_points for path in point.outputs}
-    dropped = sorted(outputs.union(leaving))
+    rules = _rules(root)
+    dropped = sorted({*outputs, *leaving})
     secrets: set[str] = set()
 
-    def selected(root: bytes, tracked: GitIndex) -> Selection:
-        return select.without_logs(select.without(_select(root, tracked, rules, secrets), dropped))
+    def selected(top: bytes, tracked: GitIndex) -> Selection:
+        return select.without_logs(select.without(_select(top, tracked, rules, secrets), dropped))
 
-    taken = fingerprints.under("sha256").selected(selected)
+    taken = known.under("sha256").selected(selected)
     if taken.problems:
         raise ProjectError(
             f"the image cannot be made: {taken.problems[0]}",
-            place=project.root,
+            place=root,
             hint=f"name it in {dockerignore.NAME} to leave it out",
         )
     return Content(taken, sorted(secrets))

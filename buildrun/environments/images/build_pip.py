@@ -212,10 +212,9 @@ class PipStages:
     def copy(self, site: BuildContainer) -> None:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
-            project = self._request.project._replace(root=place, entry_points=())
             prints = Fingerprints(place, None, "sha256")
             leaving = local_packages.leaving(place, requirements.outputs_of(self._request.project))
-            taken = image_context.content(project, prints, leaving).taken
+            taken = image_context.content(place, (), prints, leaving).taken
             site.put(archive.of_files(place, taken, target).chunks())
 
     def _moved(self, line: Line) -> str:

@@ -98,7 +98,8 @@ def code_recipe(
 
     Raises ProjectError where a file cannot be read.
     """
-    content = image_context.content(project, fingerprints)
+    outputs = {path for point in project.entry_points for path in point.outputs}
+    content = image_context.content(project.root, outputs, fingerprints)
     parts = {"format": _FORMAT, "base": base.id, "code": content.taken.digest, "at": CODE}
     if any_user:
         parts["users"] = "any"

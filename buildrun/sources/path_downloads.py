@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from buildrun.console import redact
 from buildrun.errors import ParameterError
 
 if TYPE_CHECKING:
-    from buildrun.commands.session import RunContext
+    from buildrun.console import Console
 
 
-class Downloads:
+class PathDownloads:
     """Remote `path` parameters of one run; without a storage directory they go when it ends."""
 
-    def __init__(self, running: RunContext) -> None:
-        """Start with nothing fetched."""
-        self._running = running
+    def __init__(self, directory: str | None, console: Console, *, offline: bool) -> None:
+        """Start with nothing fetched; directory: where files go and stay."""
+        self._kept = directory
+        self._console = console
+        self._offline = offline
         self._temporary: str | None = None
-        self.used = False
 
     def fetch(self, name: str, uri: str) -> str:
         """Return the path of a local copy."""
-        if self._running.options.offline:
+        if self._offline:
             raise ParameterError(
                 f"parameter `{name}`: `{redact(uri)}` would have to be downloaded",
                 hint="give a local path, or run without `--offline`",
@@ -31,8 +31,7 @@ class Downloads:
         from buildrun.console import size
         from buildrun.sources.download import fetch
 
-        console = self._running.console
-        self.used = True
+        console = self._console
 
         def progress(label: str, done: int, total: int | None) -> None:
             whole = f" of {size(total)}" if total else ""
@@ -44,8 +43,8 @@ class Downloads:
             console.done()
 
     def _directory(self) -> str:
-        if self._running.options.storage_dir is not None:
-            return os.path.join(self._running.cwd, self._running.options.storage_dir)
+        if self._kept is not None:
+            return self._kept
         if self._temporary is None:
             import tempfile
 

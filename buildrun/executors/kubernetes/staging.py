@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.console import printable
@@ -15,9 +15,8 @@ from buildrun.workspace import glob
 from buildrun.workspace.names import is_always_ignored
 
 if TYPE_CHECKING:
+    from buildrun.executors.base import Task
     from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery, StagedArchive
-    from buildrun.plan.model import Plan, Step
-    from buildrun.project.model import ProjectSpec
 
 
 class FileStaging:
@@ -28,7 +27,7 @@ class FileStaging:
 
     def __init__(
         self,
-        project: ProjectSpec,
+        root: str,
         remote: str | None,
         environ: Mapping[str, str],
         endpoint: str | None,
@@ -38,28 +37,28 @@ class FileStaging:
 
         in_image: returns the paths of the files that the image has.
         """
-        self._root = project.root
+        self._root = root
         self._remote = remote
         self._environ = environ
         self._endpoint = endpoint
         self._mutex = threading.Lock()
         self._goods: ArtifactTransfer | None = None
-        self._steps: dict[str, Step] = {}
+        self._tasks: dict[str, Task] = {}
         self._look_into_image = in_image
         self._files: frozenset[str] | None = None
         self._delivered: dict[str, tuple[str, Delivery]] = {}
         self._own: list[str] = []
         self._is_seen = False
 
-    def check(self, made: Plan) -> None:
-        """Take the plan; raises ExecutionError where files would have to travel and cannot."""
-        self._steps = {step.id: step for step in made.steps}
-        for step in made.steps:
-            if not self.is_needed(step):
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Take the steps; raises ExecutionError where files would have to travel and cannot."""
+        self._tasks = {task.id: task for task in tasks}
+        for task in tasks:
+            if not self.is_needed(task):
                 continue
             if self._remote is None:
                 raise ExecutionError(
-                    f"the step `{printable(step.id)}` {self._why(step)}, and files travel to pods "
+                    f"the step `{printable(task.id)}` {self._why(task)}, and files travel to pods "
                     "and back by way of a remote cache",
                     hint="give one that the cluster reaches too, by `--remote-cache "
                     "s3://BUCKET/PREFIX` or BUILDRUN_REMOTE_CACHE; see docs/kubernetes.md",
@@ -67,51 +66,51 @@ class FileStaging:
             self._connected()
             return
 
-    def is_needed(self, step: Step) -> bool:
-        """Return whether a step's pod gets or gives files."""
+    def is_needed(self, task: Task) -> bool:
+        """Return whether a task's pod gets or gives files."""
         return bool(
-            step.outputs
-            or self._upstream(step)
-            or self._foreign(step)
-            or any(not self._is_in_image(path) for path in self._declared(step))
+            task.outputs
+            or self._upstream(task)
+            or self._foreign(task)
+            or any(not self._is_in_image(path) for path in self._declared(task))
         )
 
-    def command(self, step: Step) -> str:
+    def command(self, task: Task) -> str:
         """Return the command with the paths that its files have in the pod."""
-        text = step.command
-        for _, path in step.paths:
+        text = task.command
+        for _, path in task.paths:
             if (inside := self._inside(path)) is not None:
                 text = text.replace(shlex.quote(path), shlex.quote(f"{CODE}/{inside}"))
         return text
 
     def stage_inputs(
-        self, step: Step, name: str, program: tuple[str, ...], workdir: str
+        self, task: Task, name: str, program: tuple[str, ...], workdir: str
     ) -> Mapping[str, str]:
-        """Send what the step needs; return the files of its Secret. Raises ExecutionError.
+        """Send what the task needs; return the files of its Secret. Raises ExecutionError.
 
         name: of its Job.
         """
         from buildrun.executors.kubernetes import transfer
 
         there = self._connected()
-        if step.outputs and not self._is_seen:
+        if task.outputs and not self._is_seen:
             there.arrived(name)  # or the command would run, and its outputs find no place
             self._is_seen = True
-        parcels = [self._parcel(before) for before in self._upstream(step)]
-        if own := self._declared(step):
+        parcels = [self._parcel(before) for before in self._upstream(task)]
+        if own := self._declared(task):
             parcels.append(there.send(self._root, own))
-        if foreign := self._foreign(step):
+        if foreign := self._foreign(task):
             parcels.append(there.send("/", foreign, as_absolute=True))
-        order = there.order(name) if step.outputs else None
-        task = transfer.task(program, workdir, parcels, step.outputs, order)
-        return {"carry.py": transfer.program(), "task.json": task}
+        order = there.order(name) if task.outputs else None
+        text = transfer.task(program, workdir, parcels, task.outputs, order)
+        return {"carry.py": transfer.program(), "task.json": text}
 
-    def collect_outputs(self, step: Step, name: str, *, last: bool) -> None:
-        """Bring a step's outputs into the project; raises ExecutionError.
+    def collect_outputs(self, task: Task, name: str, *, last: bool) -> None:
+        """Bring a task's outputs into the project; raises ExecutionError.
 
         name: of its Job. last: nobody else will need what it has delivered.
         """
-        if not step.outputs:
+        if not task.outputs:
             return
         there = self._connected()
         done = there.arrived(name)
@@ -120,9 +119,9 @@ class FileStaging:
                 "the pod has succeeded, and its outputs did not arrive in the remote cache",
                 hint="its log may tell why; run again",
             )
-        there.fetch(name, done, self._root, step.outputs)
+        there.fetch(name, done, self._root, task.outputs)
         with self._mutex:
-            self._delivered[step.id] = (name, done)
+            self._delivered[task.id] = (name, done)
             if last:
                 self._own.append(name)
 
@@ -131,14 +130,14 @@ class FileStaging:
         for name in self._own:
             self._connected().discard(name)
 
-    def _parcel(self, step: Step) -> StagedArchive:
-        """Return a step's outputs for another's pod: as they were delivered, else as they are."""
+    def _parcel(self, task: Task) -> StagedArchive:
+        """Return a task's outputs for another's pod: as they were delivered, else as they are."""
         there = self._connected()
         with self._mutex:
-            found = self._delivered.get(step.id)
+            found = self._delivered.get(task.id)
         if found is not None:
             return there.parcel(*found)
-        return there.send(self._root, [path.rstrip("/") for path in step.outputs])
+        return there.send(self._root, [path.rstrip("/") for path in task.outputs])
 
     def _connected(self) -> ArtifactTransfer:
         from buildrun.executors.kubernetes import transfer
@@ -152,25 +151,21 @@ class FileStaging:
                 )
             return self._goods
 
-    def _upstream(self, step: Step) -> list[Step]:
+    def _upstream(self, task: Task) -> list[Task]:
         """Return the steps with outputs that this one follows, near or far."""
-        waiting, seen = list(step.depends_on), dict[str, None]()
+        waiting, seen = list(task.depends_on), dict[str, None]()
         while waiting:
             name = waiting.pop()
             if name not in seen:
                 seen[name] = None
-                waiting += self._steps[name].depends_on
-        return [self._steps[name] for name in seen if self._steps[name].outputs]
+                waiting += self._tasks[name].depends_on
+        return [self._tasks[name] for name in seen if self._tasks[name].outputs]
 
-    def _declared(self, step: Step) -> list[str]:
+    def _declared(self, task: Task) -> list[str]:
         """Return the declared inputs that are here and not in the image."""
         root = os.fsencode(self._root)
-        made = [path.rstrip("/") for before in self._upstream(step) for path in before.outputs]
-        found = (
-            os.fsdecode(path)
-            for pattern in step.inputs or ()
-            for path, _ in glob.expand(root, pattern.text)
-        )
+        made = [path.rstrip("/") for before in self._upstream(task) for path in before.outputs]
+        found = (os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text))
         return [
             path
             for path in dict.fromkeys(found)
@@ -195,9 +190,9 @@ class FileStaging:
         ]
         return bool(files) and self._in_image.issuperset(files)
 
-    def _foreign(self, step: Step) -> list[str]:
+    def _foreign(self, task: Task) -> list[str]:
         """Return the values of `path` parameters that are not in the image."""
-        return [path for _, path in step.paths if self._inside(path) is None]
+        return [path for _, path in task.paths if self._inside(path) is None]
 
     @property
     def _in_image(self) -> frozenset[str]:
@@ -215,12 +210,12 @@ class FileStaging:
         there = inside in self._in_image or any(item.startswith(below) for item in self._in_image)
         return inside if there else None
 
-    def _why(self, step: Step) -> str:
-        if step.outputs:
+    def _why(self, task: Task) -> str:
+        if task.outputs:
             return "has outputs"
-        if self._upstream(step):
+        if self._upstream(task):
             return "needs the outputs of others"
-        if foreign := self._foreign(step):
+        if foreign := self._foreign(task):
             return f"takes the path `{printable(foreign[0])}` of this machine"
-        absent = next(path for path in self._declared(step) if not self._is_in_image(path))
+        absent = next(path for path in self._declared(task) if not self._is_in_image(path))
         return f"reads `{printable(absent)}`, which the image has not or not all of"

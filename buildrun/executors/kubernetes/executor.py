@@ -1,0 +1,202 @@
+"""Runs commands as Kubernetes Jobs: the cluster, and the files that travel."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from buildrun.console import holds
+from buildrun.executors import docker_cli
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
+from buildrun.executors.kubernetes import config as kubernetes_config
+from buildrun.executors.kubernetes import job_runner, manifest
+from buildrun.executors.kubernetes.auth import connect
+from buildrun.executors.kubernetes.cluster import Cluster
+from buildrun.executors.kubernetes.manifest import MOUNT, Identity, JobSpec
+from buildrun.executors.kubernetes.staging import FileStaging
+from buildrun.store import digest, runs
+
+if TYPE_CHECKING:
+    from buildrun.executors.base import ExecutorContext
+    from buildrun.executors.kubernetes.config import Config
+
+
+class KubernetesExecutor:
+    """Runs the steps of one project on a cluster."""
+
+    USES_IMAGE = True
+    HAS_TERMINAL = False
+
+    def __init__(self, context: ExecutorContext, config: Config) -> None:
+        """Take the context; the cluster is not asked yet."""
+        self._context = context
+        self._config = config
+        self._staging = FileStaging(
+            context.root, context.remote, context.environ, config.endpoint, self._in_image
+        )
+        self._resources = ExitStack()
+        self._attempts: dict[str, int] = {}
+        self._cluster: Cluster
+        self._warn()
+
+    @classmethod
+    def open(cls, context: ExecutorContext) -> KubernetesExecutor:
+        """Read the config and begin to follow the Jobs that there are.
+
+        Raises ProjectError for the config, ExecutionError without a kubeconfig.
+        """
+        environ, console = context.environ, context.console
+        given = context.config_given or "{}"
+        config = kubernetes_config.read(given, environ, context.cwd, console.warn)
+        executor = cls(context, config)
+        executor._cluster = executor._resources.enter_context(
+            Cluster(
+                connect(config.context, environ),
+                config,
+                owner(environ),
+                runs.directory(context.home.runs, context.run_id),
+                console,
+                environ.get("KUBECONFIG") or "",
+            )
+        )
+        return executor
+
+    @property
+    def repository(self) -> str:
+        """Return where the cluster pulls the project's image from."""
+        return self._config.repository
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Take the steps; raises BuildrunError for what no pod could have."""
+        self._staging.check(tasks)
+        for task in tasks:
+            self._variables(task)  # what is not set is told before anything is built
+
+    def close(self, *, interrupted: bool) -> None:
+        """Wait until what was deleted is gone, unless the run was interrupted."""
+        try:
+            if not self._context.detach:
+                self._staging.discard()
+        finally:
+            self._resources.__exit__(KeyboardInterrupt if interrupted else None, None, None)
+
+    def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result:
+        """Run a step as a Job: its log to the sink, files into the pod and out."""
+        task, image, detach = job.task, job.image, self._context.detach
+        if task is None or image is None or runner is None or sink is None:
+            raise AssertionError(job.command)
+        number = self._attempts.get(task.id, 0)
+        self._attempts[task.id] = number + 1
+        staging = self._staging
+        environ, secrets = self._variables(task)
+        command = staging.command(task)
+        program = docker_cli.program(command, python=image.python)
+        known = job.identity() or digest.key("unknown", os.urandom(16).hex())
+        key = digest.key(
+            "pod", [known, image.pushed, program, environ, sorted(secrets), self._fixed(task)]
+        )
+        if task.secret:
+            program = docker_cli.program_of_variable(command)
+            secrets = {**secrets, docker_cli.COMMAND: command}
+        spec = JobSpec(
+            identity=Identity(self._context.project, task.id, key, self._cluster.owner),
+            run_id=self._context.run_id,
+            image=image.pushed,
+            user=image.user,
+            program=program,
+            environ={**environ, **self._of_mlflow(job)},
+            secrets=secrets,
+            files={},
+            timeout=task.timeout,
+            retries=task.retries if detach else 0,
+            attempt=number,
+        )
+        if staging.is_needed(task):
+            files = staging.stage_inputs(task, spec.name, program, docker_cli.CODE)
+            program = ("python3", f"{MOUNT}/carry.py", f"{MOUNT}/task.json")
+            spec = spec._replace(program=program, files=files)
+        return job_runner.run_job(
+            self._cluster,
+            spec,
+            runner,
+            sink,
+            lambda last: staging.collect_outputs(task, spec.name, last=last),
+            detach=detach,
+        )
+
+    def _in_image(self) -> frozenset[str]:
+        """Return the paths of the files that are in the project's image."""
+        from buildrun.workspace import image_context
+
+        root = self._context.root
+        fingerprints = image_context.fingerprints(self._context.home, root)
+        content = image_context.content(root, self._context.outputs, fingerprints)
+        return frozenset(entry.path for entry in content.taken.entries())
+
+    def _fixed(self, task: Task) -> list[object]:
+        """Return what else decides a Job: the template with what the config adds to it."""
+        config = self._config._asdict()
+        own = {name: config[name] for name in ("template", "resources", "service_account", "queue")}
+        return [own, self._cluster.namespace, task.timeout]
+
+    def _variables(self, task: Task) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what the container sees, and apart from it what is for the Secret."""
+        caller, root = self._context.environ, self._context.root
+        seen: dict[str, str] = {}
+        if "PYTHONUNBUFFERED" not in _names(self._config.template):
+            seen["PYTHONUNBUFFERED"] = "1"  # or lines of a Python program come late
+        declared = self._context.containers.environment
+        seen.update(docker_cli.declared_mounts((), declared, caller, root).environ)
+        seen.update({name: caller[name] for name in task.pass_env if name in caller})
+        seen.update(dict(task.env))
+        secrets = {name: text for name, text in seen.items() if holds(name, text)}
+        return {name: text for name, text in seen.items() if name not in secrets}, secrets
+
+    def _of_mlflow(self, job: Job) -> dict[str, str]:
+        """Return MLflow's three variables, as the cluster can use them."""
+        caller, found = self._context.environ, {}
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            if text := job.environ.get(name):
+                found[name] = text
+        uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
+        if other := caller.get("KUBE_MLFLOW_TRACKING_URI"):
+            found["MLFLOW_TRACKING_URI"] = other
+        elif docker_cli.is_remote(uri):
+            found["MLFLOW_TRACKING_URI"] = uri
+        return found
+
+    def _warn(self) -> None:
+        environ, console = self._context.environ, self._context.console
+        if self._context.containers.volumes:
+            console.warn(
+                "`docker_env.volumes` are directories of this machine; pods do not get them",
+                "mount what the cluster has in the Job template",
+            )
+        if self._context.containers.arguments:
+            console.warn("`-A` arguments are for `docker run`; pods do not get them")
+        uri = environ.get("MLFLOW_TRACKING_URI") or ""
+        if uri and not docker_cli.is_remote(uri) and not environ.get(_URI_THERE):
+            console.warn(
+                "pods do not reach the tracking store, which is on this machine",
+                f"set {_URI_THERE} to the address of a tracking server",
+            )
+
+
+_URI_THERE = "KUBE_MLFLOW_TRACKING_URI"
+
+
+def owner(environ: Mapping[str, str]) -> str:
+    """Return whose Jobs a run makes and attaches to: BUILDRUN_OWNER, else the user's name."""
+    try:
+        return environ.get("BUILDRUN_OWNER") or getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
+
+
+def _names(template: Mapping[str, object]) -> Sequence[str]:
+    """Return the variables that the template sets for its first container."""
+    first = manifest.first_container(template)
+    return [str(item.get("name")) for item in first.get("env") or () if isinstance(item, dict)]

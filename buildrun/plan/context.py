@@ -1,0 +1,88 @@
+"""What a command works with: its options, its surroundings, and what it has looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from buildrun.console import Console
+from buildrun.store import home
+from buildrun.store.memo import DependencyTracker, Memo
+
+
+class ProjectOptions(NamedTuple):
+    """What the command line says of a project, see its help texts; JSON values."""
+
+    uri: str
+    entry_point: str
+    version: str | None
+    parameters: Mapping[str, str]
+    docker_args: tuple[tuple[str, str | bool], ...]
+    experiment_name: str | None
+    experiment_id: str | None
+    backend: str | None
+    backend_config: Mapping[str, Any]
+    config_given: str | None
+    env_manager: str | None
+    storage_dir: str | None
+    run_id: str | None
+    run_name: str | None
+    build_image: bool
+    offline: bool
+    locked: bool
+    keep_workdir: bool = False
+
+
+class CacheSettings(NamedTuple):
+    """What the user asked of the cache; JSON values.
+
+    force: ids or entry points that run in any case; None means all. remote: the URL of a shared
+    cache. remote_write: whether results are put there as well.
+    """
+
+    force: tuple[str, ...] | None = ()
+    cache: bool = True
+    remote: str | None = None
+    remote_write: bool = False
+
+
+class RunOptions(NamedTuple):
+    """How a run goes, as the user asked; JSON values.
+
+    jobs: how many steps at once. keep_going: whether a failure stops only what depends on it.
+    shown: how output is shown, None for what suits. detach: steps are only submitted.
+    report: the absolute path of the report, None for none.
+    """
+
+    settings: CacheSettings
+    jobs: int
+    keep_going: bool
+    shown: str | None
+    detach: bool
+    quiet: bool
+    report: str | None
+
+
+class RunContext(NamedTuple):
+    """What a command on a project works with.
+
+    tracker: everything that was read so far, and so what a remembered plan depends on.
+    """
+
+    options: ProjectOptions
+    environ: Mapping[str, str]
+    cwd: str
+    home: home.Home
+    console: Console
+    memo: Memo
+    tracker: DependencyTracker
+
+
+def new_context(
+    options: ProjectOptions, environ: Mapping[str, str], cwd: str, *, quiet: bool, write: bool
+) -> RunContext:
+    """Return a context; ``write`` False leaves the store alone."""
+    store = home.locate(environ)
+    tracker = DependencyTracker(environ)
+    memo = Memo(store.memo, write, tracker)
+    return RunContext(options, environ, cwd, store, Console(environ, quiet=quiet), memo, tracker)
