@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import did_you_mean, nearest
 from buildrun.project import schemas
-from buildrun.project.accept import conforms
 from buildrun.project.findings import Findings, describe
 from buildrun.project.yaml_loader import Path
 
@@ -64,18 +63,11 @@ def validator(name: str) -> Draft202012Validator:
     """Return the validator of a schema, made once a process; raises as ``schemas.load`` does."""
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(_schema(name))
-
-
-@functools.cache
-def _schema(name: str) -> dict[str, Any]:
-    return schemas.load(name)
+    return Draft202012Validator(schemas.load(name))
 
 
 def check_schema(name: str, findings: Findings) -> None:
     """Add what the schema called ``name`` finds in the document."""
-    if conforms(_schema(name), findings.document.value):
-        return
     types: dict[str, list[Path]] = {}
     for error in validator(name).iter_errors(findings.document.value):
         failure = _Failure(
