@@ -85,7 +85,7 @@ def _carry_out(
     planning: Planning, planned: PlannedRun, recorder: RunRecorder, lease: PlanLease
 ) -> None:
     context, options, tracking = planning.context, planning.options, recorder.tracking
-    look = _quick_look(planned, context, options)
+    look = _quick_look(planned, context)
     if look is not None and look.saved is not None:
         tracking.begin(planned.spec, (), may_wait=False)
         recorder.nothing_to_do(look.saved)
@@ -316,10 +316,10 @@ def _import_early() -> None:
     from buildrun.plan import codec  # noqa: F401
 
 
-def _quick_look(planned: PlannedRun, context: RunContext, options: RunOptions) -> QuickLook | None:
+def _quick_look(planned: PlannedRun, context: RunContext) -> QuickLook | None:
     """Look at the files of a plan's steps; None where that cannot tell, or there are leftovers."""
     if planned.watched is None or home.has_staging(planned.root):
         return None  # what a killed run has left is put right by the steps
     from buildrun.plan.quick_check import QuickLook
 
-    return QuickLook(planned.watched, context, options.settings)
+    return QuickLook(planned.watched, context)

@@ -25,8 +25,8 @@ class Site(NamedTuple):
 
 
 def place(kind: str, digest: str) -> str:
-    name = digest.removeprefix("sha256:")
-    return f"v1/{kind}/sha256/{name[:2]}/{name}"
+    name = digest.removeprefix("blake3:")
+    return f"v1/{kind}/blake3/{name[:2]}/{name}"
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 
 from buildrun.store import digest
 from buildrun.store.action_cache import save
-from buildrun.store.digest import Algorithm
 from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
 from buildrun.workspace.fingerprints import Fingerprints
@@ -70,24 +69,21 @@ def outputs_of(root: Path) -> dict[str, Any]:
     return {path: look(root / path) for path in DECLARED}
 
 
-def take(
-    root: Path, declared: tuple[str, ...] = DECLARED, algorithm: Algorithm = "xxh3"
-) -> FileSet:
+def take(root: Path, declared: tuple[str, ...] = DECLARED) -> FileSet:
     """Return what the outputs are, as a run sees them."""
-    return Fingerprints(str(root), None, algorithm).outputs(declared)
+    return Fingerprints(str(root), None).outputs(declared)
 
 
 def manifest_of(
     taken: FileSet,
     declared: tuple[str, ...] = DECLARED,
-    algorithm: Algorithm = "xxh3",
     parts: Any = None,
 ) -> Manifest:
     """Return a manifest whose log is not known yet."""
     parts = {"command": "make"} if parts is None else parts
-    nothing = digest.content(b"", algorithm)
+    nothing = digest.content(b"")
     return Manifest(
-        key=digest.key("result", parts, algorithm),
+        key=digest.key("result", parts),
         parts=parts,
         project="project",
         step="train",
@@ -108,14 +104,13 @@ def store_outputs(
     home: Home,
     root: Path,
     declared: tuple[str, ...] = DECLARED,
-    algorithm: Algorithm = "xxh3",
     parts: Any = None,
 ) -> Manifest:
     """Store what is on disk as a result."""
     log = root.with_name(f"{root.name}.log")
     log.write_text("log\n")
-    taken = take(root, declared, algorithm)
-    manifest = manifest_of(taken, declared, algorithm, parts)
+    taken = take(root, declared)
+    manifest = manifest_of(taken, declared, parts)
     return save(home, str(root), manifest, taken, None, str(log))
 
 

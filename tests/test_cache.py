@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,7 +161,7 @@ def test_ls_tells_of_results(buildrun: Buildrun) -> None:
     (row,) = results(buildrun, "ls")
     assert set(row) == {"key", "project", "step", "entry_point", "bytes", "created", "used"}
     assert (row["project"], row["step"], row["entry_point"]) == ("steps", "main", "main")
-    assert str(row["key"]).startswith("xxh3:")
+    assert str(row["key"]).startswith("blake3:")
     assert "steps: main" in buildrun("cache", "ls").out
 
 
@@ -233,3 +235,70 @@ def test_records_of_old_runs_are_removed(made: Path, buildrun: Buildrun, store: 
     buildrun("cache", "gc", "--max-age=1h")
     assert not old.exists()
     assert len(list((store / "runs").iterdir())) == 1
+
+
+def obsolete(store: Path, age: float) -> list[Path]:
+    """Add what a store has held under digests of other kinds, used so many seconds ago."""
+    paths = [
+        store / "blobs/xxh3/0f" / ("0f" * 16),
+        store / "blobs/sha256/0f" / ("0f" * 32),
+        store / "results/xxh3/0f" / ("0f" * 16),
+        store / "results/sha256/0f" / ("0f" * 32),
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 5000)
+        os.utime(path, (time.time() - age, time.time() - age))
+    return paths
+
+
+def test_what_is_kept_under_other_digests_is_collected(
+    made: Path, buildrun: Buildrun, store: Path
+) -> None:
+    old = obsolete(store, age=7200)
+    index = next(store.glob("index/projects/*.index"))
+    old_index = index.with_name(index.name.replace(".index", ".xxh3.index"))
+    old_index.write_bytes(b"buildrun index 1 ")
+    assert buildrun("cache", "verify").code == 0
+    assert len(results(buildrun, "ls")) == 1
+    info = buildrun("cache", "info", "--format=json").data["results"]
+    assert info["count"] == 1
+    assert info["bytes"] > 4 * 5000
+    assert results(buildrun, "gc") == []
+    assert not [path for path in old if path.parent.parent.exists()]
+    assert not old_index.exists()
+    assert index.exists()
+    assert again(buildrun, made) == "restored"
+
+
+@pytest.mark.usefixtures("made")
+def test_young_contents_under_other_digests_go_with_all_others(
+    buildrun: Buildrun, store: Path
+) -> None:
+    young = obsolete(store, age=0)
+    assert results(buildrun, "gc") == []
+    assert all(path.exists() for path in young)
+    buildrun("cache", "clear")
+    assert not any(path.exists() for path in young)
+
+
+def test_results_under_other_digests_are_misses_once(
+    made: Path, buildrun: Buildrun, store: Path
+) -> None:
+    (journal,) = store.glob("index/projects/*.steps")
+    journal.write_text(re.sub(r"blake3:[0-9a-f]{64}", "xxh3:" + "0f" * 16, journal.read_text()))
+    for kind in ("blobs", "results"):
+        (store / kind / "blake3").rename(store / kind / "xxh3")
+    for path in store.glob("index/*"):
+        if path.is_file():
+            path.unlink()  # another version keeps its own records
+    local = ("--env-manager=local", str(made))
+    (step,) = buildrun("plan", *local, "--format=json").data["steps"]
+    assert step["cache"]["state"] == "miss"
+    assert step["cache"]["reasons"] == [
+        {"code": "key-changed", "detail": "keys are made in another way than before"}
+    ]
+    assert buildrun(*local).code == 0
+    assert (made / "result").read_text() == "text\ntext\n"
+    (step,) = buildrun("plan", *local, "--format=json").data["steps"]
+    assert step["cache"]["state"] == "up-to-date"

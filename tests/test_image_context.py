@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -12,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +129,7 @@ def project_spec(root: Path, *outputs: str) -> ProjectSpec:
 
 
 def fingerprints(root: Path, index: Path | None = None) -> Fingerprints:
-    return Fingerprints(str(root), None if index is None else str(index), "xxh3")
+    return Fingerprints(str(root), None if index is None else str(index))
 
 
 def write(root: Path, **files: str) -> None:
@@ -371,9 +371,9 @@ def test_fingerprints_of_an_image_are_remembered(tmp_path: Path) -> None:
     os.utime(tmp_path / "project/a", (1, 1))
     prints = fingerprints(tmp_path / "project", tmp_path / "index")
     first = image_context.content(*spec(tmp_path / "project"), prints).taken
-    assert first.digest.startswith("sha256:")
+    assert first.digest.startswith("blake3:")
     (entry,) = first.entries()
-    assert entry.content == f"sha256:{hashlib.sha256(b'a').hexdigest()}"
+    assert entry.content == f"blake3:{blake3(b'a').hexdigest()}"
     prints.save()
     again = fingerprints(tmp_path / "project", tmp_path / "index")
     assert image_context.content(*spec(tmp_path / "project"), again).taken.digest == first.digest

@@ -285,7 +285,7 @@ def test_job_tells_project_step_key_and_owner(project: Project, run: Run, place:
         assert labels["buildrun/project"] == notes["buildrun/project"] == "inside"
         assert labels["buildrun/step"] == notes["buildrun/step"] == "main"
         assert labels["buildrun/owner"] == notes["buildrun/owner"] == place.owner
-        assert notes["buildrun/key"].startswith("sha256:")
+        assert notes["buildrun/key"].startswith("blake3:")
         assert (
             notes["buildrun/key"].endswith(labels["buildrun/key"][-10:])
             or len(labels["buildrun/key"]) == 63

@@ -178,7 +178,7 @@ def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Pat
 def test_verify_finds_nothing_in_a_whole_store(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     store_outputs(home, root)
-    store_outputs(home, root, algorithm="sha256", parts={"other": 1})
+    store_outputs(home, root, parts={"other": 1})
     assert fsck.verify(home) == []
 
 

@@ -18,7 +18,7 @@ from buildrun.store.listing import Entry
 from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 from buildrun.workspace.restore import restore
 
-CONTENT = digest.content(b"text", "xxh3")
+CONTENT = digest.content(b"text")
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_listing_that_leads_outside_is_refused(
     found = validate_outputs(entries, ("out/",))
     assert found is not None
     assert found.startswith(reason)
-    cas.put_bytes(home, b"text", "xxh3")
-    outputs = cas.put_bytes(home, listing.encode(entries), "xxh3")
+    cas.put_bytes(home, b"text")
+    outputs = cas.put_bytes(home, listing.encode(entries))
     poisoned = manifest._replace(outputs=outputs, declared=("out/",))
     assert outputs_of(home, poisoned) is None
     with pytest.raises(MissingBlob):
@@ -126,7 +126,7 @@ def test_outputs_outside_or_within_each_other_are_refused(declared: tuple[str, .
 )
 def test_listing_of_a_wrong_shape_is_refused(home: Home, manifest: Manifest, lines: bytes) -> None:
     data = lines.replace(b"%s", CONTENT.encode())
-    outputs = cas.put_bytes(home, data, "xxh3")
+    outputs = cas.put_bytes(home, data)
     assert outputs_of(home, manifest._replace(outputs=outputs, declared=("out/",))) is None
 
 
@@ -152,15 +152,14 @@ WRONG = [
     *(without(name) for name in ("version", *Manifest._fields)),
     having("more", 1),
     having("version", 2),
-    having("key", digest.key("result", {"command": "another"}, "xxh3")),
-    having("key", digest.key("result", {"command": "make"}, "sha256")),
-    having("key", "xxh3:" + "g" * 32),
+    having("key", digest.key("result", {"command": "another"})),
+    having("key", "blake3:" + "g" * 64),
     having("parts", {"command": "another"}),
     having("parts", []),
     having("details", None),
     having("project", None),
-    having("outputs", "xxh3:../../../../../../etc/pass"),
-    having("outputs", digest.content(b"", "sha256")),
+    having("outputs", "blake3:../../../../../../etc/pass"),
+    having("outputs", "sha256:" + "0" * 64),
     having("log", None),
     having("declared", "out"),
     having("declared", ["../out"]),

@@ -28,7 +28,6 @@ from buildrun.store import cas
 from buildrun.store.action_cache import load, path_of, save
 from buildrun.store.action_cache import outputs_of as listed
 from buildrun.store.cas import MissingBlob
-from buildrun.store.digest import Algorithm
 from buildrun.store.home import STAGING, Home
 from buildrun.store.manifest import decode, encode
 from buildrun.workspace import outputs
@@ -52,28 +51,24 @@ def contents(home: Home) -> list[Path]:
     return sorted(path for path in Path(home.blobs).rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
-def test_restored_outputs_are_those_that_were_stored(
-    home: Home, root: Path, algorithm: Algorithm
-) -> None:
+def test_restored_outputs_are_those_that_were_stored(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     wanted = outputs_of(root)
-    manifest = store_outputs(home, root, algorithm=algorithm)
+    manifest = store_outputs(home, root)
     renew(root, "other")
     (root / "metrics" / "stale").touch()
     found = load(home, manifest.key)
     assert found == manifest
     assert restore(home, str(root), found).outputs == DECLARED
     assert outputs_of(root) == wanted
-    assert take(root, algorithm=algorithm).digest == manifest.outputs
+    assert take(root).digest == manifest.outputs
     assert leftovers(root) == []
 
 
-@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
-def test_large_files_are_stored_and_restored(home: Home, root: Path, algorithm: Algorithm) -> None:
+def test_large_files_are_stored_and_restored(home: Home, root: Path) -> None:
     data = os.urandom((3 << 20) + 17)
     (root / "model").write_bytes(data)
-    manifest = store_outputs(home, root, ("model",), algorithm)
+    manifest = store_outputs(home, root, ("model",))
     (root / "model").unlink()
     restore(home, str(root), manifest)
     assert (root / "model").read_bytes() == data
@@ -147,12 +142,11 @@ def test_use_is_recorded_in_the_manifests_time(home: Home, root: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"MODEL new", b"model", b"", b"model new and more"])
-@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
 def test_damaged_content_is_a_miss_and_touches_nothing(
-    home: Home, root: Path, damage: bytes, algorithm: Algorithm
+    home: Home, root: Path, damage: bytes
 ) -> None:
     write_outputs(root, "new")
-    manifest = store_outputs(home, root, algorithm=algorithm)
+    manifest = store_outputs(home, root)
     (blob,) = [path for path in contents(home) if path.read_bytes() == b"model new"]
     blob.chmod(0o644)
     blob.write_bytes(damage)
@@ -164,7 +158,7 @@ def test_damaged_content_is_a_miss_and_touches_nothing(
     assert leftovers(root) == []
     assert not blob.exists()
     renew(root, "new")
-    store_outputs(home, root, algorithm=algorithm)
+    store_outputs(home, root)
     restore(home, str(root), manifest)
     assert (root / "deep" / "model.pkl").read_text() == "model new"
 
@@ -183,13 +177,10 @@ def test_damage_in_a_large_file_is_found(home: Home, root: Path) -> None:
     assert (root / "model").read_text() == "old"
 
 
-@pytest.mark.parametrize("algorithm", ["xxh3", "sha256"])
 @pytest.mark.parametrize("size", [0, 1 << 20, (3 << 20) - 1, (3 << 20) + 1])
-def test_large_file_of_another_size_is_a_miss(
-    home: Home, root: Path, algorithm: Algorithm, size: int
-) -> None:
+def test_large_file_of_another_size_is_a_miss(home: Home, root: Path, size: int) -> None:
     (root / "model").write_bytes(bytes(3 << 20))
-    manifest = store_outputs(home, root, ("model",), algorithm)
+    manifest = store_outputs(home, root, ("model",))
     (blob,) = [path for path in contents(home) if path.stat().st_size == 3 << 20]
     blob.chmod(0o644)
     os.truncate(blob, size)
@@ -231,10 +222,11 @@ def test_manifest_of_another_key_is_a_miss(home: Home, root: Path) -> None:
 def test_what_is_no_digest_leads_nowhere(home: Home) -> None:
     for text in (
         "",
-        "xxh3:",
-        "xxh3:../../../../etc/passwd",
+        "blake3:",
+        "blake3:../../../../etc/passwd",
         "md5:" + "0" * 32,
-        "sha256:" + "0" * 32,
+        "sha256:" + "0" * 64,
+        "blake3:" + "0" * 32,
     ):
         with pytest.raises(ValueError, match="not a digest"):
             load(home, text)

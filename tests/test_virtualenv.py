@@ -710,7 +710,7 @@ def test_marker_tells_what_the_environment_is_made_of(project: Project, offline:
     path = Path(offline("build", directory, "--format=json").data["path"])
     marker = json.loads((path / ".buildrun.json").read_text())
     assert marker["parts"]["run"] == [{"text": "alpha==1.0"}]
-    assert marker["key"].startswith("sha256:")
+    assert marker["key"].startswith("blake3:")
 
 
 def test_failed_refresh_keeps_what_was_there(

@@ -17,12 +17,9 @@ from typing import Any
 import pytest
 
 from buildrun.store import digest, stat_signature
-from buildrun.store.digest import Algorithm
 from buildrun.store.listing import Entry, encode
 from buildrun.workspace.fingerprints import Fingerprints
 from buildrun.workspace.select import FileSet
-
-ALGORITHMS: tuple[Algorithm, ...] = ("xxh3", "sha256")
 
 # What is called with the path of each file or directory before it is opened; audit hooks cannot be
 # removed, so one stays and does what the running test wants.
@@ -94,8 +91,8 @@ def age(*paths: Path) -> None:
             pass
 
 
-def fresh(root: Path, index: Path | None = None, *, algorithm: Algorithm = "xxh3") -> Fingerprints:
-    return Fingerprints(str(root), None if index is None else str(index), algorithm)
+def fresh(root: Path, index: Path | None = None) -> Fingerprints:
+    return Fingerprints(str(root), None if index is None else str(index))
 
 
 def digest_of(root: Path, *patterns: str) -> str:
@@ -112,20 +109,21 @@ def test_the_digest_is_that_of_the_listing(root: Path) -> None:
     write(root, a="1", b__c="22")
     (root / "b" / "c").chmod(0o755)
     (root / "link").symlink_to("a")
-    for algorithm in ALGORITHMS:
-        taken = fresh(root, algorithm=algorithm).inputs(None, ())
-        expected = (
-            Entry("a", "file", digest.content(b"1", algorithm), 1),
-            Entry("b/c", "executable", digest.content(b"22", algorithm), 2),
-            Entry("link", "symlink", "a", 0),
-        )
-        assert taken.entries() == expected
-        assert taken.digest == digest.content(encode(expected), algorithm)
+    taken = fresh(root).inputs(None, ())
+    expected = (
+        Entry("a", "file", digest.content(b"1"), 1),
+        Entry("b/c", "executable", digest.content(b"22"), 2),
+        Entry("link", "symlink", "a", 0),
+    )
+    assert taken.entries() == expected
+    assert taken.digest == digest.content(encode(expected))
 
 
 def test_the_digest_of_a_tree_never_changes_between_versions(root: Path) -> None:
     write(root, a="1", b__c="22")
-    assert digest_of(root) == "xxh3:9141b9d60df8cc7f7abeb5f900a44dfb"
+    assert (
+        digest_of(root) == "blake3:d1ce10cd092b824fb8dc2cc24fe4de5f0999f747dae890af7ab528e21034f93a"
+    )
 
 
 def test_each_property_of_a_tree_changes_its_digest(root: Path) -> None:
@@ -246,17 +244,21 @@ def test_times_beyond_all_bounds_are_taken() -> None:
     assert stat_signature.is_racy(stat_signature.pack(far), 2**62)
 
 
-def test_both_algorithms_are_remembered(root: Path, index: Path) -> None:
+def test_digests_are_blake3(root: Path) -> None:
+    write(root, empty="", some="abc")
+    found = [entry.content for entry in fresh(root).inputs(None, ()).entries()]
+    assert found == [
+        "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+        "blake3:6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
+    ]
+
+
+def test_index_of_another_version_is_an_empty_one(root: Path, index: Path) -> None:
     write(root, a="1")
     age(root / "a")
-    for algorithm in ALGORITHMS:
-        prints = fresh(root, index, algorithm=algorithm)
-        assert opened(lambda: prints.inputs(None, ()), root) == ["a"]  # noqa: B023
-        prints.save()
-    for algorithm in ALGORITHMS:
-        prints = fresh(root, index, algorithm=algorithm)
-        assert opened(lambda: prints.inputs(None, ()), root) == []  # noqa: B023
-        assert prints.inputs(None, ()).digest.startswith(f"{algorithm}:")
+    known(root, index, "a")
+    index.write_bytes(index.read_bytes().replace(b"buildrun index 2", b"buildrun index 1"))
+    assert opened(lambda: fresh(root, index).inputs(None, ()), root) == ["a"]
 
 
 def test_a_damaged_index_is_an_empty_one(root: Path, index: Path) -> None:
@@ -303,7 +305,7 @@ def test_a_disk_that_takes_no_index_costs_speed_only(root: Path, tmp_path: Path)
     digest = prints.inputs(None, ()).digest
     prints.save()
     assert digest == digest_of(root)
-    refusing = Fingerprints(str(root), str(tmp_path / "unwritten"), "xxh3", write=False)
+    refusing = Fingerprints(str(root), str(tmp_path / "unwritten"), write=False)
     refusing.inputs(None, ())
     refusing.save()
     assert not (tmp_path / "unwritten").exists()
@@ -850,8 +852,8 @@ def test_the_digest_of_a_path_is_that_of_what_it_holds(root: Path, tmp_path: Pat
     write(tmp_path, data__a="1", data__d__b="2", file="3", same__a="1", same__d__b="2")
     (tmp_path / "link").symlink_to("file")
     prints = fresh(root)
-    assert prints.content(str(tmp_path / "file")) == digest.content(b"3", "xxh3")
-    assert prints.content(str(tmp_path / "link")) == digest.content(b"3", "xxh3")
+    assert prints.content(str(tmp_path / "file")) == digest.content(b"3")
+    assert prints.content(str(tmp_path / "link")) == digest.content(b"3")
     assert prints.content(str(tmp_path / "data")) == prints.content(str(tmp_path / "same"))
     before = prints.content(str(tmp_path / "data"))
     write(tmp_path, data__d__b="4")
@@ -890,12 +892,9 @@ def test_large_files_are_read_side_by_side(root: Path) -> None:
     sizes = (1, 9 << 20, 10 << 20, (8 << 20) + 1)
     for number, size in enumerate(sizes):
         (root / f"{number}").write_bytes(bytes([number]) * size)
-    for algorithm in ALGORITHMS:
-        entries = fresh(root, algorithm=algorithm).inputs(None, ()).entries()
-        expected = [
-            digest.content(bytes([number]) * size, algorithm) for number, size in enumerate(sizes)
-        ]
-        assert [entry.content for entry in entries] == expected
+    entries = fresh(root).inputs(None, ()).entries()
+    expected = [digest.content(bytes([number]) * size) for number, size in enumerate(sizes)]
+    assert [entry.content for entry in entries] == expected
 
 
 def test_many_threads_may_ask_at_once(root: Path, index: Path) -> None:

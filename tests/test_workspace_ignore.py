@@ -38,7 +38,7 @@ def write(root: Path, *paths: str, **contents: str) -> None:
 
 
 def default_inputs(root: Path) -> set[str]:
-    taken = Fingerprints(str(root), None, "xxh3").inputs(None, ())
+    taken = Fingerprints(str(root), None).inputs(None, ())
     assert not taken.problems
     return {entry.path for entry in taken.entries()}
 
@@ -176,7 +176,7 @@ def test_a_file_that_becomes_tracked_is_noticed_with_an_index(tmp_path: Path) ->
     (root / ".gitignore").write_text("*.txt\n")
 
     def listed() -> set[str]:
-        prints = Fingerprints(str(root), index, "xxh3")
+        prints = Fingerprints(str(root), index)
         found = {entry.path for entry in prints.inputs(None, ()).entries()}
         prints.save()
         return found

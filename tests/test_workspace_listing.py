@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from buildrun.store.listing import KINDS, Entry, decode, encode
 
-DIGEST = "xxh3:" + "0f" * 16
+DIGEST = "blake3:" + "0f" * 32
 
 
 def test_entries_are_sorted_by_the_bytes_of_their_paths() -> None:
@@ -26,7 +26,7 @@ def test_entries_are_sorted_by_the_bytes_of_their_paths() -> None:
 def test_the_text_is_ascii_with_a_line_for_each_entry() -> None:
     entries = (
         Entry('a\n"é\udcff', "file", DIGEST, 3),
-        Entry("b", "executable", "sha256:" + "a" * 64, 0),
+        Entry("b", "executable", "blake3:" + "a" * 64, 0),
         Entry("c", "symlink", "../\udcfe", 0),
     )
     data = encode(entries)
@@ -61,7 +61,8 @@ def row(path: Any = "a", kind: Any = "file", content: Any = DIGEST, size: Any = 
     [
         row("/a"), row("../a"), row("a/../b"), row("."), row("a//b"), row(""), row("a\0b"),
         row("a/"), row("/"), row("\ud800"), row(1), row(kind="device"), row(kind=None),
-        row(content="xxh3:0"), row(content="md5:" + "0" * 32), row(content=DIGEST.upper()),
+        row(content="blake3:0"), row(content="sha256:" + "a" * 64),
+        row(content="md5:" + "0" * 32), row(content=DIGEST.upper()),
         row(content=None), row(content=DIGEST + "\n"), row(size=-1), row(size=True),
         row(size=1.0), row(size="1"), row(kind="directory", content="x", size=0),
         row(kind="directory", content="", size=1), row(kind="symlink", content="", size=0),

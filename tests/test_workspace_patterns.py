@@ -56,7 +56,7 @@ def test_everything_that_matches_lies_beneath_the_prefix(pattern: str, directory
 
 
 def paths_of(root: Path, *patterns: str) -> list[str]:
-    taken = Fingerprints(str(root), None, "xxh3").inputs(patterns, ())
+    taken = Fingerprints(str(root), None).inputs(patterns, ())
     assert not taken.problems
     return [entry.path for entry in taken.entries()]
 

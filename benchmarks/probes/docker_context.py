@@ -31,7 +31,7 @@ def main() -> None:
         Home(store),
         found,
         ProjectSpec("benchmark", root, None, (), PythonEnv()),
-        Fingerprints(root, os.path.join(store, "fingerprints"), "xxh3"),
+        Fingerprints(root, os.path.join(store, "fingerprints")),
         refresh=False,
         console=Console(os.environ),
     )

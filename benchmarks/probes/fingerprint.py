@@ -15,7 +15,7 @@ from buildrun.workspace.fingerprints import Fingerprints
 def main() -> None:
     """Take the fingerprint once, as a run does."""
     root, index = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    prints = Fingerprints(root, index, "xxh3")
+    prints = Fingerprints(root, index)
     taken = prints.inputs(None, ())
     if taken.problems:
         sys.exit("\n".join(taken.problems))

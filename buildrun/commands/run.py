@@ -220,10 +220,7 @@ class NewRun:
         settings = self.options.settings
         if settings != CacheSettings(remote=settings.remote, remote_write=settings.remote_write):
             return None
-        # A remote's address may bear secrets; what is up to date depends only on there being one.
-        remote = settings.remote and "remote"
-        key = digest.key("plan", [encoded, list(settings._replace(remote=remote))])
-        return quick_check.watched(plan, key)
+        return quick_check.watched(plan, digest.key("plan", encoded))
 
     def _open_target(
         self, loaded: LoadedProject, plan: Plan

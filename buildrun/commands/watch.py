@@ -234,7 +234,7 @@ class _Look:
     def __init__(
         self, root: str, options: ProjectOptions, environ: Mapping[str, str], cwd: str
     ) -> None:
-        self._fingerprints = Fingerprints(root, None, "xxh3", write=False)
+        self._fingerprints = Fingerprints(root, None, write=False)
         # With each whether its files are named by patterns.
         self._inputs: list[tuple[FileSet, bool]] = []
         self._contents: dict[str, str] = {}

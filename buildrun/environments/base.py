@@ -38,7 +38,7 @@ class EnvironmentRequest(NamedTuple):
 class Identity(NamedTuple):
     """What decides an environment's content.
 
-    key: ``sha256:…`` over ``parts``. parts: JSON values, free of credentials, absolute paths of
+    key: the digest of ``parts``. parts: JSON values, free of credentials, absolute paths of
         the project and clocks.
     lock: ``locked``, ``stale`` or ``unlocked``; stale: what changed since the lock was made.
     warnings: what the user should know each time the environment is built.

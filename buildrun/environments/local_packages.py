@@ -64,7 +64,7 @@ def taken(path: str, outputs: Sequence[str]) -> FileSet:
     def chosen(root: bytes, tracked: GitIndex) -> Selection:
         return select.without(select.project(root, tracked), dropped)
 
-    found = Fingerprints(path, None, "sha256").selected(chosen)
+    found = Fingerprints(path, None).selected(chosen)
     if found.problems:
         raise OSError(errno.EIO, found.problems[0], path)
     return found
@@ -147,7 +147,7 @@ def _is_named(name: str, texts: Sequence[str]) -> bool:
 
 
 def _content_of(path: str) -> str:
-    return Fingerprints(os.path.dirname(path), None, "sha256").content(path)
+    return Fingerprints(os.path.dirname(path), None).content(path)
 
 
 def _digest(path: str, found: FileSet, outputs: Sequence[str], trail: Sequence[str]) -> str:
@@ -174,7 +174,7 @@ def _behind_links(path: str, found: FileSet) -> Iterator[str]:
         target = os.path.realpath(os.path.join(path, entry.path))
         shared = home is not None and target.startswith(home + os.sep)
         if os.path.isfile(target) or (shared and os.path.isdir(target)):
-            yield Fingerprints(target, None, "sha256").content(target)
+            yield Fingerprints(target, None).content(target)
 
 
 def _text(path: str) -> str:
@@ -340,7 +340,7 @@ def _fill(path: str, copy: str, entry: Entry) -> None:
         os.symlink(source, target)
         return
     mode = 0o777 if entry.kind == listing.EXECUTABLE else 0o666
-    made = digest.new("sha256")
+    made = digest.new()
     with (
         files.open_regular(source) as file,
         open(os.open(target, os.O_WRONLY | os.O_CREAT, mode), "wb") as into,
@@ -348,7 +348,7 @@ def _fill(path: str, copy: str, entry: Entry) -> None:
         while chunk := file.read(_CHUNK):
             made.update(chunk)
             into.write(chunk)
-    if f"sha256:{made.hexdigest()}" != entry.content:
+    if digest.text(made) != entry.content:
         raise _changed(source)
 
 

@@ -10,10 +10,11 @@ from buildrun.plan.model import Reason, Step
 from buildrun.store import digest
 
 if TYPE_CHECKING:
-    from buildrun.store.digest import Algorithm
     from buildrun.store.listing import Entry
 
 DOMAIN = "result"
+
+MADE_ANOTHER_WAY = Reason("key-changed", "keys are made in another way than before")
 
 # Names of changed inputs that a reason tells; the rest is counted.
 _SHOWN = 3
@@ -31,9 +32,10 @@ class ActionKey(NamedTuple):
     key_parts: Mapping[str, Any]
     details: Mapping[str, Any]
 
-    def key(self, algorithm: "Algorithm") -> str:
+    @property
+    def key(self) -> str:
         """Return the key."""
-        return digest.key(DOMAIN, self.key_parts, algorithm)
+        return digest.key(DOMAIN, self.key_parts)
 
 
 def compute(
@@ -44,7 +46,6 @@ def compute(
     contents: Mapping[str, str],
     upstream: Mapping[str, str],
     salt: str | None,
-    algorithm: "Algorithm",
 ) -> ActionKey:
     """Return the parts of a step's key.
 
@@ -57,7 +58,7 @@ def compute(
     for name, content in contents.items():
         text = text.replace(f"\0{name}\0", content)
     secret = {
-        name: digest.content(value.encode(errors="replace"), algorithm)
+        name: digest.content(value.encode(errors="replace"))
         for name, value in (
             ("command", text),
             *((f"env {name}", value) for name, value in step.env),
@@ -76,7 +77,7 @@ def compute(
     }
     details = {
         "parameters": {
-            name: contents.get(name) or digest.content(value.encode(errors="replace"), algorithm)
+            name: contents.get(name) or digest.content(value.encode(errors="replace"))
             for name, value in step.parameters
             # Whoever may read a shared cache could try guesses of a secret against its digest.
             if name not in step.secrets
@@ -111,7 +112,7 @@ def explain(
     ):
         if before.get(name) != after[name]:
             found.append(Reason(code, detail))
-    return found or [Reason("key-changed", "keys are made in another way than before")]
+    return found or [MADE_ANOTHER_WAY]
 
 
 def similarity(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker, Memo
 
 if TYPE_CHECKING:
-    from buildrun.plan.context import CacheSettings, RunContext
+    from buildrun.plan.context import RunContext
     from buildrun.plan.model import Outcome, Plan
     from buildrun.workspace.fingerprints import Fingerprints
     from buildrun.workspace.select import FileSet
@@ -187,11 +187,10 @@ class QuickLook:
     saved: the seconds that the steps once took, if all of them are known to be up to date.
     """
 
-    def __init__(self, watched: Watched, context: "RunContext", settings: "CacheSettings") -> None:
+    def __init__(self, watched: Watched, context: "RunContext") -> None:
         """Look."""
         self._watched = watched
         self._context = context
-        self._settings = settings
         self.saved: float | None = None
         self._found = look(watched, self._fingerprints)
         if self._found is not None:
@@ -210,4 +209,4 @@ class QuickLook:
     def _fingerprints(self) -> Any:
         from buildrun.plan.state import fingerprints_of
 
-        return fingerprints_of(self._watched.root, self._context.home, self._settings)
+        return fingerprints_of(self._watched.root, self._context.home)

@@ -13,8 +13,6 @@ from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.plan.digest_migration import Former
-    from buildrun.store.digest import Algorithm
 
 
 # Among the details of a result: the MLflow run that made it.
@@ -50,42 +48,34 @@ def open_state(
     logs: str = "",
     write: bool = True,
     explain: bool = False,
-    reach: bool = True,
 ) -> ProjectState:
     """Return the place; nothing is read from it yet.
 
     logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
-    whether old results are searched for the one most like a new one. reach: False asks no remote
-    cache, though keys are those of one.
+    whether old results are searched for the one most like a new one.
     """
-    algorithm = _algorithm(settings)
     root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
-    fingerprints = fingerprints_of(root, home, settings, write=write)
+    fingerprints = fingerprints_of(root, home, write=write)
     history = History(home.about(root, "steps"), write=write)
-    results = ActionCache(home, root, _remote(settings, console) if reach else None, write=write)
+    results = ActionCache(home, root, _remote(settings, console), write=write)
     judge = StalenessCheck(
         plan,
         fingerprints,
         results,
         history,
-        algorithm=algorithm,
         salt=salt,
         choices=CheckOptions(
             None if settings.force is None else frozenset(settings.force), settings.cache
         ),
         explain=explain,
-        former=lambda: _former(plan, home, history, salt, _other(algorithm), write=write),
     )
     keep = write and settings.cache
     return ProjectState(plan, home, judge, fingerprints, results, history, console, logs, keep)
 
 
-def fingerprints_of(
-    root: str, home: Home, settings: CacheSettings, *, write: bool = True
-) -> Fingerprints:
+def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:
     """Return what knows the files of a project; see ``open_place``."""
-    algorithm = _algorithm(settings)
-    return Fingerprints(root, home.about(root, f"{algorithm}.index"), algorithm, write=write)
+    return Fingerprints(root, home.about(root, "index"), write=write)
 
 
 def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
@@ -102,36 +92,6 @@ def close(place: ProjectState) -> None:
     """Save what was found out."""
     place.fingerprints.save()
     place.history.compact()
-
-
-def _former(
-    plan: Plan,
-    home: Home,
-    history: History,
-    salt: str | None,
-    algorithm: "Algorithm",
-    *,
-    write: bool,
-) -> "Former":
-    """Return what knows of results under digests of this kind, on this machine alone."""
-    from buildrun.plan.digest_migration import Former
-
-    root = plan.project.root
-    index = home.about(root, f"{algorithm}.index")
-    fingerprints = Fingerprints(root, index, algorithm, write=False)
-    results = ActionCache(home, root, None, write=write)
-    judge = StalenessCheck(
-        plan, fingerprints, results, history, algorithm=algorithm, salt=salt, choices=CheckOptions()
-    )
-    return Former(plan, home, judge, fingerprints, results, write=write)
-
-
-def _algorithm(settings: CacheSettings) -> "Algorithm":
-    return "sha256" if settings.remote and settings.cache else "xxh3"
-
-
-def _other(algorithm: "Algorithm") -> "Algorithm":
-    return "xxh3" if algorithm == "sha256" else "sha256"
 
 
 def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":

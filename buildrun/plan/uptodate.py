@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
@@ -11,13 +11,12 @@ from buildrun.plan import action_key
 from buildrun.plan.action_key import ActionKey
 from buildrun.plan.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
 from buildrun.plan.upstream import Upstream
+from buildrun.store.digest import is_digest
 
 if TYPE_CHECKING:
-    from buildrun.plan.digest_migration import Former
     from buildrun.plan.step_history import History, StepRecord
     from buildrun.project.model import Pattern
     from buildrun.store.action_cache import ActionCache
-    from buildrun.store.digest import Algorithm
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.fingerprints import Fingerprints
     from buildrun.workspace.select import FileSet
@@ -75,27 +74,21 @@ class StalenessCheck:
         results: "ActionCache",
         history: "History",
         *,
-        algorithm: "Algorithm",
         salt: str | None = None,
         choices: CheckOptions,
         explain: bool = False,
-        former: "Callable[[], Former] | None" = None,
     ) -> None:
         """Take what is looked into.
 
-        explain: whether old results are searched for likeness. former: what knows of results
-        under digests of the other kind.
+        explain: whether old results are searched for likeness.
         """
         self._plan = plan
         self._fingerprints = fingerprints
         self._results = results
         self._history = history
-        self._algorithm = algorithm
         self._salt = salt
         self._choices = choices
         self._explain = explain
-        self._make_former = former
-        self._former: Former | None = None
         self._steps = {step.id: step for step in plan.steps}
         self._before = Upstream(plan.steps)
         self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
@@ -133,7 +126,7 @@ class StalenessCheck:
         if self._missing(upstream):
             return ""
         known = self._known(step, upstream)
-        return "" if isinstance(known, str) else known[0].key(self._algorithm)
+        return "" if isinstance(known, str) else known[0].key
 
     def _missing(self, upstream: Sequence[str]) -> list[str]:
         return [name for name in upstream if name not in self._settled]
@@ -146,7 +139,7 @@ class StalenessCheck:
         return StepStatus("uncached", (NO_OUTPUTS,), outputs=identity)
 
     def _compare(self, step: Step, made: ActionKey, inputs: "FileSet") -> StepStatus:
-        key = made.key(self._algorithm)
+        key = made.key
         last = self._history.last(step.id)
         on_disk = self._fingerprints.outputs(step.outputs)
         whole = not on_disk.problems and not on_disk.unmatched
@@ -157,15 +150,12 @@ class StalenessCheck:
             return known._replace(reasons=(_FORCED,))
         if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
             return known._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
-        former = self._former_of(last)
-        before = former.look(step, known) if former is not None else None
-        manifest = before[0] if before is not None else None
-        manifest = manifest or self._results.find(key)
+        manifest = self._results.find(key)
         if manifest is not None and whole and manifest.outputs == on_disk.digest:
             return known._replace(
                 state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
             )
-        reasons = before[1] if before is not None else self._reasons(step, known, last)
+        reasons = self._reasons(step, known, last)
         if manifest is None:
             if on_disk.problems:
                 reasons = (Reason("output-outside", on_disk.problems[0]),)
@@ -185,14 +175,6 @@ class StalenessCheck:
                 return f"the output `{printable(path)}` is a link out of the project"
         return ""
 
-    def _former_of(self, last: "StepRecord | None") -> "Former | None":
-        """Return what knows how the step ended last, where that is told in the other kind."""
-        if last is None or last.outputs.startswith(f"{self._algorithm}:"):
-            return None
-        if self._former is None and self._make_former is not None:
-            self._former = self._make_former()
-        return self._former
-
     def _reasons(
         self, step: Step, known: StepStatus, last: "StepRecord | None"
     ) -> tuple[Reason, ...]:
@@ -201,6 +183,8 @@ class StalenessCheck:
             raise AssertionError(step.id)
         if last is None:
             return (_NEVER, *self._nearest(step, made, inputs))
+        if not is_digest(last.key):
+            return (action_key.MADE_ANOTHER_WAY,)
         found: list[Reason] = []
         if last.key != known.key:
             found += self._differences(last, made, inputs)
@@ -276,7 +260,6 @@ class StalenessCheck:
             contents={name: content for name, (content, _) in contents.items()},
             upstream={name: self._settled[name] for name in upstream},
             salt=self._salt,
-            algorithm=self._algorithm,
         )
         return made, inputs, tuple(taken for _, taken in contents.values() if taken is not None)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from buildrun.errors import StoreError
 from buildrun.store import cas, listing
 from buildrun.store.cas import Copier
-from buildrun.store.digest import content
+from buildrun.store.digest import content, is_digest
 from buildrun.store.files import open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from buildrun.store.listing import Entry
     from buildrun.store.remote.client import Remote
     from buildrun.workspace.select import FileSet
-
-# Among a manifest's details: it rests on digests of the other kind, see
-# ``buildrun.plan.digest_migration``, and so does not leave this machine.
-TAKEN_OVER = "taken_over"
 
 # Manifests looked at for one like a new result.
 _LOOKED_AT = 500
@@ -62,8 +58,6 @@ class ActionCache:
 
     def listing(self, digest: str) -> tuple[Entry, ...] | None:
         """Return a listing that explains, or None where it is not kept."""
-        from buildrun.store.cas import is_digest
-
         return listing_of(self._home, digest) if is_digest(digest) else None
 
     def similar(self, project: str, entry_point: str) -> Iterator[Manifest]:
@@ -108,11 +102,7 @@ class ActionCache:
         if self._remote is None or not self._remote.writes:
             return
         stored = load(self._home, key)
-        if (
-            stored is not None
-            and not stored.details.get(TAKEN_OVER)
-            and self._remote.manifest(key) is None
-        ):
+        if stored is not None and self._remote.manifest(key) is None:
             self._upload(stored)
 
     def _upload(self, stored: Manifest) -> None:
@@ -141,7 +131,7 @@ class ActionCache:
         for digest in all_digests(self._home, manifest):
             try:
                 with open(cas.path_of(self._home, digest), "rb") as file:
-                    found, _ = copier.digest(file.fileno(), cas.algorithm_of(digest))
+                    found, _ = copier.digest(file.fileno())
             except OSError:
                 continue
             if found != digest:
@@ -349,20 +339,19 @@ def save(
     Raises StoreError where the outputs are not what was taken, or the store cannot be written;
     then the result is not stored, and an earlier one of the same key is whole.
     """
-    algorithm = cas.algorithm_of(manifest.key)
     entries = outputs.entries()
     reasons = (*outputs.problems, *outputs.unmatched, validate_outputs(entries, manifest.declared))
     if reason := next(filter(None, reasons), None):
         raise StoreError(f"the outputs cannot be stored: {reason}", place=root)
     data = listing.encode(entries)
-    if not outputs.digest == manifest.outputs == content(data, algorithm):
+    if not outputs.digest == manifest.outputs == content(data):
         raise StoreError("the outputs changed while they were looked at", place=root)
     _put_files(home, root, entries)
-    cas.put_bytes(home, data, algorithm)
-    manifest = manifest._replace(log=cas.put_file(home, log_path, algorithm))
+    cas.put_bytes(home, data)
+    manifest = manifest._replace(log=cas.put_file(home, log_path))
     if inputs is not None:
         data = listing.encode(inputs.entries())
-        manifest = manifest._replace(inputs=cas.put_bytes(home, data, algorithm))
+        manifest = manifest._replace(inputs=cas.put_bytes(home, data))
     cas.publish(path_of(home, manifest.key), encode(manifest))
     return manifest
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 import time
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from buildrun.errors import StoreError
-from buildrun.store import digest
 from buildrun.store import digest as digests
 from buildrun.store.files import is_shared, make_directory
 from buildrun.store.home import Home
@@ -20,7 +18,6 @@ from buildrun.store.home import Home
 # What collection leaves alone since a running process may be about to name it; seconds.
 GRACE = 3600.0
 TEMPORARY = ".tmp"
-_DIGEST = re.compile(r"(?:xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64})\Z")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What is read into memory: logs, listings and manifests, never an output.
 _LARGEST = 1 << 30
@@ -30,24 +27,12 @@ class MissingBlob(StoreError):
     """A result names a content that is not in the store, or not as it was; so it is a miss."""
 
 
-def is_digest(text: object) -> bool:
-    """Return whether this is a digest as texts have it."""
-    return isinstance(text, str) and _DIGEST.match(text) is not None
-
-
-def algorithm_of(digest: str) -> digests.Algorithm:
-    """Return what a digest was made with; raises ValueError for what is none."""
-    if not is_digest(digest):
-        raise ValueError(f"not a digest: {digest!r}")
-    return "xxh3" if digest.startswith("xxh3:") else "sha256"
-
-
 def path_for(directory: str, digest: str) -> str:
-    """Return the path for a digest: ``<directory>/sha256/9f/9f86d0…``.
+    """Return the path for a digest: ``<directory>/blake3/af/af1349…``.
 
     Raises ValueError for what is no digest, since that could lead anywhere.
     """
-    if not is_digest(digest):
+    if not digests.is_digest(digest):
         raise ValueError(f"not a digest: {digest!r}")
     algorithm, _, name = digest.partition(":")
     return f"{directory}/{algorithm}/{name[:2]}/{name}"
@@ -99,12 +84,12 @@ def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None
     if has(home, digest, size):
         return
     with publishing(path_of(home, digest)) as target:
-        found = _fill(source, target, algorithm_of(digest), copier)
+        found = _fill(source, target, copier)
         if found != (digest, size):
             raise StoreError("it changed while it was stored")
 
 
-def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
+def put_file(home: Home, path: str) -> str:
     """Store a file whose digest is not known yet, such as a log, and return that.
 
     Raises StoreError.
@@ -112,7 +97,7 @@ def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
     try:
         with open(path, "rb", buffering=0) as file:
             copier = Copier()
-            digest, size = copier.digest(file.fileno(), algorithm)
+            digest, size = copier.digest(file.fileno())
             file.seek(0)
             put(home, digest, file.fileno(), size, copier)
     except OSError as error:
@@ -123,9 +108,9 @@ def put_file(home: Home, path: str, algorithm: digests.Algorithm) -> str:
     return digest
 
 
-def put_bytes(home: Home, data: bytes, algorithm: digests.Algorithm) -> str:
+def put_bytes(home: Home, data: bytes) -> str:
     """Store a short content and return its digest; raises StoreError."""
-    digest = digests.content(data, algorithm)
+    digest = digests.content(data)
     if not has(home, digest, len(data)):
         publish(path_of(home, digest), data)
     return digest
@@ -143,7 +128,7 @@ def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
     Raises ValueError for what is no digest.
     """
     data = contents(path_of(home, digest), limit)
-    if data is not None and digests.content(data, algorithm_of(digest)) != digest:
+    if data is not None and digests.content(data) != digest:
         discard(home, digest)
         return None
     return data
@@ -219,13 +204,11 @@ def _create(path: str) -> int:
     return target
 
 
-def _fill(
-    source: int, target: int, algorithm: digests.Algorithm, copier: Copier
-) -> tuple[str, int]:
+def _fill(source: int, target: int, copier: Copier) -> tuple[str, int]:
     """Copy and return what was really copied, for a file may change between two looks at it."""
     if not copier.clone(source, target):
-        return copier.copy(source, target, algorithm)
-    return copier.digest(target, algorithm)
+        return copier.copy(source, target)
+    return copier.digest(target)
 
 
 def _unwritable(path: str, error: OSError) -> StoreError:
@@ -264,17 +247,17 @@ class Copier:
             self._clones = False
         return self._clones
 
-    def copy(self, source: int, target: int, algorithm: digest.Algorithm) -> tuple[str, int]:
+    def copy(self, source: int, target: int) -> tuple[str, int]:
         """Copy to the end and return the digest and the number of what was copied.
 
         Raises OSError.
         """
-        made, count, view = digest.new(algorithm), 0, memoryview(self._buffer)
+        made, count, view = digests.new(), 0, memoryview(self._buffer)
         while size := os.readv(source, (self._buffer,)):
             made.update(view[:size])
             write(target, view[:size])
             count += size
-        return f"{algorithm}:{made.hexdigest()}", count
+        return digests.text(made), count
 
     def copy_unread(self, source: int, target: int) -> int:
         """Copy to the end and return the number of bytes, without a look at them.
@@ -296,13 +279,13 @@ class Copier:
             count += size
         return count
 
-    def digest(self, source: int, algorithm: digest.Algorithm) -> tuple[str, int]:
+    def digest(self, source: int) -> tuple[str, int]:
         """Read to the end and return the digest and the number of bytes; raises OSError."""
-        made, count, view = digest.new(algorithm), 0, memoryview(self._buffer)
+        made, count, view = digests.new(), 0, memoryview(self._buffer)
         while size := os.readv(source, (self._buffer,)):
             made.update(view[:size])
             count += size
-        return f"{algorithm}:{made.hexdigest()}", count
+        return digests.text(made), count
 
 
 def write(target: int, data: bytes | memoryview) -> None:

@@ -1,48 +1,49 @@
-"""Digests of records, files and trees; each bears its algorithm.
+"""Digests of records, files and trees: BLAKE3, such as ``blake3:af1349…``.
 
-``xxh3`` (XXH3-128) is for what never leaves this machine, ``sha256`` for what others may rely on:
-collisions of the first can be made at will.
+It is strong enough for caches that many share, and fast enough for large files. SHA-256 is used
+only where others ask for it: images, and what packages and lock files record.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Protocol
+import re
+from typing import TYPE_CHECKING, Any
 
-Algorithm = Literal["xxh3", "sha256"]
+if TYPE_CHECKING:
+    from blake3 import blake3
 
-
-class Hash(Protocol):
-    """A digest in the making."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take more of the content."""
-
-    def hexdigest(self) -> str:
-        """Return the digest of all that was taken, in hexadecimal."""
-        ...
+ALGORITHM = "blake3"
+PREFIX = f"{ALGORITHM}:"
+PATTERN = f"{PREFIX}[0-9a-f]{{64}}"
+_WHOLE = re.compile(rf"{PATTERN}\Z")
 
 
-def new(algorithm: Algorithm) -> Hash:
+def is_digest(text: object) -> bool:
+    """Return whether this is a digest as texts have it."""
+    return isinstance(text, str) and _WHOLE.match(text) is not None
+
+
+def new() -> blake3:
     """Return an empty hash."""
-    if algorithm == "xxh3":
-        import xxhash
+    from blake3 import blake3  # most warm runs hash nothing
 
-        xxh3: Hash = xxhash.xxh3_128()
-        return xxh3
-    import hashlib
-
-    return hashlib.sha256()
+    return blake3()
 
 
-def key(domain: str, parts: Any, algorithm: Algorithm = "sha256") -> str:
+def text(made: blake3) -> str:
+    """Return the digest of all that a hash has taken."""
+    return PREFIX + made.hexdigest()
+
+
+def key(domain: str, parts: Any) -> str:
     """Return the digest of canonical JSON: sorted keys, explicit nulls, a domain tag."""
     text = json.dumps([domain, 1, parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return content(text.encode(), algorithm)
+    return content(text.encode())
 
 
-def content(data: bytes | bytearray, algorithm: Algorithm = "sha256") -> str:
-    """Return the digest of bytes, such as ``sha256:9f86d0…``."""
-    made = new(algorithm)
+def content(data: bytes | bytearray) -> str:
+    """Return the digest of bytes."""
+    made = new()
     made.update(data)
-    return f"{algorithm}:{made.hexdigest()}"
+    return text(made)

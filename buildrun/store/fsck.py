@@ -67,7 +67,7 @@ def _is_damaged(file: gc.File, copier: Copier) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(source).st_mode):
             return True
-        return copier.digest(source, cas.algorithm_of(file.digest))[0] != file.digest
+        return copier.digest(source)[0] != file.digest
     except OSError:  # the disk cannot read it
         return True
     finally:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from buildrun.errors import StoreError
 from buildrun.store import action_cache, cas
+from buildrun.store import digest as digests
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
     from buildrun.store.manifest import Manifest
 
 # Digests in what remembers the last run of each step; they lead to listings that explain.
-_MENTIONED = re.compile(rb"xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
-_NAME = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+_MENTIONED = re.compile(digests.PATTERN.encode())
 
 
 class Item(Protocol):
@@ -90,9 +90,10 @@ def list_entries(home: Home) -> list[CacheEntry]:
 
 def total(home: Home) -> tuple[int, int]:
     """Return the number of results, and the bytes of disk of them and of all contents."""
-    results = [file for file in _files(home.results) if file.is_content]
-    size = sum(file.bytes for file in (*results, *_files(home.blobs)))
-    return len(results), size
+    results = list(_files(home.results))
+    return sum(file.is_content for file in results), sum(
+        file.bytes for file in (*results, *_files(home.blobs))
+    )
 
 
 def select_expired(
@@ -133,6 +134,8 @@ def remove(chosen: Sequence[CacheEntry]) -> list[CacheEntry]:
 def collect_garbage(home: Home, *, everything: bool = False) -> int:
     """Remove contents that nothing names, and what killed runs left; returns the bytes.
 
+    What buildrun once kept under digests of other kinds goes as well.
+
     What is younger than an hour stays, for its result may be on its way. everything: then that
     goes as well, and contents that only explain the next run.
     """
@@ -144,8 +147,11 @@ def collect_garbage(home: Home, *, everything: bool = False) -> int:
         if file.is_content and file.digest not in named:
             freed += _unlink(file, everything=everything)
     for file in (*candidates, *_files(home.results)):
-        if file.path.endswith(cas.TEMPORARY):
+        if file.is_obsolete:
+            freed += _unlink(file, everything=everything)
+        elif file.path.endswith(cas.TEMPORARY):
             freed += _unlink(file, everything=False)
+    _remove_obsolete_directories(home)
     return freed
 
 
@@ -163,7 +169,12 @@ class File(NamedTuple):
     @property
     def is_content(self) -> bool:
         """Return whether it lies where the digest in its name says."""
-        return cas.is_digest(self.digest)
+        return digests.is_digest(self.digest)
+
+    @property
+    def is_obsolete(self) -> bool:
+        """Return whether it is under a digest of another kind, which is never looked for."""
+        return not self.digest.startswith(digests.PREFIX)
 
 
 def contents(home: Home) -> Iterator[File]:
@@ -179,16 +190,28 @@ def manifests(home: Home) -> Iterator[tuple[File, Manifest | None]]:
 
 
 def _files(directory: str) -> Iterator[File]:
-    for algorithm in ("xxh3", "sha256"):
-        for shard in _scan(os.path.join(directory, algorithm)):
+    for algorithm in _scan(directory):
+        for shard in _scan(algorithm.path):
             for entry in _scan(shard.path):
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue  # removed meanwhile
-                known = _NAME.fullmatch(entry.name) is not None
-                digest = f"{algorithm}:{entry.name}" if known else ""
+                digest = f"{algorithm.name}:{entry.name}"
                 yield File(entry.path, digest, status.st_mtime, status.st_blocks * 512)
+
+
+def _remove_obsolete_directories(home: Home) -> None:
+    """Remove those that are empty now, and indexes of files under digests of other kinds."""
+    for directory in (home.blobs, home.results):
+        for algorithm in _scan(directory):
+            if algorithm.name != digests.ALGORITHM:
+                for shard in _scan(algorithm.path):
+                    cas.ignore_errors(os.rmdir, shard.path)
+                cas.ignore_errors(os.rmdir, algorithm.path)
+    for entry in _scan(os.path.join(home.memo, "projects")):
+        if entry.name.endswith((".xxh3.index", ".sha256.index")):
+            cas.ignore_errors(os.unlink, entry.path)
 
 
 def _scan(directory: str) -> list[os.DirEntry[str]]:

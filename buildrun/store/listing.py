@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
+from buildrun.store.digest import is_digest
+
 FILE = "file"
 EXECUTABLE = "executable"
 SYMLINK = "symlink"
@@ -16,7 +18,6 @@ KINDS = frozenset({FILE, EXECUTABLE, SYMLINK, DIRECTORY})
 _TYPES = [str, str, str, int]
 # A part that is empty or leads elsewhere; and what no path can hold.
 _OUTSIDE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|\0")
-_DIGEST = re.compile(r"xxh3:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 
 
 class Entry(NamedTuple):
@@ -80,7 +81,7 @@ def _entry(row: Any) -> Entry:
     if _OUTSIDE.search(path.removesuffix("/")) is not None:
         raise ValueError("a path is not within the tree")
     if kind in (FILE, EXECUTABLE):
-        sound = size >= 0 and _DIGEST.fullmatch(content) is not None
+        sound = size >= 0 and is_digest(content)
     else:
         sound = size == 0 and path[-1] != "/" and _is_sound(kind, content)
     if not sound:

@@ -7,8 +7,8 @@ import posixpath
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from buildrun.store import digest as digests
-from buildrun.store.cas import algorithm_of, is_digest
+from buildrun.store.digest import is_digest
+from buildrun.store.digest import key as key_of
 from buildrun.store.listing import Entry
 
 VERSION = 1
@@ -19,7 +19,7 @@ _LATEST = 1e12
 class Manifest(NamedTuple):
     """A result; it is stored after everything that it names.
 
-    key: the digest of ``parts``, which are JSON; its algorithm is that of all digests here.
+    key: the digest of ``parts``, which are JSON.
     inputs, outputs: digests of listings. declared: paths of outputs as declared, ``dir/`` with
     its slash. log: the digest of what the command wrote, both streams in order. streams: runs of
     (1 or 2, bytes) that say which stream each part of the log went to. seconds: what the command
@@ -69,14 +69,12 @@ def _decoded(value: Any) -> Manifest:
         _check(isinstance(value[name], dict), name)
     for name in ("seconds", "created"):
         _check(_is_time(value[name]), name)
-    _check(is_digest(value["key"]), "key")
-    algorithm = algorithm_of(value["key"])
     for name in ("inputs", "outputs", "log"):
-        _check(is_digest(value[name]) and algorithm_of(value[name]) == algorithm, name)
+        _check(is_digest(value[name]), name)
     declared, streams = value["declared"], value["streams"]
     _check(isinstance(declared, list) and all(map(is_output, declared)), "declared")
     _check(isinstance(streams, list) and all(map(_is_run, streams)), "streams")
-    _check(digests.key("result", value["parts"], algorithm) == value["key"], "key")
+    _check(key_of("result", value["parts"]) == value["key"], "key")
     value["declared"] = tuple(declared)
     value["streams"] = tuple((stream, size) for stream, size in streams)
     return Manifest(**value)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ProjectError
-from buildrun.store import listing, stat_signature
+from buildrun.store import digest, listing, stat_signature
 
 if TYPE_CHECKING:
     from buildrun.store.listing import Entry
@@ -191,7 +190,7 @@ def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterato
     except OSError as error:
         raise _unreadable(entry, error) from error
     # A file that was just written may change without a trace: then what it holds is compared.
-    made = hashlib.sha256() if young else None
+    made = digest.new() if young else None
     try:
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise _changed(entry)
@@ -210,7 +209,7 @@ def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterato
         raise _unreadable(entry, error) from error
     finally:
         os.close(descriptor)
-    if made is not None and f"sha256:{made.hexdigest()}" != entry.content:
+    if made is not None and digest.text(made) != entry.content:
         raise _changed(entry)
     yield padding(entry.size)
 

@@ -9,19 +9,21 @@ import time
 from _thread import RLock
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
 from buildrun.console import display
 from buildrun.errors import ProjectError
 from buildrun.store import digest, listing, stat_signature
-from buildrun.store.digest import Algorithm, Hash
 from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
 from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.index import Index
 from buildrun.workspace.select import FileSet, Selection
+
+if TYPE_CHECKING:
+    from blake3 import blake3
 
 # How often files that change under our eyes are looked at before that is told as a problem.
 _ATTEMPTS = 3
@@ -48,14 +50,10 @@ class Fingerprints:
     Within one process a walk is kept until ``forget`` is called. May be used by several threads.
     """
 
-    def __init__(
-        self, root: str, index: str | None, algorithm: Algorithm, *, write: bool = True
-    ) -> None:
+    def __init__(self, root: str, index: str | None, *, write: bool = True) -> None:
         """Read the index; nothing is looked at yet."""
         self._root = os.fsencode(os.path.abspath(root))
-        self._algorithm: Algorithm = algorithm
         self._index = Index(index, self._root)
-        self._known = self._index.sections[algorithm]
         self._tracked = GitIndex(self._index.tracked)
         self._write = write
         self._lock = RLock()
@@ -88,20 +86,6 @@ class Fingerprints:
         with self._lock:
             return self._look(lambda _: select(self._root, self._tracked), 0)
 
-    def under(self, algorithm: Algorithm) -> Fingerprints:
-        """Return what takes fingerprints of the same files with another algorithm.
-
-        Both keep what they know in the same index, so that either of them saves it.
-        """
-        if algorithm == self._algorithm:
-            return self
-        other = Fingerprints.__new__(Fingerprints)
-        other.__dict__.update(self.__dict__)
-        other._algorithm = algorithm
-        other._known = self._index.sections[algorithm]
-        other._walks, other._taken, other._young = {}, {}, {}
-        return other
-
     def content(self, path: str) -> str:
         """Return the digest of what a file or a directory holds; see `held`."""
         return self.held(path)[0]
@@ -124,11 +108,11 @@ class Fingerprints:
             os.close(os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
             raise OSError(errno.EIO, taken.problems[0], path)
         if not stat.S_ISREG(mode):
-            return digest.key("directory", taken.digest, self._algorithm), taken
+            return digest.key("directory", taken.digest), taken
         entry = taken.entries()[0]
         executable = entry.kind == listing.EXECUTABLE
         held = entry.content
-        return digest.key("executable", held, self._algorithm) if executable else held, taken
+        return digest.key("executable", held) if executable else held, taken
 
     def changed(self, taken: FileSet, made: FileSet | None = None) -> tuple[str, ...]:
         """Return the paths of what was edited, added or removed since, by a look at the disk.
@@ -181,12 +165,11 @@ class Fingerprints:
         made: by path, what its lstat was when the content was known to be that of the digest. A
         file that has been touched since has another signature, and is read.
         """
-        now, prefix = time.time_ns(), f"{self._algorithm}:"
+        now = time.time_ns()
         with self._lock:
             for path, (seen, content_digest) in made.items():
-                if content_digest.startswith(prefix):
-                    raw = bytes.fromhex(content_digest[len(prefix) :])
-                    self._remember(os.fsencode(path), seen, raw, now)
+                raw = bytes.fromhex(content_digest.removeprefix(digest.PREFIX))
+                self._remember(os.fsencode(path), seen, raw, now)
 
     def save(self) -> None:
         """Publish the index if it has changed; a full or read-only disk costs speed only."""
@@ -214,7 +197,7 @@ class Fingerprints:
         for attempt in range(_ATTEMPTS):
             selection = look(attempt > 0)
             stream = _stream(selection)
-            known = None if selection.problems else self._known.listing(stream)
+            known = None if selection.problems else self._index.listing(stream)
             if known is not None:
                 make = partial(self._later, selection, skip)
                 return FileSet(known, selection, make, (), frozenset(), select_anew, skip)
@@ -222,11 +205,11 @@ class Fingerprints:
             if not any(failure.passing for failure in failures):
                 break
         entries = _entries(selection, contents, skip)
-        made = digest.content(listing.encode(entries), self._algorithm)
+        made = digest.content(listing.encode(entries))
         problems = [*(text for _, text in selection.problems), *(each.text for each in failures)]
         young = frozenset([path for path in selection.paths if path in self._young])
         if not problems and not young:
-            self._known.learn(stream, made)
+            self._index.learn(stream, made)
         return FileSet(made, selection, entries, tuple(problems), young, select_anew, skip)
 
     def _selection(
@@ -265,7 +248,7 @@ class Fingerprints:
         contents: dict[bytes, str] = {}
         failures: list[_Failure] = []
         large: list[tuple[bytes, bytes]] = []
-        prefix, start = f"{self._algorithm}:", stat_signature.SIZE
+        prefix, start = digest.PREFIX, stat_signature.SIZE
         for path, seen in zip(selection.paths, selection.signatures, strict=True):
             try:
                 if stat_signature.is_link(seen):
@@ -291,7 +274,7 @@ class Fingerprints:
         return contents, failures
 
     def _row(self, path: bytes, seen: bytes) -> bytes | None:
-        for rows in (self._young, self._known.table):
+        for rows in (self._young, self._index.table):
             row = rows.get(path)
             if row is not None and row.startswith(seen):
                 return row
@@ -306,13 +289,13 @@ class Fingerprints:
 
     def _digest(self, path: bytes, seen: bytes) -> bytes:
         place = os.path.join(self._root, path.rstrip(b"/"))
-        return hash_file(place, seen, self._algorithm, follow=path.endswith(b"/"))
+        return hash_file(place, seen, follow=path.endswith(b"/"))
 
     def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
         if stat_signature.is_racy(seen, began):
             self._young[path] = seen + made
         else:
-            self._known.add(path, seen + made)
+            self._index.add(path, seen + made)
 
     def _target(self, path: bytes, seen: bytes, began: int) -> str:
         place = os.path.join(self._root, path)
@@ -339,7 +322,7 @@ class Fingerprints:
                 return True
             if stat_signature.is_executable(before) != stat_signature.is_executable(after):
                 return True
-            return f"{self._algorithm}:{self._hash(path, after).hex()}" != entry.content
+            return digest.PREFIX + self._hash(path, after).hex() != entry.content
         except OSError:
             return True
 
@@ -397,8 +380,8 @@ class Changed(OSError):
     """A file is not, or is no longer, the one that was looked at."""
 
 
-def hash_file(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = False) -> bytes:
-    """Return the digest of a regular file without its algorithm.
+def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
+    """Return the bytes of a regular file's digest.
 
     seen: the signature that the file has to have before it is read and after.
     Raises Changed, or another OSError where it cannot be read.
@@ -414,16 +397,16 @@ def hash_file(path: bytes, seen: bytes, algorithm: Algorithm, *, follow: bool = 
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
-        made = _hashed(descriptor, stat_signature.size(seen), algorithm)
+        made = _hashed(descriptor, stat_signature.size(seen))
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
     finally:
         os.close(descriptor)
-    return bytes.fromhex(made.hexdigest())
+    return made.digest()
 
 
-def _hashed(descriptor: int, size: int, algorithm: Algorithm) -> Hash:
-    made = digest.new(algorithm)
+def _hashed(descriptor: int, size: int) -> blake3:
+    made = digest.new()
     if size < _CHUNK:
         # One call is enough: with more bytes than these the file would have another size now.
         chunk = os.read(descriptor, size)

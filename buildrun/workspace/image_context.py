@@ -38,14 +38,14 @@ class Content:
 
 
 def fingerprints(home: Home, root: str) -> Fingerprints:
-    """Return what knows the files of a project's image; its digests may leave this machine."""
-    return Fingerprints(root, home.about(root, "image"), "sha256")
+    """Return what knows the files of a project's image."""
+    return Fingerprints(root, home.about(root, "image"))
 
 
 def content(
     root: str, outputs: Iterable[str], known: Fingerprints, leaving: Iterable[str] = ()
 ) -> Content:
-    """Return what goes into the project's image, with digests that others may rely on.
+    """Return what goes into the project's image.
 
     outputs, leaving: paths that do not.
     Raises ProjectError for what cannot be read, and for a malformed ``.dockerignore``.
@@ -57,7 +57,7 @@ def content(
     def selected(top: bytes, tracked: GitIndex) -> Selection:
         return select.without_logs(select.without(_select(top, tracked, rules, secrets), dropped))
 
-    taken = known.under("sha256").selected(selected)
+    taken = known.selected(selected)
     if taken.problems:
         raise ProjectError(
             f"the image cannot be made: {taken.problems[0]}",

@@ -145,7 +145,7 @@ def _copy_file(name: str, source: int, new_name: str, target: int, status: os.st
         creating = os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags
         writing = os.open(new_name, creating, 0o600, dir_fd=target)
         try:
-            Copier().copy(reading, writing, "xxh3")
+            Copier().copy_unread(reading, writing)
             os.fchmod(writing, stat.S_IMODE(status.st_mode))
             os.utime(writing, ns=(status.st_atime_ns, status.st_mtime_ns))
         except BaseException:

@@ -212,7 +212,7 @@ class PipStages:
     def copy(self, site: BuildContainer) -> None:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
-            prints = Fingerprints(place, None, "sha256")
+            prints = Fingerprints(place, None)
             leaving = local_packages.leaving(place, requirements.outputs_of(self._request.project))
             taken = image_context.content(place, (), prints, leaving).taken
             site.put(archive.of_files(place, taken, target).chunks())

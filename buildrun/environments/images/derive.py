@@ -36,7 +36,7 @@ _FORMAT = "1"
 class DerivedImage(NamedTuple):
     """An image that was made.
 
-    key: ``sha256:…`` of what it is made of. id: the same on every machine. reference: its name.
+    key: the digest of what it is made of. id: the same on every machine. reference: its name.
     reused: it was there.
     """
 
@@ -49,7 +49,7 @@ class DerivedImage(NamedTuple):
 class ImageRecipe(NamedTuple):
     """What an image is made of, before anything is made.
 
-    key: ``sha256:…`` of all that decides it. project: its name, for people. layer: makes the
+    key: the digest of all that decides it. project: its name, for people. layer: makes the
     files. before: is called when it really has to be made.
     """
 

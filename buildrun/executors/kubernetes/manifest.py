@@ -197,7 +197,7 @@ _LONGEST = 63
 class Identity(NamedTuple):
     """What a Job is of.
 
-    project, step: as the user named them. key: ``sha256:…`` of all that decides what it does.
+    project, step: as the user named them. key: the digest of all that decides what it does.
     owner: whose it is; others' Jobs are never attached to.
     """
 

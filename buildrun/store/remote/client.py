@@ -9,7 +9,8 @@ from itertools import count
 from typing import Any
 
 from buildrun.store.cas import TEMPORARY
-from buildrun.store.remote.connection import Connection, TransferStats, Work, is_shared, name_of
+from buildrun.store.digest import is_digest
+from buildrun.store.remote.connection import Connection, TransferStats, Work, name_of
 from buildrun.store.remote.errors import is_absent, is_denied
 from buildrun.store.remote.transfer import (
     BytesUpload,
@@ -22,7 +23,7 @@ from buildrun.store.remote.transfer import (
 
 LARGEST_MANIFEST = 64 << 20
 LARGEST_BLOB = 1 << 40
-_EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+_EMPTY = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
 _numbers = count()
 
 Progress = Callable[[int, int], None]
@@ -58,7 +59,7 @@ class Remote:
     def manifest(self, key: str) -> bytes | None:
         """Return the manifest for a key; None where there is none, or trouble.
 
-        Raises ValueError for a key of another algorithm than SHA-256.
+        Raises ValueError for a key that is no digest.
         """
         name = name_of("results", key)
         (found,) = self._link.ask([(name, self._reading(name))])
@@ -88,9 +89,9 @@ class Remote:
         items: digest, path and bytes as announced, as for ``fetch``.
         progress: is told, now and then, of the contents that have ended and of all.
         """
-        failed = {digest for digest, _, _ in items if not is_shared(digest)}
+        failed = {digest for digest, _, _ in items if not is_digest(digest)}
         for digest in failed:
-            self._link.refuse(repr(digest), "is no SHA-256 digest")
+            self._link.refuse(repr(digest), "is no BLAKE3 digest")
         wanted = [item for item in items if item[0] not in failed]
         came = self._link.ask(
             [(name_of("blobs", item[0]), self._bringing(*item, limit)) for item in wanted],
@@ -104,7 +105,7 @@ class Remote:
     def has(self, digest: str, size: int | None = None) -> bool:
         """Return whether a content is there, with the bytes announced; False in trouble.
 
-        Raises ValueError for a digest of another algorithm than SHA-256.
+        Raises ValueError for what is no digest.
         """
         name = name_of("blobs", digest)
 
@@ -130,7 +131,7 @@ class Remote:
         """Queue a result: first its contents that are not there, then its manifest.
 
         blobs: digest, local path and bytes. A file that is not what its digest says any more
-        leaves the whole result here. Raises ValueError for digests that are not SHA-256.
+        leaves the whole result here. Raises ValueError for what are no digests.
         """
         self._uploads.add(key, manifest, blobs)
         self._link.tell(self._warn)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from buildrun.store.cas import is_digest, path_for
+from buildrun.store.cas import path_for
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
 from buildrun.store.remote.transfer import (
@@ -181,16 +181,9 @@ class Connection:
             self._warnings.append((hide(text, self.url, os.environ), hint))
 
 
-def is_shared(digest: str) -> bool:
-    """Return whether a digest is one that others may rely on."""
-    return is_digest(digest) and digest.startswith("sha256:")
-
-
 def name_of(kind: str, digest: str) -> str:
-    """Return an object's name, such as ``v1/blobs/sha256/9f/9f86d0…``.
+    """Return an object's name, such as ``v1/blobs/blake3/af/af1349…``.
 
-    Raises ValueError for what is no SHA-256 digest.
+    Raises ValueError for what is no digest.
     """
-    if not is_shared(digest):
-        raise ValueError(f"only SHA-256 digests are shared, not {digest!r}")
     return path_for(f"v1/{kind}", digest)

@@ -237,7 +237,7 @@ class VerifiedDownload:
         self.path = path
         self.limit = limit
         self.size = 0
-        self._hash = digests.new("sha256")
+        self._hash = digests.new()
 
     def write(self, chunk: bytes) -> None:
         """Take what follows."""
@@ -269,7 +269,7 @@ class VerifiedDownload:
             self._file.close()
         except OSError as error:
             raise Unwritable(error.strerror) from None
-        return f"sha256:{self._hash.hexdigest()}"
+        return digests.text(self._hash)
 
     def publish(self, path: str) -> None:
         """Give the file its name; raises Unwritable."""
@@ -308,7 +308,7 @@ class FileUpload:
 
         So whoever consumes it all before publishing anything publishes nothing wrong.
         """
-        made = digests.new("sha256")
+        made = digests.new()
         self.taken = 0
         try:
             # Without waiting for the other end, should a pipe have taken the file's place.
@@ -322,7 +322,7 @@ class FileUpload:
                     yield chunk
         except OSError:
             raise Changed(self.path) from None
-        if self.taken != self.size or f"sha256:{made.hexdigest()}" != self._digest:
+        if self.taken != self.size or digests.text(made) != self._digest:
             raise Changed(self.path)
 
 
