@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ProcessRunner,
         Result,
     )
-    from buildrun.plan.context import RunContext, RunOptions
+    from buildrun.plan.context import RunContext
     from buildrun.plan.model import Plan
     from buildrun.plan.quick_check import QuickLook
     from buildrun.tracking.session import TrackingSession

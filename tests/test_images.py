@@ -291,6 +291,20 @@ def test_cache_lists_and_removes_images(
     assert kept(buildrun, "ls") == []
 
 
+def test_image_of_an_older_version_is_removed(
+    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as older:
+        older.setattr("buildrun.store.digest.PREFIX", "sha256:")
+        made = derived(engine, small, root, store)
+    assert made.key.startswith("sha256:")
+    assert [row["id"] for row in kept(buildrun, "ls")] == [made.id]
+    assert len(kept(buildrun, "clear")) == 1
+    assert engine.image(made.id) is None
+    assert kept(buildrun, "ls") == []
+
+
 def test_image_of_a_container_is_kept(
     engine: Engine, root: Path, store: Path, buildrun: Buildrun
 ) -> None:

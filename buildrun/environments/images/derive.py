@@ -272,7 +272,7 @@ def keys(home: Home) -> Iterator[str]:
     for name in names:
         match = _NAME.fullmatch(name)
         if match is not None:
-            yield f"sha256:{match.group(1)}"
+            yield digest.PREFIX + match.group(1)
 
 
 def path(home: Home, key: str) -> str:

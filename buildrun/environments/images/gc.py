@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.environments.images import derive, engine
 from buildrun.errors import BuildrunError
-from buildrun.store import locks
+from buildrun.store import digest, locks
 
 if TYPE_CHECKING:
     from buildrun.environments.images.engine import BuiltImage, Engine
@@ -87,7 +87,9 @@ def verify(home: Home) -> list[tuple[str, str]]:
 def _by_key(source: Engine) -> dict[str, list[BuiltImage]]:
     found: dict[str, list[BuiltImage]] = {}
     for made in source.labelled():
-        found.setdefault(made.labels.get(engine.KEY, ""), []).append(made)
+        # Those of older versions have another prefix before the number that names the record.
+        number = made.labels.get(engine.KEY, "").rpartition(":")[2]
+        found.setdefault(digest.PREFIX + number, []).append(made)
     return found
 
 
