@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import command_line
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+
+Outcome = command_line.Outcome
 
 # A shell has what runs in its background ignore Ctrl-C, `nohup` has it ignore SIGHUP, and every
 # process here would inherit that.
@@ -29,19 +29,6 @@ for _number, _handler in (
 # The projects of the tests call `python`, which a bare Debian does not have; ours will do there.
 if shutil.which("python") is None:
     os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
-
-
-class Outcome(NamedTuple):
-    """How a call of buildrun ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        """Return standard output as JSON."""
-        return json.loads(self.out)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +46,7 @@ Buildrun = Callable[..., Outcome]
 
 @pytest.fixture
 def buildrun(tmp_path: Path) -> Buildrun:
-    """Return a function that calls the command line in a process of its own."""
+    """Return a function that calls the command line in a child of this process."""
 
     def call(
         *arguments: str | os.PathLike[str],
@@ -68,20 +55,8 @@ def buildrun(tmp_path: Path) -> Buildrun:
         stdin: str = "",
     ) -> Outcome:
         changed = {**os.environ, **(environ or {})}
-        done = subprocess.run(
-            (sys.executable, "-m", "buildrun", *arguments),
-            cwd=cwd,
-            env={name: value for name, value in changed.items() if value is not None},
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=600,
-            check=False,
-        )
-        return Outcome(
-            done.returncode,
-            done.stdout.decode(errors="surrogateescape"),
-            done.stderr.decode(errors="surrogateescape"),
-        )
+        variables = {name: value for name, value in changed.items() if value is not None}
+        return command_line.call(arguments, cwd, variables, stdin)
 
     return call
 

@@ -12,10 +12,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+import pytest
 from processes import kill_session, processes
 
 from buildrun.executors.base import Result
@@ -31,14 +32,23 @@ NEVER = 1e6
 PATIENT = GracePeriods(interrupt=NEVER, end=NEVER, rest=NEVER, echo=0)
 IMPATIENT = GracePeriods(interrupt=0, end=0, rest=0, echo=0)
 
+# Another directory than ours takes another way to start.
+IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])
+
+CTRL_C = "\x03"
+CTRL_Z = "\x1a"
+
+# A shell without the user's own settings, and without a line editor that redraws.
+SHELL = ("bash", "--norc", "--noprofile", "--noediting", "-i")
+
 _DRIVER = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from buildrun.executors.termination import Grace
+from buildrun.executors.termination import GracePeriods
 from buildrun.executors.base import Job
 from buildrun.executors.local import execute
 command, cwd, grace, timeout = json.loads(sys.argv[2])
-result = execute(Job(command, cwd, dict(os.environ), timeout), grace=Grace(*grace))
+result = execute(Job(command, cwd, dict(os.environ), timeout), grace=GracePeriods(*grace))
 with open("result.part", "w") as file:
     json.dump(result, file)
 os.replace("result.part", "result")
@@ -49,7 +59,7 @@ _SUPERVISING_DRIVER = """
 import json, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from buildrun.executors.termination import Grace
+from buildrun.executors.termination import GracePeriods
 from buildrun.executors.base import Job
 from buildrun.executors.supervisor import Supervisor
 commands, cwd, grace, timeout = json.loads(sys.argv[2])
@@ -62,7 +72,7 @@ def show(stream, chunk):
         chunk = chunk[os.write(1, chunk):]
 def work(command):
     job = Job(command, cwd, dict(os.environ), timeout)
-    results[command] = supervisor.run(job, show, grace=Grace(*grace))
+    results[command] = supervisor.run(job, show, grace=GracePeriods(*grace))
     supervisor.post(lambda: None)
 with Supervisor() as supervisor:
     threads = [threading.Thread(target=work, args=(command,)) for command in commands]
@@ -357,3 +367,34 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def _given(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None
     return stream
+
+
+@pytest.fixture(name="place")
+def a_place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(name="screen")
+def a_screen(place: Place) -> Iterator[Callable[..., Screen]]:
+    opened = []
+
+    def open_screen(*argv: str) -> Screen:
+        opened.append(Screen(place, argv or ("./run",)))
+        return opened[-1]
+
+    yield open_screen
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(name="process")
+def a_process(place: Place) -> Iterator[Callable[..., Process]]:
+    started = []
+
+    def start(*argv: str, ignoring: Sequence[int] = (), blocking: Sequence[int] = ()) -> Process:
+        started.append(Process(place, argv or ("./run",), ignoring=ignoring, blocking=blocking))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

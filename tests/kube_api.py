@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import copy
 import json
 import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kube_deletion import WARNING, delete
-from kube_discovery import discovered
+from kube_deletion import delete
 from kube_faults import Request
 from kube_http import Answer, nothing_here
 from kube_logs import SECOND
-from kube_patch import patched
-from kube_rules import replaced
 from kube_selectors import Test, selector
 from kube_status import RESOURCES, Refused, Resource, bad_request, expired, forbidden, not_found
 from kube_store import Change, Object, seconds
@@ -42,15 +37,8 @@ class Target(NamedTuple):
     part: str
 
 
-def answer(cluster: Cluster, request: Request, body: Any, kind: str) -> Answer:
+def answer(cluster: Cluster, request: Request, body: Any) -> Answer:
     """Do what a request asks for; raises Refused."""
-    if request.path in ("/healthz", "/livez", "/readyz"):
-        return Answer(text=b"ok", kind="text/plain; charset=utf-8")
-    about = discovered(request.path)
-    if about is not None and request.method == "GET":
-        return Answer(object=about)
-    if request.path.endswith("/selfsubjectaccessreviews") and request.method == "POST":
-        return Answer(201, cluster.review(body))
     target = _target(request.path)
     if target is None:
         return nothing_here()
@@ -58,7 +46,7 @@ def answer(cluster: Cluster, request: Request, body: Any, kind: str) -> Answer:
     cluster.authorize(verb, target.resource, target.namespace, target.name, target.part)
     if target.part == "log" and target.resource.plural == "pods" and verb == "get":
         return _log(cluster, target, request.query)
-    if target.part not in ("", "status") or verb == "":
+    if target.part or verb == "":
         return nothing_here()
     if verb == "list":
         return _list(cluster, target, request.query)
@@ -67,12 +55,10 @@ def answer(cluster: Cluster, request: Request, body: Any, kind: str) -> Answer:
     if verb == "get":
         return Answer(object=cluster.store.get(*_key(target)))
     if verb == "create":
-        return _create(cluster, target, body, request.query)
+        return _create(cluster, target, body)
     if verb == "delete":
-        return _delete(cluster, target, body, request.query)
-    if verb == "deletecollection":
-        return _delete_all(cluster, target, body, request.query)
-    return _change(cluster, target, body, kind if verb == "patch" else "")
+        return _delete(cluster, target, {**request.query, **(body or {})})
+    return Answer(object=cluster.store.update(*_key(target), lambda found: _merge(found, body)))
 
 
 def _target(path: str) -> Target | None:
@@ -95,73 +81,39 @@ def _verb(request: Request, target: Target) -> str:
             return "get"
         return "watch" if request.query.get("watch") in ("1", "true", "True") else "list"
     if request.method == "DELETE":
-        return "delete" if target.name else "deletecollection"
+        return "delete" if target.name else ""
     if request.method == "POST":
         return "" if target.name else "create"
-    return {"PUT": "update", "PATCH": "patch"}[request.method] if target.name else ""
+    return "patch" if request.method == "PATCH" and target.name else ""
 
 
 def _key(target: Target) -> tuple[str, str, str]:
     return target.resource.plural, target.namespace, target.name
 
 
-def _create(cluster: Cluster, target: Target, body: Any, query: dict[str, str]) -> Answer:
-    warnings = cluster.check(target.resource, body, query.get("fieldValidation", "Warn"))
-    made = cluster.create(target.resource.plural, body, target.namespace,
-                          dry="dryRun" in query)  # fmt: skip
+def _create(cluster: Cluster, target: Target, body: Any) -> Answer:
+    warnings = cluster.warnings_of(target.resource, body)
+    made = cluster.create(target.resource.plural, body, target.namespace)
     return Answer(201, made, warnings=warnings)
 
 
-def _change(cluster: Cluster, target: Target, body: Any, kind: str) -> Answer:
-    resource = target.resource
-
-    def change(object: Object) -> None:
-        before = copy.deepcopy(object)
-        if kind:
-            after = patched(object, body, kind.partition(";")[0].strip())
-        elif isinstance(body, dict):
-            after = copy.deepcopy(body)
+def _merge(object: Object, patch: Object) -> None:
+    """Merge as `application/merge-patch+json` asks for."""
+    for key, value in patch.items():
+        if value is None:
+            object.pop(key, None)
+        elif isinstance(value, dict) and isinstance(object.get(key), dict):
+            _merge(object[key], value)
         else:
-            raise bad_request("the object provided is unrecognized (must be of type object)")
-        if target.part == "status":
-            object["status"] = after.get("status") or {}
-            return
-        if resource.plural in ("jobs", "pods"):
-            after["status"] = before["status"]
-        after.setdefault("metadata", {})
-        replaced(resource, before, after)
-        object.clear()
-        object.update(after)
-
-    with cluster.store.changed:
-        if not kind and isinstance(body, dict):
-            cluster.check(resource, body, "Warn")
-        return Answer(object=cluster.store.update(*_key(target), change))
+            object[key] = value
 
 
-def _options(body: Any, query: dict[str, str]) -> dict[str, Any]:
-    options: dict[str, Any] = dict(body) if isinstance(body, dict) else {}
-    if "propagationPolicy" in query:
-        options.setdefault("propagationPolicy", query["propagationPolicy"])
-    if "gracePeriodSeconds" in query:
-        options.setdefault("gracePeriodSeconds", int(query["gracePeriodSeconds"]))
-    way = options.get("propagationPolicy")
-    if way not in (None, "", "Background", "Foreground", "Orphan"):
-        text = (
-            f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: '
-            f'"{way}": supported values: "Foreground", "Background", "Orphan", "nil"'
-        )
-        raise Refused(422, "Invalid", text, {"group": "meta.k8s.io", "kind": "DeleteOptions"})
-    return options
-
-
-def _delete(cluster: Cluster, target: Target, body: Any, query: dict[str, str]) -> Answer:
-    options = _options(body, query)
-    said = options.get("propagationPolicy") or options.get("orphanDependents") is not None
-    warnings = () if said or target.resource.plural != "jobs" else (WARNING,)
+def _delete(cluster: Cluster, target: Target, options: Object) -> Answer:
+    if target.resource.plural == "jobs" and options.get("propagationPolicy") != "Background":
+        raise bad_request("without `propagationPolicy: Background` the Job's pods would stay")
     object, gone = delete(cluster.store, *_key(target), options)
     if not gone or target.resource.plural == "pods":
-        return Answer(object=object, warnings=warnings)
+        return Answer(object=object)
     group = {"group": target.resource.group} if target.resource.group else {}
     status = {
         "kind": "Status",
@@ -175,23 +127,10 @@ def _delete(cluster: Cluster, target: Target, body: Any, query: dict[str, str]) 
             "uid": object["metadata"]["uid"],
         },
     }
-    return Answer(object=status, warnings=warnings)
+    return Answer(object=status)
 
 
-def _delete_all(cluster: Cluster, target: Target, body: Any, query: dict[str, str]) -> Answer:
-    options = _options(body, query)
-    asked = selector(target.resource.plural, query)
-    deleted = []
-    with cluster.store.changed:
-        for object in cluster.store.all(target.resource.plural, target.namespace):
-            if asked(object):
-                meta = object["metadata"]
-                name = (target.resource.plural, meta.get("namespace", ""), meta["name"])
-                deleted.append(delete(cluster.store, *name, options)[0])
-        return Answer(object=_listed(target.resource, deleted, str(cluster.store.version)))
-
-
-def _listed(resource: Resource, objects: list[Object], version: str, **more: Any) -> Object:
+def _listed(resource: Resource, objects: list[Object], version: str) -> Object:
     items = [
         {key: value for key, value in object.items() if key not in ("kind", "apiVersion")}
         for object in objects
@@ -199,45 +138,20 @@ def _listed(resource: Resource, objects: list[Object], version: str, **more: Any
     return {
         "kind": f"{resource.kind}List",
         "apiVersion": resource.api_version,
-        "metadata": {"resourceVersion": version, **more},
+        "metadata": {"resourceVersion": version},
         "items": items,
     }
 
 
 def _list(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
-    asked = selector(target.resource.plural, query)
-    limit = int(query.get("limit") or 0)
+    asked = selector(query)
     with cluster.store.changed:
-        version, after = str(cluster.store.version), ("", "")
-        if query.get("continue"):
-            version, *rest = json.loads(base64.urlsafe_b64decode(query["continue"]))
-            after = (rest[0], rest[1])
-            if int(version) <= cluster.store.compacted:
-                raise expired(
-                    "The provided continue parameter is too old to display a consistent list "
-                    "result. You can start a new list without the continue parameter, or use the "
-                    "continue token in this response to retrieve the remainder of the results."
-                )
-        found = [
-            object
-            for object in cluster.store.all(target.resource.plural, target.namespace)
-            if asked(object) and _place(object) > after
-        ]
-        more: dict[str, Any] = {}
-        if 0 < limit < len(found):
-            token = json.dumps([version, *_place(found[limit - 1])]).encode()
-            more["continue"] = base64.urlsafe_b64encode(token).decode()
-            more["remainingItemCount"] = len(found) - limit
-            found = found[:limit]
-        return Answer(object=_listed(target.resource, found, version, **more))
-
-
-def _place(object: Object) -> tuple[str, str]:
-    return object["metadata"].get("namespace", ""), object["metadata"]["name"]
+        found = filter(asked, cluster.store.all(target.resource.plural, target.namespace))
+        return Answer(object=_listed(target.resource, list(found), str(cluster.store.version)))
 
 
 def _watch(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
-    asked = selector(target.resource.plural, query)
+    asked = selector(query)
     text = query.get("resourceVersion", "")
     if text and not text.isdigit():
         raise bad_request(f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing '
@@ -248,11 +162,11 @@ def _watch(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
         if cluster.gone_as == "status":
             raise gone
         return Answer(stream=(each for each in (_event("ERROR", gone.status),)))
-    return Answer(stream=_events(cluster, target, query, asked, version, cluster.bookmarks))
+    return Answer(stream=_events(cluster, target, query, asked, version))
 
 
 def _events(
-    cluster: Cluster, target: Target, query: dict[str, str], asked: Test, version: int, marks: int
+    cluster: Cluster, target: Target, query: dict[str, str], asked: Test, version: int
 ) -> Iterator[bytes]:
     store, resource = cluster.store, target.resource
     wants_marks = query.get("allowWatchBookmarks") in ("1", "true", "True")
@@ -263,12 +177,10 @@ def _events(
             version = store.version
             found = filter(asked, store.all(resource.plural, target.namespace))
             first = b"".join(_event("ADDED", object) for object in found)
-        if query.get("sendInitialEvents") == "true":
-            first += _bookmark(resource, version, {"k8s.io/initial-events-end": "true"})
     yield first
     while True:
         with store.changed:
-            if store.version <= version and marks == cluster.bookmarks:
+            if store.version <= version:
                 store.changed.wait(max(0.0, min(QUIET, deadline - time.monotonic())))
             changes = store.since(version)
             version = max(version, store.version)
@@ -279,8 +191,7 @@ def _events(
             and target.namespace in ("", change.object["metadata"].get("namespace", ""))
         )
         over = time.monotonic() >= deadline
-        if wants_marks and (marks != cluster.bookmarks or over):
-            marks = cluster.bookmarks
+        if wants_marks and over:
             data += _bookmark(resource, version)
         yield data
         if over:
@@ -307,10 +218,8 @@ def _event(kind: str, object: Object) -> bytes:
     return json.dumps({"type": kind, "object": object}).encode() + b"\n"
 
 
-def _bookmark(resource: Resource, version: int, notes: dict[str, str] | None = None) -> bytes:
+def _bookmark(resource: Resource, version: int) -> bytes:
     metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
-    if notes:
-        metadata["annotations"] = notes
     return _event(
         "BOOKMARK",
         {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata},
@@ -334,24 +243,15 @@ def _log(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
     follow = query.get("follow") in ("true", "1", "True")
     stamped = query.get("timestamps") in ("true", "1", "True")
     tail = int(query["tailLines"]) if query.get("tailLines") else None
-    limit = int(query["limitBytes"]) if query.get("limitBytes") else None
 
     def stream() -> Iterator[bytes]:
-        left = limit
         for entries in log.read(follow=follow, since=since, tail=tail):
-            data = b"".join(entry.text(timestamps=stamped) for entry in entries)
-            if left is not None:
-                data, left = data[:left], left - len(data)
-            yield data
-            if left is not None and left <= 0:
-                return
+            yield b"".join(entry.text(timestamps=stamped) for entry in entries)
 
     return Answer(stream=stream(), kind=plain)
 
 
 def _since(query: dict[str, str]) -> int:
-    if query.get("sinceSeconds"):
-        return time.time_ns() - int(query["sinceSeconds"]) * SECOND
     if not query.get("sinceTime"):
         return 0
     try:  # the server hands it on to the kubelet in whole seconds

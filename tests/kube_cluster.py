@@ -1,6 +1,6 @@
 """A Kubernetes API server for tests, over HTTP, with a Job controller and kubelets.
 
-It speaks as Kubernetes v1.34 does, to the `kubernetes` client, to kubectl and to anything else::
+It speaks as Kubernetes v1.34 does, as far as buildrun and its tests ask::
 
     def play(pod: Pod) -> None:
         pod.running()
@@ -27,8 +27,7 @@ from kube_faults import Fault, Kind, Request
 from kube_http import Answer, Server
 from kube_jobs import Jobs
 from kube_kubelet import Kubelet, Pod
-from kube_rules import prepared
-from kube_schema import checked, warm
+from kube_rules import prepared, unknown
 from kube_status import RESOURCES, Refused, Resource, forbidden, unauthorized
 from kube_store import Object, Store
 from kube_tls import identity
@@ -41,7 +40,7 @@ class Cluster:
     """One cluster; everything in it ends with its `with` block.
 
     backoff: seconds before a Job's second pod. token: what requests must bear; None for anything.
-    tls: with a certificate that the configuration names; kubectl sends tokens only then.
+    tls: with a certificate that the configuration names.
     A play that raises is raised again at the end.
     """
 
@@ -61,20 +60,16 @@ class Cluster:
         self.identity = identity() if tls else None
         self.unauthorized = False
         self.gone_as: Literal["event", "status"] = "event"
-        self.service_accounts = {"default"}
         self.requests: list[Request] = []
-        self.warnings: list[str] = []
         self.faults: list[Fault] = []
         self.troubles: list[BaseException] = []
         self.closing = threading.Event()
-        self.bookmarks = 0
         self._forbidden: set[tuple[str, str]] = set()
         self._refused: dict[str, tuple[str, bool]] = {}
         jobs = Jobs(self.store, self._create_pod, backoff)
         self._control = Control(self.store, kubelet, jobs, self.troubles, self.closing)
         for name in ("default", "kube-system"):
             self.namespace(name)
-        warm()
         self._server = Server(self)
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._threads = [
@@ -142,18 +137,6 @@ class Cluster:
         path.chmod(0o600)
         return path
 
-    def service_account(self, directory: Path, *, namespace: str = "default") -> dict[str, str]:
-        """Write what a pod finds at /var/run/secrets/kubernetes.io/serviceaccount.
-
-        Return the variables that a pod has beside it. Clients in a pod speak TLS only.
-        """
-        assert self.identity is not None, "clients in a pod need a cluster with `tls`"
-        (directory / "token").write_text(self.token or "token")
-        (directory / "namespace").write_text(namespace)
-        (directory / "ca.crt").write_bytes(self.identity.certificate)
-        host, _, port = self.url.removeprefix("https://").partition(":")
-        return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
-
     def namespace(self, name: str) -> None:
         """Add a namespace; `default` and `kube-system` are there."""
         self.store.create(
@@ -195,9 +178,7 @@ class Cluster:
         with self.store.changed:
             return self._control.pods.get(uid)
 
-    def create(
-        self, kind: str, body: object, namespace: str = "default", *, dry: bool = False
-    ) -> Object:
+    def create(self, kind: str, body: object, namespace: str = "default") -> Object:
         """Create an object as a request does; raises kube_status.Refused."""
         resource = RESOURCES[_plural(kind)]
         with self.store.changed:
@@ -208,7 +189,7 @@ class Cluster:
                 except Refused:
                     raise kube_api.namespace_missing(namespace) from None
             self._admit(resource, made)
-            return made if dry else self.store.create(resource.plural, made)
+            return self.store.create(resource.plural, made)
 
     def update(
         self, kind: str, name: str, change: Callable[[Object], None], namespace: str = "default"
@@ -220,12 +201,6 @@ class Cluster:
         """Make all versions up to now too old for a new watch."""
         self.store.compact()
 
-    def bookmark(self) -> None:
-        """Have every watch that allows them send a bookmark."""
-        with self.store.changed:
-            self.bookmarks += 1
-            self.store.changed.notify_all()
-
     def sever(self, pattern: str = ".*") -> None:
         """Close the connections whose last request, path and query, matches."""
         self._server.sever(pattern)
@@ -233,10 +208,6 @@ class Cluster:
     def forbid(self, verb: str, resource: str) -> None:
         """Take a right away; resource: such as ``jobs`` or ``pods/log``."""
         self._forbidden.add((verb, resource))
-
-    def permit(self, verb: str, resource: str) -> None:
-        """Give a right back."""
-        self._forbidden.discard((verb, resource))
 
     def refuse(self, resource: str, why: str, *, plain: bool = False) -> None:
         """Refuse new objects, also to the Job controller.
@@ -313,25 +284,18 @@ class Cluster:
         )  # fmt: skip
 
     def allowed(self, verb: str, resource: str) -> bool:
-        return not {(verb, resource), ("*", resource), (verb, "*")} & self._forbidden
+        return (verb, resource) not in self._forbidden
 
-    def review(self, body: Any) -> Object:
-        """Answer a SelfSubjectAccessReview."""
-        asked = body["spec"]["resourceAttributes"]
-        thing = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        return {**body, "status": {"allowed": self.allowed(asked["verb"], thing)}}
-
-    def check(self, resource: Resource, body: Any, mode: str) -> tuple[str, ...]:
-        """Return what is to be warned of in the fields of an object; raises Refused."""
-        found = checked(resource, body, mode)
+    def warnings_of(self, resource: Resource, body: Any) -> tuple[str, ...]:
+        """Return what is to be warned of in a new object."""
+        found = unknown(resource, body)
         why, _ = self._refused.get("pods", ("", False))
         if resource.plural == "jobs" and why.startswith("violates PodSecurity"):
             found = (*found, f"would violate{why.removeprefix('violates')}")
-        self.warnings.extend(found)
         return found
 
-    def answer(self, request: Request, body: Any, kind: str) -> Answer:
-        return kube_api.answer(self, request, body, kind)
+    def answer(self, request: Request, body: Any) -> Answer:
+        return kube_api.answer(self, request, body)
 
     # What goes on by itself.
 
@@ -342,7 +306,7 @@ class Cluster:
         name = made["metadata"]["name"]
         if resource.plural == "pods":
             account = made["spec"]["serviceAccountName"]
-            if account not in self.service_accounts:
+            if account != "default":
                 place = made["metadata"]["namespace"]
                 raise forbidden(
                     resource, name, f"error looking up service account {place}/{account}: "

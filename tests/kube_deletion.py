@@ -10,21 +10,6 @@ from kube_status import RESOURCES, Refused, conflict
 from kube_store import Object, Store
 
 KINDS = {resource.kind: resource.plural for resource in RESOURCES.values()}
-FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
-
-WARNING = (
-    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background "
-    "to remove them or set propagationPolicy=Orphan to suppress this warning"
-)
-
-
-def policy(resource: str, options: Mapping[str, Any]) -> str:
-    """Return how far a deletion reaches; batch/v1 leaves the pods of Jobs unless told."""
-    if options.get("propagationPolicy"):
-        return str(options["propagationPolicy"])
-    if options.get("orphanDependents") is not None:
-        return "Orphan" if options["orphanDependents"] else "Background"
-    return "Orphan" if resource == "jobs" else "Background"
 
 
 def delete(
@@ -35,24 +20,16 @@ def delete(
         found = store.get(resource, namespace, name)
         _preconditions(found, resource, options.get("preconditions") or {})
         grace = _grace(found, resource, options)
-        way = policy(resource, options)
         before = found["metadata"].get("deletionGracePeriodSeconds")
 
         def mark(object: Object) -> None:
             meta = object["metadata"]
-            finalizers = [each for each in meta.get("finalizers") or ()
-                          if each not in (FOREGROUND, ORPHAN)]  # fmt: skip
-            finalizers += {"Foreground": [FOREGROUND], "Orphan": [ORPHAN]}.get(way, [])
-            if finalizers:
-                meta["finalizers"] = finalizers
-            else:
-                meta.pop("finalizers", None)
             if before is None or grace < before:
                 meta["deletionGracePeriodSeconds"] = grace
                 ends = datetime.now(timezone.utc) + timedelta(seconds=grace)
                 meta["deletionTimestamp"] = ends.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-        if not grace and way == "Background" and not found["metadata"].get("finalizers"):
+        if not grace and not found["metadata"].get("finalizers"):
             return store.remove(resource, namespace, name), True
         marked = store.update(resource, namespace, name, mark)
         return marked, not there(store, marked)
@@ -102,36 +79,12 @@ def owners(object: Object) -> Iterable[Mapping[str, Any]]:
     return object["metadata"].get("ownerReferences") or ()
 
 
-def _owning(store: Store, object: Object) -> list[Object]:
-    namespace = object["metadata"].get("namespace", "")
-    uids = {each["uid"] for each in owners(object)}
-    kinds = {KINDS[each["kind"]] for each in owners(object) if each["kind"] in KINDS}
-    found = [each for kind in kinds for each in store.all(kind, namespace)]
-    return [each for each in found if each["metadata"]["uid"] in uids]
-
-
 def collect(store: Store, object: Object) -> None:
-    """Do what the garbage collector does when this object has changed or come."""
+    """Do what the garbage collector does when this object has changed, come or gone."""
     if not there(store, object):
         for dependent in dependents(store, object):
             _abandoned(store, dependent)
-        for owner in _owning(store, object):
-            collect(store, owner)  # it may have waited for this one
-        return
-    finalizers = object["metadata"].get("finalizers") or ()
-    if "deletionTimestamp" in object["metadata"]:
-        if ORPHAN in finalizers:
-            for dependent in dependents(store, object):
-                _disown(store, dependent, {object["metadata"]["uid"]})
-            _finalized(store, object, ORPHAN)
-        if FOREGROUND in finalizers:
-            blocking = dependents(store, object)
-            for dependent in blocking:
-                if "deletionTimestamp" not in dependent["metadata"]:
-                    _remove(store, dependent)
-            if not any(there(store, dependent) for dependent in blocking):
-                _finalized(store, object, FOREGROUND)
-    else:
+    elif "deletionTimestamp" not in object["metadata"]:
         _abandoned(store, object)
 
 
@@ -145,41 +98,14 @@ def _abandoned(store: Store, object: Object) -> None:
         for each in references
         if not there(store, {"kind": each["kind"], "metadata": {**each, "namespace": namespace}})
     }
-    if len(gone) < len(references):
-        if gone:
-            _disown(store, object, gone)
-    elif "deletionTimestamp" not in object["metadata"]:
+    if len(gone) == len(references) and "deletionTimestamp" not in object["metadata"]:
         _remove(store, object)
 
 
 def _remove(store: Store, object: Object) -> None:
     meta = object["metadata"]
-    options = {"propagationPolicy": "Background", "preconditions": {"uid": meta["uid"]}}
+    options = {"preconditions": {"uid": meta["uid"]}}
     try:
         delete(store, KINDS[object["kind"]], meta.get("namespace", ""), meta["name"], options)
     except Refused:
         pass  # it went in the meantime
-
-
-def _disown(store: Store, object: Object, uids: set[str]) -> None:
-    meta = object["metadata"]
-
-    def change(object: Object) -> None:
-        left = [each for each in owners(object) if each["uid"] not in uids]
-        object["metadata"]["ownerReferences"] = left
-        if not left:
-            del object["metadata"]["ownerReferences"]
-
-    store.update(KINDS[object["kind"]], meta.get("namespace", ""), meta["name"], change)
-
-
-def _finalized(store: Store, object: Object, finalizer: str) -> None:
-    meta = object["metadata"]
-
-    def change(object: Object) -> None:
-        left = [each for each in object["metadata"].get("finalizers") or () if each != finalizer]
-        object["metadata"]["finalizers"] = left
-        if not left:
-            del object["metadata"]["finalizers"]
-
-    store.update(KINDS[object["kind"]], meta.get("namespace", ""), meta["name"], change)

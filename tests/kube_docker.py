@@ -26,12 +26,6 @@ LABEL = "buildrun-test-kubelet"
 # A termination message, and the part of a log that may stand for one; bytes and lines.
 MESSAGE, FALLBACK, FALLBACK_LINES = 4096, 2048, 80
 
-REFERENCE = re.compile(
-    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-    r"(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[a-z0-9]+:[0-9a-f]{32,})?"
-)
-
 # Variables that Docker's command line reads for itself.
 ITS_OWN = re.compile(r"HOME|PATH|XDG_.*|DOCKER_.*|BUILDX_.*|.*[Pp][Rr][Oo][Xx][Yy]|LD_.*|SSL_.*")
 
@@ -39,27 +33,15 @@ ITS_OWN = re.compile(r"HOME|PATH|XDG_.*|DOCKER_.*|BUILDX_.*|.*[Pp][Rr][Oo][Xx][Y
 class DockerKubelet:
     """Runs the containers of a pod on this machine's engine, with the network of the host.
 
-    environ: for the docker command. mounts, variables: what every container gets beside its own,
-    such as the host's certificates. pull_backoff, restart_backoff: seconds before another attempt.
+    pull_backoff, restart_backoff: seconds before another attempt.
     """
 
     slack = 60.0
 
-    def __init__(
-        self,
-        environ: Mapping[str, str] = os.environ,
-        *,
-        mounts: Sequence[Mount] = (),
-        variables: Mapping[str, str] | None = None,
-        pull_backoff: float = 10.0,
-        restart_backoff: float = 10.0,
-    ) -> None:
-        self.environ = environ
-        self.mounts = mounts
-        self.variables = dict(variables or {})
+    def __init__(self, *, pull_backoff: float = 10.0, restart_backoff: float = 10.0) -> None:
         self.pull_backoff = pull_backoff
         self.restart_backoff = restart_backoff
-        self.docker = shutil.which("docker", path=environ.get("PATH")) or "docker"
+        self.docker = shutil.which("docker") or "docker"
         self._pulled: set[str] = set()
         self.id = f"kubelet-{secrets.token_hex(8)}"
         self.root = Path(tempfile.gettempdir()) / self.id  # there from the first pod on
@@ -92,7 +74,7 @@ class DockerKubelet:
     ) -> subprocess.CompletedProcess[str]:
         """Call docker; limit: seconds."""
         return subprocess.run(
-            (self.docker, *words), env={**self.environ, **(environ or {})}, capture_output=True,
+            (self.docker, *words), env={**os.environ, **(environ or {})}, capture_output=True,
             text=True, errors="replace", timeout=limit, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -106,7 +88,7 @@ class _Running:
         self._directory = directory
         self._ids: list[str] = []
         self._done: set[str] = set()
-        self._inputs = Inputs(pod, directory, kubelet.variables)
+        self._inputs = Inputs(pod, directory)
         self._troubles: list[BaseException] = []
 
     def play(self) -> None:
@@ -114,9 +96,6 @@ class _Running:
         pod.scheduled()
         if not self._inputs.mounted():
             return
-        for container in pod.spec.get("initContainers") or ():
-            if not self._container(container, restarts=pod.spec["restartPolicy"] != "Never"):
-                return
         threads = [
             threading.Thread(target=self._thread, args=(container,), name=f"{pod.name}-container")
             for container in pod.spec["containers"]
@@ -181,18 +160,6 @@ class _Running:
 
     def _pulled(self, container: Object) -> bool:
         pod, image, name = self._pod, container["image"], container["name"]
-        if not REFERENCE.fullmatch(image):
-            why = "must be lowercase" if image != image.lower() else ""
-            text = (
-                f'Failed to apply default image tag "{image}": couldn\'t parse image name '
-                f'"{image}": invalid reference format'
-                + (f": repository name ({image.split(':')[0]}) {why}" if why else "")
-            )
-            pod.event("InspectFailed", text)
-            pod.event("Failed", "Error: InvalidImageName")
-            pod.waiting("InvalidImageName", text, container=name)
-            pod.until(lambda: False)
-            return False
         policy = container["imagePullPolicy"]
         while True:
             there = self._kubelet.run("image", "inspect", image).returncode == 0
@@ -200,12 +167,6 @@ class _Running:
                 text = f'Container image "{image}" already present on machine'
                 pod.event("Pulled", text, "Normal")
                 return True
-            if policy == "Never":
-                text = f'Container image "{image}" is not present with pull policy of Never'
-                pod.event("ErrImageNeverPull", text)
-                pod.waiting("ErrImageNeverPull", text, container=name)
-                pod.until(lambda: False)
-                return False
             pod.event("Pulling", f'Pulling image "{image}"', "Normal")
             start = time.monotonic()
             code, words = self._pull(image)
@@ -230,7 +191,7 @@ class _Running:
         with tempfile.TemporaryFile() as words:
             pulling = subprocess.Popen(
                 (self._kubelet.docker, "pull", "--quiet", image),
-                env={**self._kubelet.environ, **self._logins()},
+                env={**os.environ, **self._logins()},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words,
             )  # fmt: skip
 
@@ -359,7 +320,7 @@ class _Running:
 
     def _follow(self, made: str, write: Callable[[bytes], None]) -> None:
         with subprocess.Popen(
-            (self._kubelet.docker, "logs", "--follow", made), env=dict(self._kubelet.environ),
+            (self._kubelet.docker, "logs", "--follow", made),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
         ) as following:  # fmt: skip
             assert following.stdout is not None
@@ -408,7 +369,6 @@ class _Running:
         message.write_bytes(b"")
         message.chmod(0o666)
         mounts = [
-            *self._kubelet.mounts,
             *map(self._inputs.mount, container.get("volumeMounts") or ()),
             Mount(str(message), container["terminationMessagePath"], readonly=False),
         ]

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import yaml
 from kube_faults import Fault, Request
-from kube_status import Refused, bad_request, no_such_path
+from kube_status import Refused, no_such_path
 
 if TYPE_CHECKING:
     from kube_cluster import Cluster
@@ -148,9 +147,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _result(self, cluster: Cluster, request: Request, body: bytes) -> Answer:
         try:
-            data = _decoded(body, self.headers.get("Content-Type", ""))
+            data = json.loads(body) if body else None
             cluster.authenticate(self.headers.get("Authorization", ""))
-            return cluster.answer(request, data, self.headers.get("Content-Type", ""))
+            return cluster.answer(request, data)
         except Refused as refused:
             return refusal(refused)
 
@@ -245,15 +244,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def _parts(data: bytes, fault: Fault | None) -> Iterable[bytes]:
     return [data] if fault is None else data.splitlines(keepends=True)
-
-
-def _decoded(body: bytes, kind: str) -> Any:
-    if not body:
-        return None
-    try:
-        return yaml.safe_load(body) if "yaml" in kind else json.loads(body)
-    except (ValueError, yaml.YAMLError) as error:
-        raise bad_request(f"the body of the request cannot be decoded: {error}") from None
 
 
 def refusal(refused: Refused) -> Answer:

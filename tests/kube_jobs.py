@@ -205,8 +205,7 @@ class Jobs:
         if finished + kept > time.time():
             return float(finished + kept)
         meta = job["metadata"]
-        options = {"propagationPolicy": "Foreground"}
-        delete(self._store, "jobs", meta["namespace"], meta["name"], options)
+        delete(self._store, "jobs", meta["namespace"], meta["name"], {})
         return None
 
     def _delete(self, job: Object, pod: Object) -> None:

@@ -14,7 +14,6 @@ class Resource(NamedTuple):
     plural: str
     kind: str
     verbs: tuple[str, ...]
-    short: tuple[str, ...] = ()
     namespaced: bool = True
 
     @property
@@ -34,43 +33,19 @@ class Resource(NamedTuple):
 
 
 ALL_VERBS = (
-    "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
+    "create", "delete", "get", "list", "patch", "watch",
 )  # fmt: skip
 
 RESOURCES = {
     resource.plural: resource
     for resource in (
         Resource("batch", "v1", "jobs", "Job", ALL_VERBS),
-        Resource("", "v1", "pods", "Pod", ALL_VERBS, ("po",)),
+        Resource("", "v1", "pods", "Pod", ALL_VERBS),
         Resource("", "v1", "secrets", "Secret", ALL_VERBS),
-        Resource("", "v1", "configmaps", "ConfigMap", ALL_VERBS, ("cm",)),
-        Resource("", "v1", "events", "Event", ALL_VERBS, ("ev",)),
-        Resource("", "v1", "namespaces", "Namespace", ALL_VERBS, ("ns",), namespaced=False),
+        Resource("", "v1", "configmaps", "ConfigMap", ALL_VERBS),
+        Resource("", "v1", "events", "Event", ALL_VERBS),
+        Resource("", "v1", "namespaces", "Namespace", ALL_VERBS, namespaced=False),
     )
-}
-
-
-class Cause(NamedTuple):
-    """One thing that is wrong with an object; kind: such as ``Invalid value``."""
-
-    field: str
-    kind: str
-    detail: str = ""
-
-    @property
-    def message(self) -> str:
-        """Return it without the field."""
-        return f"{self.kind}: {self.detail}" if self.detail else self.kind
-
-
-REASONS = {
-    "Invalid value": "FieldValueInvalid",
-    "Required value": "FieldValueRequired",
-    "Duplicate value": "FieldValueDuplicate",
-    "Unsupported value": "FieldValueNotSupported",
-    "Not found": "FieldValueNotFound",
-    "Forbidden": "FieldValueForbidden",
-    "Too long": "FieldValueTooLong",
 }
 
 
@@ -139,17 +114,6 @@ def expired(message: str) -> Refused:
     return Refused(410, "Expired", message)
 
 
-def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> Refused:
-    texts = [f"{cause.field}: {cause.message}" for cause in causes]
-    told = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    details = {
-        **_named(resource, name),
-        "kind": resource.kind,
-        "causes": [
-            {"reason": REASONS[cause.kind], "message": cause.message, "field": cause.field}
-            for cause in causes
-        ],
-    }
-    return Refused(
-        422, "Invalid", f'{resource.qualified_kind} "{name}" is invalid: {told}', details
-    )
+def invalid(resource: Resource, name: str, causes: Sequence[str]) -> Refused:
+    text = f'{resource.qualified_kind} "{name}" is invalid: {", ".join(causes)}'
+    return Refused(422, "Invalid", text, {**_named(resource, name), "kind": resource.kind})

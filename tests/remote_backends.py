@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import socket
 import threading
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-Handler = http.server.BaseHTTPRequestHandler
+from remote_helpers import Handler, reply
 
 
 class Site(NamedTuple):
@@ -29,32 +27,6 @@ def place(kind: str, digest: str) -> str:
     return f"v1/{kind}/blake3/{name[:2]}/{name}"
 
 
-@contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[str]:
-    """Answer every request with a function of its handler."""
-
-    class Answering(Handler):
-        protocol_version = "HTTP/1.1"  # S3's clients want "100 Continue"
-
-        def do_GET(self) -> None:
-            self.close_connection = True
-            answer(self)
-
-        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 64
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Answering) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
 def body_of(request: Handler) -> bytes:
     if "chunked" not in request.headers.get("Transfer-Encoding", ""):
         return request.rfile.read(int(request.headers.get("Content-Length", 0)))
@@ -64,16 +36,6 @@ def body_of(request: Handler) -> bytes:
         request.rfile.readline()
     request.rfile.readline()
     return body
-
-
-def reply(request: Handler, status: int, body: bytes = b"") -> None:
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(body)))
-    request.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
-    request.send_header("Connection", "close")
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body)
 
 
 class Shelf:

@@ -65,6 +65,8 @@ def serving(answer: Callable[[Handler], None]) -> Iterator[str]:
     """Answer every request with a function of its handler; gives the address."""
 
     class Answering(Handler):
+        protocol_version = "HTTP/1.1"  # S3's clients want "100 Continue"
+
         def do_GET(self) -> None:
             self.close_connection = True
             answer(self)
@@ -88,6 +90,7 @@ def reply(request: Handler, status: int, body: bytes = b"") -> None:
     """Answer a request."""
     request.send_response(status)
     request.send_header("Content-Length", str(len(body)))
+    request.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
     request.send_header("Connection", "close")
     request.end_headers()
     if request.command != "HEAD":

@@ -8,19 +8,30 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import pytest
 from conftest import Outcome
-
-from buildrun import cli
 
 LOCAL = "--env-manager=local"
 
 # Only reached by a test that fails.
 LIMIT = 60.0
+
+TWO = """\
+name: two
+entry_points:
+  first:
+    inputs: [in.txt]
+    outputs: [first.txt, tree/]
+    command: "mkdir -p tree/deep; cat in.txt > first.txt; cp in.txt tree/deep/a; echo told"
+  main:
+    depends_on: [first]
+    inputs: [first.txt]
+    outputs: [main.txt]
+    command: "cat first.txt tree/deep/a > main.txt"
+"""
 
 # A command that says its name, and goes on when it is let.
 PAUSE = "echo {} > $UP; read _ < $GO"
@@ -57,6 +68,14 @@ class Gate:
     def close(self) -> None:
         os.close(self._up)
         os.close(self._go)
+
+
+@pytest.fixture(name="gate")
+def a_gate(tmp_path: Path) -> Iterator[Gate]:
+    """Return what holds commands up."""
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.close()
 
 
 class Live:
@@ -103,6 +122,27 @@ class Live:
         self.process.communicate(timeout=LIMIT)
 
 
+Start = Callable[..., Live]
+
+
+@pytest.fixture(name="start")
+def a_start(tmp_path: Path, gate: Gate) -> Iterator[Start]:
+    """Return a function that starts a run, with the gate's pipes in its environment."""
+    started: list[Live] = []
+
+    def call(
+        directory: Path, *arguments: str | Path, code: str | None = None, **environ: str
+    ) -> Live:
+        words: tuple[str | Path, ...] = ("run", directory, LOCAL, *arguments)
+        command = argv(*words) if code is None else hooked(code, *words)
+        started.append(Live(command, tmp_path, {**gate.environ, **environ}))
+        return started[-1]
+
+    yield call
+    for live in started:
+        live.close()
+
+
 def argv(*arguments: str | os.PathLike[str]) -> list[str]:
     return [sys.executable, "-m", "buildrun", *(os.fspath(each) for each in arguments)]
 
@@ -130,9 +170,7 @@ armed = False
 """
 
 _ENTRY = """
-sys.addaudithook(hook)
-from buildrun import cli
-armed = True
+sys.addaudithook(hook)armed = True
 cli.entry()
 """
 
@@ -143,63 +181,3 @@ def states(report: Path) -> dict[str, str]:
 
 def read(path: Path) -> str:
     return path.read_text(errors="surrogateescape")
-
-
-# What a child would import anew each time.
-_LOADED = (
-    "commands.run", "environments.planned", "environments.system", "executors.supervisor",
-    "project.read", "runner", "step_runner", "workspace.outputs", "workspace.restore",
-)  # fmt: skip
-
-
-def forked(
-    *arguments: str | os.PathLike[str],
-    directory: Path,
-    at: Callable[[str, Any], None] | None = None,
-) -> Outcome:
-    """Run the command line in a child of this process, which has loaded what it needs already.
-
-    at: is called before every event that changes a file system, or starts a command.
-    directory: where the output is kept for a moment.
-    """
-    for name in _LOADED:
-        import_module(f"buildrun.{name}")
-    paths = [directory / "stdout", directory / "stderr"]
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _become(paths, [os.fspath(each) for each in arguments], at)
-        finally:
-            os._exit(99)
-    _, status = os.waitpid(pid, 0)
-    out, err = (path.read_text(errors="surrogateescape") for path in paths)
-    return Outcome(os.waitstatus_to_exitcode(status), out, err)
-
-
-def _become(
-    paths: Sequence[Path], arguments: list[str], at: Callable[[str, Any], None] | None
-) -> None:
-    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in paths]
-    for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *streams]):
-        os.dup2(descriptor, number)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    sys.argv = ["buildrun", *arguments]
-    if at is not None:
-        sys.addaudithook(lambda event, args: at(event, args) if _changes(event, args) else None)
-    cli.entry()
-
-
-def _changes(event: str, args: Any) -> bool:
-    if event == "open":
-        return bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and args[0] != os.devnull
-    return event in _CHANGES
-
-
-_CHANGES = frozenset(
-    {
-        "os.chmod", "os.link", "os.mkdir", "os.posix_spawn", "os.fork", "os.remove", "os.rename",
-        "os.rmdir", "os.symlink", "os.truncate", "os.utime", "fcntl.flock",
-    }
-)  # fmt: skip

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from buildrun.store import digest
 from buildrun.store.action_cache import save
 from buildrun.store.home import Home
@@ -28,6 +30,18 @@ _STEPS = frozenset(
         "chmod", "fchmod", "utime",
     }
 )  # fmt: skip
+
+
+@pytest.fixture(name="home")
+def a_home(store: Path) -> Home:
+    return Home(str(store))
+
+
+@pytest.fixture(name="root")
+def a_root(tmp_path: Path) -> Path:
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return directory
 
 
 def write_outputs(root: Path, text: str) -> None:

@@ -9,13 +9,13 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kube_cluster import Cluster
 from kube_kubelet import Pod, Scripted
+from kube_tls import key_and_certificate
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes.api import Api, Target
@@ -125,7 +125,7 @@ def test_authority_may_be_a_file_beside_the_config(
 
 
 def test_foreign_authority_is_told(config: Object, write: Write) -> None:
-    _, certificate = key_and_certificate()
+    _, certificate = key_and_certificate("someone")
     server(config)["certificate-authority-data"] = base64.b64encode(certificate).decode()
     with pytest.raises(ExecutionError, match="certificate is not that of"):
         pods(found_by(write(config)))
@@ -144,7 +144,7 @@ def test_own_certificate_is_shown(
     cluster: Cluster, config: Object, write: Write, tmp_path: Path, form: str
 ) -> None:
     assert cluster.identity is not None
-    key, certificate = key_and_certificate()
+    key, certificate = key_and_certificate("someone")
     cluster.identity.context.load_verify_locations(cadata=certificate.decode())
     cluster.identity.context.verify_mode = ssl.CERT_REQUIRED
     with pytest.raises(ExecutionError):
@@ -235,30 +235,3 @@ def test_hint_for_several_files_is_one_that_kubectl_understands(
     with pytest.raises(ExecutionError) as caught:
         connect(None, {"KUBECONFIG": both})
     assert f"`KUBECONFIG={both} kubectl get jobs` must work" in (caught.value.hint or "")
-
-
-def key_and_certificate() -> tuple[bytes, bytes]:
-    """Return a key and a certificate that it has signed, as PEM."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "someone")])
-    start = datetime.now(timezone.utc) - timedelta(hours=1)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + timedelta(days=2))
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return secret, made.public_bytes(serialization.Encoding.PEM)

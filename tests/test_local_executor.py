@@ -9,17 +9,24 @@ import struct
 import subprocess
 import termios
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from executor_helpers import (
+from executor_helpers import (  # noqa: F401
+    CTRL_C,
+    CTRL_Z,
     IMPATIENT,
+    IN_BOTH_WAYS,
     NEVER,
     PATIENT,
+    SHELL,
     Place,
     Process,
     Screen,
+    a_place,
+    a_process,
+    a_screen,
     children,
     group_has_ended,
     group_in,
@@ -35,46 +42,6 @@ from buildrun.executors.base import Job, Result
 from buildrun.executors.local import execute
 from buildrun.executors.signals import CAUGHT, Signals
 from buildrun.executors.termination import GracePeriods, Termination
-
-# Another directory than ours takes another way to start.
-IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])
-
-CTRL_C = "\x03"
-CTRL_Z = "\x1a"
-
-# A shell without the user's own settings, and without a line editor that redraws.
-SHELL = ("bash", "--norc", "--noprofile", "--noediting", "-i")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def screen(place: Place) -> Iterator[Callable[..., Screen]]:
-    opened = []
-
-    def open_screen(*argv: str) -> Screen:
-        opened.append(Screen(place, argv or ("./run",)))
-        return opened[-1]
-
-    yield open_screen
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def process(place: Place) -> Iterator[Callable[..., Process]]:
-    started = []
-
-    def start(*argv: str, ignoring: Sequence[int] = (), blocking: Sequence[int] = ()) -> Process:
-        started.append(Process(place, argv or ("./run",), ignoring=ignoring, blocking=blocking))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 def job(command: str, cwd: Path, **environ: str) -> Job:

@@ -14,17 +14,15 @@ from pathlib import Path
 
 import pytest
 from remote_backends import (
-    Handler,
     Shelf,
     Site,
     body_of,
     directory_site,
     place,
-    reply,
     s3_site,
-    serving,
     ssh_server,
 )
+from remote_helpers import Handler, reply, serving
 
 from buildrun.store import digest as digests
 from buildrun.store.remote.client import Remote

@@ -5,37 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-from step_helpers import LOCAL, PAUSE, Gate, Live, argv, hooked, states
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Return what holds commands up."""
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path, gate: Gate) -> Iterator[Callable[..., Live]]:
-    """Return a function that starts a run, with the gate's pipes in its environment."""
-    started: list[Live] = []
-
-    def call(directory: Path, *arguments: str | Path, code: str | None = None) -> Live:
-        words: tuple[str | Path, ...] = ("run", directory, LOCAL, *arguments)
-        command = argv(*words) if code is None else hooked(code, *words)
-        started.append(Live(command, tmp_path, gate.environ))
-        return started[-1]
-
-    yield call
-    for live in started:
-        live.close()
+from step_helpers import (  # noqa: F401
+    LOCAL,
+    PAUSE,
+    TWO,
+    Gate,
+    Start,
+    a_gate,
+    a_start,
+    states,
+)
 
 
 @pytest.fixture
@@ -54,7 +39,6 @@ def run(buildrun: Buildrun, report: Path) -> Callable[..., Outcome]:
     return call
 
 
-Start = Callable[..., Live]
 Run = Callable[..., Outcome]
 
 
@@ -65,21 +49,6 @@ def one(command: str, *, outputs: str = "[out]", more: str = "") -> str:
         f"entry_points:\n  main: {{inputs: [in.txt], outputs: {outputs}, {more} "
         f"command: '{quoted}'}}\n"
     )
-
-
-TWO = """\
-name: two
-entry_points:
-  first:
-    inputs: [in.txt]
-    outputs: [first.txt, tree/]
-    command: "mkdir -p tree/deep; cat in.txt > first.txt; cp in.txt tree/deep/a; echo told"
-  main:
-    depends_on: [first]
-    inputs: [first.txt]
-    outputs: [main.txt]
-    command: "cat first.txt tree/deep/a > main.txt"
-"""
 
 
 def assert_two(directory: Path, text: str) -> None:

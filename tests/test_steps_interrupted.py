@@ -11,49 +11,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 from conftest import Buildrun, Outcome, Project
 from docker_helpers import missing
-from step_helpers import LIMIT, LOCAL, PAUSE, Gate, Live, argv, forked, states
-
-TWO = """\
-name: two
-entry_points:
-  first:
-    inputs: [in.txt]
-    outputs: [first.txt, tree/]
-    command: "mkdir -p tree/deep; cat in.txt > first.txt; cp in.txt tree/deep/a; echo told"
-  main:
-    depends_on: [first]
-    inputs: [first.txt]
-    outputs: [main.txt]
-    command: "cat first.txt tree/deep/a > main.txt"
-"""
+from step_helpers import (  # noqa: F401
+    LIMIT,
+    LOCAL,
+    PAUSE,
+    TWO,
+    Gate,
+    Start,
+    a_gate,
+    a_start,
+    states,
+)
 
 # How many points of a run are tried; a run has some more.
 POINTS = 10
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Return what holds commands up."""
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path, gate: Gate) -> Iterator[Callable[..., Live]]:
-    """Return a function that starts a run, with the gate's pipes in its environment."""
-    started: list[Live] = []
-
-    def call(directory: Path, *arguments: str | Path) -> Live:
-        started.append(Live(argv("run", directory, *arguments), tmp_path, gate.environ))
-        return started[-1]
-
-    yield call
-    for live in started:
-        live.close()
 
 
 @pytest.fixture
@@ -68,12 +43,12 @@ def run(tmp_path: Path, two: Path) -> Callable[..., Outcome]:
 
     def call(at: Callable[[str, Any], None] | None = None, *arguments: str) -> Outcome:
         report = tmp_path / "report"
-        return forked("run", two, LOCAL, "--report", report, *arguments, directory=tmp_path, at=at)
+        words: tuple[str | Path, ...] = ("run", two, LOCAL, "--report", report, *arguments)
+        return command_line.call(words, tmp_path, os.environ, at=at)
 
     return call
 
 
-Start = Callable[..., Live]
 Run = Callable[..., Outcome]
 
 
@@ -213,7 +188,7 @@ def test_what_finished_before_an_interruption_is_recorded(
         b="old",
     )
     report = tmp_path / "report"
-    live = start(directory, LOCAL, "--report", report)
+    live = start(directory, "--report", report)
     gate.wait()
     live.send(number)
     outcome = live.wait()
@@ -318,7 +293,7 @@ def test_damage_is_never_a_failure_nor_a_wrong_result(
     (two / "in.txt").write_text("2\n")
     assert run().code == 0
     assert_made(two, "2\n")
-    assert forked("runs", "ls", directory=store.parent).code == 0
+    assert command_line.call(("runs", "ls"), store.parent, os.environ).code == 0
     assert_clean(two)
 
 
@@ -331,7 +306,7 @@ def test_store_that_is_removed_during_a_run_costs_the_result_only(
         "  main: {depends_on: [a], inputs: [a], outputs: [b], command: cp a b}\n",
         a="old",
     )
-    live = start(directory, LOCAL, "--report", tmp_path / "report")
+    live = start(directory, "--report", tmp_path / "report")
     gate.wait()
     shutil.rmtree(store)
     gate.open()
@@ -483,7 +458,7 @@ def test_reader_that_goes_away_ends_the_run_without_a_traceback(
         "  main: {depends_on: [a], command: 'true'}\n",
         a="old",
     )
-    live = start(directory, LOCAL, "--output", mode, "--report", tmp_path / "report")
+    live = start(directory, "--output", mode, "--report", tmp_path / "report")
     assert live.process.stdout is not None
     if mode != "grouped":
         assert live.process.stdout.readline().endswith(b"said\n")

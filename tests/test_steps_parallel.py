@@ -7,39 +7,20 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Buildrun, Project
-from step_helpers import LOCAL, PAUSE, Gate, Live, argv, states
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Return what holds commands up."""
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path, gate: Gate) -> Iterator[Callable[..., Live]]:
-    """Return a function that starts a run, with the gate's pipes in its environment."""
-    started: list[Live] = []
-
-    def call(directory: Path, *arguments: str | Path, **environ: str) -> Live:
-        command = argv("run", directory, LOCAL, *arguments)
-        started.append(Live(command, tmp_path, {**gate.environ, **environ}))
-        return started[-1]
-
-    yield call
-    for live in started:
-        live.close()
-
-
-Start = Callable[..., Live]
+from step_helpers import (  # noqa: F401
+    LOCAL,
+    PAUSE,
+    Gate,
+    Start,
+    a_gate,
+    a_start,
+    states,
+)
 
 
 def fan(names: str, command: str, **more: str) -> str:

@@ -9,7 +9,15 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from store_helpers import killed_at_each_step, outputs_of, renew, store_outputs, write_outputs
+from store_helpers import (  # noqa: F401
+    a_home,
+    a_root,
+    killed_at_each_step,
+    outputs_of,
+    renew,
+    store_outputs,
+    write_outputs,
+)
 
 from buildrun.store import cas, fsck, gc
 from buildrun.store.action_cache import load, path_of
@@ -18,18 +26,6 @@ from buildrun.store.manifest import Manifest
 from buildrun.workspace.restore import restore
 
 NOW = 2_000_000_000.0
-
-
-@pytest.fixture
-def home(store: Path) -> Home:
-    return Home(str(store))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "project"
-    directory.mkdir()
-    return directory
 
 
 def stored(home: Home, root: Path, text: str, used: float) -> Manifest:

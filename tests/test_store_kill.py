@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_helpers import (
+from store_helpers import (  # noqa: F401
     DECLARED,
+    a_home,
     in_child,
     killed_at_each_step,
     leftovers,
@@ -23,11 +24,6 @@ from buildrun.store.home import Home
 from buildrun.store.manifest import Manifest
 from buildrun.workspace.outputs import displace, recover
 from buildrun.workspace.restore import restore
-
-
-@pytest.fixture
-def home(store: Path) -> Home:
-    return Home(str(store))
 
 
 @pytest.fixture

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_helpers import manifest_of, store_outputs, take, write_outputs
+from store_helpers import (  # noqa: F401
+    a_home,
+    a_root,
+    manifest_of,
+    store_outputs,
+    take,
+    write_outputs,
+)
 
 from buildrun.store import cas, digest, listing
 from buildrun.store.action_cache import outputs_of
@@ -19,18 +26,6 @@ from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 from buildrun.workspace.restore import restore
 
 CONTENT = digest.content(b"text")
-
-
-@pytest.fixture
-def home(store: Path) -> Home:
-    return Home(str(store))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "project"
-    directory.mkdir()
-    return directory
 
 
 @pytest.fixture

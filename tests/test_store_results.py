@@ -9,8 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from store_helpers import (
+from store_helpers import (  # noqa: F401
     DECLARED,
+    a_home,
+    a_root,
     in_background,
     in_child,
     leftovers,
@@ -33,18 +35,6 @@ from buildrun.store.manifest import decode, encode
 from buildrun.workspace import outputs
 from buildrun.workspace.outputs import displace
 from buildrun.workspace.restore import restore
-
-
-@pytest.fixture
-def home(store: Path) -> Home:
-    return Home(str(store))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "project"
-    directory.mkdir()
-    return directory
 
 
 def contents(home: Home) -> list[Path]:

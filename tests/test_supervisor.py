@@ -9,18 +9,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from executor_helpers import (
+from executor_helpers import (  # noqa: F401
+    CTRL_C,
+    CTRL_Z,
     IMPATIENT,
+    IN_BOTH_WAYS,
     PATIENT,
     ROOT,
+    SHELL,
     Place,
     Process,
     Screen,
+    a_place,
+    a_process,
+    a_screen,
     children,
     group_has_ended,
     group_in,
@@ -39,43 +46,6 @@ from buildrun.executors.termination import GracePeriods
 
 # Commands that start elsewhere than here are forked.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])
-
-CTRL_C = "\x03"
-CTRL_Z = "\x1a"
-SHELL = ("bash", "--norc", "--noprofile", "--noediting", "-i")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def screen(place: Place) -> Iterator[Callable[..., Screen]]:
-    opened = []
-
-    def open_screen(*argv: str) -> Screen:
-        opened.append(Screen(place, argv or ("./run",)))
-        return opened[-1]
-
-    yield open_screen
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def process(place: Place) -> Iterator[Callable[..., Process]]:
-    started = []
-
-    def start(*argv: str, ignoring: Sequence[int] = ()) -> Process:
-        started.append(Process(place, argv or ("./run",), ignoring=ignoring))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 class Run:

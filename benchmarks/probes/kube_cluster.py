@@ -67,9 +67,9 @@ class _Written(Cluster):
         stamps = (b"2024-01-01T00:00:%02d.%09dZ " % divmod(at * 5000, 10**9) for at in range(_MANY))
         self._stamped = b"".join(stamp + line for stamp, line in zip(stamps, lines, strict=True))
 
-    def answer(self, request: Request, body: Any, kind: str) -> Answer:
+    def answer(self, request: Request, body: Any) -> Answer:
         if not request.path.endswith("/log"):
-            return super().answer(request, body, kind)
+            return super().answer(request, body)
         text = self._stamped if request.query.get("timestamps") == "true" else self._plain
         if request.query.get("tailLines"):
             text = text[text.rindex(b"\n", 0, -1) + 1 :]
