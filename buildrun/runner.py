@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from buildrun.tracking.session import TrackingSession
 
 
+# Options of `run` with which nothing is run, or by other processes.
+_REQUESTS_NO_RUN = frozenset({"--dry-run", "--watch", "--help", "-h"})
+
+
 def run(
     argv: Sequence[str],
     environ: Mapping[str, str],
@@ -43,6 +47,8 @@ def run(
 
     make: plans and runs it where no plan is remembered. Raises BuildrunError.
     """
+    if not _REQUESTS_NO_RUN.isdisjoint(argv):
+        return make(PlanLease())
     cache = PlanCache(argv, environ, cwd)
     code = _run_remembered(cache, environ, cwd)
     if code is not None:

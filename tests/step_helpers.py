@@ -170,7 +170,9 @@ armed = False
 """
 
 _ENTRY = """
-sys.addaudithook(hook)armed = True
+sys.addaudithook(hook)
+from buildrun import cli
+armed = True
 cli.entry()
 """
 

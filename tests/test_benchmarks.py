@@ -48,6 +48,7 @@ def test_list_names_every_case() -> None:
         "git-again",
         "kubernetes-first-line",
         "kubernetes-hundred",
+        "kubernetes-log",
     ]
 
 

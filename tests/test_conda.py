@@ -729,9 +729,9 @@ def test_damage_names_what_was_changed(place: Place, channel: Path) -> None:
     project = declare(place.project(), channel.as_uri(), "python", "data", "pure")
     place.run(project)
     prefix = place.prefix(project)
-    assert list(conda.damage(str(prefix))) == []
+    assert list(conda.modified_files(str(prefix))) == []
     (prefix / "share" / "data.txt").unlink()
-    assert list(conda.damage(str(prefix))) == ["share/data.txt"]
+    assert list(conda.modified_files(str(prefix))) == ["share/data.txt"]
 
 
 def test_noarch_python_lands_where_its_python_looks(place: Place, tmp_path: Path) -> None:

@@ -24,22 +24,33 @@ NEVER = {
 }  # fmt: skip
 OWN = {
     "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
-    "buildrun.environments.prefix", "buildrun.errors", "buildrun.executors",
+    "buildrun.environments.planned", "buildrun.environments.prefix",
+    "buildrun.environments.target", "buildrun.errors", "buildrun.executors",
     "buildrun.executors.base", "buildrun.executors.guard", "buildrun.executors.local",
     "buildrun.executors.process", "buildrun.executors.signals", "buildrun.executors.tee",
-    "buildrun.executors.terminal", "buildrun.executors.termination", "buildrun.prepared",
-    "buildrun.project", "buildrun.project.locate", "buildrun.store", "buildrun.store.files",
-    "buildrun.store.home", "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.runs",
-    "buildrun.warm",
+    "buildrun.executors.terminal", "buildrun.executors.termination", "buildrun.plan",
+    "buildrun.plan.codec", "buildrun.plan.context", "buildrun.plan.model",
+    "buildrun.plan.plan_cache", "buildrun.plan.quick_check", "buildrun.project",
+    "buildrun.project.locate", "buildrun.project.model", "buildrun.runner", "buildrun.store",
+    "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks",
+    "buildrun.store.memo", "buildrun.store.report_file", "buildrun.store.runs",
+    "buildrun.store.stat_signature", "buildrun.tracking", "buildrun.tracking.config",
+    "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip
 
 
 # The same for a run of steps that are all up to date, and read nothing but plain files.
 STEPS = {
-    "buildrun", "buildrun.cli", "buildrun.console", "buildrun.errors", "buildrun.plan",
-    "buildrun.plan.quick_check", "buildrun.project", "buildrun.project.locate", "buildrun.store",
-    "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks", "buildrun.store.memo",
-    "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.warm", "buildrun.warm_steps",
+    "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
+    "buildrun.environments.planned", "buildrun.environments.prefix",
+    "buildrun.environments.target", "buildrun.errors", "buildrun.executors",
+    "buildrun.executors.base", "buildrun.plan", "buildrun.plan.context", "buildrun.plan.model",
+    "buildrun.plan.plan_cache", "buildrun.plan.quick_check", "buildrun.project",
+    "buildrun.project.locate", "buildrun.project.model", "buildrun.runner", "buildrun.store",
+    "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks",
+    "buildrun.store.memo", "buildrun.store.report_file", "buildrun.store.runs",
+    "buildrun.store.stat_signature", "buildrun.tracking", "buildrun.tracking.config",
+    "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip
 
 

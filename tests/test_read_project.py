@@ -63,7 +63,7 @@ def test_case_has_exactly_its_findings(directory: Path) -> None:
 
 
 def test_every_code_has_a_test() -> None:
-    source = "".join(path.read_text() for path in (REPOSITORY / "buildrun/project").glob("*.py"))
+    source = "".join(path.read_text() for path in (REPOSITORY / "buildrun/project").rglob("*.py"))
     declared = set(re.findall(r'(?:error|warning)(?:\(|", )\s*"([a-z0-9-]+)"', source))
     declared |= set(re.findall(r'(?:Error|_finding)\((?:path, )?"([a-z0-9-]+)"', source))
     for path in (REPOSITORY / "schemas").glob("*.json"):

@@ -231,7 +231,7 @@ def test_ctrl_c_while_the_environment_is_built_ends_the_run(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
     report = tmp_path / "report"
-    live = start(directory, "--report", report)
+    live = start(directory, "--env-manager=virtualenv", "--report", report)
     assert gate.wait() == "building"
     live.send(signal.SIGINT)
     gate.open()

@@ -124,7 +124,7 @@ def lock(
     return conda_lock.make(request, _declared(request), platforms, previous, console)
 
 
-def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
+def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
     """Return the names in the directories that count, and the interpreter, which is the prefix's.
 
     The interpreter is watched like a base interpreter, since most of what runs needs it.
@@ -140,7 +140,7 @@ def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
     )
 
 
-def damage(prefix: str) -> Sequence[str]:
+def modified_files(prefix: str) -> Sequence[str]:
     """Return installed files that are missing or have another size than was recorded."""
     from buildrun.environments import virtualenv
 

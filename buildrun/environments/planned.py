@@ -138,10 +138,12 @@ class RememberedRun:
 
     def _open_target(self) -> Target:
         from buildrun.environments.target import RememberedImage, RememberedPrefix
+        from buildrun.executors.base import ContainerOptions
 
         record, context = self._record, self.context
         if "image" in record["target"]:
-            return RememberedImage(context, record["target"])
+            containers = ContainerOptions(*frozen(record["containers"]))
+            return RememberedImage(context, record["target"], containers, record["plan"]["content"])
         return RememberedPrefix(context, record["target"], record["root"], self._load_project)
 
     def _load_project(self) -> ProjectSpec:

@@ -41,12 +41,12 @@ def build(
     raise AssertionError((identity, prefix, request, console, lock))
 
 
-def witnesses(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:  # noqa: ARG001
+def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:  # noqa: ARG001
     """Return nothing."""
     return {}, ""
 
 
-def damage(prefix: str) -> Sequence[str]:  # noqa: ARG001
+def modified_files(prefix: str) -> Sequence[str]:  # noqa: ARG001
     """Return nothing."""
     return ()
 

@@ -243,10 +243,27 @@ class RememberedPrefix(PrefixTarget):
 class RememberedImage:
     """The image of a remembered plan."""
 
-    def __init__(self, context: RunContext, record: Any) -> None:
-        """Take the record; raises PlanOutdated where the image would be another one by now."""
+    def __init__(
+        self, context: RunContext, record: Any, containers: ContainerOptions, content: str
+    ) -> None:
+        """Take the record; raises PlanOutdated where the image would be another one by now.
+
+        content: what stood for the containers in keys when the plan was made.
+        """
+        from buildrun.errors import BuildrunError
+        from buildrun.executors import docker
+
         self._record = record
         self._image = ResolvedImage(*frozen(record["image"]))
+        root, with_code = record["project"][1], bool(self._image.key)
+        try:
+            now = docker.content(
+                self._image, containers, context.environ, root, with_code=with_code
+            )
+        except BuildrunError as error:
+            raise PlanOutdated(str(error)) from error
+        if now != content:
+            raise PlanOutdated("a variable has another value")
         self._require_current(context)
 
     def identify(self, repository: str | None) -> tuple[EnvironmentState, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.project.yaml_loader import Path
+if TYPE_CHECKING:
+    from buildrun.project.yaml_loader import Path
 
 
 class Parameter(NamedTuple):

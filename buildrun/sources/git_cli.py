@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from buildrun.console import printable, redact
 from buildrun.errors import BuildrunError, ProjectError, StoreError, UsageError
@@ -272,6 +271,10 @@ def split(url: str, environ: Mapping[str, str]) -> Remote:
 
     The name alone, as in `https://alice@host/`, is left to git's own helpers to complete.
     """
+    if "@" not in url:
+        return Remote(url, {})
+    from urllib.parse import unquote, urlsplit, urlunsplit
+
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return Remote(url, {})

@@ -229,8 +229,9 @@ def read(home: Home, key: str) -> ImageRecord | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     kinds = [type(item) for item in record]
-    if kinds != [str, str, str, str, str, int, float] or record.key != key:
+    if kinds != [str, str, str, str, str, int, float] or record.key[7:] != key[7:]:
         return None
+    record = record._replace(key=key)  # older versions had keys with another prefix
     return record if record.id == "" or engine_api.is_id(record.id) else None
 
 
