@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from buildrun.errors import BuildrunError
-    from buildrun.plan.plan_cache import PlanLease
+    from buildrun.planning.plan_cache import PlanLease
 
 # Each verb is a module of `buildrun.commands`; only the one that is asked for is imported.
 COMMANDS = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.errors import BuildrunError
-from buildrun.plan.plan_cache import PlanCache, PlanLease
+from buildrun.planning.plan_cache import PlanCache, PlanLease
 from buildrun.store import home, runs
 from buildrun.tracking.recorder import RunRecorder
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         ProcessRunner,
         Result,
     )
-    from buildrun.plan.context import RunContext
-    from buildrun.plan.model import Plan
-    from buildrun.plan.quick_check import QuickLook
+    from buildrun.planning.context import RunContext
+    from buildrun.planning.model import Plan
+    from buildrun.planning.quick_check import QuickLook
     from buildrun.tracking.session import TrackingSession
 
 
@@ -97,7 +97,7 @@ def _carry_out(
         recorder.nothing_to_do(look.saved)
         return
     from buildrun.executors import base
-    from buildrun.plan.model import is_passthrough
+    from buildrun.planning.model import is_passthrough
 
     plan = planned.load_plan()
     uses_image = base.load(planned.executor).USES_IMAGE
@@ -200,9 +200,9 @@ def _run_steps(
     """Run the steps whose results are not there yet, and account for all."""
     from buildrun import scheduler
     from buildrun.executors import output
-    from buildrun.plan import graph
-    from buildrun.plan.progress import Progress
-    from buildrun.plan.state import close, open_state, origins_of
+    from buildrun.planning import graph
+    from buildrun.planning.progress import Progress
+    from buildrun.planning.state import close, open_state, origins_of
     from buildrun.step_runner import StepRunner
 
     context, options, tracking = planning.context, planning.options, recorder.tracking
@@ -319,13 +319,13 @@ def _import_early() -> None:
     """Load what comes after a checkout while git is at work."""
     from buildrun.environments import prefix, target  # noqa: F401
     from buildrun.executors import local  # noqa: F401
-    from buildrun.plan import codec  # noqa: F401
+    from buildrun.planning import codec  # noqa: F401
 
 
 def _quick_look(planned: PlannedRun, context: RunContext) -> QuickLook | None:
     """Look at the files of a plan's steps; None where that cannot tell, or there are leftovers."""
     if planned.watched is None or home.has_staging(planned.root):
         return None  # what a killed run has left is put right by the steps
-    from buildrun.plan.quick_check import QuickLook
+    from buildrun.planning.quick_check import QuickLook
 
     return QuickLook(planned.watched, context)

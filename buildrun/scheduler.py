@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, Interrupted
-from buildrun.plan.model import Outcome, Reason, Step
+from buildrun.planning.model import Outcome, Reason, Step
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.executors.supervisor import Supervisor
-    from buildrun.plan.progress import Progress
+    from buildrun.planning.progress import Progress
     from buildrun.step_runner import StepRunner
 
 # Seconds between two looks of the live line.

@@ -17,19 +17,19 @@ from buildrun.console import printable
 from buildrun.environments.target import task_of
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
-from buildrun.plan.model import Outcome, Reason, State, Step, label
-from buildrun.plan.state import MADE_BY
-from buildrun.plan.step_history import StepRecord
-from buildrun.plan.uptodate import StepStatus
+from buildrun.planning.model import Outcome, Reason, State, Step, label
+from buildrun.planning.state import MADE_BY
+from buildrun.planning.step_history import StepRecord
+from buildrun.planning.uptodate import StepStatus
 from buildrun.store import locks
 from buildrun.store.files import make_directory
 from buildrun.workspace.previous_outputs import PreviousOutputs, mend
 
 if TYPE_CHECKING:
     from buildrun.executors.output import Display, Log
-    from buildrun.plan.model import Step
-    from buildrun.plan.state import ProjectState
-    from buildrun.plan.uptodate import StepStatus
+    from buildrun.planning.model import Step
+    from buildrun.planning.state import ProjectState
+    from buildrun.planning.uptodate import StepStatus
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.select import FileSet
 

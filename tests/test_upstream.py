@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from buildrun.plan.model import EnvironmentState, Step
-from buildrun.plan.upstream import Upstream
+from buildrun.planning.model import EnvironmentState, Step
+from buildrun.planning.upstream import Upstream
 
 
 def step(name: str, depends_on: Sequence[str], outputs: Sequence[str]) -> Step:

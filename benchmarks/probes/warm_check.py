@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from buildrun.environments import base, prefix
 from buildrun.environments.base import EnvironmentRequest, identify
-from buildrun.plan.plan_cache import PlanCache
+from buildrun.planning.plan_cache import PlanCache
 from buildrun.project.read import read_project
 from buildrun.store import home, memo
 

@@ -12,10 +12,10 @@ from buildrun.commands import options as project_options
 from buildrun.environments.target import ImageTarget, PrefixTarget
 from buildrun.errors import BuildrunError, Interrupted, UsageError
 from buildrun.executors.base import Environment
-from buildrun.plan import load
-from buildrun.plan.context import RunContext, new_context
-from buildrun.plan.load import LoadedProject
-from buildrun.plan.model import docker_env
+from buildrun.planning import load
+from buildrun.planning.context import RunContext, new_context
+from buildrun.planning.load import LoadedProject
+from buildrun.planning.model import docker_env
 from buildrun.project.model import ProjectSpec
 from buildrun.store import runs
 

@@ -12,9 +12,9 @@ from buildrun.environments import base, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
-from buildrun.plan import load
-from buildrun.plan.context import RunContext, new_context
-from buildrun.plan.load import LoadedProject
+from buildrun.planning import load
+from buildrun.planning.context import RunContext, new_context
+from buildrun.planning.load import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker

@@ -14,8 +14,8 @@ from buildrun.console import did_you_mean, printable
 from buildrun.environments.base import MANAGERS
 from buildrun.errors import UsageError
 from buildrun.executors.base import EXECUTORS, is_known
-from buildrun.plan.context import CacheSettings, ProjectOptions
-from buildrun.plan.model import Plan
+from buildrun.planning.context import CacheSettings, ProjectOptions
+from buildrun.planning.model import Plan
 from buildrun.project.locate import find_mlproject, projects_below
 from buildrun.store import files
 

@@ -14,12 +14,12 @@ from buildrun.console import printable
 from buildrun.environments.resolve import manager_of, resolve
 from buildrun.environments.target import ImageTarget
 from buildrun.errors import EnvironmentFailure, ExecutionError
-from buildrun.plan import load, model
-from buildrun.plan.context import CacheSettings, ProjectOptions, RunContext, new_context
-from buildrun.plan.load import LoadedProject
-from buildrun.plan.model import Plan
-from buildrun.plan.state import open_state
-from buildrun.plan.uptodate import StepStatus
+from buildrun.planning import load, model
+from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, new_context
+from buildrun.planning.load import LoadedProject
+from buildrun.planning.model import Plan
+from buildrun.planning.state import open_state
+from buildrun.planning.uptodate import StepStatus
 from buildrun.project.model import ProjectSpec
 
 # What Mermaid may take for markup, also between quotes.

@@ -16,9 +16,9 @@ from buildrun.errors import UsageError
 from buildrun.executors import base as executors
 from buildrun.executors.base import ContainerOptions
 from buildrun.executors.output import MODES
-from buildrun.plan import codec, load, model, plan_cache, quick_check
-from buildrun.plan.context import CacheSettings, RunContext, RunOptions, new_context
-from buildrun.plan.load import LoadedProject
+from buildrun.planning import codec, load, model, plan_cache, quick_check
+from buildrun.planning.context import CacheSettings, RunContext, RunOptions, new_context
+from buildrun.planning.load import LoadedProject
 from buildrun.sources.path_downloads import PathDownloads
 from buildrun.store import digest, report_file
 from buildrun.tracking import config as tracking_config
@@ -26,8 +26,8 @@ from buildrun.tracking.session import spec_for
 
 if TYPE_CHECKING:
     from buildrun.executors.base import Executor
-    from buildrun.plan.model import Plan
-    from buildrun.plan.plan_cache import PlanLease
+    from buildrun.planning.model import Plan
+    from buildrun.planning.plan_cache import PlanLease
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

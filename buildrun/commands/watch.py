@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
-from buildrun.plan import load, model
-from buildrun.plan.context import new_context
+from buildrun.planning import load, model
+from buildrun.planning.context import new_context
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.plan.context import ProjectOptions
+    from buildrun.planning.context import ProjectOptions
     from buildrun.workspace.select import FileSet
 
 # Milliseconds without a further event after which a change is looked at.

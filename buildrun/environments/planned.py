@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from buildrun.console import Console
-from buildrun.plan.context import CacheSettings, ProjectOptions, RunContext, RunOptions
+from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, RunOptions
 from buildrun.store import home, report_file
 from buildrun.store.memo import DependencyTracker, Memo, frozen
 
 if TYPE_CHECKING:
     from buildrun.environments.target import Target
     from buildrun.executors.base import ContainerOptions, Executor
-    from buildrun.plan.model import Plan
-    from buildrun.plan.plan_cache import PlanLease
-    from buildrun.plan.quick_check import Watched
+    from buildrun.planning.model import Plan
+    from buildrun.planning.plan_cache import PlanLease
+    from buildrun.planning.quick_check import Watched
     from buildrun.project.model import ProjectSpec
     from buildrun.tracking.config import RunSpec
 
@@ -91,7 +91,7 @@ class RememberedRun:
     def open(self) -> PlannedRun:
         """Return the run, and say what stands for the warnings that were said when it was made."""
         from buildrun.executors.base import ContainerOptions
-        from buildrun.plan.quick_check import Watched
+        from buildrun.planning.quick_check import Watched
         from buildrun.tracking.config import RunSpec
 
         record, context = self._record, self.context
@@ -132,7 +132,7 @@ class RememberedRun:
         self._target.close()
 
     def _load_plan(self) -> Plan:
-        from buildrun.plan.codec import load_plan
+        from buildrun.planning.codec import load_plan
 
         return load_plan(self._record["plan"])
 
@@ -147,6 +147,6 @@ class RememberedRun:
         return RememberedPrefix(context, record["target"], record["root"], self._load_project)
 
     def _load_project(self) -> ProjectSpec:
-        from buildrun.plan.load import project_at
+        from buildrun.planning.load import project_at
 
         return project_at(self.context, self._record["root"])

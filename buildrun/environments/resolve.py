@@ -8,12 +8,12 @@ from buildrun.environments import base
 from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.prefix import prefix_of, why_unusable
 from buildrun.errors import EnvironmentFailure
-from buildrun.plan.model import EnvironmentState
+from buildrun.planning.model import EnvironmentState
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.base import EnvironmentManager
-    from buildrun.plan.context import RunContext
+    from buildrun.planning.context import RunContext
     from buildrun.project.model import ProjectSpec
     from buildrun.store.home import Home
     from buildrun.store.memo import DependencyTracker

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from buildrun.executors.base import ContainerOptions, Environment, ResolvedImage, Task
-from buildrun.plan.model import EnvironmentState, Step
+from buildrun.planning.model import EnvironmentState, Step
 from buildrun.store.memo import frozen
 
 if TYPE_CHECKING:
     from buildrun.environments.images.choose import ImageChooser
     from buildrun.environments.resolve import ResolvedEnvironment
-    from buildrun.plan.context import RunContext
+    from buildrun.planning.context import RunContext
     from buildrun.project.model import ProjectSpec
     from buildrun.store.locks import Lock
 
@@ -188,7 +188,7 @@ class ImageTarget:
     @property
     def _has_code(self) -> bool:
         """Return whether the project's files are in the image."""
-        from buildrun.plan.model import docker_env
+        from buildrun.planning.model import docker_env
 
         options = self._context.options
         declared = docker_env(self._project) is not None
@@ -327,7 +327,7 @@ def container_options(context: RunContext, project: ProjectSpec) -> ContainerOpt
     Raises UsageError for arguments under which a container could not be looked after.
     """
     from buildrun.executors import docker_cli
-    from buildrun.plan.model import docker_env
+    from buildrun.planning.model import docker_env
 
     options, declared = context.options, docker_env(project)
     arguments = docker_cli.arguments(options.docker_args)

@@ -14,9 +14,9 @@ from buildrun.tracking.session import TrackingSession
 
 if TYPE_CHECKING:
     from buildrun.executors.base import Result
-    from buildrun.plan.context import RunContext
-    from buildrun.plan.model import Outcome, Step
-    from buildrun.plan.progress import Progress
+    from buildrun.planning.context import RunContext
+    from buildrun.planning.model import Outcome, Step
+    from buildrun.planning.progress import Progress
 
 _UNCHANGED = {"code": "unchanged", "detail": "nothing has changed since it was made"}
 
@@ -173,8 +173,8 @@ class RunRecorder:
 
     def _origins(self) -> Mapping[str, str]:
         """Return the MLflow runs that made the last results of the steps."""
-        from buildrun.plan.state import origins_of
-        from buildrun.plan.step_history import History
+        from buildrun.planning.state import origins_of
+        from buildrun.planning.step_history import History
 
         known = self._known()
         history = History(self._context.home.about(known.root, "steps"), write=False)
@@ -213,7 +213,7 @@ class RunRecorder:
         }
 
     def _alone_to_json(self, state: str, step: Step, began: float, log: str | None) -> Any:
-        from buildrun.plan.model import NO_OUTPUTS
+        from buildrun.planning.model import NO_OUTPUTS
 
         return _step_to_json(
             step.id,

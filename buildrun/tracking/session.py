@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
-    from buildrun.plan.context import RunContext
-    from buildrun.plan.load import LoadedProject
-    from buildrun.plan.model import Step
+    from buildrun.planning.context import RunContext
+    from buildrun.planning.load import LoadedProject
+    from buildrun.planning.model import Step
     from buildrun.tracking.run import Status, TrackedRun
     from buildrun.tracking.tags import Checkout
 

@@ -11,8 +11,8 @@ from buildrun.errors import StoreError
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.plan.model import Step
-    from buildrun.plan.state import ProjectState
+    from buildrun.planning.model import Step
+    from buildrun.planning.state import ProjectState
     from buildrun.workspace.outputs import Displaced, Rescued
     from buildrun.workspace.select import FileSet
 

@@ -9,7 +9,7 @@ from buildrun.environments.heartbeat import going_on
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors.base import ResolvedImage
 from buildrun.executors.docker_cli import CODE, begins_with_python
-from buildrun.plan.model import EnvironmentState, docker_env
+from buildrun.planning.model import EnvironmentState, docker_env
 from buildrun.workspace import image_context
 
 if TYPE_CHECKING:

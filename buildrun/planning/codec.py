@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from buildrun.plan.model import EnvironmentState, Plan, Step
+from buildrun.planning.model import EnvironmentState, Plan, Step
 from buildrun.project.model import (
     CondaEnv,
     Dependency,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import has_credentials, holds, nearest, printable, redact
 from buildrun.errors import ProjectError
-from buildrun.plan import codec, model
-from buildrun.plan.context import RunContext
+from buildrun.planning import codec, model
+from buildrun.planning.context import RunContext
 from buildrun.project import locate
 from buildrun.project.model import EntryPoint, ProjectSpec
 from buildrun.project.rules import dependencies

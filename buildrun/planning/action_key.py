@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import printable
-from buildrun.plan.model import Reason, Step
+from buildrun.planning.model import Reason, Step
 from buildrun.store import digest
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """How far a plan has come."""
 
-from buildrun.plan.model import GOOD, Outcome, Plan, Reason, Step
+from buildrun.planning.model import GOOD, Outcome, Plan, Reason, Step
 
 
 class Progress:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ProjectError
-from buildrun.plan import action_key
-from buildrun.plan.action_key import ActionKey
-from buildrun.plan.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
-from buildrun.plan.upstream import Upstream
+from buildrun.planning import action_key
+from buildrun.planning.action_key import ActionKey
+from buildrun.planning.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
+from buildrun.planning.upstream import Upstream
 from buildrun.store.digest import is_digest
 
 if TYPE_CHECKING:
-    from buildrun.plan.step_history import History, StepRecord
+    from buildrun.planning.step_history import History, StepRecord
     from buildrun.project.model import Pattern
     from buildrun.store.action_cache import ActionCache
     from buildrun.store.manifest import Manifest

@@ -10,8 +10,8 @@ from buildrun.errors import BuildrunError
 from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
 
 if TYPE_CHECKING:
-    from buildrun.plan import graph
-    from buildrun.plan.parameters import Download
+    from buildrun.planning import graph
+    from buildrun.planning.parameters import Download
 
 CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
 
@@ -118,7 +118,7 @@ def make_plan(
 
     Raises ProjectError and ParameterError where no command can be computed.
     """
-    from buildrun.plan import graph
+    from buildrun.planning import graph
 
     nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
     docker = docker_env(project)

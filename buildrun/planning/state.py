@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.plan.context import CacheSettings
-from buildrun.plan.model import Plan
-from buildrun.plan.step_history import History
-from buildrun.plan.uptodate import CheckOptions, StalenessCheck
+from buildrun.planning.context import CacheSettings
+from buildrun.planning.model import Plan
+from buildrun.planning.step_history import History
+from buildrun.planning.uptodate import CheckOptions, StalenessCheck
 from buildrun.store.action_cache import ActionCache
 from buildrun.store.home import Home
 from buildrun.workspace.fingerprints import Fingerprints

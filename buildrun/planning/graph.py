@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from buildrun.console import nearest
 from buildrun.errors import BuildrunError, ProjectError
-from buildrun.plan import parameters as command
-from buildrun.plan.parameters import Download, RenderedCommand
+from buildrun.planning import parameters as command
+from buildrun.planning.parameters import Download, RenderedCommand
 from buildrun.project.model import Dependency, EntryPoint, ProjectSpec
 from buildrun.store import digest
 

@@ -13,8 +13,8 @@ from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker, Memo
 
 if TYPE_CHECKING:
-    from buildrun.plan.context import RunContext
-    from buildrun.plan.model import Outcome, Plan
+    from buildrun.planning.context import RunContext
+    from buildrun.planning.model import Outcome, Plan
     from buildrun.workspace.fingerprints import Fingerprints
     from buildrun.workspace.select import FileSet
 
@@ -207,6 +207,6 @@ class QuickLook:
         note(context.home, self._watched, self._found, again, context.environ, saved)
 
     def _fingerprints(self) -> Any:
-        from buildrun.plan.state import fingerprints_of
+        from buildrun.planning.state import fingerprints_of
 
         return fingerprints_of(self._watched.root, self._context.home)

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from buildrun.plan.model import Step
+from buildrun.planning.model import Step
 from buildrun.project.rules.dependencies import Makers
 from buildrun.workspace import glob
 
