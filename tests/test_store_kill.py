@@ -91,9 +91,9 @@ def test_killed_save_leaves_the_earlier_result_or_stores_the_new_one(
 def test_killed_save_of_a_first_result_stores_nothing(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     for _ in killed_at_each_step(lambda: store_outputs(home, root)):
-        assert not list(Path(home.results).rglob("[0-9a-f]" * 32))
+        assert not list(Path(home.results).rglob("[0-9a-f]" * 64))
         shutil.rmtree(home.root, ignore_errors=True)
-    assert list(Path(home.results).rglob("[0-9a-f]" * 32))
+    assert list(Path(home.results).rglob("[0-9a-f]" * 64))
 
 
 def test_killed_save_leaves_what_the_next_one_completes(home: Home, root: Path) -> None:

@@ -75,7 +75,7 @@ class PrefixTarget:
     def record(self) -> Any:
         """See ``Target``; what activation does is in it if the environment has been provided."""
         made, resolved = self._environment, self._resolve()
-        variables = None if made is None else made.variables
+        variables = None if made is None else dict(made.variables)
         return {
             "manager": resolved.manager.NAME,
             "key": resolved.identity.key,
