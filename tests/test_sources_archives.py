@@ -93,6 +93,20 @@ def test_archive_at_an_address_of_fsspec(tmp_path: Path, buildrun: Buildrun) -> 
     assert outcome.out.endswith("one\n"), outcome.err
 
 
+def test_fetched_archive_that_is_in_use_is_not_collected(
+    tmp_path: Path, buildrun: Buildrun, store: Path
+) -> None:
+    for name in ("used", "unused"):
+        zip_of(tmp_path / f"{name}.zip")
+        assert buildrun(f"local://{tmp_path}/{name}.zip", LOCAL).code == 0
+    for path in (store / "sources" / "archives").iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert buildrun(f"local://{tmp_path}/used.zip", LOCAL).code == 0
+    assert buildrun("cache", "gc").code == 0
+    assert buildrun(f"local://{tmp_path}/used.zip", LOCAL, "--offline").code == 0
+    assert buildrun(f"local://{tmp_path}/unused.zip", LOCAL, "--offline").code == 1
+
+
 def test_directory_at_an_address_of_fsspec(tmp_path: Path, buildrun: Buildrun, store: Path) -> None:
     directory = tmp_path / "bucket" / "churn"
     (directory / "sub").mkdir(parents=True)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import Buildrun, Project
@@ -16,11 +17,15 @@ LOCAL = "--env-manager=local"
 
 
 class _Counting(http.server.SimpleHTTPRequestHandler):
-    gets = 0
+    answers: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
-        type(self).gets += 1
+        self.answers.append(0)
         super().do_GET()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.answers[-1] = code
+        super().send_response(code, message)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -31,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     root = tmp_path / "served"
     root.mkdir()
     (root / "a b.csv").write_text("1,2\n")
-    _Counting.gets = 0
+    _Counting.answers.clear()
     handler = lambda *arguments: _Counting(*arguments, directory=str(root))  # noqa: E731
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -71,6 +76,30 @@ def s3() -> Iterator[dict[str, str | None]]:
 def test_http_is_downloaded(project: Project, buildrun: Buildrun, server: str) -> None:
     outcome = buildrun("-q", project(MLPROJECT), LOCAL, "-P", f"f={server}/a%20b.csv")
     assert (outcome.code, outcome.out) == (0, "1,2\n"), outcome.err
+
+
+@pytest.mark.parametrize("name", ["a b.csv", "é.csv"])
+def test_names_that_a_url_cannot_hold_are_escaped(
+    project: Project, buildrun: Buildrun, server: str, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "served" / name).write_text("1,2\n")
+    outcome = buildrun("-q", project(MLPROJECT), LOCAL, "-P", f"f={server}/{name}?version=1")
+    assert (outcome.code, outcome.out) == (0, "1,2\n"), outcome.err
+    assert outcome.err.endswith(f"/{name}\n")
+
+
+def test_file_of_a_web_server_is_downloaded_again_when_it_is_newer(
+    project: Project, buildrun: Buildrun, server: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "served" / "a b.csv"
+    os.utime(path, (1e9, 1e9))
+    arguments = ("-q", project(MLPROJECT), LOCAL, "--storage-dir", tmp_path / "kept")
+    for text in ("1,2\n", "1,2\n", "3,4\n"):
+        if path.read_text() != text:
+            path.write_text(text)
+        outcome = buildrun(*arguments, "-P", f"f={server}/a%20b.csv")
+        assert (outcome.code, outcome.out) == (0, text), outcome.err
+    assert _Counting.answers == [200, 304, 200]
 
 
 def test_missing_remote_file_is_told(project: Project, buildrun: Buildrun, server: str) -> None:

@@ -12,7 +12,7 @@ from buildrun.errors import ProjectError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # `user@host:path`, as ssh and git have it; `host:path` as well.
 _SCP = re.compile(r"(?:[^@/:\s]+@)?(?:\[[0-9A-Fa-f:.]+\]|[^@/:\s]+):(?!//|:)[^\s]")
-# What a program of git's named so would be started with; never what a project is.
+# git would start the program `git-remote-NAME` for `NAME::…`.
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
 
 
@@ -91,6 +91,12 @@ def shown(base: str) -> str:
     if _SCHEME.match(text):
         text = text.partition("?")[0]
     return printable(text)
+
+
+def clone_name(url: str) -> str:
+    """Return what a clone of the URL would be called."""
+    name = re.split(r"[/:]", url.partition("?")[0].rstrip("/"))[-1]
+    return name.removesuffix(".git")
 
 
 def local_path(base: str, cwd: str) -> str | None:

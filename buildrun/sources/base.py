@@ -76,10 +76,10 @@ class Checkout(NamedTuple):
 class Source(Protocol):
     """A module for one kind of source."""
 
-    def matches(self, address: Address, asked: SourceRequest) -> bool:
+    def matches(self, address: Address, request: SourceRequest) -> bool:
         """Return whether the address is for this kind; they are asked in the registry's order."""
 
-    def open_project(self, address: Address, asked: SourceRequest) -> Checkout:
+    def open_project(self, address: Address, request: SourceRequest) -> Checkout:
         """Return the project; raises BuildrunError, and leaves nothing temporary then."""
 
 
@@ -88,17 +88,26 @@ KINDS = (
     "buildrun.sources.git_local",
     "buildrun.sources.archive",
     "buildrun.sources.git",
-    "buildrun.sources.remote",
+    "buildrun.sources.remote_directory",
 )
 
 
-def open_project(uri: str, asked: SourceRequest) -> Checkout:
+def version_refused(address: Address) -> ProjectError:
+    """Return the error for a version of something else than git."""
+    return ProjectError(
+        "setting a version is only supported for git project URIs",
+        place=address.shown,
+        hint="leave `--version` out, or check the version out yourself",
+    )
+
+
+def open_project(uri: str, request: SourceRequest) -> Checkout:
     """Return the project at ``uri``; whoever asked closes it. Raises BuildrunError."""
-    parsed = address.parse(uri, asked.cwd)
+    parsed = address.parse(uri, request.cwd)
     for name in KINDS:
         kind = cast(Source, import_module(name))
-        if kind.matches(parsed, asked):
-            return kind.open_project(parsed, asked)
+        if kind.matches(parsed, request):
+            return kind.open_project(parsed, request)
     raise ProjectError(
         f"there is no project at `{parsed.shown}`",
         hint="give a directory, a git URL, or an archive",

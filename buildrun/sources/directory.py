@@ -10,17 +10,17 @@ from buildrun.sources.address import Address
 from buildrun.sources.base import Checkout, Origin, SourceRequest
 
 
-def matches(address: Address, asked: SourceRequest) -> bool:
+def matches(address: Address, request: SourceRequest) -> bool:
     """Return whether it is a directory with files, or an MLproject file."""
     path = address.path
-    if path is None or asked.version is not None:
+    if path is None or request.version is not None:
         return False
     if os.path.isdir(path):
         return not is_repository(path)
     return not is_archive(path)
 
 
-def open_project(address: Address, asked: SourceRequest) -> Checkout:  # noqa: ARG001
+def open_project(address: Address, request: SourceRequest) -> Checkout:  # noqa: ARG001
     """Return the directory; raises ProjectError."""
     path = address.path or ""
     if not os.path.isdir(path):

@@ -1,9 +1,10 @@
-"""Garbage collection of mirrors, archives and other fetched sources."""
+"""Garbage collection of mirrors and archives."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from buildrun.sources import workdir
@@ -25,10 +26,11 @@ def list_entries(home: Home) -> list[CacheEntry]:
     found = []
     for kind in ("git", "archives"):
         above = os.path.join(home.sources, kind)
-        for name in _names(above):
+        for name in sorted(os.listdir(above)) if os.path.isdir(above) else ():
             path = os.path.join(above, name)
             if os.path.isdir(path):
-                found.append(CacheEntry(path, _size(path), _used(path)))
+                used = max(_time(path), _time(path + ".use"))
+                found.append(CacheEntry(path, sum(_sizes(path)), used))
     return found
 
 
@@ -42,8 +44,9 @@ def prune(home: Home, max_age: float) -> list[CacheEntry]:
 def _remove(item: CacheEntry) -> bool:
     held = []
     try:
-        for ending in (".lock", ".use"):
-            lock = locks.attempt(item.path + ending)
+        # A mirror's locks lie beside it, an archive's in it.
+        for path in (item.path + ".lock", item.path + ".use", os.path.join(item.path, ".lock")):
+            lock = locks.attempt(path)
             if lock is None:
                 return False
             held.append(lock)
@@ -54,29 +57,17 @@ def _remove(item: CacheEntry) -> bool:
             lock.release()
 
 
-def _used(path: str) -> float:
-    times = [0.0]
-    for name in (path, path + ".use"):
-        try:
-            times.append(os.stat(name).st_mtime)
-        except OSError:
-            continue
-    return max(times)
-
-
-def _size(path: str) -> int:
-    total = 0
+def _sizes(path: str) -> Iterable[int]:
     for directory, _, names in os.walk(path):
         for name in names:
             try:
-                total += os.lstat(os.path.join(directory, name)).st_size
-            except OSError:
+                yield os.lstat(os.path.join(directory, name)).st_size
+            except FileNotFoundError:
                 continue
-    return total
 
 
-def _names(directory: str) -> list[str]:
+def _time(path: str) -> float:
     try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0

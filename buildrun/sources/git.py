@@ -5,185 +5,160 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from buildrun.console import printable, redact
 from buildrun.errors import BuildrunError, ProjectError, StoreError
 from buildrun.sources import address as addresses
-from buildrun.sources import git_cli, git_mirror, workdir
-from buildrun.sources import git_mirror as mirrors
+from buildrun.sources import git_cli
 from buildrun.sources.address import Address
 from buildrun.sources.base import Checkout, Origin, SourceRequest
-from buildrun.sources.checkout import CheckoutRecipe, Objects, check_out
-from buildrun.sources.git_cli import Remote
-from buildrun.workspace.move import delete
-
-if TYPE_CHECKING:
-    from buildrun.sources.git_mirror import Commit, ResolvedRevision
-    from buildrun.sources.workdir import Workdir
+from buildrun.sources.checkout import CheckoutRecipe, Objects, Part, check_out
+from buildrun.sources.git_cli import Done, Remote
+from buildrun.sources.git_mirror import Commit, Mirror, Revision
+from buildrun.sources.workdir import Workdir, temporary
+from buildrun.workspace.move import clear
 
 _SCHEMES = ("http", "https", "ssh", "git", "git+ssh", "ssh+git", "git+https", "git+http")
-# See ``Again.parts``.
-Part = tuple[str, Objects, str]
 # Submodules in submodules.
 _DEEPEST = 20
+# What git says of a repository that has lost or damaged objects.
+_DAMAGE = re.compile(
+    "unable to read|bad object|missing|corrupt|failed to unpack|could not parse"
+    "|not a valid object|unable to parse|inflate|loose object|bad tree|not a tree",
+    re.IGNORECASE,
+)
 
 
-def matches(address: Address, asked: SourceRequest) -> bool:  # noqa: ARG001
+def matches(address: Address, request: SourceRequest) -> bool:  # noqa: ARG001
     """Return whether it is a URL that git speaks."""
     return address.path is None and (address.scheme in _SCHEMES or address.is_scp)
 
 
-def open_project(address: Address, asked: SourceRequest) -> Checkout:
+def open_project(address: Address, request: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     url = re.sub(r"^git\+(https?:)", r"\1", address.base)
-    remote = git_cli.split(url, asked.environ)
-    place = mirrors.mirror_of(asked.home, remote.url)
-    workdir.collect(asked.home)
-    wanted = git_mirror.find(remote, place, asked)
-    opened = workdir.claim(asked.home, remote.url, name_of(remote.url), keep=asked.keep)
-    try:
-        os.makedirs(opened.path)
-        parts = populate(opened, opened.path, remote, wanted.commit, asked)
-        shown = addresses.shown(remote.url)
-        root = addresses.enter(opened.path, address.subdirectory, f"`{shown}`")
-    except BaseException:
-        opened.discard()
-        raise
-    if asked.keep:
-        asked.console.note(f"the working directory is kept: {opened.path}")
+    remote = git_cli.parse_remote(url, request.environ)
     name = addresses.shown(remote.url)
+    wanted = Mirror(remote, request).resolve(request.version)
+    with temporary(request, remote.url, addresses.clone_name(remote.url)) as opened:
+        tree = SourceTree(opened, request)
+        tree.add(opened.path, remote, wanted.commit)
+        root = addresses.enter(opened.path, address.subdirectory, f"`{name}`")
     name = f"{name}#{address.subdirectory}" if address.subdirectory else name
-    origin = Origin(name, redact(remote.url), wanted.commit, wanted.branch, address.subdirectory)
-    return Checkout(root, origin, opened, restore(opened, parts, wanted))
+    branch = wanted.branch if request.version is not None else None
+    origin = Origin(name, redact(remote.url), wanted.commit, branch, address.subdirectory)
+    return Checkout(root, origin, opened, tree.recipe(wanted))
 
 
-def name_of(url: str) -> str:
-    """Return what a clone of the URL would be called."""
-    name = re.split(r"[/:]", url.partition("?")[0].rstrip("/"))[-1]
-    return name.removesuffix(".git")
+class SourceTree:
+    """The files of a commit and of its submodules in a working directory."""
 
+    def __init__(self, opened: Workdir, request: SourceRequest) -> None:
+        """Begin without files."""
+        self._opened = opened
+        self._request = request
+        self._parts: list[Part] = []
 
-def populate(
-    opened: Workdir, path: str, remote: Remote, commit: str, asked: SourceRequest, depth: int = 0
-) -> tuple[Part, ...]:
-    """Check a commit out, and what its submodules name; a damaged mirror is made anew, once.
+    def recipe(self, revision: Revision) -> CheckoutRecipe | None:
+        """Return how the same is had again, where that needs no question to anybody."""
+        if (
+            self._opened.is_kept
+            or not revision.fixed
+            or any(objects.lfs for _, objects, _ in self._parts)
+        ):
+            return None
+        return CheckoutRecipe(self._opened.place, self._opened.name, tuple(self._parts))
 
-    Returns what was checked out where.
-    """
-    place = mirrors.mirror_of(asked.home, remote.url)
-    for last in (False, True):
+    def add(self, path: str, remote: Remote, commit: str, depth: int = 0) -> None:
+        """Check a commit out, and its submodules; a damaged mirror is fetched anew, once."""
+        mirror = Mirror(remote, self._request)
+        for last in (False, True):
+            try:
+                os.makedirs(os.path.dirname(mirror.use), exist_ok=True)
+                self._opened.borrow(mirror.use)
+            except OSError as error:
+                raise StoreError(
+                    f"the store cannot be written: {error.strerror}", place=mirror.use
+                ) from None
+            found = mirror.fetch(commit)
+            objects = Objects(mirror.repository, remote.url, commit, found.lfs)
+            done = self._fill(path, objects, remote)
+            if done.code == 0:
+                break
+            if last or self._request.offline or not _DAMAGE.search(done.err):
+                raise _failure(done, remote.url)
+            mirror.remove()
+            clear(path)
+        self._parts.append((os.path.relpath(path, self._opened.path), objects, mirror.use))
+        self._add_submodules(path, found, remote.url, depth)
+
+    def add_local(self, objects: Objects, commit: Commit, url: str) -> None:
+        """Check a commit of a repository on this machine out, and its submodules.
+
+        url: what relative URLs of submodules are relative to.
+        """
+        path = self._opened.path
+        done = self._fill(path, objects, Remote(objects.url, {}))
+        if done.code != 0:
+            raise _failure(done, objects.url)
+        self._parts.append((os.curdir, objects, ""))
+        self._add_submodules(path, commit, url, 0)
+
+    def _fill(self, path: str, objects: Objects, remote: Remote) -> Done:
+        environ = self._request.environ
+        if objects.lfs and not shutil.which("git-lfs", path=environ.get("PATH")):
+            raise ProjectError(
+                f"`{addresses.shown(remote.url)}` has files that git-lfs keeps, which is missing",
+                hint="install git-lfs",
+            )
         try:
-            os.makedirs(os.path.dirname(place.use), exist_ok=True)
-            opened.borrow(place.use)
+            os.makedirs(path, exist_ok=True)
+            return check_out(path, objects, environ, remote if objects.lfs else None)
         except OSError as error:
             raise StoreError(
-                f"the store cannot be written: {error.strerror}", place=place.use
+                f"the project's files cannot be written: {error.strerror}", place=path
             ) from None
-        found = git_mirror.ensure(remote, place, commit, asked)
-        objects = Objects(place.repository, remote.url, commit, found.lfs)
-        said = populate_files(path, objects, asked, remote)
-        if not said:
-            break
-        if last or asked.offline or not _is_damage(said):
-            raise _failure(said, remote)
-        git_mirror.refresh(place)
-        delete(path)
-        os.makedirs(path)
-    part = (os.path.relpath(path, opened.path), objects, place.use)
-    return (part, *populate_submodules(opened, path, found, remote.url, asked, depth))
 
-
-def populate_files(path: str, objects: Objects, asked: SourceRequest, remote: Remote) -> str:
-    """Check out; return what git said if it failed. Raises ProjectError without git or git-lfs."""
-    if objects.lfs and not shutil.which("git-lfs", path=asked.environ.get("PATH")):
-        raise ProjectError(
-            f"`{addresses.shown(remote.url)}` has files that git-lfs keeps, which is missing",
-            hint="install git-lfs",
-        )
-    try:
-        return check_out(path, objects, asked.environ, remote.secrets)
-    except FileNotFoundError as error:
-        from buildrun.sources.git_cli import missing
-
-        raise missing(error) from None
-    except OSError as error:
-        raise StoreError(
-            f"the project's files cannot be written: {error.strerror}", place=path
-        ) from None
-
-
-def populate_submodules(
-    opened: Workdir, path: str, commit: Commit, url: str, asked: SourceRequest, depth: int = 0
-) -> tuple[Part, ...]:
-    """Check out the submodules of a commit into its working directory; raises BuildrunError.
-
-    Returns what was checked out where.
-    """
-    parts: list[Part] = []
-    if commit.submodules and depth >= _DEEPEST:
-        raise ProjectError(f"the submodules of `{addresses.shown(url)}` lie too deep")
-    top = os.path.realpath(path)
-    for name, given, sha in commit.submodules:
-        where = os.path.join(path, name)
-        # git has made an empty directory there; a link would lead elsewhere.
-        if os.path.realpath(where) != os.path.join(top, name) or not os.path.isdir(where):
-            raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
-        try:
-            remote = git_cli.split(_submodule_url(url, given), asked.environ)
-            parts += populate(opened, where, remote, sha, asked, depth + 1)
-        except BuildrunError as error:
-            raise type(error)(
-                f"submodule `{printable(name)}`: {error.message}",
-                place=error.place,
-                hint=error.hint,
-            ) from None
-    return tuple(parts)
-
-
-def restore(
-    opened: Workdir, parts: Sequence[Part], wanted: ResolvedRevision
-) -> CheckoutRecipe | None:
-    """Return how the working directory is had another time, if that is known for certain."""
-    if opened.is_kept or not wanted.fixed or any(objects.lfs for _, objects, _ in parts):
-        return None
-    return CheckoutRecipe(opened.place, opened.name, tuple(parts))
+    # Not by `git submodule`: it has no mirrors, so that each run would fetch, also offline.
+    def _add_submodules(self, path: str, commit: Commit, url: str, depth: int) -> None:
+        if commit.submodules and depth >= _DEEPEST:
+            raise ProjectError(f"the submodules of `{addresses.shown(url)}` lie too deep")
+        top = os.path.realpath(path)
+        for name, given, sha in commit.submodules:
+            where = os.path.join(path, name)
+            # git has made an empty directory there; a link would lead elsewhere.
+            if os.path.realpath(where) != os.path.join(top, name) or not os.path.isdir(where):
+                raise ProjectError(f"the submodule `{printable(name)}` leaves the project")
+            try:
+                remote = git_cli.parse_remote(_submodule_url(url, given), self._request.environ)
+                self.add(where, remote, sha, depth + 1)
+            except BuildrunError as error:
+                raise type(error)(
+                    f"submodule `{printable(name)}`: {error.message}",
+                    place=error.place,
+                    hint=error.hint,
+                ) from None
 
 
 def _submodule_url(parent: str, given: str) -> str:
     """Return a submodule's URL, which may be relative to its parent's; raises ProjectError."""
     addresses.refuse(given)
     if given.startswith(("./", "../")):
-        base = parent.rstrip("/")
-        while given.startswith(("./", "../")):
-            if given.startswith("../"):
-                cut = max(base.rfind("/"), -1 if "://" in base else base.rfind(":"))
-                base = base[: max(cut, 0)]
-            given = given.partition("/")[2]
-        return f"{base}/{given}"
-    is_local = os.path.isabs(given) or given.lower().startswith("file:")
+        # What stands before the path: scheme and host, ssh's `host:`, or nothing.
+        host = re.match(r"[^/:]+://[^/]*/|[^/:]+:(?!/)|", parent)
+        start = host.end() if host else 0
+        return parent[:start] + os.path.normpath(os.path.join(parent[start:], given))
     # A repository from elsewhere has no business with files of this machine.
-    if is_local and not (os.path.isabs(parent) or parent.lower().startswith("file:")):
+    if _is_local(given) and not _is_local(parent):
         raise ProjectError(f"its URL `{addresses.shown(given)}` is a path of this machine")
     return given
 
 
-def _is_damage(said: str) -> bool:
-    text = said.lower()
-    return any(
-        phrase in text
-        for phrase in ("unable to read", "bad object", "missing", "corrupt", "failed to unpack",
-                       "could not parse", "not a valid object", "unable to parse", "inflate",
-                       "loose object", "bad tree", "not a tree")
-    )  # fmt: skip
+def _is_local(url: str) -> bool:
+    return os.path.isabs(url) or url.lower().startswith("file:")
 
 
-def _failure(said: str, remote: Remote) -> BuildrunError:
-    reason = printable(redact(said.splitlines()[-1]))
-    lines = [line for line in said.splitlines() if line.startswith(("fatal:", "error:"))]
-    if lines:
-        reason = printable(redact(lines[0].partition(": ")[2]))
-    if "no space left" in said.lower():
+def _failure(done: Done, url: str) -> BuildrunError:
+    if git_cli.is_full(done):
         return StoreError("there is no room for the project's files on the disk")
-    return ProjectError(f"`{addresses.shown(remote.url)}` cannot be checked out: {reason}")
+    return ProjectError(f"`{addresses.shown(url)}` cannot be checked out: {git_cli.reason(done)}")

@@ -1,133 +1,100 @@
-"""A version of a repository on this machine: checked out elsewhere, never where it lies."""
+"""A version of a repository on this machine: check out elsewhere, never where it lies."""
 
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
-from buildrun.console import printable
 from buildrun.errors import ProjectError
 from buildrun.sources import address as addresses
-from buildrun.sources import directory, git, git_cli, git_mirror, workdir
+from buildrun.sources import directory
 from buildrun.sources.address import Address
-from buildrun.sources.base import Checkout, Origin, SourceRequest
+from buildrun.sources.base import Checkout, Origin, SourceRequest, version_refused
 from buildrun.sources.checkout import Objects
-from buildrun.sources.git_cli import Done, Remote
-from buildrun.sources.git_cli import git as call
-from buildrun.sources.git_mirror import ResolvedRevision
+from buildrun.sources.git import SourceTree
+from buildrun.sources.git_cli import check, git, no_version
+from buildrun.sources.git_mirror import (
+    Revision,
+    check_version,
+    commit_in,
+    describe,
+    is_whole,
+)
+from buildrun.sources.workdir import temporary
 
 
-def matches(address: Address, asked: SourceRequest) -> bool:
+def matches(address: Address, request: SourceRequest) -> bool:
     """Return whether it is a directory of git's, or a version of a checkout is asked for."""
     path = address.path
     if path is None:
         return False
-    return asked.version is not None or (os.path.isdir(path) and directory.is_repository(path))
+    return request.version is not None or (os.path.isdir(path) and directory.is_repository(path))
 
 
-def open_project(address: Address, asked: SourceRequest) -> Checkout:
+def open_project(address: Address, request: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
     path = address.path or ""
-    version = git_mirror.checked_version(asked.version)
-    if not os.path.isdir(path):
-        path = os.path.dirname(path) if os.path.basename(path).lower() == "mlproject" else ""
-    top, repository = _repository(path, address, asked) if path else ("", "")
-    if not repository:
-        raise ProjectError(
-            "setting a version is only supported for git project URIs",
-            place=address.shown,
-            hint="leave `--version` out, or check the version out yourself",
-        )
-    wanted = _find(repository, version, asked, address)
-    subdirectory = os.path.normpath(
-        os.path.join(os.path.relpath(path, top), address.subdirectory or os.curdir)
-    )
-    workdir.collect(asked.home)
+    check_version(request.version)
+    if os.path.basename(path).lower() == "mlproject" and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    found = _find_repository(path, address, request) if os.path.isdir(path) else None
+    if found is None:
+        raise version_refused(address)
+    top = found.top
+    wanted = _resolve(found.directory, address, request)
+    commit = describe(found.directory, wanted.commit, request.environ)
     name = os.path.basename(top).removesuffix(".git") or os.path.basename(os.path.dirname(top))
-    opened = workdir.claim(asked.home, top, name, keep=asked.keep)
-    try:
-        parts = _fill(opened, repository, top, wanted, asked)
-        root = addresses.enter(
-            opened.path, "" if subdirectory == os.curdir else subdirectory, address.shown
-        )
-    except BaseException:
-        opened.discard()
-        raise
-    if asked.keep:
-        asked.console.note(f"the working directory is kept: {printable(opened.path)}")
+    with temporary(request, top, name) as opened:
+        tree = SourceTree(opened, request)
+        # A relative URL of a submodule is relative to where the checkout came from.
+        done = git(("--git-dir", found.directory, "config", "remote.origin.url"), request.environ)
+        objects = Objects(found.directory, top, wanted.commit, commit.lfs, kept=False)
+        tree.add_local(objects, commit, done.text if done.code == 0 else top)
+        below = os.path.join(found.below, address.subdirectory).rstrip("/")
+        root = addresses.enter(opened.path, below, address.shown)
     origin = Origin(address.shown, top, wanted.commit, wanted.branch, address.subdirectory)
-    return Checkout(root, origin, opened, git.restore(opened, parts, wanted))
+    return Checkout(root, origin, opened, tree.recipe(wanted))
 
 
-def _fill(
-    opened: workdir.Workdir,
-    repository: str,
-    top: str,
-    wanted: ResolvedRevision,
-    asked: SourceRequest,
-) -> tuple[git.Part, ...]:
-    found = git_mirror.describe(repository, wanted.commit, asked)
-    objects = Objects(repository, top, wanted.commit, found.lfs, kept=False)
-    os.makedirs(opened.path)
-    said = git.populate_files(opened.path, objects, asked, Remote(top, {}))
-    if said:
-        raise ProjectError(f"`{printable(top)}` cannot be checked out: {printable(said)}")
-    part = (os.curdir, objects, "")
-    if not found.submodules:
-        return (part,)
-    # A relative URL of a submodule is relative to where the checkout came from.
-    done = call(("--git-dir", repository, "config", "remote.origin.url"), asked.environ)
-    url = _line(done) if done.code == 0 else top
-    return (part, *git.populate_submodules(opened, opened.path, found, url, asked))
+class _Repository(NamedTuple):
+    """A repository on this machine.
+
+    top: the checkout's directory. directory: where git keeps it. below: the project's own
+    directory in the checkout.
+    """
+
+    top: str
+    directory: str
+    below: str = ""
 
 
-def _repository(path: str, address: Address, asked: SourceRequest) -> tuple[str, str]:
-    """Return the top of the checkout, and where git keeps it; "" where it is none."""
+def _find_repository(path: str, address: Address, request: SourceRequest) -> _Repository | None:
     if directory.is_repository(path):
-        done = call(("--git-dir", path, *git_mirror.QUIET, "rev-parse", "--git-dir"), asked.environ)
-        if done.code != 0:
-            raise git_cli.failure(done, address.shown)
-        return path, path
-    top = _ask(path, asked, "--show-toplevel")
-    if top.code != 0:
-        if "not a git repository" in top.err or "must be run in a work tree" in top.err:
-            return "", ""
-        raise git_cli.failure(top, address.shown)
-    common = _line(_ask(path, asked, "--git-common-dir"))
-    return _real(path, _line(top)), os.path.join(path, common)
+        done = git(("--git-dir", path, "rev-parse", "--git-dir"), request.environ)
+        check(done, address.shown)
+        return _Repository(path, path)
+    questions = ("--show-toplevel", "--git-common-dir", "--show-prefix")
+    answers = [git(("-C", path, "rev-parse", what), request.environ) for what in questions]
+    error = answers[0].err
+    if "not a git repository" in error or "must be run in a work tree" in error:
+        return None
+    check(answers[0], address.shown)
+    top, common, below = (answer.text for answer in answers)
+    return _Repository(top, os.path.join(path, common), below)
 
 
-def _real(path: str, top: str) -> str:
-    """Return the top in the terms of the path, which may lead there by links."""
-    below = os.path.relpath(os.path.realpath(path), os.path.realpath(top))
-    if below == os.curdir:
-        return path
-    up = os.path.abspath(os.path.join(path, *[os.pardir] * (below.count(os.sep) + 1)))
-    return up if os.path.realpath(up) == os.path.realpath(top) else os.path.realpath(top)
-
-
-def _ask(path: str, asked: SourceRequest, what: str) -> Done:
-    return call(("-C", path, *git_mirror.QUIET, "rev-parse", what), asked.environ)
-
-
-def _line(done: Done) -> str:
-    return os.fsdecode(done.out.removesuffix(b"\n"))
-
-
-def _find(
-    repository: str, version: str | None, asked: SourceRequest, address: Address
-) -> ResolvedRevision:
+def _resolve(repository: str, address: Address, request: SourceRequest) -> Revision:
     """Return the commit; raises ProjectError."""
+    version = request.version
     if version is None:
-        found = git_mirror.commit_in(repository, "HEAD", asked)
+        found = commit_in(repository, "HEAD", request.environ)
         if found is None:
             raise ProjectError(f"the repository at `{address.shown}` has no commits")
-        return ResolvedRevision(found.commit)
+        return Revision(found)
     names = (f"refs/heads/{version}", f"refs/tags/{version}", f"refs/remotes/origin/{version}")
     for name in (*names, version):
-        found = git_mirror.commit_in(repository, name, asked)
+        found = commit_in(repository, name, request.environ)
         if found is not None:
             branch = version if name.startswith("refs/heads/") else None
-            return ResolvedRevision(
-                found.commit, branch, git_mirror.is_full_hash(name) == found.commit
-            )
-    raise git_cli.no_version(version, address.shown)
+            return Revision(found, branch, fixed=is_whole(name))
+    raise no_version(version, address.shown)
