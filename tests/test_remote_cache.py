@@ -124,6 +124,10 @@ def share(url: str, manifest: bytes, *blobs: Blob) -> Told:
     return told
 
 
+def fetch(remote: Remote, digest: str, path: Path, size: int | None) -> bool:
+    return not remote.fetch_many([(digest, str(path), size)])
+
+
 def left_in(directory: Path) -> list[str]:
     return sorted(os.listdir(directory)) if directory.exists() else []
 
@@ -143,11 +147,9 @@ def test_shared_result_reaches_another_machine(
     items = [(digest, path, size) for (digest, _, size), path in zip(blobs, arrived, strict=True)]
     assert remote.fetch_many(items) == set()
     assert [Path(path).read_bytes() for path in arrived] == contents
-    assert all(remote.has(digest, size) for digest, _, size in blobs)
     remote.finish()
     assert told == []
     assert left_in(tmp_path / "new") == ["0", "1", "2"]
-    assert (remote.downloaded.results, remote.downloaded.bytes) == (1, 8 + sum(map(len, contents)))
 
 
 def test_layout_is_by_digest(site: Site, blob: Callable[[bytes], Blob]) -> None:
@@ -160,8 +162,7 @@ def test_what_is_absent_is_no_trouble(site: Site, told: Told, tmp_path: Path) ->
     remote = Remote(site.url, write=True, warn=told)
     digest = digests.content(b"never made")
     assert remote.manifest(KEY) is None
-    assert remote.fetch(digest, str(tmp_path / "new" / "x"), 10) is False
-    assert remote.has(digest, 10) is False
+    assert fetch(remote, digest, tmp_path / "new" / "x", 10) is False
     remote.finish()
     assert told == []
     assert left_in(tmp_path / "new") == []
@@ -196,22 +197,13 @@ def test_lie_is_refused_and_told_once(
     remote = Remote(site.url, write=False, warn=told)
     target = tmp_path / "new" / "model"
     for _ in range(2):
-        assert remote.fetch(digest, str(target), announced) is False
-    assert remote.fetch(honest, f"{target}2", 6), "the others are still used"
+        assert fetch(remote, digest, target, announced) is False
+    assert fetch(remote, honest, target.with_name("model2"), 6), "the others are still used"
     remote.finish()
     assert left_in(tmp_path / "new") == ["model2"]
     assert len(told) == 1
     assert place("blobs", digest) in told[0][0]
     assert why in told[0][0]
-
-
-def test_unannounced_content_is_bounded(site: Site, told: Told, tmp_path: Path) -> None:
-    digest = digests.content(b"x" * 1000)
-    site.put(place("blobs", digest), b"x" * 1000)
-    remote = Remote(site.url, write=False, warn=told)
-    assert remote.fetch(digest, str(tmp_path / "small"), None, 999) is False
-    assert remote.fetch(digest, str(tmp_path / "large"), None, 1000) is True
-    assert ["larger than 999 bytes" in text for text, _ in told] == [True]
 
 
 def test_truncated_object_is_replaced_by_an_upload(
@@ -220,7 +212,7 @@ def test_truncated_object_is_replaced_by_an_upload(
     made = blob(b"model" * 100)
     site.put(place("blobs", made[0]), b"mod")
     assert share(site.url, b"{}", made) == []
-    assert Remote(site.url, write=False, warn=told).fetch(made[0], str(tmp_path / "new"), made[2])
+    assert fetch(Remote(site.url, write=False, warn=told), made[0], tmp_path / "new", made[2])
 
 
 @pytest.mark.parametrize("size", [5, 9_000_000], ids=["small", "large"])
@@ -271,17 +263,6 @@ def test_finishing_twice_is_harmless_and_nothing_follows(
     assert remote.manifest(KEY) is None
     remote.finish()
     assert (site.names(), told) == ({"other"}, [])
-
-
-def test_progress_reaches_all_bytes(
-    tmp_path: Path, told: Told, blob: Callable[[bytes], Blob]
-) -> None:
-    remote = Remote(str(tmp_path / "shared"), write=True, warn=told)
-    remote.upload(KEY, b"{}", [blob(b"one"), blob(b"three")])
-    seen: list[tuple[int, int]] = []
-    remote.finish(lambda done, all_of_it: seen.append((done, all_of_it)))
-    assert all(done <= total == 10 for done, total in seen)
-    assert (remote.uploaded.results, remote.uploaded.bytes) == (1, 10)
 
 
 # Digests.
@@ -336,8 +317,7 @@ def test_pipe_in_place_of_an_object_is_refused(tmp_path: Path, told: Told) -> No
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     remote = Remote(str(tmp_path), write=False, warn=told)
-    assert remote.fetch(digest, str(tmp_path / "new"), 5) is False
-    assert remote.has(digest, 5) is False
+    assert fetch(remote, digest, tmp_path / "new", 5) is False
     assert ["is not a file" in text for text, _ in told] == [True]
 
 
@@ -357,7 +337,7 @@ def test_target_that_cannot_be_written_is_told(
     share(str(tmp_path / "shared"), b"{}", made)
     (tmp_path / "file").write_bytes(b"")
     remote = Remote(str(tmp_path / "shared"), write=False, warn=told)
-    assert remote.fetch(made[0], str(tmp_path / "file" / "below"), made[2]) is False
+    assert fetch(remote, made[0], tmp_path / "file" / "below", made[2]) is False
     assert ["cannot be written here" in text for text, _ in told] == [True]
 
 
@@ -405,16 +385,14 @@ def test_silent_server_is_left_alone_after_one_wait(
 ) -> None:
     address, accepted = silent
     aws(address)
-    remote = Remote(
-        address if scheme == "http" else "s3://bucket", write=True, warn=told, seconds=0.5
-    )
+    url, seconds = (address, 0.5) if scheme == "http" else ("s3://bucket", 2.0)
+    remote = Remote(url, write=True, warn=told, seconds=seconds)
     assert remote.manifest(KEY) is None
     assert [("does not answer; going on without it" in text) for text, _ in told] == [True]
     before = len(accepted)
     assert before > 0
     made = blob(b"model")
-    assert remote.fetch(made[0], str(tmp_path / "new" / "x"), made[2]) is False
-    assert remote.has(made[0]) is False
+    assert fetch(remote, made[0], tmp_path / "new" / "x", made[2]) is False
     remote.upload(KEY, b"{}", [made])
     remote.finish()
     assert len(accepted) == before
@@ -429,7 +407,6 @@ def test_uploads_to_a_silent_server_end(
     remote.upload(KEY, b"{}", [blob(b"one"), blob(b"two")])
     remote.finish()
     assert ["does not answer" in text for text, _ in told] == [True]
-    assert remote.uploaded.results == 0
 
 
 def test_process_ends_though_the_server_is_silent(
@@ -485,7 +462,7 @@ def test_connection_that_breaks_off_leaves_nothing(told: Told, tmp_path: Path) -
     with serving(answer) as url:
         remote = Remote(url, write=False, warn=told)
         target = tmp_path / "new" / "x"
-        assert remote.fetch(digests.content(b"x" * 5_000_000), str(target), 5_000_000) is False
+        assert fetch(remote, digests.content(b"x" * 5_000_000), target, 5_000_000) is False
         remote.finish()
     assert ["going on without it" in text for text, _ in told] == [True]
     assert left_in(tmp_path / "new") == []
@@ -504,7 +481,7 @@ def test_transfer_that_stalls_is_given_up(told: Told, tmp_path: Path) -> None:
     with serving(answer) as url:
         remote = Remote(url, write=False, warn=told, seconds=0.3)
         target = tmp_path / "new" / "x"
-        assert remote.fetch(digests.content(b"x" * 5000), str(target), 5000) is False
+        assert fetch(remote, digests.content(b"x" * 5000), target, 5000) is False
         stalled.set()
         remote.abandon()  # so that what still runs has cleared away
     assert ["does not answer" in text for text, _ in told] == [True]
@@ -527,7 +504,7 @@ def test_endless_answer_is_cut_off(told: Told, tmp_path: Path) -> None:
     with serving(answer) as url:
         remote = Remote(url, write=False, warn=told)
         assert remote.manifest(KEY) is None
-        assert remote.fetch(digests.content(b"x"), str(tmp_path / "new" / "x"), 1) is False
+        assert fetch(remote, digests.content(b"x"), tmp_path / "new" / "x", 1) is False
         remote.finish()
     assert len(sent) < 1000
     assert ["is larger than 67108864 bytes" in text for text, _ in told] == [True]
@@ -588,7 +565,7 @@ def test_denied_reading_is_told_at_the_end(
         aws(address)
         remote = Remote("s3://bucket/team", write=False, warn=told)
         assert remote.manifest(KEY) is None
-        assert remote.fetch(digests.content(b"x"), str(tmp_path / "x"), 1) is False
+        assert fetch(remote, digests.content(b"x"), tmp_path / "x", 1) is False
         assert told == [], "S3 says the same of what is absent, to those who may not list"
         remote.finish()
     assert ["denies access" in text for text, _ in told] == [True]
@@ -699,7 +676,7 @@ def test_credentials_are_in_no_warning(
 ) -> None:
     remote = Remote(url, write=True, warn=told)
     assert remote.manifest(KEY) is None
-    assert remote.fetch(digests.content(b"x"), str(tmp_path / "x"), 1) is False
+    assert fetch(remote, digests.content(b"x"), tmp_path / "x", 1) is False
     remote.upload(KEY, b"{}", [blob(b"model")])
     remote.finish()
     assert len(told) == 1
@@ -725,7 +702,7 @@ def test_what_a_server_repeats_of_the_secrets_is_hidden(
 def test_values_of_variables_named_as_secrets_are_hidden(name: str) -> None:
     error = OSError(f"denied to {SECRET}")
     told = explain(error, "s3://bucket/team", {name: SECRET, "PLAIN": "denied"})
-    assert told.text == (
+    assert told[0] == (
         "the remote cache `s3://bucket/team` failed: denied to …; going on without it"
     )
 
@@ -767,7 +744,6 @@ def test_uploads_go_side_by_side_and_the_manifest_last(
         remote.finish()
     assert told == []
     assert shelf.asked[-1] == ("PUT", place("results", KEY))
-    assert remote.uploaded.results == 1
 
 
 def test_contents_that_are_there_are_not_sent_again(
@@ -783,7 +759,6 @@ def test_contents_that_are_there_are_not_sent_again(
         remote.upload(other, b"{}", [made])
         remote.finish()
     assert [path for command, path in shelf.asked if command == "PUT"] == [place("results", other)]
-    assert remote.uploaded.bytes == 2
 
 
 def test_signature_in_the_query_goes_with_every_request(
@@ -810,8 +785,10 @@ def test_abandoned_upload_leaves_no_manifest(told: Told, blob: Callable[[bytes],
         if request.command == "PUT":
             begun.set()
             go_on.wait(30)
-            shelf(request)
-            answered.set()
+            try:
+                shelf(request)
+            finally:
+                answered.set()
         else:
             shelf(request)
 
@@ -849,7 +826,7 @@ def test_interrupted_download_leaves_nothing(told: Told, tmp_path: Path) -> None
         with serving(answer) as url:
             remote = Remote(url, write=False, warn=told)
             with pytest.raises(_Interrupted):
-                remote.fetch(digests.content(data), str(tmp_path / "new" / "x"), len(data))
+                fetch(remote, digests.content(data), tmp_path / "new" / "x", len(data))
             go_on.set()
             remote.abandon()
     finally:
@@ -868,9 +845,9 @@ def test_several_threads_may_ask_at_once(
 
     def ask(thread: int) -> None:
         for digest, path, size in blobs:
-            if remote.manifest(KEY) != b"{}" or not remote.has(digest, size):
+            if remote.manifest(KEY) != b"{}":
                 failed.append(digest)
-            if not remote.fetch(digest, str(tmp_path / "new" / f"{thread}-{digest}"), size):
+            if not fetch(remote, digest, tmp_path / "new" / f"{thread}-{digest}", size):
                 failed.append(digest)
             remote.upload(digests.key("result", [thread, digest]), b"[]", [(digest, path, size)])
 
@@ -881,7 +858,8 @@ def test_several_threads_may_ask_at_once(
         thread.join(60)
     remote.finish()
     assert (failed, told) == ([], [])
-    assert (remote.uploaded.results, remote.downloaded.results) == (240, 240)
+    results = [path for path in (tmp_path / "shared/v1/results").rglob("*") if path.is_file()]
+    assert len(results) == 1 + 240
     assert len(left_in(tmp_path / "new")) == 240
 
 

@@ -91,16 +91,14 @@ class Archive:
 
 
 class Slice:
-    """A part on its way; see ``store.remote_place.Goods``."""
+    """A part of an archive, as an upload."""
 
     def __init__(self, archive: Archive, part: Part) -> None:
         """Open nothing yet."""
-        self.path = None
-        self.size = part.size
         self._archive = archive
         self._part = part
 
-    def chunks(self, length: int = CHUNK) -> Iterator[bytes]:  # noqa: ARG002
+    def chunks(self) -> Iterator[bytes]:
         """Yield the content; raise Changed at its end at the latest where it has become another."""
         made = hashlib.sha256()
         for chunk in tar.gathered(self._archive.chunks(self._part.start, self._part.size)):

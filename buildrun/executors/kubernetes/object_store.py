@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from buildrun.errors import BuildrunError, ExecutionError
@@ -21,7 +19,6 @@ from buildrun.store.remote.transfer import (
     Stopped,
     Task,
     TransferPool,
-    VerifiedDownload,
 )
 
 Made = TypeVar("Made")
@@ -70,13 +67,11 @@ class Store:
         tasks = [lane.start(_again(work)) for work in works]
         try:
             lane.wait(tasks)
-        except NoProgress as error:
+        except BaseException as error:
             self._lane = self._new_lane()
             lane.stop()
-            raise self._failure(error, outcome) from None
-        except BaseException:
-            for task in tasks:
-                task.drop()
+            if isinstance(error, NoProgress):
+                raise self._failure(error, outcome) from None
             raise
         for task in tasks:
             if task.error is not None:
@@ -106,30 +101,14 @@ class Store:
                 self._place = fs.connect(self._url, write=True)
             return self._place
 
-    def has(self, name: str, size: int) -> bool:
-        """Return whether an object is there, with so many bytes; within ``all``."""
-        try:
-            return self.place().size(name) in (None, size)
-        except Exception as error:
-            # Denied is what S3 calls the absent too, to those who may not list.
-            if is_absent(error) or is_denied(error):
-                return False
-            raise
-
     def small(self, task: Task[Any], name: str, limit: int) -> bytes | None:
         """Return an object of so many bytes at most, None where there is none; within ``all``."""
-        with TemporaryDirectory(prefix="buildrun-") as directory:
-            into = VerifiedDownload(os.path.join(directory, "object"), limit)
-            try:
-                self.place().read(task, name, into)
-            except Exception as error:
-                if is_absent(error) or is_denied(error):
-                    return None
-                raise
-            finally:
-                into.close()
-            with open(into.path, "rb") as file:
-                return file.read()
+        try:
+            return self.place().read_bytes(task, name, limit)
+        except Exception as error:
+            if is_absent(error) or is_denied(error):
+                return None
+            raise
 
     def names(self, above: str) -> list[str]:
         """Return the objects below a name; within ``all``, and not for a plain server."""

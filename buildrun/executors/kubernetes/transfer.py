@@ -177,8 +177,9 @@ class ArtifactTransfer:
         name = _sent(part.sha256)
 
         def send(task: Task[Any]) -> None:
-            if name not in self._there and not self._store.has(name, part.size):
-                self._store.place().write(task, name, Slice(archive, part))
+            if name not in self._there and not self._store.place().has(name, part.size):
+                chunks = Slice(archive, part).chunks
+                self._store.place().write(task, name, part.size, chunks)
             self._there.add(name)
 
         return send

@@ -1,298 +1,254 @@
-"""Results shared between machines: fetched, verified and uploaded."""
+"""The remote cache: results shared between machines, fetched, verified and uploaded."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from itertools import count
+from functools import partial
 from typing import Any
 
-from buildrun.store.cas import TEMPORARY
+from buildrun.store.cas import TEMPORARY, ignore_errors, path_for
 from buildrun.store.digest import is_digest
-from buildrun.store.remote.connection import Connection, TransferStats, Work, name_of
-from buildrun.store.remote.errors import is_absent, is_denied
+from buildrun.store.remote import fs
+from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
 from buildrun.store.remote.transfer import (
-    BytesUpload,
-    FileUpload,
+    Changed,
     NoProgress,
     Refused,
+    Result,
     Task,
-    VerifiedDownload,
+    TransferPool,
+    verified,
+    writing_here,
 )
 
 LARGEST_MANIFEST = 64 << 20
-LARGEST_BLOB = 1 << 40
-_EMPTY = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
-_numbers = count()
+# What a content may have whose size is not announced: a listing or a log.
+LARGEST_LISTING = 1 << 30
+# Seconds that loading a library may take, which is no fault of the remote's.
+_LOADING = 20.0
 
-Progress = Callable[[int, int], None]
+Work = Callable[[Task[Any]], Result]
 
 
 class Remote:
-    """A shared place for results. It never stops a run.
+    """A remote cache. No failure of it stops a run: what failed is a miss, and told once.
 
-    Every trouble is told once and then the place is left alone; an object that is not what its
-    name says is not used, told once, and the others still are. Methods may be called from
-    several threads; ``warn`` is called within them, never from a thread of ours.
-
-    uploaded, downloaded: what went there and what came, for a summary.
+    After most failures it is not used again; after an object that is not what its name says,
+    the others still are. Methods may be called from several threads.
     """
 
     def __init__(
         self, url: str, *, write: bool, warn: Callable[[str, str], None], seconds: float = 10.0
     ) -> None:
-        """Touch nothing before the first use.
+        """Connect to nothing before the first use.
 
         url: what fsspec knows, or a directory. write: whether ``upload`` does anything.
-        warn: is called with a message and a hint.
-        seconds: how long one small operation, or transfers without progress, may take.
+        warn: is called with a message and a hint, by any thread.
+        seconds: how long transfers may go without progress.
         """
         self.writes = write
-        self._link = Connection(url, write=write, seconds=seconds)
-        self._uploads = Uploads(self._link)
+        # A later change of directory must not lead elsewhere.
+        self._url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._warn = warn
+        self._downloads = TransferPool(fs.width(url), seconds)
+        self._uploads = TransferPool(fs.width(url), seconds)
+        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._store: fs.RemoteStore | None = None
+        self._told: set[str] = set()
         self._closed = False
-        self.uploaded = self._uploads.traffic
-        self.downloaded = TransferStats()
+        self._answered = False
+        self._denied: BaseException | None = None
+        self._there: set[str] = set()
+        if not write:
+            self._uploads.stop()
 
     def manifest(self, key: str) -> bytes | None:
-        """Return the manifest for a key; None where there is none, or trouble.
-
-        Raises ValueError for a key that is no digest.
-        """
+        """Return the manifest of a result, None where there is none; raises ValueError."""
         name = name_of("results", key)
-        (found,) = self._link.ask([(name, self._reading(name))])
-        if found is not None:
-            self.downloaded.add(len(found), results=1)
-        self._link.tell(self._warn)
+
+        def read(task: Task[Any]) -> bytes:
+            return self._connected().read_bytes(task, name, LARGEST_MANIFEST)
+
+        (found,) = self._ask([(name, read)])
         return found
 
-    def fetch(
-        self, digest: str, path: str, size: int | None = None, limit: int = LARGEST_BLOB
-    ) -> bool:
-        """Bring a content to the file at ``path``, which it replaces, and return whether it is.
+    def fetch_many(self, items: Sequence[tuple[str, str, int | None]]) -> set[str]:
+        """Download contents, many at once, and return the digests of those that did not come.
 
-        size: its bytes as announced; where they are not, it may have ``limit`` bytes.
-        Where False is returned, nothing is at the path that was not there before.
-        """
-        return not self.fetch_many([(digest, path, size)], limit)
-
-    def fetch_many(
-        self,
-        items: Sequence[tuple[str, str, int | None]],
-        limit: int = LARGEST_BLOB,
-        progress: Progress | None = None,
-    ) -> set[str]:
-        """Bring contents, many at once, and return the digests of those that did not come.
-
-        items: digest, path and bytes as announced, as for ``fetch``.
-        progress: is told, now and then, of the contents that have ended and of all.
+        items: the digest, the path of the file to make or replace, and the size if it is known.
+        Where a content does not come, nothing is at its path that was not there before.
         """
         failed = {digest for digest, _, _ in items if not is_digest(digest)}
         for digest in failed:
-            self._link.refuse(repr(digest), "is no BLAKE3 digest")
+            self._distrust(repr(digest), "is no BLAKE3 digest")
         wanted = [item for item in items if item[0] not in failed]
-        came = self._link.ask(
-            [(name_of("blobs", item[0]), self._bringing(*item, limit)) for item in wanted],
-            (lambda tasks: progress(sum(task.done for task in tasks), len(tasks)))
-            if progress
-            else None,
+        came = self._ask(
+            [(name_of("blobs", item[0]), partial(self._download, *item)) for item in wanted]
         )
-        self._link.tell(self._warn)
         return failed | {item[0] for item, done in zip(wanted, came, strict=True) if not done}
 
-    def has(self, digest: str, size: int | None = None) -> bool:
-        """Return whether a content is there, with the bytes announced; False in trouble.
-
-        Raises ValueError for what is no digest.
-        """
-        name = name_of("blobs", digest)
-
-        def look(_: Task[Any]) -> bool:
-            try:
-                found = self._link.place().size(name)
-            except Exception as error:
-                if is_absent(error):
-                    return False
-                raise
-            return found is None or (found >= 0 and size in (None, found))
-
-        (there,) = self._link.ask([(name, look)])
-        self._link.tell(self._warn)
-        return bool(there)
-
     def refuse(self, key: str, why: str) -> None:
-        """Tell that a manifest that came is not to be used, such as "is not JSON"."""
-        self._link.refuse(name_of("results", key), why)
-        self._link.tell(self._warn)
+        """Warn that a manifest that came is not used, such as for "is not JSON"."""
+        self._distrust(name_of("results", key), why)
 
     def upload(self, key: str, manifest: bytes, blobs: Sequence[tuple[str, str, int]]) -> None:
         """Queue a result: first its contents that are not there, then its manifest.
 
-        blobs: digest, local path and bytes. A file that is not what its digest says any more
-        leaves the whole result here. Raises ValueError for what are no digests.
+        blobs: digest, local path and size. Where a file is not what its digest says any more,
+        the manifest stays here. Raises ValueError for what are no digests.
         """
-        self._uploads.add(key, manifest, blobs)
-        self._link.tell(self._warn)
+        name = name_of("results", key)
+        contents = {name_of("blobs", item[0]): item for item in blobs}
+        missing = set(contents)
 
-    def finish(self, progress: Progress | None = None) -> None:
-        """Wait for the uploads as long as they get on, and close; again, it does nothing.
+        def send_manifest(task: Task[Any]) -> None:
+            self._connected().write(task, name, len(manifest), lambda: iter([manifest]))
 
-        progress: is told, now and then, of the bytes that are done with and of all.
-        """
-        if not self._closed:
-            self._uploads.wait(progress)
-            self._link.judge_denials()
-            self._close()
-        self._link.tell(self._warn)
+        def send(content: str, task: Task[Any]) -> None:
+            *_, size = contents[content]
+            if content not in self._there and not self._connected().has(content, size):
+                chunks = partial(verified, *contents[content])
+                self._connected().write(task, content, size, chunks)
+            self._there.add(content)
+            with self._lock:
+                missing.remove(content)
+                complete = not missing
+            if complete:
+                send_manifest(task)
+
+        for content in contents:
+            self._start(self._uploads, name, partial(send, content))
+        if not contents:
+            self._start(self._uploads, name, send_manifest)
+
+    def finish(self) -> None:
+        """Wait for the uploads as long as they get on, and close; again, it does nothing."""
+        try:
+            if not self._uploads.stopped:
+                self._uploads.wait()
+        except NoProgress as error:
+            self._leave(error)
+        if self._denied and not self._answered:
+            self._leave(self._denied)
+        self._close(0.5)
 
     def abandon(self) -> None:
         """Stop soon; what is half there has no name that a reader looks at."""
-        self._close()
-        self._link.writing.settle(1.0)
-        self._link.reading.settle(1.0)
+        self._close(1.0)
 
-    def _close(self) -> None:
+    def _close(self, seconds: float) -> None:
+        """Stop, and give what runs so long to clear away what it has begun."""
         self._closed = True
-        self._link.close()
+        self._stop()
+        self._uploads.settle(seconds)
+        self._downloads.settle(seconds)
 
-    def _reading(self, name: str) -> Work[bytes]:
-        def read(task: Task[Any]) -> bytes:
-            from tempfile import TemporaryDirectory
+    def _stop(self) -> None:
+        self._downloads.stop()
+        self._uploads.stop()
 
-            with TemporaryDirectory(prefix="buildrun-") as directory:
-                into = VerifiedDownload(os.path.join(directory, "manifest"), LARGEST_MANIFEST)
-                try:
-                    self._link.place().read(task, name, into)
-                finally:
-                    into.close()
-                with open(into.path, "rb") as file:
-                    return file.read()
-
-        return read
-
-    def _bringing(self, digest: str, path: str, size: int | None, limit: int) -> Work[bool]:
-        def bring(task: Task[Any]) -> bool:
-            temporary = f"{path}.{os.getpid()}.{next(_numbers)}{TEMPORARY}"
-            into = VerifiedDownload(temporary, limit if size is None else size)
-            try:
-                if digest != _EMPTY:
-                    self._link.place().read(task, name_of("blobs", digest), into)
-                made = into.close()
-                if size is not None and into.size < size:
-                    raise Refused(f"has only {into.size} of {size} bytes")
-                if made != digest:
-                    raise Refused("has another content than its name says")
-                task.commit(lambda: into.publish(path))
-            finally:
-                into.discard()
-            self.downloaded.add(into.size)
-            return True
-
-        return bring
-
-
-class _Result:
-    """A result whose manifest follows when every content is there."""
-
-    def __init__(self, name: str, manifest: bytes, blobs: int) -> None:
-        self.name = name
-        self.manifest = BytesUpload(manifest)
-        self.left = blobs
-        self.whole = True
-
-
-class Uploads:
-    """The uploads of a run.
-
-    traffic: what has been written there.
-    """
-
-    def __init__(self, link: Connection) -> None:
-        """Have nothing to send yet."""
-        self.traffic = TransferStats()
-        self._link = link
-        self._lock = threading.Lock()
-        self._there: set[str] = set()
-        self._under_way: set[FileUpload] = set()
-        self._done = 0
-        self._all = 0
-
-    def add(self, key: str, manifest: bytes, blobs: Sequence[tuple[str, str, int]]) -> None:
-        """Queue a result, as ``Remote.upload`` says; raises ValueError."""
-        names = [name_of("blobs", digest) for digest, _, _ in blobs]
-        result = _Result(name_of("results", key), manifest, len(blobs))
-        with self._lock:
-            self._all += len(manifest) + sum(size for _, _, size in blobs)
-        for name, blob in zip(names, blobs, strict=True):
-            self._start(self._sending(result, name, FileUpload(*blob)), name)
-        if not blobs:
-            self._send_manifest(result)
-
-    def wait(self, progress: Callable[[int, int], None] | None) -> None:
-        """Return when all is there or has failed, or when nothing gets on any more."""
-        lane = self._link.writing
-        if lane.stopped:
-            lane.settle(0.5)  # for what runs to clear away what it has begun
-            return
+    def _ask(self, works: Sequence[tuple[str, Work[Result]]]) -> list[Result | None]:
+        """Return what each work returns that reads an object; None where that failed."""
+        tasks = [self._start(self._downloads, name, work) for name, work in works]
         try:
-            lane.drain((lambda: progress(self._so_far(), self._all)) if progress else None)
+            self._downloads.wait(tasks)
         except NoProgress as error:
-            self._link.leave(error)
-
-    def _so_far(self) -> int:
-        with self._lock:
-            return self._done + sum(min(goods.taken, goods.size) for goods in self._under_way)
-
-    def _start(self, work: Callable[[Task[Any]], None], name: str, *, first: bool = False) -> None:
-        self._link.writing.start(self._link.guarded(work, name, out=True), first=first)
-
-    def _sending(
-        self, result: _Result, name: str, goods: FileUpload
-    ) -> Callable[[Task[Any]], None]:
-        def send(task: Task[Any]) -> None:
-            sent = False
-            with self._lock:
-                self._under_way.add(goods)
-            try:
-                if result.whole:
-                    self._send(task, name, goods)
-                    sent = True
-            finally:
-                with self._lock:
-                    self._under_way.remove(goods)
-                    self._done += goods.size
-                    result.whole = result.whole and sent
-                    result.left -= 1
-                    complete = result.whole and not result.left
-                if complete:
-                    self._send_manifest(result)
-
-        return send
-
-    def _send(self, task: Task[Any], name: str, goods: FileUpload) -> None:
-        if name in self._there:
-            return
-        if not self._is_there(name, goods.size):
-            self._link.place().write(task, name, goods)
-            self.traffic.add(goods.size)
-        self._there.add(name)
-
-    def _send_manifest(self, result: _Result) -> None:
-        def send(task: Task[Any]) -> None:
-            self._link.place().write(task, result.name, result.manifest)
-            self.traffic.add(result.manifest.size, results=1)
-            with self._lock:
-                self._done += result.manifest.size
-
-        self._start(send, result.name, first=True)
-
-    def _is_there(self, name: str, size: int) -> bool:
-        try:
-            return self._link.place().size(name) in (None, size)
-        except Exception as error:
-            # Denied is what S3 calls the absent too, to those who may not list.
-            if is_absent(error) or is_denied(error):
-                return False
+            self._leave(error)
+        except BaseException:
+            self._downloads.stop()  # so that nothing is changed behind whoever interrupted
             raise
+        return [task.result for task in tasks]
+
+    def _start(self, pool: TransferPool, name: str, work: Work[Result]) -> Task[Result | None]:
+        """Start the work on an object; its failure becomes a warning, and None."""
+
+        def run(task: Task[Any]) -> Result | None:
+            try:
+                result = work(task)
+            except Exception as error:
+                if not pool.stopped:
+                    self._take(error, name, uploading=pool is self._uploads)
+                return None
+            self._answered = True
+            return result
+
+        return pool.start(run)
+
+    def _connected(self) -> fs.RemoteStore:
+        with self._connecting:
+            if self._store is None:
+                extra = 0.0 if fs.is_directory(self._url) else _LOADING
+                with self._downloads.patience(extra), self._uploads.patience(extra):
+                    self._store = fs.connect(self._url, write=self.writes)
+            return self._store
+
+    def _download(self, digest: str, path: str, size: int | None, task: Task[Any]) -> bool:
+        temporary = f"{path}.{os.urandom(6).hex()}{TEMPORARY}"
+        try:
+            with writing_here():
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                open(temporary, "xb").close()
+            limit = LARGEST_LISTING if size is None else size
+            self._connected().read(task, name_of("blobs", digest), temporary, limit)
+            length = os.stat(temporary).st_size
+            if size is not None and length < size:
+                raise Refused(f"has only {length} of {size} bytes")
+            for _ in verified(digest, temporary, length):
+                task.heartbeat()
+            with writing_here():
+                os.replace(temporary, path)
+        except Changed:
+            raise Refused("has another content than its name says") from None
+        finally:
+            ignore_errors(os.unlink, temporary)
+        return True
+
+    def _take(self, error: Exception, name: str, *, uploading: bool) -> None:
+        """Turn a failure into a miss, a warning, or the end of all use of the remote."""
+        if isinstance(error, Refused):
+            self._distrust(name, str(error))
+        elif isinstance(error, Changed):
+            self._tell("changed", f"`{error}` has changed, so its result is not shared", "")
+        elif uploading and (isinstance(error, PermissionError) or is_denied(error)):
+            self._answered = True
+            self._tell("denied", *explain(error, self._url, os.environ, "results are not shared"))
+            self._uploads.stop()
+        elif not uploading and is_absent(error):
+            self._answered = True
+        elif not uploading and is_denied(error) and not fs.is_directory(self._url):
+            # S3 says so of what is absent too, to those who may not list: judged at the end.
+            self._denied = self._denied or error
+        else:
+            self._leave(error)
+
+    def _leave(self, error: BaseException) -> None:
+        """Have nothing more to do with the remote."""
+        self._tell("left", *explain(error, self._url, os.environ))
+        self._stop()
+
+    def _distrust(self, name: str, why: str) -> None:
+        self._tell(
+            "distrusted",
+            f"the remote cache `{shown(self._url)}` holds what is not to be trusted: "
+            f"`{name}` {why}; it is not used",
+            "delete it there, and see who may write there",
+        )
+
+    def _tell(self, kind: str, text: str, hint: str) -> None:
+        """Give the first warning of a kind."""
+        with self._lock:
+            if self._closed or kind in self._told:
+                return
+            self._told.add(kind)
+        self._warn(hide(text, self._url, os.environ), hint)
+
+
+def name_of(kind: str, digest: str) -> str:
+    """Return an object's name, such as ``v1/blobs/blake3/af/af1349…``.
+
+    Raises ValueError for what is no digest.
+    """
+    return path_for(f"v1/{kind}", digest)
