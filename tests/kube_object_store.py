@@ -21,6 +21,7 @@ from remote_backends import body_of
 from remote_helpers import Handler, reply, serving
 
 from buildrun.executors.kubernetes import pod_runner
+from buildrun.workspace.archive import header
 
 SIGNATURE = "X-Amz-Signature=5eedcafe5eedcafe"
 
@@ -197,12 +198,12 @@ def archive(*items: tuple[str, Any]) -> bytes:
     for name, content in items:
         encoded = name.encode("utf-8", "surrogateescape")
         if content is None:
-            made.append(pod_runner.header(encoded + b"/", b"5", mode=0o755))
+            made.append(header(encoded + b"/", b"5", mode=0o755))
         elif isinstance(content, str):
             target = content.encode("utf-8", "surrogateescape")
-            made.append(pod_runner.header(encoded, b"2", target=target, mode=0o777))
+            made.append(header(encoded, b"2", target=target, mode=0o777))
         else:
-            made.append(pod_runner.header(encoded, b"0", len(content), mode=0o644))
+            made.append(header(encoded, b"0", len(content), mode=0o644))
             made.append(content + bytes(-len(content) % 512))
     return b"".join(made) + bytes(1024)
 

@@ -31,7 +31,7 @@ from remote_helpers import SECRET, Bucket, Handler, bucket
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes import transfer
-from buildrun.executors.kubernetes.archive import Largest
+from buildrun.executors.kubernetes.archive import PartLimit
 from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery
 from buildrun.workspace import outputs
 
@@ -207,7 +207,7 @@ def test_what_is_there_is_not_sent_again(store: Depot, root: Path) -> None:
 
 
 def test_parts_grow_where_there_would_be_too_many() -> None:
-    largest = Largest(1000, 10)
+    largest = PartLimit(1000, 10)
     assert [largest.of(size) for size in (0, 1, 10_000, 10_001, 99_999)] == [
         1000, 1000, 1000, 2000, 10_000,
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.store import digest, listing, stat_signature
+from buildrun.store.remote.transfer import Changed
 
 if TYPE_CHECKING:
     from buildrun.store.listing import Entry
@@ -60,6 +61,25 @@ def room(size: int) -> int:
     return size + -size % BLOCK
 
 
+def content(path: bytes, signature: bytes, start: int, size: int) -> Iterator[bytes]:
+    """Yield bytes of a file; raises OSError, and Changed where its signature is another one."""
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        if error.errno in _OTHER:
+            raise Changed(os.fsdecode(path)) from None
+        raise
+    with open(descriptor, "rb", buffering=0) as file:
+        if stat_signature.of(os.fstat(descriptor)) == signature:
+            file.seek(start)
+            while size and (chunk := file.read(min(size, _CHUNK))):
+                size -= len(chunk)
+                yield chunk
+            if not size and stat_signature.of(os.fstat(descriptor)) == signature:
+                return
+    raise Changed(os.fsdecode(path))
+
+
 def whole(name: bytes, content: bytes) -> bytes:
     """Return a file, header and all."""
     return header(name, size=len(content)) + content + padding(len(content))
@@ -106,7 +126,6 @@ def _record(name: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, name, value)
 
 
-_LAYER_CHUNK = 1 << 20
 # It vanished, or became a link or something else.
 _OTHER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -181,34 +200,21 @@ def _header(name: bytes, entry: Entry, group: int) -> bytes:
 
 
 def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterator[bytes]:
-    try:
-        if entry.kind == listing.SYMLINK:
-            if os.readlink(place) != os.fsencode(entry.content):
-                raise _changed(entry)
-            return
-        descriptor = os.open(place, _FLAGS)
-    except OSError as error:
-        raise _unreadable(entry, error) from error
     # A file that was just written may change without a trace: then what it holds is compared.
     made = digest.new() if young else None
     try:
-        if stat_signature.of(os.fstat(descriptor)) != seen:
-            raise _changed(entry)
-        left = entry.size
-        while left:
-            chunk = os.read(descriptor, min(left, _LAYER_CHUNK))
-            if not chunk:
-                raise _changed(entry)
-            left -= len(chunk)
+        if entry.kind == listing.SYMLINK:
+            if os.readlink(place) != os.fsencode(entry.content):
+                raise Changed
+            return
+        for chunk in content(place, seen, 0, entry.size):
             if made is not None:
                 made.update(chunk)
             yield chunk
-        if stat_signature.of(os.fstat(descriptor)) != seen:
-            raise _changed(entry)
+    except Changed:
+        raise _changed(entry) from None
     except OSError as error:
         raise _unreadable(entry, error) from error
-    finally:
-        os.close(descriptor)
     if made is not None and digest.text(made) != entry.content:
         raise _changed(entry)
     yield padding(entry.size)

@@ -1,17 +1,17 @@
-"""Staged files in the remote cache."""
+"""The remote cache, as the object store through which files reach pods and come back."""
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from buildrun.errors import BuildrunError, ExecutionError
-from buildrun.executors.kubernetes import archive
-from buildrun.executors.kubernetes import sign as goods_sign
+from buildrun.executors.kubernetes import archive, sign
+from buildrun.executors.kubernetes.pod_runner import HttpClient, MultipartReader
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
-from buildrun.store.remote.fs import scheme_of
 from buildrun.store.remote.transfer import (
     Changed,
     NoProgress,
@@ -21,7 +21,8 @@ from buildrun.store.remote.transfer import (
     TransferPool,
 )
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+Work = Callable[[Task[Any]], Result]
 
 UNTRUSTED = "delete it there, and see who may write there"
 
@@ -31,11 +32,14 @@ _BROKEN = frozenset(
 )
 
 
-class Store:
-    """A store that is connected to when it is first needed, by whatever thread.
+class ObjectStore:
+    """Objects by name; it is connected to when it is first needed, by whatever thread.
+
+    What breaks on the way is done again, a few times; what makes no progress for ``patience``
+    seconds is given up. All methods raise ExecutionError.
 
     shown: its address without credentials. is_plain: whether it is an HTTP server without
-    signatures. What is called within ``all`` raises what the library for the store raises.
+    signatures.
     """
 
     def __init__(
@@ -47,29 +51,109 @@ class Store:
         seconds: int,
         patience: float,
     ) -> None:
-        """Touch nothing yet; for the arguments see ``goods.Goods``."""
+        """Connect to nothing yet.
+
+        environ: whose credentials no message may show. endpoint: the service's address for pods,
+        where that is another one. seconds: how long URLs are good for.
+        """
         self.shown = hide(shown(url), url, environ)
-        self.is_plain = scheme_of(url) in ("http", "https")
+        self.is_plain = fs.scheme_of(url) in ("http", "https")
         self._url, self._environ, self._endpoint = url, environ, endpoint
         self._seconds, self._patience = seconds, patience
         self._lock = threading.Lock()
-        self._lane = self._new_lane()
-        self._place: fs.RemoteStore | None = None
-        self._filesystem: tuple[Any, str] | None = None
-        self._signers: dict[str | None, goods_sign.Signer] = {}
+        self._pool = self._new_pool()
+        self._store: fs.RemoteStore | None = None
+        self._signers: dict[str | None, sign.Signer] = {}
+        self._present: set[str] = set()
+        self._http = HttpClient()
 
-    def all(self, works: Sequence[Callable[[Task[Any]], Made]], outcome: str) -> list[Made]:
-        """Return what each work returns; raises ExecutionError, which says the outcome too.
+    def upload(self, parts: Mapping[str, archive.Part]) -> None:
+        """Write the objects that are not there yet."""
 
-        What breaks on the way is done again, a few times; what hangs is given up.
-        """
-        lane = self._lane
-        tasks = [lane.start(_again(work)) for work in works]
+        def write(name: str, part: archive.Part, task: Task[Any]) -> None:
+            if not self._connected().has(name, part.size):
+                self._connected().write(task, name, part.size, part.chunks)
+            self._present.add(name)
+
+        works = [
+            lambda task, name=name, part=part: write(name, part, task)
+            for name, part in parts.items()
+            if name not in self._present
+        ]
+        self._run(works, "files cannot be sent there")
+
+    def urls(self, names: Sequence[str], method: str, *, here: bool = False) -> tuple[str, ...]:
+        """Return URLs of objects to GET or PUT, for pods, or for this machine (``here``)."""
+        endpoint = None if here else self._endpoint
+
+        def work(_: Task[Any]) -> tuple[str, ...]:
+            with self._lock:
+                if endpoint not in self._signers:
+                    self._signers[endpoint] = sign.connect(self._url, endpoint, self._seconds)
+            return tuple(self._signers[endpoint](name, method) for name in names)
+
+        (urls,) = self._run([work], "no addresses for pods can be made")
+        return urls
+
+    def stream(self, names: Sequence[str], what: str) -> MultipartReader:
+        """Return the bytes of objects, one behind the other; ``what`` names them in messages."""
+        return MultipartReader(self._http, self.urls(names, "GET", here=True), what)
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return an object of so many bytes at most, None where there is none."""
+        (data,) = self._run(
+            [lambda task: self._read(task, name, limit)],
+            "what a pod has delivered cannot be seen",
+        )
+        return data
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects that are there; those on a plain HTTP server only as it allows it."""
+        if self.is_plain:
+            for url in self.urls(names, "PUT", here=True):
+                try:
+                    self._http.open(url, method="DELETE").close()
+                except (OSError, http.client.HTTPException):
+                    pass  # it does not know the method, or does not allow it
+            return
+
+        def work(_: Task[Any]) -> None:
+            filesystem, root = sign.open_filesystem(self._url)
+            for name in names:
+                try:
+                    filesystem.rm_file(f"{root}/{name}")
+                except FileNotFoundError:
+                    pass
+
+        self._run([work], "a delivery cannot be deleted")
+
+    def _read(self, task: Task[Any], name: str, limit: int) -> bytes | None:
         try:
-            lane.wait(tasks)
+            return self._connected().read_bytes(task, name, limit)
+        except Exception as error:
+            if _may_be_absent(error):
+                return None
+            raise
+
+    def _connected(self) -> fs.RemoteStore:
+        with self._lock:
+            if self._store is None:
+                self._store = fs.connect(self._url, write=True)
+            return self._store
+
+    def _new_pool(self) -> TransferPool:
+        # What writes to servers without signatures holds a part or two in memory.
+        return TransferPool(4 if self.is_plain else fs.width(self._url), self._patience)
+
+    def _run(self, works: Sequence[Work[Result]], outcome: str) -> list[Result]:
+        """Return what each work returns; the outcome is what a failure means, for messages."""
+        pool = self._pool
+        tasks = [pool.start(_retrying(work)) for work in works]
+        try:
+            pool.wait(tasks)
         except BaseException as error:
-            self._lane = self._new_lane()
-            lane.stop()
+            self._pool = self._new_pool()
+            pool.stop()
             if isinstance(error, NoProgress):
                 raise self._failure(error, outcome) from None
             raise
@@ -78,66 +162,6 @@ class Store:
                 # The libraries' own texts may show addresses, so nothing of them is chained.
                 raise self._failure(task.error, outcome) from None
         return [task.result for task in tasks]  # type: ignore[misc]
-
-    def sign(self, names: Sequence[str], *, write: bool, here: bool = False) -> tuple[str, ...]:
-        """Return addresses for pods, or, ``here``, for this machine; raises ExecutionError."""
-        endpoint = None if here else self._endpoint
-
-        def sign(_: Task[Any]) -> tuple[str, ...]:
-            with self._lock:
-                signer = self._signers.get(endpoint)
-                if signer is None:
-                    signer = goods_sign.connect(self._url, endpoint, self._seconds)
-                    self._signers[endpoint] = signer
-            return signer.sign(names, write=write)
-
-        (made,) = self.all([sign], "no addresses for pods can be made")
-        return made
-
-    def place(self) -> fs.RemoteStore:
-        """Return where objects are written and read; within ``all``."""
-        with self._lock:
-            if self._place is None:
-                self._place = fs.connect(self._url, write=True)
-            return self._place
-
-    def small(self, task: Task[Any], name: str, limit: int) -> bytes | None:
-        """Return an object of so many bytes at most, None where there is none; within ``all``."""
-        try:
-            return self.place().read_bytes(task, name, limit)
-        except Exception as error:
-            if is_absent(error) or is_denied(error):
-                return None
-            raise
-
-    def names(self, above: str) -> list[str]:
-        """Return the objects below a name; within ``all``, and not for a plain server."""
-        filesystem, root = self._opened()
-        # Pods have written there since, which a listing that was kept would not tell.
-        filesystem.invalidate_cache()
-        try:
-            return [path[len(root) + 1 :] for path in filesystem.find(f"{root}/{above}")]
-        except FileNotFoundError:
-            return []
-
-    def delete(self, name: str) -> None:
-        """Delete an object, if it is there; within ``all``, and not for a plain server."""
-        filesystem, root = self._opened()
-        try:
-            filesystem.rm_file(f"{root}/{name}")
-        except FileNotFoundError:
-            pass
-
-    def _opened(self) -> tuple[Any, str]:
-        with self._lock:
-            if self._filesystem is None:
-                self._filesystem = goods_sign.open_filesystem(self._url)
-            return self._filesystem
-
-    def _new_lane(self) -> TransferPool:
-        # What writes to servers without signatures holds a part or two in memory.
-        width = 4 if self.is_plain else fs.width(self._url)
-        return TransferPool(width, self._patience)
 
     def _failure(self, error: BaseException, outcome: str) -> BuildrunError:
         if isinstance(error, BuildrunError):
@@ -153,24 +177,28 @@ class Store:
         return ExecutionError(text, hint=hint)
 
 
-def _again(work: Callable[[Task[Any]], Made]) -> Callable[[Task[Any]], Made]:
+def _may_be_absent(error: Exception) -> bool:
+    # Denied is what S3 calls the absent too, to those who may not list.
+    return is_absent(error) or is_denied(error)
+
+
+def _retrying(work: Work[Result]) -> Work[Result]:
     """Return the work, done again where a connection broke or a server was not well."""
 
-    def run(task: Task[Any]) -> Made:
+    def run(task: Task[Any]) -> Result:
         for _ in range(_TRIES - 1):
             try:
                 return work(task)
             except Exception as error:
-                if not _may_pass(error):
+                status = getattr(error, "status", None)
+                if isinstance(status, int):
+                    is_transient = status == 429 or status >= 500
+                else:
+                    is_broken = type(error).__name__ in _BROKEN
+                    is_transient = is_broken or isinstance(error, ConnectionError)
+                if not is_transient:
                     raise
                 task.heartbeat()
         return work(task)
 
     return run
-
-
-def _may_pass(error: Exception) -> bool:
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status == 429 or status >= 500
-    return isinstance(error, ConnectionError) or type(error).__name__ in _BROKEN

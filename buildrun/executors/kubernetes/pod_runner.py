@@ -1,15 +1,15 @@
-"""The program in the pod: brings inputs, runs the command, sends outputs.
+"""The program that runs in a pod: downloads inputs, runs the command, uploads outputs.
 
-Runs in images of others with their Python 3.6 or newer and nothing but the standard library.
+It runs in images of others, with Python 3.6 or newer and the standard library alone.
 """
 
 import os
 import sys
 
 if __name__ == "__main__" and os.environ.get("PYTHONPATH"):
-    # The project's modules, however they are named, must not stand before the library's.
-    _theirs = {os.path.abspath(_place) for _place in os.environ["PYTHONPATH"].split(os.pathsep)}
-    sys.path[:] = [_place for _place in sys.path if os.path.abspath(_place) not in _theirs]
+    # A module of the project must not be taken for one of the standard library.
+    _project = {os.path.abspath(_place) for _place in os.environ["PYTHONPATH"].split(os.pathsep)}
+    sys.path[:] = [_place for _place in sys.path if os.path.abspath(_place) not in _project]
 
 import errno
 import hashlib
@@ -17,640 +17,354 @@ import http.client
 import json
 import random
 import re
+import shutil
 import signal
 import ssl
 import stat
+import subprocess
+import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import IO, Any
 
-FETCH, START, DELIVER = "fetch", "start", "deliver"
-CODES = {FETCH: 121, START: 126, DELIVER: 122}
-NOT_FOUND = 127
+# Exit codes: inputs could not be fetched, the command not started, outputs not delivered.
+FETCH, START, NOT_FOUND, DELIVER = 121, 126, 127, 122
+_KINDS = {FETCH: "fetch", START: "start", NOT_FOUND: "start", DELIVER: "deliver"}
 
-CHUNK = 1 << 20
-# Seconds that a connection may be silent.
-_SILENCE = 120
-# Failures in a row after which an object is given up, and the longest pause between two, seconds.
-_TRIES = 8
-_LONGEST_PAUSE = 20.0
-# Beside 5xx: too slow, too early, too many.
-_PASSING = frozenset({408, 425, 429})
-_LASTING = frozenset({501, 505})
-_MOVED = frozenset({307, 308})
-# What an object store calls an error, in its XML; the rest of it may show what was signed.
-_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired", "RequestExpired"})
-_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,80})</Code>")
-# Variables that name the authorities to trust; OpenSSL looks at its own, SSL_CERT_FILE, by itself.
-_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
+_PIECE = 1 << 16
+_TIMEOUT = 120  # seconds without a byte
+# Failures in a row after which an object is given up, and the longest pauses between two, in
+# seconds: our own, and one that a server asks for.
+_TRIES, _LONGEST_PAUSE, _LONGEST_RETRY_AFTER = 8, 20.0, 60.0
+# Trying again helps after these (too slow, too early, too many) and 5xx, except where the server
+# does not implement the method or the version of HTTP.
+_TRANSIENT, _PERMANENT = (408, 425, 429), (501, 505)
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
+# The name of an error in an object store's XML; the rest of it may show the signature.
+_ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,80})</Code>")
+# Certificate authorities; OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR by itself.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 
-BLOCK = 512
-_END = bytes(2 * BLOCK)
-_FILE, _LINK, _DIRECTORY, _PAX = b"0", b"2", b"5", b"x"
-_FIELD = 100
-_LARGE = 8**11
-# As in buildrun's images: zip archives know no earlier time.
-_TIME = 315619200
-# Bytes of what a header says further; a path has at most 4 KiB.
-_LARGEST_PAX = 1 << 16
+_TIME = 315619200  # as in buildrun.workspace.archive
+_ENCODING = ("utf-8", "surrogateescape")
+# The kinds of members that buildrun writes, each with the most bytes of its content. A pax
+# header holds a path and a link target, of 4 KiB at most each.
+_SIZES = {
+    tarfile.REGTYPE: 1 << 60,
+    tarfile.SYMTYPE: 0,
+    tarfile.DIRTYPE: 0,
+    tarfile.XHDTYPE: 1 << 16,
+}
 
-# What the system and its users send to a container; `kubectl delete` sends SIGTERM.
-_PASSED_ON = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FORWARDED = (*_ENDING, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class TransferError(Exception):
-    """What keeps files from travelling; the text shows no credentials."""
-
-
-class Absent(TransferError):
-    """There is no such object."""
+    """A download or upload that failed; the text shows no credentials."""
 
 
 class Failure(Exception):
-    """What keeps the command from being run, or its outputs from being delivered.
+    """Why the command did not run, or its outputs were not delivered: exit code and message."""
 
-    kind: ``fetch``, ``start`` or ``deliver``. code: the exit code.
+
+class _Handler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Opens URLs of servers that may refuse a body before they have read all of it, and close.
+
+    The answer says why; that the rest of the body could not be sent does not.
     """
 
-    def __init__(self, kind: str, message: str, code: "int | None" = None) -> None:
-        """Take what is to be told."""
-        super().__init__(message)
-        self.kind = kind
-        self.code = CODES[kind] if code is None else code
+    def do_open(self, http_class: "Any", req: "Any", **options: "Any") -> "Any":
+        class Connection(http_class):  # type: ignore[misc]
+            def request(self, *arguments: "Any", **keywords: "Any") -> None:
+                try:
+                    super().request(*arguments, **keywords)
+                except (BrokenPipeError, ConnectionResetError):
+                    if self.sock is None:
+                        raise
 
-
-class Stopped(BaseException):
-    """A signal arrived while no command was running."""
-
-    def __init__(self, number: int) -> None:
-        """Take the signal's number."""
-        super().__init__(number)
-        self.number = number
-
-
-# HTTP
+        return super().do_open(Connection, req, **options)
 
 
 class HttpClient:
-    """Objects behind presigned URLs.
+    """Requests to presigned URLs, through the proxies of the environment.
 
-    pause: seconds before the first try again; they double. context: for TLS, made when it is
-    needed.
+    pause: seconds before the second try; each further pause is twice as long.
     """
 
-    def __init__(self, *, pause: float = 0.5, context: "ssl.SSLContext | None" = None) -> None:
-        """Connect to nothing yet; proxies are those of the environment."""
+    def __init__(self, pause: float = 0.5) -> None:
+        """Connect to nothing yet."""
         self._pause = pause
-        self._opener = urllib.request.build_opener(_Plain(), _Secure(context))
+        self._opener = None  # type: urllib.request.OpenerDirector | None
 
-    def open(self, url: str, start: int = 0) -> "http.client.HTTPResponse":
-        """Return the answer for an object from a byte on; raises what urllib raises."""
-        headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        request = urllib.request.Request(_fit(url), headers=headers)  # noqa: S310
-        return self._opener.open(request, timeout=_SILENCE)  # type: ignore[no-any-return]
+    def open(self, url: str, **request: "Any") -> "http.client.HTTPResponse":
+        """Return the response to a ``urllib.request.Request``; raises what urllib raises."""
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("not an HTTP address")
+        if self._opener is None:
+            self._opener = urllib.request.build_opener(_Handler(context=_tls_context()))
+        made = urllib.request.Request(url, **request)  # noqa: S310
+        return self._opener.open(made, timeout=_TIMEOUT)  # type: ignore[no-any-return]
 
-    def put(self, url: str, file: "IO[bytes]", size: int, what: str) -> None:
-        """Make an object of a file that can be rewound; raises Trouble.
+    def put(self, url: str, file: "IO[bytes]", what: str) -> None:
+        """Upload a file; raises TransferError.
 
-        what: the object, for messages.
+        what: the object's name in messages.
         """
-        failures = moves = 0
+        headers = {
+            "Content-Length": str(file.seek(0, os.SEEK_END)),
+            "Content-Type": "application/octet-stream",
+        }
+        if {"sig", "sv"} <= urllib.parse.parse_qs(urllib.parse.urlsplit(url).query).keys():
+            headers["x-ms-blob-type"] = "BlockBlob"  # Azure wants to be told
+        failures = redirects = 0
         while True:
+            file.seek(0)
             try:
-                self._put(url, file, size)
-            except urllib.error.HTTPError as error:
-                if error.code in _MOVED and moves < 3 and error.headers.get("Location"):
-                    url = urllib.parse.urljoin(url, error.headers["Location"])
-                    moves += 1
-                    continue
-                failures = self.endure(error, failures, what)
-            except Exception as error:
-                failures = self.endure(error, failures, what)
-            else:
+                with self.open(url, data=file, headers=headers, method="PUT") as response:
+                    response.read(_PIECE)
                 return
+            except Exception as error:
+                # urllib follows such redirects of downloads alone.
+                is_moved = getattr(error, "code", 0) in (307, 308) and redirects < 3
+                target = error.headers.get("Location") if is_moved else None  # type: ignore[attr-defined]
+                if target:
+                    url = urllib.parse.urljoin(url, target)
+                    redirects += 1
+                else:
+                    failures = self.wait_to_retry(error, failures, what)
 
-    def delete(self, url: str) -> None:
-        """Delete an object where the server lets us; raises nothing where it does not."""
-        request = urllib.request.Request(_fit(url), method="DELETE")  # noqa: S310
-        try:
-            self._opener.open(request, timeout=_SILENCE).close()
-        except (OSError, http.client.HTTPException):
-            pass
+    def wait_to_retry(self, error: Exception, failures: int, what: str) -> int:
+        """Wait before the next try, and count the failure; raises TransferError for the last one.
 
-    def endure(self, error: Exception, failures: int, what: str) -> int:
-        """Wait before the next try and return how many failed in a row; raises Trouble.
-
-        failures: those before this one.
+        failures: the tries in a row that failed before. what: the object's name in messages.
         """
         if isinstance(error, TransferError):
             raise error
-        text = f"{what}: {_fact(error)}"
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        if isinstance(error, urllib.error.HTTPError) and error.code in (404, 410):
-            raise Absent(text) from None
-        if not _may_pass(error) or failures + 1 >= _TRIES:
-            raise TransferError(text) from None
+        fact, is_transient = _classify(error)
+        if not is_transient or failures + 1 >= _TRIES:
+            raise TransferError(f"{what}: {fact}") from None
+        asked = str((getattr(error, "headers", None) or {}).get("Retry-After"))
         pause = min(self._pause * 2**failures, _LONGEST_PAUSE)
-        # All pods of a project meet the same trouble at once; they shall not come back at once.
-        time.sleep(max(_asked(error), random.uniform(pause / 2, pause)))  # noqa: S311
+        # The pods of a project meet the same trouble at once; they must not return at once.
+        pause = random.uniform(pause / 2, pause)  # noqa: S311
+        time.sleep(max(pause, min(int(asked), _LONGEST_RETRY_AFTER) if asked.isdigit() else 0))
         return failures + 1
 
-    def _put(self, url: str, file: "IO[bytes]", size: int) -> None:
-        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        if _is_azure(url):
-            headers["x-ms-blob-type"] = "BlockBlob"
-        request = urllib.request.Request(  # noqa: S310
-            _fit(url), data=_blocks(file, size), headers=headers, method="PUT"
-        )
-        with self._opener.open(request, timeout=_SILENCE) as response:
-            response.read(CHUNK)
 
-
-class _Early:
-    """A connection on which the server may answer before it has read all, and close.
-
-    Its answer says why; that the rest could not be sent does not.
-    """
-
-    sock: "Any"
-
-    def request(self, *arguments: "object", **options: "object") -> None:
-        """Send a request."""
-        try:
-            super().request(*arguments, **options)  # type: ignore[misc]
-        except (BrokenPipeError, ConnectionResetError):
-            if self.sock is None:
-                raise
-
-
-class _PlainConnection(_Early, http.client.HTTPConnection):
-    """Without TLS."""
-
-
-class _SecureConnection(_Early, http.client.HTTPSConnection):
-    """With TLS."""
-
-
-class _Plain(urllib.request.HTTPHandler):
-    """Opens http:// addresses."""
-
-    def http_open(self, req: "urllib.request.Request") -> "http.client.HTTPResponse":
-        return self.do_open(_PlainConnection, req)
-
-
-class _Secure(urllib.request.HTTPSHandler):
-    """Opens https:// addresses."""
-
-    def __init__(self, context: "ssl.SSLContext | None") -> None:
-        super().__init__()
-        self._trusting = context
-
-    def https_open(self, req: "urllib.request.Request") -> "http.client.HTTPResponse":
-        if self._trusting is None:
-            self._trusting = trust(os.environ)
-        return self.do_open(_SecureConnection, req, context=self._trusting)
-
-
-def trust(environ: "Mapping[str, str]") -> "ssl.SSLContext":
-    """Return whom to trust: whom the variables name, else the system, else ``certifi``."""
-    for name in _BUNDLES:
-        place = environ.get(name)
-        if place and os.path.isdir(place):
-            return ssl.create_default_context(capath=place)
-        if place and os.path.exists(place):
-            return ssl.create_default_context(cafile=place)
-    paths = ssl.get_default_verify_paths()
-    if not any(place and os.path.exists(place) for place in (paths.cafile, paths.capath)):
+def _tls_context() -> "ssl.SSLContext":
+    """Return a context with the variables' authorities, else the system's, else certifi's."""
+    named = [path for path in map(os.environ.get, _CA_VARIABLES) if path and os.path.exists(path)]
+    path = named[0] if named else None
+    system = ssl.get_default_verify_paths()
+    if not (path or system.cafile or system.capath):
         try:
             import certifi
+
+            path = certifi.where()
         except ImportError:
             pass
-        else:
-            return ssl.create_default_context(cafile=certifi.where())
-    return ssl.create_default_context()
+    is_directory = path is not None and os.path.isdir(path)
+    cafile, capath = (None, path) if is_directory else (path, None)
+    return ssl.create_default_context(cafile=cafile, capath=capath)
+
+
+def _classify(error: Exception) -> "tuple[str, bool]":
+    """Return what happened, without the URL, and whether it may pass."""
+    if isinstance(error, urllib.error.HTTPError):
+        try:
+            found = _ERROR_CODE.search(error.read(1 << 14))
+        except (OSError, http.client.HTTPException):
+            found = None
+        error.close()
+        name = found.group(1).decode() if found else ""
+        fact = f"the store answers {error.code}" + (f" ({name})" if name else "")
+        if error.code in (401, 403) or name in _EXPIRED:
+            fact += ", as it does when an address has expired"
+        is_server = error.code >= 500 and error.code not in _PERMANENT
+        return fact, is_server or error.code in _TRANSIENT
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, OSError):
+        fact = (cause.strerror or str(cause) or type(cause).__name__).splitlines()[0]
+        return fact, "CERTIFICATE" not in str(getattr(cause, "reason", ""))
+    if isinstance(cause, (str, ValueError, http.client.InvalidURL)):
+        return "the address is not valid", False
+    return f"the connection broke ({type(cause).__name__})", True
 
 
 class MultipartReader:
-    """Objects one behind the other, to be read once; a connection that breaks is taken up again.
+    """The bytes of several objects, one behind the other; a broken download begins again.
 
-    size: the bytes so far.
+    what: the objects' name in messages, such as ``the inputs``.
     """
 
-    def __init__(self, web: "HttpClient", urls: "Sequence[str]", what: str) -> None:
-        """Take the addresses; what: the objects, for messages, such as ``the inputs``."""
-        self._web = web
-        self._urls = urls
+    def __init__(self, client: "HttpClient", urls: "Sequence[str]", what: str) -> None:
+        """Connect to nothing yet."""
         self._what = what
+        self._pieces = _download(client, urls, what)
         self._hash = hashlib.sha256()
-        self._number = -1
-        self._response = None  # type: http.client.HTTPResponse | None
-        self._failures = 0
-        self._got = 0
-        self._length = None  # type: int | None
-        self._tag = None  # type: str | None
-        self.size = 0
-        self._next()
+        self._size = 0
 
-    def read(self, size: int) -> bytes:
-        """Return so many bytes, fewer only at the end; raises Trouble."""
-        pieces = []
-        while size:
-            piece = self._piece(size)
-            if not piece:
-                break
-            pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def read(self, _size: int = -1) -> bytes:
+        """Return some bytes, none at the end alone; raises TransferError."""
+        piece = next(self._pieces, b"")
+        self._hash.update(piece)
+        self._size += len(piece)
+        return piece
 
     def finish(self, sha256: "str | None", size: "int | None" = None) -> None:
-        """Read to the end; raise Trouble where it all was not what these say."""
-        while self.read(CHUNK):
+        """Read to the end; raises TransferError for another size or digest."""
+        while self.read():
             pass
-        if size is not None and size != self.size:
-            raise TransferError(f"{self._what}: {self.size} bytes instead of {size}")
+        if size is not None and size != self._size:
+            raise TransferError(f"{self._what}: {self._size} bytes instead of {size}")
         if sha256 is not None and sha256 != self._hash.hexdigest():
             raise TransferError(f"{self._what}: not what was sent, its digest differs")
 
     def close(self) -> None:
-        """End the connection; calling it again is harmless."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        """Close the connection, if there is one."""
+        self._pieces.close()
 
-    def _piece(self, size: int) -> bytes:
-        """Return some bytes, none at the very end."""
-        while self._number < len(self._urls):
+
+def _download(
+    client: "HttpClient", urls: "Sequence[str]", what: str
+) -> "Generator[bytes, None, None]":
+    for number, url in enumerate(urls, 1):
+        seen = failures = 0
+        done = False
+        while not done:
             try:
-                if self._response is None:
-                    self._connect()
-                piece = self._take(size)
+                with client.open(url, headers={"Accept-Encoding": "identity"}) as response:
+                    position = 0
+                    while not done:
+                        piece = response.read(_PIECE)
+                        position += len(piece)
+                        # http.client ends a body that was cut without an error.
+                        if not piece and response.length:
+                            reason = "the connection ended too early"
+                            raise ConnectionAbortedError(errno.ECONNABORTED, reason)
+                        if position > seen:
+                            yield piece[seen - position :]
+                            seen, failures = position, 0
+                        done = not piece
             except Exception as error:
-                self.close()
-                self._failures = self._web.endure(error, self._failures, self._object())
-                continue
-            if piece:
-                self._failures = 0
-                self._got += len(piece)
-                self.size += len(piece)
-                self._hash.update(piece)
-                return piece
-            self._next()
-        return b""
-
-    def _take(self, size: int) -> bytes:
-        if self._response is None:
-            raise AssertionError("there is no connection")
-        piece = self._response.read(min(size, CHUNK))
-        # Older versions of Python end a body that was cut without a word.
-        if not piece and self._length is not None and self._got < self._length:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "the connection ended too early")
-        if self._length is not None and self._got + len(piece) > self._length:
-            raise TransferError(f"{self._object()}: longer than it was")
-        return piece
-
-    def _connect(self) -> None:
-        response = self._web.open(self._urls[self._number], self._got)
-        self._response = response
-        text = response.headers.get("Content-Length", "")
-        length = int(text) if text.isdigit() else None
-        tag = response.headers.get("ETag")
-        if self._got and (tag, self._tag).count(None) == 0 and tag != self._tag:
-            raise TransferError(f"{self._object()}: replaced while it was read")
-        self._tag = tag
-        if not self._got or response.status != 206:
-            self._length = length
-            left = self._got  # a server that knows no ranges sends all again
-            while left:
-                skipped = len(response.read(min(left, CHUNK)))
-                if not skipped:
-                    raise ConnectionAbortedError(errno.ECONNABORTED, "it ended too early")
-                left -= skipped
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {self._got}-"):
-            raise TransferError(f"{self._object()}: another range than was asked for")
-
-    def _next(self) -> None:
-        self.close()
-        self._number += 1
-        self._got = 0
-        self._length = self._tag = None
-
-    def _object(self) -> str:
-        return f"object {self._number + 1} of {self._what}"
+                failures = client.wait_to_retry(error, failures, f"object {number} of {what}")
 
 
-def _fit(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("another kind of address")
-    return url
+class _Header(tarfile.TarInfo):
+    """A header of a kind that buildrun writes."""
 
-
-def _blocks(file: "IO[bytes]", size: int) -> "Iterator[bytes]":
-    file.seek(0)
-    while size:
-        block = file.read(min(size, 1 << 18))
-        if not block:
-            raise TransferError("what was to be sent is gone")
-        size -= len(block)
-        yield block
-
-
-def _is_azure(url: str) -> bool:
-    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
-    return "sig" in query and "sv" in query
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        code = error.code
-        return code in _PASSING or (code >= 500 and code not in _LASTING)
-    if isinstance(error, http.client.InvalidURL):
-        return False
-    reason = getattr(error, "reason", None)
-    if isinstance(error, urllib.error.URLError) and not isinstance(reason, Exception):
-        return False  # no address at all
-    if "CERTIFICATE" in str(getattr(reason, "reason", "")):
-        return False
-    return isinstance(error, (OSError, http.client.HTTPException))
-
-
-def _asked(error: Exception) -> float:
-    """Return the seconds that a server asks to wait, as far as that is sensible."""
-    headers = getattr(error, "headers", None)
-    text = headers.get("Retry-After", "") if headers is not None else ""
-    return min(float(text), 60.0) if text.isdigit() else 0.0
-
-
-def _fact(error: Exception) -> str:
-    """Return what happened, with nothing that a library made of the address."""
-    if isinstance(error, urllib.error.HTTPError):
+    @classmethod
+    def frombuf(cls, buf: "Any", encoding: str, errors: str) -> "_Header":
         try:
-            found = _CODE.search(error.read(1 << 14))
-        except (OSError, http.client.HTTPException):
-            found = None
-        code = found.group(1).decode() if found else ""
-        text = (
-            f"the store answers {error.code} ({code})"
-            if code
-            else f"the store answers {error.code}"
-        )
-        expired = error.code in (401, 403) or code in _EXPIRED
-        return f"{text}, as it does when an address has expired" if expired else text
-    reason = getattr(error, "reason", None)
-    if isinstance(error, urllib.error.URLError) and isinstance(reason, Exception):
-        error = reason
-    if isinstance(error, OSError) and error.strerror:
-        return str(error.strerror)
-    if isinstance(error, OSError) and not isinstance(error, urllib.error.URLError):
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, (ValueError, OSError, http.client.InvalidURL)):
-        return "the address is not valid"
-    return f"the connection broke ({type(error).__name__})"
-
-
-# Archives: POSIX ustar, with a pax header for what does not fit
-
-
-def header(
-    name: bytes, kind: bytes, size: int = 0, target: bytes = b"", mode: int = 0o644
-) -> bytes:
-    """Return what stands before a member's content; see ``buildrun.workspace.archive``."""
-    records = []
-    if len(name) > _FIELD:
-        records.append((b"path", name))
-    if len(target) > _FIELD:
-        records.append((b"linkpath", target))
-    if size >= _LARGE:
-        records.append((b"size", b"%d" % size))
-    plain = _block(name, kind, 0 if size >= _LARGE else size, target, mode)
-    if not records:
-        return plain
-    body = b"".join(_record(*record) for record in records)
-    return _block(b"pax", _PAX, len(body), b"", 0o644) + body + bytes(-len(body) % BLOCK) + plain
-
-
-def _block(name: bytes, kind: bytes, size: int, target: bytes, mode: int) -> bytes:
-    fields = (
-        name[:_FIELD].ljust(_FIELD, b"\0"),
-        b"%07o\0" % mode,
-        b"0000000\0" * 2,  # owner and group
-        b"%011o\0" % size,
-        b"%011o\0" % _TIME,
-        b" " * 8,  # the checksum, which counts as blanks
-        kind,
-        target[:_FIELD].ljust(_FIELD, b"\0"),
-        b"ustar\00000",
-        bytes(64),  # names of owner and group
-        b"0000000\0" * 2,  # devices
-        bytes(167),
-    )
-    block = b"".join(fields)
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _record(name: bytes, value: bytes) -> bytes:
-    """Return a pax record, which begins with its own length."""
-    rest = len(name) + len(value) + 3
-    length = rest + len(str(rest))
-    length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, name, value)
-
-
-class Member:
-    """One file, link or directory of an archive.
-
-    name: relative, without a slash at its end. kind: ``file``, ``link`` or ``directory``.
-    size: of a file. target: of a link. executable: of a file.
-    """
-
-    def __init__(self, name: bytes, kind: str, size: int, target: bytes, executable: bool) -> None:
-        """Take what its header says."""
-        self.name = name
-        self.kind = kind
-        self.size = size
-        self.target = target
-        self.executable = executable
-
-
-def members(parts: "MultipartReader") -> "Iterator[Member]":
-    """Yield the members of an archive; a file's content has to be read before the next one.
-
-    Raises Trouble for anything that buildrun does not write.
-    """
-    further = {}  # type: dict[bytes, bytes]
-    while True:
-        block = parts.read(BLOCK)
-        if not any(block):
-            if len(block) < BLOCK and (block or parts.size):
-                raise TransferError("the archive ends too early")
-            return
-        kind, size, mode = _checked(block)
-        if kind == _PAX:
-            if size > _LARGEST_PAX:
-                raise TransferError("the archive has a header that is too large")
-            further = _records(_content(parts, size, -size % BLOCK))
-            continue
-        name = further.get(b"path", _text(block[:_FIELD]))
-        target = further.get(b"linkpath", _text(block[157:257]))
-        size = int(further.get(b"size", b"%d" % size))
-        further = {}
-        if kind not in _KINDS or (size and kind != _FILE):
-            raise TransferError(f"the archive holds `{shown(name)}` of a kind that is not used")
-        name = _sound(name[:-1] if kind == _DIRECTORY and name.endswith(b"/") else name)
-        yield Member(name, _KINDS[kind], size, target, bool(mode & 0o100))
-
-
-_KINDS = {_FILE: "file", _LINK: "link", _DIRECTORY: "directory"}
-_NUMBER = re.compile(rb"[0-7]{1,11}")
-_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([A-Za-z.]+)=")
-
-
-def _checked(block: bytes) -> "tuple[bytes, int, int]":
-    """Return kind, size and mode from a header."""
-    fields = (block[100:108], block[124:136], block[148:156])
-    numbers = [field.rstrip(b"\0 ") for field in fields]
-    if len(block) < BLOCK:
-        raise TransferError("the archive ends too early")
-    right = block[257:262] == b"ustar" and all(map(_NUMBER.fullmatch, numbers))
-    if not right or any(block[345:500]):
-        raise TransferError("the archive is damaged")
-    if int(numbers[2], 8) != sum(block[:148]) + 8 * 32 + sum(block[156:]):
-        raise TransferError("the archive is damaged")
-    return block[156:157], int(numbers[1], 8), int(numbers[0], 8)
-
-
-def _records(body: bytes) -> "dict[bytes, bytes]":
-    found = {}
-    while body:
-        match = _PAX_RECORD.match(body)
-        end = int(match.group(1)) if match else 0
-        if match is None or not match.end() < end <= len(body) or body[end - 1 : end] != b"\n":
-            raise TransferError("the archive is damaged")
-        found[match.group(2)] = body[match.end() : end - 1]
-        body = body[end:]
-    if not re.fullmatch(rb"[0-9]{1,18}", found.get(b"size", b"0")):
-        raise TransferError("the archive is damaged")
-    return found
-
-
-def _content(parts: "MultipartReader", size: int, padding: int) -> bytes:
-    """Return content and skip what fills up its last block."""
-    content = parts.read(size)
-    if len(content) + len(parts.read(padding)) < size + padding:
-        raise TransferError("the archive ends too early")
-    return content
-
-
-def _text(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
-
-
-def _sound(name: bytes) -> bytes:
-    """Return the name of a member; raises Trouble for one that leads elsewhere."""
-    if b"\0" in name or any(part in (b"", b".", b"..") for part in name.split(b"/")):
-        raise TransferError(f"the archive holds `{shown(name)}`, which lies outside")
-    return name
-
-
-def shown(name: bytes) -> str:
-    """Return a name on one line, with nothing that a terminal would act on."""
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the end of the archive
+            fact = "is damaged" if len(buf) == tarfile.BLOCKSIZE else "ends too early"
+            raise TransferError(f"the archive {fact}") from None
+        if not 0 <= header.size <= _SIZES.get(header.type, -1):
+            name = shown(_bytes(header.name))
+            raise TransferError(f"the archive holds `{name}` of a kind that is not used")
+        return header
 
 
 class Unpacker:
-    """A directory that archives are unpacked into; what they have replaces what is there.
+    """Unpacks an archive into a directory; what it holds replaces what is there.
 
-    A directory's own entry stands for all of it: what else is in one that was there goes. So
-    an archive makes nothing twice, and nothing is made through a link that leads out.
+    Where it holds a directory, the old one goes with all that is in it. Nothing is made twice,
+    nor through a link that leaves the directory.
     """
 
-    def __init__(self, root: bytes, *, links: str = "inside") -> None:
-        """Take the place, an absolute path.
-
-        links: what links may lead to, ``inside`` or ``anywhere``.
-        """
+    def __init__(self, root: bytes, *, any_links: bool = False) -> None:
+        """Take the directory; with ``any_links`` links of the archive may lead out of it."""
         self._root = os.path.realpath(root)
-        self._links = links
-        self._made = set()  # type: set[bytes]
-        # Directories that hold something made here, each with where it really is.
-        self._above = {b"": self._root}
+        self._any_links = any_links
+        # Directories with their real paths, None for files and links.
+        self._paths = {b"": self._root}  # type: dict[bytes, bytes | None]
 
     def unpack(
-        self, parts: "MultipartReader", accept: "Callable[[Member], None] | None" = None
+        self, stream: "IO[bytes] | MultipartReader", accept: "Callable[[bytes], None] | None" = None
     ) -> None:
-        """Make what an archive holds; raises Trouble, and OSError where it cannot be written.
+        """Make what an archive holds; raises TransferError, and OSError where it cannot be made.
 
-        accept: is called with each member before it is made, and may raise.
+        accept: is called with each name before it is made, and may raise.
         """
-        for member in members(parts):
-            if accept is not None:
-                accept(member)
-            self._make(member, parts)
+        encoding, errors = _ENCODING
+        try:
+            with tarfile.open(  # type: ignore[call-overload]
+                fileobj=stream, mode="r|", tarinfo=_Header, encoding=encoding, errors=errors
+            ) as archive:
+                for member in iter(archive.next, None):
+                    archive.members = []  # or it would keep them all
+                    name = _bytes(member.name)
+                    if b"\0" in name or {b"", b".", b".."} & set(name.split(b"/")):
+                        text = f"the archive holds `{shown(name)}`, which lies outside"
+                        raise TransferError(text)
+                    if accept is not None:
+                        accept(name)
+                    self._make(name, member, archive)
+        except tarfile.ReadError:
+            raise TransferError("the archive ends too early") from None
+        except (tarfile.TarError, ValueError, RecursionError):
+            raise TransferError("the archive is damaged") from None
 
-    def _make(self, member: "Member", parts: "MultipartReader") -> None:
-        name = member.name
-        if name in self._made or name in self._above:
+    def _make(self, name: bytes, member: "tarfile.TarInfo", archive: "tarfile.TarFile") -> None:
+        if name in self._paths:
             raise TransferError(f"the archive holds `{shown(name)}` twice")
-        above, _, last = name.rpartition(b"/")
-        path = os.path.join(self._enter(above), last)
-        self._made.add(name)
-        if member.kind == "directory":
+        path = self._path(name)
+        self._paths[name] = None
+        if member.issym():
+            target = _bytes(member.linkname)
+            if not target or b"\0" in target:
+                raise TransferError("the archive is damaged")
+            if not self._any_links and not stays(name, target):
+                raise TransferError(f"`{shown(name)}` is a link that leads out")
+            _remove(path)
+            os.symlink(target, path)
+        elif member.isdir():
             _remove(path)
             try:
-                os.mkdir(path, 0o777)
+                os.mkdir(path)
             except FileExistsError:
-                pass  # something is mounted there; it has been emptied
-            self._above[name] = path
-        elif member.kind == "link":
-            self._check(member)
-            _remove(path)
-            os.symlink(member.target, path)
+                pass  # it is a mount, which has been emptied
+            self._paths[name] = path
         else:
-            _write(member, path, parts)
+            _remove(path)
+            if member.size < 0 or member.issparse():  # as a pax header may say
+                raise TransferError("the archive is damaged")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            mode = 0o777 if member.mode & 0o100 else 0o666
+            with open(os.open(path, flags, mode), "wb") as file:
+                shutil.copyfileobj(archive.extractfile(member), file, _PIECE)  # type: ignore[arg-type]
 
-    def _enter(self, name: bytes) -> bytes:
-        """Return where a directory really is; it is made where it is not there."""
-        if name in self._above:
-            return self._above[name]
-        if name in self._made:
-            raise TransferError(f"the archive holds something in `{shown(name)}`, no directory")
+    def _path(self, name: bytes) -> bytes:
         above, _, last = name.rpartition(b"/")
-        path = os.path.join(self._enter(above), last)
-        try:
-            os.mkdir(path, 0o777)
-        except FileExistsError:
-            path = os.path.realpath(path)
-            inside = self._root.rstrip(b"/") + b"/"
-            if not path.startswith(inside):
-                raise TransferError(f"`{shown(name)}` is a link that leads out") from None
-        self._above[name] = path
-        return path
+        return os.path.join(self._directory(above), last)
 
-    def _check(self, link: "Member") -> None:
-        if not link.target or b"\0" in link.target:
-            raise TransferError("the archive is damaged")
-        if self._links == "inside" and not stays(link.name, link.target):
-            raise TransferError(f"`{shown(link.name)}` is a link that leads out")
+    def _directory(self, name: bytes) -> bytes:
+        """Return the real path of a directory, which is made where it is not there."""
+        if name not in self._paths:
+            path = self._path(name)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                path = os.path.realpath(path)
+                if not path.startswith(self._root.rstrip(b"/") + b"/"):
+                    raise TransferError(f"`{shown(name)}` is a link that leads out") from None
+            self._paths[name] = path
+        found = self._paths[name]
+        if found is None:
+            raise TransferError(f"the archive holds something in `{shown(name)}`, no directory")
+        return found
 
 
 def stays(name: bytes, target: bytes) -> bool:
@@ -665,83 +379,48 @@ def stays(name: bytes, target: bytes) -> bool:
     return parts[0] != b"" and climbs <= name.count(b"/") and b".." not in parts[climbs:]
 
 
-def _write(member: "Member", path: bytes, parts: "MultipartReader") -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    mode = 0o777 if member.executable else 0o666
-    try:
-        descriptor = os.open(path, flags, mode)
-    except FileExistsError:
-        _remove(path)
-        descriptor = os.open(path, flags, mode)
-    with open(descriptor, "wb") as file:
-        left = member.size
-        while left:
-            piece = parts.read(min(left, CHUNK))
-            if not piece:
-                raise TransferError("the archive ends too early")
-            file.write(piece)
-            left -= len(piece)
-    _content(parts, 0, -member.size % BLOCK)
-
-
 def _remove(path: bytes) -> None:
-    """Remove what is there, whole; a directory that is mounted stays, empty."""
+    """Remove what is there with all that is in it; a mount stays, empty."""
     try:
         os.unlink(path)
-        return
     except FileNotFoundError:
-        return
+        pass
     except OSError:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise
-    directories = [path]
-    for directory in directories:  # which grows meanwhile
-        with os.scandir(directory) as listing:
-            for entry in listing:
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.path)
-                else:
-                    os.unlink(entry.path)
-    for directory in reversed(directories):
+        for name in os.listdir(path):
+            _remove(os.path.join(path, name))
         try:
-            os.rmdir(directory)
+            os.rmdir(path)
         except OSError as error:
-            if directory != path or error.errno not in (errno.EBUSY, errno.EACCES, errno.EPERM):
+            if error.errno not in (errno.EBUSY, errno.EACCES, errno.EPERM):
                 raise
 
 
-# Outputs on their way out
+def packed(root: bytes, outputs: "Iterable[bytes]") -> "Iterator[bytes]":
+    """Yield an archive of the outputs that are there, nothing where none is.
 
-
-def packed(root: bytes, outputs: "Sequence[bytes]") -> "Iterator[bytes]":
-    """Yield an archive of the outputs that are there, or nothing where none is.
-
-    Raises Trouble for what no archive of ours can hold.
+    Raises TransferError for what is no file, link or directory, or changes meanwhile.
     """
-    there = False
-    for output in sorted(outputs):
-        if os.path.lexists(os.path.join(root, output)):
-            there = True
-            yield from _packed(root, output)
-    if there:
-        yield _END
-
-
-def _packed(root: bytes, output: bytes) -> "Iterator[bytes]":
-    waiting = [output]
+    waiting = [
+        name for name in sorted(outputs, reverse=True) if os.path.lexists(os.path.join(root, name))
+    ]
+    if not waiting:
+        return
     while waiting:
         name = waiting.pop()
         path = os.path.join(root, name)
         status = os.lstat(path)
         if stat.S_ISDIR(status.st_mode):
-            yield header(name + b"/", _DIRECTORY, mode=0o755)
+            yield _header(name, tarfile.DIRTYPE, 0o755)
             waiting += [name + b"/" + child for child in sorted(os.listdir(path), reverse=True)]
         elif stat.S_ISLNK(status.st_mode):
-            yield header(name, _LINK, target=os.readlink(path), mode=0o777)
+            yield _header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(path))
         elif stat.S_ISREG(status.st_mode):
             yield from _packed_file(name, path)
         else:
             raise TransferError(f"output `{shown(name)}` is neither a file nor a directory")
+    yield bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _packed_file(name: bytes, path: bytes) -> "Iterator[bytes]":
@@ -749,253 +428,187 @@ def _packed_file(name: bytes, path: bytes) -> "Iterator[bytes]":
     with open(descriptor, "rb", buffering=0) as file:
         before = os.fstat(descriptor)
         mode = 0o755 if before.st_mode & 0o100 else 0o644
-        yield header(name, _FILE, before.st_size, mode=mode)
+        yield _header(name, tarfile.REGTYPE, mode, size=before.st_size)
         left = before.st_size
         while left:
-            piece = file.read(min(left, CHUNK))
+            piece = file.read(min(left, _PIECE))
             if not piece:
-                raise TransferError(f"output `{shown(name)}` changes while it is read")
+                break
             left -= len(piece)
             yield piece
         after = os.fstat(descriptor)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise TransferError(f"output `{shown(name)}` changes while it is read")
-        yield bytes(-before.st_size % BLOCK)
+    if left or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise TransferError(f"output `{shown(name)}` changes while it is read")
+    yield bytes(-before.st_size % tarfile.BLOCKSIZE)
 
 
-class MultipartWriter:
-    """A stream that leaves in parts, each kept in a temporary file until it has arrived.
+def _header(name: bytes, kind: bytes, mode: int, size: int = 0, target: bytes = b"") -> bytes:
+    member = tarfile.TarInfo(name.decode(*_ENCODING))
+    member.type, member.mode, member.size, member.mtime = kind, mode, size, _TIME
+    member.linkname = target.decode(*_ENCODING)
+    return member.tobuf(tarfile.PAX_FORMAT, *_ENCODING)
 
-    size: the bytes so far. parts: those that have left.
+
+def upload(
+    client: "HttpClient", urls: "Sequence[str]", part: int, pieces: "Iterable[bytes]"
+) -> "dict[str, Any]":
+    """Upload a stream in parts; return the number of parts, and the size and digest of all.
+
+    part: the bytes of the first eight parts. Each further eight are larger by as much, so that
+    a few URLs are enough for much. Each part is kept in a temporary file until it is uploaded.
+    Raises TransferError, and OSError where the file cannot be written.
     """
-
-    def __init__(self, web: "HttpClient", urls: "Sequence[str]", part: int) -> None:
-        """Take the addresses of the parts, and how many bytes each may have."""
-        self._web = web
-        self._urls = urls
-        self._part = part
-        self._hash = hashlib.sha256()
-        self._held = 0
-        self.size = 0
-        self.parts = 0
-
-    def send(self, pieces: "Iterable[bytes]") -> None:
-        """Send it all; raises Trouble, and OSError where the file cannot be written."""
-        with tempfile.TemporaryFile() as file:
-            for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    taken = view[: self._part - self._held]
-                    file.write(taken)
-                    self._held += len(taken)
-                    view = view[len(taken) :]
-                    if self._held == self._part:
-                        self._flush(file)
-                self._hash.update(piece)
-                self.size += len(piece)
-            if self._held:
-                self._flush(file)
-
-    def sha256(self) -> str:
-        """Return the digest of all that was sent."""
-        return self._hash.hexdigest()
-
-    def _flush(self, file: "IO[bytes]") -> None:
-        if self.parts == len(self._urls):
-            room = f"{len(self._urls)} parts of {self._part} bytes"
-            raise TransferError(f"the outputs are larger than {room}")
-        file.flush()
-        what = f"part {self.parts + 1} of the outputs"
-        self._web.put(self._urls[self.parts], file, self._held, what)
-        file.seek(0)
-        file.truncate()
-        self._held = 0
-        self.parts += 1
-
-
-# The command
+    sizes = [part * (1 + number // 8) for number in range(len(urls))]
+    digest, size, number = hashlib.sha256(), 0, 0
+    with tempfile.TemporaryFile() as file:
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            if size > sum(sizes):
+                raise TransferError(f"the outputs are larger than {sum(sizes)} bytes")
+            while piece:
+                room = sizes[number] - file.tell()
+                file.write(piece[:room])
+                piece = piece[room:]  # noqa: PLW2901
+                if file.tell() == sizes[number]:
+                    client.put(urls[number], file, f"part {number + 1} of the outputs")
+                    file.seek(0)
+                    file.truncate()
+                    number += 1
+        if file.tell():
+            client.put(urls[number], file, f"part {number + 1} of the outputs")
+            number += 1
+    return {"parts": number, "size": size, "sha256": digest.hexdigest()}
 
 
 def run(argv: "Sequence[bytes]", workdir: bytes) -> int:
     """Run a command and return its exit code, 128 and the signal's number where one ended it.
 
-    Signals that come meanwhile go to it. Orphans that the system hands us are reaped; where we
-    are the first process of the container, they end with the command, as if it were that itself.
-    Raises Failure where it cannot be started.
+    Signals are forwarded to it, and orphans are reaped. In the first process of a container
+    the end of the command ends all others too. Raises Failure where it cannot be started.
     """
-    passed_on = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.getsignal(number) for number in [*passed_on, signal.SIGCHLD]}
-    # From here to the end they wait until they are asked for, so that none is lost.
-    waiting = {*passed_on, signal.SIGCHLD}
+    waiting = {number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN}
+    waiting.add(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or the system may reap the command
+    # Blocked, they wait for `sigwait`, so that none is lost.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     try:
-        for number in waiting:
-            signal.signal(number, _nothing)  # what has no handler may be thrown away
-        child = _start(argv, workdir, waiting, mask)
-        status = _attend(child, waiting)
+        child = _start(argv, workdir, mask)
+        while child.returncode is None:
+            number = signal.sigwait(waiting)
+            if number == signal.SIGCHLD:
+                _reap(child)
+            else:
+                os.kill(child.pid, number)  # not reaped yet, so no other process has its number
         if os.getpid() == 1:
-            _end_the_others()
+            _end_others()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    return child.returncode
 
 
-def _attend(child: int, waiting: "set[signal.Signals]") -> int:
-    while True:
-        number = signal.sigwait(waiting)
-        if number != signal.SIGCHLD:
-            os.kill(child, number)  # not reaped yet, so its number is nobody else's
-            continue
-        while True:
-            try:
-                ended, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if ended == child:
-                return status
-            if not ended:
-                break
+def _start(argv: "Sequence[bytes]", workdir: bytes, mask: "set[Any]") -> "subprocess.Popen[bytes]":
+    try:
+        os.chdir(workdir)
+    except OSError as error:
+        text = f"the command cannot be run in `{shown(workdir)}`: {error.strerror}"
+        raise Failure(START, text) from None
+    try:
+        return subprocess.Popen(
+            argv,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509
+        )
+    except OSError as error:
+        code = NOT_FOUND if error.errno == errno.ENOENT else START
+        # Python 3.6 adds the path to `strerror`.
+        reason = os.strerror(error.errno or errno.EIO)
+        raise Failure(code, f"`{shown(argv[0])}` cannot be run: {reason}") from None
 
 
-def _end_the_others() -> None:
+def _reap(child: "subprocess.Popen[bytes]") -> None:
+    """Reap all processes that have ended; the command gets its exit code."""
+    while child.returncode is None:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if not ended:
+            break
+        if ended == child.pid:
+            ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+            child.returncode = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
+
+
+def _end_others() -> None:
     try:
         os.kill(-1, signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
     except OSError:
-        pass  # there are none, or none any more
-
-
-def _start(
-    argv: "Sequence[bytes]", workdir: bytes, waiting: "set[signal.Signals]", mask: "Iterable[int]"
-) -> int:
-    """Return the number of the process that runs the command; raises Failure."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _become(argv, workdir, waiting, mask, writing)
-    os.close(writing)
-    with open(reading, "rb") as file:
-        answer = file.read()
-    if not answer:
-        return child
-    os.waitpid(child, 0)
-    place, number = answer.decode().split()
-    reason = os.strerror(int(number))
-    if place == "workdir":
-        raise Failure(START, f"the command cannot be run in `{shown(workdir)}`: {reason}")
-    code = NOT_FOUND if int(number) == errno.ENOENT else CODES[START]
-    raise Failure(START, f"`{shown(argv[0])}` cannot be run: {reason}", code)
-
-
-def _become(
-    argv: "Sequence[bytes]",
-    workdir: bytes,
-    waiting: "set[signal.Signals]",
-    mask: "Iterable[int]",
-    writing: int,
-) -> None:
-    place = b"workdir"
-    try:
-        for number in waiting:
-            signal.signal(number, signal.SIG_DFL)
-        for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ"):  # which Python ignores
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.chdir(workdir)
-        place = b"program"
-        os.execvp(argv[0], list(argv))
-    except OSError as error:
-        os.write(writing, b"%s %d" % (place, error.errno or errno.EIO))
-    finally:
-        os._exit(CODES[START])
-
-
-def _nothing(_number: int, _frame: "object") -> None:
-    pass
-
-
-def _stop(number: int, _frame: "object") -> None:
-    raise Stopped(number)
-
-
-# The whole
+        pass  # there are none any more
 
 
 def run_task(task: "Any") -> int:
-    """Do what a task says and return the command's exit code; raises Failure and Stopped."""
-    web = HttpClient(pause=task.get("pause", 0.5))
+    """Do what a task says and return the command's exit code; raises Failure."""
+    client = HttpClient(task.get("pause", 0.5))
     workdir = _bytes(task["workdir"])
-    mask = os.umask(0o002)  # as in the image: the group may do what the owner may
-    try:
-        _fetch(web, task["inputs"], workdir)
-    finally:
-        os.umask(mask)
+    mask = os.umask(0o002)  # the group may do what the owner may, as in the image
+    with _failing(FETCH, "inputs cannot be written", workdir):
+        _fetch(client, task["inputs"], workdir)
+    os.umask(mask)
     began = time.monotonic()
     code = run([_bytes(word) for word in task["argv"]], workdir)
     seconds = time.monotonic() - began
     if code == 0 and task.get("done"):
-        _deliver(web, task, workdir, seconds)
+        with _failing(DELIVER, "outputs cannot be delivered", os.fsencode(tempfile.gettempdir())):
+            _deliver(client, task, workdir, seconds)
     return code
 
 
-def _fetch(web: "HttpClient", inputs: "Any", workdir: bytes) -> None:
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        for number, item in enumerate(inputs):
-            inside = item["root"] != "/"
-            what = "the inputs" if len(inputs) == 1 else f"archive {number + 1} of the inputs"
-            parts = MultipartReader(web, item["urls"], what)
-            try:
-                tree = Unpacker(
-                    workdir if inside else b"/", links="inside" if inside else "anywhere"
-                )
-                tree.unpack(parts)
-                parts.finish(item["sha256"])
-            finally:
-                parts.close()
-    except TransferError as error:
-        raise Failure(FETCH, str(error)) from None
-    except OSError as error:
-        place = os.fsencode(error.filename) if error.filename else workdir
-        reason = error.strerror or type(error).__name__
-        text = f"inputs cannot be written: `{shown(place)}`: {reason}"
-        raise Failure(FETCH, text) from None
+def _fetch(client: "HttpClient", inputs: "Any", workdir: bytes) -> None:
+    os.makedirs(workdir, exist_ok=True)
+    for number, item in enumerate(inputs):
+        what = "the inputs" if len(inputs) == 1 else f"archive {number + 1} of the inputs"
+        with closing(MultipartReader(client, item["urls"], what)) as stream:
+            if item["urls"]:
+                anywhere = item["root"] == "/"
+                Unpacker(b"/" if anywhere else workdir, any_links=anywhere).unpack(stream)
+            stream.finish(item["sha256"])
 
 
-def _deliver(web: "HttpClient", task: "Any", workdir: bytes, seconds: float) -> None:
+def _deliver(client: "HttpClient", task: "Any", workdir: bytes, seconds: float) -> None:
     outputs = [_bytes(path).rstrip(b"/") for path in task["outputs"]]
-    spool = MultipartWriter(web, task["deliver"], task["part"])
+    delivery = upload(client, task["deliver"], task["part"], packed(workdir, outputs))
+    delivery.update(version=1, exit_code=0, seconds=round(seconds, 3))
+    with tempfile.TemporaryFile() as file:
+        file.write(json.dumps(delivery, sort_keys=True).encode())
+        client.put(task["done"], file, "the end of the outputs")
+
+
+@contextmanager
+def _failing(code: int, what: str, default_path: bytes) -> "Iterator[None]":
+    """Turn errors into Failure with an exit code."""
     try:
-        spool.send(packed(workdir, outputs))
-        done = {
-            "version": 1,
-            "parts": spool.parts,
-            "size": spool.size,
-            "sha256": spool.sha256(),
-            "exit_code": 0,
-            "seconds": round(seconds, 3),
-        }
-        record = json.dumps(done, sort_keys=True).encode()
-        with tempfile.TemporaryFile() as file:
-            file.write(record)
-            web.put(task["done"], file, len(record), "the end of the outputs")
+        yield
     except TransferError as error:
-        raise Failure(DELIVER, str(error)) from None
+        raise Failure(code, str(error)) from None
     except OSError as error:
-        place = shown(os.fsencode(error.filename or tempfile.gettempdir()))
-        text = f"outputs cannot be delivered: `{place}`: {error.strerror}"
-        raise Failure(DELIVER, text) from None
+        path = shown(os.fsencode(error.filename) if error.filename else default_path)
+        reason = error.strerror or type(error).__name__
+        raise Failure(code, f"{what}: `{path}`: {reason}") from None
 
 
 def _bytes(text: str) -> bytes:
-    """Return the bytes of a path or word, whatever the locale is."""
-    return text.encode("utf-8", "surrogateescape")
+    """Return a path or word as the system wants it, whatever the locale is."""
+    return text.encode(*_ENCODING)
+
+
+def shown(name: bytes) -> str:
+    """Return a name on one line, with nothing that a terminal would act on."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _read(path: str) -> "Any":
@@ -1011,15 +624,21 @@ def _read(path: str) -> "Any":
     return task
 
 
-def _tell(failure: "Failure", log: str) -> None:
-    sys.stderr.write(f"buildrun: {failure}\n")
+def _report(kind: str, message: str, log: str) -> None:
+    """Tell a failure on standard error and in the pod's status."""
+    sys.stderr.write(f"buildrun: {message}\n")
     sys.stderr.flush()
     if os.path.exists(log):
         try:
             with open(log, "w") as file:
-                json.dump({"buildrun": failure.kind, "message": str(failure)[:1000]}, file)
+                json.dump({"buildrun": kind, "message": message[:1000]}, file)
         except OSError:
-            pass  # it has been told on standard error
+            pass  # standard error has it
+
+
+def _stop(number: int, _frame: "object") -> None:
+    os.write(2, f"buildrun: stopped by {signal.Signals(number).name}\n".encode())
+    sys.exit(128 + number)
 
 
 def main(argv: "Sequence[str]") -> int:
@@ -1034,12 +653,10 @@ def main(argv: "Sequence[str]") -> int:
         task = _read(argv[1] if len(argv) > 1 else beside)
         log = task.get("log", log)
         return run_task(task)
-    except Stopped as error:
-        sys.stderr.write(f"buildrun: stopped by {signal.Signals(error.number).name}\n")
-        return 128 + error.number
     except Failure as failure:
-        _tell(failure, log)
-        return failure.code
+        code, message = failure.args
+        _report(_KINDS[code], message, log)
+        return int(code)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Presigned URLs of object stores."""
+"""Presigned URLs: s3fs and gcsfs sign; Azure's library and other endpoints are called here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from buildrun.errors import ExecutionError
@@ -19,33 +19,27 @@ _GOOGLE = frozenset({"gs", "gcs"})
 _AZURE = frozenset({"az", "abfs", "abfss"})
 _HTTP = frozenset({"http", "https"})
 
-_HINT = "give `--remote-cache` an object store that pods reach too, such as `s3://bucket/path`"
-
-
-class Signer(Protocol):
-    """A place whose objects can be had by address."""
-
-    def sign(self, names: Sequence[str], *, write: bool) -> tuple[str, ...]:
-        """Return an address for each; raises what the library for the place raises."""
-        ...
+# Returns the URL of an object by its name and a method, GET or PUT.
+Signer = Callable[[str, str], str]
 
 
 def refuse_unreachable(url: str) -> None:
-    """Raise ExecutionError for a place where pods could not get anything by address."""
+    """Raise ExecutionError for a remote cache that pods cannot use by presigned URLs."""
     scheme = scheme_of(url)
     if scheme not in _S3 | _GOOGLE | _AZURE | _HTTP:
-        raise ExecutionError(
-            f"files cannot travel to pods and back through `{shown(url)}`: "
+        why = (
             "pods get and put them by HTTP, so an object store is needed "
-            "(s3://, gs://, abfs://, or an http(s):// server that takes PUT)",
-            hint=_HINT,
+            "(s3://, gs://, abfs://, or an http(s):// server that takes PUT)"
         )
-    if scheme in _HTTP and "@" in urlsplit(url).netloc:
-        raise ExecutionError(
-            f"files cannot travel to pods and back through `{shown(url)}`: its password would "
-            "have to be known in the cluster",
-            hint=_HINT,
-        )
+    elif scheme in _HTTP and "@" in urlsplit(url).netloc:
+        why = "its password would have to be known in the cluster"
+    else:
+        return
+    raise ExecutionError(
+        f"files cannot travel to pods and back through `{shown(url)}`: {why}",
+        hint="give `--remote-cache` an object store that pods reach too, "
+        "such as `s3://bucket/path`",
+    )
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -58,77 +52,49 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def connect(url: str, endpoint: str | None, seconds: int) -> Signer:
-    """Return who signs for a place; raises what fsspec and the library for it raise.
+    """Return the signer of a remote cache; raises what fsspec and the library for it raise.
 
-    endpoint: the address of the store's service for whoever uses what is signed; without one,
-        that for us. seconds: how long an address is good for.
+    endpoint: the address of the service in the URLs, where it is another one than ours.
+    seconds: how long a URL is good for.
     """
     scheme = scheme_of(url)
     if scheme in _HTTP:
-        return _Plain(url, endpoint)
+        base, mark, query = url.partition("?")
+        base = _at(endpoint, base.rstrip("/"))
+        return lambda name, _: f"{base}/{name}{mark}{query}"
     filesystem, root = open_filesystem(url)
     if scheme in _S3:
-        return _Amazon(filesystem, root, endpoint, seconds)
+        return _amazon(filesystem, root, endpoint, seconds)
     if scheme in _GOOGLE:
-        return _Google(filesystem, root, endpoint, seconds)
-    return _Azure(filesystem, root, endpoint, seconds)
+        return _google(filesystem, root, endpoint, seconds)
+    return _azure(filesystem, root, endpoint, seconds)
 
 
-class _Plain:
-    """A server that asks for nothing but what is in its address."""
-
-    def __init__(self, url: str, endpoint: str | None) -> None:
-        base, _, query = url.partition("?")
-        self._base = _at(endpoint, base.rstrip("/"))
-        self._query = f"?{query}" if query else ""
-
-    def sign(self, names: Sequence[str], *, write: bool) -> tuple[str, ...]:  # noqa: ARG002
-        return tuple(f"{self._base}/{name}{self._query}" for name in names)
-
-
-class _Amazon:
-    """S3, and what speaks its language."""
-
-    def __init__(self, filesystem: Any, root: str, endpoint: str | None, seconds: int) -> None:
-        options = dict(filesystem.storage_options)
-        # Version 2 of the signature, which still is the default, is refused by newer services.
-        config = {**(options.get("config_kwargs") or {}), "signature_version": "s3v4"}
-        client = dict(options.get("client_kwargs") or {})
-        if endpoint is not None:
-            client.pop("endpoint_url", None)
-            options["endpoint_url"] = endpoint
-        options.update(config_kwargs=config, client_kwargs=client, skip_instance_cache=True)
-        self._filesystem = type(filesystem)(**options)
-        self._root, self._seconds = root, seconds
-
-    def sign(self, names: Sequence[str], *, write: bool) -> tuple[str, ...]:
-        method = "put_object" if write else "get_object"
-        return tuple(
-            self._filesystem.url(
-                f"{self._root}/{name}", expires=self._seconds, client_method=method
-            )
-            for name in names
-        )
+def _amazon(filesystem: Any, root: str, endpoint: str | None, seconds: int) -> Signer:
+    options = dict(filesystem.storage_options)
+    client = dict(options.get("client_kwargs") or {})
+    if endpoint is not None:
+        client.pop("endpoint_url", None)
+        options["endpoint_url"] = endpoint
+    # Version 2 of the signature, which still is the default, is refused by newer services.
+    config = {**(options.get("config_kwargs") or {}), "signature_version": "s3v4"}
+    options.update(config_kwargs=config, client_kwargs=client, skip_instance_cache=True)
+    signing = type(filesystem)(**options)
+    return lambda name, method: str(
+        signing.url(f"{root}/{name}", expires=seconds, client_method=f"{method.lower()}_object")
+    )
 
 
-class _Google:
-    """Google Cloud Storage; only a service account's key can sign."""
+def _google(filesystem: Any, root: str, endpoint: str | None, seconds: int) -> Signer:
+    signing = filesystem
+    if endpoint is not None:
+        options = {**filesystem.storage_options, "endpoint_url": endpoint}
+        signing = type(filesystem)(**options, skip_instance_cache=True)
 
-    def __init__(self, filesystem: Any, root: str, endpoint: str | None, seconds: int) -> None:
-        self._filesystem = filesystem
-        if endpoint is not None:
-            options = {**filesystem.storage_options, "endpoint_url": endpoint}
-            self._filesystem = type(filesystem)(**options, skip_instance_cache=True)
-        self._root, self._seconds = root, seconds
-
-    def sign(self, names: Sequence[str], *, write: bool) -> tuple[str, ...]:
-        method = "PUT" if write else "GET"
+    def sign(name: str, method: str) -> str:
         try:
-            return tuple(
-                self._filesystem.sign(
-                    f"{self._root}/{name}", expiration=self._seconds, method=method, version="v4"
-                )
-                for name in names
+            return str(
+                signing.sign(f"{root}/{name}", expiration=seconds, method=method, version="v4")
             )
         except AttributeError as error:  # "you need a private key to sign credentials"
             raise ExecutionError(
@@ -136,52 +102,46 @@ class _Google:
                 hint="let `GOOGLE_APPLICATION_CREDENTIALS` name the key of a service account",
             ) from error
 
+    return sign
 
-class _Azure:
-    """Azure's blobs; the account's key signs, or else a key that its service gives us."""
 
-    def __init__(self, filesystem: Any, root: str, endpoint: str | None, seconds: int) -> None:
-        self._filesystem, self._endpoint = filesystem, endpoint
-        self._root, self._seconds = root, seconds
+def _azure(filesystem: Any, root: str, endpoint: str | None, seconds: int) -> Signer:
+    from datetime import datetime, timedelta, timezone
 
-    def sign(self, names: Sequence[str], *, write: bool) -> tuple[str, ...]:
-        from datetime import datetime, timedelta, timezone
+    from azure.storage.blob import (  # type: ignore[import-not-found, unused-ignore]
+        BlobSasPermissions,
+        generate_blob_sas,
+    )
+    from fsspec.asyn import sync
 
-        from azure.storage.blob import (  # type: ignore[import-not-found, unused-ignore]
-            BlobSasPermissions,
-            generate_blob_sas,
+    service = filesystem.service_client
+    now = datetime.now(tz=timezone.utc)
+    ends = now + timedelta(seconds=seconds)
+    account_key = filesystem.account_key or getattr(service.credential, "account_key", None)
+    if account_key:
+        key = {"account_key": account_key}
+    elif filesystem.sas_token:
+        raise ExecutionError(
+            "a shared access signature for Azure cannot sign addresses for pods",
+            hint="set `AZURE_STORAGE_CONNECTION_STRING`, or the account's name and key",
         )
+    else:
+        begins = now - timedelta(minutes=5)
+        key = sync(filesystem.loop, service.get_user_delegation_key, begins, ends)
+        key = {"user_delegation_key": key}
 
-        service = self._filesystem.service_client
-        ends = datetime.now(tz=timezone.utc) + timedelta(seconds=self._seconds)
-        secret = self._secret(service, ends)
-        rights = BlobSasPermissions(read=not write, create=write, write=write)
-        made = []
-        for name in names:
-            container, _, blob = f"{self._root}/{name}".partition("/")
-            signature = generate_blob_sas(
-                service.account_name, container, blob, permission=rights, expiry=ends, **secret
-            )
-            address = service.get_blob_client(container, blob).url.partition("?")[0]
-            made.append(f"{_at(self._endpoint, address)}?{signature}")
-        return tuple(made)
+    def sign(name: str, method: str) -> str:
+        container, _, blob = f"{root}/{name}".partition("/")
+        rights = BlobSasPermissions(
+            read=method == "GET", create=method == "PUT", write=method == "PUT"
+        )
+        token = generate_blob_sas(
+            service.account_name, container, blob, permission=rights, expiry=ends, **key
+        )
+        address = service.get_blob_client(container, blob).url.partition("?")[0]
+        return f"{_at(endpoint, address)}?{token}"
 
-    def _secret(self, service: Any, ends: Any) -> Mapping[str, Any]:
-        key = getattr(getattr(service, "credential", None), "account_key", None)
-        if key or self._filesystem.account_key:
-            return {"account_key": key or self._filesystem.account_key}
-        if self._filesystem.sas_token:
-            raise ExecutionError(
-                "a shared access signature for Azure cannot sign addresses for pods",
-                hint="set `AZURE_STORAGE_CONNECTION_STRING`, or the account's name and key",
-            )
-        from datetime import datetime, timedelta, timezone
-
-        from fsspec.asyn import sync
-
-        begins = datetime.now(tz=timezone.utc) - timedelta(minutes=5)
-        key = sync(self._filesystem.loop, service.get_user_delegation_key, begins, ends)
-        return {"user_delegation_key": key}
+    return sign
 
 
 def _at(endpoint: str | None, address: str) -> str:
