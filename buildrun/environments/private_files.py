@@ -56,7 +56,7 @@ def settle(prefix: str, recorded: Records) -> list[str]:
     small = [item for item in there if item[1].st_size < _LARGE]
     large = [item for item in there if item[1].st_size >= _LARGE]
     # Threads that hash much at a time get on beside each other. With many short calls of the
-    # system they would wait for Python's lock, and take twice the processor's time.
+    # system they would wait for Python's lock.
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         groups = list(pool.map(wrong, large))
     bad = {each.package for group in (*groups, *map(wrong, small)) for each in group}
