@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildrun.errors import BuildrunError
 from buildrun.planning.plan_cache import PlanCache, PlanLease
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from buildrun.executors.base import (
         Environment,
         Executor,
+        ExecutorContext,
         Job,
         OutputSink,
         ProcessRunner,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     )
     from buildrun.planning.context import RunContext
     from buildrun.planning.model import Plan
+    from buildrun.planning.progress import Progress
     from buildrun.planning.quick_check import QuickLook
-    from buildrun.tracking.session import TrackingSession
+    from buildrun.step_runner import Perform, StepRunner
 
 
 # Options of `run` with which nothing is run, or by other processes.
@@ -72,7 +74,7 @@ def carry_out(planning: Planning, lease: PlanLease) -> int:
     try:
         planned = planning.open()
         recorder.expect(planned.project, planned.root, planned.where, planned.steps)
-        _carry_out(planning, planned, recorder, lease)
+        _Run(planning, planned, recorder, lease).carry_out()
     except KeyboardInterrupt:
         recorder.interrupt(signal.SIGINT)
         raise
@@ -87,175 +89,184 @@ def carry_out(planning: Planning, lease: PlanLease) -> int:
     return recorder.exit_code
 
 
-def _carry_out(
-    planning: Planning, planned: PlannedRun, recorder: RunRecorder, lease: PlanLease
-) -> None:
-    context, options, tracking = planning.context, planning.options, recorder.tracking
-    look = _quick_look(planned, context)
-    if look is not None and look.saved is not None:
-        tracking.begin(planned.spec, (), may_wait=False)
-        recorder.nothing_to_do(look.saved)
-        return
-    from buildrun.executors import base
-    from buildrun.planning.model import is_passthrough
+class _Run:
+    """One run on its way, from its plan to the end of its last step."""
 
-    plan = planned.load_plan()
-    uses_image = base.load(planned.executor).USES_IMAGE
-    prefixes = () if planned.prefix is None else (planned.prefix,)
-    tracking.begin(
-        planned.spec, plan.steps, prefixes, may_wait=not uses_image and planned.prefix is None
-    )
-    if not tracking.is_late:
-        runs.announce(recorder.run_id)
-    executor = base.load(planned.executor).open(_executor_context(planning, planned, recorder))
-    failed = True
-    try:
-        plan = planning.complete(planned, executor)
-        if is_passthrough(plan) and options.shown is None and executor.HAS_TERMINAL:
-            _run_alone(planning, planned, plan, executor, recorder, lease)
-        else:
-            _run_steps(planning, planned, plan, executor, recorder, lease, look)
-        failed = False
-    finally:
-        executor.close(interrupted=failed)
+    def __init__(
+        self, planning: Planning, planned: PlannedRun, recorder: RunRecorder, lease: PlanLease
+    ) -> None:
+        self._planning = planning
+        self._planned = planned
+        self._recorder = recorder
+        self._tracking = recorder.tracking
+        self._lease = lease
+        self._context = planning.context
+        self._options = planning.options
 
+    def carry_out(self) -> None:
+        """Do nothing where all is up to date; else open the executor, and run."""
+        planned, tracking = self._planned, self._tracking
+        look = _quick_look(planned, self._context)
+        if look is not None and look.saved is not None:
+            tracking.begin(planned.spec, (), may_wait=False)
+            self._recorder.nothing_to_do(look.saved)
+            return
+        from buildrun.executors import base
+        from buildrun.planning.model import is_passthrough
 
-def _executor_context(planning: Planning, planned: PlannedRun, recorder: RunRecorder) -> Any:
-    from buildrun.executors.base import ExecutorContext
+        kind = base.load(planned.executor)
+        may_wait = not kind.USES_IMAGE and planned.prefix is None
+        prefixes = () if planned.prefix is None else (planned.prefix,)
+        tracking.begin(planned.spec, planned.load_plan().steps, prefixes, may_wait=may_wait)
+        if not tracking.is_late:
+            runs.announce(self._recorder.run_id)
+        executor = kind.open(self._executor_context())
+        failed = True
+        try:
+            plan = self._planning.complete(planned, executor)
+            alone = is_passthrough(plan) and self._options.shown is None
+            if alone and executor.HAS_TERMINAL:
+                self._run_alone(plan, executor)
+            else:
+                self._run_steps(plan, executor, look)
+            failed = False
+        finally:
+            executor.close(interrupted=failed)
 
-    context, options = planning.context, planning.options
-    return ExecutorContext(
-        project=planned.project,
-        root=planned.root,
-        outputs=planned.outputs,
-        config=context.options.backend_config,
-        config_given=context.options.config_given,
-        environ=context.environ,
-        cwd=context.cwd,
-        home=context.home,
-        console=context.console,
-        run_id=recorder.run_id,
-        remote=options.settings.remote,
-        detach=options.detach,
-        containers=planned.containers,
-    )
+    def _executor_context(self) -> ExecutorContext:
+        from buildrun.executors.base import ExecutorContext
 
-
-def _provide(planned: PlannedRun, tracking: TrackingSession) -> Environment:
-    """Return the environment, built if need be; a late run at the tracking server begins now."""
-    environment = planned.target.provide()
-    tracking.begin_with_environment(environment.prefix)
-    if environment.image is not None:
-        tracking.tag_image(environment.image.reference, environment.image.id)
-    return environment
-
-
-def _run_alone(
-    planning: Planning,
-    planned: PlannedRun,
-    plan: Plan,
-    executor: Executor,
-    recorder: RunRecorder,
-    lease: PlanLease,
-) -> None:
-    """Run a lone command as MLflow does: always, with our own streams and terminal."""
-    from buildrun.environments.target import task_of
-    from buildrun.executors.base import Job
-
-    context, console, tracking = planning.context, planning.context.console, recorder.tracking
-    environment, step = _provide(planned, tracking), plan.steps[-1]
-    changes = {**environment.variables, **tracking.variables, **dict(step.env)}
-    log = recorder.begin_alone(step, changes)
-    if home.has_staging(planned.root):
-        from buildrun.workspace.previous_outputs import mend
-
-        mend(planned.root, runs.directory(context.home.runs, recorder.run_id), console)
-    planning.keep(planned, plan, lease)
-    lease.release()
-    job = Job(
-        step.command,
-        planned.root,
-        _environ(context.environ, changes),
-        log=log,
-        task=task_of(step),
-        image=environment.image,
-        tracking=tracking.variables,
-        artifacts=tracking.artifacts,
-    )
-    console.note(console.style(f"[{step.id}] {step.shown}", "dim"))
-    recorder.result = result = executor.run(job, None, None)
-    if result.exit_code != 0 and result.interrupted is None:
-        _look_for_damage(environment, console)
-
-
-def _run_steps(
-    planning: Planning,
-    planned: PlannedRun,
-    plan: Plan,
-    executor: Executor,
-    recorder: RunRecorder,
-    lease: PlanLease,
-    look: QuickLook | None,
-) -> None:
-    """Run the steps whose results are not there yet, and account for all."""
-    from buildrun import scheduler
-    from buildrun.executors import output
-    from buildrun.planning import graph
-    from buildrun.planning.progress import Progress
-    from buildrun.planning.state import close, open_state, origins_of
-    from buildrun.step_runner import StepRunner
-
-    context, options, tracking = planning.context, planning.options, recorder.tracking
-    if tracking.is_late:
-        _provide(planned, tracking)
-    origins: dict[str, str] | None = {} if tracking.is_open else None
-    progress = Progress(plan)
-    recorder.begin_steps(progress)
-    planning.keep(planned, plan, lease)
-    lease.release()
-
-    def perform(job: Job, runner: ProcessRunner, sink: OutputSink) -> Result:
-        environment = planned.target.provide()
-        job = job._replace(
-            image=environment.image,
-            tracking={**tracking.variables, **job.tracking},
-            artifacts=tracking.artifacts,
+        context, planned = self._context, self._planned
+        return ExecutorContext(
+            project=planned.project,
+            root=planned.root,
+            outputs=planned.outputs,
+            config=context.options.backend_config,
+            config_given=context.options.config_given,
+            environ=context.environ,
+            cwd=context.cwd,
+            home=context.home,
+            console=context.console,
+            run_id=self._recorder.run_id,
+            remote=self._options.settings.remote,
+            detach=self._options.detach,
+            containers=planned.containers,
         )
-        return executor.run(job, runner, sink)
 
-    state = open_state(
-        plan, context.home, options.settings, context.environ, context.console,
-        logs=runs.directory(context.home.runs, recorder.run_id),
-    )._replace(origins=origins)  # fmt: skip
-    mode = output.choose(options.shown, jobs=options.jobs, steps=plan.steps)
-    limits = scheduler.Limits(options.jobs, options.keep_going)
-    tracked = perform if origins is None else tracking.with_nested_runs(perform, origins)
-    worker = StepRunner(state, output.Display(mode, context.console), tracked)
-    try:
+    def _provide(self) -> Environment:
+        """Return the environment, built if need be; a late run at the tracking server begins."""
+        environment = self._planned.target.provide()
+        self._tracking.begin_with_environment(environment.prefix)
+        if environment.image is not None:
+            self._tracking.tag_image(environment.image.reference, environment.image.id)
+        return environment
+
+    def _keep(self, plan: Plan) -> None:
+        """Leave the plan for other runs of the same command line, and let them look for it."""
+        self._planning.keep(self._planned, plan, self._lease)
+        self._lease.release()
+
+    def _run_alone(self, plan: Plan, executor: Executor) -> None:
+        """Run a lone command as MLflow does: always, with our own streams and terminal."""
+        from buildrun.environments.target import task_of
+        from buildrun.executors.base import Job
+
+        context, console, root = self._context, self._context.console, self._planned.root
+        environment, step = self._provide(), plan.steps[-1]
+        changes = {**environment.variables, **self._tracking.variables, **dict(step.env)}
+        log = self._recorder.begin_alone(step, changes)
+        if home.has_staging(root):
+            from buildrun.workspace.previous_outputs import mend
+
+            mend(root, runs.directory(context.home.runs, self._recorder.run_id), console)
+        self._keep(plan)
+        job = Job(
+            step.command,
+            root,
+            _environ(context.environ, changes),
+            log=log,
+            task=task_of(step),
+            image=environment.image,
+            tracking=self._tracking.variables,
+            artifacts=self._tracking.artifacts,
+        )
+        console.note(console.style(f"[{step.id}] {step.shown}", "dim"))
+        self._recorder.result = result = executor.run(job, None, None)
+        if result.exit_code != 0 and result.interrupted is None:
+            _look_for_damage(environment, console)
+
+    def _run_steps(self, plan: Plan, executor: Executor, look: QuickLook | None) -> None:
+        """Run the steps whose results are not there yet, and account for all."""
+        from buildrun.executors import output
+        from buildrun.planning.progress import Progress
+        from buildrun.planning.state import close, open_state, origins_of
+        from buildrun.step_runner import StepRunner
+
+        context, options, tracking = self._context, self._options, self._tracking
+        if tracking.is_late:
+            self._provide()
+        origins: dict[str, str] | None = {} if tracking.is_open else None
+        progress = Progress(plan)
+        self._recorder.begin_steps(progress)
+        self._keep(plan)
+        state = open_state(
+            plan, context.home, options.settings, context.environ, context.console,
+            logs=runs.directory(context.home.runs, self._recorder.run_id),
+        )._replace(origins=origins)  # fmt: skip
+        mode = output.choose(options.shown, jobs=options.jobs, steps=plan.steps)
+        perform = tracking.with_nested_runs(self._performing(executor), origins)
+        worker = StepRunner(state, output.Display(mode, context.console), perform)
+        try:
+            self._go_through(progress, worker, state.history.seconds)
+            if origins is not None:
+                earlier = origins_of(state.history, [step.id for step in plan.steps])
+                origins.update({**earlier, **origins})
+        finally:
+            close(state)
+            if progress.interrupted is not None:
+                state.results.abandon()
+            else:
+                state.results.finish()
+        self._recorder.finish_steps(origins or {})
+        if look is not None:
+            look.note(progress.outcomes.values())
+
+    def _go_through(
+        self, progress: Progress, worker: StepRunner, seconds: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Do what needs no command, then the rest; seconds: returns what steps once took."""
+        from buildrun import scheduler
+        from buildrun.planning import graph
+
+        context, options = self._context, self._options
+        limits = scheduler.Limits(options.jobs, options.keep_going)
         scheduler.resolve_cached(progress, worker, context.console)
-        if scheduler.may_continue(progress, limits):
-            environment = _provide(planned, tracking)
-            environ = _environ(context.environ, {**environment.variables, **tracking.variables})
-            # Its output goes through a pipe: without this a Python program's lines come late.
-            environ.setdefault("PYTHONUNBUFFERED", "1")
-            weights = graph.critical_path(
-                {step.id: step.depends_on for step in plan.steps}, state.history.seconds()
+        if not scheduler.may_continue(progress, limits):
+            return
+        environment = self._provide()
+        changes = {**environment.variables, **self._tracking.variables}
+        environ = _environ(context.environ, changes)
+        # Its output goes through a pipe: without this a Python program's lines come late.
+        environ.setdefault("PYTHONUNBUFFERED", "1")
+        depends_on = {step.id: step.depends_on for step in progress.plan.steps}
+        weights = graph.critical_path(depends_on, seconds())
+        scheduler.run_remaining(progress, worker, environ, weights, limits, context.console)
+        if progress.failures():
+            _look_for_damage(environment, context.console)
+
+    def _performing(self, executor: Executor) -> Perform:
+        """Return what has the executor run a job in the run's environment."""
+        target, tracking = self._planned.target, self._tracking
+
+        def perform(job: Job, runner: ProcessRunner, sink: OutputSink) -> Result:
+            job = job._replace(
+                image=target.provide().image,
+                tracking={**tracking.variables, **job.tracking},
+                artifacts=tracking.artifacts,
             )
-            scheduler.run_remaining(progress, worker, environ, weights, limits, context.console)
-            if progress.failures():
-                _look_for_damage(environment, context.console)
-        if origins is not None:
-            earlier = origins_of(state.history, [step.id for step in plan.steps])
-            origins.update({**earlier, **origins})
-    finally:
-        close(state)
-        if progress.interrupted is not None:
-            state.results.abandon()
-        else:
-            state.results.finish()
-    recorder.finish_steps(origins or {})
-    if look is not None:
-        look.note(progress.outcomes.values())
+            return executor.run(job, runner, sink)
+
+        return perform
 
 
 def _environ(caller: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:

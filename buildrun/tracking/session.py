@@ -111,14 +111,14 @@ class TrackingSession:
         except TrackingError as error:
             self._excuse(error)
 
-    def with_nested_runs(self, perform: Perform, origins: dict[str, str]) -> Perform:
+    def with_nested_runs(self, perform: Perform, origins: dict[str, str] | None) -> Perform:
         """Return what gives each step's command a run of its own, below the one of the last step.
 
         Two steps in one run could not log the same parameter. origins: takes the run of each step
         whose command was started.
         """
         run = self._run
-        if run is None:
+        if run is None or origins is None:
             return perform
         last = next(reversed(self._steps))
 
