@@ -397,7 +397,7 @@ def test_failed_step_fails_its_run_and_the_one_above(
 def test_interrupted_steps_are_told_as_killed(
     project: Project, server: Server, experiment: str, tmp_path: Path
 ) -> None:
-    directory = project(STEPS.replace("seq {rows}", "echo up >&2; read line; seq {rows}"))
+    directory = project(STEPS.replace("seq {rows}", "echo up >&2; sleep 1000; seq {rows}"))
     child = subprocess.Popen(
         (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
         env={
