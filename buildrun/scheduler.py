@@ -48,9 +48,9 @@ def resolve_cached(progress: Progress, worker: StepRunner, console: Console) -> 
                 progress.outcomes[step.id] = outcome
 
 
-def may_continue(progress: Progress, manner: Limits) -> bool:
+def may_continue(progress: Progress, limits: Limits) -> bool:
     """Return whether there are steps that may still start."""
-    return bool(progress.remaining()) and (manner.keep_going or not progress.failures())
+    return bool(progress.remaining()) and (limits.keep_going or not progress.failures())
 
 
 def run_remaining(
@@ -58,7 +58,7 @@ def run_remaining(
     worker: StepRunner,
     environ: Mapping[str, str],
     weights: Mapping[str, float],
-    manner: Limits,
+    limits: Limits,
     console: Console,
 ) -> None:
     """Carry out the remaining steps, those with the largest weight first.
@@ -69,9 +69,9 @@ def run_remaining(
     from buildrun.executors.supervisor import Supervisor
 
     with Supervisor() as supervisor:
-        loop = _Scheduler(progress, worker, environ, weights, manner, console, supervisor)
+        loop = _Scheduler(progress, worker, environ, weights, limits, console, supervisor)
         loop.start_ready()
-        if console.live and manner.jobs > 1:
+        if console.live and limits.jobs > 1:
             supervisor.tick(_LIVE, loop.show)
         progress.interrupted = supervisor.loop(loop.is_done)
     console.done()
@@ -88,14 +88,14 @@ class _Scheduler:
         worker: StepRunner,
         environ: Mapping[str, str],
         weights: Mapping[str, float],
-        manner: Limits,
+        limits: Limits,
         console: Console,
         supervisor: Supervisor,
     ) -> None:
         self._progress = progress
         self._worker = worker
         self._environ = environ
-        self._manner = manner
+        self._limits = limits
         self._console = console
         self._supervisor = supervisor
         self._running: dict[str, float] = {}
@@ -108,7 +108,7 @@ class _Scheduler:
     def start_ready(self) -> None:
         """Start what can be, as long as there is room."""
         for step in list(self._waiting):
-            if len(self._running) >= self._manner.jobs or self._is_stopped():
+            if len(self._running) >= self._limits.jobs or self._is_stopped():
                 return
             if self._progress.settled(step):
                 self._waiting.remove(step)
@@ -134,7 +134,7 @@ class _Scheduler:
     def _is_stopped(self) -> bool:
         if self._supervisor.interrupted is not None or self._progress.defect is not None:
             return True
-        return bool(self._progress.failures()) and not self._manner.keep_going
+        return bool(self._progress.failures()) and not self._limits.keep_going
 
     def _work(self, step: Step) -> None:
         """Carry the step out, in a thread of its own."""

@@ -45,22 +45,22 @@ _LOST = Reason("result-lost", "the stored result is incomplete")
 class StepRunner:
     """Carries out the steps of one plan; safe to be used by several threads."""
 
-    def __init__(self, place: ProjectState, display: Display, perform: Perform) -> None:
-        """Take the place; perform: runs a step's job where it belongs."""
-        self._place = place
+    def __init__(self, project: ProjectState, display: Display, perform: Perform) -> None:
+        """Take the project; perform: runs a step's job where it belongs."""
+        self._project = project
         self._perform = perform
-        self._old = PreviousOutputs(place)
+        self._old = PreviousOutputs(project)
         self._display = display
-        # The index, the history and the judge's memory are for one thread at a time.
+        # The index, the history and the staleness check are for one thread at a time.
         self._mutex = threading.RLock()
-        self._steps = {step.id: step for step in place.plan.steps}
-        self._numbers = {step.id: number for number, step in enumerate(place.plan.steps, 1)}
+        self._steps = {step.id: step for step in project.plan.steps}
+        self._numbers = {step.id: number for number, step in enumerate(project.plan.steps, 1)}
         self._taken: dict[str, FileSet] = {}
-        self._keeper = ResultPublisher(place, self._mutex)
+        self._keeper = ResultPublisher(project, self._mutex)
 
     def recover(self) -> None:
         """Put right what killed runs have left in the project."""
-        mend(self._place.plan.project.root, self._place.logs, self._place.console)
+        mend(self._project.plan.project.root, self._project.logs, self._project.console)
 
     def try_without_command(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
@@ -69,17 +69,17 @@ class StepRunner:
         """
         started = time.monotonic()
         with self._mutex:
-            verdict = self._place.staleness.check(step)
-            if verdict.state == "up-to-date":
-                return self._up_to_date(step, verdict, started)
-        if verdict.state != "hit":
+            status = self._project.staleness.check(step)
+            if status.state == "up-to-date":
+                return self._up_to_date(step, status, started)
+        if status.state != "hit":
             return None
         with ExitStack() as held:
             self._hold(step, held, waits)
             return self._without_command(step, self._judge(step), started)
 
     def run(
-        self, step: Step, hands: ProcessRunner, environ: Mapping[str, str], waits: Waits
+        self, step: Step, runner: ProcessRunner, environ: Mapping[str, str], waits: Waits
     ) -> Outcome:
         """Bring the step to its end; waits: as for `settle`.
 
@@ -88,99 +88,99 @@ class StepRunner:
         started = time.monotonic()
         with ExitStack() as held, ExitStack() as keys:
             self._hold(step, held, waits)
-            verdict = self._judge(step)
+            status = self._judge(step)
             key: str | None = None
             while True:
-                if done := self._without_command(step, verdict, started):
+                if done := self._without_command(step, status, started):
                     return done
-                if verdict.state == "hit":
-                    verdict = verdict._replace(state="miss", reasons=(*verdict.reasons, _LOST))
+                if status.state == "hit":
+                    status = status._replace(state="miss", reasons=(*status.reasons, _LOST))
                     break
-                if verdict.key in (None, key) or not self._place.store_results:
+                if status.key in (None, key) or not self._project.store_results:
                     break
                 # Another process may make it while we wait, and inputs may change.
-                key = verdict.key
+                key = status.key
                 keys.close()
                 waited = self._lock(key, keys, waits)
-                verdict = self._judge(step, anew=waited)
+                status = self._judge(step, anew=waited)
             self._keep_upstream(step, held, waits)
-            return self._run(step, verdict, hands, environ)
+            return self._run(step, status, runner, environ)
 
     def _judge(self, step: Step, *, anew: bool = True) -> StepStatus:
-        """Return the verdict; anew: by a look at the disk, where others may have been busy."""
+        """Return the status; anew: by a look at the disk, where others may have been busy."""
         with self._mutex:
             if anew:
-                self._place.fingerprints.forget()
-            return self._place.staleness.check(step)
+                self._project.fingerprints.forget()
+            return self._project.staleness.check(step)
 
     # -- without a command ---------------------------------------------------------------------
 
-    def _without_command(self, step: Step, verdict: StepStatus, started: float) -> Outcome | None:
-        if verdict.state == "up-to-date":
+    def _without_command(self, step: Step, status: StepStatus, started: float) -> Outcome | None:
+        if status.state == "up-to-date":
             with self._mutex:
-                return self._up_to_date(step, verdict, started)
-        return self._restored(step, verdict, started) if verdict.state == "hit" else None
+                return self._up_to_date(step, status, started)
+        return self._restored(step, status, started) if status.state == "hit" else None
 
-    def _up_to_date(self, step: Step, verdict: StepStatus, started: float) -> Outcome:
-        place = self._place
-        last = place.history.last(step.id)
-        if verdict.manifest is not None:
-            seconds = verdict.manifest.seconds
-            self._keeper.record(step, verdict, verdict.outputs or "", seconds)
+    def _up_to_date(self, step: Step, status: StepStatus, started: float) -> Outcome:
+        project = self._project
+        last = project.history.last(step.id)
+        if status.manifest is not None:
+            seconds = status.manifest.seconds
+            self._keeper.record(step, status, status.outputs or "", seconds)
         else:
             seconds = last.seconds if last is not None else 0.0
-        if verdict.on_disk is not None:
-            self._taken[step.id] = verdict.on_disk
-        if verdict.key is not None:
-            place.results.upload_if_missing(verdict.key)
-        place.staleness.record_outputs(step.id, verdict.outputs or "")
-        return self._outcome(step, "up-to-date", verdict, started, saved=seconds)
+        if status.on_disk is not None:
+            self._taken[step.id] = status.on_disk
+        if status.key is not None:
+            project.results.upload_if_missing(status.key)
+        project.staleness.record_outputs(step.id, status.outputs or "")
+        return self._outcome(step, "up-to-date", status, started, saved=seconds)
 
-    def _restored(self, step: Step, verdict: StepStatus, started: float) -> Outcome | None:
+    def _restored(self, step: Step, status: StepStatus, started: float) -> Outcome | None:
         """Restore the result of a hit; None where it is not whole any more."""
         from buildrun.store.cas import MissingBlob
 
-        place, manifest = self._place, verdict.manifest
+        project, manifest = self._project, status.manifest
         if manifest is None:
             return None
         try:
-            made = self._restore(step, verdict, manifest)
+            made = self._restore(step, status, manifest)
         except MissingBlob:
             return None
         except StoreError as error:
-            place.console.warn(f"{label(step)} {error.message}", error.hint or "")
+            project.console.warn(f"{label(step)} {error.message}", error.hint or "")
             return None
         except Interrupted:
             raise
         except Exception as error:  # a result may have come from anybody who can write the remote
-            place.console.warn(f"{label(step)} its result cannot be restored: {error!r}")
+            project.console.warn(f"{label(step)} its result cannot be restored: {error!r}")
             return None
         with self._mutex:
-            place.fingerprints.forget()
-            place.fingerprints.learn(made)
-            taken = place.fingerprints.outputs(step.outputs)
+            project.fingerprints.forget()
+            project.fingerprints.learn(made)
+            taken = project.fingerprints.outputs(step.outputs)
             if taken.digest != manifest.outputs:
-                place.results.invalidate(manifest)
+                project.results.invalidate(manifest)
                 return None
             self._taken[step.id] = taken
-            place.results.upload_if_missing(manifest.key)
-            self._keeper.record(step, verdict, manifest.outputs, manifest.seconds)
-            place.staleness.record_outputs(step.id, manifest.outputs)
-        log = self._replay(step, verdict)
-        outcome = self._outcome(step, "cached", verdict, started, saved=manifest.seconds)
+            project.results.upload_if_missing(manifest.key)
+            self._keeper.record(step, status, manifest.outputs, manifest.seconds)
+            project.staleness.record_outputs(step.id, manifest.outputs)
+        log = self._replay(step, status)
+        outcome = self._outcome(step, "cached", status, started, saved=manifest.seconds)
         return outcome._replace(log=log)
 
     def _restore(
-        self, step: Step, verdict: StepStatus, manifest: Manifest
+        self, step: Step, status: StepStatus, manifest: Manifest
     ) -> Mapping[str, tuple[bytes, str]]:
         """Restore the outputs; what they replace and the cache does not know is moved away."""
         from buildrun.workspace.outputs import displace
 
         with self._mutex:
-            known = self._old.are_known(step, verdict.on_disk)
+            known = self._old.are_known(step, status.on_disk)
         if known:
-            return self._restore_outputs(manifest, verdict.on_disk)
-        aside = displace(self._place.plan.project.root, step.outputs)
+            return self._restore_outputs(manifest, status.on_disk)
+        aside = displace(self._project.plan.project.root, step.outputs)
         try:
             made = self._restore_outputs(manifest, None)
         except BaseException:
@@ -201,22 +201,22 @@ class StepRunner:
         """
         from buildrun.workspace.restore import restore
 
-        place = self._place
-        place.results.fetch_contents(manifest)
-        matching = place.results.matching_outputs(manifest, on_disk)
-        return restore(place.home, place.plan.project.root, manifest, matching=matching).made
+        project = self._project
+        project.results.fetch_contents(manifest)
+        matching = project.results.matching_outputs(manifest, on_disk)
+        return restore(project.home, project.plan.project.root, manifest, matching=matching).made
 
-    def _replay(self, step: Step, verdict: StepStatus) -> str | None:
+    def _replay(self, step: Step, status: StepStatus) -> str | None:
         from buildrun.executors.output import replay
 
-        place, manifest = self._place, verdict.manifest
+        project, manifest = self._project, status.manifest
         if manifest is None:
             return None
-        place.console.note(place.console.style(f"{label(step)} restored from the cache", "dim"))
+        project.console.note(project.console.style(f"{label(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
-            make_directory(self._place.logs)
-            if not place.results.fetch_log(manifest, path):
+            make_directory(self._project.logs)
+            if not project.results.fetch_log(manifest, path):
                 return None
         except OSError:
             return None
@@ -226,13 +226,13 @@ class StepRunner:
     # -- with a command ------------------------------------------------------------------------
 
     def _run(
-        self, step: Step, verdict: StepStatus, hands: ProcessRunner, environ: Mapping[str, str]
+        self, step: Step, status: StepStatus, runner: ProcessRunner, environ: Mapping[str, str]
     ) -> Outcome:
         from buildrun.executors.output import Log
         from buildrun.workspace.outputs import displace
 
-        place = self._place
-        console, root = place.console, place.plan.project.root
+        project = self._project
+        console, root = project.console, project.plan.project.root
         log = Log(self._log_path(step), step.id, self._display)
         state: State = "failed"
         console.note(console.style(f"{label(step)} {step.shown}", "dim"))
@@ -240,15 +240,15 @@ class StepRunner:
             known, aside = True, None
             if step.outputs:
                 with self._mutex:
-                    known = self._old.are_known(step, verdict.on_disk)
+                    known = self._old.are_known(step, status.on_disk)
                 aside = displace(root, step.outputs)
                 with self._mutex:
                     self._old.note_running(step)
             try:
                 if aside is not None:
                     _pass_on(aside.descriptor)
-                result, seconds = self._attempts(step, verdict, hands, environ, log)
-                outcome = self._ended(step, verdict, result, seconds, log)
+                result, seconds = self._attempts(step, status, runner, environ, log)
+                outcome = self._ended(step, status, result, seconds, log)
                 state = outcome.state
             finally:
                 if aside is not None:
@@ -265,18 +265,18 @@ class StepRunner:
     def _attempts(
         self,
         step: Step,
-        verdict: StepStatus,
-        hands: ProcessRunner,
+        status: StepStatus,
+        runner: ProcessRunner,
         environ: Mapping[str, str],
         log: Log,
     ) -> tuple[Result, float]:
         def identity() -> str:
             with self._mutex:
-                return verdict.key or self._place.staleness.identity(step)
+                return status.key or self._project.staleness.identity(step)
 
         job = Job(
             step.command,
-            self._place.plan.project.root,
+            self._project.plan.project.root,
             {**environ, **dict(step.env)},
             timeout=step.timeout,
             task=task_of(step),
@@ -284,7 +284,7 @@ class StepRunner:
         )
         for attempt in range(step.retries + 1):
             started = time.monotonic()
-            result = self._perform(job, hands, log.sink)
+            result = self._perform(job, runner, log.sink)
             seconds = time.monotonic() - started
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
@@ -292,85 +292,85 @@ class StepRunner:
                 from buildrun.workspace.outputs import displace
 
                 displace(job.cwd, step.outputs).discard()
-            self._place.console.warn(
+            self._project.console.warn(
                 f"{label(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
             )
         return result, seconds
 
     def _ended(
-        self, step: Step, verdict: StepStatus, result: Result, seconds: float, log: Log
+        self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
     ) -> Outcome:
-        place = self._place
+        project = self._project
         if result.detached:
-            return Outcome(step, "submitted", verdict.reasons, None, seconds)
+            return Outcome(step, "submitted", status.reasons, None, seconds)
         if result.interrupted is not None or result.exit_code != 0:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                place.console.error(f"{label(step)} {_ending(result, step)}", hint)
+                project.console.error(f"{label(step)} {_ending(result, step)}", hint)
             return Outcome(
                 step,
                 state,
-                verdict.reasons,
+                status.reasons,
                 result.exit_code,
                 seconds,
                 log=log.path,
             )
         with self._mutex:
-            place.fingerprints.forget()
+            project.fingerprints.forget()
             if step.outputs:
-                taken = place.fingerprints.outputs(step.outputs)
+                taken = project.fingerprints.outputs(step.outputs)
                 if taken.unmatched:
-                    return self._without_output(step, verdict, taken, seconds, log)
+                    return self._without_output(step, status, taken, seconds, log)
                 self._taken[step.id] = taken
-                place.staleness.record_outputs(step.id, taken.digest)
+                project.staleness.record_outputs(step.id, taken.digest)
             else:
-                place.staleness.record_outputs(
-                    step.id, verdict.outputs or place.staleness.identity(step)
+                project.staleness.record_outputs(
+                    step.id, status.outputs or project.staleness.identity(step)
                 )
-                if place.store_results:  # for the order of steps
-                    place.history.record_duration(step.id, seconds)
-        if step.outputs and place.store_results:
-            self._keeper.publish(step, verdict, taken, seconds, log, self._upstream(step))
+                if project.store_results:  # for the order of steps
+                    project.history.record_duration(step.id, seconds)
+        if step.outputs and project.store_results:
+            self._keeper.publish(step, status, taken, seconds, log, self._upstream(step))
         elif step.outputs:
             with self._mutex:
-                place.history.record_leftover(step.id, taken.digest)
-        return Outcome(step, "ok", verdict.reasons, 0, seconds, log=log.path)
+                project.history.record_leftover(step.id, taken.digest)
+        return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path)
 
     def _without_output(
-        self, step: Step, verdict: StepStatus, taken: FileSet, seconds: float, log: Log
+        self, step: Step, status: StepStatus, taken: FileSet, seconds: float, log: Log
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
         fact = f"the command succeeded without making its output {names}"
-        self._place.console.error(
+        self._project.console.error(
             f"{label(step)} {taken.problems[0] if taken.problems else fact}",
             "correct `outputs`, which are relative to the project, or the command",
         )
-        reasons = (*verdict.reasons, Reason("output-not-made", f"{names} was not made"))
+        reasons = (*status.reasons, Reason("output-not-made", f"{names} was not made"))
         return Outcome(step, "failed", reasons, 1, seconds, log=log.path)
 
     def _upstream(self, step: Step) -> dict[str, FileSet]:
         """Return what the steps have made that this one may read."""
         with self._mutex:
-            names = self._place.staleness.upstream(step)
+            names = self._project.staleness.upstream(step)
             return {name: self._taken[name] for name in names if name in self._taken}
 
     def _outcome(
-        self, step: Step, state: State, verdict: StepStatus, started: float, *, saved: float
+        self, step: Step, state: State, status: StepStatus, started: float, *, saved: float
     ) -> Outcome:
         seconds = time.monotonic() - started
-        return Outcome(step, state, verdict.reasons, None, seconds, saved=saved)
+        return Outcome(step, state, status.reasons, None, seconds, saved=saved)
 
     def _log_path(self, step: Step) -> str:
         from buildrun.store.runs import file_name
 
-        return os.path.join(self._place.logs, file_name(self._numbers[step.id], step.id))
+        return os.path.join(self._project.logs, file_name(self._numbers[step.id], step.id))
 
     def _hold(self, step: Step, held: ExitStack, waits: Waits) -> None:
         """Hold the step in this project, and mend what a killed run has left."""
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
-        root = self._place.plan.project.root
+        root = self._project.plan.project.root
         self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
         self.recover()
 
@@ -380,14 +380,14 @@ class StepRunner:
         Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
         ExecutionError where that has happened already.
         """
-        root = self._place.plan.project.root
+        root = self._project.plan.project.root
         upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
             self._lock(f"{root}\0{entry_point}", held, waits, shared=True)
         for name, taken in upstream.items():
             with self._mutex:
-                changed = self._place.fingerprints.changed(taken)
+                changed = self._project.fingerprints.changed(taken)
             if changed:
                 raise ExecutionError(
                     f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
@@ -409,7 +409,7 @@ class StepRunner:
         to_its_end: if we are killed, it is held until the command that we have started has ended.
         shared: others may hold it in the same way.
         """
-        directory = os.path.join(self._place.home.memo, "locks")
+        directory = os.path.join(self._project.home.memo, "locks")
         path = os.path.join(
             directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
         )
@@ -461,18 +461,18 @@ _WRITES = "if the command wrote it, declare it under `outputs` or name the step'
 class ResultPublisher:
     """Keeps the results of one plan's steps; safe to be used by several threads.
 
-    mutex: held while the index, the history or the judge is asked.
+    mutex: held while the index, the history or the staleness check is asked.
     """
 
-    def __init__(self, place: ProjectState, mutex: AbstractContextManager[bool]) -> None:
-        """Take the place."""
-        self._place = place
+    def __init__(self, project: ProjectState, mutex: AbstractContextManager[bool]) -> None:
+        """Take the project."""
+        self._project = project
         self._mutex = mutex
 
     def publish(
         self,
         step: Step,
-        verdict: StepStatus,
+        status: StepStatus,
         taken: FileSet,
         seconds: float,
         log: Log,
@@ -483,41 +483,41 @@ class ResultPublisher:
         taken: the outputs. seconds: that the command took. upstream: what it may have read of
         other steps' outputs, by step.
         """
-        place = self._place
+        project = self._project
         with self._mutex:
-            obstacle, hint = verdict.obstacle or (taken.problems or ("",))[0], ""
-            if not obstacle and (obstacle := self._changed(verdict, taken, upstream)):
+            obstacle, hint = status.obstacle or (taken.problems or ("",))[0], ""
+            if not obstacle and (obstacle := self._changed(status, taken, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
-            place.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
-            self.record(step, verdict._replace(key=""), taken.digest, seconds)
+            project.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
+            self.record(step, status._replace(key=""), taken.digest, seconds)
             with self._mutex:
-                place.history.record_leftover(step.id, taken.digest)
+                project.history.record_leftover(step.id, taken.digest)
             return
-        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
+        if status.key is None or status.parts is None or status.inputs is None:
             return
         left = ""
         try:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
-            place.results.save(
-                self._manifest(step, verdict, taken, seconds, log), taken, verdict.inputs, log.path
+            project.results.save(
+                self._manifest(step, status, taken, seconds, log), taken, status.inputs, log.path
             )
         except (BuildrunError, OSError) as error:
             remedy = error.hint if isinstance(error, BuildrunError) else None
             text = _fact(error)
-            place.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
+            project.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
             left = taken.digest
-        self.record(step, verdict, taken.digest, seconds)
+        self.record(step, status, taken.digest, seconds)
         with self._mutex:
-            place.history.record_leftover(step.id, left)
+            project.history.record_leftover(step.id, left)
 
-    def _changed(self, verdict: StepStatus, made: FileSet, upstream: Mapping[str, FileSet]) -> str:
+    def _changed(self, status: StepStatus, made: FileSet, upstream: Mapping[str, FileSet]) -> str:
         """Return which input changed while the command ran, or ""."""
-        place = self._place
-        sources = [verdict.inputs] if verdict.inputs is not None else []
-        sources += [*upstream.values(), *verdict.paths]
-        changed = place.fingerprints.changed
+        project = self._project
+        sources = [status.inputs] if status.inputs is not None else []
+        sources += [*upstream.values(), *status.paths]
+        changed = project.fingerprints.changed
         names = [path for taken in sources for path in changed(taken, made)]
         if not names:
             return ""
@@ -525,19 +525,19 @@ class ResultPublisher:
         return f"`{printable(names[0])}`{more} changed while the command ran"
 
     def _manifest(
-        self, step: Step, verdict: StepStatus, taken: FileSet, seconds: float, log: Log
+        self, step: Step, status: StepStatus, taken: FileSet, seconds: float, log: Log
     ) -> Manifest:
         from buildrun.store.manifest import Manifest
 
-        if verdict.key is None or verdict.parts is None or verdict.inputs is None:
+        if status.key is None or status.parts is None or status.inputs is None:
             raise AssertionError(step.id)
         return Manifest(
-            key=verdict.key,
-            parts=verdict.parts.key_parts,
-            project=self._place.plan.project.name,
+            key=status.key,
+            parts=status.parts.key_parts,
+            project=self._project.plan.project.name,
             step=step.id,
             entry_point=step.entry_point,
-            inputs=verdict.inputs.digest,
+            inputs=status.inputs.digest,
             outputs=taken.digest,
             declared=step.outputs,
             log="",
@@ -545,32 +545,32 @@ class ResultPublisher:
             seconds=round(seconds, 3),
             created=time.time(),
             producer=__version__,
-            details=self._details(step, verdict),
+            details=self._details(step, status),
         )
 
-    def record(self, step: Step, verdict: StepStatus, outputs: str, seconds: float) -> None:
+    def record(self, step: Step, status: StepStatus, outputs: str, seconds: float) -> None:
         """Note in the project's history how the step ended; outputs: their digest."""
-        parts = verdict.parts
-        if parts is None or verdict.inputs is None:
+        parts = status.parts
+        if parts is None or status.inputs is None:
             return
         last = StepRecord(
-            verdict.key or "",
+            status.key or "",
             parts.key_parts,
-            self._details(step, verdict),
-            verdict.inputs.digest,
+            self._details(step, status),
+            status.inputs.digest,
             outputs,
             round(seconds, 3),
         )
         with self._mutex:
-            if self._place.store_results and self._place.history.last(step.id) != last:
-                self._place.history.add(step.id, last)
+            if self._project.store_results and self._project.history.last(step.id) != last:
+                self._project.history.add(step.id, last)
 
-    def _details(self, step: Step, verdict: StepStatus) -> Mapping[str, Any]:
+    def _details(self, step: Step, status: StepStatus) -> Mapping[str, Any]:
         """Return what else is worth knowing of a result."""
-        details = verdict.parts.details if verdict.parts is not None else {}
-        made_by = (self._place.origins or {}).get(step.id)
-        if made_by is None and verdict.manifest is not None:
-            made_by = verdict.manifest.details.get(MADE_BY)
+        details = status.parts.details if status.parts is not None else {}
+        made_by = (self._project.origins or {}).get(step.id)
+        if made_by is None and status.manifest is not None:
+            made_by = status.manifest.details.get(MADE_BY)
         return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details
 
 

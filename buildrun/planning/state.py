@@ -58,7 +58,7 @@ def open_state(
     fingerprints = fingerprints_of(root, home, write=write)
     history = History(home.about(root, "steps"), write=write)
     results = ActionCache(home, root, _remote(settings, console), write=write)
-    judge = StalenessCheck(
+    staleness = StalenessCheck(
         plan,
         fingerprints,
         results,
@@ -70,7 +70,7 @@ def open_state(
         explain=explain,
     )
     keep = write and settings.cache
-    return ProjectState(plan, home, judge, fingerprints, results, history, console, logs, keep)
+    return ProjectState(plan, home, staleness, fingerprints, results, history, console, logs, keep)
 
 
 def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:

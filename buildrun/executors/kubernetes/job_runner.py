@@ -55,8 +55,8 @@ _LATE = "`activeDeadlineSeconds` in the Job template is how long it may take"
 
 def run_job(
     cluster: Cluster,
-    wish: JobSpec,
-    hands: ProcessRunner,
+    job_spec: JobSpec,
+    runner: ProcessRunner,
     sink: OutputSink,
     harvest: Callable[[bool], None],
     *,
@@ -68,8 +68,8 @@ def run_job(
     what it has delivered. detach: return as soon as it is
     submitted. Raises BuildrunError where the cluster does not run it; then it is deleted.
     """
-    attempt = _JobRun(cluster, wish, hands, sink)
-    with hands.on_interrupt(attempt.interrupt):
+    attempt = _JobRun(cluster, job_spec, runner, sink)
+    with runner.on_interrupt(attempt.interrupt):
         attempt.submit()
         if detach:
             attempt.tell_warnings(coming=False)
@@ -79,13 +79,13 @@ def run_job(
 
 class _JobRun:
     def __init__(
-        self, cluster: Cluster, wish: JobSpec, hands: ProcessRunner, sink: OutputSink
+        self, cluster: Cluster, job_spec: JobSpec, runner: ProcessRunner, sink: OutputSink
     ) -> None:
         self._cluster = cluster
-        self._wish = wish
-        self._hands = hands
+        self._job_spec = job_spec
+        self._runner = runner
         self._sink = sink
-        self._container = names.dns(wish.identity.project)
+        self._container = names.dns(job_spec.identity.project)
         self._number: int | None = None
         self._impatient = threading.Event()
         self._follower: Follower | None = None
@@ -103,13 +103,13 @@ class _JobRun:
         if self._number is not None:
             self._impatient.set()
         self._number = self._number or number
-        self._cluster.watcher.stir(self._wish.name)
+        self._cluster.watcher.stir(self._job_spec.name)
 
     # -- the beginning -------------------------------------------------------------------------
 
     def submit(self) -> None:
         """Make the Secret and the Job, or find the Job that is there for the same."""
-        cluster, wish = self._cluster, self._wish
+        cluster, job_spec = self._cluster, self._job_spec
         for _ in range(_TRIES):
             made = self._create()
             for text in cluster.api.warnings():
@@ -117,46 +117,46 @@ class _JobRun:
                     self._foretold.append(text)
             if made is not None:
                 cluster.watcher.learn(made)
-                cluster.record(wish.identity.step, wish.name)
+                cluster.record(job_spec.identity.step, job_spec.name)
                 return
         raise ExecutionError(
-            f"the Job `{wish.name}` can neither be made nor followed: it comes and goes",
+            f"the Job `{job_spec.name}` can neither be made nor followed: it comes and goes",
             hint="somebody else may be at the same; wait, and run again",
         )
 
     def _create(self) -> Object | None:
         """Return the Job that was made or is attached to; None where another try may help."""
-        cluster, wish = self._cluster, self._wish
-        if wish.has_secret:
+        cluster, job_spec = self._cluster, self._job_spec
+        if job_spec.has_secret:
             self._put_secret()
         try:
             made = cluster.api.create(
-                cluster.job(), manifest.job(cluster.config, wish, cluster.namespace)
+                cluster.job(), manifest.job(cluster.config, job_spec, cluster.namespace)
             )
         except ApiError as error:
             if error.status != 409:
                 self._drop_secret()
                 raise
             return self._attach()
-        if wish.has_secret:
+        if job_spec.has_secret:
             self._give_secret(made)
         return made
 
     def _put_secret(self) -> None:
-        cluster, wish = self._cluster, self._wish
-        body = manifest.secret(wish, cluster.namespace)
+        cluster, job_spec = self._cluster, self._job_spec
+        body = manifest.secret(job_spec, cluster.namespace)
         try:
             cluster.api.create(cluster.secret(), body)
         except ApiError as error:
             if error.status != 409:
                 raise
             # Of a Job that runs already, or of a killed client; the newer URLs hold longer.
-            cluster.api.patch(cluster.secret(wish.name), body)
+            cluster.api.patch(cluster.secret(job_spec.name), body)
 
     def _drop_secret(self) -> None:
         """Delete the Secret, which the cluster might still remove together with an older Job."""
-        if self._wish.has_secret:
-            self._cluster.api.delete(self._cluster.secret(self._wish.name))
+        if self._job_spec.has_secret:
+            self._cluster.api.delete(self._cluster.secret(self._job_spec.name))
 
     def _give_secret(self, job: Object) -> None:
         """Make the Secret the Job's, so that the cluster removes it with it."""
@@ -167,13 +167,13 @@ class _JobRun:
             "uid": job["metadata"]["uid"],
         }
         self._cluster.api.patch(
-            self._cluster.secret(self._wish.name), {"metadata": {"ownerReferences": [owner]}}
+            self._cluster.secret(self._job_spec.name), {"metadata": {"ownerReferences": [owner]}}
         )
 
     def _attach(self) -> Object | None:
-        cluster, wish = self._cluster, self._wish
+        cluster, job_spec = self._cluster, self._job_spec
         try:
-            job = cluster.api.get(cluster.job(wish.name))
+            job = cluster.api.get(cluster.job(job_spec.name))
         except ApiError as error:
             if error.status == 404:
                 return None  # it has just gone
@@ -182,24 +182,24 @@ class _JobRun:
         notes = metadata.get("annotations") or {}
         if metadata.get("deletionTimestamp"):
             cluster.watcher.learn(job)
-            cluster.await_gone(wish.name)
+            cluster.await_gone(job_spec.name)
             self._drop_secret()
             return None
         ours = (notes.get(names.KEY), notes.get(names.OWNER)) == (
-            wish.identity.key,
-            wish.identity.owner,
+            job_spec.identity.key,
+            job_spec.identity.owner,
         )
         if not ours or notes.get(names.HARVESTED):
             cluster.watcher.learn(job)
-            cluster.delete(wish.name, secret=False)
-            cluster.await_gone(wish.name)
+            cluster.delete(job_spec.name, secret=False)
+            cluster.await_gone(job_spec.name)
             self._drop_secret()
             return None
-        if notes.get(names.RUN) != wish.run_id:
-            body = {"metadata": {"annotations": {names.FOLLOWER: wish.run_id}}}
-            job = cluster.api.patch(cluster.job(wish.name), body)
+        if notes.get(names.RUN) != job_spec.run_id:
+            body = {"metadata": {"annotations": {names.FOLLOWER: job_spec.run_id}}}
+            job = cluster.api.patch(cluster.job(job_spec.name), body)
             how = "has ended meanwhile" if is_over(job) else "runs already"
-            self._note(f"attached to the Job `{wish.name}`, which {how}")
+            self._note(f"attached to the Job `{job_spec.name}`, which {how}")
         return job
 
     # -- the end -------------------------------------------------------------------------------
@@ -250,10 +250,10 @@ class _JobRun:
     def _look(self, revision: int, seconds: float | None) -> View:
         """Return the Job as it is now; it goes where it may not be followed."""
         try:
-            return self._cluster.watcher.wait(self._wish.name, revision, seconds)
+            return self._cluster.watcher.wait(self._job_spec.name, revision, seconds)
         except ApiError:
             with suppress(ExecutionError):
-                self._cluster.delete(self._wish.name, secret=self._wish.has_secret)
+                self._cluster.delete(self._job_spec.name, secret=self._job_spec.has_secret)
             raise
 
     def _wait(self, state: Waiting, view: View) -> None:
@@ -318,7 +318,10 @@ class _JobRun:
         self._read_to_the_end(state)
         if state.init:
             self._show_end_of(state.pod, state.init)
-        failure, late = _of_carrying(state.message), state.timed_out and self._wish.timeout is None
+        failure, late = (
+            _of_carrying(state.message),
+            state.timed_out and self._job_spec.timeout is None,
+        )
         if state.exit_code == 0:
             try:
                 harvest(self._is_ours())
@@ -335,7 +338,7 @@ class _JobRun:
 
     def _vanished(self, harvest: Callable[[bool], None]) -> Result:
         """Take the result of a Job that somebody has deleted, if it has left one."""
-        if self._wish.files:
+        if self._job_spec.files:
             try:
                 harvest(True)
             except ExecutionError:
@@ -343,13 +346,13 @@ class _JobRun:
             else:
                 return Result(0)
         raise ExecutionError(
-            f"the Job `{self._wish.name}` was deleted before its end was known",
+            f"the Job `{self._job_spec.name}` was deleted before its end was known",
             hint="another buildrun, a user or a time to live may have done that; run again",
         )
 
     def _cancel(self, number: int) -> Result:
         """Delete the Job and wait until its pod is gone; a second signal ends the waiting."""
-        cluster, name = self._cluster, self._wish.name
+        cluster, name = self._cluster, self._job_spec.name
         try:
             # The watch may not have told yet of a run that has just attached.
             job: Object | None = cluster.api.get(cluster.job(name))
@@ -359,7 +362,7 @@ class _JobRun:
             self._note(f"the Job `{name}` is left to the other run that follows it")
             return Result(128 + number, number)
         self._note("ending the Job and waiting for its pod; Ctrl-C again does not wait")
-        cluster.delete(name, secret=self._wish.has_secret)
+        cluster.delete(name, secret=self._job_spec.has_secret)
         if not cluster.await_gone(name, until=self._impatient):
             self._warn_once(
                 f"the Job `{name}` was deleted, and its pod is still ending",
@@ -369,36 +372,36 @@ class _JobRun:
 
     def _is_ours(self) -> bool:
         """Return whether it is for us to clean up: whoever came last does."""
-        return self._is_for_us(self._cluster.watcher.look(self._wish.name).job)
+        return self._is_for_us(self._cluster.watcher.look(self._job_spec.name).job)
 
     def _is_for_us(self, job: Object | None) -> bool:
         notes = (job["metadata"].get("annotations") or {}) if job is not None else {}
-        return notes.get(names.FOLLOWER) in (None, self._wish.run_id)
+        return notes.get(names.FOLLOWER) in (None, self._job_spec.run_id)
 
     def _clean(self, *, failed: bool, ended: bool = False) -> None:
-        cluster, wish = self._cluster, self._wish
+        cluster, job_spec = self._cluster, self._job_spec
         if not self._is_ours():
             return
         keep = cluster.config.keep
         if keep == "always" or (keep == "failed" and failed):
             self._end_sidecars()
             body = {"metadata": {"annotations": {names.HARVESTED: "true"}}}
-            cluster.api.patch(cluster.job(wish.name), body)
-            self._note(f"the Job `{wish.name}` is kept, as `keep-jobs` says")
+            cluster.api.patch(cluster.job(job_spec.name), body)
+            self._note(f"the Job `{job_spec.name}` is kept, as `keep-jobs` says")
             return
-        cluster.delete(wish.name, secret=wish.has_secret, ended=ended)
+        cluster.delete(job_spec.name, secret=job_spec.has_secret, ended=ended)
 
     def _end_sidecars(self) -> None:
         """Have what still runs beside the command end; pod and log stay with the kept Job."""
         cluster = self._cluster
-        view = cluster.watcher.look(self._wish.name)
+        view = cluster.watcher.look(self._job_spec.name)
         if view.job is None or view.pod is None or not _has_sidecars(view.pod):
             return
         # Or the Job would make another pod for the one that a deadline has ended.
         limit = int((view.job.get("status") or {}).get("failed") or 0)
         pod = view.pod["metadata"]["name"]
         try:
-            cluster.api.patch(cluster.job(self._wish.name), {"spec": {"backoffLimit": limit}})
+            cluster.api.patch(cluster.job(self._job_spec.name), {"spec": {"backoffLimit": limit}})
             cluster.api.patch(cluster.pod(pod), {"spec": {"activeDeadlineSeconds": 1}})
         except ApiError as error:
             if error.status == 404:
@@ -427,10 +430,10 @@ class _JobRun:
             self._cluster.api,
             self._cluster.pod(pod),
             self._container,
-            lambda text: self._hands.call_in_loop(lambda: self._sink(1, text)),
+            lambda text: self._runner.call_in_loop(lambda: self._sink(1, text)),
             self._over.is_set,
             previous=previous,
-            failed=lambda: self._cluster.watcher.stir(self._wish.name),
+            failed=lambda: self._cluster.watcher.stir(self._job_spec.name),
         )
 
     def _read_earlier(self, view: View) -> None:
@@ -451,7 +454,7 @@ class _JobRun:
             )
         except ExecutionError:
             return  # what it ended with is told all the same
-        self._hands.call_in_loop(lambda: self._sink(2, text))
+        self._runner.call_in_loop(lambda: self._sink(2, text))
 
     def _read_to_the_end(self, state: Ended) -> None:
         if state.pod:
@@ -479,10 +482,10 @@ class _JobRun:
     # -- words ---------------------------------------------------------------------------------
 
     def _head(self, text: str) -> str:
-        return f"[{printable(self._wish.identity.step)}] {printable(text)}"
+        return f"[{printable(self._job_spec.identity.step)}] {printable(text)}"
 
     def _tell(self, call: Callable[[], None]) -> None:
-        self._hands.call_in_loop(call)
+        self._runner.call_in_loop(call)
 
     def _note(self, text: str) -> None:
         self._tell(lambda: self._cluster.console.note(self._head(text)))

@@ -61,7 +61,7 @@ def first_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def job(config: Config, wish: JobSpec, place: str) -> dict[str, Any]:
+def job(config: Config, job_spec: JobSpec, place: str) -> dict[str, Any]:
     """Return the template with its first container filled in; the others stay as they are.
 
     place: the namespace.
@@ -69,12 +69,12 @@ def job(config: Config, wish: JobSpec, place: str) -> dict[str, Any]:
     made: dict[str, Any] = copy.deepcopy(dict(config.template))
     metadata = made["metadata"] = dict(made.get("metadata") or {})
     metadata.pop("generateName", None)
-    metadata.update(name=wish.name, namespace=place)
-    _mark(metadata, wish)
+    metadata.update(name=job_spec.name, namespace=place)
+    _mark(metadata, job_spec)
     spec = made["spec"]
     template = spec["template"]
     template["metadata"] = dict(template.get("metadata") or {})
-    _mark(template["metadata"], wish)
+    _mark(template["metadata"], job_spec)
     pod = template["spec"]
     pod.setdefault("restartPolicy", "Never")
     if config.queue:
@@ -85,41 +85,41 @@ def job(config: Config, wish: JobSpec, place: str) -> dict[str, Any]:
     if config.pull_secrets:
         there = pod.get("imagePullSecrets") or []
         pod["imagePullSecrets"] = [*there, *({"name": name} for name in config.pull_secrets)]
-    if wish.timeout is not None:
+    if job_spec.timeout is not None:
         # Of the pod rather than of the Job: it does not count while there is no place for it.
-        pod["activeDeadlineSeconds"] = max(1, math.ceil(wish.timeout))
-    if wish.retries:
-        spec["backoffLimit"] = max(wish.retries, spec.get("backoffLimit") or 0)
-    if not runs_as_root(pod, wish.user):
+        pod["activeDeadlineSeconds"] = max(1, math.ceil(job_spec.timeout))
+    if job_spec.retries:
+        spec["backoffLimit"] = max(job_spec.retries, spec.get("backoffLimit") or 0)
+    if not runs_as_root(pod, job_spec.user):
         _add_group(pod)
-    _fill(pod["containers"][0], config, wish)
-    if wish.files:
-        items = [{"key": name, "path": name} for name in wish.files]
-        volume = {"name": "buildrun", "secret": {"secretName": wish.name, "items": items}}
+    _fill(pod["containers"][0], config, job_spec)
+    if job_spec.files:
+        items = [{"key": name, "path": name} for name in job_spec.files]
+        volume = {"name": "buildrun", "secret": {"secretName": job_spec.name, "items": items}}
         pod["volumes"] = [*(pod.get("volumes") or []), volume]
     return made
 
 
-def secret(wish: JobSpec, place: str) -> dict[str, Any]:
+def secret(job_spec: JobSpec, place: str) -> dict[str, Any]:
     """Return the Secret of a Job."""
-    metadata: dict[str, Any] = {"name": wish.name, "namespace": place}
-    _mark(metadata, wish)
+    metadata: dict[str, Any] = {"name": job_spec.name, "namespace": place}
+    _mark(metadata, job_spec)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata,
         "type": "Opaque",
         "stringData": {
-            **wish.files,
-            **{f"env.{name}": wish.secrets[name] for name in wish.secrets},
+            **job_spec.files,
+            **{f"env.{name}": job_spec.secrets[name] for name in job_spec.secrets},
         },
     }
 
 
-def _mark(metadata: dict[str, Any], wish: JobSpec) -> None:
-    labels = labels_of(wish.identity)
+def _mark(metadata: dict[str, Any], job_spec: JobSpec) -> None:
+    labels = labels_of(job_spec.identity)
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
-    annotations = annotations_of(wish.identity, __version__, wish.run_id)
+    annotations = annotations_of(job_spec.identity, __version__, job_spec.run_id)
     metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
 
 
@@ -130,20 +130,20 @@ def _add_group(pod: dict[str, Any]) -> None:
     context["supplementalGroups"] = [*groups, *({0} - set(groups))]
 
 
-def _fill(container: dict[str, Any], config: Config, wish: JobSpec) -> None:
-    container["name"] = dns(wish.identity.project)
-    container["image"] = wish.image
-    container["command"] = [_literal(word) for word in wish.program]
+def _fill(container: dict[str, Any], config: Config, job_spec: JobSpec) -> None:
+    container["name"] = dns(job_spec.identity.project)
+    container["image"] = job_spec.image
+    container["command"] = [_literal(word) for word in job_spec.program]
     container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     ours: list[dict[str, Any]] = [
-        {"name": name, "value": _literal(value)} for name, value in wish.environ.items()
+        {"name": name, "value": _literal(value)} for name, value in job_spec.environ.items()
     ]
     ours += [
         {
             "name": name,
-            "valueFrom": {"secretKeyRef": {"name": wish.name, "key": f"env.{name}"}},
+            "valueFrom": {"secretKeyRef": {"name": job_spec.name, "key": f"env.{name}"}},
         }
-        for name in wish.secrets
+        for name in job_spec.secrets
     ]
     container["env"] = _without(container.get("env") or (), ours) + ours
     resources = {name: dict(config.resources[name]) for name in config.resources}
@@ -153,7 +153,7 @@ def _fill(container: dict[str, Any], config: Config, wish: JobSpec) -> None:
             **there,
             **{name: {**(there.get(name) or {}), **resources[name]} for name in resources},
         }
-    if wish.files:
+    if job_spec.files:
         mount = {"name": "buildrun", "mountPath": MOUNT, "readOnly": True}
         container["volumeMounts"] = [*(container.get("volumeMounts") or ()), mount]
 

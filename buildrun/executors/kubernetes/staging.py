@@ -42,7 +42,7 @@ class FileStaging:
         self._environ = environ
         self._endpoint = endpoint
         self._mutex = threading.Lock()
-        self._goods: ArtifactTransfer | None = None
+        self._transfer: ArtifactTransfer | None = None
         self._tasks: dict[str, Task] = {}
         self._look_into_image = in_image
         self._files: frozenset[str] | None = None
@@ -96,13 +96,13 @@ class FileStaging:
         if task.outputs and not self._is_seen:
             there.arrived(name)  # or the command would run, and its outputs find no place
             self._is_seen = True
-        parcels = [self._parcel(before) for before in self._upstream(task)]
+        archives = [self._archive_of(before) for before in self._upstream(task)]
         if own := self._declared(task):
-            parcels.append(there.send(self._root, own))
+            archives.append(there.send(self._root, own))
         if foreign := self._foreign(task):
-            parcels.append(there.send("/", foreign, as_absolute=True))
+            archives.append(there.send("/", foreign, as_absolute=True))
         order = there.order(name) if task.outputs else None
-        text = transfer.task(program, workdir, parcels, task.outputs, order)
+        text = transfer.task(program, workdir, archives, task.outputs, order)
         return {"carry.py": transfer.program(), "task.json": text}
 
     def collect_outputs(self, task: Task, name: str, *, last: bool) -> None:
@@ -130,7 +130,7 @@ class FileStaging:
         for name in self._own:
             self._connected().discard(name)
 
-    def _parcel(self, task: Task) -> StagedArchive:
+    def _archive_of(self, task: Task) -> StagedArchive:
         """Return a task's outputs for another's pod: as they were delivered, else as they are."""
         there = self._connected()
         with self._mutex:
@@ -143,13 +143,13 @@ class FileStaging:
         from buildrun.executors.kubernetes import transfer
 
         with self._mutex:
-            if self._goods is None:
+            if self._transfer is None:
                 if self._remote is None:
                     raise AssertionError("checked before")
-                self._goods = transfer.ArtifactTransfer(
+                self._transfer = transfer.ArtifactTransfer(
                     self._remote, self._environ, endpoint=self._endpoint
                 )
-            return self._goods
+            return self._transfer
 
     def _upstream(self, task: Task) -> list[Task]:
         """Return the steps with outputs that this one follows, near or far."""
