@@ -648,7 +648,7 @@ def test_task_that_is_none_is_told(this: Pod, text: str) -> None:
 
 def test_task_lies_beside_it_by_default(pod: Pod) -> None:
     pod.write(("echo", "found"))
-    beside = pod.home / "carry.py"
+    beside = pod.home / "pod_runner.py"
     shutil.copy(pod_runner.__file__, beside)
     done = subprocess.run(
         (pod.python, beside), capture_output=True, timeout=60, check=False, cwd="/"

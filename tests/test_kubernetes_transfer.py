@@ -168,7 +168,7 @@ def test_no_credentials_go_to_the_pod(s3: Bucket, root: Path) -> None:
     sent = ArtifactTransfer(s3.url, os.environ)
     task = transfer.task(["true"], "/w", [sent.send(str(root), ["file"])], ["x"], sent.order(JOB))
     assert SECRET not in task + transfer.program()
-    compile(transfer.program(), "carry.py", "exec")
+    compile(transfer.program(), "pod_runner.py", "exec")
 
 
 def test_archive_depends_on_content_alone(s3: Bucket, root: Path, tmp_path: Path) -> None:
@@ -315,7 +315,11 @@ def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> 
     unseen = ArtifactTransfer(s3.url, os.environ, endpoint="http://store.invalid:9000")
     unseen.fetch(JOB, arrived(unseen), str(root), ["out"])
     assert (root / "out").read_text() == "seen"
-    assert unseen.parcel(JOB, arrived(unseen)).urls[0].startswith("http://store.invalid:9000/")
+    assert (
+        unseen.delivered_archive(JOB, arrived(unseen))
+        .urls[0]
+        .startswith("http://store.invalid:9000/")
+    )
 
 
 def test_plain_server_may_have_another_address_for_pods(store: Depot) -> None:
@@ -355,7 +359,11 @@ def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: 
     assert done.parts == 3
     there = pod.home / "next"
     task = transfer.task(
-        ("bash", "-c", "sha256sum <data/x"), str(there), [sent.parcel(JOB, done)], [], None
+        ("bash", "-c", "sha256sum <data/x"),
+        str(there),
+        [sent.delivered_archive(JOB, done)],
+        [],
+        None,
     )
     assert run(pod, task) == (0, first, "")
     assert tree(root) == {}

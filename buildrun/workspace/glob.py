@@ -138,7 +138,7 @@ def _at(glob: str, position: int) -> str:
 _ANY_DEPTH = "**"
 
 Match = tuple[bytes, os.stat_result]
-Trouble = Callable[[bytes, OSError], None]
+OnError = Callable[[bytes, OSError], None]
 
 
 class Door(NamedTuple):
@@ -211,11 +211,11 @@ def split(pattern: str) -> tuple[str, ...] | None:
 
 
 def expand(
-    root: bytes, pattern: str, trouble: Trouble = ignore, doors: list[Door] | None = None
+    root: bytes, pattern: str, on_error: OnError = ignore, doors: list[Door] | None = None
 ) -> Iterator[Match]:
     """Yield what a pattern names: paths relative to the root, each with its lstat.
 
-    trouble: is told the path of what cannot be looked at, and why. doors: takes the links that
+    on_error: is told the path of what cannot be looked at, and why. doors: takes the links that
     ``**`` has met, for `behind`; without it, what is behind them is told as well.
     What is beneath a directory that is named is not told.
     """
@@ -223,15 +223,15 @@ def expand(
     if parts is None:
         return
     met: list[Door] = [] if doors is None else doors
-    for path, status in _found(_Place(root, trouble, met), b"", parts):
+    for path, status in _found(_Place(root, on_error, met), b"", parts):
         if not pattern.endswith("/") or _is_directory(os.path.join(root, path), status):
             yield path, status
     if doors is None:
-        yield from behind(root, met, trouble, directories=pattern.endswith("/"))
+        yield from behind(root, met, on_error, directories=pattern.endswith("/"))
 
 
 def behind(
-    root: bytes, doors: list[Door], trouble: Trouble = ignore, *, directories: bool = False
+    root: bytes, doors: list[Door], on_error: OnError = ignore, *, directories: bool = False
 ) -> Iterator[Match]:
     """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them.
 
@@ -244,9 +244,9 @@ def behind(
             continue
         searched.add((real, door.parts))
         if real == b"/":
-            trouble(door.path, OSError(errno.EFBIG, "it leads to the whole disk"))
+            on_error(door.path, OSError(errno.EFBIG, "it leads to the whole disk"))
             continue
-        for path, status in _found(_Place(root, trouble, doors), door.path + b"/", door.parts):
+        for path, status in _found(_Place(root, on_error, doors), door.path + b"/", door.parts):
             if not directories or _is_directory(os.path.join(root, path), status):
                 yield path, status
 
@@ -266,7 +266,7 @@ class _Place(NamedTuple):
     """Where is looked, who is told what cannot be, and who takes the links that ``**`` meets."""
 
     root: bytes
-    trouble: Trouble
+    on_error: OnError
     doors: list[Door]
 
     def status(self, path: bytes) -> Iterator[Match]:
@@ -288,7 +288,7 @@ class _Place(NamedTuple):
 
     def _tell(self, path: bytes, error: OSError) -> None:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            self.trouble(path, error)
+            self.on_error(path, error)
 
 
 def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:

@@ -116,7 +116,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.problems: dict[bytes, str] = {}
 
-    def trouble(self, path: bytes, error: OSError) -> None:
+    def on_error(self, path: bytes, error: OSError) -> None:
         name = path.rstrip(b"/") or b"."
         self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
 

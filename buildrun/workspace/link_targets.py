@@ -70,7 +70,7 @@ class _Follower:
 
     def selection(self) -> Selection:
         doors = list(self._selection.doors)
-        for path, status in glob.behind(self._root, doors, self._sink.trouble):
+        for path, status in glob.behind(self._root, doors, self._sink.on_error):
             above, name = os.path.split(path)
             if not self._is_counted(os.path.join(self._place(above), name)):
                 select.add(self._sink, self._root, path, status)

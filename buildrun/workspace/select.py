@@ -35,7 +35,7 @@ class Sink:
         self.entered: set[bytes] = set()
         self.problems: dict[bytes, str] = {}
 
-    def trouble(self, path: bytes, error: OSError) -> None:
+    def on_error(self, path: bytes, error: OSError) -> None:
         """Take a path that cannot be looked at, and why."""
         name = path.rstrip(b"/") or b"."
         self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
@@ -122,7 +122,7 @@ def pattern(root: bytes, text: str) -> Selection:
     sink = Sink()
     doors: list[glob.Door] = []
     matched = False
-    for path, status in glob.expand(root, text, sink.trouble, doors):
+    for path, status in glob.expand(root, text, sink.on_error, doors):
         matched = True
         add(sink, root, path, status)
     matched = matched or bool(sink.problems or (doors and glob.exists(os.fsdecode(root), text)))
@@ -160,7 +160,7 @@ def outputs(root: bytes, path: str) -> Selection:
     except (FileNotFoundError, NotADirectoryError):
         return sink.selection(path)
     except OSError as error:
-        sink.trouble(name, error)
+        sink.on_error(name, error)
         return sink.selection()
     if is_behind(root, name):
         sink.problems[name] = f"`{display(name)}` lies behind a link that leaves the project"

@@ -24,7 +24,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 class Watcher(Protocol):
     """Is told what cannot be part of a tree."""
 
-    def trouble(self, path: bytes, error: OSError) -> None:
+    def on_error(self, path: bytes, error: OSError) -> None:
         """Take a path that cannot be looked at, and why."""
 
     def odd(self, path: bytes) -> None:
@@ -78,14 +78,14 @@ def _level(root: bytes, below: bytes, choose: Choose, watcher: Watcher, *, flags
         descriptor = os.open(place, flags)
     except OSError as error:
         if error.errno not in _GONE:
-            watcher.trouble(below, error)
+            watcher.on_error(below, error)
         return _Level()
     try:
         held = choose(below, os.listdir(place), descriptor)
         return _look(below, sorted(held), descriptor, watcher)
     except OSError as error:
         if error.errno not in _GONE:
-            watcher.trouble(below, error)
+            watcher.on_error(below, error)
         return _Level()
     finally:
         os.close(descriptor)
@@ -104,7 +104,7 @@ def _look(below: bytes, names: list[bytes], descriptor: int, watcher: Watcher) -
         except FileNotFoundError:
             continue
         except OSError as error:
-            watcher.trouble(below + name, error)
+            watcher.on_error(below + name, error)
             continue
         kind = kind_of(status.st_mode)
         if kind in contents:

@@ -116,7 +116,7 @@ class KubernetesExecutor:
         )
         if staging.is_needed(task):
             files = staging.stage_inputs(task, spec.name, program, docker_cli.CODE)
-            program = ("python3", f"{MOUNT}/carry.py", f"{MOUNT}/task.json")
+            program = ("python3", f"{MOUNT}/pod_runner.py", f"{MOUNT}/task.json")
             spec = spec._replace(program=program, files=files)
         return job_runner.run_job(
             self._cluster,

@@ -58,15 +58,15 @@ def run_job(
     job_spec: JobSpec,
     runner: ProcessRunner,
     sink: OutputSink,
-    harvest: Callable[[bool], None],
+    collect_outputs: Callable[[bool], None],
     *,
     detach: bool = False,
 ) -> Result:
     """Run a step as a Job, or attach to the one that runs it already.
 
-    harvest: is called when it has succeeded, before the Job goes, with whether nobody else needs
-    what it has delivered. detach: return as soon as it is
-    submitted. Raises BuildrunError where the cluster does not run it; then it is deleted.
+    collect_outputs: is called when it has succeeded, before the Job goes, with whether nobody else
+    needs what it has delivered. detach: return as soon as it is submitted.
+    Raises BuildrunError where the cluster does not run it; then it is deleted.
     """
     attempt = _JobRun(cluster, job_spec, runner, sink)
     with runner.on_interrupt(attempt.interrupt):
@@ -74,7 +74,7 @@ def run_job(
         if detach:
             attempt.tell_warnings(coming=False)
             return Result(0, detached=True)
-        return attempt.to_its_end(harvest)
+        return attempt.to_its_end(collect_outputs)
 
 
 class _JobRun:
@@ -204,7 +204,7 @@ class _JobRun:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def to_its_end(self, harvest: Callable[[bool], None]) -> Result:
+    def to_its_end(self, collect_outputs: Callable[[bool], None]) -> Result:
         """Follow the Job until it has ended."""
         revision, looked = -1, False
         seconds: float | None = 0.0
@@ -223,9 +223,9 @@ class _JobRun:
                 self._read_earlier(view)
                 self.tell_warnings(coming=view.pod is None)
                 if isinstance(state, Ended):
-                    return self._end(state, harvest)
+                    return self._end(state, collect_outputs)
                 if isinstance(state, Gone):
-                    return self._vanished(harvest)
+                    return self._vanished(collect_outputs)
                 if isinstance(state, Running):
                     self._trouble = ""
                     self._read(state.pod, state.restarts)
@@ -314,17 +314,17 @@ class _JobRun:
             hint=state.hint or None,
         )
 
-    def _end(self, state: Ended, harvest: Callable[[bool], None]) -> Result:
+    def _end(self, state: Ended, collect_outputs: Callable[[bool], None]) -> Result:
         self._read_to_the_end(state)
         if state.init:
             self._show_end_of(state.pod, state.init)
         failure, late = (
-            _of_carrying(state.message),
+            _of_pod_runner(state.message),
             state.timed_out and self._job_spec.timeout is None,
         )
         if state.exit_code == 0:
             try:
-                harvest(self._is_ours())
+                collect_outputs(self._is_ours())
             except BaseException:
                 self._clean(failed=True, ended=True)
                 raise
@@ -336,11 +336,11 @@ class _JobRun:
         self._clean(failed=state.exit_code != 0, ended=True)
         return Result(state.exit_code, timed_out=state.timed_out and not late)
 
-    def _vanished(self, harvest: Callable[[bool], None]) -> Result:
+    def _vanished(self, collect_outputs: Callable[[bool], None]) -> Result:
         """Take the result of a Job that somebody has deleted, if it has left one."""
         if self._job_spec.files:
             try:
-                harvest(True)
+                collect_outputs(True)
             except ExecutionError:
                 pass
             else:
@@ -510,7 +510,7 @@ def _has_sidecars(pod: Object) -> bool:
     return any((item.get("state") or {}).get("running") is not None for item in statuses)
 
 
-def _of_carrying(message: str) -> str:
+def _of_pod_runner(message: str) -> str:
     """Return what kept files from travelling, where the container's last words tell of that."""
     try:
         value = json.loads(message)

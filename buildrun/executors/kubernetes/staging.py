@@ -103,7 +103,7 @@ class FileStaging:
             archives.append(there.send("/", foreign, as_absolute=True))
         order = there.order(name) if task.outputs else None
         text = transfer.task(program, workdir, archives, task.outputs, order)
-        return {"carry.py": transfer.program(), "task.json": text}
+        return {"pod_runner.py": transfer.program(), "task.json": text}
 
     def collect_outputs(self, task: Task, name: str, *, last: bool) -> None:
         """Bring a task's outputs into the project; raises ExecutionError.
@@ -136,7 +136,7 @@ class FileStaging:
         with self._mutex:
             found = self._delivered.get(task.id)
         if found is not None:
-            return there.parcel(*found)
+            return there.delivered_archive(*found)
         return there.send(self._root, [path.rstrip("/") for path in task.outputs])
 
     def _connected(self) -> ArtifactTransfer:

@@ -124,7 +124,7 @@ class ArtifactTransfer:
             text = f"the remote cache `{self._store.shown}` holds no sound delivery of `{name}`"
             raise ExecutionError(text, hint=UNTRUSTED) from None
 
-    def parcel(self, name: str, done: Delivery) -> StagedArchive:
+    def delivered_archive(self, name: str, done: Delivery) -> StagedArchive:
         """Return what a Job has delivered for another one; raises ExecutionError."""
         urls = self._store.urls(_names(name, done.parts)[1:], "GET")
         return StagedArchive(urls, done.sha256, done.size)
@@ -183,8 +183,8 @@ def task(
         "argv": list(argv),
         "workdir": workdir,
         "inputs": [
-            {"urls": list(parcel.urls), "sha256": parcel.sha256, "root": parcel.root}
-            for parcel in inputs
+            {"urls": list(archive.urls), "sha256": archive.sha256, "root": archive.root}
+            for archive in inputs
         ],
         "outputs": list(outputs),
         "deliver": list(order.parts) if order is not None else [],
