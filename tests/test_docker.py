@@ -352,8 +352,8 @@ def test_image_without_a_shell_runs_plain_words(
             "  main: {command: '/init --version'}\n  shell: {command: '/init --version && true'}\n"
             "  python: {command: python --version}\n"
         )
-        for name in ("main", "python"):
-            assert buildrun("-q", directory, "-e", name).out.startswith("tini version")
+        for entry in ("main", "python"):
+            assert buildrun("-q", directory, "-e", entry).out.startswith("tini version")
         outcome = buildrun(directory, "-e", "shell")
         assert outcome.code == 127
         assert "exec sh failed" in outcome.err
