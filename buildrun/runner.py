@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from buildrun.errors import BuildrunError
 from buildrun.planning.plan_cache import PlanCache, PlanLease
@@ -18,7 +18,7 @@ from buildrun.tracking.recorder import RunRecorder
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.planned import PlannedRun, Planning
+    from buildrun.environments.planned_run import PlannedRun
     from buildrun.executors.base import (
         Environment,
         Executor,
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
         ProcessRunner,
         Result,
     )
-    from buildrun.planning.context import RunContext
+    from buildrun.planning.context import PlanSummary, RunContext
     from buildrun.planning.model import Plan
     from buildrun.planning.progress import Progress
-    from buildrun.planning.quick_check import QuickLook
+    from buildrun.planning.quick_check import QuickCheck
     from buildrun.step_runner import Perform, StepRunner
 
 
@@ -65,16 +65,16 @@ def run(
         lease.release()
 
 
-def carry_out(planning: Planning, lease: PlanLease) -> int:
+def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
     """Bring a run to its end, and return its exit code; raises BuildrunError.
 
     lease: is released before commands start, when the plan is there for other runs.
     """
-    recorder = RunRecorder(planning.context, planning.options.report, planning.untracked)
+    recorder = RunRecorder(planned.context, planned.options.report, planned.untracked)
     try:
-        planned = planning.open()
-        recorder.expect(planned.project, planned.root, planned.where, planned.steps)
-        _Run(planning, planned, recorder, lease).carry_out()
+        summary = planned.open()
+        recorder.expect(summary)
+        _Run(planned, summary, recorder, lease).carry_out()
     except KeyboardInterrupt:
         recorder.interrupt(signal.SIGINT)
         raise
@@ -83,7 +83,7 @@ def carry_out(planning: Planning, lease: PlanLease) -> int:
         raise
     finally:
         try:
-            planning.close()
+            planned.close()
         finally:
             recorder.close()
     return recorder.exit_code
@@ -93,42 +93,49 @@ class _Run:
     """One run on its way, from its plan to the end of its last step."""
 
     def __init__(
-        self, planning: Planning, planned: PlannedRun, recorder: RunRecorder, lease: PlanLease
+        self, planned: PlannedRun, summary: PlanSummary, recorder: RunRecorder, lease: PlanLease
     ) -> None:
-        self._planning = planning
         self._planned = planned
+        self._summary = summary
         self._recorder = recorder
         self._tracking = recorder.tracking
         self._lease = lease
-        self._context = planning.context
-        self._options = planning.options
+        self._context = planned.context
+        self._options = planned.options
+        self._environment: Environment | None = None
 
     def carry_out(self) -> None:
         """Do nothing where all is up to date; else open the executor, and run."""
-        planned, tracking = self._planned, self._tracking
-        look = _quick_look(planned, self._context)
-        if look is not None and look.saved is not None:
-            tracking.begin(planned.spec, (), may_wait=False)
-            self._recorder.nothing_to_do(look.saved)
+        planned, tracking, spec = self._planned, self._tracking, self._planned.spec
+        check = _quick_check(planned.watched, self._summary.root, self._context)
+        if check is not None and check.seconds is not None:
+            tracking.begin(spec, (), may_wait=False)
+            if tracking.is_open:
+                tracking.tag_image(planned.provider.image)
+            self._recorder.nothing_to_do(check.seconds)
             return
         from buildrun.executors import base
         from buildrun.planning.model import is_passthrough
 
-        kind = base.load(planned.executor)
-        may_wait = not kind.USES_IMAGE and planned.prefix is None
-        prefixes = () if planned.prefix is None else (planned.prefix,)
-        tracking.begin(planned.spec, planned.load_plan().steps, prefixes, may_wait=may_wait)
+        kind, prefix = base.load(self._summary.executor), planned.provider.prefix
+        tracking.begin(
+            spec,
+            () if spec is None else planned.plan.steps,
+            () if prefix is None else (prefix,),
+            may_wait=prefix is None and not kind.USES_IMAGE,
+        )
         if not tracking.is_late:
             runs.announce(self._recorder.run_id)
         executor = kind.open(self._executor_context())
         failed = True
         try:
-            plan = self._planning.complete(planned, executor)
+            plan = planned.complete(executor)
+            tracking.tag_image(planned.provider.image)
             alone = is_passthrough(plan) and self._options.shown is None
             if alone and executor.HAS_TERMINAL:
                 self._run_alone(plan, executor)
             else:
-                self._run_steps(plan, executor, look)
+                self._run_steps(plan, executor, check)
             failed = False
         finally:
             executor.close(interrupted=failed)
@@ -138,9 +145,9 @@ class _Run:
 
         context, planned = self._context, self._planned
         return ExecutorContext(
-            project=planned.project,
-            root=planned.root,
-            outputs=planned.outputs,
+            project=self._summary.project,
+            root=self._summary.root,
+            outputs=planned.plan.outputs,
             config=context.options.backend_config,
             config_given=context.options.config_given,
             environ=context.environ,
@@ -150,28 +157,26 @@ class _Run:
             run_id=self._recorder.run_id,
             remote=self._options.settings.remote,
             detach=self._options.detach,
-            containers=planned.containers,
+            containers=planned.provider.containers,
         )
 
     def _provide(self) -> Environment:
         """Return the environment, built if need be; a late run at the tracking server begins."""
-        environment = self._planned.target.provide()
-        self._tracking.begin_with_environment(environment.prefix)
-        if environment.image is not None:
-            self._tracking.tag_image(environment.image.reference, environment.image.id)
-        return environment
+        if self._environment is None:
+            self._environment = self._planned.provider.provide()
+            self._tracking.begin_with_environment(self._environment.prefix)
+        return self._environment
 
     def _keep(self, plan: Plan) -> None:
         """Leave the plan for other runs of the same command line, and let them look for it."""
-        self._planning.keep(self._planned, plan, self._lease)
+        self._planned.keep(plan, self._lease)
         self._lease.release()
 
     def _run_alone(self, plan: Plan, executor: Executor) -> None:
         """Run a lone command as MLflow does: always, with our own streams and terminal."""
-        from buildrun.environments.target import task_of
         from buildrun.executors.base import Job
 
-        context, console, root = self._context, self._context.console, self._planned.root
+        context, console, root = self._context, self._context.console, self._summary.root
         environment, step = self._provide(), plan.steps[-1]
         changes = {**environment.variables, **self._tracking.variables, **dict(step.env)}
         log = self._recorder.begin_alone(step, changes)
@@ -185,17 +190,18 @@ class _Run:
             root,
             _environ(context.environ, changes),
             log=log,
-            task=task_of(step),
-            image=environment.image,
+            task=step.task(),
+            image=self._planned.provider.image,
             tracking=self._tracking.variables,
             artifacts=self._tracking.artifacts,
         )
         console.note(console.style(f"[{step.id}] {step.shown}", "dim"))
-        self._recorder.result = result = executor.run(job, None, None)
+        result = executor.run(job, None, None)
+        self._recorder.end_alone(result.exit_code, result.interrupted)
         if result.exit_code != 0 and result.interrupted is None:
             _look_for_damage(environment, console)
 
-    def _run_steps(self, plan: Plan, executor: Executor, look: QuickLook | None) -> None:
+    def _run_steps(self, plan: Plan, executor: Executor, check: QuickCheck | None) -> None:
         """Run the steps whose results are not there yet, and account for all."""
         from buildrun.executors import output
         from buildrun.planning.progress import Progress
@@ -228,8 +234,8 @@ class _Run:
             else:
                 state.results.finish()
         self._recorder.finish_steps(origins or {})
-        if look is not None:
-            look.note(progress.outcomes.values())
+        if check is not None:
+            check.note(progress.outcomes.values())
 
     def _go_through(
         self, progress: Progress, worker: StepRunner, seconds: Callable[[], Mapping[str, float]]
@@ -256,11 +262,11 @@ class _Run:
 
     def _performing(self, executor: Executor) -> Perform:
         """Return what has the executor run a job in the run's environment."""
-        target, tracking = self._planned.target, self._tracking
+        provider, tracking = self._planned.provider, self._tracking
 
         def perform(job: Job, runner: ProcessRunner, sink: OutputSink) -> Result:
             job = job._replace(
-                image=target.provide().image,
+                image=provider.image,
                 tracking={**tracking.variables, **job.tracking},
                 artifacts=tracking.artifacts,
             )
@@ -313,8 +319,7 @@ def _run_remembered(
             return None
         if lease is not None:
             lease.release()
-        from buildrun.environments.planned import RememberedRun
-        from buildrun.environments.target import PlanOutdated
+        from buildrun.environments.planned_run import PlanOutdated, RememberedRun
 
         try:
             remembered = RememberedRun(record, environ, cwd)
@@ -328,15 +333,15 @@ def _run_remembered(
 
 def _import_early() -> None:
     """Load what comes after a checkout while git is at work."""
-    from buildrun.environments import prefix, target  # noqa: F401
+    from buildrun.environments import prefix, provider  # noqa: F401
     from buildrun.executors import local  # noqa: F401
     from buildrun.planning import codec  # noqa: F401
 
 
-def _quick_look(planned: PlannedRun, context: RunContext) -> QuickLook | None:
+def _quick_check(watched: Any, root: str, context: RunContext) -> QuickCheck | None:
     """Look at the files of a plan's steps; None where that cannot tell, or there are leftovers."""
-    if planned.watched is None or home.has_staging(planned.root):
+    if watched is None or home.has_staging(root):
         return None  # what a killed run has left is put right by the steps
-    from buildrun.planning.quick_check import QuickLook
+    from buildrun.planning.quick_check import QuickCheck, Watched
 
-    return QuickLook(planned.watched, context)
+    return QuickCheck(Watched(*watched), context)

@@ -14,7 +14,6 @@ import xxhash
 
 from buildrun import __version__
 from buildrun.console import printable
-from buildrun.environments.target import task_of
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
 from buildrun.planning.model import Outcome, Reason, State, Step, label
@@ -60,7 +59,7 @@ class StepRunner:
 
     def recover(self) -> None:
         """Put right what killed runs have left in the project."""
-        mend(self._project.plan.project.root, self._project.logs, self._project.console)
+        mend(self._project.plan.root, self._project.logs, self._project.console)
 
     def try_without_command(self, step: Step, waits: Waits) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
@@ -180,7 +179,7 @@ class StepRunner:
             known = self._old.are_known(step, status.on_disk)
         if known:
             return self._restore_outputs(manifest, status.on_disk)
-        aside = displace(self._project.plan.project.root, step.outputs)
+        aside = displace(self._project.plan.root, step.outputs)
         try:
             made = self._restore_outputs(manifest, None)
         except BaseException:
@@ -204,7 +203,7 @@ class StepRunner:
         project = self._project
         project.results.fetch_contents(manifest)
         matching = project.results.matching_outputs(manifest, on_disk)
-        return restore(project.home, project.plan.project.root, manifest, matching=matching).made
+        return restore(project.home, project.plan.root, manifest, matching=matching).made
 
     def _replay(self, step: Step, status: StepStatus) -> str | None:
         from buildrun.executors.output import replay
@@ -232,7 +231,7 @@ class StepRunner:
         from buildrun.workspace.outputs import displace
 
         project = self._project
-        console, root = project.console, project.plan.project.root
+        console, root = project.console, project.plan.root
         log = Log(self._log_path(step), step.id, self._display)
         state: State = "failed"
         console.note(console.style(f"{label(step)} {step.shown}", "dim"))
@@ -276,10 +275,10 @@ class StepRunner:
 
         job = Job(
             step.command,
-            self._project.plan.project.root,
+            self._project.plan.root,
             {**environ, **dict(step.env)},
             timeout=step.timeout,
-            task=task_of(step),
+            task=step.task(),
             identity=identity,
         )
         for attempt in range(step.retries + 1):
@@ -370,7 +369,7 @@ class StepRunner:
         """Hold the step in this project, and mend what a killed run has left."""
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
-        root = self._project.plan.project.root
+        root = self._project.plan.root
         self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
         self.recover()
 
@@ -380,7 +379,7 @@ class StepRunner:
         Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
         ExecutionError where that has happened already.
         """
-        root = self._project.plan.project.root
+        root = self._project.plan.root
         upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
@@ -534,7 +533,7 @@ class ResultPublisher:
         return Manifest(
             key=status.key,
             parts=status.parts.key_parts,
-            project=self._project.plan.project.name,
+            project=self._project.plan.project,
             step=step.id,
             entry_point=step.entry_point,
             inputs=status.inputs.digest,

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, Buildrun, Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.planning import codec
+from buildrun.project import codec
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.files import check_files
 from buildrun.project.model import Dependency, EntryPoint, Parameter, Pattern, ProjectSpec

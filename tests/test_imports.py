@@ -24,32 +24,29 @@ NEVER = {
 }  # fmt: skip
 OWN = {
     "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
-    "buildrun.environments.planned", "buildrun.environments.prefix",
-    "buildrun.environments.target", "buildrun.errors", "buildrun.executors",
+    "buildrun.environments.planned_run", "buildrun.environments.prefix",
+    "buildrun.environments.provider", "buildrun.errors", "buildrun.executors",
     "buildrun.executors.base", "buildrun.executors.guard", "buildrun.executors.local",
     "buildrun.executors.process", "buildrun.executors.signals", "buildrun.executors.tee",
     "buildrun.executors.terminal", "buildrun.executors.termination", "buildrun.planning",
     "buildrun.planning.codec", "buildrun.planning.context", "buildrun.planning.model",
-    "buildrun.planning.plan_cache", "buildrun.planning.quick_check", "buildrun.project",
-    "buildrun.project.locate", "buildrun.project.model", "buildrun.runner", "buildrun.store",
-    "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks",
-    "buildrun.store.memo", "buildrun.store.report_file", "buildrun.store.runs",
-    "buildrun.store.stat_signature", "buildrun.tracking", "buildrun.tracking.config",
-    "buildrun.tracking.recorder", "buildrun.tracking.session",
+    "buildrun.planning.plan_cache", "buildrun.project", "buildrun.project.locate",
+    "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
+    "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",
+    "buildrun.store.runs", "buildrun.tracking", "buildrun.tracking.recorder",
+    "buildrun.tracking.session",
 }  # fmt: skip
 
 
 # The same for a run of steps that are all up to date, and read nothing but plain files.
 STEPS = {
     "buildrun", "buildrun.cli", "buildrun.console", "buildrun.environments",
-    "buildrun.environments.planned", "buildrun.environments.prefix",
-    "buildrun.environments.target", "buildrun.errors", "buildrun.executors",
-    "buildrun.executors.base", "buildrun.planning", "buildrun.planning.context",
-    "buildrun.planning.model", "buildrun.planning.plan_cache", "buildrun.planning.quick_check",
-    "buildrun.project", "buildrun.project.locate", "buildrun.project.model", "buildrun.runner",
-    "buildrun.store", "buildrun.store.files", "buildrun.store.home", "buildrun.store.locks",
-    "buildrun.store.memo", "buildrun.store.report_file", "buildrun.store.runs",
-    "buildrun.store.stat_signature", "buildrun.tracking", "buildrun.tracking.config",
+    "buildrun.environments.planned_run", "buildrun.errors", "buildrun.planning",
+    "buildrun.planning.context", "buildrun.planning.plan_cache",
+    "buildrun.planning.quick_check", "buildrun.project", "buildrun.project.locate",
+    "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
+    "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",
+    "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.tracking",
     "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping
 
 from buildrun.commands import options as project_options
-from buildrun.environments.target import ImageTarget, PrefixTarget
+from buildrun.environments.images.provider import ImageProvider
+from buildrun.environments.provider import PrefixProvider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
 from buildrun.executors.base import Environment
-from buildrun.planning import load
+from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
-from buildrun.planning.load import LoadedProject
 from buildrun.planning.model import docker_env
+from buildrun.planning.project_loader import LoadedProject
 from buildrun.project.model import ProjectSpec
 from buildrun.store import runs
 
@@ -35,12 +36,12 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Build, and say where the environment is, its key, and whether it was there already."""
     options = project_options.read_project_options(arguments, environ, cwd)
     running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with load.open_project(running) as opened:
+    with project_loader.open_project(running) as opened:
         return _build(running, opened, arguments)
 
 
 def _build(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
-    load.require_valid(running, opened, entry_point=False)
+    project_loader.require_valid(running, opened, entry_point=False)
     project, started = opened.project, time.monotonic()
     record = runs.begin(runs.new_id(), project.name, opened.source.where or project.root, "(build)")
     try:
@@ -63,9 +64,9 @@ def _provide(running: RunContext, opened: LoadedProject, arguments: argparse.Nam
         raise UsageError(
             "only an image can be pushed, and this is an environment", hint="add `-b docker`"
         )
-    target = PrefixTarget(running, lambda: opened.project, refresh=arguments.refresh)
-    environment = target.provide()
-    target.close()
+    provider = PrefixProvider(running, lambda: opened.project, refresh=arguments.refresh)
+    environment = provider.provide()
+    provider.close()
     sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
     return 0
 
@@ -76,9 +77,9 @@ def _image(
     from buildrun.executors.docker import DockerExecutor
 
     DockerExecutor.reap_abandoned(running.home, running.environ)
-    target = ImageTarget(running, project, refresh=refresh)
-    _, content = target.identify(push)
-    chosen = target.provide().image
+    provider = ImageProvider(running, project, refresh=refresh)
+    _, content = provider.identify(push)
+    chosen = provider.image
     if chosen is None:
         raise AssertionError
     reference = chosen.pushed or chosen.reference

@@ -12,9 +12,9 @@ from buildrun.environments import base, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
-from buildrun.planning import load
+from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
-from buildrun.planning.load import LoadedProject
+from buildrun.planning.project_loader import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker
@@ -39,13 +39,13 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Lock, and show what changed."""
     options = project_options.read_project_options(arguments, environ, cwd)
     running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with load.open_project(running) as opened:
+    with project_loader.open_project(running) as opened:
         return _lock(running, opened, arguments)
 
 
 def _lock(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
     options = running.options
-    load.require_valid(running, opened, entry_point=False)
+    project_loader.require_valid(running, opened, entry_point=False)
     if opened.source.workdir is not None and not (arguments.check or arguments.dry_run):
         raise UsageError(
             "the lock of a project from git or an archive would be lost with its directory",

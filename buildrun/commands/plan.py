@@ -11,13 +11,13 @@ from typing import Any
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
 from buildrun.console import printable
+from buildrun.environments.images.provider import ImageProvider
 from buildrun.environments.resolve import manager_of, resolve
-from buildrun.environments.target import ImageTarget
 from buildrun.errors import EnvironmentFailure, ExecutionError
-from buildrun.planning import load, model
+from buildrun.planning import model, project_loader
 from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, new_context
-from buildrun.planning.load import LoadedProject
 from buildrun.planning.model import Plan
+from buildrun.planning.project_loader import LoadedProject
 from buildrun.planning.state import open_state
 from buildrun.planning.uptodate import StepStatus
 from buildrun.project.model import ProjectSpec
@@ -80,12 +80,12 @@ def show(
 ) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
     running = new_context(options, environ, cwd, quiet=False, write=False)
-    with load.open_project(running) as opened:
+    with project_loader.open_project(running) as opened:
         return _show(running, opened, settings, form)
 
 
 def _show(running: RunContext, opened: LoadedProject, settings: CacheSettings, form: str) -> int:
-    load.require_valid(running, opened)
+    project_loader.require_valid(running, opened)
     options, content = running.options, None
     try:
         if "docker" in (options.backend, manager_of(running, opened.project)):
@@ -98,7 +98,9 @@ def _show(running: RunContext, opened: LoadedProject, settings: CacheSettings, f
     except EnvironmentFailure as failure:
         running.console.warn(str(failure))
         state = model.EnvironmentState(manager_of(running, opened.project), None, False)
-    made = model.make_plan(opened.project, load.plan_request(running), state, content=content)
+    made = model.make_plan(
+        opened.project, project_loader.plan_request(running), state, content=content
+    )
     cache_options.refuse_unknown(settings, made)
     for problem in made.problems:
         running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -112,9 +114,9 @@ def _image_state(
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.environments.images.engine import EngineError
 
-    target = ImageTarget(running, project)
+    provider = ImageProvider(running, project)
     try:
-        found = target.known()
+        found = provider.known()
     except (ExecutionError, EngineError):
         found = None  # a plan needs no engine
     return found or (model.EnvironmentState(manager_of(running, project), None, False), None)
@@ -153,7 +155,7 @@ def to_json(made: model.Plan, verdicts: Sequence[StepStatus]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
-        "project": {"name": made.project.name, "root": made.project.root},
+        "project": {"name": made.project, "root": made.root},
         "steps": [
             _step_to_json(step, verdict) for step, verdict in zip(made.steps, verdicts, strict=True)
         ],
@@ -183,7 +185,7 @@ def _json(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
 
 
 def _text(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
-    lines = [f"{made.project.name} ({printable(made.project.root)})"]
+    lines = [f"{made.project} ({printable(made.root)})"]
     for step, verdict in zip(made.steps, verdicts, strict=True):
         state = step.environment
         ready = "ready" if state.ready else "to be built"

@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
 from buildrun.commands import options as command_options
-from buildrun.environments.planned import PlannedRun
+from buildrun.environments.images.provider import ImageProvider
+from buildrun.environments.provider import PrefixProvider
 from buildrun.environments.resolve import manager_of
-from buildrun.environments.target import ImageTarget, PrefixTarget, task_of
 from buildrun.errors import UsageError
 from buildrun.executors import base as executors
-from buildrun.executors.base import ContainerOptions
 from buildrun.executors.output import MODES
-from buildrun.planning import codec, load, model, plan_cache, quick_check
-from buildrun.planning.context import CacheSettings, RunContext, RunOptions, new_context
-from buildrun.planning.load import LoadedProject
+from buildrun.planning import codec, model, plan_cache, project_loader, quick_check
+from buildrun.planning.context import (
+    CacheSettings,
+    PlanSummary,
+    RunContext,
+    RunOptions,
+    new_context,
+)
+from buildrun.planning.project_loader import LoadedProject
 from buildrun.sources.path_downloads import PathDownloads
 from buildrun.store import digest, report_file
 from buildrun.tracking import config as tracking_config
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
     from buildrun.planning.plan_cache import PlanLease
+    from buildrun.project.model import ProjectSpec
+    from buildrun.tracking.config import RunSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +105,12 @@ def execute(
 
 
 class NewRun:
-    """A run whose plan is made from the command line, see ``Planning``."""
+    """A run whose plan is made from the command line, see ``PlannedRun``."""
+
+    plan: Plan
+    provider: PrefixProvider | ImageProvider
+    spec: RunSpec | None
+    watched: Any = None
 
     def __init__(
         self, context: RunContext, options: RunOptions, tracking_mode: str | None, *, refresh: bool
@@ -114,22 +127,24 @@ class NewRun:
         self._tracking_mode = tracking_mode
         self._refresh = refresh
         self._loaded: LoadedProject | None = None
-        self._target: PrefixTarget | ImageTarget | None = None
         self._downloads = PathDownloads(
             given.storage_dir and os.path.join(context.cwd, given.storage_dir),
             context.console,
             offline=given.offline,
         )
+        self._cleanup = ExitStack()
+        self._cleanup.callback(self._downloads.close)
 
-    def open(self) -> PlannedRun:
+    def open(self) -> PlanSummary:
         """Read and check the project, and plan its steps; raises BuildrunError."""
         context = self.context
         _watch_config(context)
-        self._loaded = loaded = load.open_project(context)
-        load.require_valid(context, loaded)
+        self._loaded = loaded = project_loader.open_project(context)
+        self._cleanup.callback(loaded.source.close)
+        project_loader.require_valid(context, loaded)
         project = loaded.project
         # What no environment can mend is found before one is built.
-        plan = model.make_plan(project, load.plan_request(context), _UNKNOWN)
+        plan = model.make_plan(project, project_loader.plan_request(context), _UNKNOWN)
         if self._refresh or any(step.secrets for step in plan.steps):
             context.tracker.untrackable = True  # no record for the next run, which would hold them
         command_options.refuse_unknown(self.options.settings, plan)
@@ -140,52 +155,44 @@ class NewRun:
             raise UsageError(
                 "buildrun does not run projects on Databricks", hint="use `mlflow run`"
             )
-        self._target, containers = self._open_target(loaded, plan)
-        return PlannedRun(
-            load_plan=lambda: plan,
-            steps=[(each.id, each.entry_point) for each in plan.steps],
-            project=project.name,
-            root=project.root,
-            where=loaded.source.where,
-            notice=load.notice(loaded, context.cwd),
-            executor=step.backend,
-            outputs=plan.outputs,
-            containers=containers,
-            target=self._target,
-            spec=spec_for(context, loaded, step, manager_of(context, project), self._tracking_mode),
-        )
+        self.plan = plan
+        self.provider = self._open_provider(project)
+        self._cleanup.callback(self.provider.close)
+        manager = manager_of(context, project)
+        self.spec = spec_for(context, loaded, step, manager, self._tracking_mode)
+        steps = [(each.id, each.entry_point) for each in plan.steps]
+        return PlanSummary(project.name, project.root, loaded.source.where, step.backend, steps)
 
-    def complete(self, planned: PlannedRun, executor: Executor) -> Plan:
+    def complete(self, executor: Executor) -> Plan:
         """Return the plan with its downloads and its environment; raises BuildrunError."""
-        context, plan = self.context, planned.load_plan()
-        if any(step.downloads for step in plan.steps):
-            request = load.plan_request(context)
-            plan = model.make_plan(plan.project, request, _UNKNOWN, self._downloads.fetch)
+        context, plan = self.context, self.plan
+        if plan.spec is not None and any(step.downloads for step in plan.steps):
+            request = project_loader.plan_request(context)
+            plan = model.make_plan(plan.spec, request, _UNKNOWN, self._downloads.fetch)
             context.tracker.untrackable = True  # they are there for this run alone
-        executor.check([task_of(step) for step in plan.steps])
-        state, content = planned.target.identify(executor.repository)
+        executor.check([step.task() for step in plan.steps])
+        if isinstance(self.provider, ImageProvider):
+            state, content = self.provider.identify(executor.repository)
+        else:
+            state, content = self.provider.identify()
         return model.with_environment(plan, state, content)
 
-    def keep(self, planned: PlannedRun, plan: Plan, lease: PlanLease) -> None:
+    def keep(self, plan: Plan, lease: PlanLease) -> None:
         """Leave the plan for the next run of the same command line."""
-        loaded, target, context = self._loaded, planned.target.record(), self.context
-        if target is None or loaded is None or context.tracker.untrackable:
+        environment, loaded, context = self.provider.record(), self._loaded, self.context
+        if environment is None or loaded is None or context.tracker.untrackable:
             return
         alone = model.is_passthrough(plan) and self.options.shown is None
         if not alone and loaded.source.workdir is not None:
             return  # no output lies there when it is made again
         encoded = codec.dump_plan(plan)
         record: dict[str, Any] = {
-            "root": planned.root,
-            "where": planned.where,
-            "project": planned.project,
-            "steps": planned.steps,
-            "notice": planned.notice,
-            "executor": planned.executor,
-            "containers": planned.containers,
-            "target": target,
-            "tracking": planned.spec,
             "plan": encoded,
+            "root": plan.root,
+            "where": loaded.source.where,
+            "notice": project_loader.notice(loaded, context.cwd),
+            "environment": environment,
+            "tracking": self.spec,
             "watched": None if alone else self._watched(plan, encoded),
             "options": context.options._asdict(),
             "run": self.options,
@@ -196,7 +203,7 @@ class NewRun:
             for step in plan.steps
             for path in (step.entry_point, *(value for _, value in step.parameters))
         ]
-        for name in (*self.untracked, *(target.get("variables") or ())):
+        for name in self.untracked:
             context.tracker.variable(name)
         for step in plan.steps:
             for name, _ in step.env:
@@ -207,13 +214,7 @@ class NewRun:
 
     def close(self) -> None:
         """Remove what is temporary, and let go of the environment."""
-        try:
-            if self._target is not None:
-                self._target.close()
-        finally:
-            self._downloads.close()
-            if self._loaded is not None:
-                self._loaded.source.close()
+        self._cleanup.close()
 
     def _watched(self, plan: Plan, encoded: Any) -> Any:
         """Return what tells that all steps are up to date, None where a look at files does not."""
@@ -222,22 +223,18 @@ class NewRun:
             return None
         return quick_check.watched(plan, digest.key("plan", encoded))
 
-    def _open_target(
-        self, loaded: LoadedProject, plan: Plan
-    ) -> tuple[PrefixTarget | ImageTarget, ContainerOptions]:
-        context, project, executor = self.context, loaded.project, plan.steps[-1].backend
-        declared = model.docker_env(project)
+    def _open_provider(self, project: ProjectSpec) -> PrefixProvider | ImageProvider:
+        context, executor = self.context, self.plan.steps[-1].backend
         if executors.load(executor).USES_IMAGE:
-            commands = [step.command for step in plan.steps]
-            image = ImageTarget(context, project, commands, refresh=self._refresh)
-            return image, image.containers
-        if declared is not None:
+            commands = [step.command for step in self.plan.steps]
+            return ImageProvider(context, project, commands, refresh=self._refresh)
+        if model.docker_env(project) is not None:
             raise UsageError(
                 f"the executor `{executor}` runs no containers, and the project names an image",
                 place=project.file,
                 hint="use `-b docker` or `-b kubernetes`",
             )
-        return PrefixTarget(context, lambda: project, refresh=self._refresh), ContainerOptions()
+        return PrefixProvider(context, lambda: project, refresh=self._refresh)
 
 
 _UNKNOWN = model.EnvironmentState("", None, False)

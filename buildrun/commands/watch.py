@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
-from buildrun.planning import load, model
+from buildrun.planning import model, project_loader
 from buildrun.planning.context import new_context
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.fingerprints import Fingerprints
@@ -52,7 +52,7 @@ def watch(
     ExecutionError where the project's directory cannot be watched.
     """
     running = new_context(options, environ, cwd, quiet=False, write=False)
-    with load.open_project(running) as opened:
+    with project_loader.open_project(running) as opened:
         if opened.source.workdir is not None:
             raise UsageError(
                 "`--watch` watches a directory of this machine, and this project comes from "
@@ -241,9 +241,9 @@ class _Look:
         self._reader = DependencyTracker(environ)
         running = new_context(options, environ, cwd, quiet=True, write=False)
         try:
-            project = load.open_project(running).project
+            project = project_loader.open_project(running).project
             unknown = model.EnvironmentState("", None, False)
-            self._take(model.make_plan(project, load.plan_request(running), unknown))
+            self._take(model.make_plan(project, project_loader.plan_request(running), unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
         self._files = dict(running.tracker.files)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from buildrun.errors import EnvironmentFailure, UsageError
-from buildrun.planning import codec
+from buildrun.project import codec
 from buildrun.project.model import CondaEnv, DockerEnv, EnvironmentSpec, ProjectSpec
 from buildrun.store.memo import Memo, memoize
 

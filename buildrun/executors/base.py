@@ -1,7 +1,5 @@
 """The executor interface: what executors take and return, and how they are found by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
@@ -43,8 +41,8 @@ class Environment(NamedTuple):
     """What commands run in, ready to be used.
 
     key: None for the caller's own environment. prefix: the directory of a virtualenv or conda
-    environment, else None. image: for executors that run containers, else None.
-    variables: what activation sets (a text) or removes (None) for the command.
+    environment, else None. variables: what activation sets (a text) or removes (None) for the
+    command.
     """
 
     manager: str
@@ -52,7 +50,6 @@ class Environment(NamedTuple):
     prefix: str | None
     reused: bool
     variables: Mapping[str, str | None]
-    image: ResolvedImage | None = None
 
 
 class Task(NamedTuple):
@@ -175,8 +172,8 @@ class ExecutorContext(NamedTuple):
     config_given: str | None
     environ: Mapping[str, str]
     cwd: str
-    home: Home
-    console: Console
+    home: "Home"
+    console: "Console"
     run_id: str
     remote: str | None
     detach: bool
@@ -198,7 +195,7 @@ class Executor(Protocol):
 
     # Connects to whatever runs the commands; raises BuildrunError.
     @classmethod
-    def open(cls, context: ExecutorContext) -> Executor: ...
+    def open(cls, context: ExecutorContext) -> "Executor": ...
 
     # Is told all steps before anything is built; raises BuildrunError for what it cannot run.
     def check(self, tasks: Sequence[Task]) -> None: ...

@@ -1,8 +1,6 @@
 """What a command works with: its options, its surroundings, and what it has looked at."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from buildrun.console import Console
@@ -61,6 +59,20 @@ class RunOptions(NamedTuple):
     detach: bool
     quiet: bool
     report: str | None
+
+
+class PlanSummary(NamedTuple):
+    """What a run is told by; known before its plan is decoded.
+
+    root: the project's directory. where: its place, as records of runs tell it. executor: its
+    name. steps: ids and entry points, the requested one last.
+    """
+
+    project: str
+    root: str
+    where: str
+    executor: str
+    steps: Sequence[tuple[str, str]]
 
 
 class RunContext(NamedTuple):

@@ -1,17 +1,16 @@
 """The records of a plan: what is asked for, its steps, and how each of them ended."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from buildrun.console import MASK, printable, redact
 from buildrun.errors import BuildrunError
-from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
 
 if TYPE_CHECKING:
+    from buildrun.executors.base import Task
     from buildrun.planning import graph
     from buildrun.planning.parameters import Download
+    from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
 
 CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
 
@@ -42,7 +41,7 @@ class Step(NamedTuple):
     """An entry point with decided parameters.
 
     image: what a docker step runs, else None.
-    portable, paths: the command for the key, see ``command.Rendered``.
+    key_text, paths: the command for the key, see ``RenderedCommand``.
     inputs: None stands for every project file that git would not ignore.
     downloads: ``path`` parameters that only a run fetches, so that their content is not known.
     secrets, shown: the parameters that are not to be shown, and the command without their values.
@@ -59,7 +58,7 @@ class Step(NamedTuple):
     image: str | None
     key_text: str
     paths: tuple[tuple[str, str], ...]
-    inputs: tuple[Pattern, ...] | None = None
+    inputs: "tuple[Pattern, ...] | None" = None
     outputs: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     pass_env: tuple[str, ...] = ()
@@ -68,6 +67,25 @@ class Step(NamedTuple):
     downloads: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     shown: str = ""
+
+    def task(self) -> "Task":
+        """Return what an executor is told of the step."""
+        from buildrun.executors.base import Task
+
+        return Task(
+            id=self.id,
+            command=self.command,
+            shown=self.shown,
+            depends_on=self.depends_on,
+            inputs=tuple(pattern.text for pattern in self.inputs or ()),
+            outputs=self.outputs,
+            paths=self.paths,
+            env=self.env,
+            pass_env=self.pass_env,
+            timeout=self.timeout,
+            retries=self.retries,
+            secret=bool(self.secrets),
+        )
 
     @property
     def shown_parameters(self) -> tuple[tuple[str, str], ...]:
@@ -81,15 +99,18 @@ class Step(NamedTuple):
 class Plan(NamedTuple):
     """The steps in order, the requested one last; problems are what would stop a run.
 
-    outputs: of all entry points of the project, also of those that take no part.
-    content: what stands for the environment in the keys of results, or None where it is not known.
+    project, root: the project's name and directory. outputs: of all its entry points, also of those
+    that take no part. content: what stands for the environment in the keys of results, None where
+    it is not known. spec: the project as it was read; None in a plan from a record.
     """
 
-    project: ProjectSpec
+    project: str
+    root: str
     steps: tuple[Step, ...]
     problems: tuple[BuildrunError, ...]
     outputs: tuple[str, ...] = ()
     content: str | None = None
+    spec: "ProjectSpec | None" = None
 
 
 class PlanRequest(NamedTuple):
@@ -107,10 +128,10 @@ class PlanRequest(NamedTuple):
 
 
 def make_plan(
-    project: ProjectSpec,
+    project: "ProjectSpec",
     wish: PlanRequest,
     environment: EnvironmentState,
-    download: Download | None = None,
+    download: "Download | None" = None,
     *,
     content: str | None = None,
 ) -> Plan:
@@ -127,7 +148,7 @@ def make_plan(
     steps = tuple(_step(node, backend, environment, image) for node in nodes)
     problems = tuple(problem for node in nodes for problem in node.problems)
     outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
-    return Plan(project, steps, problems, tuple(outputs), content)
+    return Plan(project.name, project.root, steps, problems, tuple(outputs), content, project)
 
 
 def with_environment(plan: Plan, state: EnvironmentState, content: str | None) -> Plan:
@@ -143,7 +164,7 @@ def is_passthrough(plan: Plan) -> bool:
 
 
 def _step(
-    node: graph.ResolvedStep, backend: str, environment: EnvironmentState, image: str | None
+    node: "graph.ResolvedStep", backend: str, environment: EnvironmentState, image: str | None
 ) -> Step:
     chosen, rendered = node.entry_point, node.rendered
     return Step(
@@ -169,12 +190,14 @@ def _step(
     )
 
 
-def docker_env(project: ProjectSpec) -> DockerEnv | None:
+def docker_env(project: "ProjectSpec") -> "DockerEnv | None":
     """Return the image that the project declares, with all that belongs to it, or None."""
+    from buildrun.project.model import DockerEnv
+
     return project.environment if isinstance(project.environment, DockerEnv) else None
 
 
-def _backend(requested: str | None, docker: DockerEnv | None) -> str:
+def _backend(requested: str | None, docker: "DockerEnv | None") -> str:
     if requested is not None and requested != "local":
         return requested
     return "docker" if docker else "local"

@@ -23,6 +23,9 @@ _VARIABLES = (
     "XDG_CACHE_HOME",
 )  # fmt: skip
 
+# Of the records; is raised with each change of their shape.
+_FORMAT = 2
+
 # Before the name of a command line: how its temporary working directory is made again.
 _CHECKOUT = "checkout\0"
 
@@ -117,5 +120,5 @@ def _name(argv: Sequence[str], cwd: str) -> str:
     return "\0".join(("run", sys.prefix, cwd, *argv))
 
 
-def _subject() -> list[str]:
-    return [sys.version]
+def _subject() -> list[Any]:
+    return [sys.version, _FORMAT]

@@ -3,13 +3,12 @@
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
 from buildrun.store import memo, stat_signature
-from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker, Memo
 
 if TYPE_CHECKING:
@@ -38,13 +37,6 @@ class Watched(NamedTuple):
     without: Sequence[str]
 
 
-class Look(NamedTuple):
-    """What was seen. young: whether a file may change again without that being seen."""
-
-    token: str
-    young: bool
-
-
 def watched(plan: "Plan", identity: str) -> Watched | None:
     """Return what tells whether a plan's steps are up to date, or None where files do not.
 
@@ -64,9 +56,9 @@ def watched(plan: "Plan", identity: str) -> Watched | None:
     whole = any(step.inputs is None for step in plan.steps)
     last = plan.steps[-1]
     return Watched(
-        "\0".join(("up to date", plan.project.root, last.id, *map(repr, last.parameters))),
+        "\0".join(("up to date", plan.root, last.id, *map(repr, last.parameters))),
         identity,
-        plan.project.root,
+        plan.root,
         sorted(files.difference(outputs)),
         outputs,
         sorted(texts),
@@ -75,56 +67,62 @@ def watched(plan: "Plan", identity: str) -> Watched | None:
     )
 
 
-def look(wanted: Watched, open_fingerprints: "Callable[[], Fingerprints]") -> Look | None:
-    """Return what is on the disk now, or None where that needs more than a look.
+class QuickCheck:
+    """A look at all files that a plan's steps read and make, before anything is done.
 
-    open_fingerprints: is called where there is more than plain files.
+    seconds: that the steps once took, if all of them are known to be up to date; else None.
     """
-    began = time.time_ns()
-    seen: list[bytes] = []
-    try:
-        other_files = _stat(wanted.root, wanted.files, seen)
-        other_outputs = _stat(wanted.root, wanted.outputs, seen)
-    except OSError:
-        return None
-    parts = [xxhash.xxh3_128_hexdigest(b"".join(seen)), *other_files, "", *other_outputs, ""]
-    if other_files or other_outputs or wanted.patterns or wanted.whole:
-        fingerprints = open_fingerprints()
-        more = _others(wanted, fingerprints, other_files, other_outputs)
-        fingerprints.save()
-        if more is None:
-            return None
-        parts += more
-    token = xxhash.xxh3_128_hexdigest("\0".join(parts).encode("utf-8", "surrogateescape"))
-    return Look(token, any(stat_signature.is_racy(each, began) for each in seen))
 
+    def __init__(self, watched: Watched, context: "RunContext") -> None:
+        """Look."""
+        self._watched = watched
+        self._context = context
+        self._memo = Memo(context.home.memo)
+        self._subject = [watched.plan, context.environ.get("BUILDRUN_SALT")]
+        self._token, self._racy = self._look()
+        self.seconds: float | None = None
+        if self._token is not None:
+            known = memo.get(self._memo, watched.name, context.environ, subject=self._subject)
+            if known is not None and known["token"] == self._token:
+                self.seconds = float(known["seconds"])
 
-def recall(home: Home, wanted: Watched, found: Look, environ: Mapping[str, str]) -> Any:
-    """Return what was noted when all steps were up to date with the same files, or None."""
-    value = memo.get(Memo(home.memo), wanted.name, environ, subject=_subject(wanted, environ))
-    return value["value"] if value is not None and value["token"] == found.token else None
+    def note(self, outcomes: "Collection[Outcome]") -> None:
+        """Remember that all steps are up to date, if they are, and the files as at first."""
+        if (
+            self._token is None
+            or self._racy  # a file may change again without that being seen
+            or any(outcome.state != "up-to-date" for outcome in outcomes)
+            or self._look()[0] != self._token
+        ):
+            return
+        tracker = DependencyTracker(self._context.environ)
+        record = {"token": self._token, "seconds": sum(outcome.saved for outcome in outcomes)}
+        memo.put(self._memo, self._watched.name, tracker, record, subject=self._subject)
 
+    def _look(self) -> tuple[str | None, bool]:
+        """Return a digest of what is on the disk, and whether a file of it is racy.
 
-def note(
-    home: Home,
-    wanted: Watched,
-    found: Look,
-    again: Look | None,
-    environ: Mapping[str, str],
-    value: Any,
-) -> None:
-    """Note that all steps are up to date with the files that were seen before that was known.
+        The digest is None where a look does not tell.
+        """
+        began, watched = time.time_ns(), self._watched
+        seen: list[bytes] = []
+        try:
+            other_files = _stat(watched.root, watched.files, seen)
+            other_outputs = _stat(watched.root, watched.outputs, seen)
+        except OSError:
+            return None, False
+        parts = [xxhash.xxh3_128_hexdigest(b"".join(seen)), *other_files, "", *other_outputs, ""]
+        if other_files or other_outputs or watched.patterns or watched.whole:
+            from buildrun.planning.state import fingerprints_of
 
-    again: what was seen afterwards. value: JSON that ``recall`` gives back.
-    """
-    if again is not None and again.token == found.token and not found.young:
-        record = {"token": found.token, "value": value}
-        subject = _subject(wanted, environ)
-        memo.put(Memo(home.memo), wanted.name, DependencyTracker(environ), record, subject=subject)
-
-
-def _subject(wanted: Watched, environ: Mapping[str, str]) -> list[Any]:
-    return [wanted.plan, environ.get("BUILDRUN_SALT")]
+            fingerprints = fingerprints_of(watched.root, self._context.home)
+            others = _others(watched, fingerprints, other_files, other_outputs)
+            fingerprints.save()
+            if others is None:
+                return None, False
+            parts += others
+        token = xxhash.xxh3_128_hexdigest("\0".join(parts).encode("utf-8", "surrogateescape"))
+        return token, any(stat_signature.is_racy(each, began) for each in seen)
 
 
 def _stat(root: str, paths: Sequence[str], seen: list[bytes]) -> list[str]:
@@ -160,7 +158,7 @@ def _and_above(directories: set[str]) -> set[str]:
 
 
 def _others(
-    wanted: Watched,
+    watched: Watched,
     fingerprints: "Fingerprints",
     files: Sequence[str],
     outputs: Sequence[str],
@@ -172,41 +170,10 @@ def _others(
         if any(stat_signature.is_link(each) for each in made.selection.signatures):
             return None  # what it leads to may be an input
         taken.append(made)
-    if files or wanted.patterns:
-        taken.append(fingerprints.inputs((*files, *wanted.patterns), ()))
-    if wanted.whole:
-        taken.append(fingerprints.inputs(None, tuple(wanted.without)))
+    if files or watched.patterns:
+        taken.append(fingerprints.inputs((*files, *watched.patterns), ()))
+    if watched.whole:
+        taken.append(fingerprints.inputs(None, tuple(watched.without)))
     if any(each.problems or each.unmatched for each in taken):
         return None
     return [each.digest for each in taken]
-
-
-class QuickLook:
-    """A look at all files that a plan's steps read and make, before anything is done.
-
-    saved: the seconds that the steps once took, if all of them are known to be up to date.
-    """
-
-    def __init__(self, watched: Watched, context: "RunContext") -> None:
-        """Look."""
-        self._watched = watched
-        self._context = context
-        self.saved: float | None = None
-        self._found = look(watched, self._fingerprints)
-        if self._found is not None:
-            known = recall(context.home, watched, self._found, context.environ)
-            self.saved = None if known is None else float(known)
-
-    def note(self, outcomes: "Collection[Outcome]") -> None:
-        """Remember that all steps are up to date with the files as they are, if they are."""
-        if self._found is None or any(outcome.state != "up-to-date" for outcome in outcomes):
-            return
-        again = look(self._watched, self._fingerprints)
-        saved = sum(outcome.saved for outcome in outcomes)
-        context = self._context
-        note(context.home, self._watched, self._found, again, context.environ, saved)
-
-    def _fingerprints(self) -> Any:
-        from buildrun.planning.state import fingerprints_of
-
-        return fingerprints_of(self._watched.root, self._context.home)

@@ -13,6 +13,7 @@ from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.store.remote.client import Remote
 
 
 # Among the details of a result: the MLflow run that made it.
@@ -49,12 +50,12 @@ def open_state(
     write: bool = True,
     explain: bool = False,
 ) -> ProjectState:
-    """Return the place; nothing is read from it yet.
+    """Return the state; nothing is read from the disk yet.
 
     logs: the directory for the logs of this run. write: False leaves the disk alone. explain:
     whether old results are searched for the one most like a new one.
     """
-    root, salt = plan.project.root, environ.get("BUILDRUN_SALT") or None
+    root, salt = plan.root, environ.get("BUILDRUN_SALT") or None
     fingerprints = fingerprints_of(root, home, write=write)
     history = History(home.about(root, "steps"), write=write)
     results = ActionCache(home, root, _remote(settings, console), write=write)
@@ -74,7 +75,7 @@ def open_state(
 
 
 def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:
-    """Return what knows the files of a project; see ``open_place``."""
+    """Return what knows the files of a project; see ``open_state``."""
     return Fingerprints(root, home.about(root, "index"), write=write)
 
 
@@ -88,10 +89,10 @@ def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def close(place: ProjectState) -> None:
+def close(state: ProjectState) -> None:
     """Save what was found out."""
-    place.fingerprints.save()
-    place.history.compact()
+    state.fingerprints.save()
+    state.history.compact()
 
 
 def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":
@@ -100,7 +101,3 @@ def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":
     from buildrun.store.remote.client import Remote
 
     return Remote(settings.remote, write=settings.remote_write, warn=console.warn)
-
-
-if TYPE_CHECKING:
-    from buildrun.store.remote.client import Remote

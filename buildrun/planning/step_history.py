@@ -22,7 +22,7 @@ class StepRecord(NamedTuple):
     """How a step ended when it last ended well.
 
     key: "" where the result could not be keyed. inputs, outputs: digests of their listings.
-    parts, details: see ``keys.Parts``. seconds: that the command took.
+    parts, details: see ``ActionKey``. seconds: that the command took.
     """
 
     key: str

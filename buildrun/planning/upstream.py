@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from buildrun.planning.model import Step
-from buildrun.project.rules.dependencies import Makers
+from buildrun.project.producers import Producers
 from buildrun.workspace import glob
 
 
@@ -16,7 +16,7 @@ class Upstream:
         self._steps = steps
         self._makers = {path.rstrip("/"): step.id for step in steps for path in step.outputs}
         self._sorted = sorted(self._makers)
-        self._globs = Makers((step.id, path) for step in steps for path in step.outputs)
+        self._globs = Producers((step.id, path) for step in steps for path in step.outputs)
         self._numbers = {step.id: number for number, step in enumerate(steps)}
         self._before: list[int] | None = None
 

@@ -93,7 +93,7 @@ class StalenessCheck:
         self._before = Upstream(plan.steps)
         self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
         self._settled: dict[str, str] = {}
-        self._home = os.path.realpath(plan.project.root)
+        self._home = os.path.realpath(plan.root)
 
     def record_outputs(self, step: str, outputs: str) -> None:
         """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
@@ -168,7 +168,7 @@ class StalenessCheck:
         """Return which output is a link out of the project, where no restore may go; or ""."""
         from buildrun.workspace.select import leads_out
 
-        root = os.fsencode(self._plan.project.root)
+        root = os.fsencode(self._plan.root)
         for path in step.outputs:
             name = os.fsencode(path.rstrip("/"))
             if os.path.islink(os.path.join(root, name)) and leads_out(root, name):
@@ -216,7 +216,7 @@ class StalenessCheck:
         if not self._explain:
             return []
         best = max(
-            self._results.similar(self._plan.project.name, step.entry_point),
+            self._results.similar(self._plan.project, step.entry_point),
             key=lambda manifest: action_key.similarity(manifest.parts, made.key_parts),
             default=None,
         )
@@ -275,12 +275,16 @@ class StalenessCheck:
         return taken
 
     def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
+        from buildrun.project.read import read_project
         from buildrun.project.rules.inputs import unmatched_diagnostic
+        from buildrun.store.memo import DependencyTracker
 
-        entry_point = self._plan.project.entry_point(step.entry_point)
-        if entry_point is None:  # a plan from a record, which is made anew for its errors
+        # A plan from a record comes without its project.
+        spec = self._plan.spec or read_project(self._plan.root, DependencyTracker({})).spec
+        entry_point = spec.entry_point(step.entry_point) if spec is not None else None
+        if spec is None or entry_point is None:
             return ProjectError(f"the input `{printable(pattern.text)}` matches nothing")
-        found = unmatched_diagnostic(self._plan.project, entry_point, pattern)
+        found = unmatched_diagnostic(spec, entry_point, pattern)
         return ProjectError(f"{found.message} [{found.code}]", place=found.place, hint=found.hint)
 
     def _content(self, step: Step, path: str) -> "tuple[str, FileSet | None]":

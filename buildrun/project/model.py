@@ -1,7 +1,5 @@
 """What a project declares: entry points, parameters, environment."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,12 +138,12 @@ class Declared(NamedTuple):
     where a value is required; None instead where the parameters cannot be read.
     """
 
-    path: Path
+    path: "Path"
     parameters: tuple[Parameter, ...]
     defaults: Mapping[str, str | None] | None
-    depends_on: tuple[tuple[Path, Dependency], ...]
-    inputs: tuple[tuple[Path, Pattern], ...]
-    outputs: tuple[tuple[Path, str], ...]
+    depends_on: "tuple[tuple[Path, Dependency], ...]"
+    inputs: "tuple[tuple[Path, Pattern], ...]"
+    outputs: "tuple[tuple[Path, str], ...]"
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from buildrun.console import has_credentials
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
@@ -13,8 +13,7 @@ from buildrun.store import report_file, runs
 from buildrun.tracking.session import TrackingSession
 
 if TYPE_CHECKING:
-    from buildrun.executors.base import Result
-    from buildrun.planning.context import RunContext
+    from buildrun.planning.context import PlanSummary, RunContext
     from buildrun.planning.model import Outcome, Step
     from buildrun.planning.progress import Progress
 
@@ -35,7 +34,7 @@ _WORDS = (
 class RunRecorder:
     """What is known of a run at any moment, for its record, its report and its MLflow run.
 
-    result: how it ended.
+    exit_code: that buildrun will exit with. interrupted: the signal that ended the run, else None.
     """
 
     def __init__(
@@ -48,8 +47,9 @@ class RunRecorder:
         self._context = context
         self._report_path = report
         self.tracking = TrackingSession(context, untracked)
-        self.result: Result | _Ended = _Ended(FAILURE)
-        self._expected: _Expected | None = None
+        self.exit_code = FAILURE
+        self.interrupted: int | None = None
+        self._summary: PlanSummary | None = None
         self._own_id = context.options.run_id or runs.new_id()
         self._started = time.monotonic()
         self._record: runs.Record | None = None
@@ -62,18 +62,9 @@ class RunRecorder:
         """Return the run's id: that of MLflow's run, once there is one."""
         return self.tracking.run_id or self._own_id
 
-    @property
-    def exit_code(self) -> int:
-        """Return the code that buildrun will exit with."""
-        return self.result.exit_code
-
-    def expect(self, project: str, root: str, where: str, steps: Sequence[tuple[str, str]]) -> None:
-        """Note what is going to run, also for the record of a run whose environment is not built.
-
-        root: the project's directory. where: its place, as records tell it. steps: ids and entry
-        points.
-        """
-        self._expected = _Expected(project, root, where, steps)
+    def expect(self, summary: PlanSummary) -> None:
+        """Note what is going to run, also for the record of a run that ends before it begins."""
+        self._summary = summary
 
     def begin_alone(self, step: Step, changes: Mapping[str, str | None]) -> str | None:
         """Record that a lone command begins, and return where its output is kept.
@@ -90,6 +81,10 @@ class RunRecorder:
         self._begin()
         return log
 
+    def end_alone(self, exit_code: int, interrupted: int | None) -> None:
+        """Take how a lone command has ended."""
+        self.exit_code, self.interrupted = exit_code, interrupted
+
     def begin_steps(self, progress: Progress) -> None:
         """Record that a run of steps begins; progress: tells how far it has come."""
         self._progress = progress
@@ -100,7 +95,7 @@ class RunRecorder:
         progress, console = self._progress, self._context.console
         if progress is None:
             return
-        self.result = _Ended(progress.exit_code(), progress.interrupted)
+        self.exit_code, self.interrupted = progress.exit_code(), progress.interrupted
         progress.close()
         outcomes = progress.outcomes.values()
         states = [outcome.state for outcome in outcomes]
@@ -119,7 +114,7 @@ class RunRecorder:
     def nothing_to_do(self, saved: float) -> None:
         """Record that every step is up to date; saved: the seconds that they once took."""
         steps = self._known().steps
-        self.result = _Ended(0)
+        self.exit_code = 0
         self._steps = [
             _step_to_json(name, entry_point, "up-to-date", reasons=[_UNCHANGED])
             for name, entry_point in steps
@@ -132,7 +127,7 @@ class RunRecorder:
 
     def interrupt(self, number: int) -> None:
         """Note that a signal ended it."""
-        self.result = _Ended(128 + number, number)
+        self.exit_code, self.interrupted = 128 + number, number
         if self._progress is not None:
             self._progress.interrupted = number
 
@@ -141,13 +136,13 @@ class RunRecorder:
         if isinstance(error, Interrupted):
             self.interrupt(error.exit_code - 128)
         else:
-            self.result = _Ended(error.exit_code)
+            self.exit_code = error.exit_code
 
     def close(self) -> None:
         """Record how the run went, and tell the tracking server."""
         if self._progress is not None:
             self._progress.close()
-        if self._record is None and self._expected is not None:
+        if self._record is None and self._summary is not None:
             self._begin()  # its environment could not be built
         report = self._report()
         if self._record is not None:
@@ -160,7 +155,7 @@ class RunRecorder:
             if self._is_submitted:
                 self.tracking.leave()  # it goes on
             else:
-                self.tracking.end(self.result.exit_code, self.result.interrupted)
+                self.tracking.end(self.exit_code, self.interrupted)
         finally:
             if self._report_path is not None:
                 report_file.write(self._report_path, report, self._context.console)
@@ -180,10 +175,10 @@ class RunRecorder:
         history = History(self._context.home.about(known.root, "steps"), write=False)
         return origins_of(history, [name for name, _ in known.steps])
 
-    def _known(self) -> _Expected:
-        if self._expected is None:
+    def _known(self) -> PlanSummary:
+        if self._summary is None:
             raise AssertionError
-        return self._expected
+        return self._summary
 
     @property
     def _is_submitted(self) -> bool:
@@ -194,7 +189,7 @@ class RunRecorder:
     def _report(self) -> Any:
         """Return the run in the stable shape of `run --report`."""
         status = "ok" if self.exit_code == 0 else "failed"
-        if self.result.interrupted is not None:
+        if self.interrupted is not None:
             status = "cancelled"
         steps = self._steps
         if steps is None and self._progress is not None:
@@ -224,20 +219,6 @@ class RunRecorder:
             log=log if log is not None and os.path.exists(log) else None,
             reasons=[NO_OUTPUTS._asdict()],
         )
-
-
-class _Expected(NamedTuple):
-    project: str
-    root: str
-    where: str
-    steps: Sequence[tuple[str, str]]
-
-
-class _Ended(NamedTuple):
-    """How a run ended, as ``Result`` tells it of a command."""
-
-    exit_code: int
-    interrupted: int | None = None
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

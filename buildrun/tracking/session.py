@@ -6,15 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from buildrun.errors import TrackingError
-from buildrun.tracking.config import RunSpec, is_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
+    from buildrun.executors.base import Job, OutputSink, ProcessRunner, ResolvedImage, Result
     from buildrun.planning.context import RunContext
-    from buildrun.planning.load import LoadedProject
     from buildrun.planning.model import Step
+    from buildrun.planning.project_loader import LoadedProject
+    from buildrun.tracking.config import RunSpec
     from buildrun.tracking.run import Status, TrackedRun
     from buildrun.tracking.tags import Checkout
 
@@ -73,12 +73,12 @@ class TrackingSession:
         prefixes: of environments that may have MLflow. may_wait: one more is going to be provided.
         Raises TrackingError, unless tracking is optional.
         """
-        from buildrun.tracking.config import Missing
-
         self._spec = spec
         self._steps = {step.id: step for step in steps}
         if spec is None:
             return
+        from buildrun.tracking.config import Missing
+
         try:
             self._begin(prefixes)
         except Missing as error:
@@ -100,14 +100,14 @@ class TrackingSession:
         except TrackingError as trouble:
             self._excuse(trouble)
 
-    def tag_image(self, reference: str, identity: str) -> None:
-        """Tell which image the commands run in; raises as ``begin`` does."""
-        if self._run is None:
+    def tag_image(self, image: ResolvedImage | None) -> None:
+        """Tell which image the commands run in, if one; raises as ``begin`` does."""
+        if self._run is None or image is None:
             return
         from buildrun.tracking import tags
 
         try:
-            self._run.log(tags.image(reference, identity))
+            self._run.log(tags.image(image.reference, image.id))
         except TrackingError as error:
             self._excuse(error)
 
@@ -215,6 +215,7 @@ def spec_for(
     manager: of its environment. mode: what `--tracking` says.
     """
     from buildrun.tracking import auth, tags
+    from buildrun.tracking.config import RunSpec, is_wanted
 
     options, tracker = context.options, context.tracker
     named = (options.experiment_id, options.experiment_name, options.run_id)

@@ -9,12 +9,11 @@ from buildrun.console import did_you_mean, printable
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.findings import Findings
 from buildrun.project.model import Declared, EntryPoint, Pattern, ProjectSpec
+from buildrun.project.producers import Producers, producers_of
 from buildrun.project.rules.dependencies import (
     Graph,
-    Makers,
     depends_on_any,
     graph_of,
-    makers_of,
     needed,
 )
 from buildrun.project.rules.outputs import check_fields, problem
@@ -51,11 +50,13 @@ def all_inputs(findings: Findings, path: Path, value: object) -> tuple[Pattern, 
 
 def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
     """Check that inputs which others make are depended on, and none is an own output."""
-    makers = Makers((item.name, output) for item in entry_points for _, output in item.outputs)
+    producers = Producers(
+        (item.name, output) for item in entry_points for _, output in item.outputs
+    )
     for entry_point in entry_points:
         own, reached = entry_point.name, frozenset(graph[entry_point.name])
         for where, pattern in entry_point.inputs:
-            found = makers.of(pattern.text)
+            found = producers.of(pattern.text)
             names = [name for name in found if name != own and name not in reached]
             if names and own in graph:
                 reached |= needed(graph, own)
@@ -84,12 +85,12 @@ def unmatched(spec: ProjectSpec) -> tuple[Diagnostic, ...]:
     What an entry point that it depends on will make counts as there.
     """
     found = []
-    graph, makers = graph_of(spec), makers_of(spec)
+    graph, producers = graph_of(spec), producers_of(spec)
     for entry_point in spec.entry_points:
         for pattern in entry_point.inputs or ():
             if not glob.is_inside(pattern.text) or glob.exists(spec.root, pattern.text):
                 continue  # what leaves the project was told of before
-            names = makers.of(pattern.text, possibly=True).keys() - {entry_point.name}
+            names = producers.of(pattern.text, possibly=True).keys() - {entry_point.name}
             if not depends_on_any(graph, entry_point.name, names):
                 found.append(unmatched_diagnostic(spec, entry_point, pattern))
     return tuple(found)
@@ -172,7 +173,7 @@ def _is_glob(text: str) -> bool:
 
 
 def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> str:
-    names = [name for name in makers_of(spec).of(text) if name != entry_point.name]
+    names = [name for name in producers_of(spec).of(text) if name != entry_point.name]
     if names:
         return f"`{names[0]}` makes it: add `{names[0]}` to `depends_on`"
     if "{" in text and "," in text:

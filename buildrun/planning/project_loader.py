@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import has_credentials, holds, nearest, printable, redact
 from buildrun.errors import ProjectError
-from buildrun.planning import codec, model
+from buildrun.planning import model
 from buildrun.planning.context import RunContext
-from buildrun.project import locate
+from buildrun.project import codec, locate
 from buildrun.project.model import EntryPoint, ProjectSpec
 from buildrun.project.rules import dependencies
 from buildrun.project.rules.values import misfit
