@@ -8,18 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from buildrun import __version__
 from buildrun.console import printable
-from buildrun.errors import BuildrunError, ExecutionError, Interrupted, StoreError
+from buildrun.errors import ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
 from buildrun.planning.model import Outcome, Reason, State, Step, label
-from buildrun.planning.state import MADE_BY
-from buildrun.planning.step_history import StepRecord
-from buildrun.planning.uptodate import StepStatus
+from buildrun.planning.result_publisher import ResultPublisher
 from buildrun.store import locks
 from buildrun.store.files import make_directory
 from buildrun.workspace.previous_outputs import PreviousOutputs, mend
@@ -451,129 +448,3 @@ def _ending(result: Result, step: Step) -> str:
             f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"
         )
     return f"the command ended with exit code {result.exit_code}"
-
-
-# What to do where a command writes among what is taken for its inputs.
-_WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
-
-
-class ResultPublisher:
-    """Keeps the results of one plan's steps; safe to be used by several threads.
-
-    mutex: held while the index, the history or the staleness check is asked.
-    """
-
-    def __init__(self, project: ProjectState, mutex: AbstractContextManager[bool]) -> None:
-        """Take the project."""
-        self._project = project
-        self._mutex = mutex
-
-    def publish(
-        self,
-        step: Step,
-        status: StepStatus,
-        taken: FileSet,
-        seconds: float,
-        log: Log,
-        upstream: Mapping[str, FileSet],
-    ) -> None:
-        """Keep the result, if what it was made from is known for certain; else say why not.
-
-        taken: the outputs. seconds: that the command took. upstream: what it may have read of
-        other steps' outputs, by step.
-        """
-        project = self._project
-        with self._mutex:
-            obstacle, hint = status.obstacle or (taken.problems or ("",))[0], ""
-            if not obstacle and (obstacle := self._changed(status, taken, upstream)):
-                hint = "" if step.inputs else _WRITES
-        if obstacle:
-            project.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
-            self.record(step, status._replace(key=""), taken.digest, seconds)
-            with self._mutex:
-                project.history.record_leftover(step.id, taken.digest)
-            return
-        if status.key is None or status.parts is None or status.inputs is None:
-            return
-        left = ""
-        try:
-            if log.path is None or log.flaw:
-                raise StoreError(log.flaw)
-            project.results.save(
-                self._manifest(step, status, taken, seconds, log), taken, status.inputs, log.path
-            )
-        except (BuildrunError, OSError) as error:
-            remedy = error.hint if isinstance(error, BuildrunError) else None
-            text = _fact(error)
-            project.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
-            left = taken.digest
-        self.record(step, status, taken.digest, seconds)
-        with self._mutex:
-            project.history.record_leftover(step.id, left)
-
-    def _changed(self, status: StepStatus, made: FileSet, upstream: Mapping[str, FileSet]) -> str:
-        """Return which input changed while the command ran, or ""."""
-        project = self._project
-        sources = [status.inputs] if status.inputs is not None else []
-        sources += [*upstream.values(), *status.paths]
-        changed = project.fingerprints.changed
-        names = [path for taken in sources for path in changed(taken, made)]
-        if not names:
-            return ""
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"`{printable(names[0])}`{more} changed while the command ran"
-
-    def _manifest(
-        self, step: Step, status: StepStatus, taken: FileSet, seconds: float, log: Log
-    ) -> Manifest:
-        from buildrun.store.manifest import Manifest
-
-        if status.key is None or status.parts is None or status.inputs is None:
-            raise AssertionError(step.id)
-        return Manifest(
-            key=status.key,
-            parts=status.parts.key_parts,
-            project=self._project.plan.project,
-            step=step.id,
-            entry_point=step.entry_point,
-            inputs=status.inputs.digest,
-            outputs=taken.digest,
-            declared=step.outputs,
-            log="",
-            streams=tuple(log.streams),
-            seconds=round(seconds, 3),
-            created=time.time(),
-            producer=__version__,
-            details=self._details(step, status),
-        )
-
-    def record(self, step: Step, status: StepStatus, outputs: str, seconds: float) -> None:
-        """Note in the project's history how the step ended; outputs: their digest."""
-        parts = status.parts
-        if parts is None or status.inputs is None:
-            return
-        last = StepRecord(
-            status.key or "",
-            parts.key_parts,
-            self._details(step, status),
-            status.inputs.digest,
-            outputs,
-            round(seconds, 3),
-        )
-        with self._mutex:
-            if self._project.store_results and self._project.history.last(step.id) != last:
-                self._project.history.add(step.id, last)
-
-    def _details(self, step: Step, status: StepStatus) -> Mapping[str, Any]:
-        """Return what else is worth knowing of a result."""
-        details = status.parts.details if status.parts is not None else {}
-        made_by = (self._project.origins or {}).get(step.id)
-        if made_by is None and status.manifest is not None:
-            made_by = status.manifest.details.get(MADE_BY)
-        return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details
-
-
-def _fact(error: BuildrunError | OSError) -> str:
-    if isinstance(error, BuildrunError):
-        return f"{printable(error.place)}: {error.message}" if error.place else error.message
-    return (error.strerror or str(error)).lower()

@@ -47,6 +47,18 @@ def test_container_sees_the_run_and_its_image_is_told_cold_and_warm(
         assert server.status == "FINISHED"
 
 
+def test_image_is_told_when_the_steps_are_up_to_date(
+    project: Project, buildrun: Buildrun, server: Play
+) -> None:
+    directory = project(HEAD + "  main: {inputs: [MLproject], outputs: [x], command: 'touch x'}\n")
+    for _ in range(3):
+        server.calls.clear()
+        outcome = buildrun(directory, environ={"MLFLOW_TRACKING_URI": server.uri})
+        assert outcome.code == 0, outcome.err
+        assert tags(server)["mlflow.docker.image.uri"] == BASE
+    assert "1 up to date" in outcome.err
+
+
 def test_each_step_sees_a_run_of_its_own(
     project: Project, buildrun: Buildrun, server: Play
 ) -> None:
