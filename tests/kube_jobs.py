@@ -118,7 +118,8 @@ class Jobs:
         restarts = sum(
             container["restartCount"]
             for pod in active
-            for container in pod["status"].get("containerStatuses") or ()
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for container in pod["status"].get(kind) or ()
         )
         again = spec["template"]["spec"]["restartPolicy"] == "OnFailure"
         deadline = spec.get("activeDeadlineSeconds")

@@ -152,6 +152,47 @@ def test_last_lines_of_an_init_container_that_fails_are_shown(stage: Staged) -> 
     assert "the init container `fetch` ended with exit code 3\n" in outcome.err
 
 
+@pytest.mark.parametrize("limit", [0, 2])
+def test_init_container_that_crashes_again_and_again_fails_the_step(
+    stage: Staged, limit: int
+) -> None:
+    def play(pod: Pod) -> None:
+        while not pod.ending():
+            pod.running(container="fetch")
+            pod.log(b"no such bucket\n", container="fetch")
+            pod.ended(3, container="fetch")
+        requests = staged.cluster.requests
+        staged.cluster.wait_until(lambda: any("tailLines" in each.query for each in requests))
+
+    staged = stage(play)
+    init = [{"name": "fetch", "image": "alpine", "command": ["false"]}]
+    pod = {"initContainers": init, "restartPolicy": "OnFailure"}
+    outcome = staged.run(config=has(staged, job={"backoffLimit": limit}, pod=pod))
+    assert outcome.code == 1
+    assert "error: [main] the init container `fetch` ended with exit code 3" in outcome.err
+    assert "no such bucket\n" in outcome.out + outcome.err
+
+
+def test_init_container_that_crashes_and_goes_on_is_warned_of(stage: Staged) -> None:
+    told = threading.Event()
+
+    def play(pod: Pod) -> None:
+        pod.running(container="fetch")
+        pod.ended(3, container="fetch")
+        assert pod.wait(told)
+        pod.running(container="fetch")
+        pod.ended(0, container="fetch")
+        end(pod)
+
+    staged = stage(play)
+    init = [{"name": "fetch", "image": "alpine", "command": ["false"]}]
+    pod = {"initContainers": init, "restartPolicy": "OnFailure"}
+    live = staged.start(**has(staged, job={"backoffLimit": 3}, pod=pod))
+    live.said("CrashLoopBackOff: the init container `fetch` ended with exit code 3")
+    told.set()
+    assert live.wait().code == 0
+
+
 @pytest.mark.parametrize("program", ["nosuch", "sh"])
 def test_command_that_the_runtime_cannot_start_is_told(stage: Staged, program: str) -> None:
     words = f'exec: "{program}": executable file not found in $PATH: unknown'

@@ -270,9 +270,9 @@ class _JobRun:
         if state.trouble == "final":
             self._refuse(state)
         limit = {"pull": config.pull, "schedule": config.schedule}.get(state.trouble)
-        if limit is not None:
-            if waited >= limit:
-                self._refuse(state)
+        if limit is not None and waited >= limit:
+            self._refuse(state)
+        if limit is not None or state.trouble == "retry":
             # ErrImagePull and ImagePullBackOff take turns, and have the same to say.
             self._warn_once(f"{state.reason}: {state.words}", state.hint, state.trouble)
         if state.events and now >= self._look_at and waited >= _FIRST_LOOK[state.events]:
@@ -447,17 +447,19 @@ class _JobRun:
 
     def _show_end_of(self, pod: str, container: str) -> None:
         """Pass on the last lines of an init container, as what its step says on standard error."""
-        cluster = self._cluster
+        target = self._cluster.pod(pod)._replace(sub="log")
+        query = {"container": container, "tailLines": _TAIL}
         try:
-            text = cluster.api.text(
-                cluster.pod(pod)._replace(sub="log"), container=container, tailLines=_TAIL
+            # One that was started anew has written nothing yet.
+            text = self._cluster.api.text(target, **query) or self._cluster.api.text(
+                target, **query, previous="true"
             )
         except ExecutionError:
             return  # what it ended with is told all the same
         self._runner.call_in_loop(lambda: self._sink(2, text))
 
     def _read_to_the_end(self, state: Ended) -> None:
-        if state.pod:
+        if state.pod and not state.init:
             self._read(state.pod, state.restarts)
         self._finish_log(previous=False)
 

@@ -16,7 +16,7 @@ _FINAL = frozenset(
     {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "ImageInspectError"}
 )
 _PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
-# The last is between two tries of a container, which the Job counts.
+# The last is between two tries of a container, of which the Job allows some.
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing", "CrashLoopBackOff"})
 
 _HINTS = {
@@ -64,7 +64,8 @@ class Waiting(NamedTuple):
     """It does not run yet.
 
     reason: the cluster's word, "" where all goes its way. words: the cluster's message. trouble:
-    what kind of patience it takes, ``pull`` or ``schedule``; ``final`` for none; "" for no end.
+    what kind of patience it takes, ``pull`` or ``schedule``; ``final`` for none; ``retry`` and ""
+    for no end.
     events: whose events may tell more, ``job`` or ``pod``.
     """
 
@@ -151,6 +152,8 @@ def _without_pod(
         before = _status((last or {}).get("status") or {}, container)
         ended = (before.get("lastState") or {}).get("terminated") or {}
         in_place = _starts_anew(job["spec"]["template"]["spec"])
+        if not late and (crashed := _crashed_init(last)):
+            return Ended(1, _init_fact(crashed))
         if last is None and failed.get("reason") == "BackoffLimitExceeded" and not in_place:
             return Ended(1, _DELETED, _DELETED_HINT)
         return Ended(
@@ -187,6 +190,9 @@ def _with_pod(  # noqa: PLR0911
         return Ended(0, pod=name, restarts=restarts)
     if (ours.get("state") or {}).get("running") is not None:
         return Running(name, restarts)
+    crashed = _crashed_init(pod)
+    if crashed and (_has_no_retry_left(job, crashed) if failed is None else not _is_late(failed)):
+        return Ended(1, _init_fact(crashed), pod=name, init=crashed["name"])
     return next(_troubles(status, ours), Waiting(events="pod"))
 
 
@@ -200,6 +206,8 @@ def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Wa
             yield Waiting(reason, words, "final", hint)
         elif reason in _PULLING:
             yield Waiting(reason, words, "pull", _PULL_HINT if item is ours else _INIT_HINT)
+        elif reason == "CrashLoopBackOff" and item is not ours:
+            yield Waiting(reason, _init_fact(item), "retry")
         elif reason not in _ORDINARY:
             yield Waiting(reason, words, "pull", "")
     for item in _conditions({"status": status}):
@@ -262,15 +270,37 @@ def _lost(pod: Object, status: Mapping[str, Any]) -> Ended:
     name = pod["metadata"]["name"]
     if status.get("reason") == "DeadlineExceeded":
         return Ended(TIMED_OUT, pod=name, timed_out=True)
-    for item in status.get("initContainerStatuses") or ():
-        ended = (item.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            words = ended.get("message") or ended.get("reason") or ""
-            fact = f"the init container `{item['name']}` ended with exit code {ended['exitCode']}"
-            # Its log tells more than the bare "Error".
-            fact = fact if words in ("", "Error") else f"{fact}: {words}"
-            return Ended(1, fact, pod=name, init=item["name"])
+    if crashed := _crashed_init(pod):
+        return Ended(1, _init_fact(crashed), pod=name, init=crashed["name"])
     return Ended(1, _pod_fact(status), _pod_hint(status), pod=name)
+
+
+def _crashed_init(pod: Object | None) -> Mapping[str, Any] | None:
+    """Return the status of the init container that has failed, at least the last time it ran."""
+    statuses = ((pod or {}).get("status") or {}).get("initContainerStatuses") or ()
+    return next((item for item in statuses if _last_end(item).get("exitCode")), None)
+
+
+def _last_end(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how a container has ended last; it may have been started anew since."""
+    for state in ("state", "lastState"):
+        if ended := (item.get(state) or {}).get("terminated"):
+            return dict(ended)
+    return {}
+
+
+def _init_fact(item: Mapping[str, Any]) -> str:
+    ended = _last_end(item)
+    words = ended.get("message") or ended.get("reason") or ""
+    fact = f"the init container `{item['name']}` ended with exit code {ended.get('exitCode')}"
+    # Its log tells more than the bare "Error".
+    return fact if words in ("", "Error") else f"{fact}: {words}"
+
+
+def _has_no_retry_left(job: Object, item: Mapping[str, Any]) -> bool:
+    """Return whether a container was started anew as often as the Job allows."""
+    limit = job["spec"].get("backoffLimit")
+    return int(item.get("restartCount") or 0) >= max(1, 6 if limit is None else limit)
 
 
 def _pod_fact(status: Mapping[str, Any]) -> str:

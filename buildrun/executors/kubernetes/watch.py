@@ -234,12 +234,20 @@ def _job_of(item: Object) -> str:
 
 
 def _has_ended(pod: Object) -> bool:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any(
+    """Return whether the command has ended, or an init container has failed."""
+    status = pod.get("status") or {}
+    ends = [
         (item.get(state) or {}).get("terminated")
-        for item in statuses
+        for item in status.get("containerStatuses") or ()
         for state in ("state", "lastState")
-    )
+    ]
+    ends += [
+        end
+        for item in status.get("initContainerStatuses") or ()
+        for state in ("state", "lastState")
+        if (end := (item.get(state) or {}).get("terminated")) and end.get("exitCode")
+    ]
+    return any(ends)
 
 
 def _event(line: bytes) -> Any:
