@@ -829,3 +829,42 @@ def test_second_interrupt_does_not_wait_for_a_pod_that_goes_on(stage: Staged) ->
     assert outcome.code == 130
     assert "its pod is still ending" in outcome.err
     assert "kubectl -n default get pods -l job-name=br-staged-main-" in outcome.err
+
+
+@pytest.mark.parametrize(("method", "size"), [("POST", None), ("POST", 10), ("DELETE", None)])
+def test_interrupt_ends_a_run_whose_server_hangs_and_tells_what_may_stay(
+    stage: Staged, method: str, size: int | None
+) -> None:
+    def play(pod: Pod) -> None:
+        pod.running()
+        pod.log(b"begun\n")
+        pod.wait_deleted()
+
+    staged = stage(play, keeps=True)
+    fault = staged.cluster.fault("hang", method, "/jobs", times=99, size=size)
+    live = staged.start()
+    if method == "POST":
+        staged.cluster.wait_until(lambda: fault.met)
+        staged.cluster.fault("hang", "DELETE", "/jobs", times=99)
+    else:
+        live.said("begun")
+    live.interrupt()
+    outcome = live.wait()
+    assert outcome.code == 130, outcome.err
+    assert fault.met == 1  # nor was it asked again
+    assert f"the cluster at {staged.cluster.url} does not answer: " in outcome.err
+    assert "the Job `br-staged-main-" in outcome.err
+    assert "may be there and run" in outcome.err
+    assert "kubectl -n default delete jobs br-staged-main-" in outcome.err
+
+
+@pytest.mark.parametrize("size", [None, 10])
+def test_interrupt_does_not_wait_for_a_log_that_hangs(stage: Staged, size: int | None) -> None:
+    staged = stage(lambda pod: end(pod, 3))
+    fault = staged.cluster.fault("hang", "GET", "/log", times=99, size=size)
+    live = staged.start()
+    staged.cluster.wait_until(lambda: fault.met)
+    live.interrupt()
+    outcome = live.wait()
+    assert outcome.code == 130, outcome.err
+    assert "Traceback" not in outcome.err

@@ -1,20 +1,21 @@
-"""The Kubernetes API: requests, retries, and errors explained."""
+"""Requests to a cluster's API, tried again while their trouble may pass, and its streams."""
 
 from __future__ import annotations
 
 import io
 import json
 import random
-import shlex
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
-from buildrun.console import printable
-from buildrun.errors import ExecutionError
+from buildrun.executors.kubernetes.errors import ApiError, NoAnswer, refusal
 
+# `runs` imports this for all its verbs, so heavy modules are imported late.
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from urllib3 import BaseHTTPResponse
 
     from buildrun.executors.kubernetes.auth import Connection
@@ -24,6 +25,8 @@ Found = TypeVar("Found")
 # Paths of the kinds that buildrun speaks of, below a namespace's.
 _GROUPS = {"jobs": "/apis/batch/v1", "pods": "/api/v1", "secrets": "/api/v1", "events": "/api/v1"}
 
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
+
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 # Seconds: for a connection; for an answer; between tries at most; for all tries.
@@ -31,10 +34,11 @@ _CONNECT = 10.0
 _ANSWER = 30.0
 _LONGEST_PAUSE = 5.0
 PATIENCE = 60.0
-# Seconds for all tries with a server that has never answered yet.
+# Seconds for all tries with a server that has never answered yet; and in a hurry.
 _FIRST = 10.0
+HURRY = 3.0
 
-# Bytes that are read at once of what goes on; and of a chunk's first line at most.
+# Bytes that are read at once of a stream; and of a chunk's first line at most.
 _BLOCK = 1 << 18
 _HEAD = 1 << 12
 
@@ -60,53 +64,51 @@ class Target(NamedTuple):
 class Api:
     """A cluster's API; used by several threads.
 
-    patience: seconds after which a server that does not answer is given up.
+    All methods raise ApiError for a refusal, and NoAnswer. patience: seconds after which a server
+    that does not answer is given up.
     """
 
     def __init__(self, connection: Connection, *, patience: float = PATIENCE) -> None:
         """Prepare; nothing is asked yet."""
-        self.connection = connection
-        self.patience = patience
+        from concurrent.futures import Future
+
+        self._connection = connection
+        self._patience = patience
         self._answered = False
+        self._hurry: Future[float] = Future()
         self._mutex = threading.Lock()
         self._warnings: list[str] = []
 
+    def hurry(self) -> None:
+        """Give requests a few seconds from now on, those on their way included."""
+        if not self._hurry.done():
+            self._hurry.set_result(time.monotonic())
+
     def get(self, target: Target, **query: str) -> dict[str, Any]:
-        """Return an object, or the list of a kind; raises Refusal, ExecutionError."""
+        """Return an object, or the list of a kind."""
         return self._json("GET", target, query)
 
     def create(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object; raises Refusal, such as 409 where one of its name is there.
+        """Make an object; it is refused with 409 where one of its name is there.
 
-        A try whose answer was lost may have made it: then the next one is refused with 409.
+        A try whose answer was lost may have made it: then the next one is refused so.
         """
         return self._json("POST", target, {}, body)
 
-    def warnings(self) -> list[str]:
-        """Return what the server has warned of since it was asked for last."""
-        with self._mutex:
-            found, self._warnings = self._warnings, []
-        return found
-
     def patch(self, target: Target, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge into an object; raises Refusal, ExecutionError."""
+        """Merge into an object."""
         return self._json("PATCH", target, {}, body)
 
-    def delete(self, target: Target, *, grace: int | None = None) -> bool:
-        """Delete an object and, in the background, what belongs to it; False if it is not there.
-
-        batch/v1 would leave a Job's pods alone if it were not told. grace: seconds for its
-        processes, None for what the pod says.
-        """
-        body: dict[str, Any] = {
+    def delete(self, target: Target) -> bool:
+        """Delete an object and, in the background, what belongs to it; False if it is not there."""
+        # batch/v1 would leave a Job's pods alone if it were not told.
+        options = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
             "propagationPolicy": "Background",
         }
-        if grace is not None:
-            body["gracePeriodSeconds"] = grace
         try:
-            self._json("DELETE", target, {}, body)
+            self._json("DELETE", target, {}, options)
         except ApiError as error:
             if error.status == 404:
                 return False
@@ -114,24 +116,23 @@ class Api:
         return True
 
     def text(self, target: Target, **query: str) -> bytes:
-        """Return what the server sends as it is; raises Refusal, ExecutionError."""
-
-        def read() -> bytes:
-            answer = self._once("GET", target, query, None, _ANSWER)
-            try:
-                return bytes(answer.data)
-            finally:
-                answer.release_conn()
-
-        return self._persist(target, read)
+        """Return what the server sends as it is."""
+        return self._persist(target, lambda: self._content("GET", target, query, None))
 
     def stream(self, target: Target, query: Mapping[str, str], *, silence: float) -> Stream:
-        """Open what the server goes on sending; raises Refusal, ExecutionError.
+        """Open what the server goes on sending.
 
         silence: seconds without a byte after which the connection is taken for dead.
         """
-        answer = self._ask("GET", target, query, None, silence)
-        return Stream(answer)
+        return Stream(
+            self._persist(target, lambda: self._request("GET", target, query, None, silence))
+        )
+
+    def warnings(self) -> list[str]:
+        """Return what the server has warned of since it was asked for last."""
+        with self._mutex:
+            found, self._warnings = self._warnings, []
+        return found
 
     def _json(
         self,
@@ -140,59 +141,80 @@ class Api:
         query: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        def read() -> dict[str, Any]:
-            answer = self._once(method, target, query, body, _ANSWER)
-            try:
-                value = json.loads(answer.data)
-            except ValueError:
-                raise ValueError("it answers with something else than JSON") from None
-            finally:
-                answer.release_conn()
-            if not isinstance(value, dict):
-                raise ValueError("it answers with something else than an object")
-            return value
+        return self._persist(target, lambda: _object(self._content(method, target, query, body)))
 
-        return self._persist(target, read)
-
-    def _ask(
+    def _content(
         self,
         method: str,
         target: Target,
         query: Mapping[str, str],
         body: Mapping[str, Any] | None,
-        seconds: float,
-    ) -> BaseHTTPResponse:
-        return self._persist(target, lambda: self._once(method, target, query, body, seconds))
+    ) -> bytes:
+        answer = self._request(method, target, query, body, _ANSWER)
+        try:
+            return bytes(answer.data)
+        finally:
+            answer.release_conn()
 
     def _persist(self, target: Target, attempt: Callable[[], Found]) -> Found:
         """Return what the attempt gives, tried again while its trouble may pass."""
-        import urllib3
+        from concurrent.futures import wait
 
-        began = time.monotonic()
-        tries = 0
+        from urllib3.exceptions import HTTPError
 
-        def end() -> float:
-            return began + (self.patience if self._answered else min(_FIRST, self.patience))
-
+        began, tries = time.monotonic(), 0
         while True:
-            wait = 0.0
+            asked = 0.0
             try:
-                found = attempt()
+                found = self._in_time(attempt, began)
                 self._answered = True
                 return found
             except ApiError as error:
                 self._answered = True
-                if error.status not in _PASSING or time.monotonic() >= end():
+                if error.status not in _PASSING or self._left(began) <= 0:
                     raise
-                wait = error.retry_after
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                if time.monotonic() >= end() or _is_final(error):
-                    raise unreachable(self.connection.host, error, target.kind) from None
+                asked = error.retry_after
+            except (HTTPError, OSError, ValueError) as error:
+                if self._left(began) <= 0 or _is_final(error):
+                    raise NoAnswer(self._connection.host, error, target.kind) from None
             tries += 1
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
-            time.sleep(min(max(wait, pause), max(0.0, end() - time.monotonic())))
+            pause = min(max(asked, pause), max(0.0, self._left(began)))
+            if self._hurry.done():
+                time.sleep(pause)
+            else:
+                wait((self._hurry,), pause)
 
-    def _once(
+    def _in_time(self, attempt: Callable[[], Found], began: float) -> Found:
+        """Return what an attempt gives; in a hurry, one that takes too long is left behind."""
+        from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+        answer: Future[Found] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(attempt())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        either: tuple[Future[Any], ...] = (answer, self._hurry)
+        wait(either, return_when=FIRST_COMPLETED)
+        if not answer.done():
+            wait((answer,), max(0.0, self._left(began)))
+        if not answer.done():
+            raise TimeoutError("it takes too long")
+        return answer.result()
+
+    def _left(self, began: float) -> float:
+        """Return the seconds that a request has left which began at a time."""
+        seconds = self._patience if self._answered else min(_FIRST, self._patience)
+        end = began + seconds
+        if self._hurry.done():
+            end = min(end, max(began, self._hurry.result()) + HURRY)
+        return end - time.monotonic()
+
+    def _request(
         self,
         method: str,
         target: Target,
@@ -204,33 +226,32 @@ class Api:
 
         import urllib3
 
+        # The methods of the client differ between its versions, and know no `sinceTime`.
         headers = {"Accept": "application/json", "User-Agent": "buildrun"}
-        data = None
         if body is not None:
             merge = "application/merge-patch+json"
             headers["Content-Type"] = merge if method == "PATCH" else "application/json"
-            data = json.dumps(body).encode()
-        headers.update(self.connection.headers())
-        url = self.connection.host.rstrip("/") + target.path
-        answer = self.connection.pool.request(
+        answer = self._connection.pool.request(
             method,
-            url + (f"?{urlencode(query)}" if query else ""),
-            body=data,
-            headers=headers,
+            self._connection.host + target.path + (f"?{urlencode(query)}" if query else ""),
+            body=None if body is None else json.dumps(body).encode(),
+            headers={**headers, **self._connection.headers()},
             timeout=urllib3.Timeout(connect=_CONNECT, read=seconds),
             retries=False,
             preload_content=False,
             redirect=False,
         )
         if answer.status >= 300:
+            verb = _VERBS.get(method) or ("get" if target.name else "list")
+            verb = "watch" if "watch" in query else verb
+            kind = f"{target.kind}/{target.sub}" if target.sub else target.kind
             try:
-                verb = "WATCH" if "watch" in query else method
-                raise refusal(verb, target, answer.status, answer.headers, answer.data)
+                data = answer.data
             finally:
                 answer.release_conn()
-        for warning in answer.headers.getlist("Warning"):
-            with self._mutex:
-                self._warnings.append(_words(warning))
+            raise refusal(verb, kind, target.namespace, answer.status, answer.headers, data)
+        with self._mutex:
+            self._warnings += map(_warning, answer.headers.getlist("Warning"))
         return answer
 
 
@@ -252,7 +273,7 @@ class Stream:
 
     def blocks(self) -> Iterator[bytes]:
         """Yield whole lines as they come, many at once where many do; the last may lack its end."""
-        import urllib3
+        from urllib3.exceptions import HTTPError
 
         rest: list[bytes] = []
         try:
@@ -262,7 +283,7 @@ class Stream:
                     yield b"".join((*rest, data[:cut]))
                     rest.clear()
                 rest.append(data[cut:])
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+        except (HTTPError, OSError, ValueError, AttributeError):
             pass  # what was cut off comes again with the next connection
         if last := b"".join(rest):
             yield last
@@ -329,154 +350,24 @@ def _unchunked(file: BinaryIO) -> Generator[bytes, None, bool]:
     return False
 
 
-def _words(warning: str) -> str:
+def _object(data: bytes) -> dict[str, Any]:
+    """Return the object of an answer; raises ValueError."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise ValueError("it answers with something else than JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("it answers with something else than an object")
+    return value
+
+
+def _warning(header: str) -> str:
     """Return the text of a Warning header: a code, an agent, and the quoted text."""
-    _, _, text = warning.partition('"')
-    return text.rpartition('"')[0].replace('\\"', '"') or warning
+    _, _, text = header.partition('"')
+    return text.rpartition('"')[0].replace('\\"', '"') or header
 
 
 def _is_final(error: Exception) -> bool:
     """Return whether trying again cannot help: the server's name or certificate is wrong."""
     text = str(error)
     return "CERTIFICATE_VERIFY_FAILED" in text or "Name or service not known" in text
-
-
-_ROLE = "docs/kubernetes.md has the role that suffices"
-
-# A 403 with these words does not come from missing rights.
-_ADMISSION = (
-    "exceeded quota",
-    "admission webhook",
-    "violates PodSecurity",
-    "is forbidden: maximum",
-)
-
-
-class ApiError(ExecutionError):
-    """An answer that is not what was asked for.
-
-    status: of HTTP. reason: as in the API's Status, such as ``AlreadyExists``. words: the server's.
-    retry_after: seconds that the server asks to wait.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int,
-        reason: str = "",
-        words: str = "",
-        retry_after: float = 0.0,
-        hint: str | None = None,
-    ) -> None:
-        """Keep what tells one refusal from another."""
-        super().__init__(message, hint=hint)
-        self.status = status
-        self.reason = reason
-        self.words = words
-        self.retry_after = retry_after
-
-
-def refusal(
-    method: str, target: Target, status: int, headers: Mapping[str, str], data: bytes
-) -> ApiError:
-    """Return what an answer with an error's status means."""
-    body = _status(data)
-    words = printable(str(body.get("message") or data[:300].decode(errors="replace").strip()))
-    reason = str(body.get("reason") or "")
-    message, hint = _explain(method, target, status, reason, words)
-    return ApiError(
-        message,
-        status=status,
-        reason=reason,
-        words=words,
-        retry_after=_seconds(headers.get("Retry-After", "")),
-        hint=hint,
-    )
-
-
-def unreachable(host: str, error: Exception, kind: str) -> ExecutionError:
-    """Return the error for a server that gives no answer."""
-    reason = getattr(error, "reason", None) or error
-    words = printable(str(reason).rpartition(": ")[2] or type(reason).__name__)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        words = "its certificate is not that of the kubeconfig's authority"
-    return ExecutionError(
-        f"the cluster at {host} does not answer: {words}",
-        hint=f"`kubectl get {kind}` must work with the same context",
-    )
-
-
-def _explain(
-    method: str, target: Target, status: int, reason: str, words: str
-) -> tuple[str, str | None]:
-    if status == 401:
-        return (
-            f"the cluster does not accept the credentials: {words}",
-            "log in anew; `kubectl get jobs` must work with the same context",
-        )
-    if status == 403 and not any(mark in words for mark in _ADMISSION):
-        return _missing_right(_verb(method, target), target, words)
-    if status == 404 and f'namespaces "{target.namespace}" not found' in words:
-        return (
-            f"there is no namespace `{target.namespace}`",
-            f"make it: `kubectl create namespace {target.namespace}`; or name another in the "
-            "backend config or the Job template",
-        )
-    if status in (400, 403, 422):
-        what = f"the cluster refuses the {target.kind[:-1]}"
-        return f"{what}: {words}", decides(words)
-    if status == 429 or status >= 500:
-        return f"the cluster is in trouble ({status}): {words or reason}", "try again later"
-    return f"the cluster answers {status} to {method} {target.kind}: {words or reason}", None
-
-
-def kubectl(namespace: str, context: str | None, kubeconfig: str = "") -> str:
-    """Return how the user calls kubectl for the same cluster and namespace.
-
-    kubeconfig: where it is not that of the caller's variable.
-    """
-    words = ["kubectl", *(["--context", context] if context else []), "-n", namespace]
-    head = f"KUBECONFIG={shlex.quote(kubeconfig)} " if kubeconfig else ""
-    return head + shlex.join(words)
-
-
-def decides(words: str) -> str:
-    """Return the remedy for what an admission of the cluster refuses with these words."""
-    if "PodSecurity" in words or "security context constraint" in words:
-        return (
-            "set what it names under `securityContext` in the Job template, of the pod and of its "
-            "containers; docs/kubernetes.md shows it under `Pods without root`"
-        )
-    return "the Job template or the backend config decides that"
-
-
-def _missing_right(verb: str, target: Target, words: str) -> tuple[str, str]:
-    kind = f"{target.kind}/{target.sub}" if target.sub else target.kind
-    return (
-        f"the right to `{verb}` `{kind}` in the namespace `{target.namespace}` is missing: {words}",
-        f"have a Role with the verb `{verb}` on `{kind}` bound; {_ROLE}",
-    )
-
-
-def _verb(method: str, target: Target) -> str:
-    """Return the verb that RBAC has for a request."""
-    if method == "GET":
-        return "get" if target.name else "list"
-    verbs = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
-    return verbs.get(method, method.lower())
-
-
-def _status(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _seconds(text: str) -> float:
-    try:
-        return min(30.0, max(0.0, float(text)))
-    except ValueError:
-        return 0.0

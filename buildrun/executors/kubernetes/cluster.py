@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes import manifest
 from buildrun.executors.kubernetes import manifest as names
-from buildrun.executors.kubernetes.api import Api, Target, kubectl
+from buildrun.executors.kubernetes.api import Api, Target
+from buildrun.executors.kubernetes.errors import kubectl
 from buildrun.executors.kubernetes.watch import Event, Events, Watcher
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.kubernetes.api import Api, ApiError, Target, kubectl
+from buildrun.executors.kubernetes.api import Api, Target
 from buildrun.executors.kubernetes.auth import connect
+from buildrun.executors.kubernetes.errors import ApiError, kubectl
 from buildrun.executors.kubernetes.job_state import Ended, Running, classify
 from buildrun.executors.kubernetes.logs import Follower
 from buildrun.executors.kubernetes.watch import View

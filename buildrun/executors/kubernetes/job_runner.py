@@ -14,7 +14,8 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.base import OutputSink, ProcessRunner, Result
 from buildrun.executors.kubernetes import manifest
 from buildrun.executors.kubernetes import manifest as names
-from buildrun.executors.kubernetes.api import ApiError, decides
+from buildrun.executors.kubernetes.api import HURRY
+from buildrun.executors.kubernetes.errors import ApiError, NoAnswer, admission_hint
 from buildrun.executors.kubernetes.job_state import (
     Ended,
     Gone,
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 _FIRST_LOOK = {"job": 1.0, "pod": 15.0}
 _LOOK = 5.0
 
-# Seconds that the rest of a log may take once the container has ended.
+# Seconds that the rest of a log may take once the container has ended; and between two looks
+# whether the user asks to end.
 _REST = 60.0
+_SLICE = 0.5
 
 _TRIES = 10
 
@@ -70,11 +73,16 @@ def run_job(
     """
     attempt = _JobRun(cluster, job_spec, runner, sink)
     with runner.on_interrupt(attempt.interrupt):
-        attempt.submit()
-        if detach:
-            attempt.tell_warnings(coming=False)
-            return Result(0, detached=True)
-        return attempt.to_its_end(collect_outputs)
+        try:
+            attempt.submit()
+            if detach:
+                attempt.tell_warnings(coming=False)
+                return Result(0, detached=True)
+            return attempt.to_its_end(collect_outputs)
+        except NoAnswer:
+            if attempt.number is None:
+                raise
+            return attempt.cancel(attempt.number, ask=False)
 
 
 class _JobRun:
@@ -86,7 +94,8 @@ class _JobRun:
         self._runner = runner
         self._sink = sink
         self._container = names.dns(job_spec.identity.project)
-        self._number: int | None = None
+        # The signal by which the user asks to end.
+        self.number: int | None = None
         self._impatient = threading.Event()
         self._follower: Follower | None = None
         self._followed: tuple[str, int] = ("", -1)
@@ -100,9 +109,10 @@ class _JobRun:
 
     def interrupt(self, number: int) -> None:
         """Take note of a signal by which the user asks to end."""
-        if self._number is not None:
+        if self.number is not None:
             self._impatient.set()
-        self._number = self._number or number
+        self.number = self.number or number
+        self._cluster.api.hurry()
         self._cluster.watcher.stir(self._job_spec.name)
 
     # -- the beginning -------------------------------------------------------------------------
@@ -210,8 +220,8 @@ class _JobRun:
         seconds: float | None = 0.0
         try:
             while True:
-                if self._number is not None:
-                    return self._cancel(self._number)
+                if self.number is not None:
+                    return self.cancel(self.number)
                 view = self._look(revision, seconds)
                 revision = view.revision
                 state = classify(view, self._container)
@@ -296,7 +306,7 @@ class _JobRun:
             "ask for less in `resources`, or wait until others have ended; "
             f"{self._cluster.kubectl} describe quota"
             if quota
-            else decides(event.words)
+            else admission_hint(event.words)
         )
         state = Waiting(event.reason, event.words, "schedule", hint)
         if event.reason == "FailedCreate" and not quota:
@@ -350,25 +360,39 @@ class _JobRun:
             hint="another buildrun, a user or a time to live may have done that; run again",
         )
 
-    def _cancel(self, number: int) -> Result:
-        """Delete the Job and wait until its pod is gone; a second signal ends the waiting."""
+    def cancel(self, number: int, *, ask: bool = True) -> Result:
+        """Delete the Job and wait until its pod is gone; a second signal ends the waiting.
+
+        ask: whether the server is asked how the Job is, which the watch may not have told yet.
+        """
         cluster, name = self._cluster, self._job_spec.name
         try:
-            # The watch may not have told yet of a run that has just attached.
-            job: Object | None = cluster.api.get(cluster.job(name))
-        except ApiError:
-            job = cluster.watcher.look(name).job
-        if not self._is_for_us(job):
-            self._note(f"the Job `{name}` is left to the other run that follows it")
+            job = self._ask_for_job() if ask else cluster.watcher.look(name).job
+            if not self._is_for_us(job):
+                self._note(f"the Job `{name}` is left to the other run that follows it")
+                return Result(128 + number, number)
+            self._note("ending the Job and waiting for its pod; Ctrl-C again does not wait")
+            cluster.delete(name, secret=self._job_spec.has_secret)
+        except NoAnswer as error:
+            kinds = "jobs,secrets" if self._job_spec.has_secret else "jobs"
+            self._warn_once(
+                f"{error.message}; the Job `{name}` may be there and run",
+                f"delete it once the cluster answers: {cluster.kubectl} delete {kinds} {name}",
+            )
             return Result(128 + number, number)
-        self._note("ending the Job and waiting for its pod; Ctrl-C again does not wait")
-        cluster.delete(name, secret=self._job_spec.has_secret)
         if not cluster.await_gone(name, until=self._impatient):
             self._warn_once(
                 f"the Job `{name}` was deleted, and its pod is still ending",
                 f"look at it: {cluster.kubectl} get pods -l job-name={name}",
             )
         return Result(128 + number, number)
+
+    def _ask_for_job(self) -> Object | None:
+        """Return the Job as the server has it; as it was seen last where that cannot be known."""
+        try:
+            return self._cluster.api.get(self._cluster.job(self._job_spec.name))
+        except ApiError:
+            return self._cluster.watcher.look(self._job_spec.name).job
 
     def _is_ours(self) -> bool:
         """Return whether it is for us to clean up: whoever came last does."""
@@ -469,9 +493,13 @@ class _JobRun:
             return
         self._over.set()
         follower.wake(previous=previous)
-        if not follower.finish(_REST):
-            self._warn_once("the rest of the log does not come", "")
-            follower.leave()
+        waited = 0.0
+        while not follower.finish(_SLICE):
+            waited += _SLICE
+            if waited >= (_REST if self.number is None else HURRY):
+                self._warn_once("the rest of the log does not come", "")
+                follower.leave()
+                break
         self._say_what_ended_the_log()
 
     def _say_what_ended_the_log(self) -> None:

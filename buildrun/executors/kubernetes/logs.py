@@ -10,7 +10,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.kubernetes.api import Api, ApiError, Stream, Target, lines_of
+from buildrun.executors.kubernetes.api import Api, Stream, Target, lines_of
+from buildrun.executors.kubernetes.errors import ApiError
 
 # Seconds without a line after which a connection is taken for dead and opened anew.
 _SILENCE = 90.0

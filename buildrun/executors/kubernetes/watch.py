@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.executors.kubernetes.api import Api, ApiError, Stream, Target
+from buildrun.executors.kubernetes.api import Api, Stream, Target
+from buildrun.executors.kubernetes.errors import ApiError
 
 if TYPE_CHECKING:
     from buildrun.errors import BuildrunError
