@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,39 @@ def test_official_client_finds_other_credentials(
 ) -> None:
     change(config, tmp_path)
     assert pods(found_by(write(config))) == []
+
+
+def test_proxy_of_the_file_is_used(write: Write, tmp_path: Path) -> None:
+    with Cluster(Scripted(idle)) as proxy:
+        config: Object = json.loads(proxy.kubeconfig(tmp_path / "first").read_text())
+        server(config).update({"server": "http://cluster.invalid", "proxy-url": proxy.url})
+        assert pods(found_by(write(config))) == []
+
+
+def test_pod_is_reached_by_its_service_account(cluster: Cluster, tmp_path: Path) -> None:
+    unshare = ("unshare", "--mount", "sh", "-ec")
+    if not shutil.which("unshare") or subprocess.run((*unshare, "true"), check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    assert cluster.identity is not None
+    (tmp_path / "ca.crt").write_bytes(cluster.identity.certificate)
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "namespace").write_text("kube-system\n")
+    script = (
+        "from buildrun.executors.kubernetes.api import Api, Target\n"
+        "from buildrun.executors.kubernetes.auth import connect\n"
+        "found = connect(None, {'KUBECONFIG': '/nowhere'})\n"
+        "print(found.namespace, Api(found).get(Target('pods', found.namespace))['items'])\n"
+    )
+    there = "/run/secrets/kubernetes.io/serviceaccount"
+    files = f"{tmp_path}/ca.crt {tmp_path}/token {tmp_path}/namespace"
+    mount = f'mount -t tmpfs none /run && mkdir -p {there} && cp {files} {there}; exec "$@"'
+    host, _, port = cluster.url.partition("://")[2].partition(":")
+    done = subprocess.run(
+        (*unshare, mount, "sh", sys.executable, "-c", script),
+        env={**os.environ, "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "kube-system []\n", done.stderr
 
 
 def test_several_files_are_one(config: Object, write: Write, tmp_path: Path) -> None:
