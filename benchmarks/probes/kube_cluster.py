@@ -23,6 +23,7 @@ from kube_cluster import Cluster
 from kube_faults import Request
 from kube_http import Answer
 from kube_kubelet import DockerKubelet, Kubelet, Pod, Scripted
+from kube_status import RESOURCES
 
 # What each played pod writes before it waits for the others.
 _LINES = 100
@@ -52,11 +53,42 @@ def main() -> None:
 
 def _cluster(kind: str) -> Cluster:
     if kind == "docker":
-        return Cluster(DockerKubelet())
-    return _Written() if kind == "log" else Cluster(_at_once(int(kind)))
+        return _Discovered(DockerKubelet())
+    return _Written() if kind == "log" else _Discovered(_at_once(int(kind)))
 
 
-class _Written(Cluster):
+class _Discovered(Cluster):
+    """A cluster that tells kubectl what it has."""
+
+    def answer(self, request: Request, body: Any) -> Answer:
+        batch = {"groupVersion": "batch/v1", "version": "v1"}
+        group = {"name": "batch", "versions": [batch], "preferredVersion": batch}
+        told: dict[str, dict[str, Any]] = {
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]},
+            "/api/v1": _resources("v1", ""),
+            "/apis/batch/v1": _resources("batch/v1", "batch"),
+        }
+        found = told.get(request.path.rstrip("/"))
+        return super().answer(request, body) if found is None else Answer(object=found)
+
+
+def _resources(version: str, group: str) -> dict[str, Any]:
+    rows = [
+        {
+            "name": each.plural,
+            "singularName": each.kind.lower(),
+            "kind": each.kind,
+            "namespaced": each.namespaced,
+            "verbs": list(each.verbs),
+        }
+        for each in RESOURCES.values()
+        if each.group == group
+    ]
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": rows}
+
+
+class _Written(_Discovered):
     """A cluster whose logs are prepared, so that none waits for whoever writes them."""
 
     def __init__(self) -> None:
