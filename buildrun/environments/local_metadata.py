@@ -6,17 +6,27 @@ Locks count with it, so that an edit of a package's code does not make them stal
 from __future__ import annotations
 
 import ast
+import configparser
 import os
 import re
+import sys
+from typing import Any
 
 from buildrun.store import digest, files
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _FIELDS = ("dependencies", "optional-dependencies", "requires-python")
 _CALLS = ("setup", "find_packages", "find_namespace_packages", "read", "split", "splitlines")
 # Keys of setup.cfg that do not decide what is required.
-_OTHER_KEYS = re.compile(r"^(?:version|(?:long_)?description|license)\s*=.*$", re.MULTILINE)
-_DYNAMIC = re.compile(r"\b(?:file|attr):|^setup_requires", re.MULTILINE)
+_OTHER_KEYS = ("version", "description", "long_description", "license")
+_DYNAMIC = re.compile(r"\b(?:file|attr):")
 _PROSE = re.compile(r"readme|changelog|licen[cs]e", re.IGNORECASE)
+# Tables of pyproject.toml whose `path` is not that of a package.
+_OTHER_TABLES = ("hatch", "version")
 
 
 def content(path: str, whole: str) -> str:
@@ -24,59 +34,82 @@ def content(path: str, whole: str) -> str:
 
     whole: the digest of all its files, returned where its build may read any of them.
     """
-    texts = {name: _text(path, name) for name in ("pyproject.toml", "setup.cfg", "setup.py")}
-    named = _named(texts["pyproject.toml"], texts["setup.cfg"], texts["setup.py"])
+    texts = {name: text(path, name) for name in ("pyproject.toml", "setup.cfg", "setup.py")}
+    try:
+        named = _named(texts["pyproject.toml"], texts["setup.cfg"], texts["setup.py"])
+    except (configparser.Error, SyntaxError, TypeError, ValueError, AttributeError):
+        return whole  # one of them is not as it should be
     if named is None:
         return whole
-    texts.update((name, _text(path, name)) for name in named)
+    texts.update((name, text(path, name)) for name in named)
     return digest.key("metadata", [[name, texts[name]] for name in sorted(texts)])
+
+
+def text(path: str, name: str) -> str:
+    """Return the text of a file in a directory, "" where it cannot be read."""
+    try:
+        return files.read(os.path.join(path, name)).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _named(pyproject: str, config: str, script: str) -> list[str] | None:
     """Return the files that are read beside these for what is required; None for any of them."""
-    if re.search(r"{[^}]*\bpath\s*=|^\[tool\.uv\.sources\.", pyproject, re.MULTILINE):
-        return None  # packages of its own, with requirements
-    if project := _table(pyproject, "project"):
-        dynamic = re.search(r"^dynamic\s*=\s*\[([^]]*)\]", project, re.MULTILINE)
-        asked = re.findall(r"[\w-]+", dynamic.group(1)) if dynamic else []
-        read = _table(pyproject, "tool.setuptools.dynamic")
-        given = [
-            re.search(rf"^{field}\s*=\s*{{\s*file\s*=\s*([^}}]*)}}", read, re.MULTILINE)
-            for field in _FIELDS
-            if field in asked
-        ]
-        texts = [found.group(1) for found in given if found]
-        return _quoted(texts) if len(texts) == len(given) else None
-    if re.search(r"^build-backend\s*=\s*.poetry\.core\.", pyproject, re.MULTILINE):
+    document = tomllib.loads(pyproject)
+    if _has_packages(document):
+        return None  # with requirements of their own
+    if "project" in document:
+        return _dynamic(document)
+    system = document.get("build-system", {})
+    if system.get("build-backend", "").startswith("poetry.core."):
         return []
-    requires = re.search(r"^requires\s*=\s*\[([^]]*)\]", pyproject, re.MULTILINE)
-    tools = {
-        re.split(r"[^\w-]", one)[0] for one in _quoted([requires.group(1)] if requires else [])
-    }
-    if tools - {"setuptools", "wheel"} or _DYNAMIC.search(_OTHER_KEYS.sub("", config)):
+    tools = {re.split(r"[^\w-]", one)[0] for one in system.get("requires", ())}
+    if tools - {"setuptools", "wheel"} or _reads_files(config):
         return None
     return _opened(script) if script or config else None
 
 
-def _table(text: str, name: str) -> str:
-    found = re.search(
-        rf"^\[{re.escape(name)}\]([^\n]*\n.*?)(?=^\[|\Z)", text, re.DOTALL | re.MULTILINE
+def _has_packages(table: Any) -> bool:
+    """Return whether a table names packages by their paths."""
+    if isinstance(table, list):
+        return any(map(_has_packages, table))
+    return isinstance(table, dict) and (
+        isinstance(table.get("path"), str)
+        or "workspace" in table
+        or any(_has_packages(each) for name, each in table.items() if name not in _OTHER_TABLES)
     )
-    return found.group(1) if found else ""
 
 
-def _quoted(texts: list[str]) -> list[str]:
-    return [one for text in texts for one in re.findall(r"""["']([^"']+)["']""", text)]
+def _dynamic(document: dict[str, Any]) -> list[str] | None:
+    """Return the files that hold what `[project]` leaves to setuptools; None for anything else."""
+    found: list[str] = []
+    for field in _FIELDS:
+        if field in document["project"].get("dynamic", ()):
+            tool = document.get("tool", {}).get("setuptools", {}).get("dynamic", {})
+            named = tool.get(field, {}).get("file")
+            if not named:
+                return None
+            found += [named] if isinstance(named, str) else named
+    return found
+
+
+def _reads_files(config: str) -> bool:
+    """Return whether a setup.cfg has something else read for what is required."""
+    parser = configparser.RawConfigParser(strict=False)
+    parser.read_string(config)
+    options = [
+        (name.replace("-", "_"), value) for each in parser.values() for name, value in each.items()
+    ]
+    return any(
+        name == "setup_requires" or (name not in _OTHER_KEYS and _DYNAMIC.search(value))
+        for name, value in options
+    )
 
 
 def _opened(script: str) -> list[str] | None:
     """Return the files that a plain setup.py opens; None for one that may do anything."""
     found: list[str] = []
-    try:
-        nodes = list(ast.walk(ast.parse(script)))
-    except (SyntaxError, ValueError):
-        return None
-    for node in nodes:
+    for node in ast.walk(ast.parse(script)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = (
                 [each.name for each in node.names]
@@ -96,10 +129,3 @@ def _opened(script: str) -> list[str] | None:
         ):
             return None
     return found
-
-
-def _text(path: str, name: str) -> str:
-    try:
-        return files.read(os.path.join(path, name)).decode(errors="replace")
-    except OSError:
-        return ""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
-from buildrun.environments import requirements
+from buildrun.environments import local_metadata, requirements
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest, files, listing
 from buildrun.workspace import gitignore, select
@@ -106,8 +106,6 @@ def _local_content(
     reader.untrackable = True
     try:
         if not requirements.EDITABLE.match(line.text):
-            from buildrun.environments import local_metadata
-
             whole = content(path, outputs)
             return {"content": whole, "metadata": local_metadata.content(path, whole)}
         return {"editable": path, "content": build_content(path)}
@@ -131,7 +129,7 @@ def build_content(path: str) -> str:
 
     These are the files that say how to build it, and those that they name.
     """
-    texts = [_text(os.path.join(path, name)) for name in _BUILD_FILES]
+    texts = [local_metadata.text(path, name) for name in _BUILD_FILES]
     names = [
         name
         for name in sorted(os.listdir(path))
@@ -153,7 +151,7 @@ def _content_of(path: str) -> str:
 def _digest(path: str, found: FileSet, outputs: Sequence[str], trail: Sequence[str]) -> str:
     """Return the digest of files, of what links lead to outside, and of the packages they need."""
     parts = [found.digest, *_behind_links(path, found)]
-    for name in _PATHS.findall(_text(os.path.join(path, "pyproject.toml"))):
+    for name in _PATHS.findall(local_metadata.text(path, "pyproject.toml")):
         other = os.path.abspath(os.path.join(path, name))
         if other not in trail and os.path.isfile(os.path.join(other, "pyproject.toml")):
             parts.append(_digest(other, taken(other, outputs), outputs, (*trail, other)))
@@ -175,13 +173,6 @@ def _behind_links(path: str, found: FileSet) -> Iterator[str]:
         shared = home is not None and target.startswith(home + os.sep)
         if os.path.isfile(target) or (shared and os.path.isdir(target)):
             yield Fingerprints(target, None).content(target)
-
-
-def _text(path: str) -> str:
-    try:
-        return files.read(path).decode(errors="replace")
-    except OSError:
-        return ""
 
 
 @contextmanager
