@@ -81,8 +81,7 @@ def sources(lines: Iterable[Line]) -> list[Line]:
 
 def outputs_of(project: ProjectSpec) -> list[str]:
     """Return the absolute paths that steps write; they are no part of a local package."""
-    paths = {path for point in project.entry_points for path in point.outputs}
-    return [os.path.normpath(os.path.join(project.root, path)) for path in sorted(paths)]
+    return [os.path.normpath(os.path.join(project.root, path)) for path in project.outputs]
 
 
 def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:

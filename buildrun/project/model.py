@@ -123,6 +123,11 @@ class ProjectSpec(NamedTuple):
     entry_points: tuple[EntryPoint, ...]
     environment: EnvironmentSpec
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the outputs of all entry points, sorted."""
+        return tuple(sorted({path for point in self.entry_points for path in point.outputs}))
+
     def entry_point(self, name: str) -> EntryPoint | None:
         """Return the declared entry point of this name, or None."""
         for entry_point in self.entry_points:

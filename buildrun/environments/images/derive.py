@@ -98,8 +98,7 @@ def code_recipe(
 
     Raises ProjectError where a file cannot be read.
     """
-    outputs = {path for point in project.entry_points for path in point.outputs}
-    content = image_context.content(project.root, outputs, fingerprints)
+    content = image_context.content(project.root, project.outputs, fingerprints)
     parts = {"format": _FORMAT, "base": base.id, "code": content.taken.digest, "at": CODE}
     if any_user:
         parts["users"] = "any"
