@@ -24,7 +24,7 @@ from buildrun.console import Console
 from buildrun.environments import conda, virtual_packages
 from buildrun.environments import condarc as channels
 from buildrun.environments.base import EnvironmentRequest
-from buildrun.environments.rattler import locate
+from buildrun.environments.failures import locate
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv, ProjectSpec
 from buildrun.store.memo import DependencyTracker, Memo

@@ -317,7 +317,7 @@ def create(
     lock: int,
 ) -> None:
     """Let the program make the environment at ``prefix``; raises EnvironmentFailure."""
-    from buildrun.environments import rattler, uv
+    from buildrun.environments import failures, uv
 
     if not os.access(executable.path, os.X_OK):
         raise EnvironmentFailure(
@@ -335,6 +335,6 @@ def create(
             console=console,
             lock=lock,
         )
-    except uv.ToolFailure as failure:
+    except failures.ToolFailure as failure:
         who = os.path.basename(executable.path)
-        raise rattler.explain("", failure.output, declared, who) from None
+        raise failures.of_conda("", failure.output, declared, who) from None

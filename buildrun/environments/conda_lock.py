@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun.environments import (
     base,
+    failures,
     local_packages,
     lockfile,
     pip_config,
@@ -20,7 +21,6 @@ from buildrun.environments import (
     virtual_packages,
     virtualenv,
 )
-from buildrun.environments import uv as uv_failure
 from buildrun.environments.condarc import Channel, without_secrets
 from buildrun.environments.lockfile import Lock, Package
 from buildrun.errors import EnvironmentFailure
@@ -227,9 +227,9 @@ def install(
                     tool.pip("install", "--python", python, *more, *options, "-r", "-", text=text)
 
                 private_files.install(prefix, virtualenv.recorded, tool, console, put)
-    except uv.ToolFailure as failure:
+    except failures.ToolFailure as failure:
         what = "the environment could not be built"
-        raise uv_failure.explain(failure, what, known, declared.path) from None
+        raise failures.of_uv(failure, what, known, declared.path) from None
 
 
 def lock(

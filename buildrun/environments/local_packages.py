@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 
 from buildrun.console import redact
 from buildrun.environments import local_metadata, requirements
+from buildrun.environments.failures import ToolFailure
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest, files, listing
 from buildrun.workspace import gitignore, select
@@ -182,8 +183,6 @@ def copies(root: str, project: ProjectSpec, known: str) -> Iterator[Copies]:
     root: what paths in requirements are relative to. known: a text that has the digests of what is
     to be built. What is raised by a tool names the packages and not their copies.
     """
-    from buildrun.environments.uv import ToolFailure
-
     # Not a TemporaryDirectory: where it may not remove something, it changes what links lead to.
     directory = os.path.realpath(tempfile.mkdtemp(prefix="buildrun-"))
     made = Copies(directory, root, project, known)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.environments import uv
-from buildrun.environments.uv import locate
+from buildrun.environments.failures import ToolFailure, locate
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import fits, parse_version
 from buildrun.store.memo import memoize
@@ -174,6 +174,6 @@ class PythonMissing(EnvironmentFailure):
                 environ=uv.environment(environ, {}),
                 console=console,
             )
-        except uv.ToolFailure as failure:
+        except ToolFailure as failure:
             console.warn(f"uv could not: {failure.output.splitlines()[-1].strip()}")
             raise self from None

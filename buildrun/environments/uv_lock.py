@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments import base
+from buildrun.environments import base, failures
 from buildrun.environments.lockfile import Package
 from buildrun.environments.requirements import name_of
-from buildrun.environments.uv import ToolFailure, explain
 from buildrun.errors import EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ def resolve(
         kept = [item.line for item in before if item.stage == stage]
         try:
             text = copies.spelled(_compile(pip, texts, target, python, kept))
-        except ToolFailure as failure:
+        except failures.ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
             failure.output = copies.told(failure.output)
-            raise explain(failure, what, requirements, default) from None
+            raise failures.of_uv(failure, what, requirements, default) from None
         packages += _parse(text, stage)
     return tuple(packages)
 

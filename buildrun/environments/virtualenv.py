@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments import (
+    failures,
     local_packages,
     lockfile,
     pip_config,
@@ -18,6 +19,7 @@ from buildrun.environments import (
     requirements,
 )
 from buildrun.environments.base import EnvironmentRequest, Identity, here
+from buildrun.environments.failures import ToolFailure
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.pip_config import Settings
 from buildrun.environments.prefix import MARKER
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.python import Interpreter
-    from buildrun.environments.uv import Tool, ToolFailure
+    from buildrun.environments.uv import Tool
     from buildrun.store.memo import DependencyTracker
 
 # What `--env-manager uv` takes instead of the declared dependencies, as MLflow does.
@@ -273,7 +275,7 @@ def build(
                 _install(tool, (*target, *more), stages, _bundled(interpreter), asked)
 
             private_files.install(prefix, recorded, tool, console, put)
-    except uv.ToolFailure as failure:
+    except ToolFailure as failure:
         raise _explain(failure, identity, wanted, request) from None
 
 
@@ -325,13 +327,11 @@ def not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
 def _explain(
     failure: ToolFailure, identity: Identity, wanted: VirtualenvSpec, request: EnvironmentRequest
 ) -> EnvironmentFailure:
-    from buildrun.environments.uv import explain
-
     known = [line for lines in wanted.lines.values() for line in lines]
     default = request.project.file or request.project.root
     if identity.lock == "locked":
         known, default = [], lockfile.path_for(wanted.declared.path or "")
-    error = explain(failure, "the environment could not be built", known, default)
+    error = failures.of_uv(failure, "the environment could not be built", known, default)
     if request.offline:
         error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
     return error
@@ -366,8 +366,6 @@ def _install(
     bundled: lines for that, by names. asked: the names that the requirements hold. Raises
     ToolFailure.
     """
-    from buildrun.environments.uv import ToolFailure
-
     groups = [list(stages[stage]) for stage in ("build", "run") if stages.get(stage)]
     wheels = list(bundled.values())
     # At once where they do not meet, since each call of uv takes its time.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun import __version__
 from buildrun.console import redact
+from buildrun.environments import failures
 from buildrun.errors import EnvironmentFailure, ExecutionError
 from buildrun.executors import docker_reaper
 from buildrun.executors.docker_cli import Container, cli_environ, create_argv
@@ -254,8 +255,7 @@ def _mount(place: str, target: str) -> str:
 
 def _failure(what: str, said: bytes) -> ExecutionError:
     text = redact(said.decode(errors="replace").strip())
-    hint = "make room on the engine's disk" if "no space left" in text.lower() else None
-    return ExecutionError(f"{what}: {text}", hint=hint)
+    return ExecutionError(f"{what}: {text}", hint=failures.remedy(text, failures.ENGINE_DISK))
 
 
 def _no_cli(error: OSError) -> EnvironmentFailure:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from buildrun.environments import (
+    failures,
     local_packages,
     lockfile,
     pip_config,
@@ -52,9 +53,6 @@ PIP = (
     "--no-input", "--disable-pip-version-check", "--no-compile", "--no-cache-dir",
     "--no-warn-script-location", "--progress-bar", "off",
 )  # fmt: skip
-
-# Lines of pip's reasons that are shown.
-_SHOWN = 24
 
 _MINOR = re.compile(r"(?:={0,3}\s*)([0-9]+\.[0-9]+)(?:\.[0-9*]+)?")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
@@ -283,36 +281,14 @@ def failure(
     declared: PythonEnv,
 ) -> EnvironmentFailure:
     """Return the error for what pip, or the engine, says."""
-    from buildrun.environments.uv import ToolFailure, explain
-
-    said = [text for text in answer.said if text.strip()] or [answer.first]
+    first = [] if answer.first.startswith("{") else [answer.first]
+    said = [text for text in (*first, *answer.said) if text.strip()]
     what = f"the environment could not be made in a container of `{base_name}`"
     default = declared.path or request.project.file or request.project.root
-    error = explain(ToolFailure("\n".join(said), shown=True), what, known, default)
-    wrong = [text for text in said if text.lower().lstrip().startswith("error:")]
-    # pip begins an error with that word and says it in the lines that follow.
-    reason = said[said.index(wrong[0]) :] if wrong else said
-    if len(reason) > _SHOWN:
-        reason = [*reason[: _SHOWN // 4], "…", *reason[-_SHOWN * 3 // 4 :]]
-    error.message = "\n".join([f"{what}:", *(f"  {text}" for text in reason)])
-    low = answer.text.lower()
-    for sign, hint in _REMEDIES:
-        if sign in low:
-            error.hint = hint
-            break
+    error = failures.of_pip(said, what, known, default)
     if request.offline:
         error.hint = "run once without `--offline`"
     return error
-
-
-_REMEDIES = (
-    ("ensurepip", "choose a base whose Python has `venv` with pip: Debian's `python3-venv`"),
-    ("do not match the hashes", "the file is not the one that was locked; do not install it"),
-    ("cannot find command 'git'", "choose a base with git for requirements from repositories"),
-    ("no matching distribution", "check the name, the version and the package index"),
-    ("gcc", "choose a base with a compiler, or a version that has a wheel"),
-    ("no space left", "make room on the engine's disk"),
-)
 
 
 def _programs(python: str | None) -> tuple[str, ...]:
@@ -335,13 +311,12 @@ def _portable(found: VirtualenvSpec, request: EnvironmentRequest) -> dict[str, A
 
 def _exported(request: EnvironmentRequest, found: VirtualenvSpec, console: Console) -> list[str]:
     from buildrun.environments import uv
-    from buildrun.environments.uv import explain
 
     try:
         return uv_lock.export(uv.Tool(request, found.settings, console, -1).run)
-    except uv.ToolFailure as error:
+    except failures.ToolFailure as error:
         place = os.path.join(request.project.root, UV_LOCK)
-        raise explain(error, "the lock could not be read", (), place) from None
+        raise failures.of_uv(error, "the lock could not be read", (), place) from None
 
 
 def _joined(texts: Sequence[str]) -> str:

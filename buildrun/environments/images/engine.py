@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import redact, size
+from buildrun.environments.failures import EngineError, of_engine
 from buildrun.environments.images import engine_api
 from buildrun.environments.images.engine_api import Image
 from buildrun.errors import BuildrunError, EnvironmentFailure, ExecutionError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from buildrun.environments.images.engine_api import Host, Reference
 
-__all__ = ["LABEL", "BuiltImage", "Engine", "Image"]
+__all__ = ["LABEL", "BuiltImage", "Engine", "EngineError", "Image"]
 
 # On every image that buildrun makes, and the key that it was made for.
 LABEL = "buildrun"
@@ -300,7 +301,7 @@ def _as_stream(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _raise_for(doing: str, answer: Mapping[str, Any]) -> None:
     if "error" in answer or "errorDetail" in answer:
         detail = answer.get("errorDetail") or {}
-        raise refused(
+        raise of_engine(
             doing, detail.get("message") or answer.get("error"), int(detail.get("code") or 0)
         )
 
@@ -359,10 +360,6 @@ class TransferProgress:
         self._tell(f"{self._text}: {size(current)} of {size(total)}")
 
 
-_FULL = "no space left on device"
-_CREDENTIALS = ("unauthorized", "authentication required", "denied", "no basic auth credentials")
-
-
 def unreachable(host: Host, error: BaseException) -> BuildrunError:
     """Return the error for an engine that cannot be spoken to."""
     if _cause(error, PermissionError) is not None:
@@ -374,15 +371,6 @@ def unreachable(host: Host, error: BaseException) -> BuildrunError:
         f"no docker engine answers at {redact(host.url)} (from {host.origin})",
         hint="start one, or set DOCKER_HOST or `docker context use`",
     )
-
-
-class EngineError(EnvironmentFailure):
-    """An engine, or a registry behind it, does not do what it was asked."""
-
-    @property
-    def full(self) -> bool:
-        """Return whether that is for want of room on its disk."""
-        return _FULL in self.message.lower()
 
 
 @contextmanager
@@ -397,36 +385,13 @@ def told(host: Host, doing: str) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise refused(doing, error.explanation or str(error), error.status_code or 0) from error
+        raise of_engine(doing, error.explanation or str(error), error.status_code or 0) from error
     except DockerException as error:
         if _cause(error, OSError) is not None:
             raise unreachable(host, error) from error
         raise ExecutionError(f"docker cannot {doing}: {redact(str(error))}") from error
     except (RequestException, OSError) as error:
         raise unreachable(host, error) from error
-
-
-def refused(doing: str, explanation: object, status: int = 0) -> EngineError:
-    """Return the error for what an engine, or a registry behind it, answers.
-
-    explanation: its own words. status: of HTTP, 0 where it is not known.
-    """
-    if isinstance(explanation, bytes):
-        explanation = explanation.decode(errors="replace")
-    said = redact(str(explanation).strip())
-    text = f"docker cannot {doing}: {said}"
-    low = said.lower()
-    if _FULL in low:
-        return EngineError(text, hint="make room on the engine's disk, as with `buildrun cache gc`")
-    if status in (401, 403) or any(word in low for word in _CREDENTIALS):
-        return EngineError(text, hint="check the name; `docker login` for a private registry")
-    if "manifest unknown" in low or "not found" in low or "no such image" in low:
-        return EngineError(text, hint="check the image's name and tag")
-    if "no such host" in low or "dial tcp" in low or "timeout" in low:
-        return EngineError(text, hint="check the network and the registry's name")
-    if "gave http response to https client" in low:
-        return EngineError(text, hint="list the registry under `insecure-registries` of the engine")
-    return EngineError(text)
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
