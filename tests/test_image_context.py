@@ -104,6 +104,9 @@ CASES = [
     ("a[]-]b", "a-b", None),
     ("[", "x", None),
     ("a[b-]", "x", None),
+    ("a[c-b]", "x", None),
+    ("a[\\[^b]", "a\\", False),
+    ("[ab]\\/c", "a/c", True),
     ("trailing\\", "x", None),
     ("!", "x", None),
 ]  # fmt: skip

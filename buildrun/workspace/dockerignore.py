@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from buildrun.errors import ProjectError
+from buildrun.workspace import glob
 
 NAME = ".dockerignore"
 _BOM = b"\xef\xbb\xbf"
@@ -92,7 +93,7 @@ def parse(content: bytes, *, place: str = NAME) -> Rules:
             continue
         exception = text.startswith("!")
         text = _clean(text[1:].strip(_BLANKS)) if exception else _clean(text)
-        if not text or is_malformed(text):
+        if not text or glob.translate(text, docker=True) == glob.NEVER:
             raise ProjectError(
                 "this pattern is malformed",
                 place=f"{place}:{number}",
@@ -100,45 +101,6 @@ def parse(content: bytes, *, place: str = NAME) -> Rules:
             )
         patterns.append(_pattern(text, exception=exception))
     return Rules(patterns)
-
-
-def is_malformed(pattern: str) -> bool:
-    """Return whether Go's ``filepath.Match`` would refuse the pattern."""
-    position = 0
-    try:
-        while position < len(pattern):
-            if pattern[position] == "\\":
-                position += 1
-                pattern[position]
-            elif pattern[position] == "[":
-                position = _end_of_set(pattern, position + 1)
-            position += 1
-    except IndexError:
-        return True
-    return False
-
-
-def _end_of_set(pattern: str, position: int) -> int:
-    """Return where the bracket is that closes a set; raises IndexError where none does."""
-    if pattern[position] == "^":
-        position += 1
-    count = 0
-    while pattern[position] != "]" or count == 0:
-        position = _after(pattern, position)
-        if pattern[position] == "-":
-            position = _after(pattern, position + 1)
-        count += 1
-    return position
-
-
-def _after(pattern: str, position: int) -> int:
-    """Return where the character in a set ends that begins here."""
-    if pattern[position] in "-]":
-        raise IndexError
-    if pattern[position] == "\\":
-        position += 1
-    pattern[position + 1]
-    return position + 1
 
 
 def _clean(text: str) -> str:
@@ -163,39 +125,8 @@ def _matcher(text: str) -> Callable[[str], bool]:
         # By the end of the path alone, as Docker has it: `**name` means `othername` too.
         end = text[2:]
         return lambda path: path.endswith(end) or "/" + path == end
-    matching = re.compile("".join(_translate(text))).fullmatch
+    matching = re.compile(glob.translate(text, docker=True)).fullmatch
     return lambda path: matching(path) is not None
-
-
-def _translate(text: str) -> Iterator[str]:
-    position = 0
-    while position < len(text):
-        character = text[position]
-        position += 1
-        if text.startswith(_ANY_DEPTH, position - 1):
-            position += 1
-            if text.startswith("/", position):
-                position += 1
-            yield ".*" if position == len(text) else "(?:.*/)?"
-        elif character == "*":
-            yield "[^/]*"
-        elif character == "?":
-            yield "[^/]"
-        elif character == "[":
-            end = _end_of_set(text, position)
-            yield "[" + _set(text[position:end]) + "]"
-            position = end + 1
-        elif character == "\\":
-            yield re.escape(text[position])
-            position += 1
-        else:
-            yield re.escape(character)
-
-
-def _set(body: str) -> str:
-    """Return the body of a set for `re`, in which fewer characters stand for themselves."""
-    start = "^" if body.startswith("^") else ""
-    return start + re.sub(r"[\[&~|]", r"\\\g<0>", body[len(start) :])
 
 
 def _leads_into(

@@ -105,7 +105,8 @@ class Rules:
         return self._compiled[rule]
 
 
-def _is_directory(name: bytes, descriptor: int) -> bool:
+def is_directory(name: bytes, descriptor: int) -> bool:
+    """Return whether an entry of an open directory is a directory."""
     try:
         return stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode)
     except OSError:
@@ -244,13 +245,14 @@ class Filter:
     ignored: whether git's rules have left anything out so far, and git itself can be asked of it.
     """
 
-    def __init__(self, root: bytes, repository: Repository | None) -> None:
+    def __init__(self, root: bytes) -> None:
         """Read the rules that lie above the root."""
         self._root = root
+        self.repository = repository(root)
         self._seen = xxhash.xxh3_128()
         self._ignored = False
         self._stuck = False
-        above = () if repository is None else tuple(self._above(repository))
+        above = () if self.repository is None else tuple(self._above(self.repository))
         self._git: dict[bytes, tuple[Rules, ...]] = {}
         self._own: dict[bytes, tuple[Rules, ...]] = {}
         self._outer = above
@@ -280,7 +282,7 @@ class Filter:
         for rules in (*git, *own):
             candidates |= rules.candidates(below, held)
         for name in candidates - dropped:
-            directory = _is_directory(name, descriptor)
+            directory = is_directory(name, descriptor)
             if self._is_ignored(below, name, git, own, directory=directory):
                 dropped.add(name)
         return [name for name in held if name not in dropped] if dropped else held

@@ -41,30 +41,28 @@ def is_glob(text: str) -> bool:
     return any(character in text for character in "*?[\\")
 
 
-def translate(glob: str) -> str:
-    """Return a regular expression, to be compiled with ``re.DOTALL``, for the whole of a path."""
+def translate(glob: str, *, docker: bool = False) -> str:
+    """Return a regular expression for the whole of a path, NEVER for a malformed glob.
+
+    docker: as in .dockerignore. Else as in .gitignore, to be compiled with ``re.DOTALL``.
+    """
     parts: list[str] = []
     position = 0
     try:
         while position < len(glob):
-            part, position = _next(glob, position)
+            character = glob[position]
+            if character == "*":
+                part, position = (_docker_stars if docker else _stars)(glob, position)
+            elif character == "[":
+                part, position = _set(glob, position + 1, docker=docker)
+            elif character == "\\":
+                part, position = re.escape(_at(glob, position + 1)), position + 2
+            else:
+                part, position = "[^/]" if character == "?" else re.escape(character), position + 1
             parts.append(part)
     except _Malformed:
         return NEVER
     return "".join(parts)
-
-
-def _next(glob: str, position: int) -> tuple[str, int]:
-    character = glob[position]
-    if character == "*":
-        return _stars(glob, position)
-    if character == "?":
-        return "[^/]", position + 1
-    if character == "[":
-        return _set(glob, position + 1)
-    if character == "\\":
-        return re.escape(_at(glob, position + 1)), position + 2
-    return re.escape(character), position + 1
 
 
 def _stars(glob: str, position: int) -> tuple[str, int]:
@@ -79,23 +77,39 @@ def _stars(glob: str, position: int) -> tuple[str, int]:
     return ("(?:.*/)?", end + 1) if glob[end] == "/" else ("[^/]*", end)
 
 
-def _set(glob: str, position: int) -> tuple[str, int]:
-    negated = _at(glob, position) in "!^"
+def _docker_stars(glob: str, position: int) -> tuple[str, int]:
+    if not glob.startswith("**", position):
+        return "[^/]*", position + 1
+    end = position + (3 if glob.startswith("/", position + 2) else 2)
+    return ".*" if end == len(glob) else "(?:.*/)?", end
+
+
+def _set(glob: str, position: int, *, docker: bool) -> tuple[str, int]:
+    negated = _at(glob, position) in ("^" if docker else "!^")
     if negated:
         position += 1
     ranges: list[Range] = []
     before = ""  # what a range may start with
     while True:
         character = _at(glob, position)
-        if character == "\\":
+        following = glob[position + 1 : position + 2]
+        if (
+            character == "-"
+            and before
+            and following not in (("", "]", "-") if docker else ("", "]"))
+        ):
+            position += 2 if following == "\\" else 1
+            ranges.append((before, _at(glob, position)))
+            before = ""
+        elif docker and character in "-]":
+            raise _Malformed  # as Go's `filepath.Match` has it
+        elif character == "\\":
             position += 1
             before = _at(glob, position)
             ranges.append((before, before))
-        elif character == "-" and before and glob[position + 1 : position + 2] not in ("", "]"):
-            position += 2 if glob[position + 1] == "\\" else 1
-            ranges.append((before, _at(glob, position)))
-            before = ""
-        elif glob.startswith("[:", position) and (named := _class(glob, position + 2)):
+        elif (
+            not docker and glob.startswith("[:", position) and (named := _class(glob, position + 2))
+        ):
             ranges.extend(named[0])
             position = named[1]
             before = ""
@@ -104,7 +118,7 @@ def _set(glob: str, position: int) -> tuple[str, int]:
             before = character
         position += 1
         if _at(glob, position) == "]":
-            return _alternatives(ranges, negated=negated), position + 1
+            return _alternatives(ranges, negated=negated, docker=docker), position + 1
 
 
 def _class(glob: str, start: int) -> tuple[tuple[Range, ...], int] | None:
@@ -120,13 +134,15 @@ def _class(glob: str, start: int) -> tuple[tuple[Range, ...], int] | None:
     return _CLASSES[name], end
 
 
-def _alternatives(ranges: list[Range], *, negated: bool) -> str:
-    body = "".join(
-        f"{re.escape(first)}-{re.escape(last)}" for first, last in ranges if first <= last
-    )
+def _alternatives(ranges: list[Range], *, negated: bool, docker: bool) -> str:
+    forward = [(first, last) for first, last in ranges if first <= last]
+    if docker and len(forward) < len(ranges):
+        raise _Malformed
+    body = "".join(f"{re.escape(first)}-{re.escape(last)}" for first, last in forward)
+    slash = "" if docker else "/"
     if negated:
-        return f"[^/{body}]"
-    return f"(?!/)[{body}]" if body else NEVER
+        return f"[^{slash}{body}]"
+    return f"{'(?!/)' if slash else ''}[{body}]" if body else NEVER
 
 
 def _at(glob: str, position: int) -> str:

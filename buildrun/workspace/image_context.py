@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.console import display
 from buildrun.errors import ProjectError
-from buildrun.store import files, stat_signature
+from buildrun.store import files
 from buildrun.workspace import dockerignore, gitignore, names, select
 from buildrun.workspace.dockerignore import Rules
 from buildrun.workspace.fingerprints import Fingerprints
 from buildrun.workspace.select import Selection
-from buildrun.workspace.walk import walk
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
@@ -78,19 +75,9 @@ def _rules(root: str) -> Rules:
 
 
 def _select(root: bytes, tracked: GitIndex, rules: Rules, secrets: set[str]) -> Selection:
-    watcher = _Watcher()
-    repository = gitignore.repository(root)
-    git = gitignore.Filter(root, repository)
-    chosen = _Filter(git, rules, secrets)
-    found: dict[bytes, bytes] = {}
-    for paths, signatures in walk(root, b"", chosen, watcher):
-        found.update(zip(paths, signatures, strict=True))
-    if git.ignored and repository is not None:
-        for path in tracked.though_ignored(root, repository, git.digest):
-            if path not in found and not git.leaves_out(path) and not _is_out(path, rules):
-                _add(found, root, path)
-    paths = sorted(found)
-    return Selection(paths, [found[path] for path in paths], tuple(watcher.problems.items()))
+    git = gitignore.Filter(root)
+    choose = _Filter(git, rules, secrets)
+    return select.filtered(root, tracked, git, choose, lambda path: _is_out(path, rules))
 
 
 def _is_out(path: bytes, rules: Rules) -> bool:
@@ -99,29 +86,6 @@ def _is_out(path: bytes, rules: Rules) -> bool:
     each = ["/".join(parts[: number + 1]) for number in range(len(parts))]
     secret = any(is_secret(name) and not rules.brings_back(name) for name in each)
     return secret or rules.leaves_out(os.fsdecode(path))
-
-
-def _add(found: dict[bytes, bytes], root: bytes, path: bytes) -> None:
-    try:
-        status = os.lstat(os.path.join(root, path))
-    except OSError:
-        return  # tracked, and gone
-    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-        found[path] = stat_signature.of(status)
-
-
-class _Watcher:
-    """Notes what cannot be looked at; devices, sockets and pipes are passed over."""
-
-    def __init__(self) -> None:
-        self.problems: dict[bytes, str] = {}
-
-    def on_error(self, path: bytes, error: OSError) -> None:
-        name = path.rstrip(b"/") or b"."
-        self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
-
-    def odd(self, path: bytes) -> None:
-        del path
 
 
 class _Filter:
@@ -154,7 +118,11 @@ class _Filter:
         if closed or secret or not git_keeps:
             if rules and rules.brings_back(path):
                 return True
-            if rules and rules.may_bring_back(path, spelled=True) and _is_dir(name, descriptor):
+            if (
+                rules
+                and rules.may_bring_back(path, spelled=True)
+                and gitignore.is_directory(name, descriptor)
+            ):
                 self._closed.add(below + name + b"/")
                 return True
             if secret and git_keeps and not closed and not rules.leaves_out(path):
@@ -162,14 +130,9 @@ class _Filter:
             return False
         if not rules or not rules.leaves_out(path):
             return True
-        return rules.may_bring_back(path, spelled=False) and _is_dir(name, descriptor)
-
-
-def _is_dir(name: bytes, descriptor: int) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode)
-    except OSError:
-        return False  # gone since the directory was listed
+        return rules.may_bring_back(path, spelled=False) and gitignore.is_directory(
+            name, descriptor
+        )
 
 
 # Files that hold nothing else, by the programs that write them.

@@ -17,7 +17,7 @@ from buildrun.store.stat_signature import StatSignature
 from buildrun.workspace import gitignore, glob, names, own_output
 from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.glob import Door
-from buildrun.workspace.walk import everything, walk
+from buildrun.workspace.walk import Choose, everything, walk
 
 _MLPROJECT = "MLproject"
 
@@ -73,23 +73,35 @@ def project(root: bytes, known: GitIndex) -> Selection:
     Devices, sockets and pipes are passed over, as git does, and so are the files that our own
     output goes to.
     """
+    git = gitignore.Filter(root)
+    return without_logs(without(filtered(root, known, git, git), (_MLPROJECT,)))
+
+
+def filtered(
+    root: bytes,
+    known: GitIndex,
+    git: gitignore.Filter,
+    choose: Choose,
+    is_out: Callable[[bytes], bool] = lambda _: False,
+) -> Selection:
+    """Return what a walk chooses, with what git tracks although its rules ignore it.
+
+    choose: asks ``git``, and may choose otherwise. is_out: whether a tracked file is left out.
+    """
     sink = Sink(passing_over=True)
-    repository = gitignore.repository(root)
-    chosen = gitignore.Filter(root, repository)
     paths: list[bytes] = []
     signatures: list[bytes] = []
-    for some, theirs in walk(root, b"", chosen, sink):
+    for some, theirs in walk(root, b"", choose, sink):
         paths += some
         signatures += theirs
-    if chosen.ignored and repository is not None:
+    if git.ignored and git.repository is not None:
         there = set(paths)
-        for path in known.though_ignored(root, repository, chosen.digest):
-            if path not in there and not chosen.leaves_out(path):
+        for path in known.though_ignored(root, git.repository, git.digest):
+            if path not in there and not git.leaves_out(path) and not is_out(path):
                 add_link(sink, root, path)
     tracked = sink.selection()
-    walked = Selection(paths, signatures, tracked.problems, entered=chosen.entered)
-    found = union((walked, tracked)) if tracked.paths else walked
-    return without_logs(without(found, (_MLPROJECT,)))
+    walked = Selection(paths, signatures, tracked.problems, entered=git.entered)
+    return union((walked, tracked)) if tracked.paths else walked
 
 
 def without_logs(selection: Selection) -> Selection:
