@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from buildrun.errors import StoreError
@@ -44,6 +46,15 @@ def read(path: str | bytes, *, follow: bool = True, limit: int = LARGEST) -> byt
         if os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"this file has more than {limit} bytes", path)
         return file.read()
+
+
+@contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    """Give an open descriptor, and close it at the end of the block."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 _OTHER = "this is a device, pipe or socket, not a file"

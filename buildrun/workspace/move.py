@@ -5,7 +5,7 @@ import os
 import stat
 
 from buildrun.store.cas import Copier, ignore_errors
-from buildrun.store.files import open_beneath
+from buildrun.store.files import closing, open_beneath
 
 # A directory that something is mounted on, another mount, or an image's layer cannot be renamed.
 _FIXED = frozenset({errno.EXDEV, errno.EBUSY})
@@ -68,15 +68,10 @@ def copy_move(name: str, source: int, new_name: str, target: int) -> None:
 def is_empty(name: str, directory: int) -> bool:
     """Return whether there is nothing, or a directory without anything in it."""
     try:
-        opened = open_beneath(directory, name)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        return not os.listdir(opened)
-    finally:
-        os.close(opened)
+        with closing(open_beneath(directory, name)) as opened:
+            return not os.listdir(opened)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
 
 
 def delete(path: str) -> None:
@@ -108,19 +103,15 @@ def clear(path: str) -> None:
 
 def _carry_children(name: str, source: int, new_name: str, target: int) -> None:
     _open_up(name, source)
-    inside = open_beneath(source, name)
-    try:
-        there = open_beneath(target, new_name)
-        try:
-            for child in os.listdir(inside):
-                if child == _PART:
-                    os.unlink(child, dir_fd=inside)  # a killed process was about to fill it
-                else:
-                    copy_move(child, inside, child, there)
-        finally:
-            os.close(there)
-    finally:
-        os.close(inside)
+    with (
+        closing(open_beneath(source, name)) as inside,
+        closing(open_beneath(target, new_name)) as there,
+    ):
+        for child in os.listdir(inside):
+            if child == _PART:
+                os.unlink(child, dir_fd=inside)  # a killed process was about to fill it
+            else:
+                copy_move(child, inside, child, there)
 
 
 def _copy(name: str, source: int, new_name: str, target: int, status: os.stat_result) -> None:
@@ -134,27 +125,24 @@ def _copy(name: str, source: int, new_name: str, target: int, status: os.stat_re
     elif not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EXDEV, "a device, pipe or socket cannot be copied", name)
     else:
-        _copy_file(name, source, _PART, target, status)
+        _copy_file(name, source, target, status)
     os.rename(_PART, new_name, src_dir_fd=target, dst_dir_fd=target)
 
 
-def _copy_file(name: str, source: int, new_name: str, target: int, status: os.stat_result) -> None:
+def _copy_file(name: str, source: int, target: int, status: os.stat_result) -> None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    reading = os.open(name, os.O_RDONLY | flags, dir_fd=source)
-    try:
-        creating = os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags
-        writing = os.open(new_name, creating, 0o600, dir_fd=target)
+    creating = os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags
+    with (
+        closing(os.open(name, os.O_RDONLY | flags, dir_fd=source)) as reading,
+        closing(os.open(_PART, creating, 0o600, dir_fd=target)) as writing,
+    ):
         try:
             Copier().copy_unread(reading, writing)
             os.fchmod(writing, stat.S_IMODE(status.st_mode))
             os.utime(writing, ns=(status.st_atime_ns, status.st_mtime_ns))
         except BaseException:
-            os.unlink(new_name, dir_fd=target)
+            os.unlink(_PART, dir_fd=target)
             raise
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
 
 
 def _is_directory(path: str) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.planning.model import Step
     from buildrun.planning.state import ProjectState
-    from buildrun.workspace.outputs import Displaced, Rescued
+    from buildrun.workspace.outputs import Staging
     from buildrun.workspace.select import FileSet
 
 
@@ -60,23 +60,18 @@ class PreviousOutputs:
             if entry.kind in ("file", "executable")
         )
 
-    def put_back(self, step: Step, aside: Displaced, *, known: bool) -> None:
+    def put_back(self, step: Step, aside: Staging, *, known: bool) -> None:
         """Put old outputs back where a command that failed left nothing, and lose none."""
         if known:
             aside.put_back()
         else:
             aside.put_back(step.outputs)
-            self._rescue_from_a_failure(aside)
+            say_rescued(self._rescue(aside), self._place.console)
         self.note_left(step)
 
-    def rescue(self, aside: Displaced) -> None:
+    def rescue(self, aside: Staging) -> None:
         """Move old outputs, which new ones have replaced, to where they can be had from."""
-        try:
-            rescued = aside.rescue(self.previous)
-        except (OSError, StoreError) as error:
-            self._leave(aside, error)
-            return
-        for path, place in rescued:
+        for path, place in self._rescue(aside):
             self._place.console.warn(
                 f"`{printable(path)}` was replaced; what was there before was not made by "
                 f"buildrun, and is now `{printable(place)}`",
@@ -93,23 +88,19 @@ class PreviousOutputs:
         place.fingerprints.forget()
         place.history.record_leftover(step.id, place.fingerprints.outputs(step.outputs).digest)
 
-    def _rescue_from_a_failure(self, aside: Displaced) -> None:
+    def _rescue(self, aside: Staging) -> list[tuple[str, str]]:
+        """Return what was moved; what cannot be is left in the project, and that is said."""
         try:
-            rescued = aside.rescue(self.previous)
+            return aside.rescue(self.previous)
         except (OSError, StoreError) as error:
-            self._leave(aside, error)
-            return
-        say_rescued(rescued, self._place.console)
-
-    def _leave(self, aside: Displaced, error: OSError | StoreError) -> None:
-        """Leave old outputs in the project, where the store does not take them."""
-        fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
+            fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
         place = aside.leave()
         self._place.console.warn(
             f"files that were not made by buildrun were replaced, and cannot be moved to "
             f"`{printable(self.previous)}`: {fact}; they are in `{printable(place)}/old`",
             "see to it that the store can be written; the next run there moves them",
         )
+        return []
 
 
 def previous_of(directory: str) -> str:
@@ -124,7 +115,7 @@ def mend(root: str, directory: str, console: Console) -> None:
     say_rescued(recover(root, previous_of(directory)), console)
 
 
-def say_rescued(rescued: Sequence[Rescued], console: Console) -> None:
+def say_rescued(rescued: Sequence[tuple[str, str]], console: Console) -> None:
     """Say where old outputs are now that a command which did not succeed has replaced."""
     for path, place in rescued:
         console.warn(

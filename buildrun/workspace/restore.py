@@ -10,11 +10,10 @@ from buildrun.errors import StoreError
 from buildrun.store import cas, digest, stat_signature
 from buildrun.store.action_cache import outputs_of
 from buildrun.store.cas import Copier, MissingBlob, write
-from buildrun.store.files import open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
 from buildrun.store.manifest import DeclaredOutputs, Manifest
-from buildrun.workspace import outputs as staging
+from buildrun.workspace import outputs
 from buildrun.workspace.outputs import Staging
 
 
@@ -45,27 +44,15 @@ def restore(
     if not wanted:
         return Restored((), {})
     paths = [path.rstrip("/") for path in wanted]
-    stage = staging.make(root)
     try:
-        check_places(root, paths)
-        made = _fetch(home, stage, entries, paths)
-        swap(stage, paths)
+        with outputs.prepare(root, paths) as stage:
+            made = _fetch(home, stage, entries, paths)
+            stage.swap(paths)
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else root
         text = f"the outputs cannot be restored: {error.strerror}"
         raise StoreError(text, place=place) from error
-    finally:
-        settle(stage)
     return Restored(tuple(wanted), made)
-
-
-def check_places(root: str, paths: Sequence[str]) -> None:
-    """Raise before anything is fetched or moved where an output would lie outside."""
-    for above in {path.rpartition("/")[0] for path in paths}:
-        try:
-            os.close(open_directory(root, above))
-        except FileNotFoundError:
-            continue  # made when it is needed
 
 
 def _fetch(
@@ -78,24 +65,6 @@ def _fetch(
         if output is not None:
             fetcher.fetch(entry, places[output] + entry.path[len(output) :])
     return fetcher.made
-
-
-def swap(stage: Staging, paths: Sequence[str]) -> None:
-    """Put new outputs in the places of old ones; raises OSError and StoreError."""
-    stage.announce(paths)
-    for number in range(len(paths)):
-        stage.take(number)
-        stage.give(number)
-
-
-def settle(stage: Staging) -> None:
-    """Put back what was moved away without anything in its place, however it came to that."""
-    try:
-        stage.put_back()
-    except (OSError, StoreError):
-        stage.leave()
-        return
-    stage.end()
 
 
 # Up to so many bytes a file is read and written in one go.

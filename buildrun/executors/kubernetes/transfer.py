@@ -15,7 +15,6 @@ from buildrun.executors.kubernetes import archive, pod_runner, sign
 from buildrun.executors.kubernetes.object_store import UNTRUSTED, ObjectStore
 from buildrun.store.manifest import DeclaredOutputs
 from buildrun.workspace import outputs as staging
-from buildrun.workspace.restore import check_places, settle, swap
 
 WORKDIR, EVERYWHERE = "workdir", "/"
 
@@ -138,13 +137,11 @@ class ArtifactTransfer:
         paths = sorted(os.path.normpath(path) for path in outputs)
         names = _names(name, done.parts)[1:]
         try:
-            with closing(self._store.stream(names, f"what `{name}` has delivered")) as stream:
-                stage = staging.make(root)
-                try:
-                    check_places(root, paths)
-                    swap(stage, _unpack(stream, done, stage, paths))
-                finally:
-                    settle(stage)
+            with (
+                closing(self._store.stream(names, f"what `{name}` has delivered")) as stream,
+                staging.prepare(root, paths) as stage,
+            ):
+                stage.swap(_unpack(stream, done, stage, paths))
         except pod_runner.TransferError as error:
             raise ExecutionError(
                 f"the outputs cannot be fetched from `{self._store.shown}`: {error}",
