@@ -37,6 +37,11 @@ def stored(home: Home, root: Path, text: str, used: float) -> Manifest:
     return manifest
 
 
+def remove(items: list[gc.CacheEntry]) -> None:
+    for item in items:
+        assert gc.remove(item)
+
+
 def age(home: Home) -> None:
     """Make all contents old enough to be collected."""
     for path in Path(home.blobs).rglob("*"):
@@ -55,8 +60,10 @@ def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
     new = stored(home, root, "b", NOW + 1)
     first, second = gc.list_entries(home)
     assert (first.key, second.key) == (new.key, old.key)
-    assert (first.project, first.step, first.entry_point) == ("project", "train", "train")
-    assert (first.used, first.created) == (NOW + 1, new.created)
+    assert [first.row[name] for name in ("project", "step", "entry_point")] == [
+        "project", "train", "train",
+    ]  # fmt: skip
+    assert (first.used, first.row["created"]) == (NOW + 1, new.created)
     assert first.bytes > 51_000
     assert second.bytes > 51_000
     # What both name is kept as long as the newer one is.
@@ -88,7 +95,7 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
     age(home)
     own = content_of(home, b"a" * 1000)
     (item,) = [item for item in gc.list_entries(home) if item.key != new.key]
-    gc.remove([item])
+    remove([item])
     assert own.exists()
     assert gc.collect_garbage(home) > 0
     assert not own.exists()
@@ -101,7 +108,7 @@ def test_contents_of_removed_results_go_and_shared_ones_stay(home: Home, root: P
 
 def test_young_contents_are_spared_for_a_save_on_its_way(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    gc.remove(gc.list_entries(home))
+    remove(gc.list_entries(home))
     assert gc.collect_garbage(home) == 0
     assert content_of(home, b"a" * 1000).exists()
     age(home)
@@ -111,7 +118,7 @@ def test_young_contents_are_spared_for_a_save_on_its_way(home: Home, root: Path)
 
 def test_clearing_takes_young_contents_too(home: Home, root: Path) -> None:
     stored(home, root, "a", NOW)
-    gc.remove(gc.list_entries(home))
+    remove(gc.list_entries(home))
     gc.collect_garbage(home, everything=True)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
@@ -122,7 +129,7 @@ def test_listings_that_explain_the_last_run_of_a_step_stay(home: Home, root: Pat
     projects.mkdir(parents=True)
     (projects / "name.steps").write_text(f'[1, "train", "{manifest.outputs}"]\n')
     age(home)
-    gc.remove(gc.list_entries(home))
+    remove(gc.list_entries(home))
     gc.collect_garbage(home)
     assert cas.has(home, manifest.outputs)
     assert not cas.has(home, manifest.log)
@@ -148,7 +155,7 @@ def test_damaged_manifest_is_of_no_use(home: Home, root: Path) -> None:
     (item,) = gc.list_entries(home)
     assert not item.complete
     assert gc.select_expired([item], now=NOW, max_age=None, max_size=None) == [item]
-    gc.remove([item])
+    remove([item])
     assert gc.list_entries(home) == []
 
 
@@ -158,7 +165,7 @@ def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Pat
 
     def work() -> None:
         kept = gc.list_entries(home)
-        gc.remove([item for item in kept if item.key != new.key])
+        remove([item for item in kept if item.key != new.key])
         gc.collect_garbage(home)
 
     stored(home, root, "a", NOW)
@@ -192,7 +199,7 @@ def test_verify_names_what_is_damaged_and_removes_it(
         blob.write_bytes(damage)
     findings = fsck.verify(home)
     assert ("`own` of step `train` of project `project` is lost") in [
-        finding.reason for finding in findings if finding.name == manifest.key
+        reason for name, reason in findings if name == manifest.key
     ]
     assert len(findings) == (1 if damage is None else 2)
     assert not blob.exists()
@@ -207,7 +214,7 @@ def test_verify_finds_a_damaged_manifest(home: Home, root: Path) -> None:
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-5])
     (finding,) = fsck.verify(home)
-    assert finding.name == manifest.key
+    assert finding[0] == manifest.key
     assert not path.exists()
 
 

@@ -9,23 +9,20 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from buildrun.commands import table
 from buildrun.console import Console, printable, size
-from buildrun.environments import gc as collection
-from buildrun.environments.gc import CacheEntry as Environment
+from buildrun.environments import gc as environments
 from buildrun.environments.images import gc as images
 from buildrun.environments.images.engine import Engine
-from buildrun.errors import BuildrunError, UsageError
+from buildrun.errors import BuildrunError, StoreError, UsageError
 from buildrun.sources import gc as sources
 from buildrun.store import fsck, home, memo, runs
-from buildrun.store import gc as collect
-
-if TYPE_CHECKING:
-    from buildrun.environments.images.gc import CacheEntry as Image
-    from buildrun.store.gc import CacheEntry as Result
+from buildrun.store import gc as results
+from buildrun.store.gc import CacheEntry
 
 # What is kept where nothing else is asked for.
 _MAX_AGE, _MAX_SIZE = "30d", "20G"
@@ -35,12 +32,15 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
-class _Kept(NamedTuple):
-    """A part of the store, or all of it."""
+class _Kind(NamedTuple):
+    """A kind of entries; remove: returns False where one is in use."""
 
-    environments: Sequence[Environment]
-    results: Sequence[Result]
-    images: Sequence[Image]
+    name: str
+    entries: Callable[[], list[CacheEntry]]
+    remove: Callable[[CacheEntry], bool]
+
+
+_Entries = Sequence[tuple[_Kind, Sequence[CacheEntry]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,47 +70,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:  # noqa: ARG001
     """Do one of the subcommands; `verify` returns 1 where something is damaged."""
     store = home.locate(environ)
-    if arguments.verb == "info":
-        return _info(store, arguments.format, environ)
-    if arguments.verb == "ls":
-        return _write(_survey(store, environ), arguments.format, environ)
-    if arguments.verb == "verify":
-        return _verify(store, arguments.format, environ)
-    if arguments.verb == "clear":
-        memo.prune(memo.Memo(store.memo), 0)
-        sources.prune(store, 0)
-        gone = _remove(store, _survey(store, environ), arguments.format, environ)
-        collect.collect_garbage(store, everything=True)
-        return gone
-    return _collect(store, arguments, environ)
+    verb, form = arguments.verb, arguments.format
+    if verb == "info":
+        return _info(store, form, environ)
+    if verb == "verify":
+        return _verify(store, form, environ)
+    if verb == "gc":
+        return _collect(store, arguments, environ)
+    kinds = _kinds(store, environ)
+    if verb == "ls":
+        return _write([(kind, kind.entries()) for kind in kinds], form, environ)
+    memo.prune(memo.Memo(store.memo), 0)
+    sources.prune(store, 0)
+    _remove([(kind, kind.entries()) for kind in kinds], form, environ)
+    results.collect_garbage(store, everything=True)
+    return 0
+
+
+def _kinds(store: home.Home, environ: Mapping[str, str]) -> tuple[_Kind, ...]:
+    engine = Engine(environ)
+    return (
+        _Kind("environment", partial(environments.list_entries, store), environments.remove),
+        _Kind("result", partial(results.list_entries, store), results.remove),
+        _Kind(
+            "image",
+            partial(images.list_entries, store, engine),
+            partial(images.remove, store, engine),
+        ),
+    )
 
 
 def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     chosen_age, chosen_size = arguments.max_age, arguments.max_size
     if chosen_age is None and chosen_size is None:
         chosen_age, chosen_size = _MAX_AGE, _MAX_SIZE
-    max_age, kept = _duration(chosen_age), _survey(store, environ)
-    items: list[Environment | Result | Image] = [*kept.environments, *kept.results, *kept.images]
-    chosen = collect.select_expired(
-        items,
-        now=time.time(),
-        max_age=max_age,
-        max_size=_amount(chosen_size),
-    )
-    part = _Kept(
-        [item for item in chosen if isinstance(item, Environment)],
-        [item for item in chosen if isinstance(item, collect.CacheEntry)],
-        [item for item in chosen if isinstance(item, images.CacheEntry)],
-    )
+    max_age, max_size, kinds = _duration(chosen_age), _amount(chosen_size), _kinds(store, environ)
+    items = [item for kind in kinds for item in kind.entries()]
+    expired = results.select_expired(items, now=time.time(), max_age=max_age, max_size=max_size)
+    chosen = [(kind, [item for item in expired if item.kind == kind.name]) for kind in kinds]
     if arguments.dry_run:
-        return _write(part, arguments.format, environ)
+        return _write(chosen, arguments.format, environ)
     memo.prune(memo.Memo(store.memo), _RECORDS)
     if max_age is not None:
         _prune_runs(store.runs, max_age)
         sources.prune(store, max_age)
-    code = _remove(store, part, arguments.format, environ)
-    collect.collect_garbage(store)
-    return code
+    _remove(chosen, arguments.format, environ)
+    results.collect_garbage(store)
+    return 0
 
 
 def _prune_runs(directory: str, max_age: float) -> None:
@@ -131,144 +137,99 @@ def _prune_runs(directory: str, max_age: float) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _survey(store: home.Home, environ: Mapping[str, str]) -> _Kept:
-    made = images.list_entries(store, Engine(environ))
-    return _Kept(collection.list_entries(store), collect.list_entries(store), made)
-
-
 def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
-    kept = collection.list_entries(store)
-    total = sum(item.bytes for item in kept)
-    count, taken = collect.total(store)
-    made = images.list_entries(store, Engine(environ))
-    layers = sum(item.bytes for item in made)
-    fetched = sources.list_entries(store)
-    if form == "json":
-        value = {
-            "version": 1,
-            "root": store.root,
-            "environments": {"count": len(kept), "bytes": total},
-            "results": {"count": count, "bytes": taken},
-            "images": {"count": len(made), "bytes": layers},
-            "sources": {"count": len(fetched), "bytes": sum(item.bytes for item in fetched)},
-        }
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
-    else:
-        sys.stdout.write(
-            f"{store.root}\nenvironments: {len(kept)}, {size(total)}\n"
-            f"results: {count}, {size(taken)}\n"
-            f"images: {len(made)}, {size(layers)} beside their bases\n"
-            f"sources: {len(fetched)}, {size(sum(item.bytes for item in fetched))}\n"
+    counts = {}
+    for kind in _kinds(store, environ):
+        # The results need not be read for that, and what they share counts once.
+        counts[f"{kind.name}s"] = (
+            results.total(store) if kind.name == "result" else _total(kind.entries())
         )
-    return 0
-
-
-def _write(kept: _Kept, form: str, environ: Mapping[str, str]) -> int:
+    counts["sources"] = _total(sources.list_entries(store))
     if form == "json":
-        value = {
-            "version": 1,
-            "environments": [item._asdict() for item in kept.environments],
-            "results": [_row(item) for item in kept.results],
-            "images": [item._asdict() for item in kept.images],
-        }
+        value = {"version": 1, "root": store.root}
+        value |= {name: {"count": count, "bytes": taken} for name, (count, taken) in counts.items()}
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return 0
-    for item in kept.environments:
-        state = "" if item.complete else "  (half made)"
-        projects = ", ".join(item.projects) or "-"
-        _write_row(item.name, item.manager or "-", item, projects + state, environ)
-    for image in kept.images:
-        state = "" if image.complete else "  (half made)"
-        _write_row(image.key[7:31], "image", image, (image.reference or "-") + state, environ)
-    for result in kept.results:
-        step = f"{printable(result.project)}: {printable(result.step)}"
-        what = step if result.complete else "-  (damaged)"
-        _write_row(result.key.rpartition(":")[2][:24], "result", result, what, environ)
+    lines = [store.root]
+    for name, (count, taken) in counts.items():
+        more = " beside their bases" if name == "images" else ""
+        lines.append(f"{name}: {count}, {size(taken)}{more}")
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _write_row(
-    name: str, kind: str, item: Environment | Image | Result, what: str, environ: Mapping[str, str]
-) -> None:
-    cells = (name, f"{kind:<10}", f"{size(item.bytes):>9}", _when(item.used), what)
-    table.write(cells, environ)
+def _total(entries: Sequence[CacheEntry]) -> tuple[int, int]:
+    return len(entries), sum(item.bytes for item in entries)
 
 
-def _row(item: Result) -> dict[str, object]:
-    names = ("key", "project", "step", "entry_point", "bytes", "created", "used")
-    return {name: getattr(item, name) for name in names}
+def _write(kept: _Entries, form: str, environ: Mapping[str, str]) -> int:
+    if form == "json":
+        value: dict[str, Any] = {"version": 1}
+        value |= {f"{kind.name}s": [item.row for item in items] for kind, items in kept}
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return 0
+    # An image is seen before the results that were made in it.
+    for _, items in sorted(kept, key=lambda each: each[0].name):
+        for item in items:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
+            cells = (item.name, f"{item.label:<10}", f"{size(item.bytes):>9}", used, item.about)
+            table.write(cells, environ)
+    return 0
 
 
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _remove(store: home.Home, chosen: _Kept, form: str, environ: Mapping[str, str]) -> int:
+def _remove(chosen: _Entries, form: str, environ: Mapping[str, str]) -> None:
+    """Remove entries, and tell which are gone; raises StoreError for one that is only read."""
     console = Console(environ)
-    environments = []
-    for item in chosen.environments:
-        if collection.remove(item):
-            environments.append(item)
-        else:
-            console.warn(f"{item.name} is in use and was kept")
-    made = _remove_images(store, chosen.images, console, Engine(environ))
-    gone = _Kept(environments, collect.remove(chosen.results), made)
+    gone = [
+        (kind, [item for item in items if _is_removed(kind, item, console)])
+        for kind, items in chosen
+    ]
     _write(gone, form, environ)
-    total = sum(item.cost for kind in gone for item in kind)
-    counts = [_environments(len(gone.environments)), _results(len(gone.results))]
-    if chosen.images:
-        counts.append(_images(len(made)))
+    total = sum(item.cost for _, items in gone for item in items)
+    counts = [
+        _count(len(left), kind.name)
+        for (kind, left), (_, items) in zip(gone, chosen, strict=True)
+        if items or kind.name != "image"
+    ]
     console.note(f"removed {', '.join(counts[:-1])} and {counts[-1]}, {size(total)}")
-    return 0
 
 
-def _remove_images(
-    store: home.Home, chosen: Sequence[Image], console: Console, engine: Engine
-) -> list[Image]:
-    gone = []
-    for item in chosen:
-        name = item.reference or item.key[7:31]
-        try:
-            if images.remove(store, engine, item):
-                gone.append(item)
-            else:
-                console.warn(f"{name} is in use and was kept")
-        except BuildrunError as error:
-            console.warn(f"{name} was kept: {error.message}", error.hint or "")
-    return gone
+def _is_removed(kind: _Kind, item: CacheEntry, console: Console) -> bool:
+    name = item.row.get("reference") or item.name
+    try:
+        if kind.remove(item):
+            return True
+        console.warn(f"{name} is in use and was kept")
+    except StoreError:
+        raise
+    except BuildrunError as error:  # the engine does not answer, or refuses
+        console.warn(f"{name} was kept: {error.message}", error.hint or "")
+    return False
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _environments(count: int) -> str:
-    return "1 environment" if count == 1 else f"{count} environments"
-
-
-def _results(count: int) -> str:
-    return "1 result" if count == 1 else f"{count} results"
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
-    environments, results = collection.verify(store), fsck.verify(store)
-    made = images.list_entries(store, Engine(environ))
-    results += [fsck.Finding(*each) for each in images.verify(store)]
-    damaged = [*environments, *results]
+    built, made = environments.verify(store), fsck.verify(store)
+    there = images.list_entries(store, Engine(environ))
+    made += images.verify(store)
+    damaged = [*built, *made]
     if form == "json":
         rows = [{"name": name, "reason": reason} for name, reason in damaged]
         sys.stdout.write(json.dumps({"version": 1, "damaged": rows}, indent=2) + "\n")
     else:
-        for name, reason in environments:
+        for name, reason in built:
             sys.stdout.write(f"{name}: {reason}; it is built anew when next needed\n")
-        for name, reason in results:
+        for name, reason in made:
             sys.stdout.write(f"{name}: {printable(reason)}; it is made anew when next needed\n")
-        counts = (
-            f"{_environments(len(collection.list_entries(store)))} and "
-            f"{_results(collect.total(store)[0])}"
-            f"{f' and {_images(len(made))}' if made else ''}"
-        )
-        sys.stdout.write(f"{counts} checked, {len(damaged) or 'none'} damaged\n")
+        counts = [
+            _count(len(environments.list_entries(store)), "environment"),
+            _count(results.total(store)[0], "result"),
+            *([_count(len(there), "image")] if there else ()),
+        ]
+        sys.stdout.write(f"{' and '.join(counts)} checked, {len(damaged) or 'none'} damaged\n")
     return 1 if damaged else 0
 
 

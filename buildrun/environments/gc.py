@@ -6,37 +6,16 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from buildrun.environments import base as registry
 from buildrun.environments import prefix
 from buildrun.errors import StoreError
 from buildrun.store import locks
+from buildrun.store.gc import HALF_MADE, CacheEntry
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
-
-
-class CacheEntry(NamedTuple):
-    """An environment in the store.
-
-    bytes: of disk, a file with several links counted once. used: seconds since the epoch.
-    projects: roots of the projects that used it. complete: False for what a killed build left.
-    """
-
-    name: str
-    path: str
-    manager: str | None
-    key: str | None
-    bytes: int
-    used: float
-    projects: tuple[str, ...]
-    complete: bool
-
-    @property
-    def cost(self) -> int:
-        """Return the bytes that are free without it."""
-        return self.bytes
 
 
 def list_entries(home: Home) -> list[CacheEntry]:
@@ -45,8 +24,9 @@ def list_entries(home: Home) -> list[CacheEntry]:
         names = os.listdir(home.environments)
     except OSError:
         return []
-    found = [_look(os.path.join(home.environments, name)) for name in names]
-    return sorted((item for item in found if item), key=lambda item: item.used, reverse=True)
+    paths = [os.path.join(home.environments, name) for name in names]
+    found = [_entry(path) for path in paths if os.path.isdir(path) and not os.path.islink(path)]
+    return sorted(found, key=lambda item: item.used, reverse=True)
 
 
 def remove(item: CacheEntry) -> bool:
@@ -58,8 +38,7 @@ def remove(item: CacheEntry) -> bool:
         raise StoreError(
             "the store may only be read", place=os.path.dirname(item.path), hint="set BUILDRUN_HOME"
         )
-    base = item.path.removesuffix(prefix.ASIDE)
-    lock = locks.attempt(base + ".lock")
+    lock = locks.attempt(item.path.removesuffix(prefix.ASIDE) + ".lock")
     if lock is None:
         return False
     with lock:
@@ -72,7 +51,8 @@ def verify(home: Home) -> list[tuple[str, str]]:
     """Return the damaged environments with the reason; the next run builds them anew."""
     damaged = []
     for item in list_entries(home):
-        if not item.complete or item.manager is None or item.key is None:
+        manager, key = item.row["manager"], item.row["key"]
+        if not item.complete or manager is None or key is None:
             continue
         # Whoever removes or builds it holds its lock alone.
         lock = locks.attempt(item.path + ".lock", shared=True)
@@ -81,32 +61,28 @@ def verify(home: Home) -> list[tuple[str, str]]:
         with lock or nullcontext():
             if not _marker(item.path):
                 continue
-            reason = prefix.why_unusable(item.path, item.key) or _damage(item)
+            reason = prefix.why_unusable(item.path, key) or _damage(manager, item.path)
             if reason:
                 damaged.append((item.name, reason))
                 prefix.invalidate(item.path)
     return damaged
 
 
-def _damage(item: CacheEntry) -> str | None:
-    manager = registry.load(item.manager or "")
-    files = manager.modified_files(item.path)
+def _damage(manager: str, path: str) -> str | None:
+    files = registry.load(manager).modified_files(path)
     return f"{len(files)} files changed or gone, such as `{files[0]}`" if files else None
 
 
-def _look(path: str) -> CacheEntry | None:
-    if not os.path.isdir(path) or os.path.islink(path):
-        return None
+def _entry(path: str) -> CacheEntry:
+    """Return what an environment is; of files with several names one counts."""
     marker = {} if path.endswith(prefix.ASIDE) else _marker(path)
+    name, projects, manager = os.path.basename(path), _projects(path), marker.get("manager")
+    size, used, complete = _bytes(path), _used(path), bool(marker)
+    row = {"name": name, "path": path, "manager": manager, "key": marker.get("key")}
+    row |= {"bytes": size, "used": used, "projects": projects, "complete": complete}
+    about = (", ".join(projects) or "-") + ("" if complete else HALF_MADE)
     return CacheEntry(
-        name=os.path.basename(path),
-        path=path,
-        manager=marker.get("manager"),
-        key=marker.get("key"),
-        bytes=_bytes(path),
-        used=_used(path),
-        projects=_projects(path),
-        complete=bool(marker),
+        "environment", name, path, name, manager or "-", about, size, size, used, complete, row
     )
 
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from buildrun.sources import workdir
 from buildrun.store import locks
+from buildrun.store.gc import CacheEntry
 from buildrun.store.home import Home
 from buildrun.workspace.move import delete
 
 
-class CacheEntry(NamedTuple):
-    """A mirror of a repository, or an archive; used: when it was used last, since the epoch."""
-
-    path: str
-    bytes: int
-    used: float
-
-
 def list_entries(home: Home) -> list[CacheEntry]:
-    """Return what is kept."""
+    """Return the mirrors of repositories, and the archives, that are kept."""
     found = []
     for kind in ("git", "archives"):
         above = os.path.join(home.sources, kind)
@@ -30,7 +22,10 @@ def list_entries(home: Home) -> list[CacheEntry]:
             path = os.path.join(above, name)
             if os.path.isdir(path):
                 used = max(_time(path), _time(path + ".use"))
-                found.append(CacheEntry(path, sum(_sizes(path)), used))
+                size = sum(_sizes(path))
+                found.append(
+                    CacheEntry("source", name, path, name, kind, "", size, size, used, True, {})
+                )
     return found
 
 

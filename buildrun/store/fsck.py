@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from buildrun.store import action_cache, cas, gc
+from buildrun.store import action_cache, cas, files, gc
 from buildrun.store.cas import Copier
 
 if TYPE_CHECKING:
@@ -14,15 +13,11 @@ if TYPE_CHECKING:
     from buildrun.store.manifest import Manifest
 
 
-class Finding(NamedTuple):
-    """Something damaged; it was removed, and is made again when it is next needed."""
+def verify(home: Home) -> list[tuple[str, str]]:
+    """Hash every content; return what is damaged, with the reason, and remove it.
 
-    name: str
-    reason: str
-
-
-def verify(home: Home) -> list[Finding]:
-    """Hash every content, remove the damaged ones and the results that cannot be restored."""
+    It is made again when it is next needed.
+    """
     copier = Copier()
     damaged = [
         file.digest
@@ -30,16 +25,15 @@ def verify(home: Home) -> list[Finding]:
         # A running step may have put a whole one in its place meanwhile.
         if _is_damaged(file, copier) and _is_damaged(file, copier)
     ]
-    findings = [Finding(digest, "its content is not what it was") for digest in damaged]
     for digest in damaged:
         cas.discard(home, digest)
+    findings = [(digest, "its content is not what it was") for digest in damaged]
     for file, manifest in gc.manifests(home):
-        if manifest is None:
-            reason: str | None = "the record of this result is damaged"
-        else:
+        reason: str | None = "the record of this result is damaged"
+        if manifest is not None:
             reason = _loss(home, manifest)
         if reason is not None and _is_the_same(file):
-            findings.append(Finding(file.digest, reason))
+            findings.append((file.digest, reason))
             cas.ignore_errors(os.unlink, file.path)
     return findings
 
@@ -57,21 +51,13 @@ def _is_the_same(file: gc.File) -> bool:
 
 
 def _is_damaged(file: gc.File, copier: Copier) -> bool:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        source = os.open(file.path, flags)
+        with files.open_regular(file.path, follow=False) as source:
+            return copier.digest(source.fileno())[0] != file.digest
     except FileNotFoundError:
         return False  # collected meanwhile
-    except OSError:
+    except OSError:  # no file, or the disk cannot read it
         return True
-    try:
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            return True
-        return copier.digest(source)[0] != file.digest
-    except OSError:  # the disk cannot read it
-        return True
-    finally:
-        os.close(source)
 
 
 def _loss(home: Home, manifest: Manifest) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from buildrun.console import printable
 from buildrun.errors import StoreError
 from buildrun.store import action_cache, cas
 from buildrun.store import digest as digests
@@ -16,76 +17,72 @@ if TYPE_CHECKING:
     from buildrun.store.home import Home
     from buildrun.store.manifest import Manifest
 
+# What is said of an entry whose build was killed.
+HALF_MADE = "  (half made)"
 # Digests in what remembers the last run of each step; they lead to listings that explain.
 _MENTIONED = re.compile(digests.PATTERN.encode())
 
 
-class Item(Protocol):
-    """Anything that can be taken out of the store."""
-
-    # Seconds since the epoch.
-    @property
-    def used(self) -> float: ...  # noqa: D102
-
-    # Bytes that are free without it.
-    @property
-    def cost(self) -> int: ...  # noqa: D102
-
-    # False for what is of no use.
-    @property
-    def complete(self) -> bool: ...  # noqa: D102
-
-
-AnyItem = TypeVar("AnyItem", bound=Item)
-
-
 class CacheEntry(NamedTuple):
-    """A result in the store.
+    """Something in the store that can be removed: an environment, result, image or source.
 
-    bytes: of all contents that it names. created, used: seconds since the epoch. cost: bytes of
-    those that no result names which was used later. complete: False for a damaged manifest.
+    key: what it is found by. name, label, about: the cells that people see of it.
+    bytes: of disk, for a result those of all contents that it names. cost: bytes that are free
+    without it. used: seconds since the epoch. complete: False for what is damaged or half made.
+    row: what JSON says of it.
     """
 
+    kind: str
     key: str
-    project: str
-    step: str
-    entry_point: str
-    bytes: int
-    created: float
-    used: float
     path: str
+    name: str
+    label: str
+    about: str
+    bytes: int
     cost: int
-    complete: bool = True
+    used: float
+    complete: bool
+    row: Mapping[str, Any]
 
 
 def list_entries(home: Home) -> list[CacheEntry]:
-    """Return what is there, the most recently used first."""
+    """Return the results that are there, the most recently used first.
+
+    What several name is the cost of the one that was used last.
+    """
     found: list[CacheEntry] = []
     seen: set[str] = set()
-    files = sorted(_files(home.results), key=lambda file: file.used, reverse=True)
-    for file in files:
+    for file in sorted(_files(home.results), key=lambda file: file.used, reverse=True):
         manifest = _manifest(file)
-        if manifest is None:
-            if file.is_content and os.path.lexists(file.path):
-                found.append(_damaged(file))
-            continue
-        sizes = _sizes(home, manifest)
-        own = sum(size for digest, size in sizes.items() if digest not in seen)
-        seen.update(sizes)
-        found.append(
-            CacheEntry(
-                manifest.key,
-                manifest.project,
-                manifest.step,
-                manifest.entry_point,
-                sum(sizes.values()),
-                manifest.created,
-                file.used,
-                file.path,
-                own + file.bytes,
-            )
-        )
+        if manifest is not None:
+            sizes = _sizes(home, manifest)
+            own = sum(size for digest, size in sizes.items() if digest not in seen)
+            seen.update(sizes)
+            found.append(_entry(file, manifest, sum(sizes.values()), own))
+        elif file.is_content and os.path.lexists(file.path):
+            found.append(_entry(file, None, 0, 0))
     return found
+
+
+def _entry(file: File, manifest: Manifest | None, size: int, own: int) -> CacheEntry:
+    row: dict[str, Any] = {"key": file.digest}
+    for name in ("project", "step", "entry_point"):
+        row[name] = "" if manifest is None else getattr(manifest, name)
+    row |= {"bytes": size, "created": manifest.created if manifest else file.used}
+    about = f"{printable(row['project'])}: {printable(row['step'])}"
+    return CacheEntry(
+        "result",
+        file.digest,
+        file.path,
+        file.digest.rpartition(":")[2][:24],
+        "result",
+        about if manifest is not None else "-  (damaged)",
+        size,
+        own + file.bytes,
+        file.used,
+        manifest is not None,
+        {**row, "used": file.used},
+    )
 
 
 def total(home: Home) -> tuple[int, int]:
@@ -97,8 +94,8 @@ def total(home: Home) -> tuple[int, int]:
 
 
 def select_expired(
-    items: Iterable[AnyItem], *, now: float, max_age: float | None, max_size: int | None
-) -> list[AnyItem]:
+    items: Iterable[CacheEntry], *, now: float, max_age: float | None, max_size: int | None
+) -> list[CacheEntry]:
     """Return what should go: what is of no use, what was not used for ``max_age`` seconds, and
     the least recently used of what is more than ``max_size`` bytes in all.
     """
@@ -113,22 +110,16 @@ def select_expired(
     return chosen
 
 
-def remove(chosen: Sequence[CacheEntry]) -> list[CacheEntry]:
-    """Remove results, not their contents, and return those that are gone.
-
-    Raises StoreError for a store that may only be read.
-    """
-    gone = []
-    for item in chosen:
-        try:
-            os.unlink(item.path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            text = f"the result cannot be removed: {error.strerror}"
-            raise StoreError(text, place=item.path, hint="set BUILDRUN_HOME") from error
-        gone.append(item)
-    return gone
+def remove(item: CacheEntry) -> bool:
+    """Remove a result, not its contents; raises StoreError for a store that may only be read."""
+    try:
+        os.unlink(item.path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        text = f"the result cannot be removed: {error.strerror}"
+        raise StoreError(text, place=item.path, hint="set BUILDRUN_HOME") from error
+    return True
 
 
 def collect_garbage(home: Home, *, everything: bool = False) -> int:
@@ -227,12 +218,6 @@ def _manifest(file: File) -> Manifest | None:
     return found if found is not None and found.key == file.digest else None
 
 
-def _damaged(file: File) -> CacheEntry:
-    return CacheEntry(
-        file.digest, "", "", "", 0, file.used, file.used, file.path, file.bytes, complete=False
-    )
-
-
 def _sizes(home: Home, manifest: Manifest) -> dict[str, int]:
     """Return the contents of a result with their sizes."""
     named = action_cache.all_digests(home, manifest)
@@ -255,12 +240,9 @@ def _named(home: Home, *, explanations: bool) -> set[str]:
             named.update(action_cache.all_digests(home, manifest))
     if explanations:
         for entry in _scan(os.path.join(home.memo, "projects")):
-            data = (
-                cas.contents(entry.path, action_cache.LARGEST)
-                if entry.name.endswith(".steps")
-                else b""
-            )
-            named.update(match.decode() for match in _MENTIONED.findall(data or b""))
+            if entry.name.endswith(".steps"):
+                data = cas.contents(entry.path, action_cache.LARGEST) or b""
+                named.update(match.decode() for match in _MENTIONED.findall(data))
     return named
 
 

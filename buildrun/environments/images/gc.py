@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from buildrun.environments.images import derive, engine
+from buildrun.environments.images.derive import ImageRecord
 from buildrun.errors import BuildrunError
 from buildrun.store import digest, locks
+from buildrun.store.cas import ignore_errors
+from buildrun.store.gc import HALF_MADE, CacheEntry
 
 if TYPE_CHECKING:
     from buildrun.environments.images.engine import BuiltImage, Engine
     from buildrun.store.home import Home
-
-
-class CacheEntry(NamedTuple):
-    """An image that was made with this store.
-
-    bytes: of its own layer. used, created: seconds since the epoch. complete: False for what a
-    killed build left, and for a damaged record.
-    """
-
-    key: str
-    id: str
-    reference: str
-    project: str
-    bytes: int
-    created: float
-    used: float
-    complete: bool
-
-    @property
-    def cost(self) -> int:
-        """Return the bytes that are free without it."""
-        return self.bytes
 
 
 def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
@@ -42,7 +24,7 @@ def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
     Where no engine answers, what is written down counts. Without records no engine is asked.
     """
     # In this order: an image that is written down by now is there when the engine is asked.
-    written = [kept for key in derive.keys(home) if (kept := _look(home, key)) is not None]
+    written = [kept for key in derive.keys(home) if (kept := _entry(home, key)) is not None]
     if not written:
         return []
     try:
@@ -52,7 +34,7 @@ def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
     found = []
     for kept in written:
         if there is not None and not _is_there(kept, there.get(kept.key, ())):
-            _drop(home, kept.key, kept.id)
+            _drop(home, kept.key, kept.row["id"])
         else:
             found.append(kept)
     return sorted(found, key=lambda kept: kept.used, reverse=True)
@@ -70,7 +52,7 @@ def remove(home: Home, engine: Engine, item: CacheEntry) -> bool:
         gone = [engine.remove(made.id) for made in _by_key(engine).get(item.key, ())]
         if not all(gone):
             return False
-        _unlink(derive.path(home, item.key))
+        ignore_errors(os.unlink, derive.path(home, item.key))
     return True
 
 
@@ -93,22 +75,29 @@ def _by_key(source: Engine) -> dict[str, list[BuiltImage]]:
     return found
 
 
-def _look(home: Home, key: str) -> CacheEntry | None:
-    record = derive.read(home, key)
+def _entry(home: Home, key: str) -> CacheEntry | None:
+    path, record = derive.path(home, key), derive.read(home, key)
     try:
-        used = os.stat(derive.path(home, key)).st_mtime
+        used = os.stat(path).st_mtime
     except OSError:
         return None  # removed meanwhile
-    if record is None:
-        return CacheEntry(key, "", "", "", 0, used, used, complete=False)
-    return CacheEntry(
-        key, record.id, record.reference, record.project, record.bytes,
-        record.created or used, used, complete=bool(record.id),
-    )  # fmt: skip
+    complete = record is not None and bool(record.id)
+    record = record or ImageRecord(key, "", "", "", "", 0, used)
+    row: dict[str, Any] = {
+        "key": key,
+        "id": record.id,
+        "reference": record.reference,
+        "project": record.project,
+    }
+    row |= {"bytes": record.bytes, "created": record.created or used}
+    row |= {"used": used, "complete": complete}
+    about = (record.reference or "-") + ("" if complete else HALF_MADE)
+    size, name = record.bytes, key[7:31]
+    return CacheEntry("image", key, path, name, "image", about, size, size, used, complete, row)
 
 
-def _is_there(kept: CacheEntry, images: list[BuiltImage] | tuple[()]) -> bool:
-    return not kept.complete or any(made.id == kept.id for made in images)
+def _is_there(kept: CacheEntry, images: Sequence[BuiltImage]) -> bool:
+    return not kept.complete or any(made.id == kept.row["id"] for made in images)
 
 
 def _drop(home: Home, key: str, seen: str | None) -> None:
@@ -118,11 +107,4 @@ def _drop(home: Home, key: str, seen: str | None) -> None:
         with lock:
             record = derive.read(home, key)
             if (record.id if record is not None else None) == seen:
-                _unlink(derive.path(home, key))
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # gone already, or in a store that may only be read
+                ignore_errors(os.unlink, derive.path(home, key))
