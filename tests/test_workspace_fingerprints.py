@@ -360,25 +360,7 @@ def test_names_may_hold_any_byte(root: Path) -> None:
     taken = fresh(root).inputs(None, ())
     assert paths_of(taken) == [os.fsdecode(name) for name in sorted(names)]
     assert not taken.problems
-    assert taken.signature(os.fsdecode(b"\xff\xfe")) is not None
     assert fresh(root).outputs((os.fsdecode(b"\xff\xfe"),)).entries()[0].size == 2
-
-
-def test_a_signature_is_what_lstat_says(root: Path) -> None:
-    write(root, a="12", d__b="1")
-    (root / "link").symlink_to("a")
-    taken = fresh(root).outputs(("a", "d", "link"))
-    for path in ("a", "d/b", "link"):
-        seen = taken.signature(path)
-        status = (root / path).lstat()
-        assert seen is not None
-        assert seen.mtime_ns == status.st_mtime_ns
-        assert seen.ctime_ns == status.st_ctime_ns
-        assert (seen.size, seen.inode, seen.device, seen.mode) == (
-            status.st_size, status.st_ino, status.st_dev, status.st_mode,
-        )  # fmt: skip
-    assert taken.signature("d") is None
-    assert taken.signature("nowhere") is None
 
 
 # What changes under our eyes.

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from buildrun.errors import StoreError
 from buildrun.store import cas, listing
-from buildrun.store.cas import Copier
+from buildrun.store.cas import Copier, MissingBlob
 from buildrun.store.digest import content, is_digest
-from buildrun.store.files import open_directory
+from buildrun.store.files import closing, open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
 from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 
 if TYPE_CHECKING:
-    from buildrun.store.listing import Entry
     from buildrun.store.remote.client import Remote
     from buildrun.workspace.select import FileSet
 
@@ -57,8 +57,12 @@ class ActionCache:
         return self._find_remotely(key)
 
     def listing(self, digest: str) -> tuple[Entry, ...] | None:
-        """Return a listing that explains, or None where it is not kept."""
-        return listing_of(self._home, digest) if is_digest(digest) else None
+        """Return a listing that only explains, such as that of inputs; None where it is lost."""
+        data = cas.read(self._home, digest) if is_digest(digest) else None
+        try:
+            return None if data is None else listing.decode(data)
+        except ValueError:
+            return None
 
     def similar(self, project: str, entry_point: str) -> Iterator[Manifest]:
         """Yield results of an entry point, the latest first; for explanations only."""
@@ -70,15 +74,34 @@ class ActionCache:
                 yield manifest
 
     def fetch_contents(self, manifest: Manifest) -> None:
-        """Bring the contents of a result that only the remote cache has; raises StoreError."""
-        if self._remote is not None:
-            self._fetch(manifest, self._remote)
+        """Bring the contents of a result that only the remote cache has, then the result itself.
+
+        Raises StoreError, such as MissingBlob.
+        """
+        home, remote = self._home, self._remote
+        if remote is None:
+            return
+        if not cas.has(home, manifest.outputs):
+            self._fetch({manifest.outputs: None}, remote)
+        if outputs_of(home, manifest) is None:
+            if cas.has(home, manifest.outputs):
+                remote.refuse(manifest.key, "has outputs that are not safe to restore")
+            raise MissingBlob("the list of its outputs is lost or not safe", place=manifest.step)
+        named = all_digests(home, manifest)
+        named.pop(manifest.inputs)
+        missing = {
+            digest: size for digest, size in named.items() if not cas.has(home, digest, size)
+        }
+        self._fetch(missing, remote)
+        if not cas.has(home, manifest.inputs):
+            remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
+        path = path_of(home, manifest.key)
+        if look(path) is None:
+            cas.publish(path, encode(manifest))
 
     def fetch_log(self, manifest: Manifest, path: str) -> bool:
         """Write the result's log to a file; False where it is lost. Raises OSError."""
         import shutil
-
-        from buildrun.store import cas
 
         if not cas.has(self._home, manifest.log):
             return False
@@ -106,9 +129,6 @@ class ActionCache:
             self._upload(stored)
 
     def _upload(self, stored: Manifest) -> None:
-        from buildrun.store import cas
-        from buildrun.store.manifest import encode
-
         if self._remote is None:
             return
         named = []
@@ -122,19 +142,11 @@ class ActionCache:
 
     def invalidate(self, manifest: Manifest) -> None:
         """Drop a result whose contents were not what it says."""
-        from buildrun.store import cas
-        from buildrun.store.cas import Copier
-
         self._distrusted.add(manifest.key)
         self._whole = None
         copier = Copier()
         for digest in all_digests(self._home, manifest):
-            try:
-                with open(cas.path_of(self._home, digest), "rb") as file:
-                    found, _ = copier.digest(file.fileno())
-            except OSError:
-                continue
-            if found != digest:
+            if cas.is_damaged(cas.path_of(self._home, digest), digest, copier):
                 cas.discard(self._home, digest)
         cas.ignore_errors(os.unlink, path_of(self._home, manifest.key))
 
@@ -149,10 +161,7 @@ class ActionCache:
             self._remote.abandon()
 
     def _find_remotely(self, key: str) -> Manifest | None:
-        from buildrun.store.manifest import decode
-
-        data = self._remote.manifest(key) if self._remote is not None else None
-        if self._remote is None or data is None:
+        if self._remote is None or (data := self._remote.manifest(key)) is None:
             return None
         try:
             manifest = decode(data)
@@ -165,49 +174,17 @@ class ActionCache:
             return None
         return manifest
 
-    def _fetch(self, manifest: Manifest, remote: Remote) -> None:
-        """Bring all contents of a result here, then the result itself; raises Lost."""
-        from buildrun.store import cas
-        from buildrun.store.cas import MissingBlob
-        from buildrun.store.manifest import encode
-
-        if not cas.has(self._home, manifest.outputs):
-            self._fetch_some({manifest.outputs: None}, remote)
-        if outputs_of(self._home, manifest) is None:
-            if cas.has(self._home, manifest.outputs):
-                remote.refuse(manifest.key, "has outputs that are not safe to restore")
-            raise MissingBlob("the list of its outputs is lost or not safe", place=manifest.step)
-        named = all_digests(self._home, manifest)
-        named.pop(manifest.inputs)
-        missing = {
-            digest: size for digest, size in named.items() if not cas.has(self._home, digest, size)
-        }
-        self._fetch_some(missing, remote)
-        if not cas.has(self._home, manifest.inputs):
-            remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
-        path = path_of(self._home, manifest.key)
-        if look(path) is None:
-            cas.publish(path, encode(manifest))
-
-    def _fetch_some(self, wanted: dict[str, int | None], remote: Remote) -> None:
-        from buildrun.store.cas import MissingBlob
-
-        if not wanted:
-            return
+    def _fetch(self, wanted: Mapping[str, int | None], remote: Remote) -> None:
         items = [(digest, self._place(digest), size) for digest, size in wanted.items()]
-        if remote.fetch_many(items):
+        if items and remote.fetch_many(items):
             raise MissingBlob("contents of it are not in the remote cache")
 
     def _place(self, digest: str) -> str:
-        from buildrun.store import cas
-
         path = cas.path_of(self._home, digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
 
     def _is_whole(self, manifest: Manifest) -> bool:
-        from buildrun.store import cas
-
         if outputs_of(self._home, manifest) is None:
             return False
         named = all_digests(self._home, manifest)
@@ -290,15 +267,6 @@ def outputs_of(home: Home, manifest: Manifest) -> tuple[Entry, ...] | None:
         return None
 
 
-def listing_of(home: Home, digest: str) -> tuple[Entry, ...] | None:
-    """Return a listing that only explains, such as that of inputs; None where it is not known."""
-    data = cas.read(home, digest)
-    try:
-        return None if data is None else listing.decode(data)
-    except ValueError:
-        return None
-
-
 @lru_cache(maxsize=2)
 def _outputs(home: Home, digest: str, declared: tuple[str, ...]) -> tuple[Entry, ...]:
     """Return a listing, which a restore needs several times; raises ValueError without one."""
@@ -319,7 +287,7 @@ def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
         manifest.inputs: None,
     }
     for entry in outputs_of(home, manifest) or ():
-        if entry.kind in ("file", "executable"):
+        if entry.is_file:
             named[entry.content] = entry.size
     return named
 
@@ -356,55 +324,33 @@ def save(
     return manifest
 
 
-def _put_files(home: Home, root: str, entries: tuple[Entry, ...]) -> None:
-    files = [entry for entry in entries if entry.kind in ("file", "executable")]
+def _put_files(home: Home, root: str, entries: Sequence[Entry]) -> None:
+    files = [entry for entry in entries if entry.is_file]
     missing = set(cas.missing(home, {entry.content: entry.size for entry in files}))
-    copier, opened = Copier(), _Opened(root)
+    wanted = [entry for entry in files if entry.content in missing]
+    copier, place = Copier(), root
     try:
-        for entry in files:
-            if entry.content not in missing:
-                continue
-            try:
-                _put_file(home, entry, opened, copier)
-            except StoreError as error:
-                if error.place is None:
-                    error.place = os.path.join(root, entry.path)
-                raise
-            except OSError as error:
-                place = os.path.join(root, entry.path)
-                raise StoreError(f"cannot be stored: {error.strerror}", place=place) from error
-    finally:
-        opened.close()
+        # A directory is opened once for the files in a row that lie in it.
+        for above, group in groupby(wanted, lambda entry: entry.path.rpartition("/")[0]):
+            together = list(group)
+            place = os.path.join(root, together[0].path)
+            with closing(open_directory(root, above)) as directory:
+                for entry in together:
+                    place = os.path.join(root, entry.path)
+                    _put_file(home, entry, directory, copier)
+    except StoreError as error:
+        error.place = error.place or place
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot be stored: {error.strerror}", place=place) from error
 
 
-def _put_file(home: Home, entry: Entry, opened: _Opened, copier: Copier) -> None:
-    directory, _, name = entry.path.rpartition("/")
+def _put_file(home: Home, entry: Entry, directory: int, copier: Copier) -> None:
     # A file that has become a pipe is not waited for, and a link is not followed.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    source = os.open(name, flags, dir_fd=opened.directory(directory))
-    try:
+    with closing(os.open(os.path.basename(entry.path), flags, dir_fd=directory)) as source:
         status = os.fstat(source)
         executable = bool(status.st_mode & stat.S_IXUSR)
-        if not stat.S_ISREG(status.st_mode) or executable != (entry.kind == "executable"):
+        if not stat.S_ISREG(status.st_mode) or executable != (entry.kind == listing.EXECUTABLE):
             raise StoreError("it changed while it was stored")
         cas.put(home, entry.content, source, entry.size, copier)
-    finally:
-        os.close(source)
-
-
-class _Opened:
-    """The directory of the last file, since the next one mostly lies in it too."""
-
-    def __init__(self, root: str) -> None:
-        self._root, self._path, self._descriptor = root, "", -1
-
-    def directory(self, path: str) -> int:
-        if self._descriptor < 0 or path != self._path:
-            self.close()
-            self._path, self._descriptor = path, open_directory(self._root, path)
-        return self._descriptor
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from buildrun.errors import StoreError
 from buildrun.store import digest as digests
-from buildrun.store.files import is_shared, make_directory
+from buildrun.store import files
+from buildrun.store.files import closing, is_shared, make_directory, open_regular
 from buildrun.store.home import Home
 
 # What collection leaves alone since a running process may be about to name it; seconds.
@@ -137,27 +138,25 @@ def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
 def contents(path: str, limit: int) -> bytes | None:
     """Return what a regular file holds, or None where there is none or it is longer."""
     try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return files.read(path, follow=False, limit=limit)
     except OSError:
         return None
+
+
+def is_damaged(path: str, digest: str, copier: Copier) -> bool:
+    """Return whether what is at a path is not the content of that digest; what is gone is not."""
     try:
-        status = os.fstat(source)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            return None
-        with open(source, "rb", closefd=False) as file:
-            return file.read(limit)
-    except OSError:
-        return None
-    finally:
-        os.close(source)
+        with open_regular(path, follow=False) as file:
+            return copier.digest(file.fileno())[0] != digest
+    except FileNotFoundError:
+        return False
+    except OSError:  # no file, or the disk cannot read it
+        return True
 
 
 def discard(home: Home, digest: str) -> None:
     """Remove a content that is damaged, so that it is made again."""
-    try:
-        os.unlink(path_of(home, digest))
-    except OSError:
-        pass  # gone already, or a store that may only be read
+    ignore_errors(os.unlink, path_of(home, digest))
 
 
 @contextmanager
@@ -171,10 +170,8 @@ def publishing(path: str) -> Iterator[int]:
     try:
         target = _create(temporary)
         try:
-            try:
+            with closing(target):
                 yield target
-            finally:
-                os.close(target)
             os.replace(temporary, path)
         except BaseException:
             ignore_errors(os.unlink, temporary)
@@ -247,15 +244,13 @@ class Copier:
             self._clones = False
         return self._clones
 
-    def copy(self, source: int, target: int) -> tuple[str, int]:
-        """Copy to the end and return the digest and the number of what was copied.
-
-        Raises OSError.
-        """
+    def copy(self, source: int, target: int | None) -> tuple[str, int]:
+        """Read to the end, into the target; return the digest and the bytes; raises OSError."""
         made, count, view = digests.new(), 0, memoryview(self._buffer)
         while size := os.readv(source, (self._buffer,)):
             made.update(view[:size])
-            write(target, view[:size])
+            if target is not None:
+                write(target, view[:size])
             count += size
         return digests.text(made), count
 
@@ -281,11 +276,7 @@ class Copier:
 
     def digest(self, source: int) -> tuple[str, int]:
         """Read to the end and return the digest and the number of bytes; raises OSError."""
-        made, count, view = digests.new(), 0, memoryview(self._buffer)
-        while size := os.readv(source, (self._buffer,)):
-            made.update(view[:size])
-            count += size
-        return digests.text(made), count
+        return self.copy(source, None)
 
 
 def write(target: int, data: bytes | memoryview) -> None:

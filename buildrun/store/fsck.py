@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from buildrun.store import action_cache, cas, files, gc
+from buildrun.store import action_cache, cas, gc
 from buildrun.store.cas import Copier
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def verify(home: Home) -> list[tuple[str, str]]:
         file.digest
         for file in gc.contents(home)
         # A running step may have put a whole one in its place meanwhile.
-        if _is_damaged(file, copier) and _is_damaged(file, copier)
+        if all(cas.is_damaged(file.path, file.digest, copier) for _ in range(2))
     ]
     for digest in damaged:
         cas.discard(home, digest)
@@ -50,16 +50,6 @@ def _is_the_same(file: gc.File) -> bool:
         return False
 
 
-def _is_damaged(file: gc.File, copier: Copier) -> bool:
-    try:
-        with files.open_regular(file.path, follow=False) as source:
-            return copier.digest(source.fileno())[0] != file.digest
-    except FileNotFoundError:
-        return False  # collected meanwhile
-    except OSError:  # no file, or the disk cannot read it
-        return True
-
-
 def _loss(home: Home, manifest: Manifest) -> str | None:
     """Return what a result has lost, or None."""
     step = f"step `{manifest.step}` of project `{manifest.project}`"
@@ -67,7 +57,7 @@ def _loss(home: Home, manifest: Manifest) -> str | None:
     if entries is None:
         return f"the list of outputs of {step} is lost"
     for entry in entries:
-        if entry.kind in ("file", "executable") and not _is_there(home, entry.content, entry.size):
+        if entry.is_file and not _is_there(home, entry.content, entry.size):
             return f"`{entry.path}` of {step} is lost"
     if not _is_there(home, manifest.log, sum(size for _, size in manifest.streams)):
         return f"the log of {step} is lost"

@@ -36,6 +36,11 @@ class Entry(NamedTuple):
     content: str
     size: int
 
+    @property
+    def is_file(self) -> bool:
+        """Return whether it is a file, with the right to execute it or without."""
+        return self.kind in (FILE, EXECUTABLE)
+
 
 def encode(entries: Iterable[Entry]) -> bytes:
     """Return the canonical text: one compact ASCII JSON array a line, sorted by path in bytes."""

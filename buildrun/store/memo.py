@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import xxhash
@@ -11,23 +12,7 @@ import xxhash
 from buildrun import __version__
 from buildrun.store import locks
 from buildrun.store.files import make_directory, publish, read
-
-# A file whose times are this close to the moment it was read may change again without its times
-# moving on: kernels stamp files once per clock tick (up to 10 ms), so the content is compared.
-_TICK_NS = 20_000_000
-_SECOND_NS = 1_000_000_000
-
-Signature = list[int]
-
-
-def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
-    """Return whether a file may change again without its times moving on.
-
-    began_ns: when it was looked at. Times move on with the file system's clock: by the tick, or by
-    whole seconds, as on FAT and old NFS, where those of a changed file show no fraction.
-    """
-    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else _TICK_NS
-    return max(mtime_ns, ctime_ns) > began_ns - step
+from buildrun.store.stat_signature import fields, is_young
 
 
 class DependencyTracker:
@@ -134,19 +119,17 @@ def memoize(
     if memory.directory is None:
         return compute(DependencyTracker(environ))
     found = _current(memory, name, environ, subject)
-    if found is not None:
-        return found[0]
-    # Of many that start at once, one computes and the others take over what it found.
-    try:
-        lock = lock_of(memory, name)
-    except OSError:
-        lock = None  # a store that may only be read: everybody computes
-    try:
-        found = _current(memory, name, environ, subject) if lock is not None else None
-        return found[0] if found is not None else _compute(memory, name, environ, compute, subject)
-    finally:
-        if lock is not None:
-            lock.release()
+    if found is None:
+        # Of many that start at once, one computes and the others take over what it found.
+        try:
+            lock = lock_of(memory, name)
+        except OSError:
+            lock = None  # a store that may only be read: everybody computes
+        with lock or nullcontext():
+            found = _current(memory, name, environ, subject) if lock is not None else None
+            if found is None:
+                return _compute(memory, name, environ, compute, subject)
+    return found[0]
 
 
 def _compute(
@@ -197,25 +180,19 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def prune(memory: Memo, seconds: float) -> int:
-    """Remove the records that were written more than so many seconds ago; returns how many."""
-    gone = 0
-    for entry in _entries(memory.directory):
+def prune(memory: Memo, seconds: float) -> None:
+    """Remove the records that were written more than so many seconds ago."""
+    try:
+        entries = list(os.scandir(memory.directory or ""))
+    except OSError:
+        return
+    for entry in entries:
         try:
-            if time.time() - entry.stat().st_mtime >= seconds:
+            old = time.time() - entry.stat().st_mtime >= seconds
+            if old and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
-                gone += 1
         except OSError:
             continue
-    return gone
-
-
-def _entries(directory: str | None) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory or "") as listing:
-            return [entry for entry in listing if entry.is_file(follow_symlinks=False)]
-    except OSError:
-        return []
 
 
 def _current(
@@ -286,19 +263,11 @@ def _seen(path: str) -> dict[str, Any] | None:
     return {"stat": signature, "young": is_young(signature[0], signature[1], began)}
 
 
-def _signature(path: str) -> Signature | None:
+def _signature(path: str) -> list[int] | None:
     try:
-        status = os.stat(path)
+        return list(fields(os.stat(path)))
     except (OSError, ValueError):
         return None
-    return [
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_size,
-        status.st_ino,
-        status.st_dev,
-        status.st_mode,
-    ]
 
 
 def _digest_of(subject: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from buildrun.store.files import make_directory
@@ -165,14 +165,7 @@ def _decode(line: bytes) -> Record | None:
 
 def _is_sound(record: Record) -> bool:
     """Return whether all is of its kind, as far as anybody relies on it."""
-    texts = (
-        record.run_id,
-        record.project,
-        record.root,
-        record.entry_point,
-        record.status,
-        record.born,
-    )
+    texts = (*record[:4], record.status, record.born)
     return (
         all(isinstance(text, str) for text in texts)
         and isinstance(record.started, (int, float))
@@ -180,14 +173,13 @@ def _is_sound(record: Record) -> bool:
         and isinstance(record.exit_code, (int, type(None)))
         and isinstance(record.pid, int)
         and isinstance(record.steps, list)
-        and all(_is_step(step) for step in record.steps)
+        and all(isinstance(step, dict) and _is_step(step) for step in record.steps)
     )
 
 
-def _is_step(step: Any) -> bool:
+def _is_step(step: Mapping[str, Any]) -> bool:
     return (
-        isinstance(step, dict)
-        and all(isinstance(step.get(name), str) for name in ("id", "entry_point", "state"))
+        all(isinstance(step.get(name), str) for name in ("id", "entry_point", "state"))
         and isinstance(step.get("seconds"), (int, float))
         and isinstance(step.get("log"), (str, type(None)))
         and isinstance(step.get("reasons"), list)

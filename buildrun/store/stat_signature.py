@@ -3,10 +3,9 @@
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
-
-from buildrun.store import memo
 
 _LAYOUT = struct.Struct("<qqqQQI")
 _TIMES = struct.Struct("<qq").unpack_from
@@ -14,6 +13,10 @@ _SIZE = struct.Struct("<q").unpack_from
 _pack = _LAYOUT.pack
 SIZE = _LAYOUT.size
 _LAST = (1 << 63) - 1
+
+# Kernels stamp files once per clock tick (up to 10 ms).
+_TICK_NS = 20_000_000
+_SECOND_NS = 1_000_000_000
 
 # A directory is there or it is not; its times tell nothing.
 DIRECTORY = _pack(0, 0, 0, 0, 0, stat.S_IFDIR)
@@ -34,28 +37,18 @@ class StatSignature(NamedTuple):
     mode: int
 
 
+# A file's times in nanoseconds, its size in bytes, where it is and its mode.
+fields: Callable[[os.stat_result], tuple[int, ...]] = attrgetter(
+    "st_mtime_ns", "st_ctime_ns", "st_size", "st_ino", "st_dev", "st_mode"
+)
+
+
 def of(status: os.stat_result) -> bytes:
     """Return the signature of what was looked at, packed: small, and quick to compare."""
     try:
-        return _pack(
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_size,
-            status.st_ino,
-            status.st_dev,
-            status.st_mode,
-        )
+        return _pack(*fields(status))
     except struct.error:
-        return pack(
-            StatSignature(
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                status.st_size,
-                status.st_ino,
-                status.st_dev,
-                status.st_mode,
-            )
-        )
+        return pack(StatSignature(*fields(status)))
 
 
 def pack(values: StatSignature) -> bytes:
@@ -106,9 +99,16 @@ def are_links(signatures: Sequence[bytes]) -> bool:
 
 
 def is_racy(packed: bytes, began_ns: int) -> bool:
-    """Return whether a file may change again without its signature changing.
-
-    began_ns: when reading it began; see ``memo.is_young``.
-    """
+    """Return whether a file may change again without its signature changing; see `is_young`."""
     mtime_ns, ctime_ns = _TIMES(packed)
-    return memo.is_young(mtime_ns, ctime_ns, began_ns)
+    return is_young(mtime_ns, ctime_ns, began_ns)
+
+
+def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
+    """Return whether a file may change again without its times moving on.
+
+    began_ns: when it was looked at. Times move on with the file system's clock: by the tick, or by
+    whole seconds, as on FAT and old NFS, where those of a changed file show no fraction.
+    """
+    step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else _TICK_NS
+    return max(mtime_ns, ctime_ns) > began_ns - step

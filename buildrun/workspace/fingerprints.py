@@ -16,6 +16,7 @@ import xxhash
 from buildrun.console import display
 from buildrun.errors import ProjectError
 from buildrun.store import digest, listing, stat_signature
+from buildrun.store.files import closing
 from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
 from buildrun.workspace.git_index import GitIndex
@@ -393,15 +394,13 @@ def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
         if error.errno in _OTHER:
             raise Changed(*error.args) from None
         raise
-    try:
+    with closing(descriptor):
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
         made = _hashed(descriptor, stat_signature.size(seen))
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
-    finally:
-        os.close(descriptor)
     return made.digest()
 
 

@@ -55,9 +55,7 @@ class PreviousOutputs:
             if made is None or not set(entries).issubset(made):
                 return False
         return all(
-            cas.has(place.home, entry.content, entry.size)
-            for entry in entries
-            if entry.kind in ("file", "executable")
+            cas.has(place.home, entry.content, entry.size) for entry in entries if entry.is_file
         )
 
     def put_back(self, step: Step, aside: Staging, *, known: bool) -> None:

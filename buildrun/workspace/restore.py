@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.errors import StoreError
-from buildrun.store import cas, digest, stat_signature
+from buildrun.store import cas, digest, listing, stat_signature
 from buildrun.store.action_cache import outputs_of
 from buildrun.store.cas import Copier, MissingBlob, write
+from buildrun.store.files import closing
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
 from buildrun.store.manifest import DeclaredOutputs, Manifest
@@ -92,9 +93,9 @@ class Fetcher:
         above = path.rpartition("/")[0]
         if above not in self._made:
             self._make(above)
-        if entry.kind == "directory":
+        if entry.kind == listing.DIRECTORY:
             self._make(path)
-        elif entry.kind == "symlink":
+        elif entry.kind == listing.SYMLINK:
             os.symlink(entry.content, path)
         else:
             self._file(entry, path)
@@ -108,20 +109,15 @@ class Fetcher:
             source = os.open(cas.path_for(self._blobs, entry.content), _READ)
         except FileNotFoundError:
             raise MissingBlob("its content is not in the store", place=entry.path) from None
-        try:
-            # The rights are what the user's umask makes of these, whatever a manifest says.
-            target = os.open(path, _CREATE, 0o777 if entry.kind == "executable" else 0o666)
-            try:
-                right, looked_at = self._fill(entry, source, target)
-                if not right:
-                    cas.discard(self._home, entry.content)
-                    raise MissingBlob("its content in the store is damaged", place=entry.path)
-                if looked_at:
-                    self.made[entry.path] = stat_signature.of(os.fstat(target)), entry.content
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
+        # The rights are what the user's umask makes of these, whatever a manifest says.
+        mode = 0o777 if entry.kind == listing.EXECUTABLE else 0o666
+        with closing(source), closing(os.open(path, _CREATE, mode)) as target:
+            right, looked_at = self._fill(entry, source, target)
+            if not right:
+                cas.discard(self._home, entry.content)
+                raise MissingBlob("its content in the store is damaged", place=entry.path)
+            if looked_at:
+                self.made[entry.path] = stat_signature.of(os.fstat(target)), entry.content
 
     def _fill(self, entry: Entry, source: int, target: int) -> tuple[bool, bool]:
         """Return whether the content was what the entry says, and whether it was looked at.

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.store.listing import Entry
-from buildrun.store.stat_signature import StatSignature
 from buildrun.workspace import gitignore, glob, names, own_output
 from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.glob import Door
@@ -342,19 +341,6 @@ class FileSet:
         links = zip(self.selection.paths, self.selection.signatures, strict=True)
         about -= {path for path, seen in links if stat_signature.is_link(seen)}
         return not about and len(self.problems) == len(self.selection.problems)
-
-    def signature(self, path: str) -> StatSignature | None:
-        """Return what a file's or link's lstat was; None for a directory and what is not in it.
-
-        A path with a slash at its end is what a link leads to.
-        """
-        name = os.fsencode(path)
-        paths = self.selection.paths
-        at = bisect_left(paths, name)
-        if at == len(paths) or paths[at] != name:
-            return None
-        packed = self.selection.signatures[at]
-        return None if stat_signature.is_directory(packed) else stat_signature.unpack(packed)
 
 
 def leads_out(root: bytes, path: bytes) -> bool:
