@@ -2,26 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from buildrun.errors import TrackingError
 
 # What tells the user's name.
 USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
-
-_TRUE = ("true", "1")
-
-
-class Tls(NamedTuple):
-    """How a server proves itself, and we to it.
-
-    verify: whether its certificate is checked at all. authority: a file or directory of
-    certificates to trust, "" for the usual ones. client: a file with our certificate and key.
-    """
-
-    verify: bool
-    authority: str
-    client: str
 
 
 def authorization(environ: Mapping[str, str], userinfo: tuple[str, str]) -> str:
@@ -58,26 +43,16 @@ def user(environ: Mapping[str, str]) -> str:
         return "unknown"
 
 
-def tls(environ: Mapping[str, str]) -> Tls:
-    """Return the settings; raises TrackingError where they contradict each other."""
-    insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in _TRUE
-    authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "")
-    if insecure and authority:
-        raise TrackingError(
-            "MLFLOW_TRACKING_INSECURE_TLS and MLFLOW_TRACKING_SERVER_CERT_PATH contradict each "
-            "other",
-            hint="unset one of them",
-        )
-    usual = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or ""
-    client = environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH", "")
-    return Tls(not insecure, authority or usual, client)
-
-
 def needs_mlflow(environ: Mapping[str, str]) -> bool:
     """Return whether only MLflow's own client can sign requests as the caller wants."""
     if environ.get("MLFLOW_TRACKING_AUTH"):
         return True
-    return environ.get("MLFLOW_TRACKING_AWS_SIGV4", "").lower() in _TRUE
+    return is_true(environ, "MLFLOW_TRACKING_AWS_SIGV4")
+
+
+def is_true(environ: Mapping[str, str], name: str) -> bool:
+    """Return whether a variable says yes, as MLflow reads it."""
+    return environ.get(name, "").lower() in ("true", "1")
 
 
 def _named(environ: Mapping[str, str]) -> tuple[str, str]:

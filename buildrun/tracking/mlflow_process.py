@@ -24,8 +24,8 @@ _END = 10.0
 _WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlflow_server.py")
 
 
-class Child:
-    """A link by way of a child process; it lives until ``close``."""
+class MlflowProcess:
+    """A client by way of a child process, which lives until `close`."""
 
     def __init__(
         self, uri: str, environ: Mapping[str, str], cwd: str, prefixes: Sequence[str]
@@ -58,7 +58,7 @@ class Child:
         self.uri = config.absolute(str(hello.get("uri", "")), cwd)
 
     def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any:
-        """Have MLflow do it; see ``Link``."""
+        """Have MLflow do it; see `TrackingClient`."""
         del patient
         answer = self._exchange(json.dumps([name, dict(values)]).encode() + b"\n")
         if "error" in answer:

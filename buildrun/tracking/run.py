@@ -300,9 +300,9 @@ def open_link(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str] = ()
     given = environ.get("MLFLOW_TRACKING_URI", "")
     uri = config.absolute(given, cwd) if given else ""
     if config.is_server(uri) and not auth.needs_mlflow(environ):
-        from buildrun.tracking.http import Rest
+        from buildrun.tracking.http import RestClient
 
-        return Rest(uri, environ)
-    from buildrun.tracking.mlflow_process import Child
+        return RestClient(uri, environ)
+    from buildrun.tracking.mlflow_process import MlflowProcess
 
-    return Child(uri, environ, cwd, prefixes)
+    return MlflowProcess(uri, environ, cwd, prefixes)
