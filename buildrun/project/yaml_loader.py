@@ -7,21 +7,19 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import yaml
-from yaml.composer import ComposerError
 from yaml.constructor import SafeConstructor
 from yaml.events import (
     AliasEvent,
-    DocumentEndEvent,
+    DocumentStartEvent,
     MappingEndEvent,
     MappingStartEvent,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
-    StreamEndEvent,
 )
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -56,10 +54,10 @@ class Document:
         text: str,
         value: Any,
         root: Node | None,
-        duplicates: tuple[Duplicate, ...],
-        aliases: tuple[Alias, ...],
+        duplicates: Sequence[Duplicate],
+        aliases: Sequence[tuple[int, int]],
     ) -> None:
-        """Keep what was read."""
+        """Keep what was read; aliases: the offset of each, and of the value that it repeats."""
         self.path = path
         self.text = text
         self.value = value
@@ -94,10 +92,7 @@ class Document:
         if node is None or node.end_mark is None:
             return False
         within = range(node.start_mark.index, node.end_mark.index)
-        return any(
-            alias.node.start_mark.index in within and alias.offset not in within
-            for alias in self._aliases
-        )
+        return any(anchor in within and offset not in within for offset, anchor in self._aliases)
 
     def find(self, path: Path, text: str, start: int = 0) -> int:
         """Return the offset of ``text`` in a scalar's source, from ``start`` on, or -1.
@@ -185,8 +180,10 @@ def parse(path: str, text: str) -> Document | Diagnostic:
 def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
     root: Node | None = None
     try:
+        aliases = _check_limits(kind(text))
         loader = kind(text)
-        root, duplicates, aliases = compose(loader)
+        root = loader.get_single_node()
+        duplicates = list(_duplicates(root, (), set()))
         value = loader.construct_document(root) if root is not None else None
         return Document(path, text, value, root, duplicates, aliases)
     except LimitError as error:
@@ -369,159 +366,75 @@ class Duplicate(NamedTuple):
     first_line: int
 
 
-class Alias(NamedTuple):
-    """A place, as an offset from the file's beginning, that repeats a value from elsewhere."""
+def _check_limits(loader: Any) -> list[tuple[int, int]]:
+    """Return the offset of each alias and of what it repeats.
 
-    offset: int
-    node: Node
-
-
-class _Open:
-    """A collection whose end is still to come."""
-
-    __slots__ = ("before", "key", "node", "path")
-
-    def __init__(self, node: Node, path: Path, before: int) -> None:
-        self.node = node
-        self.path = path
-        self.before = before
-        self.key: Node | None = None
-
-
-class _Composer:
-    """The state of one document on its way from events to nodes."""
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-        self.stack: list[_Open] = []
-        self.anchors: dict[str, Node] = {}
-        self.sizes: dict[int, int] = {}
-        self.count = 0
-        self.repeated = 0
-        self.merges = 0
-        self.root: Node | None = None
-        self.duplicates: list[Duplicate] = []
-        self.aliases: list[Alias] = []
-
-    def take(self, event: Any) -> None:
-        if self.count > NODE_LIMIT:
-            message = f"the file holds more than {NODE_LIMIT} keys and values"
-            raise LimitError("too-large", message, event.start_mark)
-        kind = type(event)
-        if kind is ScalarEvent:
-            self._attach(self._anchored(event, self._scalar(event)))
-        elif kind in (SequenceStartEvent, MappingStartEvent):
-            self._open(event, SequenceNode if kind is SequenceStartEvent else MappingNode)
-        elif kind in (SequenceEndEvent, MappingEndEvent):
-            self._close(event)
-        elif kind is AliasEvent:
-            self._attach(self._aliased(event))
-
-    def _scalar(self, event: Any) -> Node:
-        tag = event.tag
-        if tag is None or tag == "!":
-            tag = self.loader.resolve(ScalarNode, event.value, event.implicit)
-        if tag in _NUMBERS and len(event.value) > NUMBER_LIMIT:
-            message = f"the number has more than {NUMBER_LIMIT} characters"
-            raise LimitError("bad-yaml-value", message, event.start_mark)
-        if tag == _MERGE:
-            self.merges += 1
-            if self.merges > MERGE_LIMIT:
-                message = f"the file has more than {MERGE_LIMIT} keys `<<`"
-                raise LimitError("too-many-aliases", message, event.start_mark)
-        self.count += 1
-        return ScalarNode(tag, event.value, event.start_mark, event.end_mark, style=event.style)
-
-    def _open(self, event: Any, kind: type[SequenceNode] | type[MappingNode]) -> None:
-        if len(self.stack) >= DEPTH_LIMIT:
-            message = f"the file is nested deeper than {DEPTH_LIMIT} levels"
-            raise LimitError("too-deep", message, event.start_mark)
-        tag = event.tag
-        if tag is None or tag == "!":
-            tag = self.loader.resolve(kind, None, event.implicit)
-        node = kind(tag, [], event.start_mark, None, flow_style=event.flow_style)
-        self._anchored(event, node)
-        self.stack.append(_Open(node, self._path(), self.count))
-        self.count += 1
-
-    def _close(self, event: Any) -> None:
-        done = self.stack.pop()
-        done.node.end_mark = event.end_mark
-        self.sizes[id(done.node)] = self.count - done.before
-        if isinstance(done.node, MappingNode):
-            self.duplicates += _duplicates(done.node, done.path)
-        self._attach(done.node)
-
-    def _anchored(self, event: Any, node: Node) -> Node:
-        name = event.anchor
-        if name is None:
-            return node
-        if name in self.anchors:
-            raise ComposerError(
-                f"found duplicate anchor {name!r}; first occurrence",
-                self.anchors[name].start_mark,
-                "second occurrence",
-                event.start_mark,
-            )
-        self.anchors[name] = node
-        return node
-
-    def _aliased(self, event: Any) -> Node:
-        name = event.anchor
-        if name not in self.anchors:
-            raise ComposerError(None, None, f"found undefined alias {name!r}", event.start_mark)
-        node = self.anchors[name]
-        if any(frame.node is node for frame in self.stack):
-            message = f"the alias `*{name}` stands inside the value that it repeats"
-            raise LimitError("recursive-alias", message, event.start_mark)
-        size = self.sizes.get(id(node), 1)
-        self.repeated += size
-        self.count += size
-        if self.repeated > ALIAS_LIMIT:
-            message = f"aliases repeat more than {ALIAS_LIMIT} values"
-            raise LimitError("too-many-aliases", message, event.start_mark)
-        self.aliases.append(Alias(event.start_mark.index, node))
-        return node
-
-    def _attach(self, node: Node) -> None:
-        if not self.stack:
-            self.root = node
-            return
-        parent = self.stack[-1]
-        if isinstance(parent.node, SequenceNode):
-            parent.node.value.append(node)
-        elif parent.key is None:
-            parent.key = node
-        else:
-            parent.node.value.append((parent.key, node))
-            parent.key = None
-
-    def _path(self) -> Path:
-        if not self.stack:
-            return ()
-        parent = self.stack[-1]
-        if isinstance(parent.node, SequenceNode):
-            return (*parent.path, len(parent.node.value))
-        return (*parent.path, getattr(parent.key, "value", None))
-
-
-def compose(loader: Any) -> tuple[Node | None, tuple[Duplicate, ...], tuple[Alias, ...]]:
-    """Return the root node of the loader's only document, or None for an empty one.
-
-    loader: a fresh ``yaml.SafeLoader`` or ``yaml.CSafeLoader``. Raises YAMLError and LimitError.
+    Goes over the events of a document before a node is made of them; raises LimitError.
     """
-    loader.get_event()
-    if loader.check_event(StreamEndEvent):
-        return None, (), ()
-    loader.get_event()
-    composer = _Composer(loader)
-    while not loader.check_event(DocumentEndEvent):
-        composer.take(loader.get_event())
-    loader.get_event()
-    if not loader.check_event(StreamEndEvent):
-        mark = loader.get_event().start_mark
-        raise LimitError("multiple-documents", "the file holds more than one document", mark)
-    return composer.root, tuple(composer.duplicates), tuple(composer.aliases)
+    aliases: list[tuple[int, int]] = []
+    # The beginning of each anchored value, and the keys and values in it once it has ended.
+    anchors: dict[str | None, tuple[int, int | None]] = {}
+    # Of each open collection: its anchor, its offset, and how many values came before it.
+    stack: list[tuple[str | None, int, int]] = []
+    count = repeated = merges = documents = 0
+    while (event := loader.get_event()) is not None:
+        kind, mark = type(event), event.start_mark
+        if count > NODE_LIMIT:
+            raise LimitError(
+                "too-large", f"the file holds more than {NODE_LIMIT} keys and values", mark
+            )
+        if kind is DocumentStartEvent:
+            documents += 1
+            if documents > 1:
+                raise LimitError(
+                    "multiple-documents", "the file holds more than one document", mark
+                )
+        elif kind is ScalarEvent:
+            merges += _check_scalar(loader, event) == _MERGE
+            if merges > MERGE_LIMIT:
+                raise LimitError(
+                    "too-many-aliases", f"the file has more than {MERGE_LIMIT} keys `<<`", mark
+                )
+            count += 1
+            anchors[event.anchor] = mark.index, 1
+        elif kind in (SequenceStartEvent, MappingStartEvent):
+            if len(stack) >= DEPTH_LIMIT:
+                raise LimitError(
+                    "too-deep", f"the file is nested deeper than {DEPTH_LIMIT} levels", mark
+                )
+            stack.append((event.anchor, mark.index, count))
+            anchors[event.anchor] = mark.index, None
+            count += 1
+        elif kind in (SequenceEndEvent, MappingEndEvent):
+            name, offset, before = stack.pop()
+            anchors[name] = offset, count - before
+        elif kind is AliasEvent and event.anchor in anchors:
+            offset, size = anchors[event.anchor]
+            if size is None:
+                raise LimitError(
+                    "recursive-alias",
+                    f"the alias `*{event.anchor}` stands inside the value that it repeats",
+                    mark,
+                )
+            repeated += size
+            count += size
+            if repeated > ALIAS_LIMIT:
+                raise LimitError(
+                    "too-many-aliases", f"aliases repeat more than {ALIAS_LIMIT} values", mark
+                )
+            aliases.append((mark.index, offset))
+    return aliases
+
+
+def _check_scalar(loader: Any, event: Any) -> str:
+    """Return a scalar's tag; raises LimitError for a number that would take long to compute."""
+    tag = event.tag
+    if tag is None or tag == "!":
+        tag = loader.resolve(ScalarNode, event.value, event.implicit)
+    if tag in _NUMBERS and len(event.value) > NUMBER_LIMIT:
+        message = f"the number has more than {NUMBER_LIMIT} characters"
+        raise LimitError("bad-yaml-value", message, event.start_mark)
+    return str(tag)
 
 
 def construct_key(node: Node) -> Hashable:
@@ -535,16 +448,26 @@ def construct_key(node: Node) -> Hashable:
     return key
 
 
-def _duplicates(node: MappingNode, path: Path) -> list[Duplicate]:
+def _duplicates(node: Node | None, path: Path, seen: set[int]) -> Iterator[Duplicate]:
+    """Yield the keys that stand twice, those of inner mappings first; seen: nodes by their id."""
+    if isinstance(node, ScalarNode) or node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _duplicates(item, (*path, index), seen)
+        return
     first: dict[tuple[str, str], int] = {}
     found = []
-    for key, _ in node.value:
+    for key, value in node.value:
+        yield from _duplicates(key, (*path, None), seen)
+        yield from _duplicates(value, (*path, key.value), seen)
         if not isinstance(key, ScalarNode) or key.tag == _MERGE:
             continue
-        line, column = key.start_mark.line + 1, key.start_mark.column + 1
+        line, column = _place(key.start_mark)
         identity = (key.tag, key.value)
         if identity in first:
             found.append(Duplicate((*path, key.value), line, column, first[identity]))
         else:
             first[identity] = line
-    return found
+    yield from found
