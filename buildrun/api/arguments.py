@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
 
 from buildrun.errors import ParameterError, UsageError
 
@@ -14,123 +14,70 @@ StrPath = str | os.PathLike[str]
 _BACKENDS = ("databricks", "docker", "kubernetes", "local")
 _TRACKING = ("on", "optional", "off")
 
+_FLAGS = frozenset(
+    {
+        "build_image", "keep_going", "keep_workdir", "locked", "no_cache", "offline", "quiet",
+        "refresh", "remote_cache_write",
+    }
+)  # fmt: skip
+
 # Bytes of one word of a command line: what Linux allows.
 _LONGEST = 131_000
 
 
-class RunArguments(NamedTuple):
-    """What the caller has said, see ``run`` for each; those from ``jobs`` on are for runs alone."""
+def command_line(verb: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the words of `buildrun VERB`; raises UsageError and ParameterError.
 
-    uri: StrPath
-    entry_point: str = "main"
-    version: str | None = None
-    parameters: Mapping[str, object] | None = None
-    docker_args: Mapping[str, object] | None = None
-    experiment_name: str | None = None
-    experiment_id: str | int | None = None
-    backend: str | None = "local"
-    backend_config: Mapping[str, object] | StrPath | None = None
-    storage_dir: StrPath | None = None
-    run_id: str | None = None
-    run_name: str | None = None
-    env_manager: str | None = None
-    build_image: bool = False
-    force: bool | str | Sequence[str] = False
-    cache: bool = True
-    remote_cache: str | None = None
-    remote_cache_write: bool = False
-    locked: bool = False
-    offline: bool = False
-    jobs: int | None = None
-    keep_going: bool = False
-    output: str | None = None
-    quiet: bool = False
-    refresh: bool = False
-    tracking: str | None = None
-    keep_workdir: bool = False
+    arguments: those of the API's function, by their names; `foo_bar` is the option `--foo-bar`.
+    """
+    given = {**arguments}
+    uri, cache = _uri(given.pop("uri")), given.pop("cache", True)
+    _check_choices(given)
+    given["no_cache"] = not cache if isinstance(cache, bool) else cache
+    if given.get("backend") == "local":
+        del given["backend"]  # the project may decide
+    words = [verb, uri]
+    for name, value in given.items():
+        option = "--" + name.replace("_", "-")
+        if name in _CONVERSIONS:
+            words += _CONVERSIONS[name](value)
+        elif name in _FLAGS:
+            if not isinstance(value, bool):
+                raise UsageError(f"`{option}` takes True or False, not {value!r}")
+            words += [option] * value
+        elif value is not None:
+            words.append(_joined(option, value))
+    return words
 
 
-def run_line(wanted: RunArguments) -> list[str]:
-    """Return the words of ``buildrun run``; raises UsageError and ParameterError."""
+def _check_choices(given: dict[str, Any]) -> None:
+    """Refuse values that no option takes; empty names of experiments become None."""
+    from buildrun.environments.base import MANAGERS
     from buildrun.executors.output import MODES
 
-    jobs = wanted.jobs
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise UsageError(f"`jobs` must be a number from 1, not {jobs!r}")
-    _one_of("output", wanted.output, MODES)
-    _one_of("tracking", wanted.tracking, _TRACKING)
-    named = {
-        "--jobs": wanted.jobs,
-        "--output": wanted.output,
-        "--tracking": wanted.tracking,
-    }
-    flags = {
-        "--keep-going": wanted.keep_going,
-        "--quiet": wanted.quiet,
-        "--refresh": wanted.refresh,
-        "--keep-workdir": wanted.keep_workdir,
-    }
-    return ["run", *command_line(wanted), *_options(named, flags)]
-
-
-def command_line(wanted: RunArguments) -> list[str]:
-    """Return the URI and options; raises UsageError and ParameterError."""
-    name, number = (
-        None if given in (None, "") else given
-        for given in (wanted.experiment_name, wanted.experiment_id)
-    )
-    if name is not None and number is not None:
+    for name in ("experiment_name", "experiment_id", "backend"):
+        if given.get(name) == "":
+            given[name] = None
+    if None not in (given.get("experiment_name"), given.get("experiment_id")):
         raise UsageError("specify only one of 'experiment_name' or 'experiment_id'")
-    backend = wanted.backend or "local"
-    if backend not in _BACKENDS:
+    if (backend := given.get("backend")) not in (None, *_BACKENDS):
         raise UsageError(
             f"got unsupported execution mode {backend}. Supported values: {list(_BACKENDS)}"
         )
-    named = {
-        "--entry-point": wanted.entry_point,
-        "--version": wanted.version,
-        "--experiment-name": name,
-        "--experiment-id": number,
-        "--backend": None if backend == "local" else backend,
-        "--backend-config": _config(wanted.backend_config),
-        "--storage-dir": wanted.storage_dir,
-        "--run-id": wanted.run_id,
-        "--run-name": wanted.run_name,
-        "--env-manager": _manager(wanted.env_manager),
-        "--remote-cache": wanted.remote_cache,
-    }
-    flags = {
-        "--build-image": wanted.build_image,
-        "--no-cache": not wanted.cache if isinstance(wanted.cache, bool) else wanted.cache,
-        "--remote-cache-write": wanted.remote_cache_write,
-        "--locked": wanted.locked,
-        "--offline": wanted.offline,
-    }
-    return [
-        _uri(wanted.uri),
-        *_options(named, flags),
-        *_parameters(wanted.parameters),
-        *_docker_args(wanted.docker_args),
-        *_forced(wanted.force),
-    ]
-
-
-def _options(named: Mapping[str, object], flags: Mapping[str, bool]) -> list[str]:
-    given = [_joined(option, value) for option, value in named.items() if value is not None]
-    for option, value in flags.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"`{option}` takes True or False, not {value!r}")
-    return given + [option for option, wanted in flags.items() if wanted]
+    if (manager := given.get("env_manager")) not in (None, *MANAGERS):
+        known = ", ".join(f"`{name}`" for name in MANAGERS)
+        raise UsageError(f"`{manager}` is no environment manager", hint=f"choose one of {known}")
+    for name, known_values in (("output", MODES), ("tracking", _TRACKING)):
+        if (value := given.get(name)) not in (None, *known_values):
+            raise UsageError(f"`{name}` must be one of {', '.join(known_values)}, not {value!r}")
+    jobs = given.get("jobs")
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise UsageError(f"`jobs` must be a number from 1, not {jobs!r}")
 
 
 def _joined(option: str, value: object) -> str:
-    """Return ``--option=value``, in which no value can be taken for an option."""
+    """Return `--option=value`, in which no value can be taken for an option."""
     return f"{option}={_text(option, value)}"
-
-
-def _one_of(name: str, value: object, known: Sequence[str]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"`{name}` must be one of {', '.join(known)}, not {value!r}")
 
 
 def _uri(uri: StrPath) -> str:
@@ -146,24 +93,15 @@ def _uri(uri: StrPath) -> str:
     return text
 
 
-def _manager(name: str | None) -> str | None:
-    from buildrun.environments.base import MANAGERS
-
-    if name is not None and name not in MANAGERS:
-        known = ", ".join(f"`{manager}`" for manager in MANAGERS)
-        raise UsageError(f"`{name}` is no environment manager", hint=f"choose one of {known}")
-    return name
-
-
-def _config(config: Mapping[str, object] | StrPath | None) -> str | None:
+def _config(config: Mapping[str, object] | StrPath | None) -> list[str]:
     if config is None or (isinstance(config, Mapping) and not config):
-        return None
-    if not isinstance(config, Mapping):
-        return _text("backend_config", config)
-    try:
-        return json.dumps(dict(config), default=_plain)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the backend config cannot be written as JSON: {error}") from None
+        return []
+    if isinstance(config, Mapping):
+        try:
+            config = json.dumps(dict(config), default=_plain)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the backend config cannot be written as JSON: {error}") from None
+    return [_joined("--backend-config", config)]
 
 
 def _plain(value: object) -> object:
@@ -210,8 +148,15 @@ def _forced(force: bool | str | Sequence[str]) -> list[str]:
         return ["--force="] if force else []
     if not isinstance(force, (str, Sequence, Set)):
         raise UsageError(f"`force` takes True, False or names of steps, not {force!r}")
-    names = (force,) if isinstance(force, str) else tuple(force)
-    return [_joined("--force", name) for name in names]
+    return [_joined("--force", name) for name in ((force,) if isinstance(force, str) else force)]
+
+
+_CONVERSIONS: Mapping[str, Callable[[Any], list[str]]] = {
+    "backend_config": _config,
+    "docker_args": _docker_args,
+    "force": _forced,
+    "parameters": _parameters,
+}
 
 
 def _text(what: str, value: object) -> str:

@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from buildrun.api.arguments import RunArguments, StrPath, command_line
+from buildrun.api.arguments import StrPath, command_line
 from buildrun.api.process import Child
-from buildrun.api.run import error_of, order_of
+from buildrun.api.run import error_of, launch_spec
 from buildrun.api.types import PlanReport, ValidationReport
 from buildrun.errors import BuildrunError, ExecutionError, UsageError
 
@@ -40,32 +40,17 @@ def plan(
     The shape is that of ``buildrun plan --format json``; the requested entry point is the last
     step. Raises BuildrunError of the fitting kind where there is no plan.
     """
-    wanted = RunArguments(
-        uri=uri,
-        entry_point=entry_point,
-        version=version,
-        parameters=parameters,
-        docker_args=docker_args,
-        backend=backend,
-        backend_config=backend_config,
-        storage_dir=storage_dir,
-        env_manager=env_manager,
-        build_image=build_image,
-        force=force,
-        cache=cache,
-        remote_cache=remote_cache,
-        locked=locked,
-        offline=offline,
-    )
-    argv = ["plan", *command_line(wanted), "--format=json"]
+    arguments = {**locals()}  # all of the above by their names
+    del arguments["cwd"], arguments["environ"]
+    argv = [*command_line("plan", arguments), "--format=json"]
     errors: list[BuildrunError] = []
 
     def hear(told: Any) -> None:
         if "error" in told:
             errors.append(error_of(told["error"]))
 
-    order = order_of(argv, cwd, environ, apart=True)
-    child = Child(order._replace(stdout=subprocess.PIPE), hear)
+    spec = launch_spec(argv, cwd, environ, apart=True)
+    child = Child(spec._replace(stdout=subprocess.PIPE), hear)
     stream = cast(BinaryIO, child.process.stdout)
     try:
         with stream:

@@ -18,7 +18,6 @@ from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 
-from buildrun.api.arguments import RunArguments
 from buildrun.api.run import Run, start
 from buildrun.console import redact
 from buildrun.errors import BuildrunError
@@ -127,20 +126,22 @@ class BuildrunBackend(AbstractBackend):  # type: ignore[misc]  # MLflow need not
         run_id = config.pop("run_id", None) or _create(
             client, project_uri, entry_point, experiment_id
         )
-        wanted = RunArguments(
-            uri=project_uri,
-            entry_point=entry_point,
-            version=version,
-            parameters=params,
-            experiment_id=experiment_id,
-            run_id=run_id,
-            **{**options, "build_image": bool(options["build_image"]), **config},
-        )
+        arguments = {
+            "uri": project_uri,
+            "entry_point": entry_point,
+            "version": version,
+            "parameters": params,
+            "experiment_id": experiment_id,
+            "run_id": run_id,
+            **options,
+            "build_image": bool(options["build_image"]),
+            **config,
+        }
         context = _command_line()
         environ = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri}
         apart = not synchronous and context is None
         try:
-            started = start(wanted, docker_auth, None, environ, apart=apart)
+            started = start(arguments, docker_auth, None, environ, apart=apart)
         except BuildrunError as error:
             client.set_terminated(run_id, "FAILED")
             raise ExecutionException(str(error)) from error

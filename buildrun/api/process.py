@@ -47,7 +47,7 @@ class LaunchSpec(NamedTuple):
 class Child:
     """A process of buildrun; may be used from several threads."""
 
-    def __init__(self, order: LaunchSpec, hear: Callable[[Any], None]) -> None:
+    def __init__(self, spec: LaunchSpec, hear: Callable[[Any], None]) -> None:
         """Start it; raises ExecutionError.
 
         hear: called with all that it tells, and with an empty mapping when it is over.
@@ -57,10 +57,10 @@ class Child:
         self._over = threading.Event()
         self._reaped = False
         self.told_to_end = False
-        self.apart = order.apart
-        self.process, pipe = _start(order)
+        self.apart = spec.apart
+        self.process, pipe = _start(spec)
         try:
-            self._lifeline = _Lifeline(self.process.pid, order.directory)
+            self._lifeline = _Lifeline(self.process.pid, spec.directory)
             self._reader = threading.Thread(target=self._read, args=(pipe,), daemon=True)
             self._reader.start()
             threading.Thread(target=self._wait, daemon=True).start()
@@ -171,7 +171,7 @@ class _Lifeline:
         self._process.wait()
 
 
-def _start(order: LaunchSpec) -> tuple[subprocess.Popen[bytes], int]:
+def _start(spec: LaunchSpec) -> tuple[subprocess.Popen[bytes], int]:
     """Return the process, and the descriptor to read what it tells."""
     if not sys.executable:
         raise ExecutionError("there is no Python to run buildrun with: `sys.executable` is empty")
@@ -187,13 +187,13 @@ def _start(order: LaunchSpec) -> tuple[subprocess.Popen[bytes], int]:
         raise ExecutionError(f"buildrun cannot be started: {error.strerror}") from None
     try:
         process = subprocess.Popen(
-            (sys.executable, *program, f"--listener={writer}", *order.argv),
-            cwd=order.cwd,
-            env=order.environ,
-            stdin=subprocess.DEVNULL if order.apart else None,
-            stdout=order.stdout,
+            (sys.executable, *program, f"--listener={writer}", *spec.argv),
+            cwd=spec.cwd,
+            env=spec.environ,
+            stdin=subprocess.DEVNULL if spec.apart else None,
+            stdout=spec.stdout,
             pass_fds=(writer,),
-            start_new_session=order.apart,
+            start_new_session=spec.apart,
         )
     except OSError as error:
         os.close(reader)

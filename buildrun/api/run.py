@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun import errors
-from buildrun.api.arguments import RunArguments, StrPath, run_line
+from buildrun.api.arguments import StrPath, command_line
 from buildrun.api.docker_login import forget, log_in
 from buildrun.api.process import Child, LaunchSpec
 from buildrun.api.types import RunReport, Status
@@ -47,10 +47,10 @@ class ExecutionException(ExecutionError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it says; a run cannot leave its process."""
-        return _told_again, (self.message, self.place, self.hint, self.exit_code)
+        return _unpickled, (self.message, self.place, self.hint, self.exit_code)
 
 
-def _told_again(
+def _unpickled(
     message: str, place: str | None, hint: str | None, exit_code: int
 ) -> ExecutionException:
     error = ExecutionException.__new__(ExecutionException)
@@ -66,14 +66,14 @@ class Run:
     business.
     """
 
-    def __init__(self, order: LaunchSpec, *, remote: bool = False) -> None:
+    def __init__(self, spec: LaunchSpec, *, remote: bool = False) -> None:
         """Start it; remote: it waits for its turn elsewhere. Raises ExecutionError."""
         self._id = ""
         self._known = threading.Event()
         self._record: Mapping[str, Any] | None = None
         self._remote = remote
         self.error: BuildrunError | None = None
-        self.child = Child(order, self._hear)
+        self.child = Child(spec, self._hear)
 
     @property
     def run_id(self) -> str:
@@ -229,63 +229,36 @@ def run(
 
     Raises UsageError and ParameterError for arguments that cannot be, at once.
     """
-    wanted = RunArguments(
-        uri=uri,
-        entry_point=entry_point,
-        version=version,
-        parameters=parameters,
-        docker_args=docker_args,
-        experiment_name=experiment_name,
-        experiment_id=experiment_id,
-        backend=backend,
-        backend_config=backend_config,
-        storage_dir=storage_dir,
-        run_id=run_id,
-        run_name=run_name,
-        env_manager=env_manager,
-        build_image=build_image,
-        force=force,
-        cache=cache,
-        remote_cache=remote_cache,
-        remote_cache_write=remote_cache_write,
-        locked=locked,
-        offline=offline,
-        jobs=jobs,
-        keep_going=keep_going,
-        output=output,
-        quiet=quiet,
-        refresh=refresh,
-        tracking=tracking,
-        keep_workdir=keep_workdir,
-    )
+    arguments = {**locals()}  # all of the above by their names
+    for name in ("synchronous", "docker_auth", "cwd", "environ"):
+        del arguments[name]
     main = threading.current_thread() is threading.main_thread()
-    started = start(wanted, docker_auth, cwd, environ, apart=not (synchronous and main))
+    started = start(arguments, docker_auth, cwd, environ, apart=not (synchronous and main))
     if synchronous:
         started.see_through()
     return started
 
 
 def start(
-    wanted: RunArguments,
+    arguments: Mapping[str, Any],
     docker_auth: Mapping[str, Any] | None,
     cwd: StrPath | None,
     environ: Mapping[str, str] | None,
     *,
     apart: bool,
 ) -> Run:
-    """Return a run that goes on beside us; apart: see ``Order``, the rest is as for ``run``."""
-    order = order_of(run_line(wanted), cwd, environ, apart=apart)
-    if (parent := _active_run()) and "MLFLOW_RUN_ID" not in order.environ:
-        order = order._replace(environ={**order.environ, "MLFLOW_RUN_ID": parent})
+    """Return a run that goes on beside us; apart: see `LaunchSpec`, the rest is as for `run`."""
+    spec = launch_spec(command_line("run", arguments), cwd, environ, apart=apart)
+    if (parent := _active_run()) and "MLFLOW_RUN_ID" not in spec.environ:
+        spec = spec._replace(environ={**spec.environ, "MLFLOW_RUN_ID": parent})
     if docker_auth:
-        directory = log_in(docker_auth, order.environ)
-        order = order._replace(
-            directory=directory, environ={**order.environ, "DOCKER_CONFIG": directory}
-        )
+        directory = log_in(docker_auth, spec.environ)
+        environ = {**spec.environ, "DOCKER_CONFIG": directory}
+        spec = spec._replace(directory=directory, environ=environ)
     try:
-        started = Run(order, remote=wanted.backend == "kubernetes")
+        started = Run(spec, remote=arguments.get("backend") == "kubernetes")
     except BaseException:
-        forget(order.directory)
+        forget(spec.directory)
         raise
     _look_after(started)
     return started
@@ -297,7 +270,7 @@ def _active_run() -> str | None:
     return None if active is None else str(active.info.run_id)
 
 
-def order_of(
+def launch_spec(
     argv: Sequence[str],
     cwd: StrPath | None,
     environ: Mapping[str, str] | None,
