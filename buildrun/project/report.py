@@ -54,7 +54,10 @@ def as_json(rows: Sequence[Row], style: Style) -> str:
             "argument": row.argument,
             "path": shown(row.path, style.cwd),
             "valid": row.is_valid(strict=style.strict),
-            "diagnostics": [_as_data(finding) for finding in row.diagnostics],
+            "diagnostics": [
+                {name: value for name, value in finding._asdict().items() if name != "path"}
+                for finding in row.diagnostics
+            ],
         }
         for row in rows
     ]
@@ -80,9 +83,8 @@ def as_sarif(rows: Sequence[Row], style: Style) -> str:
         "columnKind": "unicodeCodePoints",
         "results": [_sarif(finding, style) for finding in findings],
     }
-    return (
-        json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
-    )
+    log = {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(log, indent=2) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Row], Style], str]] = {
@@ -123,18 +125,6 @@ def _text(finding: Diagnostic, style: Style) -> str:
 
 def _colour(text: str, name: str, style: Style) -> str:
     return f"{_COLOURS[name]}{text}\x1b[0m" if style.colour else text
-
-
-def _as_data(finding: Diagnostic) -> dict[str, Any]:
-    return {
-        "severity": finding.severity,
-        "code": finding.code,
-        "message": finding.message,
-        "line": finding.line,
-        "column": finding.column,
-        "pointer": finding.pointer,
-        "hint": finding.hint,
-    }
 
 
 def _github(finding: Diagnostic, style: Style) -> str:

@@ -219,10 +219,6 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-def _first(paths: list[Path], findings: Findings) -> Path:
-    return min(paths, key=findings.document.place)
-
-
 def _lost_space(key: object, value: object, known: list[str]) -> str | None:
     """Return ``type: int`` for the key ``type:int``, which YAML takes as one word."""
     match = _LOST_SPACE.fullmatch(key) if value is None and isinstance(key, str) else None

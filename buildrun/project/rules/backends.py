@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.findings import Findings
 from buildrun.project.model import DockerEnv
-from buildrun.project.rules.values import check_scalar
+from buildrun.project.rules.values import check_scalar, items
 from buildrun.project.schema_check import check_schema
 from buildrun.project.yaml_loader import Document, Path, parse, read_text
 from buildrun.store.memo import DependencyTracker
@@ -24,13 +23,10 @@ def read_docker_env(findings: Findings) -> DockerEnv | None:
     image = value.get("image") if isinstance(value, dict) else None
     if not isinstance(image, str) or not image:
         return None
-    variables = _list(value.get("environment"))
-    pairs = [
-        _variable(findings, ("docker_env", "environment", index), item)
-        for index, item in enumerate(variables)
-    ]
-    volumes = tuple(item for item in _list(value.get("volumes")) if isinstance(item, str))
-    return DockerEnv(image, volumes, tuple(pair for pair in pairs if pair is not None))
+    variables = items(("docker_env", "environment"), value.get("environment"))
+    pairs = [_variable(findings, *variable) for variable in variables]
+    volumes = [item for _, item in items((), value.get("volumes")) if isinstance(item, str)]
+    return DockerEnv(image, tuple(volumes), tuple(pair for pair in pairs if pair is not None))
 
 
 def _variable(findings: Findings, path: Path, item: object) -> str | tuple[str, str] | None:
@@ -40,10 +36,6 @@ def _variable(findings: Findings, path: Path, item: object) -> str | tuple[str, 
         return None
     check_scalar(findings, (*path, 1), item[1], "the variable is", exact=True)
     return item[0], str(item[1])
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 KEYS = ("kube-context", "repository-uri", "kube-job-template-path")

@@ -8,7 +8,7 @@ from buildrun.console import did_you_mean
 from buildrun.project.findings import Findings
 from buildrun.project.model import Declared, Dependency, Parameter, ProjectSpec
 from buildrun.project.rules.command import check_value
-from buildrun.project.rules.values import check_scalar, misfit
+from buildrun.project.rules.values import check_scalar, items, misfit
 from buildrun.project.yaml_loader import Path
 
 
@@ -17,8 +17,7 @@ def read_dependencies(
 ) -> tuple[tuple[Path, Dependency], ...]:
     """Return the dependencies that name an entry point, with their paths in the document."""
     found = []
-    for index, item in enumerate(value if isinstance(value, list) else ()):
-        where = (*path, index)
+    for where, item in items(path, value):
         if isinstance(item, str):
             found.append((where, Dependency(item)))
         elif isinstance(item, dict) and isinstance(item.get("entry_point"), str):

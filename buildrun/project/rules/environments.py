@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from buildrun.errors import ProjectError
 from buildrun.project.findings import Findings
 from buildrun.project.model import CondaEnv, PythonEnv
+from buildrun.project.rules.values import items
 from buildrun.project.schema_check import check_schema
 from buildrun.project.yaml_loader import Path
 from buildrun.store.memo import DependencyTracker
@@ -45,17 +46,16 @@ def read_conda_env(findings: Findings, root: str | None, reader: DependencyTrack
     check_schema("conda", findings)
     if not isinstance(value, dict):
         return CondaEnv(document.path)
-    given = value.get("dependencies")
-    items = list(enumerate(given)) if isinstance(given, list) else []
-    pip = _pip(findings, items)
+    listed = items(("dependencies",), value.get("dependencies"))
+    pip = _pip(findings, listed)
     folders = () if root is None else (root, os.path.dirname(document.path))
     _check_files(findings, pip, folders, reader)
     variables = value.get("variables")
     return CondaEnv(
         document.path,
         None if value.get("name") is None else str(value["name"]),
-        tuple(str(item) for item in _list(value.get("channels"))),
-        tuple(item for _, item in items if isinstance(item, str)),
+        tuple(str(item) for _, item in items((), value.get("channels"))),
+        tuple(item for _, item in listed if isinstance(item, str)),
         _texts(pip),
         tuple(
             (str(name), str(text))
@@ -109,8 +109,7 @@ def _python(findings: Findings) -> str | None:
 
 def _requirements(findings: Findings, path: Path, given: object) -> list[Line]:
     found: list[Line] = []
-    for index, item in enumerate(_list(given)):
-        where = (*path, index)
+    for where, item in items(path, given):
         if isinstance(item, str):
             found.append((where, item))
         elif isinstance(item, dict):
@@ -120,8 +119,8 @@ def _requirements(findings: Findings, path: Path, given: object) -> list[Line]:
 
 
 def _nested_pip(findings: Findings, path: Path, item: dict[Any, Any]) -> list[Line]:
-    lines = item.get("pip")
-    if set(item) != {"pip"} or not all(isinstance(line, str) for line in _list(lines)):
+    lines = items((*path, "pip"), item.get("pip"))
+    if set(item) != {"pip"} or not all(isinstance(line, str) for _, line in lines):
         message = "a requirement must be a string, not a mapping"
         hint = "write one requirement a line, such as `- numpy==2.3.0`"
         findings.error("wrong-type", message, path, hint=hint)
@@ -129,30 +128,25 @@ def _nested_pip(findings: Findings, path: Path, item: dict[Any, Any]) -> list[Li
     message = "a `pip` section belongs to conda files; MLflow fails on it, buildrun reads its lines"
     hint = "write its lines directly beneath `dependencies:`"
     findings.warning("nested-pip", message, path, hint=hint)
-    return [((*path, "pip", index), line) for index, line in enumerate(_list(lines))]
+    return lines
 
 
-def _pip(findings: Findings, items: list[tuple[int, Any]]) -> list[Line]:
+def _pip(findings: Findings, dependencies: list[tuple[Path, Any]]) -> list[Line]:
     """Return the lines of the last pip section, the one that counts for conda and MLflow."""
     found: list[Line] = []
-    sections = [(index, item["pip"]) for index, item in items if _is_pip(item)]
-    for position, (index, lines) in enumerate(sections):
-        path = ("dependencies", index, "pip")
-        if position:
+    sections = [
+        ((*path, "pip"), item["pip"])
+        for path, item in dependencies
+        if isinstance(item, dict) and "pip" in item
+    ]
+    for number, (path, lines) in enumerate(sections):
+        if number:
             message = "this second `pip` section replaces the one before"
             hint = "put all requirements into one section"
             findings.warning("duplicate-key", message, path, key=True, hint=hint)
-        found = [
-            ((*path, number), line)
-            for number, line in enumerate(_list(lines))
-            if isinstance(line, str)
-        ]
+        found = [line for line in items(path, lines) if isinstance(line[1], str)]
         _check_requirements(findings, found)
     return found
-
-
-def _is_pip(item: object) -> bool:
-    return isinstance(item, dict) and "pip" in item
 
 
 def _check_requirements(findings: Findings, lines: list[Line]) -> None:
@@ -184,10 +178,6 @@ def _check_files(
             kind = "directory" if directory else "device, pipe or socket"
             message = f"`{name[:80]}`: this is a {kind}, not a file"
             findings.error("not-a-file", message, path, hint="put a file in its place")
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _texts(lines: list[Line]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from buildrun.project.rules.dependencies import (
     needed,
 )
 from buildrun.project.rules.outputs import check_fields, problem
+from buildrun.project.rules.values import items
 from buildrun.project.yaml_loader import Path, pointer
 from buildrun.workspace import glob
 
@@ -29,8 +30,7 @@ def read_inputs(
     parameters: the entry point's.
     """
     found = []
-    for index, text in enumerate(value if isinstance(value, list) else ()):
-        where = (*path, index)
+    for where, text in items(path, value):
         if isinstance(text, str) and text and _check(findings, where, text):
             check_fields(findings, where, text, parameters)
             found.append((where, Pattern(text, *findings.document.place(where))))
@@ -41,11 +41,8 @@ def all_inputs(findings: Findings, path: Path, value: object) -> tuple[Pattern, 
     """Return the whole list, so that each has its index in it; None where every file counts."""
     if value is None:
         return None
-    items = value if isinstance(value, list) else ()
-    return tuple(
-        Pattern(str(item), *findings.document.place((*path, index)))
-        for index, item in enumerate(items)
-    )
+    place = findings.document.place
+    return tuple(Pattern(str(item), *place(where)) for where, item in items(path, value))
 
 
 def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
@@ -151,13 +148,11 @@ def _check(findings: Findings, path: Path, text: str) -> bool:
     found = problem(text, "the input")
     if found is None and ".." in text.split("/"):
         hint = "write the path without `..`"
-        found = "outside", f"the input `{text[:60]}` holds `..`, which may lead outside", hint
+        found = True, f"the input `{text[:60]}` holds `..`, which may lead outside", hint
     if found is not None:
-        kind, message, hint = found
-        if kind == "outside":
-            findings.error("input-outside", message, path, hint=hint)
-        else:
-            findings.error("bad-input", message, path, hint=hint)
+        is_outside, message, hint = found
+        code = "input-outside" if is_outside else "bad-input"
+        findings.error(code, message, path, hint=hint)
         return False
     escapes = "[" in text or "\\" in text
     if escapes and any(glob.translate(part) == glob.NEVER for part in text.split("/")):

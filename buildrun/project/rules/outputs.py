@@ -6,10 +6,11 @@ import os
 import posixpath
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from buildrun.project.findings import Findings
 from buildrun.project.model import Declared
+from buildrun.project.rules.values import items
 from buildrun.project.yaml_loader import Path
 from buildrun.store.home import STAGING
 
@@ -36,8 +37,7 @@ def read_outputs(
     parameters: the entry point's. reserved: what lies at which path and is no output.
     """
     found = []
-    for index, text in enumerate(value if isinstance(value, list) else ()):
-        where = (*path, index)
+    for where, text in items(path, value):
         if isinstance(text, str) and text and _check(findings, where, text, reserved):
             check_fields(findings, where, text, parameters)
             found.append((where, _normal(text)))
@@ -77,11 +77,9 @@ def _report_overlap(findings: Findings, first: _Output, second: _Output) -> None
 def _check(findings: Findings, path: Path, text: str, reserved: Mapping[str, str]) -> bool:
     found = problem(text, "the output")
     if found is not None:
-        kind, message, hint = found
-        if kind == "outside":
-            findings.error("output-outside", message, path, hint=hint)
-        else:
-            findings.error("bad-output", message, path, hint=hint)
+        is_outside, message, hint = found
+        code = "output-outside" if is_outside else "bad-output"
+        findings.error(code, message, path, hint=hint)
         return False
     refusal = _refusal(_normal(text).rstrip("/"), reserved)
     if refusal is None:
@@ -124,24 +122,25 @@ _VARIABLE = re.compile(r"\$(\{?[A-Za-z_]|\()")
 _RELATIVE = "write a path relative to the project's root"
 
 
-def problem(text: str, what: str) -> tuple[Literal["outside", "bad"], str, str] | None:
-    """Return what is wrong with a path or pattern in itself: kind, message and hint; or None.
+def problem(text: str, what: str) -> tuple[bool, str, str] | None:
+    """Return what is wrong with a path or pattern in itself, or None.
 
+    The problem is told as whether the path lies outside the project, the message and the hint.
     what: the words before the path in the message.
     """
     named = f"{what} `{text[:60]}`"
     if _SCHEME.match(text):
         hint = "download or upload in the command; a parameter of type `path` takes a URI"
-        return "outside", f"{named} is a URI, not a path in the project", hint
+        return True, f"{named} is a URI, not a path in the project", hint
     if text.startswith("/"):
-        return "outside", f"{named} is an absolute path", _RELATIVE
+        return True, f"{named} is an absolute path", _RELATIVE
     if text.startswith("~"):
         hint = f"{_RELATIVE}; for a file of this name write `./{text[:60]}`"
-        return "outside", f"{named} begins with `~`, which nothing fills in", hint
+        return True, f"{named} begins with `~`, which nothing fills in", hint
     if posixpath.normpath(text).split("/")[0] == "..":
-        return "outside", f"{named} lies outside the project", f"{_RELATIVE}, without `..`"
+        return True, f"{named} lies outside the project", f"{_RELATIVE}, without `..`"
     if not _can_be_a_name(text):
-        return "bad", f"{named} holds what no file name can", "remove the character"
+        return False, f"{named} holds what no file name can", "remove the character"
     return None
 
 

@@ -10,14 +10,8 @@ from buildrun.project.model import EntryPoint
 from buildrun.project.rules.entry_points import check_steps, read_entry_point
 from buildrun.project.rules.values import check_scalar
 
-ENVIRONMENTS = ("docker_env", "python_env", "conda_env")
-
 # The keys that MLflow refuses beside databricks_spark_job, in its words.
-_NOT_ON_DATABRICKS = {
-    "docker_env": "docker",
-    "python_env": "python",
-    "conda_env": "conda",
-}
+_NOT_ON_DATABRICKS = {"docker_env": "docker", "python_env": "python", "conda_env": "conda"}
 
 
 def read_name(findings: Findings, fallback: str) -> str:
@@ -58,7 +52,7 @@ def read_entry_points(findings: Findings, reserved: Mapping[str, str]) -> tuple[
 def check_environment_keys(findings: Findings) -> None:
     """Check that there is one environment at most, and that docker has a name to go by."""
     value = findings.document.value
-    given = [key for key in value if key in ENVIRONMENTS]
+    given = [key for key in value if key in _NOT_ON_DATABRICKS]
     if len(given) > 1:
         names = " and ".join(f"`{key}`" for key in given)
         message = f"a project has one environment at most; this one has {names}"
@@ -77,7 +71,8 @@ def check_databricks(findings: Findings) -> None:
     if not isinstance(job, dict):
         return
     path = ("databricks_spark_job",)
-    for message, hint in _databricks_refusals(document.value, job):
+    if refusal := _databricks_refusal(document.value, job):
+        message, hint = refusal
         findings.error("bad-databricks-job", message, path, key=True, hint=hint)
         return
     message = "buildrun does not run Databricks jobs; MLflow runs this one on Databricks"
@@ -85,23 +80,20 @@ def check_databricks(findings: Findings) -> None:
     findings.warning("databricks-job", message, path, key=True, hint=hint)
 
 
-def _databricks_refusals(value: Mapping[Any, Any], job: Mapping[Any, Any]) -> list[tuple[str, str]]:
-    refusals = []
-    entry_points = value.get("entry_points")
-    if job.get("python_file") is None and not entry_points:
-        message = "a Databricks job needs `python_file` or `entry_points`"
-        refusals.append((message, "add `python_file: …`"))
-    if job.get("python_file") is not None and entry_points:
+def _databricks_refusal(value: Mapping[Any, Any], job: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """Return why MLflow refuses a Databricks job, and what to do; or None."""
+    entry_points, has_file = value.get("entry_points"), job.get("python_file") is not None
+    if not has_file and not entry_points:
+        return "a Databricks job needs `python_file` or `entry_points`", "add `python_file: …`"
+    if has_file and entry_points:
         message = "a Databricks job has `python_file` or `entry_points`, not both"
-        refusals.append((message, "remove one of the two"))
-    if any(kind == "path" for kind in _parameter_types(entry_points)):
-        message = "a Databricks job takes no parameter of type `path`"
-        refusals.append((message, "make it a `uri`"))
+        return message, "remove one of the two"
+    if "path" in _parameter_types(entry_points):
+        return "a Databricks job takes no parameter of type `path`", "make it a `uri`"
     for key, name in _NOT_ON_DATABRICKS.items():
         if key in value:
-            message = f"a Databricks job takes no {name} environment"
-            refusals.append((message, f"remove `{key}`"))
-    return refusals
+            return f"a Databricks job takes no {name} environment", f"remove `{key}`"
+    return None
 
 
 def _parameter_types(entry_points: object) -> list[object]:

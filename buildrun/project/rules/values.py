@@ -6,10 +6,18 @@ import datetime
 import os
 import re
 from collections.abc import Collection
+from typing import Any
 
 from buildrun.console import holds
 from buildrun.project.findings import Findings
 from buildrun.project.yaml_loader import Path
+
+
+def items(path: Path, value: object) -> list[tuple[Path, Any]]:
+    """Return the items of a list, each with its path in the document; none of anything else."""
+    listed = value if isinstance(value, list) else []
+    return [((*path, index), item) for index, item in enumerate(listed)]
+
 
 _SHORTENED = re.compile(r"[-+]?(0\d.*|\d+\.\d+)")
 
@@ -74,8 +82,7 @@ def read_pass_env(
 ) -> tuple[str, ...]:
     """Return the names that are in order, each once; env: the names that are set."""
     found = []
-    for index, name in enumerate(value if isinstance(value, list) else ()):
-        where = (*path, index)
+    for where, name in items(path, value):
         if not isinstance(name, str) or not _check_name(findings, where, name, is_key=False):
             continue
         if name in env:
