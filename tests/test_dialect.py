@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from buildrun.project import codec
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.files import check_files
 from buildrun.project.model import Dependency, EntryPoint, Parameter, Pattern, ProjectSpec
-from buildrun.project.read import read_project
+from buildrun.project.read import check_files, read_project
 from buildrun.project.rules.dependencies import cycles, graph_of, needed
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.rules.inputs import unmatched, unmatched_diagnostic

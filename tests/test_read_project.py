@@ -10,7 +10,6 @@ import pytest
 from conftest import REPOSITORY, Buildrun, Project
 
 from buildrun.errors import ProjectError
-from buildrun.project.files import check_files
 from buildrun.project.locate import find_mlproject
 from buildrun.project.model import (
     CondaEnv,
@@ -20,7 +19,7 @@ from buildrun.project.model import (
     ProjectSpec,
     PythonEnv,
 )
-from buildrun.project.read import Reading, read_project
+from buildrun.project.read import Reading, check_files, read_project
 from buildrun.project.rules.environments import as_python_env
 from buildrun.store.memo import DependencyTracker
 
@@ -139,9 +138,9 @@ def test_directory_called_mlproject_is_an_error(tmp_path: Path) -> None:
 def test_directory_without_mlproject_is_a_project(tmp_path: Path) -> None:
     directory = tmp_path / "my project"
     directory.mkdir()
-    assert read(directory) == Reading(
-        ProjectSpec("my project", str(directory), None, (), PythonEnv()), ()
-    )
+    reading = read(directory)
+    assert reading.spec == ProjectSpec("my project", str(directory), None, (), PythonEnv())
+    assert reading.diagnostics == ()
 
 
 @pytest.mark.parametrize("text", ["", "entry_points: {}\n", "name:\n"])

@@ -96,9 +96,7 @@ def test_checkout_has_the_schemas_at_its_top() -> None:
 def test_schemas_inside_the_package_are_found(tmp_path: Path) -> None:
     """A wheel has the data in ``buildrun/schemas/``, beside its modules."""
     package = tmp_path / "buildrun"
-    (package / "project").mkdir(parents=True)
-    for name in ("__init__.py", "project/__init__.py", "project/schemas.py"):
-        shutil.copy(REPOSITORY / "buildrun" / name, package / name)
+    shutil.copytree(REPOSITORY / "buildrun", package)
     shutil.copytree(REPOSITORY / "schemas", package / "schemas")
     code = (
         "from buildrun.project import schemas; print(*map(schemas.path, schemas.NAMES), sep='\\n')"

@@ -10,7 +10,7 @@ import pytest
 from conftest import Buildrun, Project
 
 from buildrun.commands import validate
-from buildrun.project.files import check_files
+from buildrun.project.read import check_files
 from buildrun.project.report import FORMATS, Style
 from buildrun.store.memo import DependencyTracker
 

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.yaml_loader import SIZE_LIMIT, Document, load, parse, pointer
+from buildrun.project.diagnostics import Diagnostic, pointer
+from buildrun.project.yaml_loader import SIZE_LIMIT, Document, load, parse
 from buildrun.store.memo import DependencyTracker
 
 TEXT = """\

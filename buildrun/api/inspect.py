@@ -76,7 +76,7 @@ def validate(
     ours. The shape is that of ``buildrun validate --format json``.
     """
     from buildrun.project import report
-    from buildrun.project.files import check_files
+    from buildrun.project.read import check_files
     from buildrun.store.memo import DependencyTracker
 
     given = (paths,) if isinstance(paths, (str, os.PathLike)) else paths

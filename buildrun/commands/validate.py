@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
     from buildrun.project import report
-    from buildrun.project.files import check_files
+    from buildrun.project.read import check_files
     from buildrun.store.memo import DependencyTracker
 
     rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from buildrun.project.yaml_loader import Path
+    from buildrun.project.diagnostics import Path
 
 
 class Parameter(NamedTuple):

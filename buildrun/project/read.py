@@ -1,35 +1,36 @@
-"""Reading and checking a project: MLproject and the environment files it names."""
+"""Reading and checking projects: MLproject files and the environment files that they name."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from buildrun.console import did_you_mean
 from buildrun.errors import ProjectError
-from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject
 from buildrun.project.model import DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
-from buildrun.project.rules.backends import read_docker_env
+from buildrun.project.rules.backends import (
+    KEYS,
+    check_kubernetes,
+    load_json,
+    read_docker_env,
+)
 from buildrun.project.rules.environments import read_conda_env, read_python_env
+from buildrun.project.rules.inputs import unmatched
 from buildrun.project.rules.outputs import reserved
 from buildrun.project.rules.project import (
+    ENVIRONMENTS,
     check_databricks,
     check_environment_keys,
     read_entry_points,
     read_name,
 )
-from buildrun.project.schema_check import check_schema
+from buildrun.project.schemas import check_schema
 from buildrun.project.yaml_loader import Document, load
 from buildrun.store.memo import DependencyTracker
-
-
-class Reading(NamedTuple):
-    """A project as far as it can be read; spec is None only where nothing of it can be."""
-
-    spec: ProjectSpec | None
-    diagnostics: tuple[Diagnostic, ...]
 
 
 class FileReading(NamedTuple):
@@ -39,33 +40,35 @@ class FileReading(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
 
 
-class Survey(NamedTuple):
-    """A project's spec, and its findings file by file, the MLproject's first."""
+class Reading(NamedTuple):
+    """A project as far as it can be read, and the findings by file, the MLproject's first.
+
+    spec: None only where nothing of the project can be read.
+    """
 
     spec: ProjectSpec | None
     files: tuple[FileReading, ...]
 
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Return the findings about all files."""
+        return tuple(finding for file in self.files for finding in file.diagnostics)
 
-def read_project(root: str, reader: DependencyTracker) -> Reading:
-    """Read the project in the directory ``root``; all findings at once, never an exception."""
-    spec, files = survey(root, reader)
-    return Reading(spec, tuple(finding for file in files for finding in file.diagnostics))
 
-
-def survey(root: str, reader: DependencyTracker, file: str | None = None) -> Survey:
-    """Read the project in ``root``, by default from its MLproject, or else from ``file``."""
+def read_project(root: str, reader: DependencyTracker, file: str | None = None) -> Reading:
+    """Read the project in a directory, from its MLproject or else from `file`; never raises."""
     root = os.path.abspath(root)
     try:
         file = file or find_mlproject(root)
     except ProjectError as error:
         reader.executable(root)  # so that a change of the directory is noticed
         finding = Diagnostic("error", "unreadable-file", error.message, root, hint=error.hint or "")
-        return Survey(None, (FileReading(root, (finding,)),))
+        return Reading(None, (FileReading(root, (finding,)),))
     if file is None:
         return _without_mlproject(root, reader)
     document = load(file, reader)
     if isinstance(document, Diagnostic):
-        return Survey(None, (FileReading(file, (document,)),))
+        return Reading(None, (FileReading(file, (document,)),))
     return _with_mlproject(root, document, reader)
 
 
@@ -82,7 +85,7 @@ def read_environment(
     return environment, FileReading(file.path, findings.sorted())
 
 
-def _without_mlproject(root: str, reader: DependencyTracker) -> Survey:
+def _without_mlproject(root: str, reader: DependencyTracker) -> Reading:
     reader.exists(os.path.join(root, "MLproject"))  # so that its arrival is noticed
     environment, files = _environment(None, root, reader)
     spec = ProjectSpec(_directory_name(root), root, None, (), environment)
@@ -97,7 +100,7 @@ def _without_mlproject(root: str, reader: DependencyTracker) -> Survey:
         for name in sorted(os.listdir(root))
         if is_misnamed(name)
     ]
-    return Survey(spec, (FileReading(root, tuple(misnamed)), *files))
+    return Reading(spec, (FileReading(root, tuple(misnamed)), *files))
 
 
 def is_misnamed(name: str) -> bool:
@@ -105,7 +108,7 @@ def is_misnamed(name: str) -> bool:
     return name.lower() in ("mlproject.yaml", "mlproject.yml")
 
 
-def _with_mlproject(root: str, document: Document, reader: DependencyTracker) -> Survey:
+def _with_mlproject(root: str, document: Document, reader: DependencyTracker) -> Reading:
     findings = Findings(document)
     if document.value is None:
         message = "the file is empty; MLflow fails on it, buildrun reads no entry points"
@@ -113,10 +116,10 @@ def _with_mlproject(root: str, document: Document, reader: DependencyTracker) ->
     else:
         check_schema("MLproject", findings)
     if not isinstance(document.value, dict | None):
-        return Survey(None, (FileReading(document.path, findings.sorted()),))
+        return Reading(None, (FileReading(document.path, findings.sorted()),))
     environment, files = _environment(findings, root, reader)
     spec = _spec(findings, root, environment)
-    return Survey(spec, (FileReading(document.path, findings.sorted()), *files))
+    return Reading(spec, (FileReading(document.path, findings.sorted()), *files))
 
 
 def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> ProjectSpec:
@@ -215,3 +218,104 @@ def _near(path: str) -> str:
     except (OSError, ValueError):
         names = []
     return did_you_mean(wanted, names) or "the path is relative to the directory of MLproject"
+
+
+Kind = Literal["mlproject", "python_env", "conda", "kubernetes"]
+
+# What a file is by its name, in lower case, or else by any of its keys.
+_NAMES: Mapping[Kind, str] = {
+    "mlproject": r"mlproject(\.ya?ml)?",
+    "python_env": r"python_env.*\.ya?ml",
+    "conda": r"(conda|environment).*\.ya?ml",
+}
+_KEYS: tuple[tuple[tuple[str, ...], Kind], ...] = (
+    (KEYS, "kubernetes"),
+    (("entry_points", *ENVIRONMENTS, "databricks_spark_job"), "mlproject"),
+    (("channels", "prefix"), "conda"),
+    (("python", "build_dependencies"), "python_env"),
+    (("dependencies",), "conda"),
+)
+
+
+class Row(NamedTuple):
+    """The verdict on one file, or on a directory without an MLproject.
+
+    argument: what was asked about. path: absolute.
+    """
+
+    argument: str
+    path: str
+    diagnostics: tuple[Diagnostic, ...]
+
+    def is_valid(self, *, strict: bool = False) -> bool:
+        """Return whether there is no error and, when strict, no warning either."""
+        return not any(strict or found.severity == "error" for found in self.diagnostics)
+
+
+def check_files(arguments: Sequence[str], cwd: str, reader: DependencyTracker) -> tuple[Row, ...]:
+    """Check files and projects; never raises for what they hold.
+
+    A directory gives a row for its MLproject, or for itself where it has none, and one for each
+    environment file that it names or that MLflow picks. A file gives one row.
+    """
+    rows: list[Row] = []
+    for argument in arguments:
+        path = os.path.normpath(os.path.join(cwd, argument)) if argument else cwd
+        if not argument:
+            missing = Diagnostic("error", "missing-file", "the path is empty", cwd)
+            rows.append(Row(argument, cwd, (missing,)))
+        elif os.path.isdir(path):
+            rows += [Row(argument, *file) for file in _with_unmatched(read_project(path, reader))]
+        else:
+            rows.append(Row(argument, path, _check_file(path, cwd, reader)))
+    return tuple(rows)
+
+
+def _check_file(path: str, cwd: str, reader: DependencyTracker) -> tuple[Diagnostic, ...]:
+    name = os.path.basename(path).lower()
+    kind = next((kind for kind in _NAMES if re.fullmatch(_NAMES[kind], name, re.DOTALL)), None)
+    document: Document | Diagnostic | None = None
+    if kind is None:
+        document = (load_json if name.endswith(".json") else load)(path, reader)
+        if isinstance(document, Diagnostic):
+            return (document,)
+        kind = _kind_by_content(document)
+    if kind is None:
+        message = "this is neither an MLproject nor an environment file"
+        hint = "name the project's directory, its MLproject or its environment file"
+        return (Diagnostic("error", "unknown-file", message, path, hint=hint),)
+    if kind == "mlproject":
+        return _check_mlproject(path, reader)
+    if kind == "kubernetes" and isinstance(document, Document):
+        findings = Findings(document)
+        check_kubernetes(findings, cwd, reader)
+        return findings.sorted()
+    return read_environment(EnvironmentFile(kind == "conda", path), None, reader)[1].diagnostics
+
+
+def _check_mlproject(path: str, reader: DependencyTracker) -> tuple[Diagnostic, ...]:
+    found = _with_unmatched(read_project(os.path.dirname(path), reader, path))[0].diagnostics
+    if not is_misnamed(os.path.basename(path)):
+        return found
+    message = "MLflow ignores this file: it must be called `MLproject`"
+    hint = "rename it to `MLproject`"
+    return (Diagnostic("warning", "misnamed-file", message, path, hint=hint), *found)
+
+
+def _with_unmatched(found: Reading) -> tuple[FileReading, ...]:
+    """Return the findings file by file, with those that only a look at the disk brings."""
+    spec = found.spec
+    if spec is None or spec.file is None or not any(item.inputs for item in spec.entry_points):
+        return found.files
+    first, *rest = found.files
+    told = {(item.line, item.column) for item in first.diagnostics if item.severity == "error"}
+    more = [item for item in unmatched(spec) if (item.line, item.column) not in told]
+    every = sorted((*first.diagnostics, *more), key=lambda item: (item.line, item.column))
+    return FileReading(first.path, tuple(every)), *rest
+
+
+def _kind_by_content(document: Document) -> Kind | None:
+    value = document.value
+    if not isinstance(value, dict):
+        return None
+    return next((kind for keys, kind in _KEYS if not value.keys().isdisjoint(keys)), None)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from buildrun import __version__
 from buildrun.console import printable
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.files import Row
+from buildrun.project.read import Row
 
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "hint": "\x1b[36m"}
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

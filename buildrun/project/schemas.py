@@ -1,10 +1,22 @@
-"""The JSON Schemas that editors and `buildrun validate` share."""
+"""The JSON Schemas that editors and `buildrun validate` share, and documents against them.
+
+The schemas say, under `x-buildrun`, how each failing keyword is reported.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.console import did_you_mean, nearest
+from buildrun.project.diagnostics import Findings, Path, describe
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 NAMES = ("MLproject", "conda", "kubernetes_config", "python_env")
 
@@ -30,3 +42,237 @@ def load(name: str) -> dict[str, Any]:
     with open(path(name), encoding="utf-8") as file:
         schema: dict[str, Any] = json.load(file)
     return schema
+
+
+Rule = Mapping[str, Any]
+
+_CODES = {
+    "type": "wrong-type",
+    "required": "missing-key",
+    "additionalProperties": "unknown-key",
+}
+_TYPES = {
+    "string": "a string",
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "empty",
+}
+_LOST_SPACE = re.compile(r"(?P<key>[\w-]+)\s*[:=\s]\s*(?P<value>.*)", re.DOTALL)
+
+
+class _Failure(NamedTuple):
+    """One failing keyword, without the ``Unset`` that jsonschema's own record allows."""
+
+    keyword: str
+    wanted: Any
+    instance: Any
+    schema: Any
+    path: Path
+    message: str
+
+    @property
+    def rule(self) -> Rule:
+        """What the schema says about reporting this."""
+        rules = self.schema.get("x-buildrun", {}) if isinstance(self.schema, dict) else {}
+        rule: Rule = rules.get(self.keyword, {})
+        if self.keyword == "type":
+            return {**rule, **rule.get(_kind(self.instance), {})}
+        return rule
+
+
+@functools.cache
+def validator(name: str) -> Draft202012Validator:
+    """Return the validator of a schema, made once a process; raises as `load` does."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(load(name))
+
+
+def check_schema(name: str, findings: Findings) -> None:
+    """Add what the schema called ``name`` finds in the document."""
+    types: dict[str, list[Path]] = {}
+    for error in validator(name).iter_errors(findings.document.value):
+        failure = _Failure(
+            str(error.validator),
+            error.validator_value,
+            error.instance,
+            error.schema,
+            tuple(error.absolute_path),
+            error.message,
+        )
+        if failure.rule.get("severity") == "ignore":
+            continue
+        if failure.rule.get("code") == "unknown-type":
+            types.setdefault(_words(failure, findings)["value"], []).append(failure.path)
+        elif failure.keyword == "additionalProperties":
+            _unknown_keys(failure, findings)
+        else:
+            _report(failure, findings)
+    if types:
+        _unknown_types(types, findings)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return "object" if isinstance(value, dict) else ""
+
+
+def _report(failure: _Failure, findings: Findings) -> None:
+    rule, path = failure.rule, failure.path
+    if rule.get("code") == "missing-command" and findings.document.lends(path):
+        return  # it only holds what others repeat
+    words = _words(failure, findings)
+    message = str(rule.get("message") or _default_message(failure)).format(**words)
+    hint = str(rule.get("hint", "")).format(**words)
+    findings.add(
+        rule.get("severity", "error"),
+        rule.get("code", _CODES.get(failure.keyword, "bad-value")),
+        message,
+        path,
+        key=failure.keyword == "required" and bool(path),
+        hint=hint,
+    )
+
+
+def _words(failure: _Failure, findings: Findings) -> dict[str, str]:
+    path, instance = failure.path, failure.instance
+    raw = findings.document.raw(path)
+    return {
+        "label": _label(path),
+        "parent": _label(path[:-1]),
+        "actual": describe(instance),
+        "value": _short("null" if not raw and instance is None else raw or instance),
+        "key": _missing(failure),
+        "expected": " or ".join(_expected(failure)),
+    }
+
+
+def _missing(failure: _Failure) -> str:
+    if failure.keyword != "required":
+        return ""
+    missing = [str(key) for key in failure.wanted if failure.message.startswith(repr(key))]
+    return missing[0] if missing else ""
+
+
+def _expected(failure: _Failure) -> list[str]:
+    types = failure.wanted if failure.keyword == "type" else []
+    return [_TYPES[kind] for kind in ([types] if isinstance(types, str) else types)]
+
+
+def _default_message(failure: _Failure) -> str:
+    if failure.keyword == "type":
+        return "`{label}` must be {expected}, not {actual}"
+    if failure.keyword == "minLength":
+        return "`{label}` is empty"
+    return "`{label}` does not fit: " + failure.message.replace("{", "{{").replace("}", "}}")
+
+
+def _label(path: Path) -> str:
+    if not path:
+        return "the file"
+    if isinstance(path[-1], int) and len(path) > 1:
+        return f"{path[-2]}[{path[-1]}]"
+    return _short(path[-1])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _unknown_keys(failure: _Failure, findings: Findings) -> None:
+    instance, known = failure.instance, list(failure.schema["properties"])
+    lends = findings.document.lends
+    unknown = [key for key in instance if key not in known and not lends((*failure.path, key))]
+    lost = {key: text for key in unknown if (text := _lost_space(key, instance[key], known))}
+    if lost:
+        key, meant = next(iter(lost)), ", ".join(lost.values())
+        message = f"`{_short(key)}` is one key without a value"
+        if "default" in known:
+            message = f"{message}; {_what_is_read(instance)}"
+        hint = f"write `{{{meant}}}`: a space belongs after each colon"
+        findings.warning("lost-space", message, (*failure.path, key), key=True, hint=hint)
+    for key in unknown:
+        if key not in lost:
+            _unknown_key(failure, key, known, findings)
+
+
+def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Findings) -> None:
+    rule = failure.rule
+    severity = rule.get("severity", "error")
+    message = f"unknown key `{_short(key)}`" + ("; it is ignored" * (severity == "warning"))
+    hint = did_you_mean(key, known, rule.get("synonyms"))
+    if "default" in known:
+        hint = _parameter_hint(failure.instance, key) or hint
+    hint = hint or f"the known keys are {_listed(known)}"
+    code = rule.get("code", _CODES["additionalProperties"])
+    findings.add(severity, code, message, (*failure.path, key), key=True, hint=hint)
+
+
+def _unknown_types(paths: Mapping[str, list[Path]], findings: Findings) -> None:
+    """Report types that MLflow does not know: words with a plain meaning once for the file."""
+    part = schema_part("MLproject", "$defs", "type")
+    rule: Rule = part["x-buildrun"]["enum"]
+    known = {word: word for word in part["enum"]} | rule["synonyms"]
+    place = findings.document.place
+    first = {word: min(paths[word], key=place) for word in paths}
+    plain: dict[str, list[str]] = {}
+    for word in sorted(first, key=lambda word: place(first[word])):
+        if word.lower() in known:
+            plain.setdefault(known[word.lower()], []).append(word)
+            continue
+        message = f"`{word}` is none of MLflow's types; the value is treated as text"
+        meant = nearest(word, known)
+        hint = f"did you mean `{known[meant]}`?" if meant is not None else rule["hint"]
+        findings.warning(rule["code"], message, first[word], hint=hint)
+    if plain:
+        words = [word for those in plain.values() for word in those]
+        message = f"MLflow takes any text for {_listed(words)}; buildrun warns of what does not fit"
+        hint = "write " + "; ".join(f"`{kind}` for {_listed(plain[kind])}" for kind in plain)
+        findings.warning(
+            rule["code"], message, min((first[word] for word in words), key=place), hint=hint
+        )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _lost_space(key: object, value: object, known: list[str]) -> str | None:
+    """Return ``type: int`` for the key ``type:int``, which YAML takes as one word."""
+    match = _LOST_SPACE.fullmatch(key) if value is None and isinstance(key, str) else None
+    if match is None or match["key"] not in known:
+        return None
+    return f"{match['key']}: {_short(match['value'])}"
+
+
+def _what_is_read(parameter: Mapping[Any, Any]) -> str:
+    kind = _short(parameter.get("type") or "string")
+    if parameter.get("default") is None:
+        return f"what is read is a required parameter of type `{kind}`"
+    return f"what is read is a parameter of type `{kind}` with a default"
+
+
+def _parameter_hint(parameter: Mapping[Any, Any], key: object) -> str:
+    """Return what ``{int, 0.001}`` and ``{int: int}`` were meant to be."""
+    types = schema_part("MLproject", "$defs", "type")
+    words = [*types["enum"], *types["x-buildrun"]["enum"]["synonyms"]]
+    if isinstance(key, (int, float)) and parameter[key] is None and "default" not in parameter:
+        return f"did you mean `default: {key}`?"
+    if key in words and parameter[key] in (None, key):
+        return f"did you mean `type: {key}`?" * ("type" not in parameter)
+    return ""
+
+
+def schema_part(name: str, *keys: str) -> Any:
+    """Return the part of a schema that ``keys`` lead to."""
+    part: Any = validator(name).schema
+    for key in keys:
+        part = part[key]
+    return part

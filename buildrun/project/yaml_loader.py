@@ -24,7 +24,7 @@ from yaml.events import (
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from buildrun.console import near_path
-from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.diagnostics import Diagnostic, Path
 from buildrun.store.memo import DependencyTracker
 
 SIZE_LIMIT = 1 << 20  # bytes
@@ -133,11 +133,6 @@ class Document:
                 construct_key(key): (key, value) for key, value in node.value
             }
         return self._children[id(node)].get(part)
-
-
-def pointer(path: Path) -> str:
-    """Return a path as an RFC 6901 JSON pointer."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def load(path: str, reader: DependencyTracker) -> Document | Diagnostic:
@@ -340,8 +335,6 @@ STRING = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
-Path = tuple[Any, ...]
-
 
 class LimitError(Exception):
     """A document that is legal YAML and too much of it."""
@@ -380,28 +373,24 @@ def _check_limits(loader: Any) -> list[tuple[int, int]]:
     while (event := loader.get_event()) is not None:
         kind, mark = type(event), event.start_mark
         if count > NODE_LIMIT:
-            raise LimitError(
-                "too-large", f"the file holds more than {NODE_LIMIT} keys and values", mark
-            )
+            message = f"the file holds more than {NODE_LIMIT} keys and values"
+            raise LimitError("too-large", message, mark)
         if kind is DocumentStartEvent:
             documents += 1
             if documents > 1:
-                raise LimitError(
-                    "multiple-documents", "the file holds more than one document", mark
-                )
+                message = "the file holds more than one document"
+                raise LimitError("multiple-documents", message, mark)
         elif kind is ScalarEvent:
             merges += _check_scalar(loader, event) == _MERGE
             if merges > MERGE_LIMIT:
-                raise LimitError(
-                    "too-many-aliases", f"the file has more than {MERGE_LIMIT} keys `<<`", mark
-                )
+                message = f"the file has more than {MERGE_LIMIT} keys `<<`"
+                raise LimitError("too-many-aliases", message, mark)
             count += 1
             anchors[event.anchor] = mark.index, 1
         elif kind in (SequenceStartEvent, MappingStartEvent):
             if len(stack) >= DEPTH_LIMIT:
-                raise LimitError(
-                    "too-deep", f"the file is nested deeper than {DEPTH_LIMIT} levels", mark
-                )
+                message = f"the file is nested deeper than {DEPTH_LIMIT} levels"
+                raise LimitError("too-deep", message, mark)
             stack.append((event.anchor, mark.index, count))
             anchors[event.anchor] = mark.index, None
             count += 1
@@ -411,17 +400,13 @@ def _check_limits(loader: Any) -> list[tuple[int, int]]:
         elif kind is AliasEvent and event.anchor in anchors:
             offset, size = anchors[event.anchor]
             if size is None:
-                raise LimitError(
-                    "recursive-alias",
-                    f"the alias `*{event.anchor}` stands inside the value that it repeats",
-                    mark,
-                )
+                message = f"the alias `*{event.anchor}` stands inside the value that it repeats"
+                raise LimitError("recursive-alias", message, mark)
             repeated += size
             count += size
             if repeated > ALIAS_LIMIT:
-                raise LimitError(
-                    "too-many-aliases", f"aliases repeat more than {ALIAS_LIMIT} values", mark
-                )
+                message = f"aliases repeat more than {ALIAS_LIMIT} values"
+                raise LimitError("too-many-aliases", message, mark)
             aliases.append((mark.index, offset))
     return aliases
 

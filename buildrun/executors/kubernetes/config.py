@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
-from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.project.rules.backends import check_kubernetes, load_json
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.yaml_loader import Document, parse, read_text

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 
-from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Diagnostic, Findings, Path
 from buildrun.project.model import DockerEnv
 from buildrun.project.rules.values import check_scalar, items
-from buildrun.project.schema_check import check_schema
-from buildrun.project.yaml_loader import Document, Path, parse, read_text
+from buildrun.project.schemas import check_schema
+from buildrun.project.yaml_loader import Document, parse, read_text
 from buildrun.store.memo import DependencyTracker
 
 

@@ -6,11 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from buildrun.console import did_you_mean
-from buildrun.project.diagnostics import Severity
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings, Path, Severity
 from buildrun.project.quoting import Place, encode
 from buildrun.project.template import Placeholder, cuts, placeholders, trial
-from buildrun.project.yaml_loader import Path
 
 _WORD = re.compile(r"[\w-]+")
 _BRACES = "write `{{` and `}}` for braces that the command should hold"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from buildrun.console import did_you_mean
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.model import Declared, Dependency, Parameter, ProjectSpec
 from buildrun.project.rules.command import check_value
 from buildrun.project.rules.values import check_scalar, items, misfit
-from buildrun.project.yaml_loader import Path
 
 
 def read_dependencies(

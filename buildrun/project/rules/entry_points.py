@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.console import is_named
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.model import Declared, EntryPoint, Parameter
 from buildrun.project.rules.command import check_command
 from buildrun.project.rules.dependencies import (
@@ -18,7 +18,6 @@ from buildrun.project.rules.dependencies import (
 from buildrun.project.rules.inputs import all_inputs, check_effect, check_origins, read_inputs
 from buildrun.project.rules.outputs import check_overlaps, read_outputs
 from buildrun.project.rules.values import check_scalar, is_number, misfit, read_env, read_pass_env
-from buildrun.project.yaml_loader import Path
 
 
 def read_entry_point(

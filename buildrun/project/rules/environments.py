@@ -7,11 +7,10 @@ import re
 from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.project.rules.values import items
-from buildrun.project.schema_check import check_schema
-from buildrun.project.yaml_loader import Path
+from buildrun.project.schemas import check_schema
 from buildrun.store.memo import DependencyTracker
 
 _VERSION = re.compile(r"\d+(\.\d+)*")

@@ -6,8 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 
 from buildrun.console import did_you_mean, printable
-from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Diagnostic, Findings, Path, pointer
 from buildrun.project.model import Declared, EntryPoint, Pattern, ProjectSpec
 from buildrun.project.producers import Producers, producers_of
 from buildrun.project.rules.dependencies import (
@@ -18,7 +17,6 @@ from buildrun.project.rules.dependencies import (
 )
 from buildrun.project.rules.outputs import check_fields, problem
 from buildrun.project.rules.values import items
-from buildrun.project.yaml_loader import Path, pointer
 from buildrun.workspace import glob
 
 
@@ -151,8 +149,7 @@ def _check(findings: Findings, path: Path, text: str) -> bool:
         found = True, f"the input `{text[:60]}` holds `..`, which may lead outside", hint
     if found is not None:
         is_outside, message, hint = found
-        code = "input-outside" if is_outside else "bad-input"
-        findings.error(code, message, path, hint=hint)
+        findings.error("input-outside" if is_outside else "bad-input", message, path, hint=hint)
         return False
     escapes = "[" in text or "\\" in text
     if escapes and any(glob.translate(part) == glob.NEVER for part in text.split("/")):

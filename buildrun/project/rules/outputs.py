@@ -8,10 +8,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.model import Declared
 from buildrun.project.rules.values import items
-from buildrun.project.yaml_loader import Path
 from buildrun.store.home import STAGING
 
 
@@ -78,8 +77,7 @@ def _check(findings: Findings, path: Path, text: str, reserved: Mapping[str, str
     found = problem(text, "the output")
     if found is not None:
         is_outside, message, hint = found
-        code = "output-outside" if is_outside else "bad-output"
-        findings.error(code, message, path, hint=hint)
+        findings.error("output-outside" if is_outside else "bad-output", message, path, hint=hint)
         return False
     refusal = _refusal(_normal(text).rstrip("/"), reserved)
     if refusal is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from buildrun.project.findings import Findings
+from buildrun.project.diagnostics import Findings
 from buildrun.project.model import EntryPoint
 from buildrun.project.rules.entry_points import check_steps, read_entry_point
 from buildrun.project.rules.values import check_scalar
 
-# The keys that MLflow refuses beside databricks_spark_job, in its words.
-_NOT_ON_DATABRICKS = {"docker_env": "docker", "python_env": "python", "conda_env": "conda"}
+# The keys of environments, and MLflow's words for them.
+ENVIRONMENTS = {"docker_env": "docker", "python_env": "python", "conda_env": "conda"}
 
 
 def read_name(findings: Findings, fallback: str) -> str:
@@ -52,7 +52,7 @@ def read_entry_points(findings: Findings, reserved: Mapping[str, str]) -> tuple[
 def check_environment_keys(findings: Findings) -> None:
     """Check that there is one environment at most, and that docker has a name to go by."""
     value = findings.document.value
-    given = [key for key in value if key in _NOT_ON_DATABRICKS]
+    given = [key for key in value if key in ENVIRONMENTS]
     if len(given) > 1:
         names = " and ".join(f"`{key}`" for key in given)
         message = f"a project has one environment at most; this one has {names}"
@@ -90,7 +90,7 @@ def _databricks_refusal(value: Mapping[Any, Any], job: Mapping[Any, Any]) -> tup
         return message, "remove one of the two"
     if "path" in _parameter_types(entry_points):
         return "a Databricks job takes no parameter of type `path`", "make it a `uri`"
-    for key, name in _NOT_ON_DATABRICKS.items():
+    for key, name in ENVIRONMENTS.items():
         if key in value:
             return f"a Databricks job takes no {name} environment", f"remove `{key}`"
     return None

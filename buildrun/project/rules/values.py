@@ -9,8 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from buildrun.console import holds
-from buildrun.project.findings import Findings
-from buildrun.project.yaml_loader import Path
+from buildrun.project.diagnostics import Findings, Path
 
 
 def items(path: Path, value: object) -> list[tuple[Path, Any]]:
