@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from buildrun.console import printable, redact
+from buildrun.console import printable
 from buildrun.errors import TrackingError
 
 MODES = ("on", "optional", "off")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class RunSpec(NamedTuple):
@@ -43,9 +45,11 @@ def is_wanted(mode: str | None, environ: Mapping[str, str], *named: str | None) 
     return bool(environ.get("MLFLOW_TRACKING_URI") or environ.get("MLFLOW_RUN_ID"))
 
 
-def parent(ask: RunSpec, environ: Mapping[str, str]) -> str | None:
-    """Return the run whose command called us, which the new one is nested in."""
-    return None if ask.run_id else environ.get("MLFLOW_RUN_ID") or None
+def status_of(exit_code: int, interrupted: int | None) -> Status:
+    """Return how a run has ended; interrupted: the number of a signal, else None."""
+    if interrupted is not None:
+        return "KILLED"
+    return "FAILED" if exit_code else "FINISHED"
 
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
@@ -118,11 +122,6 @@ def directory(uri: str) -> str | None:
     return unquote(parts.path) if parts.netloc in ("", "localhost") else None
 
 
-def shown(uri: str) -> str:
-    """Return the URI without credentials."""
-    return redact(uri)
-
-
 def _file(path: str) -> str:
     from urllib.parse import quote
 
@@ -135,3 +134,8 @@ def timeout_seconds(environ: Mapping[str, str], usual: float) -> float:
     if given.isascii() and given.isdigit() and 0 < int(given) < 1_000_000:
         return float(given)
     return usual
+
+
+def is_true(environ: Mapping[str, str], name: str) -> bool:
+    """Return whether a variable says yes, as MLflow reads it."""
+    return environ.get(name, "").lower() in ("true", "1")

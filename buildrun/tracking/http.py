@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -14,10 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from buildrun import __version__
-from buildrun.console import printable
+from buildrun.console import printable, redact
 from buildrun.errors import TrackingError
-from buildrun.tracking import auth, config
-from buildrun.tracking.config import WITHOUT, Refused, timeout_seconds
+from buildrun.tracking.config import WITHOUT, Refused, is_true, timeout_seconds
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +57,7 @@ class RestClient:
     def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
         """Read the settings; nothing is sent yet. Raises TrackingError for those that are odd."""
         self.uri = uri
-        self._shown = config.shown(uri)
+        self._shown = redact(uri)
         found = _URI.fullmatch(uri)
         if found is None or not _is_clean(uri) or " " in uri or int(found[4] or 1) > 65535:
             raise TrackingError("MLFLOW_TRACKING_URI is not the address of a server")
@@ -162,7 +162,7 @@ class RestClient:
             raise self._error(f"the tracking server does not let you in ({status})", _LOGIN)
         if 300 <= status < 400:
             there = printable(response.headers.get("Location", ""))
-            place = config.shown(there).partition("/api/2.0/")[0]
+            place = redact(there).partition("/api/2.0/")[0]
             where = f" to `{place}`" if place else " elsewhere"
             hint = "set MLFLOW_TRACKING_URI to the address that it leads to"
             raise self._error(f"the tracking server sends us{where} ({status})", hint)
@@ -242,7 +242,7 @@ def _headers(host: str, userinfo: str, environ: Mapping[str, str]) -> dict[str, 
         "User-Agent": f"buildrun/{__version__}",
         "Accept": "application/json",
         "Content-Type": "application/json",
-        "Authorization": auth.authorization(environ, (unquote(name), unquote(password))),
+        "Authorization": _authorization(environ, (unquote(name), unquote(password))),
         "X-MLFLOW-WORKSPACE": environ.get("MLFLOW_WORKSPACE", "").strip(),
     }
     if not all(map(_is_clean, headers.values())):
@@ -253,13 +253,58 @@ def _headers(host: str, userinfo: str, environ: Mapping[str, str]) -> dict[str, 
     return {name: value for name, value in headers.items() if value}
 
 
+def _authorization(environ: Mapping[str, str], userinfo: tuple[str, str]) -> str:
+    """Return the header that tells who we are, or "".
+
+    userinfo: what the URI holds, two empty texts for nothing.
+    """
+    name, password = _credentials(environ)
+    if not (name and password) and not environ.get("MLFLOW_TRACKING_TOKEN"):
+        name, password = userinfo
+    if name and password:
+        return _basic(name, password)
+    token = environ.get("MLFLOW_TRACKING_TOKEN", "")
+    return f"Bearer {token}" if token else ""
+
+
+def _credentials(environ: Mapping[str, str]) -> tuple[str, str]:
+    name = environ.get("MLFLOW_TRACKING_USERNAME", "")
+    password = environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if name and password:
+        return name, password
+    path = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".mlflow", "credentials")
+    if not os.path.isfile(path):
+        return name, password
+    import configparser
+
+    config = configparser.ConfigParser(interpolation=None)
+    try:
+        config.read(path, encoding="utf-8")
+        for option, value in config.items("mlflow") if config.has_section("mlflow") else ():
+            if option == "mlflow_tracking_username":
+                name = name or value
+            elif option == "mlflow_tracking_password":
+                password = password or value
+    except (configparser.Error, UnicodeDecodeError, OSError):
+        raise TrackingError(
+            "the file of MLflow's credentials cannot be read", place=path,
+            hint="it is to hold `[mlflow]`, `mlflow_tracking_username = …` and "
+            "`mlflow_tracking_password = …`",
+        ) from None  # fmt: skip
+    return name, password
+
+
+def _basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
 def _is_clean(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
 def _tls(environ: Mapping[str, str]) -> ssl.SSLContext:
     """Return how the server proves itself and we to it; raises TrackingError."""
-    insecure = auth.is_true(environ, "MLFLOW_TRACKING_INSECURE_TLS")
+    insecure = is_true(environ, "MLFLOW_TRACKING_INSECURE_TLS")
     authority = environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", "")
     if insecure and authority:
         raise TrackingError(
@@ -322,7 +367,7 @@ def choose_proxy(environ: Mapping[str, str], scheme: str, host: str) -> Proxy | 
         )
     headers = {}
     if parts.username:
-        who = auth.basic(unquote(parts.username), unquote(parts.password or ""))
+        who = _basic(unquote(parts.username), unquote(parts.password or ""))
         headers["Proxy-Authorization"] = who
     return Proxy(parts.hostname, port, headers)
 

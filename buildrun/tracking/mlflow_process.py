@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from buildrun.console import printable
+from buildrun.console import printable, redact
 from buildrun.errors import TrackingError
 from buildrun.tracking import config
 from buildrun.tracking.config import WITHOUT, Missing, Refused, timeout_seconds
@@ -40,7 +40,7 @@ class MlflowProcess:
         else:
             self._environ.pop("MLFLOW_TRACKING_URI", None)
         self._cwd = cwd
-        self._shown = config.shown(uri) or "MLflow's store"
+        self._shown = redact(uri) or "MLflow's store"
         self._timeout = timeout_seconds(environ, _ANSWER)
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
@@ -133,10 +133,10 @@ class MlflowProcess:
         self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, self._said.tell() - 2000))
         lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return f": {printable(config.shown(lines[-1]))}" if lines else ""
+        return f": {printable(redact(lines[-1]))}" if lines else ""
 
     def _refused(self, error: Any) -> Refused:
-        message = config.shown(str(error.get("message", "")))
+        message = redact(str(error.get("message", "")))
         return Refused(str(error.get("error_code", "")), message, self._shown)
 
     def _missing(self) -> Missing:

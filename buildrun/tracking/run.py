@@ -6,18 +6,16 @@ import time
 from _thread import allocate_lock
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from buildrun.console import redact
 from buildrun.errors import TrackingError
 from buildrun.store.home import Home
-from buildrun.tracking import auth, config, open_runs
-from buildrun.tracking.config import ABSENT, WITHOUT, Refused, RunSpec, TrackingClient
+from buildrun.tracking import config, open_runs
+from buildrun.tracking.config import ABSENT, WITHOUT, Refused, RunSpec, Status, TrackingClient
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.tracking.config import TrackingClient
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _OPEN = ("RUNNING", "SCHEDULED")
 
@@ -31,24 +29,24 @@ _DEFAULT = "0"
 
 
 class TrackedRun:
-    """A run that is open at a store. Runs that share a link are safe to be used by threads."""
+    """A run that is open at a store. Runs that share a client are safe to be used by threads."""
 
     def __init__(
         self,
-        link: TrackingClient,
+        client: TrackingClient,
         guard: AbstractContextManager[bool],
         home: Home,
         info: Mapping[str, Any],
     ) -> None:
         """Take over a run that the store has told of."""
-        self._link = link
+        self._client = client
         self._guard = guard
         self._home = home
         self.run_id = str(info.get("run_id") or info.get("run_uuid"))
         self.experiment_id = str(info["experiment_id"])
         # A directory of this machine where its artifacts go, else None.
         self.artifacts = config.directory(str(info.get("artifact_uri") or ""))
-        self._hold = open_runs.keep(home, self.run_id, config.shown(link.uri))
+        self._hold = open_runs.keep(home, self.run_id, redact(client.uri))
 
     @property
     def variables(self) -> Mapping[str, str | None]:
@@ -57,7 +55,7 @@ class TrackedRun:
             "MLFLOW_RUN_ID": self.run_id,
             "MLFLOW_EXPERIMENT_ID": self.experiment_id,
             "MLFLOW_EXPERIMENT_NAME": None,
-            "MLFLOW_TRACKING_URI": self._link.uri,
+            "MLFLOW_TRACKING_URI": self._client.uri,
         }
 
     def log(
@@ -78,8 +76,8 @@ class TrackedRun:
     def nested(self, wanted: RunSpec) -> TrackedRun:
         """Return a new run below this one; raises TrackingError."""
         with self._guard:
-            made = _create(self._link, wanted, self.experiment_id, self.run_id)
-            run = TrackedRun(self._link, self._guard, self._home, made)
+            made = _create(self._client, wanted, self.experiment_id, self.run_id)
+            run = TrackedRun(self._client, self._guard, self._home, made)
         _fill(run, (), wanted.params)
         return run
 
@@ -88,7 +86,7 @@ class TrackedRun:
         ended = _now()
         try:
             with self._guard:
-                _end(self._link, self.run_id, status, ended)
+                _end(self._client, self.run_id, status, ended)
         except Refused as error:
             self._hold.drop()
             console.warn(f"the MLflow run {self.run_id} was not ended: {error.message}")
@@ -113,25 +111,18 @@ class TrackedRun:
         ended = _now()
         try:
             with self._guard:
-                _end(self._link, self.run_id, "FAILED", ended, patient=False)
+                _end(self._client, self.run_id, "FAILED", ended, patient=False)
             self._hold.drop()
         except TrackingError:
             self._hold.leave("FAILED", ended)
 
     def close(self) -> None:
         """Let go of the store."""
-        self._link.close()
+        self._client.close()
 
     def _call(self, name: str, values: Mapping[str, Any]) -> Any:
         with self._guard:
-            return self._link.call(name, values)
-
-
-def status_of(exit_code: int, interrupted: int | None) -> Status:
-    """Return how a run has ended; interrupted: the number of a signal, else None."""
-    if interrupted is not None:
-        return "KILLED"
-    return "FAILED" if exit_code else "FINISHED"
+            return self._client.call(name, values)
 
 
 def begin(
@@ -143,18 +134,20 @@ def begin(
 ) -> TrackedRun:
     """Return the run that was asked for, new or resumed; raises TrackingError.
 
-    cwd, prefixes: see ``open_link``.
+    cwd: where relative paths begin. prefixes: of environments whose Python may have MLflow.
     """
-    link = open_link(environ, cwd, prefixes)
+    client = _connect(environ, cwd, prefixes)
     try:
-        _end_abandoned(link, home)
+        _end_abandoned(client, home)
         if wanted.run_id:
-            return _resume(link, wanted, wanted.run_id, home)
-        made = _create(link, wanted, _experiment(link, wanted), config.parent(wanted, environ))
-        run = TrackedRun(link, allocate_lock(), home, made)
+            return _resume(client, wanted, wanted.run_id, home)
+        # The run whose command called us.
+        parent = environ.get("MLFLOW_RUN_ID") or None
+        made = _create(client, wanted, _experiment(client, wanted), parent)
+        run = TrackedRun(client, allocate_lock(), home, made)
         _fill(run, (), wanted.params)
     except BaseException:
-        link.close()
+        client.close()
         raise
     return run
 
@@ -170,7 +163,7 @@ def _fill(
         raise
 
 
-def _create(link: TrackingClient, wanted: RunSpec, experiment: str, parent: str | None) -> Any:
+def _create(client: TrackingClient, wanted: RunSpec, experiment: str, parent: str | None) -> Any:
     tags = [*wanted.tags]
     if parent:
         tags.append(("mlflow.parentRunId", parent))
@@ -182,89 +175,89 @@ def _create(link: TrackingClient, wanted: RunSpec, experiment: str, parent: str 
     }
     if wanted.run_name:
         values["run_name"] = _text(wanted.run_name)
-    return _info(link, link.call("runs/create", values))
+    return _info(client, client.call("runs/create", values))
 
 
-def _resume(link: TrackingClient, wanted: RunSpec, run_id: str, home: Home) -> TrackedRun:
+def _resume(client: TrackingClient, wanted: RunSpec, run_id: str, home: Home) -> TrackedRun:
     """Go on with a run; what it holds already is left as it is."""
     try:
-        found = link.call("runs/get", {"run_id": run_id})
+        found = client.call("runs/get", {"run_id": run_id})
     except Refused as error:
         if error.code != ABSENT:
             raise
         raise TrackingError(
-            f"there is no MLflow run {run_id}", place=config.shown(link.uri),
+            f"there is no MLflow run {run_id}", place=redact(client.uri),
             hint="leave `--run-id` out for a new run",
         ) from None  # fmt: skip
-    info = _info(link, found)
+    info = _info(client, found)
     if info.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow run {run_id} is deleted", place=config.shown(link.uri),
+            f"the MLflow run {run_id} is deleted", place=redact(client.uri),
             hint="restore it, or leave `--run-id` out for a new run",
         )  # fmt: skip
     known = {item.get("key") for item in found["run"].get("data", {}).get("params", ())}
     values = {"run_id": run_id, "status": "RUNNING"}
     if wanted.run_name:
         values["run_name"] = _text(wanted.run_name)
-    link.call("runs/update", values)
-    run = TrackedRun(link, allocate_lock(), home, info)
+    client.call("runs/update", values)
+    run = TrackedRun(client, allocate_lock(), home, info)
     _fill(run, wanted.tags, [pair for pair in wanted.params if pair[0] not in known])
     return run
 
 
-def _experiment(link: TrackingClient, wanted: RunSpec) -> str:
+def _experiment(client: TrackingClient, wanted: RunSpec) -> str:
     """Return the id of the experiment, made now if it is only a name yet."""
     if wanted.experiment_name is None:
         return wanted.experiment_id or _DEFAULT
     name = wanted.experiment_name
     try:
-        found = link.call("experiments/get-by-name", {"experiment_name": name})["experiment"]
+        found = client.call("experiments/get-by-name", {"experiment_name": name})["experiment"]
     except Refused as error:
         if error.code != ABSENT:
             raise
-        return _new_experiment(link, name)
+        return _new_experiment(client, name)
     if found.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow experiment `{name}` is deleted", place=config.shown(link.uri),
+            f"the MLflow experiment `{name}` is deleted", place=redact(client.uri),
             hint="restore it with `mlflow experiments restore`, or name another one",
         )  # fmt: skip
     return str(found["experiment_id"])
 
 
-def _new_experiment(link: TrackingClient, name: str) -> str:
+def _new_experiment(client: TrackingClient, name: str) -> str:
     try:
-        return str(link.call("experiments/create", {"name": name})["experiment_id"])
+        return str(client.call("experiments/create", {"name": name})["experiment_id"])
     except Refused as error:
         if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
     # Another run has made it meanwhile.
-    found = link.call("experiments/get-by-name", {"experiment_name": name})
+    found = client.call("experiments/get-by-name", {"experiment_name": name})
     return str(found["experiment"]["experiment_id"])
 
 
 def _end(
-    link: TrackingClient, run_id: str, status: str, ended: int, *, patient: bool = True
+    client: TrackingClient, run_id: str, status: str, ended: int, *, patient: bool = True
 ) -> None:
     """End a run, unless its command has done so with as much truth."""
-    info = _info(link, link.call("runs/get", {"run_id": run_id}, patient=patient))
+    info = _info(client, client.call("runs/get", {"run_id": run_id}, patient=patient))
     now = info.get("status")
     # A command may have ended its run as finished, and failed thereafter.
     if now in _OPEN or (now == "FINISHED" and status != now) or status == "KILLED":
         values = {"run_id": run_id, "status": status, "end_time": ended}
-        link.call("runs/update", values, patient=patient)
+        client.call("runs/update", values, patient=patient)
 
 
-def _end_abandoned(link: TrackingClient, home: Home) -> None:
+def _end_abandoned(client: TrackingClient, home: Home) -> None:
     """End the runs at the same store whose buildrun was killed."""
-    for note, hold in open_runs.abandoned(home, config.shown(link.uri)):
+    for note, hold in open_runs.abandoned(home, redact(client.uri)):
         try:
-            _end(link, note.run_id, note.status or "KILLED", note.ended or _now(), patient=False)
+            _end(client, note.run_id, note.status or "KILLED", note.ended or _now(), patient=False)
         except Refused:
             pass  # deleted meanwhile
         hold.drop()
 
 
-def _info(link: TrackingClient, answer: Any) -> Any:
+def _info(client: TrackingClient, answer: Any) -> Any:
     try:
         info = answer["run"]["info"]
         if (info.get("run_id") or info["run_uuid"]) and "experiment_id" in info:
@@ -272,7 +265,7 @@ def _info(link: TrackingClient, answer: Any) -> Any:
     except (KeyError, TypeError, AttributeError):
         pass
     raise TrackingError(
-        "the tracking server's answer is not about a run", place=config.shown(link.uri),
+        "the tracking server's answer is not about a run", place=redact(client.uri),
         hint=WITHOUT,
     )  # fmt: skip
 
@@ -291,18 +284,21 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def open_link(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str] = ()) -> TrackingClient:
-    """Return a link to the caller's store.
-
-    cwd: where relative paths begin. prefixes: of environments whose Python may have MLflow.
-    Raises TrackingError.
-    """
+def _connect(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str]) -> TrackingClient:
+    """Return a client of the caller's store; raises TrackingError."""
     given = environ.get("MLFLOW_TRACKING_URI", "")
     uri = config.absolute(given, cwd) if given else ""
-    if config.is_server(uri) and not auth.needs_mlflow(environ):
+    if config.is_server(uri) and not _needs_mlflow(environ):
         from buildrun.tracking.http import RestClient
 
         return RestClient(uri, environ)
     from buildrun.tracking.mlflow_process import MlflowProcess
 
     return MlflowProcess(uri, environ, cwd, prefixes)
+
+
+def _needs_mlflow(environ: Mapping[str, str]) -> bool:
+    """Return whether only MLflow's own client can sign requests as the caller wants."""
+    if environ.get("MLFLOW_TRACKING_AUTH"):
+        return True
+    return config.is_true(environ, "MLFLOW_TRACKING_AWS_SIGV4")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from buildrun.planning.context import RunContext
     from buildrun.planning.model import Step
     from buildrun.planning.project_loader import LoadedProject
-    from buildrun.tracking.config import RunSpec
-    from buildrun.tracking.run import Status, TrackedRun
+    from buildrun.tracking.config import RunSpec, Status
+    from buildrun.tracking.run import TrackedRun
     from buildrun.tracking.tags import Checkout
 
     # Runs a job, see ``Executor.run``.
@@ -120,6 +120,8 @@ class TrackingSession:
         run = self._run
         if run is None or origins is None:
             return perform
+        from buildrun.tracking.config import status_of
+
         last = next(reversed(self._steps))
 
         def tracked(job: Job, runner: ProcessRunner, sink: OutputSink) -> Result:
@@ -133,7 +135,7 @@ class TrackingSession:
             status: Status = "FAILED"
             try:
                 result = perform(job, runner, sink)
-                status = _status(result.exit_code, result.interrupted)
+                status = status_of(result.exit_code, result.interrupted)
                 if result.detached and below is not None:
                     below.leave()
                     below = None
@@ -165,8 +167,10 @@ class TrackingSession:
         run, self._run = self._run, None
         if run is None:
             return
+        from buildrun.tracking.config import status_of
+
         try:
-            run.end(_status(exit_code, interrupted), self._context.console)
+            run.end(status_of(exit_code, interrupted), self._context.console)
         finally:
             run.close()
 
@@ -214,7 +218,7 @@ def spec_for(
 
     manager: of its environment. mode: what `--tracking` says.
     """
-    from buildrun.tracking import auth, tags
+    from buildrun.tracking import tags
     from buildrun.tracking.config import RunSpec, is_wanted
 
     options, tracker = context.options, context.tracker
@@ -231,7 +235,7 @@ def spec_for(
         origin = tags.local_name(root, checkout)
     else:
         origin, checkout = _fetched(context, loaded)
-    for name in auth.USER:
+    for name in tags.USER:
         tracker.variable(name)
     # MLflow has no name for the caller's own environment.
     manager = "" if manager in ("local", "system") else manager
@@ -262,9 +266,3 @@ def _fetched(context: RunContext, loaded: LoadedProject) -> tuple[str, Checkout 
     url = tags.first_remote(place, context.environ)
     checkout = tags.Checkout(place, commit, url, branch)
     return tags.local_name(os.path.join(place, found.subdirectory), checkout), checkout
-
-
-def _status(exit_code: int, interrupted: int | None) -> Status:
-    from buildrun.tracking.run import status_of
-
-    return status_of(exit_code, interrupted)

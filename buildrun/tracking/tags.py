@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from buildrun.console import redact
 from buildrun.store.memo import DependencyTracker
-from buildrun.tracking import auth
 from buildrun.workspace import gitignore
 
 Tags = tuple[tuple[str, str], ...]
@@ -26,7 +25,7 @@ def source(name: str, checkout: Checkout | None, environ: Mapping[str, str]) -> 
     name: where the project comes from. checkout: what git knows of it.
     """
     tags = [
-        ("mlflow.user", auth.user(environ)),
+        ("mlflow.user", user(environ)),
         ("mlflow.source.name", redact(name)),
         ("mlflow.source.type", "PROJECT"),
     ]
@@ -84,6 +83,23 @@ def local_name(root: str, checkout: Checkout | None) -> str:
         return root
     inside = os.path.relpath(os.path.realpath(root), os.path.realpath(checkout.top))
     return f"file://{checkout.top}" + ("" if inside == os.curdir else f"#{inside}")
+
+
+# What tells the user's name.
+USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
+
+
+def user(environ: Mapping[str, str]) -> str:
+    """Return the name of the user for the tag, as MLflow finds it."""
+    for variable in USER:
+        if environ.get(variable):
+            return environ[variable]
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "unknown"
 
 
 # git would run what a repository's configuration names.
