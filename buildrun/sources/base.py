@@ -85,9 +85,8 @@ class Source(Protocol):
 
 KINDS = (
     "buildrun.sources.directory",
-    "buildrun.sources.git_local",
-    "buildrun.sources.archive",
     "buildrun.sources.git",
+    "buildrun.sources.archive",
     "buildrun.sources.remote_directory",
 )
 

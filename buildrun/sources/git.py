@@ -1,4 +1,4 @@
-"""A git repository elsewhere: fetched into a mirror, and checked out for each run."""
+"""Git repositories: one elsewhere is fetched into a mirror; each run has a checkout of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from buildrun.errors import BuildrunError, ProjectError, StoreError
 from buildrun.sources import address as addresses
 from buildrun.sources import git_cli
 from buildrun.sources.address import Address
-from buildrun.sources.base import Checkout, Origin, SourceRequest
+from buildrun.sources.base import Checkout, Origin, SourceRequest, version_refused
 from buildrun.sources.checkout import CheckoutRecipe, Objects, Part, check_out
-from buildrun.sources.git_cli import Done, Remote
-from buildrun.sources.git_mirror import Commit, Mirror, Revision
+from buildrun.sources.directory import is_archive, is_repository
+from buildrun.sources.git_cli import Done, Remote, check, git, no_version
+from buildrun.sources.git_mirror import (
+    Commit,
+    Mirror,
+    Revision,
+    check_version,
+    commit_in,
+    describe,
+    is_whole,
+)  # fmt: skip
 from buildrun.sources.workdir import Workdir, temporary
 from buildrun.workspace.move import clear
 
@@ -29,13 +38,20 @@ _DAMAGE = re.compile(
 )
 
 
-def matches(address: Address, request: SourceRequest) -> bool:  # noqa: ARG001
-    """Return whether it is a URL that git speaks."""
-    return address.path is None and (address.scheme in _SCHEMES or address.is_scp)
+def matches(address: Address, request: SourceRequest) -> bool:
+    """Return whether it is git's: a URL, a bare repository, or a checkout with a version."""
+    path = address.path
+    if path is not None:
+        return request.version is not None or (os.path.isdir(path) and is_repository(path))
+    is_url = address.scheme in _SCHEMES and not is_archive(address.base.partition("?")[0])
+    return is_url or address.is_scp
 
 
 def open_project(address: Address, request: SourceRequest) -> Checkout:
     """Return the project in a working directory of its own; raises BuildrunError."""
+    check_version(request.version)
+    if address.path is not None:
+        return _open_local(address.path, address, request)
     url = re.sub(r"^git\+(https?:)", r"\1", address.base)
     remote = git_cli.parse_remote(url, request.environ)
     name = addresses.shown(remote.url)
@@ -48,6 +64,63 @@ def open_project(address: Address, request: SourceRequest) -> Checkout:
     branch = wanted.branch if request.version is not None else None
     origin = Origin(name, redact(remote.url), wanted.commit, branch, address.subdirectory)
     return Checkout(root, origin, opened, tree.recipe(wanted))
+
+
+def _open_local(path: str, address: Address, request: SourceRequest) -> Checkout:
+    """Return a version of a repository on this machine; it is never checked out where it lies."""
+    if os.path.basename(path).lower() == "mlproject" and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    found = _find_repository(path, address, request) if os.path.isdir(path) else None
+    if found is None:
+        raise version_refused(address)
+    top, repository, below = found
+    wanted = _resolve(repository, address, request)
+    commit = describe(repository, wanted.commit, request.environ)
+    name = os.path.basename(top).removesuffix(".git") or os.path.basename(os.path.dirname(top))
+    with temporary(request, top, name) as opened:
+        tree = SourceTree(opened, request)
+        # A relative URL of a submodule is relative to where the checkout came from.
+        done = git(("--git-dir", repository, "config", "remote.origin.url"), request.environ)
+        objects = Objects(repository, top, wanted.commit, commit.lfs, kept=False)
+        tree.add_local(objects, commit, done.text if done.code == 0 else top)
+        below = os.path.join(below, address.subdirectory).rstrip("/")
+        root = addresses.enter(opened.path, below, address.shown)
+    origin = Origin(address.shown, top, wanted.commit, wanted.branch, address.subdirectory)
+    return Checkout(root, origin, opened, tree.recipe(wanted))
+
+
+def _find_repository(
+    path: str, address: Address, request: SourceRequest
+) -> tuple[str, str, str] | None:
+    """Return the checkout's directory, where git keeps it, and where the path is in it."""
+    if is_repository(path):
+        check(git(("--git-dir", path, "rev-parse", "--git-dir"), request.environ), address.shown)
+        return path, path, ""
+    questions = ("--show-toplevel", "--git-common-dir", "--show-prefix")
+    answers = [git(("-C", path, "rev-parse", what), request.environ) for what in questions]
+    error = answers[0].err
+    if "not a git repository" in error or "must be run in a work tree" in error:
+        return None
+    check(answers[0], address.shown)
+    top, common, below = (answer.text for answer in answers)
+    return top, os.path.join(path, common), below
+
+
+def _resolve(repository: str, address: Address, request: SourceRequest) -> Revision:
+    """Return the commit; raises ProjectError."""
+    version = request.version
+    if version is None:
+        found = commit_in(repository, "HEAD", request.environ)
+        if found is None:
+            raise ProjectError(f"the repository at `{address.shown}` has no commits")
+        return Revision(found)
+    names = (f"refs/heads/{version}", f"refs/tags/{version}", f"refs/remotes/origin/{version}")
+    for name in (*names, version):
+        found = commit_in(repository, name, request.environ)
+        if found is not None:
+            branch = version if name.startswith("refs/heads/") else None
+            return Revision(found, branch, fixed=is_whole(name))
+    raise no_version(version, address.shown)
 
 
 class SourceTree:

@@ -172,27 +172,20 @@ def environment(environ: Mapping[str, str], remote: Remote | None = None) -> dic
     return {**found, **remote.secrets}
 
 
-class _Sign(NamedTuple):
-    """A failure that messages of git and ssh tell: a pattern, the fact for people, the remedy."""
-
-    pattern: str
-    fact: str
-    hint: str
-
-
-# The first that is found counts.
+# Failures that messages of git and ssh tell: a pattern, the fact for people, and the remedy. The
+# first that is found counts.
 _SIGNS = (
-    _Sign(
+    (
         _TOO_SLOW,
         "`{shown}` does not answer",
         f"try again; {PATIENCE_VARIABLE} sets for how many seconds to wait",
     ),
-    _Sign(
+    (
         "dubious ownership",
         "the repository at `{shown}` belongs to somebody else, and git does not trust it",
         "if you do: git config --global --add safe.directory PATH",
     ),
-    _Sign(
+    (
         "authentication failed|permission denied|could not read username|could not read password"
         "|terminal prompts disabled|access denied|error: 40[13]|host key verification failed"
         "|invalid credentials|not authorized",
@@ -200,17 +193,17 @@ _SIGNS = (
         "check the URL, and that `git ls-remote` reads it without a question: by a credential "
         "helper, an ssh agent, or a token",
     ),
-    _Sign(
+    (
         "transport .* not allowed",
         "git may not use `{shown}`: {reason}",
         "give an https:// or ssh:// URL",
     ),
-    _Sign(
+    (
         "ssh: not found|ssh: command not found|cannot run ssh",
         "`{shown}` cannot be reached: there is no `ssh`",
         "install it, such as Debian's openssh-client, or give an https:// URL",
     ),
-    _Sign(
+    (
         "could not resolve|name or service not known|connection refused|timed out"
         "|network is unreachable|unable to connect|failed to connect|no route to host"
         "|couldn't connect|unable to look up|nodename nor servname|connection reset|early eof"
@@ -218,13 +211,13 @@ _SIGNS = (
         "`{shown}` cannot be reached: {reason}",
         "check the host and the network; `--offline` uses what was fetched before",
     ),
-    _Sign(
+    (
         "does not appear to be a git repository|not found|does not exist|error: 404"
         "|no such file or directory|not valid: is this a git|repository not exported",
         "there is no git repository at `{shown}`: {reason}",
         "check the URL",
     ),
-    _Sign("", "git failed on `{shown}`: {reason}", "`git ls-remote` says more"),
+    ("", "git failed on `{shown}`: {reason}", "`git ls-remote` says more"),
 )
 # What git adds to what ssh says.
 _BESIDE = ("fatal: Could not read from remote", "Please make sure you have", "and the repository")
@@ -236,8 +229,9 @@ def check(done: Done, shown: str) -> None:
         return
     if is_full(done):
         raise StoreError("there is no room for the repository on the disk", place=shown)
-    sign = next(sign for sign in _SIGNS if re.search(sign.pattern, done.err.lower()))
-    raise ProjectError(sign.fact.format(shown=shown, reason=reason(done)), hint=sign.hint)
+    said = done.err.lower()
+    fact, hint = next(signs[1:] for signs in _SIGNS if re.search(signs[0], said))
+    raise ProjectError(fact.format(shown=shown, reason=reason(done)), hint=hint)
 
 
 def is_full(done: Done) -> bool:

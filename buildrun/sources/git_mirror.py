@@ -79,7 +79,6 @@ class Mirror:
 
         Raises ProjectError.
         """
-        check_version(version)
         if version is not None and is_whole(version):
             return Revision(version.lower(), fixed=True)
         record = os.path.join(self._directory, "versions", _digest(version or ""))
