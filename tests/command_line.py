@@ -54,6 +54,17 @@ class Outcome(NamedTuple):
         """Return standard output as JSON."""
         return json.loads(self.out)
 
+    def printed(self) -> str:
+        """Return standard output of a call that was to succeed."""
+        assert self.code == 0, self.err
+        return self.out
+
+    def refused(self, *facts: str, code: int = 1) -> None:
+        """Check that the call has failed, and told these facts."""
+        assert self.code == code, self
+        for fact in facts:
+            assert fact in self.err, self.err
+
 
 def call(
     arguments: Sequence[str | os.PathLike[str]],

@@ -28,9 +28,10 @@ GIT_ENVIRON = {
 
 
 class Repository(NamedTuple):
-    """A checkout."""
+    """A checkout; url: what it is served at, if anywhere."""
 
     path: Path
+    url: str = ""
 
     def git(self, *arguments: str | Path) -> str:
         """Call git in it, and return what it says."""

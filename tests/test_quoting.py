@@ -142,8 +142,10 @@ def test_authors_quotes_keep_a_value_from_the_shell(project: Project, buildrun: 
         "    command: \"printf '%s|' \\\"{v}\\\" '{v}' 'a {v}'\"\n"
     )
     value = "$(touch PWN) 'x' \"y\""
-    outcome = buildrun("run", directory, "--env-manager=local", "-P", f"v={value}")
-    assert (outcome.code, outcome.out) == (0, f"{value}|{value}|a {value}|")
+    assert (
+        buildrun("run", directory, "--env-manager=local", "-P", f"v={value}").printed()
+        == f"{value}|{value}|a {value}|"
+    )
     assert not (directory / "PWN").exists()
 
 

@@ -74,8 +74,10 @@ def s3() -> Iterator[dict[str, str | None]]:
 
 
 def test_http_is_downloaded(project: Project, buildrun: Buildrun, server: str) -> None:
-    outcome = buildrun("-q", project(MLPROJECT), LOCAL, "-P", f"f={server}/a%20b.csv")
-    assert (outcome.code, outcome.out) == (0, "1,2\n"), outcome.err
+    assert (
+        buildrun("-q", project(MLPROJECT), LOCAL, "-P", f"f={server}/a%20b.csv").printed()
+        == "1,2\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["a b.csv", "é.csv"])
@@ -97,15 +99,14 @@ def test_file_of_a_web_server_is_downloaded_again_when_it_is_newer(
     for text in ("1,2\n", "1,2\n", "3,4\n"):
         if path.read_text() != text:
             path.write_text(text)
-        outcome = buildrun(*arguments, "-P", f"f={server}/a%20b.csv")
-        assert (outcome.code, outcome.out) == (0, text), outcome.err
+        assert buildrun(*arguments, "-P", f"f={server}/a%20b.csv").printed() == text
     assert _Counting.answers == [200, 304, 200]
 
 
 def test_missing_remote_file_is_told(project: Project, buildrun: Buildrun, server: str) -> None:
-    outcome = buildrun(project(MLPROJECT), LOCAL, "-P", f"f={server}/none.csv")
-    assert outcome.code == 1
-    assert "there is nothing at this address" in outcome.err
+    buildrun(project(MLPROJECT), LOCAL, "-P", f"f={server}/none.csv").refused(
+        "there is nothing at this address"
+    )
 
 
 def test_current_copy_is_used_again(
@@ -126,8 +127,10 @@ def test_directory_is_downloaded_whole(
     directory = project(
         "entry_points: {main: {parameters: {d: path}, command: 'cd {d} && cat one.csv deep/*'}}\n"
     )
-    outcome = buildrun("-q", directory, LOCAL, "-P", "d=s3://bucket/data", environ=s3)
-    assert (outcome.code, outcome.out) == (0, "one\ntwo\n"), outcome.err
+    assert (
+        buildrun("-q", directory, LOCAL, "-P", "d=s3://bucket/data", environ=s3).printed()
+        == "one\ntwo\n"
+    )
 
 
 def test_secrets_are_in_no_message(

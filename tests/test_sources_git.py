@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,19 @@ def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Repository, str]]:
-    """Return a repository, and the URL that it is served at."""
+def served(tmp_path: Path) -> Iterator[Repository]:
     made = repository(tmp_path / "served" / "team" / "churn")
     with daemon(tmp_path / "served") as url:
-        yield made, f"{url}/team/churn"
+        yield Repository(made.path, f"{url}/team/churn")
+
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(buildrun: Buildrun) -> Run:
+    """Return a function that runs a project, and returns the lines that it prints."""
+    return lambda *words, **more: lines(buildrun(*words, LOCAL, **more).printed())
 
 
 def lines(text: str) -> list[str]:
@@ -45,9 +53,9 @@ def lines(text: str) -> list[str]:
 
 
 def test_remote_head_runs_in_a_directory_of_its_own(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, store: Path
 ) -> None:
-    outcome = buildrun(served[1], LOCAL)
+    outcome = buildrun(served.url, LOCAL)
     assert outcome.code == 0, outcome.err
     where, data = lines(outcome.out)
     assert data == "one"
@@ -57,50 +65,39 @@ def test_remote_head_runs_in_a_directory_of_its_own(
 
 
 @pytest.mark.parametrize("how", ["branch", "tag", "annotated", "whole", "short", "ref"])
-def test_version_is_a_branch_a_tag_or_a_commit(
-    served: tuple[Repository, str], buildrun: Buildrun, how: str
-) -> None:
-    made, url = served
-    made.git("switch", "--quiet", "--create", "side")
-    commit = made.commit(data__txt="side\n")
-    made.git("tag", "plain")
-    made.git("tag", "--annotate", "--message", "x", "noted")
-    made.git("switch", "--quiet", "main")
+def test_version_is_a_branch_a_tag_or_a_commit(served: Repository, run: Run, how: str) -> None:
+    served.git("switch", "--quiet", "--create", "side")
+    commit = served.commit(data__txt="side\n")
+    served.git("tag", "plain")
+    served.git("tag", "--annotate", "--message", "x", "noted")
+    served.git("switch", "--quiet", "main")
     version = {
         "branch": "side", "tag": "plain", "annotated": "noted", "whole": commit,
         "short": commit[:8], "ref": "refs/heads/side",
     }[how]  # fmt: skip
     for _ in range(2):
-        outcome = buildrun(url, LOCAL, "-v", version)
-        assert outcome.code == 0, outcome.err
-        assert lines(outcome.out)[1] == "side"
+        assert run(served.url, "-v", version)[1] == "side"
 
 
-def test_branch_comes_before_a_tag_of_the_same_name(
-    served: tuple[Repository, str], buildrun: Buildrun
-) -> None:
-    made, url = served
-    made.git("tag", "both")
-    made.git("branch", "both")
-    made.git("switch", "--quiet", "both")
-    made.commit(data__txt="branch\n")
-    assert lines(buildrun(url, LOCAL, "-v", "both").out)[1] == "branch"
+def test_branch_comes_before_a_tag_of_the_same_name(served: Repository, run: Run) -> None:
+    served.git("tag", "both")
+    served.git("branch", "both")
+    served.git("switch", "--quiet", "both")
+    served.commit(data__txt="branch\n")
+    assert run(served.url, "-v", "both")[1] == "branch"
 
 
 @pytest.mark.parametrize("length", [40, 8])
 def test_second_run_of_a_commit_fetches_nothing(
-    served: tuple[Repository, str], buildrun: Buildrun, length: int
+    served: Repository, buildrun: Buildrun, run: Run, length: int
 ) -> None:
-    made, url = served
-    version = made.git("rev-parse", "HEAD")[:length]
-    assert buildrun(url, LOCAL, "-v", version).code == 0
-    shutil.rmtree(made.path)  # nobody could fetch from it
-    again = buildrun(url, LOCAL, "-v", version)
-    assert again.code == 0, again.err
-    assert lines(again.out)[1] == "one"
+    version = served.git("rev-parse", "HEAD")[:length]
+    assert buildrun(served.url, LOCAL, "-v", version).code == 0
+    shutil.rmtree(served.path)  # nobody could fetch from it
+    assert run(served.url, "-v", version)[1] == "one"
 
 
-def test_branch_is_asked_for_news_once_a_run(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_branch_is_asked_for_news_once_a_run(tmp_path: Path, buildrun: Buildrun, run: Run) -> None:
     made = repository(tmp_path / "served" / "p")
     with http_backend(tmp_path / "served") as server:
         assert buildrun(f"{server.url}/p/.git", LOCAL, "-v", "main").code == 0
@@ -109,51 +106,41 @@ def test_branch_is_asked_for_news_once_a_run(tmp_path: Path, buildrun: Buildrun)
         asked = [path for path, _ in server.seen]
         assert len([path for path in asked if "info/refs" in path]) == 1
         made.commit(data__txt="two\n")
-        assert lines(buildrun(f"{server.url}/p/.git", LOCAL, "-v", "main").out)[1] == "two"
+        assert run(f"{server.url}/p/.git", "-v", "main")[1] == "two"
 
 
-def test_offline_uses_what_was_fetched(served: tuple[Repository, str], buildrun: Buildrun) -> None:
-    made, url = served
-    commit = made.git("rev-parse", "HEAD")
-    refused = buildrun(url, LOCAL, "--offline")
-    assert refused.code == 1
-    assert "was never fetched" in refused.err
-    assert buildrun(url, LOCAL).code == 0
-    made.commit(data__txt="two\n")
+def test_offline_uses_what_was_fetched(served: Repository, buildrun: Buildrun, run: Run) -> None:
+    commit = served.git("rev-parse", "HEAD")
+    buildrun(served.url, LOCAL, "--offline").refused("was never fetched")
+    assert buildrun(served.url, LOCAL).code == 0
+    served.commit(data__txt="two\n")
     for version in ([], ["-v", "main"], ["-v", commit], ["-v", commit[:7]]):
-        outcome = buildrun(url, LOCAL, "--offline", *version)
-        assert lines(outcome.out)[1:] == ["one"], outcome.err
-    assert buildrun(url, LOCAL, "--offline", "-v", "other").code == 1
+        assert run(served.url, "--offline", *version)[1:] == ["one"]
+    assert buildrun(served.url, LOCAL, "--offline", "-v", "other").code == 1
 
 
-def test_subdirectory_of_a_repository(served: tuple[Repository, str], buildrun: Buildrun) -> None:
-    made, url = served
-    made.commit(**{"deep.er--MLproject": "name: d\nentry_points: {main: {command: pwd}}\n"})
+def test_subdirectory_of_a_repository(served: Repository, buildrun: Buildrun) -> None:
+    served.commit(**{"deep.er--MLproject": "name: d\nentry_points: {main: {command: pwd}}\n"})
     for subdirectory in ("deep.er", "/deep.er/"):
-        outcome = buildrun(f"{url}#{subdirectory}", LOCAL)
-        assert outcome.code == 0, outcome.err
-        assert outcome.out.endswith("/churn/deep.er\n")
+        assert (
+            buildrun(f"{served.url}#{subdirectory}", LOCAL).printed().endswith("/churn/deep.er\n")
+        )
 
 
 @pytest.mark.parametrize("subdirectory", ["..", "a/../..", "/etc", "missing"])
 def test_subdirectory_that_is_elsewhere_is_refused(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path, subdirectory: str
+    served: Repository, buildrun: Buildrun, store: Path, subdirectory: str
 ) -> None:
-    outcome = buildrun(f"{served[1]}#{subdirectory}", LOCAL)
-    assert outcome.code == 1
-    assert "subdirectory" in outcome.err
+    buildrun(f"{served.url}#{subdirectory}", LOCAL).refused("subdirectory")
     assert working_directories(store) == []
 
 
 def test_subdirectory_that_is_a_link_out_is_refused(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, store: Path
 ) -> None:
-    made, url = served
-    (made.path / "out").symlink_to("/etc")
-    made.commit()
-    outcome = buildrun(f"{url}#out", LOCAL, "-e", "x.sh")
-    assert outcome.code == 1
-    assert "is a link out of the project" in outcome.err
+    (served.path / "out").symlink_to("/etc")
+    served.commit()
+    buildrun(f"{served.url}#out", LOCAL, "-e", "x.sh").refused("is a link out of the project")
     assert working_directories(store) == []
 
 
@@ -174,11 +161,11 @@ def test_version_of_a_checkout_leaves_it_alone(tmp_path: Path, buildrun: Buildru
     assert made.git("remote") == ""
 
 
-def test_checkout_without_version_runs_in_place(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_checkout_without_version_runs_in_place(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "p")
     (made.path / "data.txt").write_text("being edited\n")
     for uri in (str(made.path), f"file://{made.path}"):
-        assert lines(buildrun(uri, LOCAL).out) == [str(made.path), "being edited"]
+        assert run(uri) == [str(made.path), "being edited"]
 
 
 def test_version_of_a_directory_in_a_checkout(tmp_path: Path, buildrun: Buildrun) -> None:
@@ -204,26 +191,24 @@ def test_bare_repository_is_git_wherever_it_lies(tmp_path: Path, buildrun: Build
         assert Path(lines(outcome.out)[0]).name == "bare"
 
 
-def test_command_sees_a_repository_of_its_own(
-    served: tuple[Repository, str], buildrun: Buildrun
-) -> None:
-    made, url = served
-    made.commit(
+def test_command_sees_a_repository_of_its_own(served: Repository, run: Run) -> None:
+    served.commit(
         MLproject="name: p\nentry_points:\n  main:\n    command: |\n"
         "      git rev-parse HEAD && git status --porcelain && git branch mine &&"
         " git commit -q --allow-empty -m x && git remote get-url origin\n"
     )
-    outcome = buildrun(url, LOCAL)
-    assert outcome.code == 0, outcome.err
-    assert lines(outcome.out) == [made.git("rev-parse", "HEAD"), url]
-    assert made.git("branch", "--list", "mine") == ""
+    assert run(served.url) == [
+        served.git("rev-parse", "HEAD"),
+        served.url,
+    ]
+    assert served.git("branch", "--list", "mine") == ""
     assert "mine" not in subprocess.run(
-        ["git", "ls-remote", url], capture_output=True, text=True, check=True
+        ["git", "ls-remote", served.url], capture_output=True, text=True, check=True
     ).stdout  # fmt: skip
 
 
 def test_variables_of_a_hook_lead_git_nowhere_else(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+    served: Repository, run: Run, tmp_path: Path
 ) -> None:
     other = repository(tmp_path / "other")
     environ = {
@@ -232,12 +217,11 @@ def test_variables_of_a_hook_lead_git_nowhere_else(
         "GIT_INDEX_FILE": str(other.path / ".git" / "index"),
     }
     before = sorted(os.walk(other.path))
-    outcome = buildrun(served[1], LOCAL, "-v", "main", environ=environ)
-    assert lines(outcome.out)[1:] == ["one"], outcome.err
+    assert run(served.url, "-v", "main", environ=environ)[1:] == ["one"]
     assert sorted(os.walk(other.path)) == before
 
 
-def test_submodules_are_there(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_submodules_are_there(tmp_path: Path, buildrun: Buildrun, run: Run) -> None:
     inner = repository(tmp_path / "served" / "inner")
     middle = repository(tmp_path / "served" / "middle")
     outer = repository(tmp_path / "served" / "outer")
@@ -252,24 +236,21 @@ def test_submodules_are_there(tmp_path: Path, buildrun: Buildrun) -> None:
         )
         inner.commit(data__txt="newer\n")
         for _ in range(2):
-            outcome = buildrun(f"{url}/outer", LOCAL, "-v", commit)
-            assert outcome.code == 0, outcome.err
-            assert lines(outcome.out) == ["one", middle.git("rev-parse", "HEAD")]
+            assert run(f"{url}/outer", "-v", commit) == [
+                "one",
+                middle.git("rev-parse", "HEAD"),
+            ]
     again = buildrun(f"{url}/outer", LOCAL, "-v", commit)  # nobody answers any more
     assert again.code == 0, again.err
 
 
 def test_submodule_of_elsewhere_cannot_name_files_of_this_machine(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path, store: Path
 ) -> None:
-    made, url = served
     secret = repository(tmp_path / "secret")
-    made.git("submodule", "--quiet", "add", secret.path, "stolen")
-    made.commit()
-    outcome = buildrun(url, LOCAL)
-    assert outcome.code == 1
-    assert "submodule `stolen`" in outcome.err
-    assert "is a path of this machine" in outcome.err
+    served.git("submodule", "--quiet", "add", secret.path, "stolen")
+    served.commit()
+    buildrun(served.url, LOCAL).refused("submodule `stolen`", "is a path of this machine")
     assert working_directories(store) == []
 
 
@@ -300,10 +281,9 @@ while read():
 
 
 def test_files_of_git_lfs_are_had_from_it(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path, store: Path
 ) -> None:
-    made, url = served
-    made.commit(
+    served.commit(
         __gitattributes="*.bin filter=lfs\n",
         model__bin="pointer\n",
         MLproject="name: p\nentry_points: {main: {command: cat model.bin}}\n",
@@ -313,23 +293,20 @@ def test_files_of_git_lfs_are_had_from_it(
     for name in ("git", "bash", "cat"):
         (tools / name).symlink_to(shutil.which(name) or name)
     environ = {"PATH": str(tools)}
-    missing = buildrun(url, LOCAL, environ=environ)
-    assert missing.code == 1
-    assert "install git-lfs" in missing.err
+    buildrun(served.url, LOCAL, environ=environ).refused("install git-lfs")
     assert working_directories(store) == []
     (tools / "git-lfs").write_text(GIT_LFS.format(python=sys.executable))
     (tools / "git-lfs").chmod(0o755)
     for _ in range(2):
-        outcome = buildrun(url, LOCAL, environ=environ)
-        assert outcome.out == "POINTER\n", outcome.err
+        assert buildrun(served.url, LOCAL, environ=environ).printed() == "POINTER\n"
 
 
 def test_kept_directory_stays_and_is_told(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    outcome = buildrun(served[1], LOCAL, "--keep-workdir", environ={"TMPDIR": str(temporary)})
+    outcome = buildrun(served.url, LOCAL, "--keep-workdir", environ={"TMPDIR": str(temporary)})
     where = Path(lines(outcome.out)[0])
     assert (where / "data.txt").read_text() == "one\n"
     assert where.is_relative_to(temporary)
@@ -339,11 +316,10 @@ def test_kept_directory_stays_and_is_told(
 @pytest.mark.parametrize("version", ["main", "whole"])
 @pytest.mark.parametrize("known", [False, True])
 def test_runs_at_once_have_directories_of_their_own(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path, version: str, known: bool
+    served: Repository, buildrun: Buildrun, store: Path, version: str, known: bool
 ) -> None:
-    made, url = served
-    commit = made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
-    options = ("-q", url, LOCAL, "-v", commit if version == "whole" else version)
+    commit = served.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
+    options = ("-q", served.url, LOCAL, "-v", commit if version == "whole" else version)
     if known:
         assert buildrun(*options, stdin="\n").code == 0
     processes = [
@@ -365,12 +341,11 @@ def test_runs_at_once_have_directories_of_their_own(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_no_directory(
-    served: tuple[Repository, str], store: Path, number: signal.Signals
+    served: Repository, store: Path, number: signal.Signals
 ) -> None:
-    made, url = served
-    made.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; exec sleep 600'}}\n")
+    served.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; exec sleep 600'}}\n")
     process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -385,15 +360,16 @@ def test_interrupted_run_leaves_no_directory(
 
 
 def test_what_a_killed_run_leaves_is_removed_by_a_later_one(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path, tmp_path: Path
+    served: Repository, buildrun: Buildrun, store: Path, tmp_path: Path
 ) -> None:
-    made, url = served
     other = repository(tmp_path / "other")
-    made.commit(
+    served.commit(
         MLproject="name: p\nentry_points: {main: {command: 'echo $$; pwd; exec sleep 600'}}\n"
     )
     process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", url, LOCAL), stdout=subprocess.PIPE, text=True
+        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     command = int(process.stdout.readline())
@@ -410,10 +386,9 @@ def test_what_a_killed_run_leaves_is_removed_by_a_later_one(
 
 
 def test_results_of_a_repository_are_cached(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    made, url = served
-    made.commit(
+    served.commit(
         MLproject="name: p\nentry_points:\n  make:\n"
         "    inputs: [data.txt]\n    outputs: [out.txt]\n"
         "    command: 'cat data.txt data.txt > out.txt'\n"
@@ -422,89 +397,80 @@ def test_results_of_a_repository_are_cached(
     report = tmp_path / "report.json"
 
     def states(*more: str) -> dict[str, str]:
-        outcome = buildrun(url, LOCAL, "--report", str(report), *more)
+        outcome = buildrun(served.url, LOCAL, "--report", str(report), *more)
         assert outcome.code == 0, outcome.err
         return {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
 
     assert states() == {"make": "ok", "main": "ok"}
     assert states() == {"make": "cached", "main": "ok"}
-    made.commit(README="no input\n")
+    served.commit(README="no input\n")
     assert states() == {"make": "cached", "main": "ok"}
-    assert buildrun(url, LOCAL).out.endswith("one\none\n")
+    assert buildrun(served.url, LOCAL).out.endswith("one\none\n")
     # The same as of a directory of this machine: no key holds a path.
     found = [
         buildrun("plan", uri, LOCAL, "--format=json").data["steps"][0]["cache"]
-        for uri in (url, made.path)
+        for uri in (served.url, served.path)
     ]
     assert [item["state"] for item in found] == ["hit", "hit"]
     assert found[0]["key"] == found[1]["key"]
-    made.commit(data__txt="two\n")
+    served.commit(data__txt="two\n")
     assert states() == {"make": "ok", "main": "ok"}
 
 
 def test_plan_and_build_leave_no_directory(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, store: Path
 ) -> None:
-    _, url = served
     for verb in ("plan", "build"):
-        assert buildrun(verb, url, LOCAL).code == 0
+        assert buildrun(verb, served.url, LOCAL).code == 0
         assert working_directories(store) == []
 
 
 def test_lock_and_watch_of_a_fetched_project_are_refused(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, store: Path
 ) -> None:
-    made, url = served
-    made.commit(python_env__yaml="dependencies: []\n")
-    for arguments in (("lock", url), (url, "--watch")):
-        outcome = buildrun(*arguments)
-        assert outcome.code == 2
-        assert "checkout" in outcome.err
+    served.commit(python_env__yaml="dependencies: []\n")
+    for arguments in (("lock", served.url), (served.url, "--watch")):
+        buildrun(*arguments).refused("checkout", code=2)
         assert working_directories(store) == []
 
 
 def test_damaged_mirror_is_fetched_again(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, run: Run, store: Path
 ) -> None:
-    made, url = served
-    commit = made.git("rev-parse", "HEAD")
-    assert buildrun(url, LOCAL, "-v", commit).code == 0
+    commit = served.git("rev-parse", "HEAD")
+    assert buildrun(served.url, LOCAL, "-v", commit).code == 0
     (mirror,) = (store / "sources" / "git").glob("*/mirror.git")
     for path in [*mirror.glob("objects/pack/*"), *mirror.glob("objects/??/*")]:
         path.unlink()
-    outcome = buildrun(url, LOCAL, "-v", commit)
-    assert outcome.code == 0, outcome.err
-    assert lines(outcome.out)[1] == "one"
+    assert run(served.url, "-v", commit)[1] == "one"
 
 
 def test_killed_fetch_leaves_nothing_in_the_way(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
+    served: Repository, buildrun: Buildrun, run: Run, store: Path
 ) -> None:
-    made, url = served
-    assert buildrun(url, LOCAL).code == 0
+    assert buildrun(served.url, LOCAL).code == 0
     (mirror,) = (store / "sources" / "git").glob("*/mirror.git")
     for name in ("shallow.lock", "packed-refs.lock", "objects/pack/tmp_pack_x"):
         (mirror / name).write_text("")
-    made.commit(data__txt="two\n")
-    assert lines(buildrun(url, LOCAL).out)[1:] == ["two"]
+    served.commit(data__txt="two\n")
+    assert run(served.url)[1:] == ["two"]
     assert not (mirror / "shallow.lock").exists()
 
 
 def test_known_commit_runs_again_without_being_read_anew(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path, store: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path, store: Path
 ) -> None:
-    made, url = served
-    commit = made.git("rev-parse", "HEAD")
+    commit = served.git("rev-parse", "HEAD")
     script = tmp_path / "modules.py"
     script.write_text(
         "import os, sys\n"
         "from buildrun.cli import main\n"
-        f"code = main(['-q', {url!r}, '-v', {commit!r}, {LOCAL!r}], os.environ)\n"
+        f"code = main(['-q', {served.url!r}, '-v', {commit!r}, {LOCAL!r}], os.environ)\n"
         "heavy = {'argparse', 'subprocess', 'tempfile', 'urllib', 'yaml', 'pathlib'}\n"
         "print(code, sorted(heavy & set(sys.modules)))\n"
     )
-    assert buildrun("-q", url, "-v", commit, LOCAL).code == 0
-    shutil.rmtree(made.path)
+    assert buildrun("-q", served.url, "-v", commit, LOCAL).code == 0
+    shutil.rmtree(served.path)
 
     def run() -> list[str]:
         return lines(subprocess.check_output((sys.executable, script), cwd=tmp_path, text=True))
@@ -514,52 +480,46 @@ def test_known_commit_runs_again_without_being_read_anew(
     assert second[1:] == ["one", "0 []"]
     assert working_directories(store) == []
     shutil.rmtree(next((store / "sources" / "git").glob("*/mirror.git")))
-    assert buildrun("-q", url, "-v", commit, LOCAL).code == 1
+    assert buildrun("-q", served.url, "-v", commit, LOCAL).code == 1
 
 
 def test_changed_settings_of_a_known_commit_are_noticed(
-    served: tuple[Repository, str], buildrun: Buildrun
+    served: Repository, buildrun: Buildrun
 ) -> None:
-    made, url = served
-    version = made.git("rev-parse", "HEAD")
+    version = served.git("rev-parse", "HEAD")
     for _ in range(2):
-        assert buildrun(url, "-v", version, LOCAL).code == 0
-    outcome = buildrun(url, "-v", version, LOCAL, environ={"SHELL": "/bin/sh"})
+        assert buildrun(served.url, "-v", version, LOCAL).code == 0
+    outcome = buildrun(served.url, "-v", version, LOCAL, environ={"SHELL": "/bin/sh"})
     assert lines(outcome.out)[1:] == ["one"]
 
 
 def test_record_of_a_run_tells_the_repository_and_the_commit(
-    served: tuple[Repository, str], buildrun: Buildrun
+    served: Repository, buildrun: Buildrun
 ) -> None:
-    made, url = served
-    commit = made.git("rev-parse", "HEAD")
+    commit = served.git("rev-parse", "HEAD")
     for _ in range(2):
-        assert buildrun(url, "-v", commit, LOCAL).code == 0
-        assert f"p ({url} at {commit[:12]}), main" in buildrun("runs", "show").out
+        assert buildrun(served.url, "-v", commit, LOCAL).code == 0
+        assert f"p ({served.url} at {commit[:12]}), main" in buildrun("runs", "show").out
 
 
 def test_clearing_the_cache_removes_what_was_fetched(
-    served: tuple[Repository, str], buildrun: Buildrun
+    served: Repository, buildrun: Buildrun
 ) -> None:
-    _, url = served
-    assert buildrun(url, LOCAL).code == 0
+    assert buildrun(served.url, LOCAL).code == 0
     assert buildrun("cache", "info", "--format=json").data["sources"]["count"] == 1
     assert buildrun("cache", "gc").code == 0
-    assert buildrun(url, LOCAL, "--offline").code == 0
+    assert buildrun(served.url, LOCAL, "--offline").code == 0
     assert buildrun("cache", "clear").code == 0
     assert buildrun("cache", "info", "--format=json").data["sources"]["count"] == 0
-    assert buildrun(url, LOCAL).code == 0
+    assert buildrun(served.url, LOCAL).code == 0
 
 
-def test_mirror_in_use_is_not_removed(
-    served: tuple[Repository, str], buildrun: Buildrun, store: Path
-) -> None:
-    made, url = served
-    made.commit(
+def test_mirror_in_use_is_not_removed(served: Repository, buildrun: Buildrun, store: Path) -> None:
+    served.commit(
         MLproject="name: p\nentry_points: {main: {command: 'pwd; read line; git log --oneline'}}\n"
     )
     process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", url, LOCAL),
+        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -574,15 +534,13 @@ def test_mirror_in_use_is_not_removed(
 
 
 @pytest.mark.parametrize("form", ["a@host:{path}", "host:{path}", "ssh://a@host{path}"])
-def test_repository_over_ssh(tmp_path: Path, buildrun: Buildrun, form: str) -> None:
+def test_repository_over_ssh(tmp_path: Path, buildrun: Buildrun, run: Run, form: str) -> None:
     made = repository(tmp_path / "served" / "churn")
     # Stands for ssh: the last word is the command for the other side.
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/sh\necho "$@" >> "$0.log"\nfor last; do :; done\neval "$last"\n')
     ssh.chmod(0o755)
-    outcome = buildrun(form.format(path=made.path), LOCAL, environ={"GIT_SSH_COMMAND": str(ssh)})
-    assert outcome.code == 0, outcome.err
-    assert lines(outcome.out)[1] == "one"
+    assert run(form.format(path=made.path), environ={"GIT_SSH_COMMAND": str(ssh)})[1] == "one"
     named = buildrun(
         form.format(path=made.path), LOCAL, environ={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     )
@@ -591,7 +549,7 @@ def test_repository_over_ssh(tmp_path: Path, buildrun: Buildrun, form: str) -> N
     assert "BatchMode=yes" in (tmp_path / "ssh.log").read_text()
 
 
-def test_server_that_gives_no_single_commits(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_server_that_gives_no_single_commits(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "p")
     made.commit(data__txt="two\n")
     first = made.git("rev-parse", "HEAD~1")
@@ -599,55 +557,48 @@ def test_server_that_gives_no_single_commits(tmp_path: Path, buildrun: Buildrun)
     made.git("-C", tmp_path / "served" / "p.git", "update-server-info")
     with files(tmp_path / "served") as server:  # only files, as a plain web server has them
         for version, data in (("main", "two"), (first, "one")):
-            outcome = buildrun(f"{server.url}/p.git", LOCAL, "-v", version)
-            assert lines(outcome.out)[1:] == [data], outcome.err
+            assert run(f"{server.url}/p.git", "-v", version)[1:] == [data]
 
 
-def test_repository_with_sha256(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_repository_with_sha256(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "served" / "p")
     shutil.rmtree(made.path / ".git")
     made.git("init", "--quiet", "--initial-branch=main", "--object-format=sha256")
     commit = made.commit()
     with daemon(tmp_path / "served") as url:
         for arguments in ([f"{url}/p"], [f"{url}/p", "-v", commit], [str(made.path), "-v", "main"]):
-            outcome = buildrun(*arguments, LOCAL)
-            assert lines(outcome.out)[1:] == ["one"], outcome.err
+            assert run(*arguments)[1:] == ["one"]
 
 
-def test_shallow_checkout_has_versions_as_well(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_shallow_checkout_has_versions_as_well(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "p")
     made.commit(data__txt="two\n")
     made.git("clone", "--quiet", "--depth=1", f"file://{made.path}", tmp_path / "shallow")
-    outcome = buildrun(tmp_path / "shallow", LOCAL, "-v", "main")
-    assert lines(outcome.out)[1:] == ["two"], outcome.err
+    assert run(tmp_path / "shallow", "-v", "main")[1:] == ["two"]
 
 
-def test_worktree_has_versions_as_well(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_worktree_has_versions_as_well(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "p")
     made.git("worktree", "add", "--quiet", "-b", "side", tmp_path / "side")
     Repository(tmp_path / "side").commit(data__txt="side\n")
     for version, data in (("main", "one"), ("side", "side")):
-        outcome = buildrun(tmp_path / "side", LOCAL, "-v", version)
-        assert lines(outcome.out)[1:] == [data], outcome.err
+        assert run(tmp_path / "side", "-v", version)[1:] == [data]
 
 
 def test_names_that_a_terminal_or_a_shell_would_act_on_are_data(
     tmp_path: Path, buildrun: Buildrun
 ) -> None:
     made = repository(tmp_path / "a b$(touch hacked)\x1b[31m;'\"é")
-    outcome = buildrun(made.path, LOCAL, "-v", "main")
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.endswith("one\n")
+    assert buildrun(made.path, LOCAL, "-v", "main").printed().endswith("one\n")
     assert not list(tmp_path.rglob("hacked"))
 
 
 def test_parameters_of_a_fetched_project_are_relative_to_the_caller(
-    served: tuple[Repository, str], buildrun: Buildrun, tmp_path: Path
+    served: Repository, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    made, url = served
-    made.commit(
+    served.commit(
         MLproject="name: p\nentry_points:\n  main:\n    parameters: {file: path}\n"
         "    command: 'cat {file}'\n"
     )
     (tmp_path / "mine.txt").write_text("mine\n")
-    assert buildrun(url, LOCAL, "-P", "file=mine.txt").out == "mine\n"
+    assert buildrun(served.url, LOCAL, "-P", "file=mine.txt").out == "mine\n"

@@ -591,7 +591,9 @@ def test_mlflow_of_the_environment_serves_where_there_is_no_other(
     )
     uri = f"file://{tmp_path}/store"
     for _ in range(2):
-        outcome = buildrun("-q", directory, "--no-cache", environ={"MLFLOW_TRACKING_URI": uri})
-        assert (outcome.code, outcome.out) == (0, "r1 x y\n"), outcome.err
+        assert (
+            buildrun("-q", directory, "--no-cache", environ={"MLFLOW_TRACKING_URI": uri}).printed()
+            == "r1 x y\n"
+        )
     told = ["create 0", "log [['a', 'x y']]", "FINISHED"]
     assert (tmp_path / "store").read_text().splitlines() == told * 2

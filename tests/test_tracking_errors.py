@@ -134,8 +134,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_answer_is_understood_in_every_form(form: str, run: Buildrun, server: Play) -> None:
     server.answers["runs/create"] = lambda _: Answer(raw=FORMS[form])
-    outcome = run()
-    assert (outcome.code, outcome.out) == (0, f"{RUN_ID} 0 {server.uri}\n"), outcome.err
+    assert run().printed() == f"{RUN_ID} 0 {server.uri}\n"
 
 
 def test_connection_that_was_dropped_meanwhile_is_made_again(run: Buildrun, server: Play) -> None:
@@ -157,10 +156,9 @@ def test_server_that_is_down_is_told_before_anything_is_built(
         python_env__yaml="dependencies: [no-such-package-at-all]\n",
     )
     uri = f"http://127.0.0.1:{free_port()}"
-    outcome = buildrun(directory, environ={"MLFLOW_TRACKING_URI": uri})
-    assert outcome.code == 1
-    assert f"{uri}: the tracking server cannot be reached: connection refused" in outcome.err
-    assert "--tracking optional" in outcome.err
+    buildrun(directory, environ={"MLFLOW_TRACKING_URI": uri}).refused(
+        f"{uri}: the tracking server cannot be reached: connection refused", "--tracking optional"
+    )
     assert not (store / "envs").exists()
 
 
@@ -299,9 +297,7 @@ def test_credentials_in_the_uri_are_shown_nowhere(run: Buildrun, server: Play, s
     "uri", ["http://", "http:///x", "http://a b/", "http://[::1", "http://a:x"]
 )
 def test_address_that_is_none_is_refused(uri: str, run: Buildrun) -> None:
-    outcome = run(MLFLOW_TRACKING_URI=uri)
-    assert outcome.code == 1
-    assert "MLFLOW_TRACKING_URI is not the address of a server" in outcome.err
+    run(MLFLOW_TRACKING_URI=uri).refused("MLFLOW_TRACKING_URI is not the address of a server")
 
 
 def test_token_with_a_newline_is_refused(run: Buildrun, server: Play) -> None:
@@ -412,9 +408,7 @@ def test_certificates_are_checked_as_mlflow_is_told(
             variables = {"MLFLOW_TRACKING_URI": server.uri, **environ}
             return buildrun("-q", directory, LOCAL, environ=variables)
 
-        refusal = call()
-        assert refusal.code == 1
-        assert "certificate" in refusal.err
+        call().refused("certificate")
         assert call(MLFLOW_TRACKING_INSECURE_TLS="true").code == 0
         assert call(MLFLOW_TRACKING_SERVER_CERT_PATH=str(certificates)).code == 0
         assert call(REQUESTS_CA_BUNDLE=str(certificates)).code == 0
