@@ -147,8 +147,7 @@ def make_plan(
     image = docker.image if docker else None
     steps = tuple(_step(node, backend, environment, image) for node in nodes)
     problems = tuple(problem for node in nodes for problem in node.problems)
-    outputs = {path: None for entry_point in project.entry_points for path in entry_point.outputs}
-    return Plan(project.name, project.root, steps, problems, tuple(outputs), content, project)
+    return Plan(project.name, project.root, steps, problems, project.outputs, content, project)
 
 
 def with_environment(plan: Plan, state: EnvironmentState, content: str | None) -> Plan:
