@@ -221,9 +221,9 @@ class _Run:
         )._replace(origins=origins)  # fmt: skip
         mode = output.choose(options.shown, jobs=options.jobs, steps=plan.steps)
         perform = tracking.with_nested_runs(self._performing(executor), origins)
-        worker = StepRunner(state, output.Display(mode, context.console), perform)
+        step_runner = StepRunner(state, output.Display(mode, context.console), perform)
         try:
-            self._go_through(progress, worker, state.history.seconds)
+            self._go_through(progress, step_runner, state.history.seconds)
             if origins is not None:
                 earlier = origins_of(state.history, [step.id for step in plan.steps])
                 origins.update({**earlier, **origins})
@@ -238,7 +238,10 @@ class _Run:
             check.note(progress.outcomes.values())
 
     def _go_through(
-        self, progress: Progress, worker: StepRunner, seconds: Callable[[], Mapping[str, float]]
+        self,
+        progress: Progress,
+        step_runner: StepRunner,
+        seconds: Callable[[], Mapping[str, float]],
     ) -> None:
         """Do what needs no command, then the rest; seconds: returns what steps once took."""
         from buildrun import scheduler
@@ -246,7 +249,7 @@ class _Run:
 
         context, options = self._context, self._options
         limits = scheduler.Limits(options.jobs, options.keep_going)
-        scheduler.resolve_cached(progress, worker, context.console)
+        scheduler.resolve_cached(progress, step_runner, context.console)
         if not scheduler.may_continue(progress, limits):
             return
         environment = self._provide()
@@ -256,7 +259,7 @@ class _Run:
         environ.setdefault("PYTHONUNBUFFERED", "1")
         depends_on = {step.id: step.depends_on for step in progress.plan.steps}
         weights = graph.critical_path(depends_on, seconds())
-        scheduler.run_remaining(progress, worker, environ, weights, limits, context.console)
+        scheduler.run_remaining(progress, step_runner, environ, weights, limits, context.console)
         if progress.failures():
             _look_for_damage(environment, context.console)
 

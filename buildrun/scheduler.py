@@ -33,13 +33,13 @@ class Limits(NamedTuple):
     keep_going: bool = False
 
 
-def resolve_cached(progress: Progress, worker: StepRunner, console: Console) -> None:
+def resolve_cached(progress: Progress, step_runner: StepRunner, console: Console) -> None:
     """Do all that takes no command, as far as that is known now."""
-    worker.recover()
+    step_runner.recover()
     for step in progress.plan.steps:
         if progress.settled(step) and step.outputs:
             try:
-                outcome = worker.try_without_command(step, partial(_waiting, step, console))
+                outcome = step_runner.try_without_command(step, partial(_waiting, step, console))
             except Interrupted:
                 raise
             except BuildrunError as error:
@@ -55,7 +55,7 @@ def may_continue(progress: Progress, limits: Limits) -> bool:
 
 def run_remaining(
     progress: Progress,
-    worker: StepRunner,
+    step_runner: StepRunner,
     environ: Mapping[str, str],
     weights: Mapping[str, float],
     limits: Limits,
@@ -69,7 +69,7 @@ def run_remaining(
     from buildrun.executors.supervisor import Supervisor
 
     with Supervisor() as supervisor:
-        loop = _Scheduler(progress, worker, environ, weights, limits, console, supervisor)
+        loop = _Scheduler(progress, step_runner, environ, weights, limits, console, supervisor)
         loop.start_ready()
         if console.live and limits.jobs > 1:
             supervisor.tick(_LIVE, loop.show)
@@ -85,7 +85,7 @@ class _Scheduler:
     def __init__(
         self,
         progress: Progress,
-        worker: StepRunner,
+        step_runner: StepRunner,
         environ: Mapping[str, str],
         weights: Mapping[str, float],
         limits: Limits,
@@ -93,7 +93,7 @@ class _Scheduler:
         supervisor: Supervisor,
     ) -> None:
         self._progress = progress
-        self._worker = worker
+        self._step_runner = step_runner
         self._environ = environ
         self._limits = limits
         self._console = console
@@ -101,7 +101,7 @@ class _Scheduler:
         self._running: dict[str, float] = {}
         # Steps that wait for another process; once the run is interrupted they are left alone.
         self._blocked: set[str] = set()
-        self._left = False
+        self._abandoned = False
         self._mutex = threading.Lock()
         self._waiting = sorted(progress.remaining(), key=lambda step: -weights.get(step.id, 0.0))
 
@@ -113,7 +113,7 @@ class _Scheduler:
             if self._progress.settled(step):
                 self._waiting.remove(step)
                 self._running[step.id] = time.monotonic()
-                threading.Thread(target=self._work, args=(step,), daemon=True).start()
+                threading.Thread(target=self._run_step, args=(step,), daemon=True).start()
 
     def is_done(self) -> bool:
         """Return whether nothing runs and nothing can be started any more."""
@@ -121,8 +121,8 @@ class _Scheduler:
             return True
         with self._mutex:
             if self._supervisor.interrupted is not None and self._blocked == set(self._running):
-                self._left = True
-            return self._left
+                self._abandoned = True
+            return self._abandoned
 
     def show(self) -> None:
         """Draw the live line."""
@@ -136,13 +136,13 @@ class _Scheduler:
             return True
         return bool(self._progress.failures()) and not self._limits.keep_going
 
-    def _work(self, step: Step) -> None:
+    def _run_step(self, step: Step) -> None:
         """Carry the step out, in a thread of its own."""
         try:
-            outcome = self._worker.run(
+            outcome = self._step_runner.run(
                 step, self._supervisor, self._environ, partial(self._wait, step)
             )
-        except _Remaining:
+        except _Abandoned:
             return
         except BrokenPipeError:
             outcome = Outcome(step, "failed", (Reason("error", "nobody reads the output"),), 1)
@@ -163,8 +163,8 @@ class _Scheduler:
             yield
         with self._mutex:
             self._blocked.discard(step.id)
-            if self._left:
-                raise _Remaining
+            if self._abandoned:
+                raise _Abandoned
 
     def _ended(self, outcome: Outcome) -> None:
         self._progress.outcomes[outcome.step.id] = outcome
@@ -172,7 +172,7 @@ class _Scheduler:
         self.start_ready()
 
 
-class _Remaining(BaseException):
+class _Abandoned(BaseException):
     """The run has ended while a step waited for another process."""
 
 

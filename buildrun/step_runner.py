@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Perform = Callable[[Job, ProcessRunner, OutputSink], Result]
 
 # Entered while another process, or another step, holds what is needed.
-Waits = Callable[[], AbstractContextManager[None]]
+WaitNotice = Callable[[], AbstractContextManager[None]]
 
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
@@ -45,23 +45,23 @@ class StepRunner:
         """Take the project; perform: runs a step's job where it belongs."""
         self._project = project
         self._perform = perform
-        self._old = PreviousOutputs(project)
+        self._previous = PreviousOutputs(project)
         self._display = display
         # The index, the history and the staleness check are for one thread at a time.
         self._mutex = threading.RLock()
         self._steps = {step.id: step for step in project.plan.steps}
         self._numbers = {step.id: number for number, step in enumerate(project.plan.steps, 1)}
-        self._taken: dict[str, FileSet] = {}
-        self._keeper = ResultPublisher(project, self._mutex)
+        self._outputs: dict[str, FileSet] = {}
+        self._publisher = ResultPublisher(project, self._mutex)
 
     def recover(self) -> None:
         """Put right what killed runs have left in the project."""
         mend(self._project.plan.root, self._project.logs, self._project.console)
 
-    def try_without_command(self, step: Step, waits: Waits) -> Outcome | None:
+    def try_without_command(self, step: Step, on_wait: WaitNotice) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
 
-        waits: is entered for as long as another process is at the same. Raises BuildrunError.
+        on_wait: is entered for as long as another process is at the same. Raises BuildrunError.
         """
         started = time.monotonic()
         with self._mutex:
@@ -70,21 +70,21 @@ class StepRunner:
                 return self._up_to_date(step, status, started)
         if status.state != "hit":
             return None
-        with ExitStack() as held:
-            self._hold(step, held, waits)
-            return self._without_command(step, self._judge(step), started)
+        with ExitStack() as stack:
+            self._lock_step(step, stack, on_wait)
+            return self._without_command(step, self._check(step), started)
 
     def run(
-        self, step: Step, runner: ProcessRunner, environ: Mapping[str, str], waits: Waits
+        self, step: Step, runner: ProcessRunner, environ: Mapping[str, str], on_wait: WaitNotice
     ) -> Outcome:
-        """Bring the step to its end; waits: as for `settle`.
+        """Bring the step to its end; on_wait: as for ``try_without_command``.
 
         Raises BuildrunError where something else than the command failed.
         """
         started = time.monotonic()
-        with ExitStack() as held, ExitStack() as keys:
-            self._hold(step, held, waits)
-            status = self._judge(step)
+        with ExitStack() as stack, ExitStack() as key_lock:
+            self._lock_step(step, stack, on_wait)
+            status = self._check(step)
             key: str | None = None
             while True:
                 if done := self._without_command(step, status, started):
@@ -96,16 +96,16 @@ class StepRunner:
                     break
                 # Another process may make it while we wait, and inputs may change.
                 key = status.key
-                keys.close()
-                waited = self._lock(key, keys, waits)
-                status = self._judge(step, anew=waited)
-            self._keep_upstream(step, held, waits)
+                key_lock.close()
+                others_held = self._lock(key, key_lock, on_wait)
+                status = self._check(step, rescan=others_held)
+            self._lock_upstream(step, stack, on_wait)
             return self._run(step, status, runner, environ)
 
-    def _judge(self, step: Step, *, anew: bool = True) -> StepStatus:
-        """Return the status; anew: by a look at the disk, where others may have been busy."""
+    def _check(self, step: Step, *, rescan: bool = True) -> StepStatus:
+        """Return the status; rescan: by a look at the disk, where others may have been busy."""
         with self._mutex:
-            if anew:
+            if rescan:
                 self._project.fingerprints.forget()
             return self._project.staleness.check(step)
 
@@ -122,11 +122,11 @@ class StepRunner:
         last = project.history.last(step.id)
         if status.manifest is not None:
             seconds = status.manifest.seconds
-            self._keeper.record(step, status, status.outputs or "", seconds)
+            self._publisher.record(step, status, status.outputs or "", seconds)
         else:
             seconds = last.seconds if last is not None else 0.0
         if status.on_disk is not None:
-            self._taken[step.id] = status.on_disk
+            self._outputs[step.id] = status.on_disk
         if status.key is not None:
             project.results.upload_if_missing(status.key)
         project.staleness.record_outputs(step.id, status.outputs or "")
@@ -140,7 +140,7 @@ class StepRunner:
         if manifest is None:
             return None
         try:
-            made = self._restore(step, status, manifest)
+            restored = self._restore(step, status, manifest)
         except MissingBlob:
             return None
         except StoreError as error:
@@ -153,14 +153,14 @@ class StepRunner:
             return None
         with self._mutex:
             project.fingerprints.forget()
-            project.fingerprints.learn(made)
-            taken = project.fingerprints.outputs(step.outputs)
-            if taken.digest != manifest.outputs:
+            project.fingerprints.learn(restored)
+            outputs = project.fingerprints.outputs(step.outputs)
+            if outputs.digest != manifest.outputs:
                 project.results.invalidate(manifest)
                 return None
-            self._taken[step.id] = taken
+            self._outputs[step.id] = outputs
             project.results.upload_if_missing(manifest.key)
-            self._keeper.record(step, status, manifest.outputs, manifest.seconds)
+            self._publisher.record(step, status, manifest.outputs, manifest.seconds)
             project.staleness.record_outputs(step.id, manifest.outputs)
         log = self._replay(step, status)
         outcome = self._outcome(step, "cached", status, started, saved=manifest.seconds)
@@ -173,19 +173,19 @@ class StepRunner:
         from buildrun.workspace.outputs import displace
 
         with self._mutex:
-            known = self._old.are_known(step, status.on_disk)
+            known = self._previous.are_known(step, status.on_disk)
         if known:
             return self._restore_outputs(manifest, status.on_disk)
-        aside = displace(self._project.plan.root, step.outputs)
+        displaced = displace(self._project.plan.root, step.outputs)
         try:
-            made = self._restore_outputs(manifest, None)
+            restored = self._restore_outputs(manifest, None)
         except BaseException:
-            aside.put_back()
+            displaced.put_back()
             raise
         with self._mutex:
-            self._old.rescue(aside)
-        aside.discard()
-        return made
+            self._previous.rescue(displaced)
+        displaced.discard()
+        return restored
 
     def _restore_outputs(
         self, manifest: Manifest, on_disk: FileSet | None
@@ -233,27 +233,27 @@ class StepRunner:
         state: State = "failed"
         console.note(console.style(f"{label(step)} {step.shown}", "dim"))
         try:
-            known, aside = True, None
+            known, displaced = True, None
             if step.outputs:
                 with self._mutex:
-                    known = self._old.are_known(step, status.on_disk)
-                aside = displace(root, step.outputs)
+                    known = self._previous.are_known(step, status.on_disk)
+                displaced = displace(root, step.outputs)
                 with self._mutex:
-                    self._old.note_running(step)
+                    self._previous.note_running(step)
             try:
-                if aside is not None:
-                    _pass_on(aside.descriptor)
+                if displaced is not None:
+                    _let_inherit(displaced.descriptor)
                 result, seconds = self._attempts(step, status, runner, environ, log)
-                outcome = self._ended(step, status, result, seconds, log)
+                outcome = self._finish(step, status, result, seconds, log)
                 state = outcome.state
             finally:
-                if aside is not None:
+                if displaced is not None:
                     with self._mutex:
                         if state != "ok":
-                            self._old.put_back(step, aside, known=known)
+                            self._previous.put_back(step, displaced, known=known)
                         elif not known:
-                            self._old.rescue(aside)
-                    aside.discard()
+                            self._previous.rescue(displaced)
+                    displaced.discard()
         finally:
             log.close(failed=state == "failed")
         return outcome
@@ -289,11 +289,12 @@ class StepRunner:
 
                 displace(job.cwd, step.outputs).discard()
             self._project.console.warn(
-                f"{label(step)} {_ending(result, step)}; try {attempt + 2} of {step.retries + 1}"
+                f"{label(step)} {_describe_end(result, step)}; "
+                f"try {attempt + 2} of {step.retries + 1}"
             )
         return result, seconds
 
-    def _ended(
+    def _finish(
         self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
     ) -> Outcome:
         project = self._project
@@ -303,7 +304,7 @@ class StepRunner:
             state: State = "cancelled" if result.interrupted is not None else "failed"
             if state == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                project.console.error(f"{label(step)} {_ending(result, step)}", hint)
+                project.console.error(f"{label(step)} {_describe_end(result, step)}", hint)
             return Outcome(
                 step,
                 state,
@@ -315,11 +316,11 @@ class StepRunner:
         with self._mutex:
             project.fingerprints.forget()
             if step.outputs:
-                taken = project.fingerprints.outputs(step.outputs)
-                if taken.unmatched:
-                    return self._without_output(step, status, taken, seconds, log)
-                self._taken[step.id] = taken
-                project.staleness.record_outputs(step.id, taken.digest)
+                outputs = project.fingerprints.outputs(step.outputs)
+                if outputs.unmatched:
+                    return self._without_output(step, status, outputs, seconds, log)
+                self._outputs[step.id] = outputs
+                project.staleness.record_outputs(step.id, outputs.digest)
             else:
                 project.staleness.record_outputs(
                     step.id, status.outputs or project.staleness.identity(step)
@@ -327,19 +328,19 @@ class StepRunner:
                 if project.store_results:  # for the order of steps
                     project.history.record_duration(step.id, seconds)
         if step.outputs and project.store_results:
-            self._keeper.publish(step, status, taken, seconds, log, self._upstream(step))
+            self._publisher.publish(step, status, outputs, seconds, log, self._upstream(step))
         elif step.outputs:
             with self._mutex:
-                project.history.record_leftover(step.id, taken.digest)
+                project.history.record_leftover(step.id, outputs.digest)
         return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path)
 
     def _without_output(
-        self, step: Step, status: StepStatus, taken: FileSet, seconds: float, log: Log
+        self, step: Step, status: StepStatus, outputs: FileSet, seconds: float, log: Log
     ) -> Outcome:
-        names = ", ".join(f"`{printable(path)}`" for path in taken.unmatched)
+        names = ", ".join(f"`{printable(path)}`" for path in outputs.unmatched)
         fact = f"the command succeeded without making its output {names}"
         self._project.console.error(
-            f"{label(step)} {taken.problems[0] if taken.problems else fact}",
+            f"{label(step)} {outputs.problems[0] if outputs.problems else fact}",
             "correct `outputs`, which are relative to the project, or the command",
         )
         reasons = (*status.reasons, Reason("output-not-made", f"{names} was not made"))
@@ -349,7 +350,7 @@ class StepRunner:
         """Return what the steps have made that this one may read."""
         with self._mutex:
             names = self._project.staleness.upstream(step)
-            return {name: self._taken[name] for name in names if name in self._taken}
+            return {name: self._outputs[name] for name in names if name in self._outputs}
 
     def _outcome(
         self, step: Step, state: State, status: StepStatus, started: float, *, saved: float
@@ -362,15 +363,15 @@ class StepRunner:
 
         return os.path.join(self._project.logs, file_name(self._numbers[step.id], step.id))
 
-    def _hold(self, step: Step, held: ExitStack, waits: Waits) -> None:
-        """Hold the step in this project, and mend what a killed run has left."""
+    def _lock_step(self, step: Step, stack: ExitStack, on_wait: WaitNotice) -> None:
+        """Hold the step in this project, and put right what a killed run has left."""
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
         root = self._project.plan.root
-        self._lock(f"{root}\0{step.entry_point}", held, waits, to_its_end=True)
+        self._lock(f"{root}\0{step.entry_point}", stack, on_wait, until_command_ends=True)
         self.recover()
 
-    def _keep_upstream(self, step: Step, held: ExitStack, waits: Waits) -> None:
+    def _lock_upstream(self, step: Step, stack: ExitStack, on_wait: WaitNotice) -> None:
         """Keep other runs from making anew what this step reads while its command runs.
 
         Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
@@ -380,10 +381,10 @@ class StepRunner:
         upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
-            self._lock(f"{root}\0{entry_point}", held, waits, shared=True)
-        for name, taken in upstream.items():
+            self._lock(f"{root}\0{entry_point}", stack, on_wait, shared=True)
+        for name, outputs in upstream.items():
             with self._mutex:
-                changed = self._project.fingerprints.changed(taken)
+                changed = self._project.fingerprints.changed(outputs)
             if changed:
                 raise ExecutionError(
                     f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
@@ -394,27 +395,28 @@ class StepRunner:
     def _lock(
         self,
         name: str,
-        held: ExitStack,
-        waits: Waits,
+        stack: ExitStack,
+        on_wait: WaitNotice,
         *,
-        to_its_end: bool = False,
+        until_command_ends: bool = False,
         shared: bool = False,
     ) -> bool:
         """Hold a name in the whole store; returns whether somebody else had it.
 
-        to_its_end: if we are killed, it is held until the command that we have started has ended.
+        until_command_ends: if we are killed, it is held until the command that we have started
+        ends.
         shared: others may hold it in the same way.
         """
         directory = os.path.join(self._project.home.memo, "locks")
         path = os.path.join(
             directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
         )
-        waited = False
+        others_held = False
 
         def wait() -> None:
-            nonlocal waited
-            waited = True
-            waiting.enter_context(waits())
+            nonlocal others_held
+            others_held = True
+            waiting.enter_context(on_wait())
 
         with ExitStack() as waiting:
             try:
@@ -422,13 +424,13 @@ class StepRunner:
                 lock = (locks.shared if shared else locks.exclusive)(path, waiting=wait)
             except OSError:
                 return False  # a store that may only be read: nobody else can wait either
-            held.callback(_release, lock)
-            if to_its_end:
-                _pass_on(lock.descriptor)
-        return waited
+            stack.callback(_release, lock)
+            if until_command_ends:
+                _let_inherit(lock.descriptor)
+        return others_held
 
 
-def _pass_on(descriptor: int) -> None:
+def _let_inherit(descriptor: int) -> None:
     """Let commands inherit a lock, so that others wait for them even if we are killed."""
     if descriptor >= 0:
         os.set_inheritable(descriptor, True)
@@ -440,7 +442,7 @@ def _release(lock: locks.Lock) -> None:
     lock.release()
 
 
-def _ending(result: Result, step: Step) -> str:
+def _describe_end(result: Result, step: Step) -> str:
     if result.timed_out:
         return f"the command was ended after its timeout of {step.timeout:g} s"
     if result.exit_code > 128:

@@ -39,26 +39,26 @@ class ResultPublisher:
         self,
         step: Step,
         status: StepStatus,
-        taken: FileSet,
+        outputs: FileSet,
         seconds: float,
         log: Log,
         upstream: Mapping[str, FileSet],
     ) -> None:
         """Keep the result, if what it was made from is known for certain; else say why not.
 
-        taken: the outputs. seconds: that the command took. upstream: what it may have read of
+        outputs: the outputs. seconds: that the command took. upstream: what it may have read of
         other steps' outputs, by step.
         """
         project = self._project
         with self._mutex:
-            obstacle, hint = status.obstacle or (taken.problems or ("",))[0], ""
-            if not obstacle and (obstacle := self._changed(status, taken, upstream)):
+            obstacle, hint = status.obstacle or (outputs.problems or ("",))[0], ""
+            if not obstacle and (obstacle := self._changed(status, outputs, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
             project.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
-            self.record(step, status._replace(key=""), taken.digest, seconds)
+            self.record(step, status._replace(key=""), outputs.digest, seconds)
             with self._mutex:
-                project.history.record_leftover(step.id, taken.digest)
+                project.history.record_leftover(step.id, outputs.digest)
             return
         if status.key is None or status.parts is None or status.inputs is None:
             return
@@ -67,31 +67,35 @@ class ResultPublisher:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
             project.results.save(
-                self._manifest(step, status, taken, seconds, log), taken, status.inputs, log.path
+                self._manifest(step, status, outputs, seconds, log),
+                outputs,
+                status.inputs,
+                log.path,
             )
         except (BuildrunError, OSError) as error:
             remedy = error.hint if isinstance(error, BuildrunError) else None
-            text = _fact(error)
+            text = _describe(error)
             project.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
-            left = taken.digest
-        self.record(step, status, taken.digest, seconds)
+            left = outputs.digest
+        self.record(step, status, outputs.digest, seconds)
         with self._mutex:
             project.history.record_leftover(step.id, left)
 
-    def _changed(self, status: StepStatus, made: FileSet, upstream: Mapping[str, FileSet]) -> str:
+    def _changed(
+        self, status: StepStatus, outputs: FileSet, upstream: Mapping[str, FileSet]
+    ) -> str:
         """Return which input changed while the command ran, or ""."""
-        project = self._project
         sources = [status.inputs] if status.inputs is not None else []
         sources += [*upstream.values(), *status.paths]
-        changed = project.fingerprints.changed
-        names = [path for taken in sources for path in changed(taken, made)]
+        changed = self._project.fingerprints.changed
+        names = [path for files in sources for path in changed(files, outputs)]
         if not names:
             return ""
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return f"`{printable(names[0])}`{more} changed while the command ran"
 
     def _manifest(
-        self, step: Step, status: StepStatus, taken: FileSet, seconds: float, log: Log
+        self, step: Step, status: StepStatus, outputs: FileSet, seconds: float, log: Log
     ) -> Manifest:
         from buildrun.store.manifest import Manifest
 
@@ -104,7 +108,7 @@ class ResultPublisher:
             step=step.id,
             entry_point=step.entry_point,
             inputs=status.inputs.digest,
-            outputs=taken.digest,
+            outputs=outputs.digest,
             declared=step.outputs,
             log="",
             streams=tuple(log.streams),
@@ -140,7 +144,7 @@ class ResultPublisher:
         return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details
 
 
-def _fact(error: BuildrunError | OSError) -> str:
+def _describe(error: BuildrunError | OSError) -> str:
     if isinstance(error, BuildrunError):
         return f"{printable(error.place)}: {error.message}" if error.place else error.message
     return (error.strerror or str(error)).lower()

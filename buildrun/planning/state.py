@@ -65,7 +65,7 @@ def open_state(
         results,
         history,
         salt=salt,
-        choices=CheckOptions(
+        options=CheckOptions(
             None if settings.force is None else frozenset(settings.force), settings.cache
         ),
         explain=explain,

@@ -65,7 +65,7 @@ _NEVER = Reason("never-run", "it has not run yet")
 
 
 class StalenessCheck:
-    """Judges the steps of one plan, each after those it depends on."""
+    """Compares the steps of one plan with their last results, each after those it depends on."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class StalenessCheck:
         history: "History",
         *,
         salt: str | None = None,
-        choices: CheckOptions,
+        options: CheckOptions,
         explain: bool = False,
     ) -> None:
         """Take what is looked into.
@@ -87,37 +87,37 @@ class StalenessCheck:
         self._results = results
         self._history = history
         self._salt = salt
-        self._choices = choices
+        self._options = options
         self._explain = explain
         self._steps = {step.id: step for step in plan.steps}
-        self._before = Upstream(plan.steps)
+        self._upstream = Upstream(plan.steps)
         self._followed = {name for step in plan.steps if step.outputs for name in step.depends_on}
-        self._settled: dict[str, str] = {}
-        self._home = os.path.realpath(plan.root)
+        self._recorded: dict[str, str] = {}
+        self._real_root = os.path.realpath(plan.root)
 
     def record_outputs(self, step: str, outputs: str) -> None:
         """Take note of a step's outputs, by digest; or, for a step without, that it has run."""
-        self._settled[step] = outputs
+        self._recorded[step] = outputs
 
     def check(self, step: Step) -> StepStatus:
-        """Return what is known; raises ProjectError for an input pattern that matches nothing."""
+        """Return the status; raises ProjectError for an input pattern that matches nothing."""
         if not step.outputs:
             return self._without_outputs(step)
-        if not self._choices.cache:
+        if not self._options.cache:
             return StepStatus("miss", (_NO_CACHE,))
         upstream = self.upstream(step)
         if pending := self._missing(upstream):
             return StepStatus("miss", self._pending_reasons(step, pending))
-        known = self._known(step, upstream)
-        if isinstance(known, str):
-            reasons = (Reason("unknown-inputs", known),)
-            forced = (_FORCED,) if self._choices.forced(step) else ()
-            return StepStatus("miss", forced + reasons, obstacle=known)
-        made, inputs, paths = known
-        return self._compare(step, made, inputs)._replace(paths=paths)
+        found = self._action_key(step, upstream)
+        if isinstance(found, str):
+            reasons = (Reason("unknown-inputs", found),)
+            forced = (_FORCED,) if self._options.forced(step) else ()
+            return StepStatus("miss", forced + reasons, obstacle=found)
+        action, inputs, paths = found
+        return self._compare(step, action, inputs)._replace(paths=paths)
 
     def missing(self, step: Step) -> list[str]:
-        """Return the steps that have to be settled before there can be a verdict on this one."""
+        """Return the steps that have to end before the status of this one can be known."""
         return self._missing(self.upstream(step))
 
     def identity(self, step: Step) -> str:
@@ -125,42 +125,42 @@ class StalenessCheck:
         upstream = self.upstream(step)
         if self._missing(upstream):
             return ""
-        known = self._known(step, upstream)
-        return "" if isinstance(known, str) else known[0].key
+        found = self._action_key(step, upstream)
+        return "" if isinstance(found, str) else found[0].key
 
     def _missing(self, upstream: Sequence[str]) -> list[str]:
-        return [name for name in upstream if name not in self._settled]
+        return [name for name in upstream if name not in self._recorded]
 
     def _without_outputs(self, step: Step) -> StepStatus:
         followed = step.id in self._followed
-        identity = self.identity(step) if followed and self._choices.cache else ""
+        identity = self.identity(step) if followed and self._options.cache else ""
         if not followed and step.inputs is not None:
             self._inputs(step, self.upstream(step))
         return StepStatus("uncached", (NO_OUTPUTS,), outputs=identity)
 
-    def _compare(self, step: Step, made: ActionKey, inputs: "FileSet") -> StepStatus:
-        key = made.key
+    def _compare(self, step: Step, action: ActionKey, inputs: "FileSet") -> StepStatus:
+        key = action.key
         last = self._history.last(step.id)
         on_disk = self._fingerprints.outputs(step.outputs)
         whole = not on_disk.problems and not on_disk.unmatched
-        known = StepStatus("miss", (), key, made, inputs, on_disk=on_disk)
+        status = StepStatus("miss", (), key, action, inputs, on_disk=on_disk)
         if on_disk.problems and (leaving := self._leaving(step)):
-            return known._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
-        if self._choices.forced(step):
-            return known._replace(reasons=(_FORCED,))
+            return status._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
+        if self._options.forced(step):
+            return status._replace(reasons=(_FORCED,))
         if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
-            return known._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
+            return status._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
         manifest = self._results.find(key)
         if manifest is not None and whole and manifest.outputs == on_disk.digest:
-            return known._replace(
+            return status._replace(
                 state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
             )
-        reasons = self._reasons(step, known, last)
+        reasons = self._reasons(step, status, last)
         if manifest is None:
             if on_disk.problems:
                 reasons = (Reason("output-outside", on_disk.problems[0]),)
-            return known._replace(reasons=reasons)
-        return known._replace(
+            return status._replace(reasons=reasons)
+        return status._replace(
             state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
         )
 
@@ -176,18 +176,18 @@ class StalenessCheck:
         return ""
 
     def _reasons(
-        self, step: Step, known: StepStatus, last: "StepRecord | None"
+        self, step: Step, status: StepStatus, last: "StepRecord | None"
     ) -> tuple[Reason, ...]:
-        made, inputs, on_disk = known.parts, known.inputs, known.on_disk
-        if made is None or inputs is None or on_disk is None:
+        action, inputs, on_disk = status.parts, status.inputs, status.on_disk
+        if action is None or inputs is None or on_disk is None:
             raise AssertionError(step.id)
         if last is None:
-            return (_NEVER, *self._nearest(step, made, inputs))
+            return (_NEVER, *self._nearest(step, action, inputs))
         if not is_digest(last.key):
             return (action_key.MADE_ANOTHER_WAY,)
         found: list[Reason] = []
-        if last.key != known.key:
-            found += self._differences(last, made, inputs)
+        if last.key != status.key:
+            found += self._differences(last, action, inputs)
         found += self._output_reasons(on_disk, last)
         return tuple(found)
 
@@ -211,37 +211,37 @@ class StalenessCheck:
         what = "changed since it was made" if code == "output-modified" else "is missing"
         return [Reason(code, f"output {names}{more} {what}")]
 
-    def _nearest(self, step: Step, made: ActionKey, inputs: "FileSet") -> list[Reason]:
+    def _nearest(self, step: Step, action: ActionKey, inputs: "FileSet") -> list[Reason]:
         """Explain what is new against the most similar result that anybody has made."""
         if not self._explain:
             return []
         best = max(
             self._results.similar(self._plan.project, step.entry_point),
-            key=lambda manifest: action_key.similarity(manifest.parts, made.key_parts),
+            key=lambda manifest: action_key.similarity(manifest.parts, action.key_parts),
             default=None,
         )
-        return self._differences(best, made, inputs) if best is not None else []
+        return self._differences(best, action, inputs) if best is not None else []
 
     def _differences(
-        self, old: "StepRecord | Manifest", made: ActionKey, inputs: "FileSet"
+        self, old: "StepRecord | Manifest", action: ActionKey, inputs: "FileSet"
     ) -> list[Reason]:
         return action_key.explain(
             ActionKey(old.parts, old.details),
-            made,
+            action,
             lambda: self._results.listing(old.inputs),
             inputs.entries,
         )
 
     def _pending_reasons(self, step: Step, pending: Sequence[str]) -> tuple[Reason, ...]:
-        forced = [_FORCED] if self._choices.forced(step) else []
+        forced = [_FORCED] if self._options.forced(step) else []
         never = [_NEVER] if self._history.last(step.id) is None else []
         upstream = [Reason("upstream-changed", f"`{name}` runs before it") for name in pending]
         return (*forced, *never, *upstream)
 
-    def _known(
+    def _action_key(
         self, step: Step, upstream: Sequence[str]
     ) -> "tuple[ActionKey, FileSet, tuple[FileSet, ...]] | str":
-        """Return the parts, the inputs and what lies at paths, or why they cannot be known."""
+        """Return the key, the inputs and the files at paths, or why they cannot be known."""
         if self._plan.content is None:
             return "the environment is not known yet"
         if step.downloads:
@@ -253,26 +253,26 @@ class StalenessCheck:
             contents = {name: self._content(step, path) for name, path in step.paths}
         except OSError as error:
             return f"{printable(str(error.filename))}: {(error.strerror or str(error)).lower()}"
-        made = action_key.compute(
+        action = action_key.compute(
             step,
             environment=self._plan.content,
             inputs=inputs.digest,
             contents={name: content for name, (content, _) in contents.items()},
-            upstream={name: self._settled[name] for name in upstream},
+            upstream={name: self._recorded[name] for name in upstream},
             salt=self._salt,
         )
-        return made, inputs, tuple(taken for _, taken in contents.values() if taken is not None)
+        return action, inputs, tuple(files for _, files in contents.values() if files is not None)
 
     def _inputs(self, step: Step, upstream: Sequence[str]) -> "FileSet":
         if step.inputs is None:
             return self._fingerprints.inputs(None, self._plan.outputs)
-        made_before = [path for name in upstream for path in self._steps[name].outputs]
+        upstream_outputs = [path for name in upstream for path in self._steps[name].outputs]
         patterns = tuple(pattern.text for pattern in step.inputs)
-        taken = self._fingerprints.inputs(patterns, (*step.outputs, *made_before))
+        files = self._fingerprints.inputs(patterns, (*step.outputs, *upstream_outputs))
         for pattern in step.inputs:
-            if pattern.text in taken.unmatched and not _meets(pattern, made_before):
+            if pattern.text in files.unmatched and not _may_match(pattern, upstream_outputs):
                 raise self._unmatched(step, pattern)
-        return taken
+        return files
 
     def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
         from buildrun.project.read import read_project
@@ -295,40 +295,40 @@ class StalenessCheck:
         inside = self._inside(path)
         if inside is None:
             return self._fingerprints.held(path)
-        if self._before.maker(inside) is not None or _meets_any(inside, step.outputs):
+        if self._upstream.maker(inside) is not None or _lies_in_any(inside, step.outputs):
             return f"project:{inside}", None  # made by a step, and counted as such
         if inside == ".":
-            taken = self._fingerprints.inputs(("**",), self._plan.outputs)
-            if taken.problems:
-                raise OSError(errno.EIO, taken.problems[0], path)
-            return taken.digest, taken
+            files = self._fingerprints.inputs(("**",), self._plan.outputs)
+            if files.problems:
+                raise OSError(errno.EIO, files.problems[0], path)
+            return files.digest, files
         return self._fingerprints.held(path, self._plan.outputs)
 
     def _inside(self, path: str) -> str | None:
         """Return where in the project a path leads, or None where it leads out of it."""
-        inside = os.path.relpath(os.path.realpath(path), self._home).replace(os.sep, "/")
+        inside = os.path.relpath(os.path.realpath(path), self._real_root).replace(os.sep, "/")
         return None if inside.split("/", 1)[0] == ".." else inside
 
     def upstream(self, step: Step) -> list[str]:
         """Return the steps before this one whose outputs it may see."""
-        wanted = [pattern.text for pattern in step.inputs or ()]
-        places = [self._inside(path) for _, path in step.paths]
-        return self._before.of(step, [*wanted, *(_literal(place) for place in places if place)])
+        patterns = [pattern.text for pattern in step.inputs or ()]
+        inside = [self._inside(path) for _, path in step.paths]
+        return self._upstream.of(step, [*patterns, *(_escape(place) for place in inside if place)])
 
 
 _UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
 
 
-def _literal(path: str) -> str:
+def _escape(path: str) -> str:
     """Return the pattern that matches this path alone."""
     return "".join(f"\\{char}" if char in "*?[\\" else char for char in path)
 
 
-def _meets(pattern: "Pattern", outputs: Sequence[str]) -> bool:
+def _may_match(pattern: "Pattern", outputs: Sequence[str]) -> bool:
     from buildrun.workspace.glob import overlaps
 
     return any(overlaps(pattern.text, path) for path in outputs)
 
 
-def _meets_any(path: str, outputs: Sequence[str]) -> bool:
+def _lies_in_any(path: str, outputs: Sequence[str]) -> bool:
     return any(path == one.rstrip("/") or path.startswith(one.rstrip("/") + "/") for one in outputs)
