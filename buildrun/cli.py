@@ -78,12 +78,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
         if arguments and arguments[0].startswith("--listener="):
             _attach_listener(arguments.pop(0))
             planning = arguments[:1] == ["plan"]
-        return _go(arguments, environ, _current_directory(getcwd))
+        return _run_command(arguments, environ, _current_directory(getcwd))
     except BuildrunError as error:
         if debug:
             raise
         # Who has asked for a plan gets what is wrong as an exception, and nothing else.
-        return _complain(error, environ, silent=planning)
+        return _report_error(error, environ, silent=planning)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -92,10 +92,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str], getcwd: object = os.ge
     except Exception as error:
         if debug:
             raise
-        return _confess(error, environ)
+        return _report_defect(error, environ)
 
 
-def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
+def _run_command(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
     """Carry out the command that the arguments name; without one, `run`."""
     arguments = arguments or ["run"]
     if arguments[0] in ("-h", "--help", "help"):
@@ -106,7 +106,7 @@ def _go(arguments: list[str], environ: Mapping[str, str], cwd: str) -> int:
         return 0
     if arguments[0] in COMMANDS and arguments[0] != "run":
         return _dispatch(arguments, dict(environ), cwd)
-    _heed_signals()
+    _unwind_on_signals()
     from buildrun import runner
 
     return runner.run(
@@ -139,7 +139,7 @@ def _dispatch(
         return int(request.code or 0)
     parsed.command_line = given
     extra = () if lease is None else (lease,)
-    _heed_signals()
+    _unwind_on_signals()
     code = module.execute(parsed, environ, cwd, *extra)
     sys.stdout.flush()
     return int(code)
@@ -206,7 +206,7 @@ def _end(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def _heed_signals() -> None:
+def _unwind_on_signals() -> None:
     """Make the signals that end a program unwind it, so that nothing is left half made."""
     for number in _ENDING:
         present = _signal.getsignal(number)
@@ -234,7 +234,7 @@ def _attach_listener(option: str) -> None:
     runs.id_listeners.append(notify.notify_id)
 
 
-def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
+def _report_error(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
     from buildrun.commands.notify import notify_error
     from buildrun.console import Console
 
@@ -245,7 +245,7 @@ def _complain(error: BuildrunError, environ: Mapping[str, str], *, silent: bool 
     return error.exit_code
 
 
-def _confess(error: Exception, environ: Mapping[str, str]) -> int:
+def _report_defect(error: Exception, environ: Mapping[str, str]) -> int:
     from buildrun.console import Console
     from buildrun.errors import BUG, FAILURE
 

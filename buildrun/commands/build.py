@@ -35,36 +35,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with project_loader.open_project(running) as opened:
-        return _build(running, opened, arguments)
+    context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
+    with project_loader.open_project(context) as loaded:
+        return _build(context, loaded, arguments)
 
 
-def _build(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
-    project_loader.require_valid(running, opened, entry_point=False)
-    project, started = opened.project, time.monotonic()
-    record = runs.begin(runs.new_id(), project.name, opened.source.where or project.root, "(build)")
+def _build(context: RunContext, loaded: LoadedProject, arguments: argparse.Namespace) -> int:
+    project_loader.require_valid(context, loaded, entry_point=False)
+    project, started = loaded.project, time.monotonic()
+    record = runs.begin(runs.new_id(), project.name, loaded.source.where or project.root, "(build)")
     try:
-        return _provide(running, opened, arguments)
+        return _provide(context, loaded, arguments)
     except UsageError:
         raise
     except BuildrunError as error:
         status = "cancelled" if isinstance(error, Interrupted) else "failed"
         seconds = time.monotonic() - started
-        runs.write(running.home.runs, runs.end(record, status, error.exit_code, seconds, ()))
+        runs.write(context.home.runs, runs.end(record, status, error.exit_code, seconds, ()))
         raise
 
 
-def _provide(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
-    if running.options.backend == "docker" or docker_env(opened.project):
+def _provide(context: RunContext, loaded: LoadedProject, arguments: argparse.Namespace) -> int:
+    if context.options.backend == "docker" or docker_env(loaded.project):
         return _image(
-            running, opened.project, arguments.format, arguments.push, refresh=arguments.refresh
+            context, loaded.project, arguments.format, arguments.push, refresh=arguments.refresh
         )
     if arguments.push is not None:
         raise UsageError(
             "only an image can be pushed, and this is an environment", hint="add `-b docker`"
         )
-    provider = PrefixProvider(running, lambda: opened.project, refresh=arguments.refresh)
+    provider = PrefixProvider(context, lambda: loaded.project, refresh=arguments.refresh)
     environment = provider.provide()
     provider.close()
     sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
@@ -72,12 +72,12 @@ def _provide(running: RunContext, opened: LoadedProject, arguments: argparse.Nam
 
 
 def _image(
-    running: RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
+    context: RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
 ) -> int:
     from buildrun.executors.docker import DockerExecutor
 
-    DockerExecutor.reap_abandoned(running.home, running.environ)
-    provider = ImageProvider(running, project, refresh=refresh)
+    DockerExecutor.reap_abandoned(context.home, context.environ)
+    provider = ImageProvider(context, project, refresh=refresh)
     _, content = provider.identify(push)
     chosen = provider.image
     if chosen is None:

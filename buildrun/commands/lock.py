@@ -38,24 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock, and show what changed."""
     options = project_options.read_project_options(arguments, environ, cwd)
-    running = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
-    with project_loader.open_project(running) as opened:
-        return _lock(running, opened, arguments)
+    context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
+    with project_loader.open_project(context) as loaded:
+        return _lock(context, loaded, arguments)
 
 
-def _lock(running: RunContext, opened: LoadedProject, arguments: argparse.Namespace) -> int:
-    options = running.options
-    project_loader.require_valid(running, opened, entry_point=False)
-    if opened.source.workdir is not None and not (arguments.check or arguments.dry_run):
+def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namespace) -> int:
+    options = context.options
+    project_loader.require_valid(context, loaded, entry_point=False)
+    if loaded.source.workdir is not None and not (arguments.check or arguments.dry_run):
         raise UsageError(
             "the lock of a project from git or an archive would be lost with its directory",
-            place=opened.origin.name,
+            place=loaded.origin.name,
             hint="lock a checkout and commit the lock; `--check` and `--dry-run` work here",
         )
-    path = _environment_file(opened.project, is_checked=arguments.check)
-    name = base.choose(opened.project.environment, options.env_manager)
+    path = _environment_file(loaded.project, is_checked=arguments.check)
+    name = base.choose(loaded.project.environment, options.env_manager)
     request = EnvironmentRequest(
-        opened.project, name, running.environ, running.memo, options.offline
+        loaded.project, name, context.environ, context.memo, options.offline
     )
     manager = base.load(name)
     if not path:
@@ -68,10 +68,10 @@ def _lock(running: RunContext, opened: LoadedProject, arguments: argparse.Namesp
     fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
     if fresh and not arguments.update:
         return _show(lockfile.path_for(path), previous, previous, arguments.format)
-    made = manager.lock(request, platforms, None if arguments.update else previous, running.console)
+    lock = manager.lock(request, platforms, None if arguments.update else previous, context.console)
     if not arguments.dry_run:
-        _write(lockfile.path_for(path), made)
-    return _show(lockfile.path_for(path), previous, made, arguments.format)
+        _write(lockfile.path_for(path), lock)
+    return _show(lockfile.path_for(path), previous, lock, arguments.format)
 
 
 def _environment_file(project: ProjectSpec, *, is_checked: bool) -> str:

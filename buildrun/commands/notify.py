@@ -28,11 +28,11 @@ def attach(option: str) -> None:
         os.set_inheritable(descriptor, False)  # it is no business of the command's
     except (ValueError, OverflowError, OSError):
         raise UsageError(f"`{OPTION}{text}` names no open descriptor") from None
-    _hear()
+    _let_signals_through()
     _listeners.append(descriptor)
 
 
-def _hear() -> None:
+def _let_signals_through() -> None:
     """Let signals through that threads of our caller's may block or ignore: they end a run."""
     for number in _NEEDED:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -42,12 +42,12 @@ def _hear() -> None:
 
 def notify_id(run_id: str) -> None:
     """Tell the run's id, before anything is built for it."""
-    _tell({"run_id": run_id})
+    _send({"run_id": run_id})
 
 
 def notify_record(record: Any) -> None:
     """Tell how the run stands; record: a ``runs.Record``."""
-    _tell({"record": record._asdict()})
+    _send({"record": record._asdict()})
 
 
 def notify_error(error: BuildrunError) -> None:
@@ -55,10 +55,10 @@ def notify_error(error: BuildrunError) -> None:
     if isinstance(error, Interrupted):
         return
     fields = {"message": error.message, "place": error.place, "hint": error.hint}
-    _tell({"error": {"kind": type(error).__name__, "exit_code": error.exit_code, **fields}})
+    _send({"error": {"kind": type(error).__name__, "exit_code": error.exit_code, **fields}})
 
 
-def _tell(value: Any) -> None:
+def _send(value: Any) -> None:
     for descriptor in _listeners:
         data = json.dumps(value).encode() + b"\n"
         try:

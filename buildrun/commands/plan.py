@@ -26,24 +26,24 @@ from buildrun.project.model import ProjectSpec
 _MARKUP = frozenset('"#&;<>\\`{}|')
 
 
-def mermaid(made: Plan, verdicts: Sequence[StepStatus]) -> str:
+def mermaid(plan: Plan, statuses: Sequence[StepStatus]) -> str:
     """Return the plan as a Mermaid flowchart."""
-    number = {step.id: f"s{index}" for index, step in enumerate(made.steps)}
+    number = {step.id: f"s{index}" for index, step in enumerate(plan.steps)}
     lines = ["flowchart TD"]
-    for step, verdict in zip(made.steps, verdicts, strict=True):
+    for step, status in zip(plan.steps, statuses, strict=True):
         label = "".join(
             f"#{ord(char)};" if char in _MARKUP else char for char in printable(step.id)
         )
-        lines.append(f'    {number[step.id]}["{label}: {verdict.state}"]')
+        lines.append(f'    {number[step.id]}["{label}: {status.state}"]')
         lines += [f"    {number[name]} --> {number[step.id]}" for name in step.depends_on]
     return "\n".join(lines) + "\n"
 
 
-def dot(made: Plan, verdicts: Sequence[StepStatus]) -> str:
+def dot(plan: Plan, statuses: Sequence[StepStatus]) -> str:
     """Return the plan in the language of Graphviz."""
     lines = ["digraph plan {"]
-    for step, verdict in zip(made.steps, verdicts, strict=True):
-        label = _quoted(f"{step.id}: {verdict.state}")
+    for step, status in zip(plan.steps, statuses, strict=True):
+        label = _quoted(f"{step.id}: {status.state}")
         lines.append(f"    {_quoted(step.id)} [label={label}];")
         lines += [f"    {_quoted(name)} -> {_quoted(step.id)};" for name in step.depends_on]
     return "\n".join([*lines, "}"]) + "\n"
@@ -79,90 +79,88 @@ def show(
     form: str,
 ) -> int:
     """Write the plan to standard output; what would stop a run is warned of."""
-    running = new_context(options, environ, cwd, quiet=False, write=False)
-    with project_loader.open_project(running) as opened:
-        return _show(running, opened, settings, form)
+    context = new_context(options, environ, cwd, quiet=False, write=False)
+    with project_loader.open_project(context) as loaded:
+        return _show(context, loaded, settings, form)
 
 
-def _show(running: RunContext, opened: LoadedProject, settings: CacheSettings, form: str) -> int:
-    project_loader.require_valid(running, opened)
-    options, content = running.options, None
+def _show(context: RunContext, loaded: LoadedProject, settings: CacheSettings, form: str) -> int:
+    project_loader.require_valid(context, loaded)
+    options, content = context.options, None
     try:
-        if "docker" in (options.backend, manager_of(running, opened.project)):
-            state, content = _image_state(running, opened.project)
+        if "docker" in (options.backend, manager_of(context, loaded.project)):
+            state, content = _image_state(context, loaded.project)
         else:
-            resolved = resolve(running, opened.project, fetch=False)
-            state = resolved.state(running.home)
-            if any(item.outputs for item in opened.project.entry_points):
+            resolved = resolve(context, loaded.project, fetch=False)
+            state = resolved.state(context.home)
+            if any(item.outputs for item in loaded.project.entry_points):
                 content = resolved.content()
     except EnvironmentFailure as failure:
-        running.console.warn(str(failure))
-        state = model.EnvironmentState(manager_of(running, opened.project), None, False)
-    made = model.make_plan(
-        opened.project, project_loader.plan_request(running), state, content=content
+        context.console.warn(str(failure))
+        state = model.EnvironmentState(manager_of(context, loaded.project), None, False)
+    plan = model.make_plan(
+        loaded.project, project_loader.plan_request(context), state, content=content
     )
-    cache_options.refuse_unknown(settings, made)
-    for problem in made.problems:
-        running.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
-    sys.stdout.write(_WRITERS[form](made, _judge(running, made, settings)))
+    cache_options.refuse_unknown(settings, plan)
+    for problem in plan.problems:
+        context.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
+    sys.stdout.write(_WRITERS[form](plan, _check(context, plan, settings)))
     return 0
 
 
 def _image_state(
-    running: RunContext, project: ProjectSpec
+    context: RunContext, project: ProjectSpec
 ) -> tuple[model.EnvironmentState, str | None]:
     """Return how the image stands, and what stands for it in keys; both as far as is known."""
     from buildrun.environments.images.engine import EngineError
 
-    provider = ImageProvider(running, project)
+    provider = ImageProvider(context, project)
     try:
         found = provider.known()
     except (ExecutionError, EngineError):
         found = None  # a plan needs no engine
-    return found or (model.EnvironmentState(manager_of(running, project), None, False), None)
+    return found or (model.EnvironmentState(manager_of(context, project), None, False), None)
 
 
-def _judge(running: RunContext, made: model.Plan, settings: CacheSettings) -> list[StepStatus]:
+def _check(context: RunContext, plan: model.Plan, settings: CacheSettings) -> list[StepStatus]:
     """Return how each step stands; nothing is written."""
-    where = open_state(
-        made, running.home, settings, running.environ, running.console, write=False, explain=True
+    state = open_state(
+        plan, context.home, settings, context.environ, context.console, write=False, explain=True
     )
-    verdicts: list[StepStatus] = []
+    statuses: list[StepStatus] = []
     try:
-        for step in made.steps:
-            verdict = where.staleness.check(step)
-            if _is_foreseen(step, verdict, verdicts, made):
-                where.staleness.record_outputs(step.id, verdict.outputs or "")
-            verdicts.append(verdict)
+        for step in plan.steps:
+            status = state.staleness.check(step)
+            if _is_foreseen(step, status, statuses, plan):
+                state.staleness.record_outputs(step.id, status.outputs or "")
+            statuses.append(status)
     finally:
-        where.results.finish()
-    return verdicts
+        state.results.finish()
+    return statuses
 
 
 def _is_foreseen(
-    step: model.Step, verdict: StepStatus, before: Sequence[StepStatus], made: model.Plan
+    step: model.Step, status: StepStatus, before: Sequence[StepStatus], plan: model.Plan
 ) -> bool:
     """Return whether what the step hands on is known without running it."""
-    states = {
-        one.id: one_verdict.state for one, one_verdict in zip(made.steps, before, strict=False)
-    }
-    if verdict.state == "uncached":
+    states = {one.id: one_status.state for one, one_status in zip(plan.steps, before, strict=False)}
+    if status.state == "uncached":
         return all(states[name] != "miss" for name in step.depends_on)
-    return verdict.state != "miss"
+    return status.state != "miss"
 
 
-def to_json(made: model.Plan, verdicts: Sequence[StepStatus]) -> dict[str, Any]:
+def to_json(plan: model.Plan, statuses: Sequence[StepStatus]) -> dict[str, Any]:
     """Return the plan in its stable, versioned shape."""
     return {
         "version": 1,
-        "project": {"name": made.project, "root": made.root},
+        "project": {"name": plan.project, "root": plan.root},
         "steps": [
-            _step_to_json(step, verdict) for step, verdict in zip(made.steps, verdicts, strict=True)
+            _step_to_json(step, status) for step, status in zip(plan.steps, statuses, strict=True)
         ],
     }
 
 
-def _step_to_json(step: model.Step, verdict: StepStatus) -> dict[str, Any]:
+def _step_to_json(step: model.Step, status: StepStatus) -> dict[str, Any]:
     return {
         "id": step.id,
         "entry_point": step.entry_point,
@@ -173,29 +171,29 @@ def _step_to_json(step: model.Step, verdict: StepStatus) -> dict[str, Any]:
         "environment": step.environment._asdict(),
         "image": step.image,
         "cache": {
-            "key": verdict.key,
-            "state": verdict.state,
-            "reasons": [reason._asdict() for reason in verdict.reasons],
+            "key": status.key,
+            "state": status.state,
+            "reasons": [reason._asdict() for reason in status.reasons],
         },
     }
 
 
-def _json(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
-    return json.dumps(to_json(made, verdicts), indent=2) + "\n"
+def _json(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
+    return json.dumps(to_json(plan, statuses), indent=2) + "\n"
 
 
-def _text(made: model.Plan, verdicts: Sequence[StepStatus]) -> str:
-    lines = [f"{made.project} ({printable(made.root)})"]
-    for step, verdict in zip(made.steps, verdicts, strict=True):
+def _text(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
+    lines = [f"{plan.project} ({printable(plan.root)})"]
+    for step, status in zip(plan.steps, statuses, strict=True):
         state = step.environment
         ready = "ready" if state.ready else "to be built"
         ready += f", {state.lock}" if state.lock else ""
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",
-            f"{printable(step.id)}: {verdict.state}, on {step.backend}, {where}",
+            f"{printable(step.id)}: {status.state}, on {step.backend}, {where}",
             *(f"    {printable(line)}" for line in step.shown.splitlines()),
-            *(f"  because {printable(reason.detail)}" for reason in verdict.reasons),
+            *(f"  because {printable(reason.detail)}" for reason in status.reasons),
         ]
     return "\n".join(lines) + "\n"
 

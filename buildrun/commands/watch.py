@@ -51,20 +51,20 @@ def watch(
     argv: the command line, with `--watch` in it. Raises UsageError without watchfiles,
     ExecutionError where the project's directory cannot be watched.
     """
-    running = new_context(options, environ, cwd, quiet=False, write=False)
-    with project_loader.open_project(running) as opened:
-        if opened.source.workdir is not None:
+    context = new_context(options, environ, cwd, quiet=False, write=False)
+    with project_loader.open_project(context) as loaded:
+        if loaded.source.workdir is not None:
             raise UsageError(
                 "`--watch` watches a directory of this machine, and this project comes from "
                 "git or an archive",
-                place=opened.origin.name,
+                place=loaded.origin.name,
                 hint="watch a checkout of it",
             )
-        root = opened.project.root
+        root = loaded.project.root
     _require()
     command = [argument for argument in argv if argument != "--watch"]
-    watcher = _Watcher(root, options, environ, cwd, running.console)
-    return watcher.go((sys.executable, "-c", _PROGRAM, *command))
+    watcher = _Watcher(root, options, environ, cwd, context.console)
+    return watcher.loop((sys.executable, "-c", _PROGRAM, *command))
 
 
 class _Watcher:
@@ -85,15 +85,15 @@ class _Watcher:
         self._console = console
         self._events: queue.SimpleQueue[tuple[str, int | str]] = queue.SimpleQueue()
         self._ready = threading.Event()
-        self._look = self._take()
+        self._snapshot = self._take_snapshot()
         # In how many runs, one after the other, a file has changed: its command may write it.
-        self._times: dict[str, int] = {}
+        self._change_counts: dict[str, int] = {}
         # What changed during this run.
-        self._met: set[str] = set()
+        self._changed_now: set[str] = set()
         # What a run has made, and so may write again.
-        self._made: set[str] = set()
+        self._created: set[str] = set()
 
-    def go(self, argv: Sequence[str]) -> int:
+    def loop(self, argv: Sequence[str]) -> int:
         """Run until interrupted."""
         threading.Thread(target=self._listen, daemon=True).start()
         number = 0
@@ -105,18 +105,18 @@ class _Watcher:
                 self._console.note(f"watching {self._root}; Ctrl-C ends it")
                 self._ready.wait()
                 self._wait()
-                self._look = self._take()
+                self._snapshot = self._take_snapshot()
             except KeyboardInterrupt:
                 return 130
 
     def _run(self, argv: Sequence[str], number: int) -> bool:
         """Run once, and return whether an input has changed meanwhile."""
-        self._met = set()
+        self._changed_now = set()
         child: subprocess.Popen[bytes] | None = None
         try:
             child = subprocess.Popen(argv, cwd=self._cwd, env=dict(self._environ))
-            threading.Thread(target=self._await, args=(child, number), daemon=True).start()
-            return self._attend(child, number)
+            threading.Thread(target=self._wait_for_child, args=(child, number), daemon=True).start()
+            return self._await_end(child, number)
         except KeyboardInterrupt:
             if child is not None:
                 _interrupt(child)
@@ -127,12 +127,12 @@ class _Watcher:
                 child.wait()
             raise
 
-    def _attend(self, child: subprocess.Popen[bytes], number: int) -> bool:
+    def _await_end(self, child: subprocess.Popen[bytes], number: int) -> bool:
         """Wait for the end of a run, which comes early where an input changes meanwhile."""
         stopped = False
         while True:
-            kind, of = self._next()
-            if kind == _ENDED and of == number:
+            kind, detail = self._next()
+            if kind == _ENDED and detail == number:
                 break
             if kind == _ENDED or stopped or not (names := self._edited(kind)):
                 continue
@@ -141,31 +141,34 @@ class _Watcher:
             child.send_signal(signal.SIGINT)
             stopped = True
         # First the look, then what differs: an edit in between is seen once more.
-        now = self._take()
+        now = self._take_snapshot()
         late = [] if stopped else self._edited(_CHANGE)
         if late:
             self._console.note(f"{_names(late)} changed")
-        self._made.update(self._look.changes().made)
-        self._look = now
-        self._times = {name: self._times.get(name, 0) + 1 for name in self._met}
+        self._created.update(self._snapshot.changes().created)
+        self._snapshot = now
+        counts = self._change_counts
+        self._change_counts = {name: counts.get(name, 0) + 1 for name in self._changed_now}
         return stopped or bool(late)
 
     def _wait(self) -> None:
         """Return when an input has changed; nothing runs, so whoever did it meant it."""
-        while not (names := self._look.changes().all):
+        while not (names := self._snapshot.changes().all):
             self._next()
         self._console.note(f"{_names(names)} changed")
 
     def _next(self) -> tuple[str, int | str]:
         """Wait for something to happen; raises ExecutionError where nothing is heard of."""
         while True:
-            kind, of = self._events.get()
+            kind, detail = self._events.get()
             if kind == _FAILED:
                 raise ExecutionError(
-                    f"the directory cannot be watched: {of}", place=self._root, hint=_FAILED_HINT
+                    f"the directory cannot be watched: {detail}",
+                    place=self._root,
+                    hint=_FAILED_HINT,
                 )
-            if kind != _TICK or self._look.is_changed_outside():
-                return kind, of
+            if kind != _TICK or self._snapshot.is_changed_outside():
+                return kind, detail
 
     def _edited(self, kind: str) -> list[str]:
         """Return what was changed during the run by somebody else, for all that can be known.
@@ -173,23 +176,23 @@ class _Watcher:
         Nobody says who wrote a file. One that the run has made is its own; one that changes in
         run after run is taken for that as well.
         """
-        changes = self._look.changes() if kind == _CHANGE else self._look.changes_outside()
-        names = [name for name in changes.edited if name not in self._made]
+        changes = self._snapshot.changes() if kind == _CHANGE else self._snapshot.changes_outside()
+        names = [name for name in changes.edited if name not in self._created]
         for name in names:
-            if self._is_own(name, changes) and name not in self._met:
+            if self._is_own(name, changes) and name not in self._changed_now:
                 self._console.warn(
                     f"`{printable(name)}` changes in each run; that does not start another",
                     "declare it under `outputs`, have git ignore it, or name the `inputs`; "
                     "if you have edited it, save it again when the run has ended",
                 )
-        self._met.update(names)
+        self._changed_now.update(names)
         return [name for name in names if not self._is_own(name, changes)]
 
     def _is_own(self, name: str, changes: _Changes) -> bool:
-        return self._times.get(name, 0) >= (2 if name in changes.declared else 1)
+        return self._change_counts.get(name, 0) >= (2 if name in changes.declared else 1)
 
-    def _take(self) -> _Look:
-        return _Look(self._root, self._options, self._environ, self._cwd)
+    def _take_snapshot(self) -> _Snapshot:
+        return _Snapshot(self._root, self._options, self._environ, self._cwd)
 
     def _listen(self) -> None:
         """Tell of events; in a thread of its own."""
@@ -207,7 +210,7 @@ class _Watcher:
             self._events.put((_FAILED, str(error)))
             self._ready.set()
 
-    def _await(self, child: subprocess.Popen[bytes], number: int) -> None:
+    def _wait_for_child(self, child: subprocess.Popen[bytes], number: int) -> None:
         child.wait()
         self._events.put((_ENDED, number))
 
@@ -215,20 +218,20 @@ class _Watcher:
 class _Changes(NamedTuple):
     """What differs from an earlier look, by name.
 
-    edited: files that were there, and those that inputs name. made: other files that were not.
+    edited: files that were there, and those that inputs name. created: other files that were not.
     declared: those that inputs name.
     """
 
     edited: tuple[str, ...]
-    made: tuple[str, ...]
+    created: tuple[str, ...]
     declared: frozenset[str]
 
     @property
     def all(self) -> tuple[str, ...]:
-        return self.edited + self.made
+        return self.edited + self.created
 
 
-class _Look:
+class _Snapshot:
     """The project as it was when it was looked at."""
 
     def __init__(
@@ -239,14 +242,15 @@ class _Look:
         self._inputs: list[tuple[FileSet, bool]] = []
         self._contents: dict[str, str] = {}
         self._reader = DependencyTracker(environ)
-        running = new_context(options, environ, cwd, quiet=True, write=False)
+        context = new_context(options, environ, cwd, quiet=True, write=False)
         try:
-            project = project_loader.open_project(running).project
+            project = project_loader.open_project(context).project
             unknown = model.EnvironmentState("", None, False)
-            self._take(model.make_plan(project, project_loader.plan_request(running), unknown))
+            request = project_loader.plan_request(context)
+            self._read(model.make_plan(project, request, unknown))
         except BuildrunError:
             pass  # the run says it; until it is mended, the project's own files are looked at
-        self._files = dict(running.tracker.files)
+        self._files = dict(context.tracker.files)
         self._outside = {path: seen for path, seen in self._files.items() if not _is_in(path, root)}
         self._contents_outside = [path for path in self._contents if not _is_in(path, root)]
 
@@ -254,16 +258,16 @@ class _Look:
         """Return what has changed since."""
         self._fingerprints.forget()
         edited: dict[str, None] = {}
-        made: dict[str, None] = {}
+        created: dict[str, None] = {}
         declared: set[str] = set()
         for taken, named in self._inputs:
             names = self._fingerprints.changed(taken)
             known = {entry.path for entry in taken.entries()} if names else set()
             for name in names:
-                (edited if named or name in known else made)[name] = None
+                (edited if named or name in known else created)[name] = None
             declared.update(names if named else ())
         edited.update(dict.fromkeys(self._differing(self._files, list(self._contents))))
-        return _Changes(tuple(edited), tuple(made), frozenset(declared))
+        return _Changes(tuple(edited), tuple(created), frozenset(declared))
 
     def changes_outside(self) -> _Changes:
         """Return what has changed since outside the project's directory."""
@@ -282,11 +286,11 @@ class _Look:
             *(path for path, seen in files.items() if not current({path: seen}, {})),
         ]
 
-    def _take(self, made: model.Plan) -> None:
-        for step in made.steps:
+    def _read(self, plan: model.Plan) -> None:
+        for step in plan.steps:
             named = step.inputs is not None
             patterns = tuple(pattern.text for pattern in step.inputs or ()) if named else None
-            self._inputs.append((self._fingerprints.inputs(patterns, made.outputs), named))
+            self._inputs.append((self._fingerprints.inputs(patterns, plan.outputs), named))
             for _, path in step.paths:
                 self._contents[path] = self._content(path)
 
