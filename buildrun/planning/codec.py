@@ -28,7 +28,8 @@ def load_plan(value: dict[str, Any]) -> Plan:
 
 
 def _step(fields: dict[str, Any]) -> Step:
-    step = Step(**{name: frozen(value) for name, value in fields.items()})
+    values = frozen(list(fields.values()))
+    step = Step(**dict(zip(fields, values, strict=True)))
     step = step._replace(environment=EnvironmentState(*step.environment))
     if step.inputs is None:
         return step
