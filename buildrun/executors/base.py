@@ -76,6 +76,17 @@ class Task(NamedTuple):
     secret: bool = False
 
 
+def upstream(tasks: Mapping[str, Task], task: Task) -> list[Task]:
+    """Return the tasks that one depends on, near or far."""
+    waiting, seen = list(task.depends_on), dict[str, None]()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen[name] = None
+            waiting += tasks[name].depends_on
+    return [tasks[name] for name in seen]
+
+
 class Job(NamedTuple):
     """A command that is ready to run.
 

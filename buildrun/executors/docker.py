@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from buildrun import __version__
 from buildrun.executors import docker_cli, docker_reaper, local
-from buildrun.executors.base import Job, OutputSink, ProcessRunner, ResolvedImage, Result, Task
+from buildrun.executors.base import (
+    Job,
+    OutputSink,
+    ProcessRunner,
+    ResolvedImage,
+    Result,
+    Task,
+    upstream,
+)
 from buildrun.executors.docker_cli import Container
 
 if TYPE_CHECKING:
@@ -109,13 +117,7 @@ class DockerExecutor:
         declared = [
             os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text)
         ]
-        waiting, seen = list(task.depends_on), dict[str, None]()
-        while waiting:
-            name = waiting.pop()
-            if name not in seen:
-                seen[name] = None
-                waiting += self._tasks[name].depends_on
-        made = [path for name in seen for path in self._tasks[name].outputs]
+        made = [path for before in upstream(self._tasks, task) for path in before.outputs]
         return [path for path in dict.fromkeys((*declared, *made)) if path not in ("", ".")]
 
 

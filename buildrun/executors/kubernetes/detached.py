@@ -68,13 +68,12 @@ class Detached:
         if pod is None or not isinstance(state, (Running, Ended)):
             return
         target = Target("pods", job.namespace, pod["metadata"]["name"])
-        reader = Follower(self._api, target, _container(view), sink, lambda: not to_its_end)
+        reader = Follower(self._api, target, _container(view), sink, ended=not to_its_end)
         while to_its_end and not isinstance(state, Ended) and view.job is not None:
             time.sleep(_LOOK)
             view = self._view(job)
             state = classify(view, _container(view)) if view.job is not None else state
-        to_its_end = False
-        reader.wake(previous=False)
+        reader.end(previous=False)
         reader.finish(None)
         if reader.error is not None:
             raise reader.error

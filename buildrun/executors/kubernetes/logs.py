@@ -8,10 +8,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.kubernetes.api import Api, Stream, Target, lines_of
+from buildrun.executors.kubernetes.api import HURRY, Api, Stream, Target, lines_of
 from buildrun.executors.kubernetes.errors import ApiError
+from buildrun.executors.kubernetes.job_state import restarts_of
+
+if TYPE_CHECKING:
+    from buildrun.executors.kubernetes.watch import View
 
 # Seconds without a line after which a connection is taken for dead and opened anew.
 _SILENCE = 90.0
@@ -19,22 +24,21 @@ _SILENCE = 90.0
 # Seconds between connections that end at once, at most.
 _PAUSE = 2.0
 
+# Seconds that the rest of a log may take once the container has ended; and between two looks
+# whether the user asks to end.
+_REST = 60.0
+_SLICE = 0.5
+
 # How often the log of a container that has ended is asked for where the connection is lost.
 _TRIES = 5
-
 
 # How late a line may come after one with a later time.
 _LATE = timedelta(seconds=2)
 
-# As the server writes times: seconds, their fraction, the zone.
+# As the server writes times: seconds, their fraction, the zone. Bytes of a time at most.
 _FORM = "%Y-%m-%dT%H:%M:%S"
 _STAMP = re.compile(rb"\n(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ")
-
-# Bytes of a time at most.
 _LONGEST = 64
-
-# Bytes that may wait to be handed on before no more are read.
-_MOST = 4 << 20
 
 
 class Position:
@@ -112,68 +116,10 @@ def _later(second: bytes, by: timedelta) -> bytes:
     return (datetime.strptime(second.decode(), _FORM) + by).strftime(_FORM).encode()
 
 
-class _Outlet:
-    """Hands lines on in a thread of its own: all at once that have come since it did so last.
-
-    So whoever reads need not wait for another thread at each line.
-    """
-
-    def __init__(self, deliver: Callable[[list[bytes]], None]) -> None:
-        self._deliver = deliver
-        self._changed = threading.Condition()
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._is_busy = self._is_closed = False
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def put(self, block: bytes) -> None:
-        """Hand lines on soon; raises what has ended that."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._size < _MOST or self._error)
-            if self._error is not None:
-                raise self._error
-            self._waiting.append(block)
-            self._size += len(block)
-            self._changed.notify_all()
-
-    def drain(self) -> None:
-        """Wait until all was handed on; raises what has ended that."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or not (self._waiting or self._is_busy))
-            if self._error is not None:
-                raise self._error
-
-    def close(self) -> None:
-        """Hand nothing on any more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if not self._waiting:
-                    return
-                blocks, self._waiting, self._size = self._waiting, [], 0
-                self._is_busy = True
-                self._changed.notify_all()
-            try:
-                self._deliver(blocks)
-            except BaseException as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-
-
 class Follower:
     """Reads the log of one container in a thread of its own, until the container has ended.
 
-    sink: gets the text of lines, some at a time. ended: whether the container has ended by now.
+    error: what has ended it early.
     """
 
     def __init__(
@@ -182,21 +128,23 @@ class Follower:
         pod: Target,
         container: str,
         sink: Callable[[bytes], None],
-        ended: Callable[[], bool],
         *,
+        ended: bool = False,
         previous: bool = False,
-        failed: Callable[[], None] | None = None,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start to read; previous: as for `wake`. failed: is called once `error` tells why."""
+        """Start to read; sink: gets the text of lines, some at a time.
+
+        ended, previous: as for `end`. failed: is called once `error` tells why.
+        """
         self._api = api
         self._pod = pod._replace(sub="log")
         self._container = container
         self._sink = sink
-        self._ended = ended
         self._position = Position()
-        self._outlet = _Outlet(self._deliver)
         self._stream: Stream | None = None
-        self._left = threading.Event()
+        self._changed = threading.Event()
+        self._has_ended = ended
         self._is_abandoned = False
         self._previous = previous
         self._failed = failed
@@ -204,49 +152,43 @@ class Follower:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def end(self, *, previous: bool) -> None:
+        """Note that the container has ended; previous: and was started anew since."""
+        self._previous = previous
+        self._has_ended = True
+        self._changed.set()
+
     def finish(self, seconds: float | None) -> bool:
         """Wait until all is read; False where that takes longer."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def wake(self, *, previous: bool) -> None:
-        """Note that the container has ended; previous: and was started anew since."""
-        self._previous = previous
-        self._left.set()
-
     def leave(self) -> None:
         """Read no more."""
-        self._left.set()
         self._is_abandoned = True
+        self._changed.set()
         if self._stream is not None:
             self._stream.close()
 
     def _run(self) -> None:
         lost = 0
         try:
-            while True:
-                ended = self._ended()
-                began = time.monotonic()
+            while not self._is_abandoned:
+                ended, began = self._has_ended, time.monotonic()
                 if ended and self._is_whole():
                     return
                 whole = self._read(follow=not ended)
                 if ended and whole:
                     return
-                if self._is_abandoned:
-                    return
                 lost += ended
                 if lost == _TRIES:
                     raise ExecutionError("the connection is lost each time that it is asked for")
-                if not self._ended():
-                    # Where the server has said that there is no more, the end is about to be told.
-                    passed = 0.0 if whole else time.monotonic() - began
-                    self._left.wait(max(0.0, _PAUSE - passed))
+                # Where the server has said that there is no more, the end is about to be told.
+                passed = 0.0 if whole else time.monotonic() - began
+                self._changed.wait(0.0 if self._has_ended else max(0.0, _PAUSE - passed))
         except BaseException as error:
             self.error = error
-            if self._failed is not None:
-                self._failed()
-        finally:
-            self._outlet.close()
+            self._failed()
 
     def _is_whole(self) -> bool:
         """Return whether what was read last is the log's last line, so that nothing is missing."""
@@ -266,21 +208,20 @@ class Follower:
         self._position.begin()
         try:
             self._stream = self._api.stream(self._pod, query, silence=_SILENCE)
-            try:
-                for block in self._stream.blocks():
-                    # A line without an end may have been cut off; the last reading tells.
-                    if block.endswith(b"\n") or (self._stream.whole and not follow):
-                        self._outlet.put(block)
-            finally:
-                self._stream.close()
-            return self._stream.whole
         except ApiError as error:
             # 400: the container is not there yet, or its log not any more. 404: nor is the pod.
             if error.status not in (400, 404):
                 raise
             return True
+        try:
+            for block in self._stream.blocks():
+                # A line without an end may have been cut off; the last reading tells.
+                is_whole = block.endswith(b"\n") or (self._stream.whole and not follow)
+                if is_whole and (text := self._position.take(block)):
+                    self._sink(text)
         finally:
-            self._outlet.drain()
+            self._stream.close()
+        return self._stream.whole
 
     def _query(self, *, follow: bool) -> dict[str, str]:
         query = {"container": self._container, "timestamps": "true"}
@@ -290,6 +231,89 @@ class Follower:
             query["previous"] = "true"
         return query
 
-    def _deliver(self, blocks: list[bytes]) -> None:
-        if text := b"".join(map(self._position.take, blocks)):
-            self._sink(text)
+
+class JobLog:
+    """The logs of a container in the pods of a Job, one after the other.
+
+    sink, failed: as for `Follower`. warn: gets a message and a hint. is_hurried: returns whether
+    the user asks to end.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        container: str,
+        sink: Callable[[bytes], None],
+        failed: Callable[[], None],
+        warn: Callable[[str, str], None],
+        is_hurried: Callable[[], bool],
+    ) -> None:
+        """Read nothing yet."""
+        self._api = api
+        self._pods = Target("pods", namespace)
+        self._container = container
+        self._sink = sink
+        self._failed = failed
+        self._warn = warn
+        self._is_hurried = is_hurried
+        self._follower: Follower | None = None
+        self._followed = ("", -1)
+        self._earlier: set[str] = set()
+
+    def follow(self, pod: str, restarts: int) -> None:
+        """Read the log of a container, and to its end that of the one before."""
+        if (pod, restarts) != self._followed:
+            self.finish(previous=self._followed[0] == pod)
+            if self._followed[0] != pod and restarts:
+                self._begin(pod, restarts - 1, previous=True)
+                self.finish(previous=True)
+            self._begin(pod, restarts, previous=False)
+        self._tell_trouble()
+
+    def read_earlier(self, view: View) -> None:
+        """Read the logs of pods that others have replaced already, each once."""
+        for pod in view.pods[:-1]:
+            name = pod["metadata"]["name"]
+            if name not in self._earlier:
+                self._earlier.add(name)
+                self.follow(name, restarts_of(pod, self._container))
+                self.finish()
+
+    def finish(self, *, previous: bool = False) -> None:
+        """Read what is followed to its end; previous: its container was started anew since."""
+        follower, waited = self._follower, 0.0
+        if follower is None:
+            return
+        follower.end(previous=previous)
+        while not follower.finish(_SLICE):
+            waited += _SLICE
+            if waited >= (HURRY if self._is_hurried() else _REST):
+                self._warn("the rest of the log does not come", "")
+                follower.leave()
+                break
+        self._tell_trouble()
+
+    def leave(self) -> None:
+        """Read no more."""
+        if self._follower is not None:
+            self._follower.leave()
+
+    def _begin(self, pod: str, restarts: int, *, previous: bool) -> None:
+        self._followed = (pod, restarts)
+        self._follower = Follower(
+            self._api,
+            self._pods._replace(name=pod),
+            self._container,
+            self._sink,
+            ended=previous,
+            previous=previous,
+            failed=self._failed,
+        )
+
+    def _tell_trouble(self) -> None:
+        error = self._follower.error if self._follower is not None else None
+        if isinstance(error, ExecutionError):
+            self._warn(f"the log is not whole: {error.message}", error.hint or "")
+        elif error is not None:
+            raise error

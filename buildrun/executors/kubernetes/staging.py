@@ -6,10 +6,12 @@ import os
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
+from buildrun.executors.base import upstream
 from buildrun.executors.docker_cli import CODE
 from buildrun.workspace import glob
 from buildrun.workspace.names import is_always_ignored
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FileStaging:
-    """The files of one project's steps; used by several threads.
+    """The files of one project's steps; used by several threads. Raises ExecutionError.
 
     What the image has does not travel: the project's code, and inputs that git does not ignore.
     """
@@ -41,11 +43,10 @@ class FileStaging:
         self._remote = remote
         self._environ = environ
         self._endpoint = endpoint
-        self._mutex = threading.Lock()
-        self._transfer: ArtifactTransfer | None = None
-        self._tasks: dict[str, Task] = {}
         self._look_into_image = in_image
-        self._files: frozenset[str] | None = None
+        self._mutex = threading.Lock()
+        self._opened: ArtifactTransfer | None = None
+        self._tasks: dict[str, Task] = {}
         self._delivered: dict[str, tuple[str, Delivery]] = {}
         self._own: list[str] = []
         self._is_seen = False
@@ -54,26 +55,21 @@ class FileStaging:
         """Take the steps; raises ExecutionError where files would have to travel and cannot."""
         self._tasks = {task.id: task for task in tasks}
         for task in tasks:
-            if not self.is_needed(task):
-                continue
-            if self._remote is None:
+            why = self._why(task)
+            if why and self._remote is None:
                 raise ExecutionError(
-                    f"the step `{printable(task.id)}` {self._why(task)}, and files travel to pods "
-                    "and back by way of a remote cache",
+                    f"the step `{printable(task.id)}` {why}, and files travel to pods and back by "
+                    "way of a remote cache",
                     hint="give one that the cluster reaches too, by `--remote-cache "
                     "s3://BUCKET/PREFIX` or BUILDRUN_REMOTE_CACHE; see docs/kubernetes.md",
                 )
-            self._connected()
-            return
+            if why:
+                self._transfer()
+                return
 
     def is_needed(self, task: Task) -> bool:
         """Return whether a task's pod gets or gives files."""
-        return bool(
-            task.outputs
-            or self._upstream(task)
-            or self._foreign(task)
-            or any(not self._is_in_image(path) for path in self._declared(task))
-        )
+        return bool(self._why(task))
 
     def command(self, task: Task) -> str:
         """Return the command with the paths that its files have in the pod."""
@@ -84,87 +80,76 @@ class FileStaging:
         return text
 
     def stage_inputs(
-        self, task: Task, name: str, program: tuple[str, ...], workdir: str
+        self, task: Task, job: str, program: tuple[str, ...], workdir: str
     ) -> Mapping[str, str]:
-        """Send what the task needs; return the files of its Secret. Raises ExecutionError.
-
-        name: of its Job.
-        """
+        """Send what the task needs, and return the files of its Job's Secret."""
         from buildrun.executors.kubernetes import transfer
 
-        there = self._connected()
+        there = self._transfer()
         if task.outputs and not self._is_seen:
-            there.arrived(name)  # or the command would run, and its outputs find no place
+            there.arrived(job)  # or the command would run, and its outputs find no place
             self._is_seen = True
-        archives = [self._archive_of(before) for before in self._upstream(task)]
+        archives = [self._archive_of(before) for before in self._producers(task)]
         if own := self._declared(task):
             archives.append(there.send(self._root, own))
         if foreign := self._foreign(task):
             archives.append(there.send("/", foreign, as_absolute=True))
-        order = there.order(name) if task.outputs else None
-        text = transfer.task(program, workdir, archives, task.outputs, order)
+        ticket = there.order(job) if task.outputs else None
+        text = transfer.task(program, workdir, archives, task.outputs, ticket)
         return {"pod_runner.py": transfer.program(), "task.json": text}
 
-    def collect_outputs(self, task: Task, name: str, *, last: bool) -> None:
-        """Bring a task's outputs into the project; raises ExecutionError.
+    def collect_outputs(self, task: Task, job: str, *, last: bool) -> None:
+        """Bring a task's outputs into the project.
 
-        name: of its Job. last: nobody else will need what it has delivered.
+        last: nobody else will need what its Job has delivered.
         """
         if not task.outputs:
             return
-        there = self._connected()
-        done = there.arrived(name)
+        there = self._transfer()
+        done = there.arrived(job)
         if done is None:
             raise ExecutionError(
                 "the pod has succeeded, and its outputs did not arrive in the remote cache",
                 hint="its log may tell why; run again",
             )
-        there.fetch(name, done, self._root, task.outputs)
+        there.fetch(job, done, self._root, task.outputs)
         with self._mutex:
-            self._delivered[task.id] = (name, done)
+            self._delivered[task.id] = (job, done)
             if last:
-                self._own.append(name)
+                self._own.append(job)
 
     def discard(self) -> None:
         """Delete what was delivered, now that it is in the project."""
-        for name in self._own:
-            self._connected().discard(name)
+        for job in self._own:
+            self._transfer().discard(job)
 
     def _archive_of(self, task: Task) -> StagedArchive:
         """Return a task's outputs for another's pod: as they were delivered, else as they are."""
-        there = self._connected()
         with self._mutex:
             found = self._delivered.get(task.id)
         if found is not None:
-            return there.delivered_archive(*found)
-        return there.send(self._root, [path.rstrip("/") for path in task.outputs])
+            return self._transfer().delivered_archive(*found)
+        return self._transfer().send(self._root, [path.rstrip("/") for path in task.outputs])
 
-    def _connected(self) -> ArtifactTransfer:
-        from buildrun.executors.kubernetes import transfer
+    def _transfer(self) -> ArtifactTransfer:
+        from buildrun.executors.kubernetes.transfer import ArtifactTransfer
 
         with self._mutex:
-            if self._transfer is None:
+            if self._opened is None:
                 if self._remote is None:
                     raise AssertionError("checked before")
-                self._transfer = transfer.ArtifactTransfer(
+                self._opened = ArtifactTransfer(
                     self._remote, self._environ, endpoint=self._endpoint
                 )
-            return self._transfer
+            return self._opened
 
-    def _upstream(self, task: Task) -> list[Task]:
-        """Return the steps with outputs that this one follows, near or far."""
-        waiting, seen = list(task.depends_on), dict[str, None]()
-        while waiting:
-            name = waiting.pop()
-            if name not in seen:
-                seen[name] = None
-                waiting += self._tasks[name].depends_on
-        return [self._tasks[name] for name in seen if self._tasks[name].outputs]
+    def _producers(self, task: Task) -> list[Task]:
+        return [before for before in upstream(self._tasks, task) if before.outputs]
 
     def _declared(self, task: Task) -> list[str]:
         """Return the declared inputs that are here and not in the image."""
         root = os.fsencode(self._root)
-        made = [path.rstrip("/") for before in self._upstream(task) for path in before.outputs]
+        made = [path.rstrip("/") for before in self._producers(task) for path in before.outputs]
         found = (os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text))
         return [
             path
@@ -178,15 +163,14 @@ class FileStaging:
         """Return whether the image has a file, or all files of a directory."""
         if path in self._in_image:
             return True
-        top = os.fsencode(os.path.join(self._root, path))
+        top = os.path.join(self._root, path)
         if os.path.islink(top) or not os.path.isdir(top):
             return False
-        inside = os.fsencode(self._root)
         files = [
-            os.fsdecode(os.path.relpath(os.path.join(place, name), inside))
+            os.path.relpath(os.path.join(place, name), self._root)
             for place, _, names in os.walk(top)
             for name in names
-            if not is_always_ignored(name)
+            if not is_always_ignored(os.fsencode(name))
         ]
         return bool(files) and self._in_image.issuperset(files)
 
@@ -194,16 +178,14 @@ class FileStaging:
         """Return the values of `path` parameters that are not in the image."""
         return [path for _, path in task.paths if self._inside(path) is None]
 
-    @property
+    @cached_property
     def _in_image(self) -> frozenset[str]:
-        if self._files is None:
-            self._files = self._look_into_image()
-        return self._files
+        return self._look_into_image()
 
     def _inside(self, path: str) -> str | None:
         """Return where a path lies in the image, relative to the project; None if it does not."""
         prefix = self._root.rstrip("/") + "/"
-        inside = path[len(prefix) :] if path.startswith(prefix) else ""
+        inside = path.removeprefix(prefix) if path.startswith(prefix) else ""
         if not inside:
             return None
         below = f"{inside}/"
@@ -211,11 +193,14 @@ class FileStaging:
         return inside if there else None
 
     def _why(self, task: Task) -> str:
+        """Return why files of a task travel, "" where none do."""
         if task.outputs:
             return "has outputs"
-        if self._upstream(task):
+        if self._producers(task):
             return "needs the outputs of others"
         if foreign := self._foreign(task):
             return f"takes the path `{printable(foreign[0])}` of this machine"
-        absent = next(path for path in self._declared(task) if not self._is_in_image(path))
-        return f"reads `{printable(absent)}`, which the image has not or not all of"
+        for path in self._declared(task):
+            if not self._is_in_image(path):
+                return f"reads `{printable(path)}`, which the image has not or not all of"
+        return ""
