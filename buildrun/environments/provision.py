@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.heartbeat import going_on
 from buildrun.environments.prefix import (
     ASIDE,
@@ -32,7 +31,7 @@ from buildrun.store.memo import DependencyTracker, prune
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentManager
+    from buildrun.environments.base import EnvironmentManager, EnvironmentRequest, Identity
     from buildrun.store.home import Home
 
 # Seconds after which a record of what was computed is removed, when something is built anyway.
@@ -60,117 +59,130 @@ def provide(
         variables = manager.activate("", request.environ)
         return Environment(manager.NAME, None, None, True, variables), None
     prefix = prefix_of(home, identity.key)
+    lock: locks.Lock | None = None
+    reused = True
     try:
-        lock, reused = _obtain(manager, identity, prefix, request, console, refresh=refresh)
+        lock, reused = _Builder(manager, identity, prefix, request, console).obtain(refresh=refresh)
+        record_use(prefix, request.project.root)
     except StoreError:
+        # A store that may only be read serves what it has; nobody can take it away meanwhile.
         if refresh or why_unusable(prefix, identity.key) is not None:
             raise
-        # A store that may only be read serves what it has; nobody can take it away meanwhile.
-        return _ready(manager, identity, prefix, request, reused=True), None
-    record_use(prefix, request.project.root)
     try:
-        return _ready(manager, identity, prefix, request, reused=reused), lock
+        variables = manager.activate(prefix, request.environ)
     except BaseException:
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
+    return Environment(manager.NAME, identity.key, prefix, reused, variables), lock
 
 
-def _obtain(
-    manager: EnvironmentManager,
-    identity: Identity,
-    prefix: str,
-    request: EnvironmentRequest,
-    console: Console,
-    *,
-    refresh: bool,
-) -> tuple[locks.Lock, bool]:
-    """Return a shared hold on an environment that is whole, and whether it was there already."""
-    for _ in range(_TRIES):
-        use = _lock(prefix, ".lock", console, shared=True)
-        if not refresh and why_unusable(prefix, identity.key) is None:
-            return use, True
-        use.release()
-        # Those who come to build wait for the build alone, not for the commands of those who
-        # use what was built.
-        with _lock(prefix, ".build.lock", console):
-            if not refresh and why_unusable(prefix, identity.key) is None:
-                continue
-            use = _lock(prefix, ".lock", console)
-            try:
-                built = _build(manager, identity, prefix, request, console, use, refresh=refresh)
-                refresh = False
-                # Between the two holds a collection may come in.
-                use.share()
-                if why_unusable(prefix, identity.key) is None:
-                    return use, not built
-            except BaseException:
-                use.release()
-                raise
+class _Builder(NamedTuple):
+    """One environment, and all that it takes to build it."""
+
+    manager: EnvironmentManager
+    identity: Identity
+    prefix: str
+    request: EnvironmentRequest
+    console: Console
+
+    def obtain(self, *, refresh: bool) -> tuple[locks.Lock, bool]:
+        """Return a shared hold on an environment that is whole, and whether it was there."""
+        for _ in range(_TRIES):
+            use = self._lock(".lock", shared=True)
+            if not refresh and self._flaw() is None:
+                return use, True
             use.release()
-    reason = why_unusable(prefix, identity.key)
-    raise StoreError(
-        f"the environment was built and cannot be used at once: {reason}",
-        place=prefix,
-        hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
-    )
+            # Those who come to build wait for the build alone, not for the commands of those who
+            # use what was built.
+            with self._lock(".build.lock"):
+                if not refresh and self._flaw() is None:
+                    continue
+                use = self._lock(".lock")
+                try:
+                    built = self._build(use, refresh=refresh)
+                    refresh = False
+                    # Between the two holds a collection may come in.
+                    use.share()
+                    if self._flaw() is None:
+                        return use, not built
+                except BaseException:
+                    use.release()
+                    raise
+                use.release()
+        raise StoreError(
+            f"the environment was built and cannot be used at once: {self._flaw()}",
+            place=self.prefix,
+            hint="something else removes or changes the store's files; set BUILDRUN_HOME elsewhere",
+        )
 
+    def _flaw(self) -> str | None:
+        return why_unusable(self.prefix, self.identity.key)
 
-def _ready(
-    manager: EnvironmentManager,
-    identity: Identity,
-    prefix: str,
-    request: EnvironmentRequest,
-    *,
-    reused: bool,
-) -> Environment:
-    variables = manager.activate(prefix, request.environ)
-    return Environment(manager.NAME, identity.key, prefix, reused, variables)
-
-
-def _build(
-    manager: EnvironmentManager,
-    identity: Identity,
-    prefix: str,
-    request: EnvironmentRequest,
-    console: Console,
-    lock: locks.Lock,
-    *,
-    refresh: bool,
-) -> bool:
-    """Build under the lock, unless a refresh that was killed left a whole one; return whether."""
-    _restore(prefix)
-    reason = why_unusable(prefix, identity.key)
-    if reason is None and not refresh:
-        return False
-    for warning in identity.warnings:
-        console.warn(warning)
-    reason = reason or "it is to be refreshed"
-    console.note(console.style(f"building the {manager.NAME} environment ({reason})", "dim"))
-    started = time.monotonic()
-    try:
-        _set_aside(prefix, keep=why_unusable(prefix, identity.key) is None)
-        with going_on(console, f"building the {manager.NAME} environment"):
-            manager.build(identity, prefix, request, console, lock.descriptor)
-        _mark(manager, identity, prefix, request)
-        _clear(prefix + ASIDE, quietly=True)
-    except OSError as error:
+    def _build(self, lock: locks.Lock, *, refresh: bool) -> bool:
+        """Build, unless a refresh that was killed left a whole environment; return whether."""
+        prefix, console, name = self.prefix, self.console, self.manager.NAME
         _restore(prefix)
-        raise _store_failure(prefix, error) from error
-    except BaseException:
-        _restore(prefix)
-        raise
-    seconds = time.monotonic() - started
-    prune(request.memo, _OLD_RECORDS)
-    console.note(console.style(f"environment ready in {seconds:.1f} s: {prefix}", "dim"))
-    return True
+        flaw = self._flaw()
+        if flaw is None and not refresh:
+            return False
+        for warning in self.identity.warnings:
+            console.warn(warning)
+        reason = flaw or "it is to be refreshed"
+        console.note(console.style(f"building the {name} environment ({reason})", "dim"))
+        started = time.monotonic()
+        try:
+            if flaw is None:  # kept until the new one is whole
+                os.rename(prefix, prefix + ASIDE)
+            else:
+                _clear(prefix)
+            with going_on(console, f"building the {name} environment"):
+                self.manager.build(self.identity, prefix, self.request, console, lock.descriptor)
+            self._mark()
+            _clear(prefix + ASIDE, quietly=True)
+        except BaseException as error:
+            _restore(prefix)
+            if isinstance(error, OSError):
+                raise _store_failure(prefix, error) from error
+            raise
+        prune(self.request.memo, _OLD_RECORDS)
+        seconds = time.monotonic() - started
+        console.note(console.style(f"environment ready in {seconds:.1f} s: {prefix}", "dim"))
+        return True
 
+    def _mark(self) -> None:
+        """Write the marker, unless what the environment was made from changed meanwhile."""
+        request, identity = self.request, self.identity
+        seen = request.memo.parent
+        if seen is None or seen.untrackable or not seen.is_current(seen.files, seen.variables):
+            now = self.manager.identify(request, DependencyTracker(request.environ))
+            if now.key != identity.key:
+                raise EnvironmentFailure(
+                    "the requirements changed while the environment was built",
+                    place=request.project.file or request.project.root,
+                    hint="run again",
+                )
+        listed, base = self.manager.sentinels(self.prefix)
+        marker = {
+            "version": VERSION,
+            "key": identity.key,
+            "manager": self.manager.NAME,
+            "parts": identity.parts,
+            "witnesses": listed,
+            "base": [base, signature(base)] if base else None,
+            "created": int(time.time()),
+        }
+        publish(os.path.join(self.prefix, MARKER), json.dumps(marker).encode())
 
-def _set_aside(prefix: str, *, keep: bool) -> None:
-    """Make room for a new prefix; a whole one is kept until the new one is."""
-    if keep:
-        os.rename(prefix, prefix + ASIDE)
-    else:
-        _clear(prefix)
+    def _lock(self, suffix: str, *, shared: bool = False) -> locks.Lock:
+        name = os.path.basename(self.prefix)
+        told = f"waiting for another run that builds or uses the environment {name}"
+        try:
+            os.makedirs(os.path.dirname(self.prefix), exist_ok=True)
+            acquire = locks.shared if shared else locks.exclusive
+            return acquire(self.prefix + suffix, waiting=lambda: self.console.note(told))
+        except OSError as error:
+            raise _store_failure(self.prefix, error) from error
 
 
 def _restore(prefix: str) -> None:
@@ -180,50 +192,6 @@ def _restore(prefix: str) -> None:
     if not os.path.lexists(prefix) and os.path.lexists(prefix + ASIDE):
         os.rename(prefix + ASIDE, prefix)
     _clear(prefix + ASIDE, quietly=True)
-
-
-def _mark(
-    manager: EnvironmentManager, identity: Identity, prefix: str, request: EnvironmentRequest
-) -> None:
-    """Write the marker, unless what the environment was made from changed meanwhile."""
-    if _changed(manager, identity, request):
-        raise EnvironmentFailure(
-            "the requirements changed while the environment was built",
-            place=request.project.file or request.project.root,
-            hint="run again",
-        )
-    listed, base = manager.sentinels(prefix)
-    marker = {
-        "version": VERSION,
-        "key": identity.key,
-        "manager": manager.NAME,
-        "parts": identity.parts,
-        "witnesses": listed,
-        "base": [base, signature(base)] if base else None,
-        "created": int(time.time()),
-    }
-    publish(os.path.join(prefix, MARKER), json.dumps(marker).encode())
-
-
-def _changed(manager: EnvironmentManager, identity: Identity, request: EnvironmentRequest) -> bool:
-    seen = request.memo.parent
-    if seen is not None and not seen.untrackable and seen.is_current(seen.files, seen.variables):
-        return False
-    return manager.identify(request, DependencyTracker(request.environ)).key != identity.key
-
-
-def _lock(prefix: str, suffix: str, console: Console, *, shared: bool = False) -> locks.Lock:
-    name = os.path.basename(prefix)
-
-    def waiting() -> None:
-        console.note(f"waiting for another run that builds or uses the environment {name}")
-
-    try:
-        os.makedirs(os.path.dirname(prefix), exist_ok=True)
-        acquire = locks.shared if shared else locks.exclusive
-        return acquire(prefix + suffix, waiting=waiting)
-    except OSError as error:
-        raise _store_failure(prefix, error) from error
 
 
 def _clear(path: str, *, quietly: bool = False) -> None:
