@@ -235,12 +235,12 @@ SECOND = 1_000_000_000
 def test_a_file_is_young_for_a_step_of_its_clock(
     mtime: int, ctime: int, began: int, *, young: bool
 ) -> None:
-    packed = stat_signature.pack(stat_signature.StatSignature(mtime, ctime, 1, 2, 3, 0o100644))
+    packed = stat_signature.pack((mtime, ctime, 1, 2, 3, 0o100644))
     assert stat_signature.is_racy(packed, began) is young
 
 
 def test_times_beyond_all_bounds_are_taken() -> None:
-    far = stat_signature.StatSignature(2**80, -(2**80), 1, 2, 3, 0o100644)
+    far = (2**80, -(2**80), 1, 2, 3, 0o100644)
     assert stat_signature.is_racy(stat_signature.pack(far), 2**62)
 
 

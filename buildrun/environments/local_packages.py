@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from buildrun.store.listing import Entry
     from buildrun.store.memo import DependencyTracker
     from buildrun.workspace.git_index import GitIndex
-    from buildrun.workspace.select import FileSet, Selection
+    from buildrun.workspace.select import FileSet
+    from buildrun.workspace.walk import Selection
 
 # What an editable install takes from the directory; the code itself is used where it lies.
 _BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")

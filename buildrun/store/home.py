@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import xxhash
 
@@ -21,50 +20,29 @@ def has_staging(root: str) -> bool:
         return False
 
 
-class Home(NamedTuple):
-    """The root directory of everything buildrun keeps."""
+class Home:
+    """The directory of everything that buildrun keeps, and those in it.
 
-    root: str
+    environments. images: records of the images that were made. blobs: contents, each named by its
+    digest. results: manifests, each named by its key. runs: past runs and their logs. sources:
+    what projects are fetched from, and where they run. memo: remembered values.
+    """
 
-    @property
-    def environments(self) -> str:
-        """Return the directory of environments."""
-        return os.path.join(self.root, "envs")
-
-    @property
-    def images(self) -> str:
-        """Return the directory of records of the images that were made."""
-        return os.path.join(self.root, "images")
-
-    @property
-    def blobs(self) -> str:
-        """Return the directory of contents, each named by its digest."""
-        return os.path.join(self.root, "blobs")
-
-    @property
-    def results(self) -> str:
-        """Return the directory of manifests, each named by its key."""
-        return os.path.join(self.root, "results")
-
-    @property
-    def runs(self) -> str:
-        """Return the directory of past runs and their logs."""
-        return os.path.join(self.root, "runs")
-
-    @property
-    def sources(self) -> str:
-        """Return the directory of what projects are fetched from, and of where they run."""
-        return os.path.join(self.root, "sources")
+    def __init__(self, root: str) -> None:
+        """Name the directories; none is made."""
+        self.root = root
+        self.environments = os.path.join(root, "envs")
+        self.images = os.path.join(root, "images")
+        self.blobs = os.path.join(root, "blobs")
+        self.results = os.path.join(root, "results")
+        self.runs = os.path.join(root, "runs")
+        self.sources = os.path.join(root, "sources")
+        self.memo = os.path.join(root, "index")
 
     def about(self, root: str, kind: str) -> str:
         """Return the file of what is remembered of the project in ``root``; kind: its suffix."""
         name = xxhash.xxh3_128_hexdigest(os.fsencode(root))
         return os.path.join(self.memo, "projects", f"{name}.{kind}")
-
-    @property
-    def memo(self) -> str:
-        """Return the directory of remembered values."""
-        return os.path.join(self.root, "index")
 
 
 def locate(environ: Mapping[str, str]) -> Home:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
-from types import TracebackType
 
 
 class Lock:
@@ -35,12 +34,7 @@ class Lock:
         """Hold the lock for a block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let go at the block's end."""
         self.release()
 

@@ -5,7 +5,6 @@ import stat
 import struct
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 _LAYOUT = struct.Struct("<qqqQQI")
 _TIMES = struct.Struct("<qq").unpack_from
@@ -26,17 +25,6 @@ _KIND = SIZE - 3
 _BITS = SIZE - 4
 
 
-class StatSignature(NamedTuple):
-    """A file's times in nanoseconds, its size in bytes, where it is and its mode."""
-
-    mtime_ns: int
-    ctime_ns: int
-    size: int
-    inode: int
-    device: int
-    mode: int
-
-
 # A file's times in nanoseconds, its size in bytes, where it is and its mode.
 fields: Callable[[os.stat_result], tuple[int, ...]] = attrgetter(
     "st_mtime_ns", "st_ctime_ns", "st_size", "st_ino", "st_dev", "st_mode"
@@ -48,18 +36,13 @@ def of(status: os.stat_result) -> bytes:
     try:
         return _pack(*fields(status))
     except struct.error:
-        return pack(StatSignature(*fields(status)))
+        return pack(fields(status))
 
 
-def pack(values: StatSignature) -> bytes:
+def pack(values: Sequence[int]) -> bytes:
     """Return a signature packed; some file systems know years after 2262, which all count as it."""
-    times = [max(-_LAST, min(time, _LAST)) for time in (values.mtime_ns, values.ctime_ns)]
+    times = [max(-_LAST, min(time, _LAST)) for time in values[:2]]
     return _pack(*times, *values[2:])
-
-
-def unpack(packed: bytes) -> StatSignature:
-    """Return the values of a packed signature."""
-    return StatSignature(*_LAYOUT.unpack(packed))
 
 
 def is_file(packed: bytes) -> bool:
@@ -90,6 +73,12 @@ def size(packed: bytes) -> int:
 def place(packed: bytes) -> bytes:
     """Return what is the same for all names of one file."""
     return packed[24:40]
+
+
+def is_rewritten(before: bytes, after: bytes) -> bool:
+    """Return whether a file has another time, size, place or right to be executed."""
+    changed = before[:8] != after[:8] or before[16:40] != after[16:40]
+    return changed or is_executable(before) != is_executable(after)
 
 
 def are_links(signatures: Sequence[bytes]) -> bool:

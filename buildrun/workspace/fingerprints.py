@@ -8,7 +8,7 @@ import stat
 import time
 from _thread import RLock
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
@@ -21,7 +21,8 @@ from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
 from buildrun.workspace.git_index import GitIndex
 from buildrun.workspace.index import Index
-from buildrun.workspace.select import FileSet, Selection
+from buildrun.workspace.select import FileSet
+from buildrun.workspace.walk import Selection
 
 if TYPE_CHECKING:
     from blake3 import blake3
@@ -130,8 +131,8 @@ class Fingerprints:
         )
         with self._lock:
             now = taken.again()
-            before = dict(zip(taken.selection.paths, taken.selection.signatures, strict=True))
-            after = dict(zip(now.paths, now.signatures, strict=True))
+            before = dict(taken.selection.files())
+            after = dict(now.files())
             names = before.keys() ^ after.keys()
             suspects = [
                 path
@@ -200,8 +201,8 @@ class Fingerprints:
             stream = _stream(selection)
             known = None if selection.problems else self._index.listing(stream)
             if known is not None:
-                make = partial(self._later, selection, skip)
-                return FileSet(known, selection, make, (), frozenset(), select_anew, skip)
+                later = cache(partial(self._later, selection, skip))
+                return FileSet(known, selection, later, (), frozenset(), select_anew, skip)
             contents, failures = self._read(selection)
             if not any(failure.passing for failure in failures):
                 break
@@ -211,7 +212,7 @@ class Fingerprints:
         young = frozenset([path for path in selection.paths if path in self._young])
         if not problems and not young:
             self._index.learn(stream, made)
-        return FileSet(made, selection, entries, tuple(problems), young, select_anew, skip)
+        return FileSet(made, selection, lambda: entries, tuple(problems), young, select_anew, skip)
 
     def _selection(
         self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
@@ -250,7 +251,7 @@ class Fingerprints:
         failures: list[_Failure] = []
         large: list[tuple[bytes, bytes]] = []
         prefix, start = digest.PREFIX, stat_signature.SIZE
-        for path, seen in zip(selection.paths, selection.signatures, strict=True):
+        for path, seen in selection.files():
             try:
                 if stat_signature.is_link(seen):
                     contents[path] = self._target(path, seen, began)
@@ -308,20 +309,13 @@ class Fingerprints:
         return os.fsdecode(target)
 
     def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:
-        old, new = stat_signature.unpack(before), stat_signature.unpack(after)
         if stat_signature.is_directory(after):
             return not stat_signature.is_directory(before)
         try:
             if stat_signature.is_link(after):
-                place = os.path.join(self._root, path)
-                return (
-                    not stat_signature.is_link(before)
-                    or os.fsdecode(os.readlink(place)) != entry.content
-                )
-            same = ("mtime_ns", "size", "inode", "device")
-            if any(getattr(old, name) != getattr(new, name) for name in same):
-                return True
-            if stat_signature.is_executable(before) != stat_signature.is_executable(after):
+                target = os.fsdecode(os.readlink(os.path.join(self._root, path)))
+                return not stat_signature.is_link(before) or target != entry.content
+            if stat_signature.is_rewritten(before, after):
                 return True
             return digest.PREFIX + self._hash(path, after).hex() != entry.content
         except OSError:
@@ -331,7 +325,7 @@ class Fingerprints:
 def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> tuple[Entry, ...]:
     """Return the listing, less what could not be read."""
     found: list[Entry] = []
-    for path, seen in zip(selection.paths, selection.signatures, strict=True):
+    for path, seen in selection.files():
         held = contents.get(path)
         if held is None:
             continue

@@ -11,7 +11,7 @@ from buildrun.store import files
 from buildrun.workspace import dockerignore, gitignore, names, select
 from buildrun.workspace.dockerignore import Rules
 from buildrun.workspace.fingerprints import Fingerprints
-from buildrun.workspace.select import Selection
+from buildrun.workspace.walk import Selection
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home

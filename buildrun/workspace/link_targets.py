@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable
 from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.workspace import glob, names, select
-from buildrun.workspace.select import Selection, Sink
-from buildrun.workspace.walk import walk
+from buildrun.workspace.walk import Selection, Sink, walk
 
 # How much links may lead to where nobody has named what is read.
 _FILES = 100_000
@@ -65,7 +64,7 @@ class _Follower:
         self._named, self._outputs = named, outputs
         self._files = self._bytes = 0
         self._sink = Sink(passing_over=not named)
-        self._sink.found.update(zip(selection.paths, selection.signatures, strict=True))
+        self._sink.found.update(selection.files())
         self._sink.problems.update(selection.problems)
 
     def selection(self) -> Selection:

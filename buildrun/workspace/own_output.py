@@ -9,20 +9,20 @@ import stat
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+from buildrun.store import stat_signature
 
-File = tuple[int, int]  # inode and device, as signatures have them
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
 
 @cache
-def files() -> frozenset[File]:
-    """Return those that output goes to, also through the programs that it is piped into.
+def files() -> frozenset[bytes]:
+    """Return their places, also of those that the programs write to that output is piped into.
 
     Programs are looked at on Linux only, and only those of our own session, such as ``tee``. Those
     that have started us, and what they have opened for us, are not meant: they write data as well.
     """
-    found: set[File] = set()
-    pipes: set[File] = set()
+    found: set[bytes] = set()
+    pipes: set[bytes] = set()
     for descriptor in (1, 2):
         try:
             _sort(os.fstat(descriptor), found, pipes)
@@ -30,8 +30,8 @@ def files() -> frozenset[File]:
             continue  # it is closed
     if not pipes:
         return frozenset(found)
-    written: set[File] = set()
-    done: set[File] = set()
+    written: set[bytes] = set()
+    done: set[bytes] = set()
     programs = [list(_opened(number)) for number in _programs()]
     while pipes - done:
         done |= pipes
@@ -43,15 +43,15 @@ def files() -> frozenset[File]:
     return frozenset(found | written.difference(_file(status) for status, *_ in _opened("self")))
 
 
-def _sort(status: os.stat_result, found: set[File], pipes: set[File]) -> None:
+def _sort(status: os.stat_result, found: set[bytes], pipes: set[bytes]) -> None:
     if stat.S_ISREG(status.st_mode):
         found.add(_file(status))
     elif stat.S_ISFIFO(status.st_mode):
         pipes.add(_file(status))
 
 
-def _file(status: os.stat_result) -> File:
-    return status.st_ino, status.st_dev
+def _file(status: os.stat_result) -> bytes:
+    return stat_signature.place(stat_signature.of(status))
 
 
 def _programs() -> Iterable[int]:

@@ -15,55 +15,9 @@ from buildrun.store import stat_signature
 from buildrun.store.listing import Entry
 from buildrun.workspace import gitignore, glob, names, own_output
 from buildrun.workspace.git_index import GitIndex
-from buildrun.workspace.glob import Door
-from buildrun.workspace.walk import Choose, everything, walk
+from buildrun.workspace.walk import Choose, Selection, Sink, everything, walk
 
 _MLPROJECT = "MLproject"
-
-
-class Sink:
-    """Gathers what is found, each path once.
-
-    passing_over: whether devices, sockets and pipes are; else they are problems.
-    """
-
-    def __init__(self, *, passing_over: bool = False) -> None:
-        """Start with nothing."""
-        self._passing_over = passing_over
-        self.found: dict[bytes, bytes] = {}
-        self.entered: set[bytes] = set()
-        self.problems: dict[bytes, str] = {}
-
-    def on_error(self, path: bytes, error: OSError) -> None:
-        """Take a path that cannot be looked at, and why."""
-        name = path.rstrip(b"/") or b"."
-        self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
-
-    def odd(self, path: bytes) -> None:
-        """Take the path of a device, a socket or a pipe."""
-        if not self._passing_over:
-            self.problems[path] = f"`{display(path)}` is neither a file nor a directory"
-
-    def add(self, path: bytes, seen: bytes) -> None:
-        """Take a file or a link."""
-        if stat_signature.is_file(seen) or stat_signature.is_link(seen):
-            self.found[path] = seen
-        else:
-            self.odd(path)
-
-    def enter(self, below: bytes, *, empty: bool) -> None:
-        """Take a directory that is looked into; where it is empty, that counts."""
-        self.entered.add(below)
-        if empty and below:
-            self.found.setdefault(below[:-1], stat_signature.DIRECTORY)
-
-    def selection(self, *unmatched: str, doors: Iterable[glob.Door] = ()) -> Selection:
-        """Return all that was found."""
-        paths = sorted(self.found)
-        signatures = [self.found[path] for path in paths]
-        problems = tuple(self.problems.items())
-        entered = frozenset(self.entered)
-        return Selection(paths, signatures, problems, unmatched, entered, tuple(doors))
 
 
 def project(root: bytes, known: GitIndex) -> Selection:
@@ -108,11 +62,9 @@ def without_logs(selection: Selection) -> Selection:
     logs = own_output.files()
     if not logs:
         return selection
-    pairs = zip(selection.paths, selection.signatures, strict=True)
-    return without(
-        selection,
-        [os.fsdecode(path) for path, seen in pairs if stat_signature.unpack(seen)[3:5] in logs],
-    )
+    found = selection.files()
+    ours = [os.fsdecode(path) for path, seen in found if stat_signature.place(seen) in logs]
+    return without(selection, ours)
 
 
 def add_link(sink: Sink, root: bytes, path: bytes) -> None:
@@ -229,7 +181,7 @@ def union(selections: Iterable[Selection]) -> Selection:
         return parts[0]
     sink = Sink()
     for part in parts:
-        sink.found.update(zip(part.paths, part.signatures, strict=True))
+        sink.found.update(part.files())
         sink.problems.update(part.problems)
         sink.entered |= part.entered
     unmatched = [text for part in parts for text in part.unmatched]
@@ -283,63 +235,33 @@ def _ranges(paths: Sequence[bytes], name: bytes) -> Iterator[tuple[int, int]]:
         yield bisect_left(paths, first), bisect_left(paths, last)
 
 
-class Selection(NamedTuple):
-    """What was found on the disk.
-
-    paths: relative to the root, in order. signatures: theirs, packed. problems: each with the path
-    it is about. unmatched: the patterns or outputs for which there is nothing. entered: the
-    directories, with a slash at their end, in which nothing else counts. doors: links to
-    directories that ``**`` has met; see `follow`.
-    """
-
-    paths: Sequence[bytes]
-    signatures: Sequence[bytes]
-    problems: tuple[tuple[bytes, str], ...] = ()
-    unmatched: tuple[str, ...] = ()
-    entered: frozenset[bytes] = frozenset()
-    doors: tuple[Door, ...] = ()
-
-
-class FileSet:
+class FileSet(NamedTuple):
     """What a selection of files was at one moment.
 
-    digest: of its listing. problems: texts that name a path; where there is one, nothing that was
-    computed from these files may be cached. unmatched: the patterns that match nothing, or the
-    outputs that do not exist. again: looks at the disk anew. young: the paths of those that may
-    have changed since without a trace. skip: how much of the selection's paths entries lack.
+    digest: of its listing. entries: returns the listing; raises ProjectError where the disk and
+    the index both changed. problems: texts that name a path; where there is one, nothing that was
+    computed from these files may be cached. again: looks at the disk anew. young: the paths of
+    those that may have changed since without a trace. skip: how much of the selection's paths
+    entries lack.
     """
 
-    def __init__(
-        self,
-        digest: str,
-        selection: Selection,
-        entries: tuple[Entry, ...] | Callable[[], tuple[Entry, ...]],
-        problems: tuple[str, ...],
-        young: frozenset[bytes],
-        again: Callable[[], Selection],
-        skip: int = 0,
-    ) -> None:
-        """Keep what was found; entries are made when they are asked for."""
-        self.digest = digest
-        self.problems = problems
-        self.unmatched = selection.unmatched
-        self.selection = selection
-        self.young = young
-        self.again = again
-        self.skip = skip
-        self._entries = entries
+    digest: str
+    selection: Selection
+    entries: Callable[[], tuple[Entry, ...]]
+    problems: tuple[str, ...]
+    young: frozenset[bytes]
+    again: Callable[[], Selection]
+    skip: int = 0
 
-    def entries(self) -> tuple[Entry, ...]:
-        """Return the listing; raises ProjectError where the disk and the index both changed."""
-        if not isinstance(self._entries, tuple):
-            self._entries = self._entries()
-        return self._entries
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Return the patterns that match nothing, or the outputs that do not exist."""
+        return self.selection.unmatched
 
     def has_only_links_out(self) -> bool:
         """Return whether all problems are links, so that nothing is missing from the listing."""
         about = {path for path, _ in self.selection.problems}
-        links = zip(self.selection.paths, self.selection.signatures, strict=True)
-        about -= {path for path, seen in links if stat_signature.is_link(seen)}
+        about -= {path for path, seen in self.selection.files() if stat_signature.is_link(seen)}
         return not about and len(self.problems) == len(self.selection.problems)
 
 

@@ -1,12 +1,16 @@
-"""The one walk through a tree, for keys, images and archives alike."""
+"""The one walk through a tree, for keys, images and archives alike, and what it finds."""
+
+from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+from buildrun.console import display
 from buildrun.store import stat_signature
+from buildrun.workspace.glob import Door
 
 # Paths relative to the root, in the order of their bytes, and the signature of each.
 Chunk = tuple[list[bytes], list[bytes]]
@@ -21,14 +25,70 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
-class Watcher(Protocol):
-    """Is told what cannot be part of a tree."""
+class Sink:
+    """Gathers what is found, each path once.
+
+    passing_over: whether devices, sockets and pipes are; else they are problems.
+    """
+
+    def __init__(self, *, passing_over: bool = False) -> None:
+        """Start with nothing."""
+        self._passing_over = passing_over
+        self.found: dict[bytes, bytes] = {}
+        self.entered: set[bytes] = set()
+        self.problems: dict[bytes, str] = {}
 
     def on_error(self, path: bytes, error: OSError) -> None:
         """Take a path that cannot be looked at, and why."""
+        name = path.rstrip(b"/") or b"."
+        self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
 
     def odd(self, path: bytes) -> None:
         """Take the path of a device, a socket or a pipe."""
+        if not self._passing_over:
+            self.problems[path] = f"`{display(path)}` is neither a file nor a directory"
+
+    def add(self, path: bytes, seen: bytes) -> None:
+        """Take a file or a link."""
+        if stat_signature.is_file(seen) or stat_signature.is_link(seen):
+            self.found[path] = seen
+        else:
+            self.odd(path)
+
+    def enter(self, below: bytes, *, empty: bool) -> None:
+        """Take a directory that is looked into; where it is empty, that counts."""
+        self.entered.add(below)
+        if empty and below:
+            self.found.setdefault(below[:-1], stat_signature.DIRECTORY)
+
+    def selection(self, *unmatched: str, doors: Iterable[Door] = ()) -> Selection:
+        """Return all that was found."""
+        paths = sorted(self.found)
+        signatures = [self.found[path] for path in paths]
+        problems = tuple(self.problems.items())
+        entered = frozenset(self.entered)
+        return Selection(paths, signatures, problems, unmatched, entered, tuple(doors))
+
+
+class Selection(NamedTuple):
+    """What was found on the disk.
+
+    paths: relative to the root, in order. signatures: theirs, packed. problems: each with the path
+    it is about. unmatched: the patterns or outputs for which there is nothing. entered: the
+    directories, with a slash at their end, in which nothing else counts. doors: links to
+    directories that ``**`` has met; see `follow`.
+    """
+
+    paths: Sequence[bytes]
+    signatures: Sequence[bytes]
+    problems: tuple[tuple[bytes, str], ...] = ()
+    unmatched: tuple[str, ...] = ()
+    entered: frozenset[bytes] = frozenset()
+    doors: tuple[Door, ...] = ()
+
+    def files(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each path with its signature."""
+        return zip(self.paths, self.signatures, strict=True)
 
 
 class _Level:
@@ -48,7 +108,7 @@ def everything(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
 
 
 def walk(
-    root: bytes, below: bytes, choose: Choose, watcher: Watcher, *, directories: bool = False
+    root: bytes, below: bytes, choose: Choose, sink: Sink, *, directories: bool = False
 ) -> Iterator[Chunk]:
     """Yield what is beneath a directory, in the order of the paths' bytes.
 
@@ -56,7 +116,7 @@ def walk(
     directories: whether they are told as well; they are entered in any case.
     Links are told and not followed, but ``below`` may be one. What vanishes meanwhile is not told.
     """
-    stack = [_level(root, below, choose, watcher, flags=_FLAGS)]
+    stack = [_level(root, below, choose, sink, flags=_FLAGS)]
     while stack:
         level = stack[-1]
         if not level.directories:
@@ -69,29 +129,29 @@ def walk(
         path = level.paths[at]
         if directories:
             yield [path[:-1]], [stat_signature.DIRECTORY]
-        stack.append(_level(root, path, choose, watcher, flags=_FLAGS | os.O_NOFOLLOW))
+        stack.append(_level(root, path, choose, sink, flags=_FLAGS | os.O_NOFOLLOW))
 
 
-def _level(root: bytes, below: bytes, choose: Choose, watcher: Watcher, *, flags: int) -> _Level:
+def _level(root: bytes, below: bytes, choose: Choose, sink: Sink, *, flags: int) -> _Level:
     place = os.path.join(root, below[:-1])  # with its slash a link would be followed
     try:
         descriptor = os.open(place, flags)
     except OSError as error:
         if error.errno not in _GONE:
-            watcher.on_error(below, error)
+            sink.on_error(below, error)
         return _Level()
     try:
         held = choose(below, os.listdir(place), descriptor)
-        return _look(below, sorted(held), descriptor, watcher)
+        return _look(below, sorted(held), descriptor, sink)
     except OSError as error:
         if error.errno not in _GONE:
-            watcher.on_error(below, error)
+            sink.on_error(below, error)
         return _Level()
     finally:
         os.close(descriptor)
 
 
-def _look(below: bytes, names: list[bytes], descriptor: int, watcher: Watcher) -> _Level:
+def _look(below: bytes, names: list[bytes], descriptor: int, sink: Sink) -> _Level:
     level = _Level()
     paths, signatures = level.paths, level.signatures
     kind_of, lstat, sign = stat.S_IFMT, os.lstat, stat_signature.of
@@ -104,7 +164,7 @@ def _look(below: bytes, names: list[bytes], descriptor: int, watcher: Watcher) -
         except FileNotFoundError:
             continue
         except OSError as error:
-            watcher.on_error(below + name, error)
+            sink.on_error(below + name, error)
             continue
         kind = kind_of(status.st_mode)
         if kind in contents:
@@ -115,7 +175,7 @@ def _look(below: bytes, names: list[bytes], descriptor: int, watcher: Watcher) -
             signatures.append(stat_signature.DIRECTORY)
             mixed = True
         else:
-            watcher.odd(below + name)
+            sink.odd(below + name)
     if mixed:  # what is in a directory sorts by its name and a slash
         order = sorted(range(len(paths)), key=paths.__getitem__)
         level.paths = [paths[at] for at in order]
