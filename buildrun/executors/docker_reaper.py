@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 
 from buildrun.executors.docker_cli import remove_argv
 from buildrun.store import locks
+from buildrun.store.cas import ignore_errors
 
 # What decides which engine the CLI speaks to.
 _ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY",
@@ -33,7 +33,7 @@ class ContainerLease:
     def end(self) -> None:
         """Note that the container is gone; calling it again is harmless."""
         if self._lock.descriptor >= 0:
-            _unlink(self._path)
+            ignore_errors(os.unlink, self._path)
             self._lock.release()
 
 
@@ -41,33 +41,10 @@ def lease(directory: str, name: str, environ: Mapping[str, str]) -> ContainerLea
     """Note that a container of this name is about to be made by this process; raises OSError."""
     path = os.path.join(directory, name)
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(descriptor, path):
-            break
-        os.close(descriptor)  # taken for abandoned between its making and its locking
+    lock = locks.lease(path)
     engine = {key: environ[key] for key in _ENGINE if key in environ}
-    os.pwrite(descriptor, json.dumps(engine).encode(), 0)
-    return ContainerLease(path, locks.Lock(descriptor))
-
-
-def abandoned(directory: str) -> list[tuple[str, Mapping[str, str], locks.Lock]]:
-    """Return the containers that nobody attends, with the variables of their engine.
-
-    The locks keep others from removing the same ones.
-    """
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return []
-    found = []
-    for name in names:
-        lock = locks.attempt(os.path.join(directory, name))
-        if lock is None:
-            continue
-        found.append((name, _engine(lock.descriptor), lock))
-    return found
+    os.pwrite(lock.descriptor, json.dumps(engine).encode(), 0)
+    return ContainerLease(path, lock)
 
 
 def reap_abandoned(directory: str, environ: Mapping[str, str]) -> list[str]:
@@ -77,13 +54,12 @@ def reap_abandoned(directory: str, environ: Mapping[str, str]) -> list[str]:
     is looked for again at the end of this run, and by the next.
     """
     gone = []
-    for name, engine, lock in abandoned(directory):
-        with lock:
-            others = {key: value for key, value in environ.items() if key not in _ENGINE}
-            removed = _removed([name], {**others, **engine})
-            if removed is None or (not removed and _age(lock) < _LATEST):
-                continue
-            _unlink(os.path.join(directory, name))
+    others = {key: value for key, value in environ.items() if key not in _ENGINE}
+    for name, lock in locks.abandoned(directory):
+        removed = _removed([name], {**others, **_engine(lock.descriptor)})
+        age = time.time() - os.fstat(lock.descriptor).st_mtime
+        if removed is not None and (removed or age >= _LATEST):
+            ignore_errors(os.unlink, os.path.join(directory, name))
             gone.append(name)
     return gone
 
@@ -115,29 +91,9 @@ def _removed(names: list[str], environ: Mapping[str, str]) -> set[str] | None:
     return set(done.stdout.decode(errors="replace").split())
 
 
-def _age(lock: locks.Lock) -> float:
-    return time.time() - os.fstat(lock.descriptor).st_mtime
-
-
 def _engine(descriptor: int) -> Mapping[str, str]:
     try:
         value = json.loads(os.pread(descriptor, 65536, 0))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _is_at(descriptor: int, path: str) -> bool:
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
-    ours = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -17,7 +17,7 @@ from buildrun.store.digest import content, is_digest
 from buildrun.store.files import closing, open_directory
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
-from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
+from buildrun.store.manifest import Manifest, decode, encode, output_of, validate_outputs
 
 if TYPE_CHECKING:
     from buildrun.store.remote.client import Remote
@@ -49,7 +49,12 @@ class ActionCache:
             return None
         manifest = load(self._home, key)
         if manifest is not None and (
-            self._remote is not None or manifest == self._whole or self._is_whole(manifest)
+            self._remote is not None
+            or manifest == self._whole
+            or (
+                outputs_of(self._home, manifest) is not None
+                and not cas.missing(self._home, needed(self._home, manifest))
+            )
         ):
             # What is lost from here on is noticed when it is restored.
             self._whole = manifest
@@ -87,12 +92,9 @@ class ActionCache:
             if cas.has(home, manifest.outputs):
                 remote.refuse(manifest.key, "has outputs that are not safe to restore")
             raise MissingBlob("the list of its outputs is lost or not safe", place=manifest.step)
-        named = all_digests(home, manifest)
-        named.pop(manifest.inputs)
-        missing = {
-            digest: size for digest, size in named.items() if not cas.has(home, digest, size)
-        }
-        self._fetch(missing, remote)
+        named = needed(home, manifest)
+        missing = cas.missing(home, named)
+        self._fetch({digest: named[digest] for digest in missing}, remote)
         if not cas.has(home, manifest.inputs):
             remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
         path = path_of(home, manifest.key)
@@ -184,13 +186,6 @@ class ActionCache:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
 
-    def _is_whole(self, manifest: Manifest) -> bool:
-        if outputs_of(self._home, manifest) is None:
-            return False
-        named = all_digests(self._home, manifest)
-        named.pop(manifest.inputs)
-        return not cas.missing(self._home, named)
-
     def matching_outputs(self, manifest: Manifest, on_disk: FileSet | None) -> list[str]:
         """Return the declared outputs that are on disk as the result has them."""
         entries = outputs_of(self._home, manifest)
@@ -201,12 +196,8 @@ class ActionCache:
         return [
             output
             for output in manifest.declared
-            if not any(_is_in(path, output.rstrip("/")) for path in differing)
+            if not any(output_of(path, (output.rstrip("/"),)) for path in differing)
         ]
-
-
-def _is_in(path: str, output: str) -> bool:
-    return path == output or path.startswith(output + "/")
 
 
 def _latest(directory: str) -> list[str]:
@@ -279,17 +270,21 @@ def _outputs(home: Home, digest: str, declared: tuple[str, ...]) -> tuple[Entry,
     return entries
 
 
-def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
-    """Return all contents that a result names, with their sizes where these are known."""
+def needed(home: Home, manifest: Manifest) -> dict[str, int | None]:
+    """Return the contents that a result is restored from, with their sizes where known."""
     named: dict[str, int | None] = {
         manifest.log: sum(size for _, size in manifest.streams),
         manifest.outputs: None,
-        manifest.inputs: None,
     }
     for entry in outputs_of(home, manifest) or ():
         if entry.is_file:
             named[entry.content] = entry.size
     return named
+
+
+def all_digests(home: Home, manifest: Manifest) -> dict[str, int | None]:
+    """Return the same with the listing of inputs, which only explains."""
+    return {manifest.inputs: None, **needed(home, manifest)}
 
 
 def save(

@@ -85,7 +85,9 @@ def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None
     if has(home, digest, size):
         return
     with publishing(path_of(home, digest)) as target:
-        found = _fill(source, target, copier)
+        # What was really copied counts, for a file may change between two looks at it.
+        cloned = copier.clone(source, target)
+        found = copier.digest(target) if cloned else copier.copy(source, target)
         if found != (digest, size):
             raise StoreError("it changed while it was stored")
 
@@ -177,7 +179,11 @@ def publishing(path: str) -> Iterator[int]:
             ignore_errors(os.unlink, temporary)
             raise
     except OSError as error:
-        raise _unwritable(path, error) from error
+        if error.errno in _FULL:
+            hint = "make room, for example with `buildrun cache gc`, or set BUILDRUN_HOME"
+            raise StoreError("the disk of the store is full", place=path, hint=hint) from error
+        text = f"the store cannot be written: {error.strerror or error}"
+        raise StoreError(text, place=path, hint="set BUILDRUN_HOME") from error
 
 
 def ignore_errors(call: Callable[[str], object], path: str) -> None:
@@ -199,21 +205,6 @@ def _create(path: str) -> int:
     if is_shared(os.path.dirname(path)):
         os.fchmod(target, 0o440)
     return target
-
-
-def _fill(source: int, target: int, copier: Copier) -> tuple[str, int]:
-    """Copy and return what was really copied, for a file may change between two looks at it."""
-    if not copier.clone(source, target):
-        return copier.copy(source, target)
-    return copier.digest(target)
-
-
-def _unwritable(path: str, error: OSError) -> StoreError:
-    if error.errno in _FULL:
-        hint = "make room, for example with `buildrun cache gc`, or set BUILDRUN_HOME"
-        return StoreError("the disk of the store is full", place=path, hint=hint)
-    text = f"the store cannot be written: {error.strerror or error}"
-    return StoreError(text, place=path, hint="set BUILDRUN_HOME")
 
 
 # FICLONE of linux/fs.h: both files share their blocks until one is written to.

@@ -1,13 +1,14 @@
 """Locks between processes: one file each, released by the system when its holders end.
 
-A lock file is never deleted, since a process may be waiting on it.
+A lock file is never deleted, since a process may be waiting on it. The file of a lease is: it
+tells of something that goes on as long as its process, and what nobody holds is abandoned.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class Lock:
@@ -23,6 +24,13 @@ class Lock:
     def share(self) -> None:
         """Let other readers in; between the two a writer may have been, so look again after."""
         fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+    def is_at(self, path: str) -> bool:
+        """Return whether the lock file is still the one at a path."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Let go; calling it again is harmless."""
@@ -65,6 +73,28 @@ def attempt(path: str, *, shared: bool = False) -> Lock | None:
         os.close(descriptor)
         return None
     return Lock(descriptor)
+
+
+def lease(path: str) -> Lock:
+    """Return the hold on a file that others delete once nobody holds it; raises OSError."""
+    while True:
+        lock = exclusive(path)
+        if lock.is_at(path):
+            return lock
+        lock.release()  # taken for abandoned between its making and its locking
+
+
+def abandoned(directory: str) -> Iterator[tuple[str, Lock]]:
+    """Yield the names of the leases in a directory that nobody holds; each is held meanwhile."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        lock = attempt(os.path.join(directory, name))
+        if lock is not None:
+            with lock:
+                yield name, lock
 
 
 def _acquire(path: str, kind: int, waiting: Callable[[], None] | None) -> Lock:

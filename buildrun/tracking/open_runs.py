@@ -41,7 +41,7 @@ class RunLease:
         """Note that the run has ended; calling it again is harmless."""
         if self._note is not None and self._lock is not None and self._lock.descriptor >= 0:
             try:
-                if _is_at(self._note.path, self._lock.descriptor):
+                if self._lock.is_at(self._note.path):
                     os.unlink(self._note.path)
             except OSError:
                 pass
@@ -57,7 +57,7 @@ def keep(home: Home, run_id: str, uri: str) -> RunLease:
         return RunLease(None, None)
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        lock = _locked(path)
+        lock = locks.lease(path)
         try:
             _write(lock.descriptor, note)
         except OSError:
@@ -71,40 +71,17 @@ def keep(home: Home, run_id: str, uri: str) -> RunLease:
 def abandoned(home: Home, uri: str) -> Iterator[tuple[OpenRun, RunLease]]:
     """Yield what nobody holds of the runs at a server; uri: without credentials."""
     directory = _directory(home)
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
+    for name, lock in locks.abandoned(directory):
         path = os.path.join(directory, name)
-        lock = locks.attempt(path)
-        if lock is None:
-            continue
         note = _read(path, lock.descriptor)
         if note is None or note.run_id != name:
             RunLease(OpenRun(path, name, "", "", None), lock).drop()  # killed before it was written
         elif note.uri == uri:
             yield note, RunLease(note, lock)
-        lock.release()
 
 
 def _directory(home: Home) -> str:
     return os.path.join(home.root, "tracking")
-
-
-def _locked(path: str) -> locks.Lock:
-    while True:
-        lock = locks.exclusive(path)
-        if _is_at(path, lock.descriptor):
-            return lock
-        lock.release()  # taken for abandoned between its making and its locking
-
-
-def _is_at(path: str, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _write(descriptor: int, note: OpenRun) -> None:
