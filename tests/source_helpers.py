@@ -96,10 +96,11 @@ def free_port() -> int:
 
 
 class Requests(NamedTuple):
-    """A server's address, and the paths that were asked for with their headers."""
+    """A server's address, the paths that were asked for with their headers, and the statuses."""
 
     url: str
     seen: list[tuple[str, dict[str, str]]]
+    answers: list[int]
 
 
 @contextmanager
@@ -151,24 +152,29 @@ def http_backend(base: Path, user: str = "", password: str = "") -> Iterator[Req
             pass
 
     with _served(Handler) as url:
-        yield Requests(url, seen)
+        yield Requests(url, seen, [])
 
 
 @contextmanager
 def files(directory: Path) -> Iterator[Requests]:
     """Serve the files of a directory."""
     seen: list[tuple[str, dict[str, str]]] = []
+    answers: list[int] = []
 
     class Handler(SimpleHTTPRequestHandler):
         def send_head(self) -> Any:
             seen.append((f"{self.command} {self.path}", dict(self.headers)))
             return super().send_head()
 
+        def send_response(self, code: int, message: str | None = None) -> None:
+            answers.append(code)
+            super().send_response(code, message)
+
         def log_message(self, *_: Any) -> None:
             pass
 
     with _served(partial(Handler, directory=str(directory))) as url:
-        yield Requests(url, seen)
+        yield Requests(url, seen, answers)
 
 
 @contextmanager
