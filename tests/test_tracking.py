@@ -9,7 +9,8 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,42 +85,72 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in environ.items() if not name.startswith("MLFLOW_")}
 
 
+class Experiment(NamedTuple):
+    """An experiment of a test's own."""
+
+    server: Server
+    id: str
+    buildrun: Buildrun
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"MLFLOW_TRACKING_URI": self.server.uri, "MLFLOW_EXPERIMENT_ID": self.id}
+
+    def run(self, *words: str | Path) -> Outcome:
+        """Call buildrun with the server and the experiment."""
+        return self.buildrun("-q", *words, LOCAL, environ=self.environ)
+
+    def runs(self) -> list[Seen]:
+        return self.server.runs(self.id)
+
+    def statuses(self) -> list[str]:
+        return [run.status for run in self.runs()]
+
+
 @pytest.fixture
-def experiment(server: Server, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the id of an experiment of the test's own."""
+def experiment(
+    server: Server, request: pytest.FixtureRequest, tmp_path: Path, buildrun: Buildrun
+) -> Experiment:
     name = f"{request.node.name} {tmp_path}"
-    return str(server.call("experiments/create", {"name": name})["experiment_id"])
+    made = server.call("experiments/create", {"name": name})
+    return Experiment(server, str(made["experiment_id"]), buildrun)
 
 
-Run = Callable[..., Outcome]
+@contextmanager
+def started(directory: Path, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a project beside us, from when its command has written `up` to standard error."""
+    child = subprocess.Popen(
+        (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
+        env={**os.environ, **environ}, cwd=directory.parent,
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stderr is not None
+    while b"up" not in child.stderr.readline():
+        pass
+    yield child
+    child.communicate(timeout=60)
 
 
-@pytest.fixture
-def run(buildrun: Buildrun, server: Server, experiment: str) -> Run:
-    """Return a function that calls buildrun with the server and the test's experiment."""
+def git(directory: Path, *words: str) -> str:
+    done = subprocess.run(
+        ("git", *words), cwd=directory, env={**os.environ, **GIT}, check=True,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout.strip()
 
-    def call(*words: str | Path, **environ: str) -> Outcome:
-        variables = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_ID": experiment}
-        return buildrun("-q", *words, LOCAL, environ={**variables, **environ})
 
-    return call
+def commit(directory: Path) -> str:
+    """Commit all files of a repository, and return the commit."""
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "one")
+    return git(directory, "rev-parse", "HEAD")
 
 
 def repository(directory: Path) -> str:
     """Make the directory a repository with a remote, and return its commit."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ("git", *words), cwd=directory, env={**os.environ, **GIT}, check=True,
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        return done.stdout.strip()
-
-    git("init", "-q", "-b", "trunk")
-    git("remote", "add", "origin", "https://me:s3cret@example.org/some/where.git")
-    git("add", "-A")
-    git("commit", "-qm", "one")
-    return git("rev-parse", "HEAD")
+    git(directory, "init", "-q", "-b", "trunk")
+    git(directory, "remote", "add", "origin", "https://me:s3cret@example.org/some/where.git")
+    return commit(directory)
 
 
 PARAMETERS = (
@@ -132,28 +163,28 @@ PARAMETERS = (
 
 @pytest.mark.parametrize("place", ["", "sub"])
 def test_tags_and_parameters_are_those_of_mlflow_run(
-    place: str, run: Run, server: Server, experiment: str, tmp_path: Path
+    place: str, experiment: Experiment, tmp_path: Path
 ) -> None:
     top = tmp_path / "repository"
     directory = top / place
     directory.mkdir(parents=True)
     (directory / "MLproject").write_text(PARAMETERS)
-    commit = repository(top)
+    made = repository(top)
     words = ("-P", f"file={directory}/MLproject", "-P", "more=it's", "-P", "empty=")
     bin_directory = mlflow_install.prefix() / "bin"
     environ = {
-        **clean(os.environ), "MLFLOW_TRACKING_URI": server.uri,
+        **clean(os.environ), "MLFLOW_TRACKING_URI": experiment.server.uri,
         "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     subprocess.run(
-        (bin_directory / "mlflow", "run", directory, LOCAL, "--experiment-id", experiment,
+        (bin_directory / "mlflow", "run", directory, LOCAL, "--experiment-id", experiment.id,
          "--run-name", "same", *words),
         cwd=tmp_path, env=environ, check=True, timeout=300, capture_output=True,
     )  # fmt: skip
-    assert run(directory, "--run-name", "same", *words).code == 0
-    ours, theirs = server.runs(experiment)
+    assert experiment.run(directory, "--run-name", "same", *words).code == 0
+    ours, theirs = experiment.runs()
     assert ours.tags == theirs.tags
-    assert ours.tags["mlflow.source.git.commit"] == commit
+    assert ours.tags["mlflow.source.git.commit"] == made
     assert ours.tags["mlflow.source.git.repoURL"] == "https://example.org/some/where.git"
     assert (ours.name, ours.status) == (theirs.name, theirs.status) == ("same", "FINISHED")
     # MLflow logs values as its shell gets them, and buildrun as the user gave them.
@@ -165,67 +196,56 @@ def test_tags_and_parameters_are_those_of_mlflow_run(
     }  # fmt: skip
 
 
-def test_command_sees_its_run(project: Project, run: Run, server: Server, experiment: str) -> None:
+def test_command_sees_its_run(project: Project, experiment: Experiment) -> None:
     directory = project(
         "entry_points: {main: {command: 'echo $MLFLOW_RUN_ID $MLFLOW_EXPERIMENT_ID "
         "$MLFLOW_TRACKING_URI'}}\n"
     )
     for _ in range(2):
-        told = run(directory).out.split()
-        assert server.runs(experiment)[0].run_id == told[0]
-        assert told[1:] == [experiment, server.uri]
-    assert len(server.runs(experiment)) == 2
+        told = experiment.run(directory).out.split()
+        assert experiment.runs()[0].run_id == told[0]
+        assert told[1:] == [experiment.id, experiment.server.uri]
+    assert len(experiment.runs()) == 2
 
 
 def test_run_has_the_same_id_in_the_report_and_among_the_runs(
-    project: Project, run: Run, buildrun: Buildrun, server: Server, experiment: str, tmp_path: Path
+    project: Project, buildrun: Buildrun, experiment: Experiment, tmp_path: Path
 ) -> None:
     directory = project("entry_points: {main: {command: 'true'}}\n")
-    run(directory, "--report", tmp_path / "r.json")
-    run(directory)
-    ids = [seen.run_id for seen in server.runs(experiment)]
+    experiment.run(directory, "--report", tmp_path / "r.json")
+    experiment.run(directory)
+    ids = [seen.run_id for seen in experiment.runs()]
     assert json.loads((tmp_path / "r.json").read_text())["run_id"] == ids[1]
     listed = buildrun("runs", "ls", "--format", "json").data
     assert ids == [item["run_id"] for item in listed["runs"]]
 
 
-def test_failure_is_told_cold_and_warm(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_failure_is_told_cold_and_warm(project: Project, experiment: Experiment) -> None:
     directory = project("entry_points: {main: {command: 'exit 7'}}\n")
     for _ in range(2):
-        assert run(directory).code == 7
-    assert [seen.status for seen in server.runs(experiment)] == ["FAILED", "FAILED"]
+        assert experiment.run(directory).code == 7
+    assert experiment.statuses() == ["FAILED", "FAILED"]
 
 
-def test_failure_after_the_command_has_ended_its_run_is_told(
-    project: Project, run: Run, server: Server, experiment: str
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("with mlflow.start_run():\n    mlflow.log_metric('m', 1)\n", 3),
+     ("mlflow.start_run()\nmlflow.end_run('FAILED')\n", 0)],
+)  # fmt: skip
+def test_run_that_its_command_has_ended_fails_if_either_did(
+    project: Project, experiment: Experiment, program: str, code: int
 ) -> None:
     python = mlflow_install.prefix() / "bin" / "python"
     directory = project(
-        f"entry_points: {{main: {{command: '{python} main.py; exit 3'}}}}\n",
-        main__py="import mlflow\nwith mlflow.start_run() as run:\n    mlflow.log_metric('m', 1)\n",
+        f"entry_points: {{main: {{command: '{python} main.py; exit {code}'}}}}\n",
+        main__py="import mlflow\n" + program,
     )
-    assert run(directory).code == 3
-    (found,) = server.runs(experiment)
-    assert found.status == "FAILED"
-
-
-def test_run_that_its_command_has_ended_as_failed_stays_so(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
-    python = mlflow_install.prefix() / "bin" / "python"
-    directory = project(
-        f"entry_points: {{main: {{command: '{python} main.py'}}}}\n",
-        main__py="import mlflow\nmlflow.start_run()\nmlflow.end_run('FAILED')\n",
-    )
-    assert run(directory).code == 0
-    (found,) = server.runs(experiment)
-    assert found.status == "FAILED"
+    assert experiment.run(directory).code == code
+    assert experiment.statuses() == ["FAILED"]
 
 
 def test_crash_before_the_command_is_told(
-    project: Project, buildrun: Buildrun, server: Server, experiment: str
+    project: Project, buildrun: Buildrun, experiment: Experiment
 ) -> None:
     directory = project(
         "python_env: python_env.yaml\nentry_points: {main: {command: 'true'}}\n",
@@ -233,56 +253,43 @@ def test_crash_before_the_command_is_told(
     )
     outcome = buildrun(
         directory,
-        environ={"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_ID": experiment},
+        environ=experiment.environ,
     )
     assert outcome.code == 1
-    (found,) = server.runs(experiment)
-    assert found.status == "FAILED"
+    assert experiment.statuses() == ["FAILED"]
 
 
-def test_mistake_in_the_project_leaves_no_run(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_mistake_in_the_project_leaves_no_run(project: Project, experiment: Experiment) -> None:
     directory = project("entry_points: {main: {parameters: {a: string}, command: 'echo {a}'}}\n")
-    assert run(directory).code == 1
-    assert server.runs(experiment) == []
+    assert experiment.run(directory).code == 1
+    assert experiment.runs() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_is_told_cold_and_warm(
-    number: signal.Signals, project: Project, server: Server, experiment: str, tmp_path: Path
+    number: signal.Signals, project: Project, experiment: Experiment
 ) -> None:
-    directory = project("entry_points: {main: {command: 'echo up; read line'}}\n")
+    directory = project("entry_points: {main: {command: 'echo up >&2; read line'}}\n")
     for _ in range(2):
-        child = subprocess.Popen(
-            (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
-            env={
-                **os.environ, "MLFLOW_TRACKING_URI": server.uri,
-                "MLFLOW_EXPERIMENT_ID": experiment,
-            },
-            cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"up\n"
-        child.send_signal(number)
-        assert child.wait(60) == 128 + number
-        child.communicate()
-    assert [seen.status for seen in server.runs(experiment)] == ["KILLED", "KILLED"]
+        with started(directory, experiment.environ) as child:
+            child.send_signal(number)
+            assert child.wait(60) == 128 + number
+    assert experiment.statuses() == ["KILLED", "KILLED"]
 
 
-def test_run_goes_on_under_its_id(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_run_goes_on_under_its_id(project: Project, experiment: Experiment) -> None:
     directory = project(PARAMETERS)
-    made = server.call("runs/create", {"experiment_id": experiment, "start_time": 1})
+    made = experiment.server.call("runs/create", {"experiment_id": experiment.id, "start_time": 1})
     run_id = made["run"]["info"]["run_id"]
-    server.call("runs/log-batch", {"run_id": run_id, "params": [{"key": "text", "value": "'x y'"}]})
-    server.call("runs/update", {"run_id": run_id, "status": "FINISHED", "end_time": 2})
-    outcome = run(
+    experiment.server.call(
+        "runs/log-batch", {"run_id": run_id, "params": [{"key": "text", "value": "'x y'"}]}
+    )
+    experiment.server.call("runs/update", {"run_id": run_id, "status": "FINISHED", "end_time": 2})
+    outcome = experiment.run(
         directory, "-P", f"file={directory}/MLproject", "--run-id", run_id, "--run-name", "again"
     )
     assert outcome.code == 0, outcome.err
-    (found,) = server.runs(experiment)
+    (found,) = experiment.runs()
     assert (found.run_id, found.name, found.status) == (run_id, "again", "FINISHED")
     assert found.tags["mlflow.project.entryPoint"] == "main"
     assert (found.params["alpha"], found.params["text"]) == ("0.5", "'x y'")
@@ -302,30 +309,26 @@ def test_experiment_is_made_by_its_name_once(
     assert (third.code, "is deleted" in third.err) == (1, True)
 
 
-def test_run_inside_of_a_run_is_nested(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_run_inside_of_a_run_is_nested(project: Project, experiment: Experiment) -> None:
     inner = project("entry_points: {main: {command: 'true'}}\n", name="inner")
     call = f"{sys.executable} -m buildrun -q {inner} {LOCAL}"
     outer = project(f"entry_points: {{main: {{command: '{call} && {call}'}}}}\n", name="outer")
-    outcome = run(outer)
+    outcome = experiment.run(outer)
     assert outcome.code == 0, outcome.err
-    *below, above = server.runs(experiment)
+    *below, above = experiment.runs()
     assert [seen.tags.get("mlflow.parentRunId") for seen in below] == [above.run_id] * 2
     assert "mlflow.parentRunId" not in above.tags
 
 
-def test_mlflow_run_inside_of_a_run_works(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_mlflow_run_inside_of_a_run_works(project: Project, experiment: Experiment) -> None:
     inner = project("entry_points: {main: {command: 'true'}}\n", name="inner")
     mlflow = mlflow_install.prefix() / "bin" / "mlflow"
     outer = project(
         f"entry_points: {{main: {{command: '{mlflow} run {inner} {LOCAL}'}}}}\n", name="outer"
     )
-    outcome = run(outer)
+    outcome = experiment.run(outer)
     assert outcome.code == 0, outcome.err
-    assert [seen.status for seen in server.runs(experiment)] == ["FINISHED"] * 2
+    assert experiment.statuses() == ["FINISHED"] * 2
 
 
 STEPS = """
@@ -345,11 +348,11 @@ entry_points:
 
 
 def test_each_step_has_a_run_and_results_are_linked_to_theirs(
-    project: Project, run: Run, server: Server, experiment: str
+    project: Project, experiment: Experiment
 ) -> None:
     directory = project(STEPS)
-    assert run(directory).code == 0
-    prepare, main = server.runs(experiment)
+    assert experiment.run(directory).code == 0
+    prepare, main = experiment.runs()
     assert (directory / "main.id").read_text().strip() == main.run_id
     assert (directory / "prepare.id").read_text().strip() == prepare.run_id
     assert prepare.tags["mlflow.parentRunId"] == main.run_id
@@ -357,8 +360,8 @@ def test_each_step_has_a_run_and_results_are_linked_to_theirs(
     assert (prepare.params, main.params) == ({"rows": "3"}, {"rows": "7"})
     assert "buildrun.cache" not in main.tags
     for number in range(3):  # the last on the short way
-        assert run(directory).code == 0
-        found = server.runs(experiment)
+        assert experiment.run(directory).code == 0
+        found = experiment.runs()
         assert len(found) == 3 + number
         assert found[0].status == "FINISHED"
         assert found[0].tags["buildrun.cache"] == "up-to-date"
@@ -367,64 +370,52 @@ def test_each_step_has_a_run_and_results_are_linked_to_theirs(
             "prepare": {"state": "up-to-date", "run_id": prepare.run_id}
         }
     (directory / "model.txt").unlink()
-    assert run(directory).code == 0
-    found = server.runs(experiment)
+    assert experiment.run(directory).code == 0
+    found = experiment.runs()
     assert found[0].tags["buildrun.cache"] == "cached"
     assert found[0].tags["buildrun.madeBy"] == main.run_id
 
 
 def test_result_that_an_untracked_run_made_is_linked_to_none(
-    project: Project, run: Run, server: Server, experiment: str
+    project: Project, experiment: Experiment
 ) -> None:
     directory = project(STEPS)
-    assert run(directory, "--tracking=off").code == 0
-    assert run(directory).code == 0
-    (found,) = server.runs(experiment)
+    assert experiment.run(directory, "--tracking=off").code == 0
+    assert experiment.run(directory).code == 0
+    (found,) = experiment.runs()
     assert found.tags["buildrun.cache"] == "up-to-date"
     assert "buildrun.madeBy" not in found.tags
 
 
 def test_failed_step_fails_its_run_and_the_one_above(
-    project: Project, run: Run, server: Server, experiment: str
+    project: Project, experiment: Experiment
 ) -> None:
     directory = project(STEPS.replace("seq {rows}", "false"))
-    assert run(directory).code == 1
-    below, above = server.runs(experiment)
+    assert experiment.run(directory).code == 1
+    below, above = experiment.runs()
     assert (below.status, above.status) == ("FAILED", "FAILED")
     assert json.loads(above.tags["buildrun.steps"])["prepare"]["state"] == "failed"
 
 
-def test_interrupted_steps_are_told_as_killed(
-    project: Project, server: Server, experiment: str, tmp_path: Path
-) -> None:
+def test_interrupted_steps_are_told_as_killed(project: Project, experiment: Experiment) -> None:
     directory = project(STEPS.replace("seq {rows}", "echo up >&2; sleep 1000; seq {rows}"))
-    child = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
-        env={
-            **os.environ, "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_ID": experiment,
-        },
-        cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert child.stderr is not None
-    while b"up" not in child.stderr.readline():
-        pass
-    child.send_signal(signal.SIGINT)
-    assert child.wait(60) == 130
-    child.communicate()
-    assert [seen.status for seen in server.runs(experiment)] == ["KILLED", "KILLED"]
+    with started(directory, experiment.environ) as child:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 130
+    assert experiment.statuses() == ["KILLED", "KILLED"]
 
 
 def test_version_of_a_checkout_is_tagged_as_mlflow_tags_it(
-    project: Project, run: Run, server: Server, experiment: str
+    project: Project, experiment: Experiment
 ) -> None:
     directory = project("entry_points: {main: {command: 'true'}}\n")
     first = repository(directory)
     (directory / "more").touch()
-    second = repository_commit(directory)
-    assert run(directory, "-v", "trunk").code == 0
+    second = commit(directory)
+    assert experiment.run(directory, "-v", "trunk").code == 0
     for _ in range(2):  # the second on the short way
-        assert run(directory, "-v", first).code == 0
-    again, by_commit, by_branch = server.runs(experiment)
+        assert experiment.run(directory, "-v", first).code == 0
+    again, by_commit, by_branch = experiment.runs()
     assert again.tags.keys() == by_commit.tags.keys()
     assert by_branch.tags["mlflow.source.git.branch"] == "trunk"
     assert by_branch.tags["mlflow.source.git.commit"] == second
@@ -435,29 +426,16 @@ def test_version_of_a_checkout_is_tagged_as_mlflow_tags_it(
         assert found.tags["mlflow.source.git.repoURL"] == "https://example.org/some/where.git"
 
 
-def test_another_commit_is_told_on_the_short_way(
-    project: Project, run: Run, server: Server, experiment: str
-) -> None:
+def test_another_commit_is_told_on_the_short_way(project: Project, experiment: Experiment) -> None:
     directory = project("entry_points: {main: {command: 'true'}}\n")
     first = repository(directory)
     for _ in range(2):
-        run(directory)
+        experiment.run(directory)
     (directory / "more").touch()
-    second = repository_commit(directory)
-    run(directory)
-    found = [seen.tags["mlflow.source.git.commit"] for seen in server.runs(experiment)]
+    second = commit(directory)
+    experiment.run(directory)
+    found = [seen.tags["mlflow.source.git.commit"] for seen in experiment.runs()]
     assert found == [second, first, first]
-
-
-def repository_commit(directory: Path) -> str:
-    for words in (("add", "-A"), ("commit", "-qm", "more")):
-        subprocess.run(
-            ("git", *words), cwd=directory, env={**os.environ, **GIT}, check=True, timeout=60
-        )
-    done = subprocess.run(
-        ("git", "rev-parse", "HEAD"), cwd=directory, check=True, capture_output=True, timeout=60
-    )
-    return done.stdout.decode().strip()
 
 
 # -- stores that only MLflow knows -------------------------------------------------------------
@@ -517,21 +495,13 @@ def test_experiment_alone_means_the_store_that_mlflow_chooses(
 
 
 def test_killed_buildrun_leaves_no_open_run_in_a_database(project: Project, tmp_path: Path) -> None:
-    directory = project("entry_points: {main: {command: 'echo up; read line'}}\n")
+    directory = project("entry_points: {main: {command: 'echo up >&2; read line'}}\n")
     uri = f"sqlite:///{tmp_path}/runs.db"
-    child = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", directory, LOCAL),
-        env={**os.environ, **with_mlflow(), "MLFLOW_TRACKING_URI": uri},
-        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"up\n"
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    with started(directory, {**with_mlflow(), "MLFLOW_TRACKING_URI": uri}) as child:
+        child.send_signal(signal.SIGKILL)
     statuses: list[str] = []
     while statuses != ["KILLED"]:  # MLflow takes its time; the test's own limit ends this
         statuses = [seen.status for seen in stored(uri)]
-    assert statuses == ["KILLED"]
 
 
 def test_missing_mlflow_is_told_with_a_remedy(
