@@ -111,7 +111,7 @@ def fill(template: str, values: Mapping[str, str], extra: Mapping[str, str]) -> 
         whole += (f":{specification}" if specification else "") + "}"
         made = _formatted(whole, values, place)
         if made is None:
-            raise _unsafe(re.split(r"[.\[]", field)[0])
+            raise _unsafe(name_of(field))
         if place.before == "\\" and place.within == "" and made[:1] in ("'", '"'):
             text = text[:-1]  # what it would make literal is so already
         text += made
@@ -158,6 +158,11 @@ class _Used(dict[str, str]):
     def __getitem__(self, name: str) -> str:
         self.names.append(name)
         return super().__getitem__(name)
+
+
+def name_of(field: str) -> str:
+    """Return the parameter that a field of a template stands for."""
+    return re.split(r"[.\[]", field, maxsplit=1)[0]
 
 
 def places(template: str) -> list[Place]:
@@ -321,7 +326,7 @@ class _Scan:
                 if character == _FIELD:
                     before = self.text[start : index + offset]
                     self._in_document(before, delimiter, quoted=quoted)
-            joined = not quoted and _is_escaped(line)
+            joined = not quoted and is_escaped(line)
             index += len(line) + 1
         return index
 
@@ -343,15 +348,16 @@ class _Scan:
         self.found.append(Place(within, before, "`" in self.stack))
 
 
-def _is_escaped(text: str) -> bool:
+def is_escaped(text: str) -> bool:
+    """Return whether what follows a text is made literal by a backslash."""
     return (len(text) - len(text.rstrip("\\"))) % 2 == 1
 
 
 def _before(text: str) -> Literal["", "\\", "$", "$name"]:
-    if _is_escaped(text):
+    if is_escaped(text):
         return "\\"
     stripped = text.rstrip("$")
     if (len(text) - len(stripped)) % 2:
-        return "" if _is_escaped(stripped) else "$"
+        return "" if is_escaped(stripped) else "$"
     found = _VARIABLE.search(text)
-    return "$name" if found and not _is_escaped(text[: found.start()]) else ""
+    return "$name" if found and not is_escaped(text[: found.start()]) else ""

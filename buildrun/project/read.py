@@ -279,7 +279,8 @@ def _check_file(path: str, cwd: str, reader: DependencyTracker) -> tuple[Diagnos
         document = (load_json if name.endswith(".json") else load)(path, reader)
         if isinstance(document, Diagnostic):
             return (document,)
-        kind = _kind_by_content(document)
+        keys = document.value if isinstance(document.value, dict) else {}
+        kind = next((kind for known, kind in _KEYS if not keys.keys().isdisjoint(known)), None)
     if kind is None:
         message = "this is neither an MLproject nor an environment file"
         hint = "name the project's directory, its MLproject or its environment file"
@@ -312,10 +313,3 @@ def _with_unmatched(found: Reading) -> tuple[FileReading, ...]:
     more = [item for item in unmatched(spec) if (item.line, item.column) not in told]
     every = sorted((*first.diagnostics, *more), key=lambda item: (item.line, item.column))
     return FileReading(first.path, tuple(every)), *rest
-
-
-def _kind_by_content(document: Document) -> Kind | None:
-    value = document.value
-    if not isinstance(value, dict):
-        return None
-    return next((kind for keys, kind in _KEYS if not value.keys().isdisjoint(keys)), None)

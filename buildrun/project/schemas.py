@@ -143,26 +143,17 @@ def _report(failure: _Failure, findings: Findings) -> None:
 def _words(failure: _Failure, findings: Findings) -> dict[str, str]:
     path, instance = failure.path, failure.instance
     raw = findings.document.raw(path)
+    types = failure.wanted if failure.keyword == "type" else []
+    types = [types] if isinstance(types, str) else types
+    missing = failure.wanted if failure.keyword == "required" else []
     return {
         "label": _label(path),
         "parent": _label(path[:-1]),
         "actual": describe(instance),
         "value": _short("null" if not raw and instance is None else raw or instance),
-        "key": _missing(failure),
-        "expected": " or ".join(_expected(failure)),
+        "key": next((key for key in missing if failure.message.startswith(repr(key))), ""),
+        "expected": " or ".join(_TYPES[kind] for kind in types),
     }
-
-
-def _missing(failure: _Failure) -> str:
-    if failure.keyword != "required":
-        return ""
-    missing = [str(key) for key in failure.wanted if failure.message.startswith(repr(key))]
-    return missing[0] if missing else ""
-
-
-def _expected(failure: _Failure) -> list[str]:
-    types = failure.wanted if failure.keyword == "type" else []
-    return [_TYPES[kind] for kind in ([types] if isinstance(types, str) else types)]
 
 
 def _default_message(failure: _Failure) -> str:

@@ -9,13 +9,12 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from buildrun.project.quoting import Place, places
+from buildrun.project.quoting import Place, is_escaped, name_of, places
 
 # A longer command than this cannot be handed to bash (MAX_ARG_STRLEN on Linux), so a wider
 # field is refused before anybody formats it.
 WIDTH_LIMIT = 131_072
 
-_NAME = re.compile(r"[^.\[]*")
 _OPTION_LINE = re.compile(r"\s*--?[A-Za-z{]")
 
 
@@ -57,9 +56,10 @@ def placeholders(template: str) -> tuple[Placeholder, ...]:
             continue
         place = next(where)
         dollar = literal.endswith("$")
-        found.append(Placeholder(_name(field), "{" + field, place, dollar, nested=False))
-        for inner in _fields(specification or ""):
-            found.append(Placeholder(_name(inner), "{" + inner, place, False, nested=True))
+        found.append(Placeholder(name_of(field), "{" + field, place, dollar, nested=False))
+        for _, inner, _, _ in string.Formatter().parse(specification or ""):
+            if inner is not None:
+                found.append(Placeholder(name_of(inner), "{" + inner, place, False, nested=True))
     return tuple(found)
 
 
@@ -69,7 +69,8 @@ def trial(template: str, defaults: Mapping[str, str | None]) -> str | None:
     defaults: all parameters with their default text, None where a value is required.
     """
     values = {name: shlex.quote("1.5" if text is None else text) for name, text in defaults.items()}
-    widths = list(_widths(template))
+    fields = string.Formatter().parse(template)
+    widths = [width for _, _, form, _ in fields for width in re.findall(r"\d+", form or "")]
     if any(len(size) > 9 for size in widths) or sum(map(int, widths)) > WIDTH_LIMIT:
         return "a width is more than a command can hold"
     if any(item.nested for item in placeholders(template)):
@@ -87,27 +88,7 @@ def cuts(command: str) -> Iterator[Cut]:
     begun = False
     for before, line in itertools.pairwise(lines):
         begun = begun or bool(before.strip())
-        if not begun or not _OPTION_LINE.match(line) or _continues(before):
+        if not begun or not _OPTION_LINE.match(line) or is_escaped(before):
             continue
         if not before.strip().startswith("#"):
-            yield Cut(line.strip(), _continues(before.rstrip()))
-
-
-def _continues(line: str) -> bool:
-    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
-
-
-def _name(field: str) -> str:
-    match = _NAME.match(field)
-    return match.group() if match else ""
-
-
-def _fields(specification: str) -> list[str]:
-    parts = string.Formatter().parse(specification)
-    return [field for _, field, _, _ in parts if field is not None]
-
-
-def _widths(template: str) -> Iterator[str]:
-    for _, field, specification, _ in string.Formatter().parse(template):
-        if field is not None:
-            yield from re.findall(r"\d+", specification or "")
+            yield Cut(line.strip(), is_escaped(before.rstrip()))

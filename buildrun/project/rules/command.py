@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from buildrun.console import did_you_mean
 from buildrun.project.diagnostics import Findings, Path, Severity
@@ -141,7 +141,10 @@ def _check_unused(
     findings: Findings, path: Path, defaults: Mapping[str, str | None], used: set[str]
 ) -> None:
     unknown = sorted(used - set(defaults))
-    for key in _declared(findings, path):
+    value = findings.document.value
+    for part in path:
+        value = value.get(part)
+    for key in value or ():
         name = str(key)
         if name not in used:
             message = f"the command never uses the parameter `{name[:60]}`"
@@ -153,13 +156,6 @@ def _check_unused(
                 else f"put `{{{name}}}` where it belongs"
             )
             findings.warning("unused-parameter", message, (*path, key), key=True, hint=hint)
-
-
-def _declared(findings: Findings, path: Path) -> Iterable[object]:
-    value = findings.document.value
-    for part in path[:-1]:
-        value = value[part]
-    return value.get(path[-1]) or ()
 
 
 def _check_cuts(findings: Findings, path: Path, command: str) -> None:

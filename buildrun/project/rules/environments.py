@@ -328,10 +328,7 @@ def remedy(line: str) -> str:
 
 def named_file(line: str) -> str | None:
     """Return the local file that a ``-r`` or ``-c`` line names, or None."""
-    try:
-        requirement, options, _ = parse(_COMMENT.sub("", line).strip())
-    except ValueError:
-        return None
+    requirement, options, _ = _parsed(line)
     names = [value for option, value in options if option in ("--requirement", "--constraint")]
     if requirement or not names or "://" in names[0] or "${" in names[0]:
         return None
@@ -340,10 +337,14 @@ def named_file(line: str) -> str | None:
 
 def ignored(line: str) -> tuple[str, ...]:
     """Return the options behind a requirement that pip takes and ignores."""
+    return _parsed(line).ignored
+
+
+def _parsed(line: str) -> Parsed:
     try:
-        return parse(_COMMENT.sub("", line).strip()).ignored
+        return parse(_COMMENT.sub("", line).strip())
     except ValueError:
-        return ()
+        return Parsed("")
 
 
 Version = tuple[int, ...]

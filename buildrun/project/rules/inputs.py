@@ -116,11 +116,13 @@ def _report_origin(
     findings: Findings, path: Path, own: str, made: Mapping[str, str], graph: Graph
 ) -> None:
     name, output = next(iter(made.items()))
+    makers = ", ".join(f"`{maker}`" for maker in list(made)[:3])
+    makers += " and others" if len(made) > 3 else ""
     message = (
-        f"the input `{_text(findings, path)}` matches the output `{output[:60]}` of "
-        f"`{name}`, and `{own}` does not depend on it"
+        f"the input `{(findings.document.raw(path) or '')[:60]}` matches the output "
+        f"`{output[:60]}` of `{name}`, and `{own}` does not depend on it"
     )
-    hint = f"add {_listed(list(made))} to `depends_on`, or narrow the pattern"
+    hint = f"add {makers} to `depends_on`, or narrow the pattern"
     if own in needed(graph, name):
         hint = f"narrow the pattern: `{name}` depends on `{own}`, so it runs later"
     findings.warning("undeclared-dependency", message, path, hint=hint)
@@ -132,14 +134,6 @@ def _check_own(findings: Findings, path: Path, text: str, output: str) -> None:
         message = f"the input `{text[:60]}` is an output of the same entry point"
         hint = "remove it from `inputs`: what the command makes cannot decide whether it runs"
         findings.error("own-output", message, path, hint=hint)
-
-
-def _text(findings: Findings, path: Path) -> str:
-    return (findings.document.raw(path) or "")[:60]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:3]) + (" and others" if len(names) > 3 else "")
 
 
 def _check(findings: Findings, path: Path, text: str) -> bool:
@@ -160,21 +154,17 @@ def _check(findings: Findings, path: Path, text: str) -> bool:
     return True
 
 
-def _is_glob(text: str) -> bool:
-    return any(glob.is_glob(part) for part in glob.split(text) or ())
-
-
 def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> str:
     names = [name for name in producers_of(spec).of(text) if name != entry_point.name]
     if names:
         return f"`{names[0]}` makes it: add `{names[0]}` to `depends_on`"
     if "{" in text and "," in text:
         return "braces name no alternatives: write a pattern for each"
-    directory, name = os.path.split(text.rstrip("/"))
+    directory = os.path.dirname(text.rstrip("/"))
+    is_glob = any(glob.is_glob(part) for part in glob.split(text) or ())
     try:
-        beside = os.listdir(os.path.join(spec.root, directory)) if not _is_glob(text) else []
+        beside = os.listdir(os.path.join(spec.root, directory)) if not is_glob else []
     except (OSError, ValueError):
         beside = []
-    meant = did_you_mean(os.path.join(directory, name), [os.path.join(directory, item)
-                                                         for item in beside])  # fmt: skip
+    meant = did_you_mean(text.rstrip("/"), [os.path.join(directory, name) for name in beside])
     return meant or "check its spelling: it is relative to the project's root; or remove it"

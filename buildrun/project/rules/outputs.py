@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.model import Declared
-from buildrun.project.rules.values import items
+from buildrun.project.rules.values import is_passable, items
 from buildrun.store.home import STAGING
 
 
@@ -137,7 +137,7 @@ def problem(text: str, what: str) -> tuple[bool, str, str] | None:
         return True, f"{named} begins with `~`, which nothing fills in", hint
     if posixpath.normpath(text).split("/")[0] == "..":
         return True, f"{named} lies outside the project", f"{_RELATIVE}, without `..`"
-    if not _can_be_a_name(text):
+    if not is_passable(text):
         return False, f"{named} holds what no file name can", "remove the character"
     return None
 
@@ -157,10 +157,3 @@ def check_fields(findings: Findings, path: Path, text: str, parameters: Collecti
     message = f"{what} stands as it is: nothing fills in a path of `{path[-2]}`"
     hint = "name a fixed path, or the directory above what varies"
     findings.warning("not-filled-in", message, path, hint=hint)
-
-
-def _can_be_a_name(text: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(text)
-    except ValueError:
-        return False

@@ -110,10 +110,7 @@ def _check_name(findings: Findings, path: Path, name: object, *, is_key: bool) -
 def _check_value(findings: Findings, path: Path, name: str, value: object) -> bool:
     if not isinstance(value, str):
         return True
-    try:
-        fits = b"\0" not in os.fsencode(value)
-    except ValueError:
-        fits = False
+    fits = is_passable(value)
     if not fits:
         message = f"the value of `{name}` holds what no variable can"
         findings.error("bad-variable", message, path, hint="remove the character")
@@ -122,6 +119,14 @@ def _check_value(findings: Findings, path: Path, name: str, value: object) -> bo
         hint = f"list `{name}` under `pass_env`, and set it where you call buildrun"
         findings.warning("secret-value", message, path, hint=hint)
     return fits
+
+
+def is_passable(text: str) -> bool:
+    """Return whether the system can be given a text, as a path or a variable."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except ValueError:
+        return False
 
 
 _FLOATS = frozenset(("float", "double", "number", "numeric", "real", "float32", "float64"))
