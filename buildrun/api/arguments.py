@@ -26,10 +26,7 @@ _LONGEST = 131_000
 
 
 def command_line(verb: str, arguments: Mapping[str, Any]) -> list[str]:
-    """Return the words of `buildrun VERB`; raises UsageError and ParameterError.
-
-    arguments: those of the API's function, by their names; `foo_bar` is the option `--foo-bar`.
-    """
+    """Return the words of `buildrun VERB` for the arguments of `run` or `plan` by their names."""
     given = {**arguments}
     uri, cache = _uri(given.pop("uri")), given.pop("cache", True)
     _check_choices(given)

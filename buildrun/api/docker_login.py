@@ -14,12 +14,8 @@ _HUB = "https://index.docker.io/v1/"
 
 
 def log_in(auth: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """Return a new directory for DOCKER_CONFIG: the user's, with these credentials added.
-
-    auth: as for docker-py's ``login``. The directory can be read by nobody else, and is to be
-    removed by whoever asks for it. Neither command line nor environment shows what is in it.
-    Raises UsageError, ExecutionError.
-    """
+    """Return a new private directory for DOCKER_CONFIG: the user's, with credentials as docker-py
+    takes them. Whoever asks for it removes it. Raises UsageError, ExecutionError."""
     import tempfile  # takes as long to load as all else here
 
     if not isinstance(auth, Mapping):

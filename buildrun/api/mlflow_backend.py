@@ -175,10 +175,7 @@ def _command_line() -> Any:
 
 
 def _finish(submitted: BuildrunRun) -> None:
-    """Wait for the run, and end `mlflow run` with the exit code of the project's command.
-
-    MLflow's command line waits for its own backends alone.
-    """
+    """Wait for the run as `mlflow run` does for its own alone, and exit with the command's code."""
     if submitted.wait():
         _logger.info("=== Run (ID '%s') succeeded ===", submitted.run_id)
         return

@@ -30,28 +30,21 @@ _OLD_PROGRAM = ("-c", "import sys; del sys.path[0]; from buildrun.cli import ent
 
 
 class LaunchSpec(NamedTuple):
-    """What to start.
-
-    apart: in a session of its own and without our standard input, so that neither Ctrl-C nor the
-    terminal reach it. directory: is removed at the end, or "". stdout: as for ``Popen``.
-    """
+    """What to start."""
 
     argv: Sequence[str]
     cwd: str | None
     environ: Mapping[str, str]
-    apart: bool
-    directory: str = ""
-    stdout: int | None = None
+    apart: bool  # without our terminal, input and session
+    directory: str = ""  # is removed at the end
+    stdout: int | None = None  # as for `Popen`
 
 
 class Child:
     """A process of buildrun; may be used from several threads."""
 
     def __init__(self, spec: LaunchSpec, hear: Callable[[Any], None]) -> None:
-        """Start it; raises ExecutionError.
-
-        hear: called with all that it tells, and with an empty mapping when it is over.
-        """
+        """Start it; hear is told what it tells, and {} at the end. Raises ExecutionError."""
         self._hear = hear
         self._lock = threading.Lock()
         self._over = threading.Event()

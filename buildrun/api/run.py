@@ -60,11 +60,7 @@ def _unpickled(
 
 
 class Run:
-    """A run of a project, in a process of its own; may be used from several threads.
-
-    error: what stopped it before its command ran, else None. child: the process, buildrun's own
-    business.
-    """
+    """A run of a project, in a process of its own; may be used from several threads."""
 
     def __init__(self, spec: LaunchSpec, *, remote: bool = False) -> None:
         """Start it; remote: it waits for its turn elsewhere. Raises ExecutionError."""

@@ -14,20 +14,16 @@ Severity = Literal["error", "warning"]
 
 
 class Diagnostic(NamedTuple):
-    """One finding.
-
-    code: stable, kebab-case. message: the fact. hint: the remedy. line and column count from 1.
-    pointer: an RFC 6901 JSON pointer into the document, "" for the whole.
-    """
+    """One finding."""
 
     severity: Severity
-    code: str
+    code: str  # stable, in kebab-case
     message: str
     path: str
-    line: int = 1
+    line: int = 1  # from 1, as the column
     column: int = 1
-    pointer: str = ""
-    hint: str = ""
+    pointer: str = ""  # an RFC 6901 JSON pointer, "" for the whole
+    hint: str = ""  # the remedy
 
     @property
     def place(self) -> str:
@@ -41,10 +37,7 @@ def pointer(path: Path) -> str:
 
 
 class Findings:
-    """Findings about ``document``; of several with one code about one value, the worst stays.
-
-    Values that aliases repeat have one place and several pointers, and are several values.
-    """
+    """Findings about a document; of several with one code about one value, the worst stays."""
 
     def __init__(self, document: Document) -> None:
         """Start with none but the document's duplicate keys."""

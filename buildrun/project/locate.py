@@ -15,11 +15,9 @@ _DIRECTORIES = 1000
 
 
 def find_mlproject(root: str) -> str | None:
-    """Return the path of the MLproject file in ``root``, or None.
+    """Return the path of the MLproject file in any letter case, the usual one first, or None.
 
-    Any letter case counts, as in MLflow; of several, ``MLproject`` comes first. The path may be
-    a directory, which is for the reader to refuse. Raises ProjectError where ``root`` cannot be
-    listed.
+    It may be a directory, which is for the reader to refuse. Raises ProjectError.
     """
     try:
         names = os.listdir(root)
@@ -35,10 +33,7 @@ def find_mlproject(root: str) -> str | None:
 
 
 def projects_below(root: str) -> list[str]:
-    """Return the directories below that hold an MLproject file, relative to ``root``, in order.
-
-    Hidden directories and links are left out; a large tree is not looked at as a whole.
-    """
+    """Return the directories below with an MLproject, relative to `root`; large trees in part."""
     found: list[str] = []
     level, count = [""], 0
     for _ in range(_LEVELS):

@@ -8,29 +8,19 @@ if TYPE_CHECKING:
 
 
 class Parameter(NamedTuple):
-    """A declared parameter of an entry point.
-
-    type: any word is accepted, as in MLflow; ``string``, ``float``, ``path`` and ``uri`` act.
-    default: the text that stands in the command when no value is given (``str`` of the YAML
-        value), or None where a value is required.
-    secret: whether its values are not to be shown or kept.
-    """
+    """A declared parameter of an entry point."""
 
     name: str
-    type: str = "string"
-    default: str | None = None
-    secret: bool = False
+    type: str = "string"  # any word; `string`, `float`, `path` and `uri` act
+    default: str | None = None  # as text; None where a value is required
+    secret: bool = False  # is not to be shown or kept
 
 
 class Dependency(NamedTuple):
-    """An entry point that has to be done first.
-
-    parameters: what is handed down; each value is a template in Python's format syntax, filled
-        with the parameters of the entry point that depends on it.
-    """
+    """An entry point that has to be done first."""
 
     entry_point: str
-    parameters: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()  # each value is a template
 
 
 class Pattern(NamedTuple):
@@ -42,84 +32,57 @@ class Pattern(NamedTuple):
 
 
 class EntryPoint(NamedTuple):
-    """A command that the project offers.
-
-    command: a template in Python's format syntax.
-    inputs: None stands for every project file that git would not ignore.
-    outputs: normalised POSIX paths relative to the root; ``directory/`` ends in a slash. With
-        outputs the result is cached.
-    env: variables set for the command, part of the key. pass_env: names of variables taken from
-        the caller, not part of the key.
-    timeout: seconds, or None for no limit. retries: how often a failed command is tried again.
-    """
+    """A command that the project offers."""
 
     name: str
     parameters: tuple[Parameter, ...]
-    command: str
+    command: str  # a template in Python's format syntax
     depends_on: tuple[Dependency, ...] = ()
-    inputs: tuple[Pattern, ...] | None = None
-    outputs: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    pass_env: tuple[str, ...] = ()
-    timeout: float | None = None
-    retries: int = 0
+    inputs: tuple[Pattern, ...] | None = None  # None: every file that git would not ignore
+    outputs: tuple[str, ...] = ()  # normalised and relative; a directory ends in a slash
+    env: tuple[tuple[str, str], ...] = ()  # part of the key
+    pass_env: tuple[str, ...] = ()  # taken from the caller, no part of the key
+    timeout: float | None = None  # seconds
+    retries: int = 0  # how often a failed command is tried again
 
 
 class PythonEnv(NamedTuple):
-    """A virtualenv environment (``python_env.yaml``).
+    """A virtualenv environment (`python_env.yaml`)."""
 
-    path: the file it was read from, or None for MLflow's default (the running Python, nothing
-        installed).
-    python: the version asked for, or None for the version that runs buildrun.
-    build_dependencies, dependencies: lines as pip's requirements files have them; paths in
-        them are relative to the project's root.
-    """
-
-    path: str | None = None
-    python: str | None = None
-    build_dependencies: tuple[str, ...] = ()
+    path: str | None = None  # None for MLflow's default
+    python: str | None = None  # None for the version that runs buildrun
+    build_dependencies: tuple[str, ...] = ()  # lines of pip's, relative to the project's root
     dependencies: tuple[str, ...] = ()
 
 
 class CondaEnv(NamedTuple):
-    """A conda environment (``conda.yaml``).
-
-    dependencies: match specs as written; pip: the lines of the ``pip:`` section;
-    variables: pairs from the ``variables:`` section.
-    """
+    """A conda environment (`conda.yaml`)."""
 
     path: str
     name: str | None = None
     channels: tuple[str, ...] = ()
-    dependencies: tuple[str, ...] = ()
-    pip: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()  # match specs as written
+    pip: tuple[str, ...] = ()  # the lines of the `pip:` section
     variables: tuple[tuple[str, str], ...] = ()
 
 
 class DockerEnv(NamedTuple):
-    """A docker environment.
-
-    environment: a pair defines a variable, a lone name copies it from the caller.
-    """
+    """A docker environment."""
 
     image: str
     volumes: tuple[str, ...] = ()
-    environment: tuple[str | tuple[str, str], ...] = ()
+    environment: tuple[str | tuple[str, str], ...] = ()  # a lone name is copied from the caller
 
 
 EnvironmentSpec = PythonEnv | CondaEnv | DockerEnv
 
 
 class ProjectSpec(NamedTuple):
-    """A project as its files declare it.
-
-    root: the absolute directory that commands run in.
-    file: the absolute path of its MLproject file, or None when it has none.
-    """
+    """A project as its files declare it."""
 
     name: str
-    root: str
-    file: str | None
+    root: str  # the absolute directory that commands run in
+    file: str | None  # the absolute path of its MLproject
     entry_points: tuple[EntryPoint, ...]
     environment: EnvironmentSpec
 
@@ -137,15 +100,11 @@ class ProjectSpec(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """An entry point as it is checked against the others, with or without a command.
-
-    path: its own. parameters: those that can be read. defaults: all with their default text, None
-    where a value is required; None instead where the parameters cannot be read.
-    """
+    """An entry point as it is checked against the others, with or without a command."""
 
     path: "Path"
-    parameters: tuple[Parameter, ...]
-    defaults: Mapping[str, str | None] | None
+    parameters: tuple[Parameter, ...]  # those that can be read
+    defaults: Mapping[str, str | None] | None  # all, None where a value is required; or unreadable
     depends_on: "tuple[tuple[Path, Dependency], ...]"
     inputs: "tuple[tuple[Path, Pattern], ...]"
     outputs: "tuple[tuple[Path, str], ...]"

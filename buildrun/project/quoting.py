@@ -30,16 +30,12 @@ _EXPANSION = re.compile(r"\$[({]|`")
 
 
 class Place(NamedTuple):
-    """Where a field stands in a shell's text.
-
-    before: what directly precedes it and would take part of the value for its own: a backslash,
-    ``$``, or ``$name``. ticks: whether it is within backticks. delimiter: of the here-document.
-    """
+    """Where a field stands in a shell's text."""
 
     within: Within
-    before: Literal["", "\\", "$", "$name"] = ""
-    ticks: bool = False
-    delimiter: str = ""
+    before: Literal["", "\\", "$", "$name"] = ""  # what would take part of the value for its own
+    ticks: bool = False  # within backticks
+    delimiter: str = ""  # of the here-document
 
     @property
     def takes_any(self) -> bool:
@@ -93,10 +89,9 @@ _SIMPLE: Mapping[Within, Callable[[str], str]] = {
 
 
 def fill(template: str, values: Mapping[str, str], extra: Mapping[str, str]) -> str:
-    """Return the template with the values in it, each quoted for its place.
+    """Return the template with values quoted for their places, extra ones as `--name value` behind.
 
-    extra: values that follow the command as ``--name value``.
-    Raises ParameterError where no quoting can do that; else what ``str.format`` raises.
+    Raises ParameterError where no quoting can do that; else what `str.format` raises.
     """
     parts = list(string.Formatter().parse(template))
     found = places(template)
@@ -166,20 +161,14 @@ def name_of(field: str) -> str:
 
 
 def places(template: str) -> list[Place]:
-    """Return where each field of a template stands, and last where a further word would.
-
-    Raises ValueError, in Python's words, where the template is no format string.
-    """
+    """Return where each field stands, and last where a further word would; raises ValueError."""
     parts = string.Formatter().parse(template)
     text = "".join(literal + ("" if field is None else _FIELD) for literal, field, _, _ in parts)
     return _Scan(text + " " + _FIELD).found
 
 
 class _Scan:
-    """A shell's text, read from left to right as bash reads it.
-
-    What it cannot follow makes it lost, and every place from there on is for plain words only.
-    """
+    """A shell's text as bash reads it; once lost, every place is for plain words only."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -41,12 +41,9 @@ class FileReading(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A project as far as it can be read, and the findings by file, the MLproject's first.
+    """A project as far as it can be read, and the findings by file, the MLproject's first."""
 
-    spec: None only where nothing of the project can be read.
-    """
-
-    spec: ProjectSpec | None
+    spec: ProjectSpec | None  # None only where nothing can be read
     files: tuple[FileReading, ...]
 
     @property
@@ -166,11 +163,7 @@ class EnvironmentFile(NamedTuple):
 def environment_files(
     findings: Findings | None, root: str, reader: DependencyTracker
 ) -> tuple[EnvironmentFile, ...]:
-    """Return the environment files that the project names, else the one that MLflow picks.
-
-    findings: about the MLproject, or None where there is none; a named file that is not there
-    is added to them. root: absolute.
-    """
+    """Return the environment files that the project names, else the one that MLflow picks."""
     value: Any = findings.document.value if findings is not None else None
     if findings is None or not isinstance(value, dict):
         return _usual(root, reader)
@@ -238,13 +231,10 @@ _KEYS: tuple[tuple[tuple[str, ...], Kind], ...] = (
 
 
 class Row(NamedTuple):
-    """The verdict on one file, or on a directory without an MLproject.
+    """The verdict on one file, or on a directory without an MLproject."""
 
-    argument: what was asked about. path: absolute.
-    """
-
-    argument: str
-    path: str
+    argument: str  # what was asked about
+    path: str  # absolute
     diagnostics: tuple[Diagnostic, ...]
 
     def is_valid(self, *, strict: bool = False) -> bool:
@@ -253,11 +243,7 @@ class Row(NamedTuple):
 
 
 def check_files(arguments: Sequence[str], cwd: str, reader: DependencyTracker) -> tuple[Row, ...]:
-    """Check files and projects; never raises for what they hold.
-
-    A directory gives a row for its MLproject, or for itself where it has none, and one for each
-    environment file that it names or that MLflow picks. A file gives one row.
-    """
+    """Check files, and projects with the environment files that they use; never raises."""
     rows: list[Row] = []
     for argument in arguments:
         path = os.path.normpath(os.path.join(cwd, argument)) if argument else cwd

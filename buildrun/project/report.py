@@ -18,15 +18,11 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 class Style(NamedTuple):
-    """How to show findings.
+    """How to show findings."""
 
-    cwd: paths beneath it are shown relative to it. strict: warnings count as failures. quiet:
-    text leaves out warnings, except when strict.
-    """
-
-    cwd: str
-    strict: bool = False
-    quiet: bool = False
+    cwd: str  # paths beneath it are shown relative to it
+    strict: bool = False  # warnings count as failures
+    quiet: bool = False  # text without warnings, except when strict
     colour: bool = False
 
 

@@ -22,10 +22,9 @@ NAMES = ("MLproject", "conda", "kubernetes_config", "python_env")
 
 
 def path(name: str) -> str:
-    """Return the absolute path of a schema.
+    """Return a schema's absolute path: in a wheel inside the package, in a checkout beside it.
 
-    A wheel has the schemas inside the package, a checkout beside it. Raises KeyError for a name
-    not in ``NAMES``, FileNotFoundError where the installation has lost its schemas.
+    Raises KeyError for an unknown name, FileNotFoundError where the schemas are lost.
     """
     if name not in NAMES:
         raise KeyError(name)

@@ -19,36 +19,24 @@ _OPTION_LINE = re.compile(r"\s*--?[A-Za-z{]")
 
 
 class Placeholder(NamedTuple):
-    """A ``{…}`` of a template.
+    """A `{…}` of a template."""
 
-    name: the parameter it stands for, empty or a number where it stands for none. source: the
-    text it begins with. place: where in the shell's text. dollar: whether ``$`` stands before it.
-    nested: whether it is part of another's format specification.
-    """
-
-    name: str
-    source: str
+    name: str  # empty or a number where it is no parameter
+    source: str  # the text it begins with
     place: Place
-    dollar: bool
-    nested: bool
+    dollar: bool  # `$` stands before it
+    nested: bool  # part of another's format specification
 
 
 class Cut(NamedTuple):
-    """A newline that ends a command whose next line is meant to go on.
+    """A newline that ends a command whose next line is meant to go on."""
 
-    text: the line that is cut off. blank: whether the line before ends in a backslash and then
-    blanks, which continues nothing.
-    """
-
-    text: str
-    blank: bool
+    text: str  # the line that is cut off
+    blank: bool  # after a backslash with blanks, which continues nothing
 
 
 def placeholders(template: str) -> tuple[Placeholder, ...]:
-    """Return a template's placeholders in order.
-
-    Raises ValueError, in Python's words, where the template is no format string.
-    """
+    """Return a template's placeholders in order; raises ValueError where it is no format string."""
     found: list[Placeholder] = []
     where = iter(places(template))
     for literal, field, specification, _ in string.Formatter().parse(template):
@@ -64,10 +52,7 @@ def placeholders(template: str) -> tuple[Placeholder, ...]:
 
 
 def trial(template: str, defaults: Mapping[str, str | None]) -> str | None:
-    """Return why a template cannot be filled in, or None where it can.
-
-    defaults: all parameters with their default text, None where a value is required.
-    """
+    """Return why a template cannot be filled in, or None; defaults: None where one is required."""
     values = {name: shlex.quote("1.5" if text is None else text) for name, text in defaults.items()}
     fields = string.Formatter().parse(template)
     widths = [width for _, _, form, _ in fields for width in re.findall(r"\d+", form or "")]

@@ -42,11 +42,7 @@ _FAILURES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError
 
 
 class Document:
-    """A file's value, and the place of each part of it.
-
-    value: as ``yaml.safe_load`` gives it. duplicates: keys that stand twice in one mapping, of
-    which the last counts. Parts are named by a path: keys (as in ``value``) and indexes.
-    """
+    """A file's value, and the place of each part of it by its path of keys and indexes."""
 
     def __init__(
         self,
@@ -68,10 +64,7 @@ class Document:
         self._children: dict[int, dict[Hashable, tuple[Node, Node]]] = {}
 
     def place(self, path: Path, *, key: bool = False) -> tuple[int, int]:
-        """Return line and column, from 1, of a value or of its key.
-
-        For what is not there, the place of the nearest part around it.
-        """
+        """Return line and column, from 1, of a value or its key, or of the nearest around it."""
         node, key_node = self._find(path)
         node = key_node if key and key_node is not None else node
         return _place(node.start_mark) if node is not None else (1, 1)
@@ -95,10 +88,7 @@ class Document:
         return any(anchor in within and offset not in within for offset, anchor in self._aliases)
 
     def find(self, path: Path, text: str, start: int = 0) -> int:
-        """Return the offset of ``text`` in a scalar's source, from ``start`` on, or -1.
-
-        What is written otherwise in the file (escapes, folding) is not found.
-        """
+        """Return the offset of a text in a scalar's source, or -1 where it is written otherwise."""
         node, _ = self._find(path, exact=True)
         if start < 0 or node is None or node.end_mark is None:
             return -1
@@ -142,10 +132,7 @@ def load(path: str, reader: DependencyTracker) -> Document | Diagnostic:
 
 
 def read_text(path: str, reader: DependencyTracker) -> str | Diagnostic:
-    """Read a file as Python's text mode does: UTF-8, all newlines as ``\\n``.
-
-    Looks at size and kind before it opens anything: neither a 100 MB file nor a pipe is read.
-    """
+    """Read a regular file that is not too large as Python's text mode does."""
     refusal = _refuse(path)
     if refusal is not None:
         reader.executable(path)  # keeps its state, so that the refusal is not remembered for ever
@@ -348,22 +335,16 @@ class LimitError(Exception):
 
 
 class Duplicate(NamedTuple):
-    """A key that its mapping already has.
-
-    path: keys and indexes from the root. line, column: of the second; they count from 1.
-    """
+    """A key that its mapping already has, and where it stands the second time."""
 
     path: Path
-    line: int
+    line: int  # from 1, as the column
     column: int
     first_line: int
 
 
 def _check_limits(loader: Any) -> list[tuple[int, int]]:
-    """Return the offset of each alias and of what it repeats.
-
-    Goes over the events of a document before a node is made of them; raises LimitError.
-    """
+    """Return the offset of each alias and of what it repeats; raises LimitError."""
     aliases: list[tuple[int, int]] = []
     # The beginning of each anchored value, and the keys and values in it once it has ended.
     anchors: dict[str | None, tuple[int, int | None]] = {}
@@ -423,10 +404,7 @@ def _check_scalar(loader: Any, event: Any) -> str:
 
 
 def construct_key(node: Node) -> Hashable:
-    """Return the Python value of a mapping's key.
-
-    Raises YAMLError for what cannot be a key.
-    """
+    """Return the Python value of a mapping's key; raises YAMLError for what cannot be one."""
     if node.tag == STRING and isinstance(node, ScalarNode):
         return str(node.value)
     key: Hashable = SafeConstructor().construct_object(node, deep=True)

@@ -17,14 +17,11 @@ _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
 
 
 class Address(NamedTuple):
-    """A project's URI without quotes and subdirectory.
-
-    path: the absolute path, where it names something on this machine; else None.
-    """
+    """A project's URI without quotes and subdirectory."""
 
     base: str
     subdirectory: str
-    path: str | None
+    path: str | None  # absolute, of what is on this machine
 
     @property
     def scheme(self) -> str:
@@ -114,10 +111,7 @@ def local_path(base: str, cwd: str) -> str | None:
 
 
 def enter(directory: str, subdirectory: str, shown: str) -> str:
-    """Return the subdirectory of a project's directory; raises ProjectError.
-
-    shown: what the directory is called in messages.
-    """
+    """Return the subdirectory of a project's directory; raises ProjectError."""
     if not subdirectory:
         return directory
     inside = os.path.join(directory, os.path.normpath(subdirectory))
@@ -132,10 +126,7 @@ def enter(directory: str, subdirectory: str, shown: str) -> str:
 
 
 def _within(subdirectory: str, path: str | None) -> str:
-    """Return the subdirectory relative to the project; a slash before it is the project's root.
-
-    path: the project's directory on this machine, below which it may be given as an absolute path.
-    """
+    """Return the subdirectory relative to the project, whose absolute path may stand before it."""
     if ".." in subdirectory.split("/"):
         raise ProjectError(
             f"the subdirectory `#{printable(subdirectory)}` leaves the project",

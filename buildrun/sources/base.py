@@ -18,46 +18,34 @@ if TYPE_CHECKING:
 
 
 class SourceRequest(NamedTuple):
-    """What a project is opened with.
-
-    cwd: what a relative path is relative to. offline: only what is there already may be used.
-    keep: a temporary working directory stays, and the user is told where it is.
-    """
+    """What a project is opened with."""
 
     version: str | None
-    cwd: str
+    cwd: str  # what a relative path is relative to
     environ: Mapping[str, str]
     home: Home
     console: Console
-    offline: bool = False
-    keep: bool = False
+    offline: bool = False  # only what is there already is used
+    keep: bool = False  # a temporary working directory stays
 
 
 class Origin(NamedTuple):
-    """Where a project comes from, for people and records; there are no credentials in it.
+    """Where a project comes from, for people and records; there are no credentials in it."""
 
-    name: what the user named. repository: its URL or path, where it is git's. branch: set where
-    the version asked for is one.
-    """
-
-    name: str
-    repository: str | None = None
+    name: str  # what the user named
+    repository: str | None = None  # its URL or path, where it is git's
     commit: str | None = None
-    branch: str | None = None
+    branch: str | None = None  # where the version asked for is one
     subdirectory: str = ""
 
 
 class Checkout(NamedTuple):
-    """A project's directory.
+    """A project's directory."""
 
-    root: absolute. workdir: what it lies in if that is temporary; whoever opened it closes it.
-    recipe: how the same is had another time, where that is known without a question to anybody.
-    """
-
-    root: str
+    root: str  # absolute
     origin: Origin
-    workdir: Workdir | None = None
-    recipe: CheckoutRecipe | None = None
+    workdir: Workdir | None = None  # what it lies in if that is temporary
+    recipe: CheckoutRecipe | None = None  # how the same is had again, where that is sure
 
     @property
     def where(self) -> str:

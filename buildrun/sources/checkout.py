@@ -19,17 +19,13 @@ _LFS = (
 
 
 class Objects(NamedTuple):
-    """A commit and the repository that has its objects.
+    """A commit and the repository that has its objects."""
 
-    repository: a git directory on this machine. url: what the working directory's `origin` is to
-    be. lfs: whether git-lfs has files of the commit. kept: whether the repository keeps them too.
-    """
-
-    repository: str
-    url: str
+    repository: str  # a git directory on this machine
+    url: str  # of the remote `origin` to be
     commit: str
-    lfs: bool = False
-    kept: bool = True
+    lfs: bool = False  # git-lfs has files of the commit
+    kept: bool = True  # the repository keeps them too
 
 
 # A directory in the working directory, the commit that is there, and the lock to share as long as
@@ -38,33 +34,24 @@ Part = tuple[str, Objects, str]
 
 
 class CheckoutRecipe(NamedTuple):
-    """How a working directory is had again without a question to anybody; JSON values.
+    """How a working directory is had again without a question to anybody; JSON values."""
 
-    place, name: see ``workdir.claim_place``. parts: a submodule comes after what it lies in.
-    """
-
-    place: str
+    place: str  # see `claim_place`
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...]  # a submodule comes after what it lies in
 
 
 def check_out(
     path: str, objects: Objects, environ: Mapping[str, str], remote: Remote | None
 ) -> Done:
-    """Fill an empty directory; raises OSError, and ProjectError where git is missing.
-
-    remote: where git-lfs may fetch files from.
-    """
+    """Fill an empty directory; raises OSError, and ProjectError where git is missing."""
     return git(_prepare(path, objects), environment(environ, remote))
 
 
 def restore_checkout(
     value: Any, home: Home, environ: Mapping[str, str], meanwhile: Callable[[], None]
 ) -> Workdir | None:
-    """Return the working directory of a recipe, or None where it has to be opened anew.
-
-    value: the recipe as it comes from JSON. meanwhile: is called while git is at work.
-    """
+    """Return the working directory of a recipe, or None; `meanwhile` is called while git works."""
     recipe = CheckoutRecipe(*value)
     workdir.collect(home)
     opened = workdir.claim_place(home, recipe.place, recipe.name)
@@ -104,10 +91,7 @@ def _restore(
 
 
 def _prepare(path: str, objects: Objects) -> tuple[str, ...]:
-    """Make the repository, and return git's arguments for its files.
-
-    Written by hand: one program runs then, instead of four.
-    """
+    """Make the repository by hand, not by three more programs; return git's words for its files."""
     directory = os.path.join(path, ".git")
     for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         os.makedirs(os.path.join(directory, name))

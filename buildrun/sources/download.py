@@ -38,9 +38,8 @@ Version = Mapping[str, str]
 
 
 def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
-    """Return the path of a local copy of a `path` parameter's file or directory.
+    """Return the path of a copy, below the directory, of a `path` parameter's file or directory.
 
-    name: the parameter's. directory: the copy lies below it, in a place of the URI's own.
     Raises ParameterError; then nothing of the copy is left.
     """
     try:
@@ -73,11 +72,7 @@ def fetching(uri: str, request: SourceRequest) -> Iterator[Progress]:
 
 
 def download(uri: str, directory: str, progress: Progress, patience: float = _PATIENCE) -> str:
-    """Return the path of a current copy below the directory.
-
-    patience: seconds for which a web server may say nothing. Raises errors of every library below
-    fsspec and urllib.
-    """
+    """Return the path of a current copy below the directory; raises errors of any library."""
     slot = _slot(uri, directory)
     os.makedirs(slot, exist_ok=True)
     with locks.exclusive(os.path.join(slot, ".lock")):
@@ -110,10 +105,7 @@ def cached_copy(uri: str, directory: str) -> str | None:
 
 
 def download_tree(uri: str, target: str, progress: Progress) -> bool:
-    """Copy the directory at ``uri`` to a new one; False where it is a file.
-
-    Raises errors of every library below fsspec.
-    """
+    """Copy the directory at an address to a new one; False where it is a file."""
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)

@@ -166,10 +166,7 @@ class SourceTree:
         self._add_submodules(path, found, remote.url, depth)
 
     def add_local(self, objects: Objects, commit: Commit, url: str) -> None:
-        """Check a commit of a repository on this machine out, and its submodules.
-
-        url: what relative URLs of submodules are relative to.
-        """
+        """Check out a commit of a repository here; `url`: what its submodules' are relative to."""
         path = self._opened.path
         done = self._fill(path, objects, Remote(objects.url, {}))
         if done.code != 0:

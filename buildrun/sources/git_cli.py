@@ -56,8 +56,7 @@ def git(
 ) -> Done:
     """Return how git ended; raises ProjectError where it is missing.
 
-    environ: the caller's. remote: what git speaks to, which may be silent only for so long.
-    holding: descriptors that git keeps open, so that a lock outlives us with it.
+    remote: what it speaks to. holding: descriptors that it keeps open, so that a lock outlives us.
     """
     import subprocess
 
@@ -267,10 +266,7 @@ _HELPER = (
 
 
 def parse_remote(url: str, environ: Mapping[str, str]) -> Remote:
-    """Return the URL and the credentials that it bears, as git has to be given them.
-
-    A name alone, as in `https://alice@host/`, is left to git's own helpers to complete.
-    """
+    """Return the URL and its credentials as git has to be given them; its helpers know the rest."""
     if "@" not in url:
         return Remote(url, {})
     from urllib.parse import unquote, urlsplit, urlunsplit

@@ -46,24 +46,17 @@ class Revision(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What a checkout needs beside a commit's own files.
+    """What a checkout needs beside a commit's own files."""
 
-    submodules: path, URL as it stands in the repository, and commit of each. lfs: whether it has
-    files that git-lfs keeps.
-    """
-
-    submodules: Sequence[tuple[str, str, str]]
-    lfs: bool
+    submodules: Sequence[tuple[str, str, str]]  # path, URL as it stands there, and commit of each
+    lfs: bool  # git-lfs has files of it
 
 
 _Record = TypeVar("_Record", Revision, Commit)
 
 
 class Mirror:
-    """What was fetched of a remote repository.
-
-    repository: the bare repository. use: the lock that runs share while they need its objects.
-    """
+    """What was fetched of a remote repository."""
 
     def __init__(self, remote: Remote, request: SourceRequest) -> None:
         """Name the places of the remote's mirror, which may be absent."""
@@ -75,10 +68,7 @@ class Mirror:
         self.use = self._directory + ".use"
 
     def resolve(self, version: str | None) -> Revision:
-        """Return what the version stands for; the remote is asked where that may have changed.
-
-        Raises ProjectError.
-        """
+        """Return what the version stands for; the remote is asked where that may have changed."""
         if version is not None and is_whole(version):
             return Revision(version.lower(), fixed=True)
         record = os.path.join(self._directory, "versions", _digest(version or ""))
@@ -169,10 +159,7 @@ class Mirror:
         return Revision(found[name], branch)
 
     def _find_short(self, start: str) -> Revision:
-        """Return the only commit whose number begins so.
-
-        No server tells, so all commits are fetched, without their files where it can do that.
-        """
+        """Return the only commit whose number begins so, among all: no server tells it."""
         self._request.console.note(f"looking for commit {start} in {self._shown}")
         os.makedirs(self._request.home.sources, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -252,10 +239,7 @@ def is_whole(version: str) -> bool:
 
 
 def commit_in(repository: str, version: str, environ: Mapping[str, str]) -> str | None:
-    """Return the commit that a name or the beginning of a number has in a repository here.
-
-    Raises ProjectError where several begin so.
-    """
+    """Return the commit of a name or a number's beginning, or None; raises where several fit."""
     done = _inside(repository, environ, "rev-parse", "--verify", f"{version}^{{commit}}")
     if "ambiguous" in done.err and done.code != 0:
         raise ProjectError(

@@ -41,10 +41,7 @@ class _Refused(Exception):
 
 
 def unpack(archive: str, directory: str, shown: str) -> None:
-    """Unpack into a new directory; raises ProjectError, and StoreError where there is no room.
-
-    shown: what the archive is called in messages.
-    """
+    """Unpack into a new directory; raises ProjectError, and StoreError where there is no room."""
     try:
         with files.open_regular(archive) as file:
             os.makedirs(directory)

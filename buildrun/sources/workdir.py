@@ -30,10 +30,7 @@ _PLACES = 10_000
 
 
 class Workdir:
-    """A directory for the files of one run.
-
-    path: where the files go; it is absent at first. place, name: see ``claim_place``.
-    """
+    """A directory for the files of one run."""
 
     def __init__(self, top: str, name: str, lock: Lock | None) -> None:
         """Take over the lock of the place; there is none where the directory is to be kept."""
@@ -44,10 +41,7 @@ class Workdir:
         self._locks = [lock] if lock is not None else []
 
     def borrow(self, path: str) -> None:
-        """Share the lock at ``path`` as long as the directory is in use; raises OSError.
-
-        The lock's time tells when what it is of was used last.
-        """
+        """Share a lock while the directory is in use, and note the time; raises OSError."""
         self._locks.append(locks.shared(path))
         os.utime(path)
 
@@ -67,11 +61,7 @@ class Workdir:
 
 @contextmanager
 def temporary(request: SourceRequest, identity: str, name: str) -> Iterator[Workdir]:
-    """Yield a working directory that outlives the block, unless the block fails.
-
-    identity: what the source is known by, the same for each run of it. name: the directory's own.
-    Raises StoreError.
-    """
+    """Yield a working directory of a source that outlives the block, unless the block fails."""
     collect(request.home)
     opened = _keep(_safe(name)) if request.keep else _claim(request.home, identity, _safe(name))
     try:
@@ -84,10 +74,7 @@ def temporary(request: SourceRequest, identity: str, name: str) -> Iterator[Work
 
 
 def claim_place(home: Home, place: str, name: str) -> Workdir | None:
-    """Return the working directory of a place, or None where it is in use; raises OSError.
-
-    place: the source's and a number, as in ``Workdir.place``. name: the directory's own.
-    """
+    """Return the working directory of a place, or None where it is in use; raises OSError."""
     lock = locks.attempt(os.path.join(home.sources, "locks", place))
     if lock is None:
         return None

@@ -15,29 +15,19 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class RunSpec(NamedTuple):
-    """What is to be recorded; JSON values.
+    """What is to be recorded; JSON values. MLFLOW_TRACKING_URI tells the store each time."""
 
-    The store is not in it: MLFLOW_TRACKING_URI tells it each time. experiment_id,
-    experiment_name: at most one of them; neither stands for MLflow's default. run_id: a run to go
-    on with, else None. run_name: None leaves the name to the server. params: unquoted. optional:
-    whether trouble is only warned of.
-    """
-
-    experiment_id: str | None
+    experiment_id: str | None  # or the name, or neither
     experiment_name: str | None
-    run_id: str | None
-    run_name: str | None
+    run_id: str | None  # to go on with
+    run_name: str | None  # None leaves it to the server
     tags: tuple[tuple[str, str], ...]
-    params: tuple[tuple[str, str], ...]
-    optional: bool
+    params: tuple[tuple[str, str], ...]  # unquoted
+    optional: bool  # trouble is only warned of
 
 
 def is_wanted(mode: str | None, environ: Mapping[str, str], *named: str | None) -> bool:
-    """Return whether a run is tracked.
-
-    mode: one of MODES, None where the user said nothing. named: experiment and run, as far as the
-    user named them.
-    """
+    """Return whether a run is tracked, by `--tracking`, and by experiment and run as given."""
     if mode in ("on", "off"):
         return mode == "on"
     if any(named):

@@ -254,10 +254,7 @@ def _headers(host: str, userinfo: str, environ: Mapping[str, str]) -> dict[str, 
 
 
 def _authorization(environ: Mapping[str, str], userinfo: tuple[str, str]) -> str:
-    """Return the header that tells who we are, or "".
-
-    userinfo: what the URI holds, two empty texts for nothing.
-    """
+    """Return the header that tells who we are, or ""; userinfo: what the URI holds."""
     name, password = _credentials(environ)
     if not (name and password) and not environ.get("MLFLOW_TRACKING_TOKEN"):
         name, password = userinfo

@@ -30,10 +30,7 @@ class MlflowProcess:
     def __init__(
         self, uri: str, environ: Mapping[str, str], cwd: str, prefixes: Sequence[str]
     ) -> None:
-        """Start the first Python that has MLflow; uri: "" for MLflow's default.
-
-        Raises TrackingError.
-        """
+        """Start the first Python that has MLflow; uri: "" for its default. Raises TrackingError."""
         self._environ = dict(environ)
         if uri:
             self._environ["MLFLOW_TRACKING_URI"] = uri

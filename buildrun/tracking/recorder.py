@@ -40,10 +40,7 @@ class RunRecorder:
     def __init__(
         self, context: RunContext, report: str | None, untracked: Mapping[str, str | None]
     ) -> None:
-        """Start with nothing known.
-
-        report: the path of the report. untracked: see ``TrackingSession``.
-        """
+        """Start with nothing known; report: a path."""
         self._context = context
         self._report_path = report
         self.tracking = TrackingSession(context, untracked)
@@ -67,11 +64,7 @@ class RunRecorder:
         self._summary = summary
 
     def begin_alone(self, step: Step, changes: Mapping[str, str | None]) -> str | None:
-        """Record that a lone command begins, and return where its output is kept.
-
-        changes: the variables that it is given. None for a command that is given secrets: what it
-        writes may bear them.
-        """
+        """Record that a lone command begins; return where its output is kept, unless secret."""
         given = [value for value in changes.values() if value is not None]
         log = None
         if step.shown == step.command and not any(map(has_credentials, given)):

@@ -132,10 +132,7 @@ def begin(
     home: Home,
     prefixes: Sequence[str] = (),
 ) -> TrackedRun:
-    """Return the run that was asked for, new or resumed; raises TrackingError.
-
-    cwd: where relative paths begin. prefixes: of environments whose Python may have MLflow.
-    """
+    """Return the run that was asked for, new or resumed; raises TrackingError."""
     client = _connect(environ, cwd, prefixes)
     try:
         _end_abandoned(client, home)

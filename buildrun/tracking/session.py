@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 
 class TrackingSession:
-    """The tracking of one run; nothing happens where there is no spec.
-
-    untracked: the variables that commands see where nothing is tracked.
-    """
+    """The tracking of one run; nothing happens where there is no spec."""
 
     def __init__(self, context: RunContext, untracked: Mapping[str, str | None]) -> None:
         """Start without a run."""
@@ -68,9 +65,8 @@ class TrackingSession:
         *,
         may_wait: bool,
     ) -> None:
-        """Begin the run, or leave that to ``begin_with_environment``.
+        """Begin the run, or leave that to `begin_with_environment` where one may bring MLflow.
 
-        prefixes: of environments that may have MLflow. may_wait: one more is going to be provided.
         Raises TrackingError, unless tracking is optional.
         """
         self._spec = spec
@@ -114,8 +110,7 @@ class TrackingSession:
     def with_nested_runs(self, perform: Perform, origins: dict[str, str] | None) -> Perform:
         """Return what gives each step's command a run of its own, below the one of the last step.
 
-        Two steps in one run could not log the same parameter. origins: takes the run of each step
-        whose command was started.
+        Two steps in one run could not log the same parameter. origins: takes each step's run.
         """
         run = self._run
         if run is None or origins is None:
@@ -149,10 +144,7 @@ class TrackingSession:
     def log_outcomes(
         self, states: Sequence[tuple[str, str]], origins: Callable[[], Mapping[str, str]]
     ) -> None:
-        """Tell which results were there already.
-
-        states: of each step, by id. origins: returns the runs that made the results, by step.
-        """
+        """Tell which results were there already, and which runs made them."""
         if self._run is None:
             return
         from buildrun.tracking import tags
@@ -214,10 +206,7 @@ class TrackingSession:
 def spec_for(
     context: RunContext, loaded: LoadedProject, step: Step, manager: str, mode: str | None
 ) -> RunSpec | None:
-    """Return what is to be recorded of a run of the step, or None where nothing is tracked.
-
-    manager: of its environment. mode: what `--tracking` says.
-    """
+    """Return what is to be recorded of a run of the step, or None where nothing is tracked."""
     from buildrun.tracking import tags
     from buildrun.tracking.config import RunSpec, is_wanted
 

@@ -20,10 +20,7 @@ _LONGEST = 5000
 
 
 def source(name: str, checkout: Checkout | None, environ: Mapping[str, str]) -> Tags:
-    """Return the tags on who runs what, as MLflow has them, but without credentials.
-
-    name: where the project comes from. checkout: what git knows of it.
-    """
+    """Return the tags on who runs what, as MLflow has them, but without credentials."""
     tags = [
         ("mlflow.user", user(environ)),
         ("mlflow.source.name", redact(name)),
@@ -56,11 +53,7 @@ def image(reference: str, identity: str) -> Tags:
 
 
 def outcomes(states: Sequence[tuple[str, str]], origins: Mapping[str, str]) -> Tags:
-    """Return the tags on what was there already.
-
-    states: how each step ended, by id, the requested one last. origins: the MLflow runs that made
-    the results, by step.
-    """
+    """Return the tags on what was there already; states: the requested step's last."""
     last, state = states[-1]
     tags = []
     if state in _THERE:
@@ -108,24 +101,16 @@ _SECONDS = 30
 
 
 class Checkout(NamedTuple):
-    """A directory in a repository.
+    """A directory in a repository."""
 
-    top: the working tree's. commit: "" where git ignores the directory, or has none yet. url: of
-    the first remote, without credentials, "" for none. branch: the one that was asked for, else
-    "".
-    """
-
-    top: str
-    commit: str
-    url: str
-    branch: str = ""
+    top: str  # the working tree's
+    commit: str  # "" where git ignores the directory, or has none yet
+    url: str  # of the first remote, without credentials
+    branch: str = ""  # the one that was asked for
 
 
 def look(directory: str, environ: Mapping[str, str], seen: DependencyTracker) -> Checkout | None:
-    """Return the checkout that a directory is in, or None; a missing git means none.
-
-    seen: takes note of the files that tell of another commit or remote.
-    """
+    """Return the checkout that a directory is in, or None; the files that tell it are noted."""
     words = ("rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir")
     there = gitignore.repository(os.fsencode(directory)) is not None
     lines = _ask(directory, environ, *words).splitlines() if there else []

@@ -14,10 +14,7 @@ from buildrun.store.memo import DependencyTracker
 
 
 def read_docker_env(findings: Findings) -> DockerEnv | None:
-    """Return the docker environment, or None where it names no image.
-
-    Shapes that MLflow refuses are the schema's to report; they are left out here.
-    """
+    """Return the docker environment without what the schema refuses, or None without an image."""
     value = findings.document.value["docker_env"]
     image = value.get("image") if isinstance(value, dict) else None
     if not isinstance(image, str) or not image:
@@ -41,10 +38,7 @@ KEYS = ("kube-context", "repository-uri", "kube-job-template-path")
 
 
 def load_json(path: str, reader: DependencyTracker) -> Document | Diagnostic:
-    """Read a JSON file, or return the one finding that says why it cannot be read.
-
-    The verdict is that of Python's json, which MLflow uses; places come from reading it as YAML.
-    """
+    """Read JSON as Python does, with places as in YAML; else return why it cannot be read."""
     text = read_text(path, reader)
     if isinstance(text, Diagnostic):
         return text

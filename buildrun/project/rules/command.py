@@ -21,11 +21,7 @@ def check_command(
     defaults: Mapping[str, str | None],
     handed_down: Collection[str] = (),
 ) -> None:
-    """Check the command of the entry point at ``path``.
-
-    defaults: its parameters with their default text, None where a value is required.
-    handed_down: those that what it depends on gets.
-    """
+    """Check the command of the entry point at `path`; handed_down: parameters used elsewhere."""
     _check_cuts(findings, (*path, "command"), command)
     found = _placeholders(findings, (*path, "command"), command, "the command")
     if found is None:
@@ -39,10 +35,7 @@ def check_command(
 def check_value(
     findings: Findings, path: Path, value: str, defaults: Mapping[str, str | None]
 ) -> set[str]:
-    """Check a value that is handed down; return the names that it uses.
-
-    defaults: the parameters of the entry point that hands it down, as for ``check_command``.
-    """
+    """Check a value that is handed down; return the names that it uses."""
     found = _placeholders(findings, path, value, "the value")
     if found is None:
         return set()

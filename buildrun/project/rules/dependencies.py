@@ -30,10 +30,7 @@ def check_handed_down(
     depends_on: Sequence[tuple[Path, Dependency]],
     defaults: Mapping[str, str | None],
 ) -> set[str]:
-    """Check the values handed down as templates; return the parameters that they use.
-
-    defaults: the parameters of the entry point that hands down, as for ``check_command``.
-    """
+    """Check the values handed down as templates; return the parameters that they use."""
     used: set[str] = set()
     for path, dependency in depends_on:
         for name, text in dependency.parameters:

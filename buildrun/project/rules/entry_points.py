@@ -23,10 +23,7 @@ from buildrun.project.rules.values import check_scalar, is_number, misfit, read_
 def read_entry_point(
     findings: Findings, path: Path, value: Mapping[Any, Any], reserved: Mapping[str, str]
 ) -> tuple[Declared, EntryPoint | None]:
-    """Return an entry point as it is declared, and as it runs: None without a command.
-
-    reserved: what lies at which path in the root and can be no output.
-    """
+    """Return an entry point as it is declared, and as it runs: None without a command."""
     declared = _declared(findings, path, value, reserved)
     env = read_env(findings, (*path, "env"), value.get("env"))
     names = [name for name, _ in env]

@@ -17,10 +17,7 @@ _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
 def read_python_env(findings: Findings, root: str | None, reader: DependencyTracker) -> PythonEnv:
-    """Return what a python_env file declares, as far as it can be read.
-
-    root: the directory that ``-r`` lines are relative to; None leaves those files unchecked.
-    """
+    """Return what a python_env file declares; `-r` files are looked for below `root`, if given."""
     document = findings.document
     value = document.value
     if _is_empty(findings):
@@ -193,8 +190,7 @@ _PIN = re.compile(
 def as_python_env(conda: CondaEnv) -> tuple[PythonEnv, tuple[str, ...]]:
     """Return the virtualenv that MLflow makes of a conda environment, and what it leaves out.
 
-    python is None where MLflow would take the running one. Raises ProjectError for a python
-    that is listed without a version to take.
+    Raises ProjectError for a python that is listed without a version to take.
     """
     python: str | None = None
     build: list[str] = []
@@ -259,16 +255,11 @@ _SINGLE_EQUALS = re.compile(r"(?P<name>[\w.-]+)\s*=\s*(?P<version>[\d.]+)(=.*)?"
 
 
 class Parsed(NamedTuple):
-    """A line as pip takes it apart.
+    """A line as pip takes it apart."""
 
-    requirement: "" where there are options alone; an editable one begins with ``-e``.
-    options: long names, and values ("" for flags). ignored: those behind a requirement that are
-    without effect.
-    """
-
-    requirement: str
-    options: tuple[tuple[str, str], ...] = ()
-    ignored: tuple[str, ...] = ()
+    requirement: str  # "" for options alone; an editable one begins with `-e`
+    options: tuple[tuple[str, str], ...] = ()  # long names, and values ("" for flags)
+    ignored: tuple[str, ...] = ()  # options that are without effect behind it
 
 
 def parse(line: str) -> Parsed:

@@ -23,10 +23,7 @@ from buildrun.workspace import glob
 def read_inputs(
     findings: Findings, path: Path, value: object, parameters: Collection[str]
 ) -> tuple[tuple[Path, Pattern], ...]:
-    """Return the patterns as they are written, with their paths in the document.
-
-    parameters: the entry point's.
-    """
+    """Return the patterns as they are written, with their paths in the document."""
     found = []
     for where, text in items(path, value):
         if isinstance(text, str) and text and _check(findings, where, text):
@@ -75,10 +72,7 @@ def check_effect(findings: Findings, entry_points: Sequence[Declared], graph: Gr
 
 
 def unmatched(spec: ProjectSpec) -> tuple[Diagnostic, ...]:
-    """Return an error for each input pattern that nothing on the disk matches.
-
-    What an entry point that it depends on will make counts as there.
-    """
+    """Return an error for each input that nothing on the disk matches, and no step before makes."""
     found = []
     graph, producers = graph_of(spec), producers_of(spec)
     for entry_point in spec.entry_points:

@@ -31,10 +31,7 @@ def read_outputs(
     parameters: Collection[str],
     reserved: Mapping[str, str],
 ) -> tuple[tuple[Path, str], ...]:
-    """Return the outputs that are in order, normalised, with their paths in the document.
-
-    parameters: the entry point's. reserved: what lies at which path and is no output.
-    """
+    """Return the outputs that are in order, normalised, with their paths in the document."""
     found = []
     for where, text in items(path, value):
         if isinstance(text, str) and text and _check(findings, where, text, reserved):
@@ -121,11 +118,7 @@ _RELATIVE = "write a path relative to the project's root"
 
 
 def problem(text: str, what: str) -> tuple[bool, str, str] | None:
-    """Return what is wrong with a path or pattern in itself, or None.
-
-    The problem is told as whether the path lies outside the project, the message and the hint.
-    what: the words before the path in the message.
-    """
+    """Return whether a path lies outside, what is wrong with it, and a hint; or None."""
     named = f"{what} `{text[:60]}`"
     if _SCHEME.match(text):
         hint = "download or upload in the command; a parameter of type `path` takes a URI"

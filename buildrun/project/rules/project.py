@@ -29,10 +29,7 @@ def read_name(findings: Findings, fallback: str) -> str:
 
 
 def read_entry_points(findings: Findings, reserved: Mapping[str, str]) -> tuple[EntryPoint, ...]:
-    """Return the entry points that have a command, and check all of them.
-
-    reserved: what lies at which path in the root and can be no output.
-    """
+    """Return the entry points that have a command, and check all of them."""
     declared = findings.document.value.get("entry_points")
     if not isinstance(declared, dict):
         return ()

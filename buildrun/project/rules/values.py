@@ -24,10 +24,9 @@ _SHORTENED = re.compile(r"[-+]?(0\d.*|\d+\.\d+)")
 def check_scalar(
     findings: Findings, path: Path, value: object, what: str, *, exact: bool, kind: str = ""
 ) -> None:
-    """Warn where a plain scalar is not the text that it looks like.
+    """Warn where a plain scalar is not the text that it looks like, but `what` another one.
 
-    what: the words before the text that it is instead. exact: any other text counts, not only
-    one that a program would take for another value. kind: the parameter's type.
+    exact: any other text counts, not only one that a program would take for another value.
     """
     raw = findings.document.raw(path)
     if raw is None or isinstance(value, str) or raw == str(value):
