@@ -338,7 +338,7 @@ def _import_early() -> None:
     """Load what comes after a checkout while git is at work."""
     from buildrun.environments import prefix, provider  # noqa: F401
     from buildrun.executors import local  # noqa: F401
-    from buildrun.planning import codec  # noqa: F401
+    from buildrun.planning import model  # noqa: F401
 
 
 def _quick_check(watched: Any, root: str, context: RunContext) -> QuickCheck | None:

@@ -29,7 +29,7 @@ OWN = {
     "buildrun.executors.base", "buildrun.executors.guard", "buildrun.executors.local",
     "buildrun.executors.process", "buildrun.executors.signals", "buildrun.executors.tee",
     "buildrun.executors.terminal", "buildrun.executors.termination", "buildrun.planning",
-    "buildrun.planning.codec", "buildrun.planning.context", "buildrun.planning.model",
+    "buildrun.planning.context", "buildrun.planning.model",
     "buildrun.planning.plan_cache", "buildrun.project", "buildrun.project.locate",
     "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
     "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",

@@ -16,7 +16,7 @@ from buildrun.environments.resolve import manager_of
 from buildrun.errors import UsageError
 from buildrun.executors import base as executors
 from buildrun.executors.output import MODES
-from buildrun.planning import codec, model, plan_cache, project_loader, quick_check
+from buildrun.planning import model, plan_cache, project_loader, quick_check
 from buildrun.planning.context import (
     CacheSettings,
     PlanSummary,
@@ -185,7 +185,7 @@ class NewRun:
         alone = model.is_passthrough(plan) and self.options.shown is None
         if not alone and loaded.source.workdir is not None:
             return  # no output lies there when it is made again
-        encoded = codec.dump_plan(plan)
+        encoded = plan_cache.dump_plan(plan)
         record: dict[str, Any] = {
             "plan": encoded,
             "root": plan.root,

@@ -113,7 +113,7 @@ class RememberedRun:
     @cached_property
     def plan(self) -> Plan:
         """Return the plan; it is complete."""
-        from buildrun.planning.codec import load_plan
+        from buildrun.planning.plan_cache import load_plan
 
         return load_plan(self._record["plan"])
 

@@ -8,12 +8,15 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildrun.console import Console, has_credentials
 from buildrun.project.locate import find_mlproject
 from buildrun.store import home, locks
-from buildrun.store.memo import DependencyTracker, Memo, get, lock_of, put
+from buildrun.store.memo import DependencyTracker, Memo, frozen, get, lock_of, put
+
+if TYPE_CHECKING:
+    from buildrun.planning.model import Plan, Step
 
 # Variables of the caller that a plan depends on, beside those that are noted when they are read.
 _VARIABLES = (
@@ -122,3 +125,40 @@ def _name(argv: Sequence[str], cwd: str) -> str:
 
 def _subject() -> list[Any]:
     return [sys.version, _FORMAT]
+
+
+# -- plans as JSON values ----------------------------------------------------------------------
+
+
+def dump_plan(plan: "Plan") -> dict[str, Any]:
+    """Return what a run of the plan needs, as JSON values."""
+    return {
+        "project": plan.project,
+        "root": plan.root,
+        "steps": [step._asdict() for step in plan.steps],
+        "outputs": list(plan.outputs),
+        "content": plan.content,
+    }
+
+
+def load_plan(value: dict[str, Any]) -> "Plan":
+    """Return the plan that ``dump_plan`` was given, without its project."""
+    from buildrun.planning.model import Plan
+
+    steps = tuple(_step(fields) for fields in value["steps"])
+    return Plan(
+        value["project"], value["root"], steps, (), tuple(value["outputs"]), value["content"]
+    )
+
+
+def _step(fields: dict[str, Any]) -> "Step":
+    from buildrun.planning.model import EnvironmentState, Step
+
+    values = frozen(list(fields.values()))
+    step = Step(**dict(zip(fields, values, strict=True)))
+    step = step._replace(environment=EnvironmentState(*step.environment))
+    if step.inputs is None:
+        return step
+    from buildrun.project.model import Pattern
+
+    return step._replace(inputs=tuple(Pattern(*item) for item in step.inputs))
