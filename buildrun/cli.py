@@ -246,9 +246,14 @@ def _report_error(error: BuildrunError, environ: Mapping[str, str], *, silent: b
 
 
 def _report_defect(error: Exception, environ: Mapping[str, str]) -> int:
+    import errno
+
     from buildrun.console import Console
     from buildrun.errors import BUG, FAILURE
 
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        Console(environ).error("too many open files", "raise the limit with `ulimit -n 1024`")
+        return FAILURE
     if isinstance(error, OSError):
         # Without a name it is a stream: the store's and the project's files have theirs.
         place = error.filename or "standard output"

@@ -689,3 +689,15 @@ def test_each_error_has_its_hint_beneath_it(project: Project, buildrun: Buildrun
         assert lines[index + 1].startswith("    hint: ")
     assert "[bad-timeout]" in outcome.err
     assert "    hint: declare `x` under `parameters:`" in outcome.err
+
+
+def test_too_few_descriptors_are_told_with_the_remedy(project: Project) -> None:
+    directory = project("entry_points: {main: {command: 'true'}}\n")
+    limited = ("bash", "-c", 'ulimit -n 9; exec "$@"', "bash", sys.executable, "-m", "buildrun")
+    done = subprocess.run(
+        (*limited, "-q", LOCAL, "."), cwd=directory, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: too many open files\n\nhint: raise the limit with `ulimit -n 1024`\n"
+    )
