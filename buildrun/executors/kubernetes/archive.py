@@ -35,16 +35,13 @@ class _Span(NamedTuple):
 
     def cut(self, size: int) -> tuple[_Span, _Span]:
         """Return the span's first bytes, and its others."""
-        left = self.size - size
-        if not self.path:
-            return _Span(size, self.data[:size]), _Span(left, self.data[size:])
-        return self._replace(size=size), self._replace(size=left, start=self.start + size)
+        first = self._replace(size=size, data=self.data[:size])
+        left, start = self.size - size, self.start + size
+        return first, self._replace(size=left, data=self.data[size:], start=start)
 
 
 class Part:
-    """A part of an archive, as an upload. ``sha256`` is its digest in hexadecimal."""
-
-    path = None  # there is no file of it
+    """A part of an archive, as an upload; ``sha256`` is its digest in hexadecimal."""
 
     def __init__(self, spans: Sequence[_Span]) -> None:
         """Open nothing yet."""
@@ -58,7 +55,7 @@ class Part:
             for span in self._spans:
                 yield from span.chunks()
         except OSError as error:
-            raise unreadable(error) from None
+            raise _unreadable(error) from None
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes; raises Changed, at their end at the latest, for another digest."""
@@ -101,14 +98,14 @@ def archive(root: str, paths: Sequence[str], *, as_absolute: bool, limit: PartLi
     try:
         spans = [span for name in _outermost(names) for span in _spans(base, name, as_absolute)]
         if spans:
-            spans.append(_Span(len(tar.END), tar.END))
+            spans.append(_head(tar.END))
         size = sum(span.size for span in spans)
         parts = [Part(group) for group in _grouped(spans, limit.of(size))]
         return Archive(parts, size, _measure(parts))
     except Changed as error:
         raise changed(error) from None
     except OSError as error:
-        raise unreadable(error) from None
+        raise _unreadable(error) from None
 
 
 def changed(error: Changed) -> ExecutionError:
@@ -117,14 +114,12 @@ def changed(error: Changed) -> ExecutionError:
     return ExecutionError(f"{name} changed while it was sent", hint="run it again")
 
 
-def unreadable(error: OSError) -> ExecutionError:
-    """Return the error for a file that cannot be read."""
+def _unreadable(error: OSError) -> ExecutionError:
     place = printable(os.fsdecode(error.filename)) if error.filename else None
     return ExecutionError(f"it cannot be sent to the pod: {error.strerror}", place=place)
 
 
 def _name(path: str, top: bytes, *, as_absolute: bool) -> bytes:
-    """Return the name in the archive."""
     name = os.path.normpath(os.fsencode(path))
     if as_absolute:
         name = os.path.normpath(os.path.join(top, name)).lstrip(b"/")
@@ -153,12 +148,12 @@ def _spans(base: bytes, top: bytes, as_absolute: bool) -> Iterator[_Span]:
         status = os.lstat(path)
         if stat.S_ISREG(status.st_mode):
             mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-            yield _data(tar.header(name, size=status.st_size, mode=mode))
+            yield _head(tar.header(name, size=status.st_size, mode=mode))
             if status.st_size:
                 yield _Span(status.st_size, b"", path, stat_signature.of(status))
-                yield _data(tar.padding(status.st_size))
+                yield _head(tar.padding(status.st_size))
         elif stat.S_ISDIR(status.st_mode):
-            yield _data(tar.header(name + b"/", tar.DIRECTORY, mode=0o755))
+            yield _head(tar.header(name + b"/", tar.DIRECTORY, mode=0o755))
             children = [child for child in os.listdir(path) if not child.startswith(_STAGING)]
             waiting += [name + b"/" + child for child in sorted(children, reverse=True)]
         elif stat.S_ISLNK(status.st_mode):
@@ -168,13 +163,13 @@ def _spans(base: bytes, top: bytes, as_absolute: bool) -> Iterator[_Span]:
                     f"`{printable(os.fsdecode(name))}` is a link that leaves the project",
                     hint="a pod has no other files of this machine: copy there what it leads to",
                 )
-            yield _data(tar.header(name, tar.SYMLINK, target=target, mode=0o777))
+            yield _head(tar.header(name, tar.SYMLINK, target=target, mode=0o777))
         else:
             shown = printable(os.fsdecode(name))
             raise ExecutionError(f"`{shown}` is neither a file nor a directory")
 
 
-def _data(data: bytes) -> _Span:
+def _head(data: bytes) -> _Span:
     return _Span(len(data), data)
 
 

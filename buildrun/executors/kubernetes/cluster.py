@@ -7,15 +7,13 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes import manifest
-from buildrun.executors.kubernetes import manifest as names
 from buildrun.executors.kubernetes.api import Api, Target
 from buildrun.executors.kubernetes.errors import kubectl
-from buildrun.executors.kubernetes.watch import Event, Events, Watcher
+from buildrun.executors.kubernetes.watch import Event, Events, Watcher, pods_of
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 # In a run's directory: the Jobs that it submitted, a JSON object a line.
 _JOBS = "jobs.jsonl"
 
-# Seconds that what was deleted may take to go, beyond what its pods are given.
-_GOING = 60.0
+# Seconds that what was deleted may take to go, beyond what its pods are given, by default.
+GOING = 60.0
 _GRACE = 30.0
 
 # Seconds that the cluster's answers are waited for while watches go on.
@@ -70,7 +68,7 @@ class Cluster:
         self.namespace = manifest.namespace(config, connection.namespace)
         self.api = Api(connection)
         self.watcher = Watcher(
-            Api(connection, patience=_PATIENCE), self.namespace, names.selector(owner)
+            Api(connection, patience=_PATIENCE), self.namespace, manifest.selector(owner)
         )
         self._events = Events(self.api, self.namespace)
         self._directory = directory
@@ -86,18 +84,13 @@ class Cluster:
         self.watcher.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until what was deleted is gone, and follow no more."""
         try:
             if kind is None:
                 self._await_leaving()
         finally:
-            self.watcher.__exit__(kind, error, trace)
+            self.watcher.__exit__()
 
     @property
     def kubectl(self) -> str:
@@ -147,28 +140,23 @@ class Cluster:
         until: what else ends the waiting.
         """
         view = self.watcher.look(name)
-        end = time.monotonic() + _grace(view) + _GOING
-        while _is_there(view) and not (until is not None and until.is_set()):
+        end = time.monotonic() + grace_of(view) + GOING
+        while view.is_there and not (until is not None and until.is_set()):
             left = end - time.monotonic()
             if left <= 0:
                 return False
             view = self.watcher.wait(name, view.revision, left)
-        gone = not _is_there(view)
-        if gone or (until is not None and until.is_set()):
-            with self._mutex:
-                # Another of its name may come, and stay; or nobody wants to wait for this one.
-                self._leaving.discard(name)
-        return gone
+        with self._mutex:
+            # Another of its name may come, and stay; or nobody wants to wait for this one.
+            self._leaving.discard(name)
+        return not view.is_there
 
     def look_at_pods(self, view: View) -> View:
-        """Return a Job's view with the pods that it has by now; raises Refusal, ExecutionError."""
+        """Return a Job's view with the pods that it has by now."""
         if view.job is None:
             return view
-        selector = f"job-name={view.job['metadata']['name']}"
-        found = self.api.get(Target("pods", self.namespace), labelSelector=selector)
-        items = found.get("items") or ()
-        pods = sorted(items, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-        return view._replace(pods=tuple(pods) or view.pods)
+        found = pods_of(self.api, self.namespace, view.job["metadata"]["name"])
+        return view._replace(pods=found or view.pods)
 
     def event(self, kind: str, item: Mapping[str, Any]) -> Event | None:
         """Return the last warning about an object; None where there is none, or no right to see."""
@@ -217,11 +205,7 @@ def recorded(directory: str) -> list[Submitted]:
     return list(found)
 
 
-def _is_there(view: View) -> bool:
-    return view.job is not None or bool(view.pods)
-
-
-def _grace(view: View) -> float:
-    """Return the seconds that the pods have to end."""
+def grace_of(view: View) -> float:
+    """Return the seconds that the pods of a Job have to end."""
     found = [pod["spec"].get("terminationGracePeriodSeconds") for pod in view.pods]
-    return max((float(item) for item in found if item is not None), default=_GRACE)
+    return max((float(_GRACE if item is None else item) for item in found), default=_GRACE)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from buildrun.errors import ProjectError
 from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.project.rules.backends import check_kubernetes, load_json
 from buildrun.project.rules.entry_points import seconds
-from buildrun.project.yaml_loader import Document, parse, read_text
+from buildrun.project.yaml_loader import Document, Path, parse, read_text
 from buildrun.store.memo import DependencyTracker
+
+Found = TypeVar("Found")
 
 # Of the backend config, in the user's hands or by default.
 _PULL = "1m"
@@ -20,8 +22,6 @@ _SCHEDULE = "10m"
 
 # A Job whose client never came back goes after a week.
 _TTL = 7 * 86_400
-
-KEEP = ("never", "failed", "always")
 
 
 class Config(NamedTuple):
@@ -105,12 +105,8 @@ _DEFAULT: Mapping[str, Any] = {
 
 def _document(given: str, reader: DependencyTracker, cwd: str) -> Document:
     if given.endswith(".json"):
-        found = load_json(os.path.join(cwd, given), reader)
-    else:
-        found = parse("--backend-config", given)
-    if isinstance(found, Diagnostic):
-        raise _error(found)
-    return found
+        return _sound(load_json(os.path.join(cwd, given), reader))
+    return _sound(parse("--backend-config", given))
 
 
 def _find(name: str, cwd: str, config: str) -> str:
@@ -120,12 +116,7 @@ def _find(name: str, cwd: str, config: str) -> str:
 
 
 def _template(path: str, reader: DependencyTracker) -> Mapping[str, Any]:
-    text = read_text(path, reader)
-    if isinstance(text, Diagnostic):
-        raise _error(text)
-    document = parse(path, text)
-    if isinstance(document, Diagnostic):
-        raise _error(document)
+    document = _sound(parse(path, _sound(read_text(path, reader))))
     findings = Findings(document)
     check(findings)
     for finding in findings.sorted():
@@ -146,57 +137,42 @@ def _seconds(value: Mapping[str, Any], name: str, default: str) -> float:
     return found
 
 
+def _sound(found: Found | Diagnostic) -> Found:
+    """Return what was read; raises ProjectError for what keeps it from being read."""
+    if isinstance(found, Diagnostic):
+        raise _error(found)
+    return found
+
+
 def _error(finding: Diagnostic) -> ProjectError:
     return ProjectError(
         f"{finding.message} [{finding.code}]", place=finding.place, hint=finding.hint or None
     )
 
 
-_POD = ("spec", "template", "spec")
-_OURS = (*_POD, "containers", 0)
-
-
-class _Shape(NamedTuple):
-    """A part that buildrun adds to or reads, where it is there."""
-
-    path: tuple[str | int, ...]
-    kind: type
-    word: str
-
-
-def _mapping(*path: str | int) -> _Shape:
-    return _Shape(path, dict, "mapping")
-
-
-def _list(*path: str | int) -> _Shape:
-    return _Shape(path, list, "list")
-
-
-_SHAPES = (
-    _mapping("metadata"),
-    _mapping("metadata", "labels"),
-    _mapping("metadata", "annotations"),
-    _Shape(("metadata", "namespace"), str, "text"),
-    _mapping("spec"),
-    _Shape(("spec", "backoffLimit"), int, "number"),
-    _mapping("spec", "template"),
-    _mapping("spec", "template", "metadata"),
-    _mapping("spec", "template", "metadata", "labels"),
-    _mapping("spec", "template", "metadata", "annotations"),
-    _mapping(*_POD),
-    _list(*_POD, "imagePullSecrets"),
-    _mapping(*_POD, "securityContext"),
-    _list(*_POD, "securityContext", "supplementalGroups"),
-    _list(*_POD, "volumes"),
-    _list(*_POD, "containers"),
-    _mapping(*_OURS),
-    _list(*_OURS, "env"),
-    _mapping(*_OURS, "securityContext"),
-    _list(*_OURS, "volumeMounts"),
-    _mapping(*_OURS, "resources"),
-    _mapping(*_OURS, "resources", "requests"),
-    _mapping(*_OURS, "resources", "limits"),
-)
+# What buildrun adds to or reads must be of these types where it is there: a mapping with what is in
+# it, a list with what its first item is, or a scalar.
+_POD: Any = {
+    "imagePullSecrets": [],
+    "securityContext": {"supplementalGroups": []},
+    "volumes": [],
+    "containers": [
+        {
+            "env": [],
+            "securityContext": {},
+            "volumeMounts": [],
+            "resources": {"requests": {}, "limits": {}},
+        }
+    ],
+}
+_JOB: Any = {
+    "metadata": {"labels": {}, "annotations": {}, "namespace": ""},
+    "spec": {
+        "backoffLimit": 0,
+        "template": {"metadata": {"labels": {}, "annotations": {}}, "spec": _POD},
+    },
+}
+_WORDS = {dict: "mapping", list: "list", str: "text", int: "number"}
 
 
 def check(findings: Findings) -> None:
@@ -212,16 +188,17 @@ def check(findings: Findings) -> None:
             "not-a-job", "a Job's `apiVersion` is `batch/v1`", ("apiVersion",), hint="write that"
         )
         return
-    for shape in _misshapen(value):
-        name = ".".join(map(str, shape.path)).replace(".0", "[0]")
+    for path, word in _misshapen(value, _JOB, ()):
+        name = ".".join(map(str, path)).replace(".0", "[0]")
         findings.error(
             "wrong-type",
-            f"`{name}` must be a {shape.word}",
-            shape.path,
+            f"`{name}` must be a {word}",
+            path,
             hint="`kubectl explain job.spec --recursive` shows what a Job may hold",
         )
         return
-    if not isinstance(_at(value, _OURS), dict):
+    pod = ((value.get("spec") or {}).get("template") or {}).get("spec") or {}
+    if not pod.get("containers") or pod["containers"][0] is None:
         findings.error(
             "no-container",
             "the Job has no container in `spec.template.spec.containers`",
@@ -244,18 +221,14 @@ def runs_as_root(pod: Mapping[str, Any], user: str = "") -> bool:
     return user.partition(":")[0] in ("", "0", "root")
 
 
-def _misshapen(value: dict[str, Any]) -> Iterator[_Shape]:
-    for shape in _SHAPES:
-        found = _at(value, shape.path)
-        if found is not None and not isinstance(found, shape.kind):
-            yield shape
-
-
-def _at(value: Any, path: tuple[str | int, ...]) -> Any:
-    """Return what is at a path, None where nothing is."""
-    for name in path:
-        if isinstance(name, int):
-            value = value[name] if isinstance(value, list) and name < len(value) else None
-        else:
-            value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _misshapen(value: Any, shape: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the paths of what is of another type, each with what it must be."""
+    if value is None:
+        return
+    if not isinstance(value, type(shape)):
+        yield path, _WORDS[type(shape)]
+    elif isinstance(shape, dict):
+        for name, inner in shape.items():
+            yield from _misshapen(value.get(name), inner, (*path, name))
+    elif isinstance(shape, list) and shape and value:
+        yield from _misshapen(value[0], shape[0], (*path, 0))

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes.api import Api, Target
 from buildrun.executors.kubernetes.auth import connect
+from buildrun.executors.kubernetes.cluster import GOING, Submitted, grace_of
 from buildrun.executors.kubernetes.errors import ApiError, kubectl
-from buildrun.executors.kubernetes.job_state import Ended, Running, classify
+from buildrun.executors.kubernetes.job_state import Ended, Running, State, Waiting, classify
 from buildrun.executors.kubernetes.logs import Follower
-from buildrun.executors.kubernetes.watch import View
+from buildrun.executors.kubernetes.watch import View, pods_of
 
-if TYPE_CHECKING:
-    from buildrun.executors.kubernetes.cluster import Submitted
-
-# Seconds between two looks at a Job, and that a Job's pods may take to go beyond their grace.
+# Seconds between two looks at a Job.
 _LOOK = 1.0
-_GOING = 60.0
 
 
 class DetachedState(NamedTuple):
@@ -34,7 +31,10 @@ class DetachedState(NamedTuple):
 
 
 class Detached:
-    """The Jobs of one run, on the cluster that they were submitted to."""
+    """The Jobs of one run, on the cluster that they were submitted to.
+
+    All methods raise ApiError and ExecutionError.
+    """
 
     def __init__(self, jobs: Sequence[Submitted], environ: Mapping[str, str]) -> None:
         """Connect; raises ExecutionError without a kubeconfig."""
@@ -44,35 +44,37 @@ class Detached:
         self._api = Api(connect(first.context, known))
 
     def look(self) -> list[DetachedState]:
-        """Return how each Job stands; raises Refusal, ExecutionError."""
-        return [self._look(job) for job in self.jobs]
+        """Return how each Job stands."""
+        found = []
+        for job in self.jobs:
+            state = self._state(self._view(job))
+            if isinstance(state, Ended):
+                found.append(DetachedState(job, "ended", state.exit_code))
+            else:
+                is_running = isinstance(state, Running)
+                word = "gone" if state is None else "running" if is_running else "waiting"
+                found.append(DetachedState(job, word))
+        return found
 
     def follow(self, job: Submitted, sink: Callable[[bytes], None], *, to_its_end: bool) -> None:
-        """Pass on what a Job has written, and with ``to_its_end`` what it still writes.
-
-        Raises ExecutionError, also where the Job is gone.
-        """
-        while True:
-            view = self._view(job)
-            pod = view.pod
-            state = classify(view, _container(view)) if view.job is not None else None
-            if state is None or pod is None or isinstance(state, (Running, Ended)):
-                break
-            if not to_its_end:
-                break
+        """Pass on what a Job has written, and with ``to_its_end`` what it still writes."""
+        view = self._view(job)
+        state = self._state(view)
+        while to_its_end and view.pod is not None and isinstance(state, Waiting):
             time.sleep(_LOOK)
+            view = self._view(job)
+            state = self._state(view)
         if state is None:
             raise ExecutionError(
                 f"the Job `{job.job}` is gone, and its log with it", hint="run it again"
             )
-        if pod is None or not isinstance(state, (Running, Ended)):
+        if view.pod is None or not isinstance(state, (Running, Ended)):
             return
-        target = Target("pods", job.namespace, pod["metadata"]["name"])
+        target = Target("pods", job.namespace, view.pod["metadata"]["name"])
         reader = Follower(self._api, target, _container(view), sink, ended=not to_its_end)
-        while to_its_end and not isinstance(state, Ended) and view.job is not None:
+        while to_its_end and state is not None and not isinstance(state, Ended):
             time.sleep(_LOOK)
-            view = self._view(job)
-            state = classify(view, _container(view)) if view.job is not None else state
+            state = self._state(self._view(job))
         reader.end(previous=False)
         reader.finish(None)
         if reader.error is not None:
@@ -81,7 +83,7 @@ class Detached:
     def cancel(self) -> list[DetachedState]:
         """Delete the Jobs with all that is theirs, and wait until it is gone.
 
-        Returns how each stood before. Raises Refusal, and ExecutionError where pods do not go.
+        Returns how each stood before.
         """
         found = self.look()
         for job in self.jobs:
@@ -97,11 +99,10 @@ class Detached:
 
     def _await_gone(self, job: Submitted) -> None:
         view = self._view(job)
-        graces = [pod["spec"].get("terminationGracePeriodSeconds") or 30 for pod in view.pods]
-        end = time.monotonic() + max(graces, default=0) + _GOING
-        there = kubectl(job.namespace, job.context, job.kubeconfig)
-        while view.job is not None or view.pods:
+        end = time.monotonic() + grace_of(view) + GOING
+        while view.is_there:
             if time.monotonic() >= end:
+                there = kubectl(job.namespace, job.context, job.kubeconfig)
                 raise ExecutionError(
                     f"the Job `{job.job}` was deleted, and its pod is still there",
                     hint=f"look at it: {there} get pods -l job-name={job.job}",
@@ -109,31 +110,21 @@ class Detached:
             time.sleep(_LOOK / 4)
             view = self._view(job)
 
-    def _look(self, job: Submitted) -> DetachedState:
-        view = self._view(job)
-        if view.job is None:
-            return DetachedState(job, "gone")
-        state = classify(view, _container(view))
-        if isinstance(state, Ended):
-            return DetachedState(job, "ended", state.exit_code)
-        return DetachedState(job, "running" if isinstance(state, Running) else "waiting")
-
     def _view(self, job: Submitted) -> View:
-        found: dict[str, Any] | None
         try:
             found = self._api.get(Target("jobs", job.namespace, job.job))
         except ApiError as error:
             if error.status != 404:
                 raise
-            found = None
-        pods = self._api.get(Target("pods", job.namespace), labelSelector=f"job-name={job.job}")
-        items = sorted(
-            pods.get("items") or (), key=lambda pod: str(pod["metadata"]["creationTimestamp"])
-        )
-        return View(found, tuple(items), found is None, 0)
+            return View(None, pods_of(self._api, job.namespace, job.job), True, 0)
+        return View(found, pods_of(self._api, job.namespace, job.job), False, 0)
+
+    def _state(self, view: View) -> State | None:
+        """Return how a Job stands, None where it is gone."""
+        return None if view.job is None else classify(view, _container(view))
 
 
 def _container(view: View) -> str:
-    source = view.job or view.pod or {}
-    spec = source["spec"].get("template", source).get("spec", source["spec"])
-    return str(spec["containers"][0]["name"])
+    if view.job is None:
+        raise AssertionError("it is gone")
+    return str(view.job["spec"]["template"]["spec"]["containers"][0]["name"])

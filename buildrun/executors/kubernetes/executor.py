@@ -146,7 +146,8 @@ class KubernetesExecutor:
         """Return what the container sees, and apart from it what is for the Secret."""
         caller, root = self._context.environ, self._context.root
         seen: dict[str, str] = {}
-        if "PYTHONUNBUFFERED" not in _names(self._config.template):
+        there = manifest.first_container(self._config.template).get("env") or ()
+        if "PYTHONUNBUFFERED" not in [item.get("name") for item in there if isinstance(item, dict)]:
             seen["PYTHONUNBUFFERED"] = "1"  # or lines of a Python program come late
         declared = self._context.containers.environment
         seen.update(docker_cli.declared_mounts((), declared, caller, root).environ)
@@ -194,9 +195,3 @@ def owner(environ: Mapping[str, str]) -> str:
         return environ.get("BUILDRUN_OWNER") or getpass.getuser()
     except (OSError, KeyError):
         return str(os.getuid())
-
-
-def _names(template: Mapping[str, object]) -> Sequence[str]:
-    """Return the variables that the template sets for its first container."""
-    first = manifest.first_container(template)
-    return [str(item.get("name")) for item in first.get("env") or () if isinstance(item, dict)]

@@ -1,11 +1,11 @@
-"""The Job that a step becomes, its names and labels."""
+"""The Job that a step becomes, its Secret, names and labels."""
 
 from __future__ import annotations
 
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from buildrun import __version__
@@ -15,6 +15,35 @@ from buildrun.store import digest
 # Where a Job's Secret is mounted.
 MOUNT = "/buildrun"
 _QUEUE = "kueue.x-k8s.io/queue-name"
+
+# Labels and annotations that buildrun makes.
+KEY = "buildrun/key"
+OWNER = "buildrun/owner"
+PROJECT = "buildrun/project"
+STEP = "buildrun/step"
+VERSION = "buildrun/version"
+RUN = "buildrun/run"
+# A Job that was kept though its end is known: the next one of its name replaces it.
+HARVESTED = "buildrun/harvested"
+# The run that follows a Job which another run has submitted, and cleans up after it.
+FOLLOWER = "buildrun/follower"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+# Characters of a label's value, and of a DNS label.
+_LONGEST = 63
+
+
+class Identity(NamedTuple):
+    """What a Job is of.
+
+    project, step: as the user named them. key: the digest of all that decides what it does.
+    owner: whose it is; others' Jobs are never attached to.
+    """
+
+    project: str
+    step: str
+    key: str
+    owner: str
 
 
 class JobSpec(NamedTuple):
@@ -40,8 +69,17 @@ class JobSpec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return the name of the Job and of its Secret."""
-        return job_name(self.identity, self.attempt)
+        """Return the name of the Job and of its Secret, the same whoever submits the same.
+
+        A pod's name is longer by six characters and is cut by the cluster.
+        """
+        identity = self.identity
+        # Two owners may do the same at once, each with a Job of their own.
+        key = digest.key("job", [identity.key, identity.owner]).rpartition(":")[2][:16]
+        rest = f"-{key}" + (f"-{self.attempt}" if self.attempt else "")
+        room = _LONGEST - len("br-") - len(rest) - 1
+        step = dns(identity.step, room // 2)
+        return f"br-{dns(identity.project, room - len(step))}-{step}{rest}"
 
     @property
     def has_secret(self) -> bool:
@@ -67,14 +105,12 @@ def job(config: Config, job_spec: JobSpec, place: str) -> dict[str, Any]:
     place: the namespace.
     """
     made: dict[str, Any] = copy.deepcopy(dict(config.template))
-    metadata = made["metadata"] = dict(made.get("metadata") or {})
+    metadata = made["metadata"] = _marked(made.get("metadata"), job_spec)
     metadata.pop("generateName", None)
     metadata.update(name=job_spec.name, namespace=place)
-    _mark(metadata, job_spec)
     spec = made["spec"]
     template = spec["template"]
-    template["metadata"] = dict(template.get("metadata") or {})
-    _mark(template["metadata"], job_spec)
+    template["metadata"] = _marked(template.get("metadata"), job_spec)
     pod = template["spec"]
     pod.setdefault("restartPolicy", "Never")
     if config.queue:
@@ -83,51 +119,62 @@ def job(config: Config, job_spec: JobSpec, place: str) -> dict[str, Any]:
     if config.service_account:
         pod["serviceAccountName"] = config.service_account
     if config.pull_secrets:
-        there = pod.get("imagePullSecrets") or []
-        pod["imagePullSecrets"] = [*there, *({"name": name} for name in config.pull_secrets)]
+        named = [{"name": name} for name in config.pull_secrets]
+        pod["imagePullSecrets"] = [*(pod.get("imagePullSecrets") or ()), *named]
     if job_spec.timeout is not None:
         # Of the pod rather than of the Job: it does not count while there is no place for it.
         pod["activeDeadlineSeconds"] = max(1, math.ceil(job_spec.timeout))
     if job_spec.retries:
         spec["backoffLimit"] = max(job_spec.retries, spec.get("backoffLimit") or 0)
     if not runs_as_root(pod, job_spec.user):
-        _add_group(pod)
+        # The group that may write in the project's directory.
+        context = pod["securityContext"] = dict(pod.get("securityContext") or {})
+        groups = context.get("supplementalGroups") or []
+        context["supplementalGroups"] = [*groups, *({0} - set(groups))]
     _fill(pod["containers"][0], config, job_spec)
     if job_spec.files:
         items = [{"key": name, "path": name} for name in job_spec.files]
         volume = {"name": "buildrun", "secret": {"secretName": job_spec.name, "items": items}}
-        pod["volumes"] = [*(pod.get("volumes") or []), volume]
+        pod["volumes"] = [*(pod.get("volumes") or ()), volume]
     return made
 
 
 def secret(job_spec: JobSpec, place: str) -> dict[str, Any]:
     """Return the Secret of a Job."""
-    metadata: dict[str, Any] = {"name": job_spec.name, "namespace": place}
-    _mark(metadata, job_spec)
+    variables = {f"env.{name}": text for name, text in job_spec.secrets.items()}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata,
+        "metadata": {**_marked(None, job_spec), "name": job_spec.name, "namespace": place},
         "type": "Opaque",
-        "stringData": {
-            **job_spec.files,
-            **{f"env.{name}": job_spec.secrets[name] for name in job_spec.secrets},
-        },
+        "stringData": {**job_spec.files, **variables},
     }
 
 
-def _mark(metadata: dict[str, Any], job_spec: JobSpec) -> None:
-    labels = labels_of(job_spec.identity)
-    metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
-    annotations = annotations_of(job_spec.identity, __version__, job_spec.run_id)
-    metadata["annotations"] = {**(metadata.get("annotations") or {}), **annotations}
+def _marked(metadata: Mapping[str, Any] | None, job_spec: JobSpec) -> dict[str, Any]:
+    """Return metadata with the labels by which all that is buildrun's is found.
 
-
-def _add_group(pod: dict[str, Any]) -> None:
-    """Give the pod the group that may write in the project's directory."""
-    context = pod["securityContext"] = dict(pod.get("securityContext") or {})
-    groups = context.get("supplementalGroups") or []
-    context["supplementalGroups"] = [*groups, *({0} - set(groups))]
+    Annotations tell the whole story; labels are cut and changed.
+    """
+    there, identity = dict(metadata or {}), job_spec.identity
+    labels = {
+        MANAGED_BY: "buildrun",
+        PROJECT: label(identity.project),
+        STEP: label(identity.step),
+        KEY: label(identity.key.rpartition(":")[2]),
+        OWNER: label(identity.owner),
+    }
+    annotations = {
+        PROJECT: identity.project,
+        STEP: identity.step,
+        KEY: identity.key,
+        OWNER: identity.owner,
+        VERSION: __version__,
+        RUN: job_spec.run_id,
+    }
+    there["labels"] = {**(there.get("labels") or {}), **labels}
+    there["annotations"] = {**(there.get("annotations") or {}), **annotations}
+    return there
 
 
 def _fill(container: dict[str, Any], config: Config, job_spec: JobSpec) -> None:
@@ -135,76 +182,38 @@ def _fill(container: dict[str, Any], config: Config, job_spec: JobSpec) -> None:
     container["image"] = job_spec.image
     container["command"] = [_literal(word) for word in job_spec.program]
     container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
-    ours: list[dict[str, Any]] = [
-        {"name": name, "value": _literal(value)} for name, value in job_spec.environ.items()
+    ours: dict[str, dict[str, Any]] = {
+        name: {"value": _literal(text)} for name, text in job_spec.environ.items()
+    }
+    for name in job_spec.secrets:
+        source = {"name": job_spec.name, "key": f"env.{name}"}
+        ours[name] = {"valueFrom": {"secretKeyRef": source}}
+    container["env"] = [
+        *(item for item in container.get("env") or () if not _is_replaced(item, ours)),
+        *({"name": name, **value} for name, value in ours.items()),
     ]
-    ours += [
-        {
-            "name": name,
-            "valueFrom": {"secretKeyRef": {"name": job_spec.name, "key": f"env.{name}"}},
-        }
-        for name in job_spec.secrets
-    ]
-    container["env"] = _without(container.get("env") or (), ours) + ours
-    resources = {name: dict(config.resources[name]) for name in config.resources}
-    if resources:
-        there = container.get("resources") or {}
-        container["resources"] = {
-            **there,
-            **{name: {**(there.get(name) or {}), **resources[name]} for name in resources},
-        }
+    if config.resources:
+        there = container["resources"] = dict(container.get("resources") or {})
+        for name, amounts in config.resources.items():
+            there[name] = {**(there.get(name) or {}), **amounts}
     if job_spec.files:
         mount = {"name": "buildrun", "mountPath": MOUNT, "readOnly": True}
         container["volumeMounts"] = [*(container.get("volumeMounts") or ()), mount]
 
 
-def _without(there: Sequence[Any], ours: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the template's variables less those that we set.
+def _is_replaced(item: Any, ours: Container[Any]) -> bool:
+    """Return whether we set a variable of the template.
 
     MLflow's documentation shows a text in braces in their place.
     """
-    taken = {item["name"] for item in ours}
-    return [
-        item
-        for item in there
-        if not (isinstance(item, dict) and item.get("name") in taken)
-        and not (isinstance(item, str) and item.startswith("{") and item.endswith("}"))
-    ]
+    if isinstance(item, str):
+        return item.startswith("{") and item.endswith("}")
+    return isinstance(item, dict) and item.get("name") in ours
 
 
 def _literal(text: str) -> str:
     """Return the text for a place where the kubelet would replace ``$(NAME)`` and ``$$``."""
     return text.replace("$", "$$")
-
-
-# Of labels and annotations that buildrun makes.
-PREFIX = "buildrun/"
-KEY = f"{PREFIX}key"
-OWNER = f"{PREFIX}owner"
-PROJECT = f"{PREFIX}project"
-STEP = f"{PREFIX}step"
-VERSION = f"{PREFIX}version"
-RUN = f"{PREFIX}run"
-# A Job that was kept though its end is known: the next one of its name replaces it.
-HARVESTED = f"{PREFIX}harvested"
-# The run that follows a Job which another run has submitted, and cleans up after it.
-FOLLOWER = f"{PREFIX}follower"
-MANAGED_BY = "app.kubernetes.io/managed-by"
-
-_LONGEST = 63
-
-
-class Identity(NamedTuple):
-    """What a Job is of.
-
-    project, step: as the user named them. key: the digest of all that decides what it does.
-    owner: whose it is; others' Jobs are never attached to.
-    """
-
-    project: str
-    step: str
-    key: str
-    owner: str
 
 
 def dns(text: str, longest: int = _LONGEST) -> str:
@@ -217,42 +226,6 @@ def label(text: str) -> str:
     """Return the text as a label's value."""
     made = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:_LONGEST]
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", made)
-
-
-def job_name(identity: Identity, attempt: int) -> str:
-    """Return the name of a Job, the same whoever submits the same; attempt: counts from 0.
-
-    A pod's name is longer by six characters and is cut by the cluster.
-    """
-    # Two owners may do the same at once, each with a Job of their own.
-    key = digest.key("job", [identity.key, identity.owner]).rpartition(":")[2][:16]
-    rest = f"-{key}" + (f"-{attempt}" if attempt else "")
-    room = _LONGEST - len("br-") - len(rest) - 1
-    step = dns(identity.step, room // 2)
-    return f"br-{dns(identity.project, room - len(step))}-{step}{rest}"
-
-
-def labels_of(identity: Identity) -> dict[str, str]:
-    """Return what Jobs and pods are found by."""
-    return {
-        MANAGED_BY: "buildrun",
-        PROJECT: label(identity.project),
-        STEP: label(identity.step),
-        KEY: label(identity.key.rpartition(":")[2]),
-        OWNER: label(identity.owner),
-    }
-
-
-def annotations_of(identity: Identity, version: str, run_id: str) -> dict[str, str]:
-    """Return what tells a Job's whole story; labels are cut and changed."""
-    return {
-        PROJECT: identity.project,
-        STEP: identity.step,
-        KEY: identity.key,
-        OWNER: identity.owner,
-        VERSION: version,
-        RUN: run_id,
-    }
 
 
 def selector(owner: str) -> str:

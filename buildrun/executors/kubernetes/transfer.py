@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError
-from buildrun.executors.kubernetes import archive, pod_runner, sign
-from buildrun.executors.kubernetes.object_store import UNTRUSTED, ObjectStore
+from buildrun.executors.kubernetes import archive, pod_runner
+from buildrun.executors.kubernetes.object_store import (
+    LONGEST,
+    UNTRUSTED,
+    ObjectStore,
+    refuse_unreachable,
+)
 from buildrun.store.manifest import DeclaredOutputs
 from buildrun.workspace import outputs as staging
 
@@ -86,8 +91,8 @@ class ArtifactTransfer:
         far as the store and the credentials allow. patience: seconds without progress after which
         a transfer is given up. part: bytes of a part of what is sent, by default what suits.
         """
-        sign.refuse_unreachable(url)
-        seconds = max(1, min(int(hours * 3600), sign.LONGEST))
+        refuse_unreachable(url)
+        seconds = max(1, min(int(hours * 3600), LONGEST))
         self._store = ObjectStore(
             url, environ, endpoint=endpoint, seconds=seconds, patience=patience
         )

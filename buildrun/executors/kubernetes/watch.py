@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.executors.kubernetes.api import Api, Stream, Target
@@ -48,6 +47,11 @@ class View(NamedTuple):
         """Return the latest pod."""
         return self.pods[-1] if self.pods else None
 
+    @property
+    def is_there(self) -> bool:
+        """Return whether anything of it is left."""
+        return self.job is not None or bool(self.pods)
+
 
 class Watcher:
     """Follows what bears a label in a namespace, from entry to exit."""
@@ -76,12 +80,7 @@ class Watcher:
             threading.Thread(target=self._follow, args=(kind,), daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Follow no more."""
         self._closed.set()
         for stream in list(self._streams.values()):
@@ -120,10 +119,9 @@ class Watcher:
         if self._failure is not None:
             raise self._failure
         job = self._objects["jobs"].get(name, {}).get(name)
-        pods = list(self._objects["pods"].get(name, {}).values())
-        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        pods = by_age(self._objects["pods"].get(name, {}).values())
         gone = job is None and name in self._seen
-        return View(job, tuple(pods), gone, self._revisions.get(name, 0), self._ended.get(name))
+        return View(job, pods, gone, self._revisions.get(name, 0), self._ended.get(name))
 
     def _follow(self, kind: str) -> None:
         """Keep what is known of a kind, until the exit or a trouble that does not pass."""
@@ -234,21 +232,30 @@ def _job_of(item: Object) -> str:
     return str(next(labels[name] for name in _OF_JOB if name in labels))
 
 
+def by_age(pods: Iterable[Object]) -> tuple[Object, ...]:
+    """Return pods, the oldest first."""
+    return tuple(sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", ""))))
+
+
+def pods_of(api: Api, namespace: str, job: str) -> tuple[Object, ...]:
+    """Return the pods of a Job as the server has them, the oldest first."""
+    found = api.get(Target("pods", namespace), labelSelector=f"job-name={job}")
+    return by_age(found.get("items") or ())
+
+
 def _has_ended(pod: Object) -> bool:
     """Return whether the command has ended, or an init container has failed."""
     status = pod.get("status") or {}
-    ends = [
-        (item.get(state) or {}).get("terminated")
-        for item in status.get("containerStatuses") or ()
-        for state in ("state", "lastState")
-    ]
-    ends += [
-        end
-        for item in status.get("initContainerStatuses") or ()
-        for state in ("state", "lastState")
-        if (end := (item.get(state) or {}).get("terminated")) and end.get("exitCode")
-    ]
-    return any(ends)
+    inits, ours = (
+        [
+            end
+            for item in status.get(kind) or ()
+            for state in ("state", "lastState")
+            if (end := (item.get(state) or {}).get("terminated"))
+        ]
+        for kind in ("initContainerStatuses", "containerStatuses")
+    )
+    return bool(ours) or any(end.get("exitCode") for end in inits)
 
 
 def _event(line: bytes) -> Any:
@@ -294,21 +301,19 @@ class Events:
         kind: such as ``Pod``. uid: since an earlier one of the same name may have had events, which
         stay for an hour. Raises ExecutionError.
         """
+        about = f"involvedObject.kind={kind}"
         with self._mutex:
             now = time.monotonic()
             self._wanted[uid] = now
             self._wanted = {key: then for key, then in self._wanted.items() if now - then < _RECENT}
             if len(self._wanted) > _FEW:
                 # Whoever comes meanwhile waits for the same answer.
-                return self._all(kind).get(uid)
-        return self._ask(f"involvedObject.kind={kind},involvedObject.uid={uid}").get(uid)
-
-    def _all(self, kind: str) -> Mapping[str, Event]:
-        then, found = self._known.get(kind, (0.0, {}))
-        if not then or time.monotonic() - then >= _FRESH:
-            found = self._ask(f"involvedObject.kind={kind}")
-            self._known[kind] = (time.monotonic(), found)
-        return found
+                then, known = self._known.get(kind, (0.0, {}))
+                if not then or now - then >= _FRESH:
+                    known = self._ask(about)
+                    self._known[kind] = (time.monotonic(), known)
+                return known.get(uid)
+        return self._ask(f"{about},involvedObject.uid={uid}").get(uid)
 
     def _ask(self, query: str) -> Mapping[str, Event]:
         """Return the last warnings, by the uids of their objects."""
@@ -325,10 +330,5 @@ class Events:
 
 
 def _time_of(event: Mapping[str, Any]) -> str:
-    metadata = event.get("metadata") or {}
-    return str(
-        event.get("lastTimestamp")
-        or event.get("eventTime")
-        or metadata.get("creationTimestamp")
-        or ""
-    )
+    made = (event.get("metadata") or {}).get("creationTimestamp")
+    return str(event.get("lastTimestamp") or event.get("eventTime") or made or "")
