@@ -44,6 +44,13 @@ def a_root(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.fixture(name="manifest")
+def a_manifest(home: Home, root: Path) -> Manifest:
+    """Store outputs, which are still there."""
+    write_outputs(root, "new")
+    return store_outputs(home, root)
+
+
 def write_outputs(root: Path, text: str) -> None:
     """Write one of everything that an output can be."""
     (root / "deep").mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from store_helpers import (  # noqa: F401
     a_home,
+    a_manifest,
     a_root,
     manifest_of,
-    store_outputs,
     take,
     write_outputs,
 )
@@ -26,12 +26,6 @@ from buildrun.store.manifest import Manifest, decode, encode, validate_outputs
 from buildrun.workspace.restore import restore
 
 CONTENT = digest.content(b"text")
-
-
-@pytest.fixture
-def manifest(home: Home, root: Path) -> Manifest:
-    write_outputs(root, "new")
-    return store_outputs(home, root)
 
 
 def file(path: str) -> Entry:

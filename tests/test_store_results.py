@@ -6,12 +6,14 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from store_helpers import (  # noqa: F401
     DECLARED,
     a_home,
+    a_manifest,
     a_root,
     in_background,
     in_child,
@@ -31,7 +33,7 @@ from buildrun.store.action_cache import load, path_of, save
 from buildrun.store.action_cache import outputs_of as listed
 from buildrun.store.cas import MissingBlob
 from buildrun.store.home import STAGING, Home
-from buildrun.store.manifest import decode, encode
+from buildrun.store.manifest import Manifest, decode, encode
 from buildrun.workspace import outputs
 from buildrun.workspace.outputs import displace
 from buildrun.workspace.restore import restore
@@ -41,10 +43,17 @@ def contents(home: Home) -> list[Path]:
     return sorted(path for path in Path(home.blobs).rglob("*") if path.is_file())
 
 
-def test_restored_outputs_are_those_that_were_stored(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
+def content_of(home: Home, size: int) -> Path:
+    """Return the only content of a size, made writable."""
+    (blob,) = [path for path in contents(home) if path.stat().st_size == size]
+    blob.chmod(0o644)
+    return blob
+
+
+def test_restored_outputs_are_those_that_were_stored(
+    home: Home, root: Path, manifest: Manifest
+) -> None:
     wanted = outputs_of(root)
-    manifest = store_outputs(home, root)
     renew(root, "other")
     (root / "metrics" / "stale").touch()
     found = load(home, manifest.key)
@@ -64,15 +73,11 @@ def test_large_files_are_stored_and_restored(home: Home, root: Path) -> None:
     assert (root / "model").read_bytes() == data
 
 
-def test_log_is_stored_with_its_result(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_log_is_stored_with_its_result(home: Home, manifest: Manifest) -> None:
     assert cas.read(home, manifest.log) == b"log\n"
 
 
-def test_outputs_that_match_stay_untouched(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_outputs_that_match_stay_untouched(home: Home, root: Path, manifest: Manifest) -> None:
     before = (root / "metrics").stat()
     (root / "deep" / "model.pkl").unlink()
     assert restore(home, str(root), manifest, matching=["metrics/"]).outputs == ("deep/model.pkl",)
@@ -122,9 +127,7 @@ def test_reuse_of_an_old_content_keeps_it_from_collection(home: Home, root: Path
     assert all(path.stat().st_mtime > 1 for path in contents(home))
 
 
-def test_use_is_recorded_in_the_manifests_time(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_use_is_recorded_in_the_manifests_time(home: Home, manifest: Manifest) -> None:
     path = path_of(home, manifest.key)
     os.utime(path, (1, 1))
     load(home, manifest.key)
@@ -133,12 +136,9 @@ def test_use_is_recorded_in_the_manifests_time(home: Home, root: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"MODEL new", b"model", b"", b"model new and more"])
 def test_damaged_content_is_a_miss_and_touches_nothing(
-    home: Home, root: Path, damage: bytes
+    home: Home, root: Path, manifest: Manifest, damage: bytes
 ) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
-    (blob,) = [path for path in contents(home) if path.read_bytes() == b"model new"]
-    blob.chmod(0o644)
+    blob = content_of(home, len(b"model new"))
     blob.write_bytes(damage)
     renew(root, "old")
     old = outputs_of(root)
@@ -153,36 +153,20 @@ def test_damaged_content_is_a_miss_and_touches_nothing(
     assert (root / "deep" / "model.pkl").read_text() == "model new"
 
 
-def test_damage_in_a_large_file_is_found(home: Home, root: Path) -> None:
+@pytest.mark.parametrize("size", [0, 1 << 20, (3 << 20) - 1, 3 << 20, (3 << 20) + 1])
+def test_damaged_large_file_is_a_miss(home: Home, root: Path, size: int) -> None:
     (root / "model").write_bytes(bytes(3 << 20))
     manifest = store_outputs(home, root, ("model",))
-    (blob,) = [path for path in contents(home) if path.stat().st_size == 3 << 20]
-    blob.chmod(0o644)
-    with open(blob, "r+b") as file:
-        file.seek(2 << 20)
-        file.write(b"1")
+    with open(content_of(home, 3 << 20), "r+b") as file:
+        file.truncate(size)
+        file.write(b"1" if size == 3 << 20 else b"")
     (root / "model").write_text("old")
     with pytest.raises(MissingBlob):
         restore(home, str(root), manifest)
     assert (root / "model").read_text() == "old"
 
 
-@pytest.mark.parametrize("size", [0, 1 << 20, (3 << 20) - 1, (3 << 20) + 1])
-def test_large_file_of_another_size_is_a_miss(home: Home, root: Path, size: int) -> None:
-    (root / "model").write_bytes(bytes(3 << 20))
-    manifest = store_outputs(home, root, ("model",))
-    (blob,) = [path for path in contents(home) if path.stat().st_size == 3 << 20]
-    blob.chmod(0o644)
-    os.truncate(blob, size)
-    (root / "model").write_text("old")
-    with pytest.raises(MissingBlob):
-        restore(home, str(root), manifest)
-    assert (root / "model").read_text() == "old"
-
-
-def test_missing_content_is_a_miss(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_missing_content_is_a_miss(home: Home, root: Path, manifest: Manifest) -> None:
     for blob in contents(home):
         blob.unlink()
     with pytest.raises(MissingBlob):
@@ -200,9 +184,7 @@ def test_truncated_manifest_is_a_miss(home: Home, root: Path, size: int) -> None
     assert load(home, key) is None
 
 
-def test_manifest_of_another_key_is_a_miss(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_manifest_of_another_key_is_a_miss(home: Home, root: Path, manifest: Manifest) -> None:
     other = store_outputs(home, root, parts={"command": "another"})
     shutil.copyfile(path_of(home, manifest.key), path_of(home, other.key) + ".new")
     os.replace(path_of(home, other.key) + ".new", path_of(home, other.key))
@@ -224,55 +206,46 @@ def test_what_is_no_digest_leads_nowhere(home: Home) -> None:
             cas.read(home, text)
 
 
-def test_edit_while_it_is_stored_is_refused(home: Home, root: Path) -> None:
+def edit(model: Path) -> None:
+    model.write_text("model NEW")
+
+
+def make_pipe(model: Path) -> None:
+    model.unlink()
+    os.mkfifo(model)  # it is not waited for
+
+
+def make_link(model: Path) -> None:
+    secret = model.parents[2] / "secret"  # of the same content
+    model.replace(secret)
+    model.symlink_to(secret)
+
+
+@pytest.mark.parametrize("change", [edit, make_pipe, make_link])
+def test_what_is_not_what_was_taken_is_not_stored(
+    home: Home, root: Path, change: Callable[[Path], None]
+) -> None:
     write_outputs(root, "new")
     taken = take(root)
     taken.entries()
-    (root / "deep" / "model.pkl").write_text("model NEW")
+    change(root / "deep" / "model.pkl")
     (root / "log").touch()
-    with pytest.raises(StoreError, match=r"model\.pkl: it changed while it was stored"):
+    with pytest.raises(StoreError, match=r"model\.pkl: (it changed while it was|cannot be) stored"):
         save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
     assert not list(Path(home.root).rglob("*.tmp"))
     assert load(home, manifest_of(taken).key) is None
 
 
-def test_pipe_in_a_files_place_is_not_waited_for(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    taken = take(root)
-    taken.entries()
-    (root / "deep" / "model.pkl").unlink()
-    os.mkfifo(root / "deep" / "model.pkl")
-    (root / "log").touch()
-    with pytest.raises(StoreError, match=r"model\.pkl"):
-        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
-
-
-def test_link_in_a_files_place_is_not_followed(home: Home, root: Path, tmp_path: Path) -> None:
-    write_outputs(root, "new")
-    taken = take(root)
-    taken.entries()
-    (tmp_path / "secret").write_text("model new")
-    (root / "deep" / "model.pkl").unlink()
-    (root / "deep" / "model.pkl").symlink_to(tmp_path / "secret")
-    (root / "log").touch()
-    with pytest.raises(StoreError, match=r"model\.pkl"):
-        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
-
-
 def test_outputs_with_a_problem_are_not_stored(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     (root / "metrics" / "out").symlink_to("/etc")
-    (root / "log").touch()
-    taken = take(root)
     with pytest.raises(StoreError, match="cannot be stored"):
-        save(home, str(root), manifest_of(taken), taken, None, str(root / "log"))
+        store_outputs(home, root)
 
 
 def test_parent_that_leads_out_of_the_project_is_refused(
-    home: Home, root: Path, tmp_path: Path
+    home: Home, root: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "model.pkl").write_text("somebody's")
@@ -288,9 +261,9 @@ def test_parent_that_leads_out_of_the_project_is_refused(
     assert leftovers(root) == []
 
 
-def test_parent_that_is_a_link_inside_the_project_is_followed(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_parent_that_is_a_link_inside_the_project_is_followed(
+    home: Home, root: Path, manifest: Manifest
+) -> None:
     (root / "deep").rename(root / "real")
     (root / "real" / "model.pkl").unlink()
     (root / "deep").symlink_to("real")
@@ -300,10 +273,8 @@ def test_parent_that_is_a_link_inside_the_project_is_followed(home: Home, root: 
 
 
 def test_output_that_is_a_link_out_of_the_project_is_replaced_not_followed(
-    home: Home, root: Path, tmp_path: Path
+    home: Home, root: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
     outside = tmp_path / "outside"
     outside.mkdir()
     shutil.rmtree(root / "metrics")
@@ -313,9 +284,9 @@ def test_output_that_is_a_link_out_of_the_project_is_replaced_not_followed(
     assert not (root / "metrics").is_symlink()
 
 
-def test_file_in_the_place_of_a_parent_stops_the_restore(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_file_in_the_place_of_a_parent_stops_the_restore(
+    home: Home, root: Path, manifest: Manifest
+) -> None:
     renew(root, None)
     (root / "deep").write_text("a file")
     with pytest.raises(StoreError, match="cannot be restored"):
@@ -325,9 +296,7 @@ def test_file_in_the_place_of_a_parent_stops_the_restore(home: Home, root: Path)
     assert leftovers(root) == []
 
 
-def test_read_only_outputs_are_replaced(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_read_only_outputs_are_replaced(home: Home, root: Path, manifest: Manifest) -> None:
     new = outputs_of(root)
     renew(root, "old")
     old = outputs_of(root)
@@ -369,9 +338,7 @@ def strip(value: object) -> object:
     return value[0] if isinstance(value, tuple) and isinstance(value[0], bytes) else value
 
 
-def test_deeply_nested_old_outputs_are_deleted(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    manifest = store_outputs(home, root)
+def test_deeply_nested_old_outputs_are_deleted(home: Home, root: Path, manifest: Manifest) -> None:
     here = os.open(root / "metrics", os.O_RDONLY)
     for _ in range(1200):  # deeper than the interpreter recurses
         os.mkdir("d", dir_fd=here)
