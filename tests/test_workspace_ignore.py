@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-from buildrun.workspace.fingerprints import Fingerprints
+from workspace_helpers import fresh, write
 
 QUIET = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
@@ -29,16 +28,8 @@ def git(directory: Path | str, *arguments: str) -> bytes:
     return done.stdout
 
 
-def write(root: Path, *paths: str, **contents: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-    for path, text in contents.items():
-        (root / path.replace("__", ".")).write_text(text)
-
-
 def default_inputs(root: Path) -> set[str]:
-    taken = Fingerprints(str(root), None).inputs(None, ())
+    taken = fresh(root).inputs(None, ())
     assert not taken.problems
     return {entry.path for entry in taken.entries()}
 
@@ -170,13 +161,13 @@ def test_own_rules_leave_out_tracked_files(tmp_path: Path) -> None:
 
 
 def test_a_file_that_becomes_tracked_is_noticed_with_an_index(tmp_path: Path) -> None:
-    root, index = tmp_path / "project", str(tmp_path / "index")
+    root, index = tmp_path / "project", tmp_path / "index"
     write(root, "a.txt", "b.txt")
     git(root, "init", "-q")
     (root / ".gitignore").write_text("*.txt\n")
 
     def listed() -> set[str]:
-        prints = Fingerprints(str(root), index)
+        prints = fresh(root, index)
         found = {entry.path for entry in prints.inputs(None, ()).entries()}
         prints.save()
         return found
