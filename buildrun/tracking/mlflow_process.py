@@ -48,7 +48,12 @@ class MlflowProcess:
                 break
             self.close()
         else:
-            raise self._missing()
+            raise Missing(
+                "only MLflow itself can use this tracking store, and no Python here has it",
+                place=self._shown,
+                hint="`pip install mlflow` beside buildrun or where `python` leads to, or set "
+                "MLFLOW_TRACKING_URI to a server",
+            )
         if "error" in hello:
             self.close()
             raise self._refused(hello["error"])
@@ -67,14 +72,8 @@ class MlflowProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:
-                    pass
         try:
-            process.wait(_END)
+            process.communicate(timeout=_END)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -135,14 +134,6 @@ class MlflowProcess:
     def _refused(self, error: Any) -> Refused:
         message = redact(str(error.get("message", "")))
         return Refused(str(error.get("error_code", "")), message, self._shown)
-
-    def _missing(self) -> Missing:
-        return Missing(
-            "only MLflow itself can use this tracking store, and no Python here has it",
-            place=self._shown,
-            hint="`pip install mlflow` beside buildrun or where `python` leads to, or set "
-            "MLFLOW_TRACKING_URI to a server",
-        )
 
     def _error(self, fact: str, hint: str = WITHOUT) -> TrackingError:
         return TrackingError(fact, place=self._shown, hint=hint)

@@ -96,8 +96,5 @@ def _read(path: str, descriptor: int) -> OpenRun | None:
     except (OSError, ValueError, TypeError):
         return None
     sound = all(isinstance(text, str) for text in (run_id, uri, status))
-    return OpenRun(path, run_id, uri, status, ended) if sound and _is_time(ended) else None
-
-
-def _is_time(value: object) -> bool:
-    return value is None or type(value) is int
+    sound = sound and (ended is None or type(ended) is int)
+    return OpenRun(path, run_id, uri, status, ended) if sound else None

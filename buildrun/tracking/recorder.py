@@ -108,10 +108,7 @@ class RunRecorder:
         """Record that every step is up to date; saved: the seconds that they once took."""
         steps = self._known().steps
         self.exit_code = 0
-        self._steps = [
-            _step_to_json(name, entry_point, "up-to-date", reasons=[_UNCHANGED])
-            for name, entry_point in steps
-        ]
+        self._steps = [_step_to_json(*step, "up-to-date") for step in steps]
         states = ["up-to-date"] * len(steps)
         self._begin(write=False)
         self._context.console.note(_summary(states, time.monotonic() - self._started, saved))
@@ -181,71 +178,48 @@ class RunRecorder:
 
     def _report(self) -> Any:
         """Return the run in the stable shape of `run --report`."""
-        status = "ok" if self.exit_code == 0 else "failed"
+        status: Any = "ok" if self.exit_code == 0 else "failed"
         if self.interrupted is not None:
             status = "cancelled"
-        steps = self._steps
-        if steps is None and self._progress is not None:
+        ended: list[Outcome] = []
+        if self._progress is not None:
             outcomes = self._progress.outcomes
             ended = [outcomes[step.id] for step in self._progress.plan.steps if step.id in outcomes]
-            steps = [_to_json(outcome) for outcome in ended]
             status = "submitted" if self._is_submitted and status == "ok" else status
-        elif steps is None and self._alone is not None:
-            steps = [self._alone_to_json(status, *self._alone)]
+        elif self._alone is not None:
+            from buildrun.planning import model
+
+            step, began, log = self._alone
+            log = log if log is not None and os.path.exists(log) else None
+            seconds = time.monotonic() - began
+            reasons = (model.NO_OUTPUTS,)
+            ended = [model.Outcome(step, status, reasons, self.exit_code, seconds, log=log)]
+        steps = self._steps
+        if steps is None:
+            steps = [_outcome_to_json(outcome) for outcome in ended]
         return {
             "version": 1,
             "run_id": self.run_id,
             "status": status,
             "exit_code": self.exit_code,
-            "steps": steps or [],
+            "steps": steps,
         }
 
-    def _alone_to_json(self, state: str, step: Step, began: float, log: str | None) -> Any:
-        from buildrun.planning.model import NO_OUTPUTS
 
-        return _step_to_json(
-            step.id,
-            step.entry_point,
-            state,
-            exit_code=self.exit_code,
-            seconds=time.monotonic() - began,
-            log=log if log is not None and os.path.exists(log) else None,
-            reasons=[NO_OUTPUTS._asdict()],
-        )
-
-
-def _to_json(outcome: Outcome) -> dict[str, Any]:
-    return _step_to_json(
-        outcome.step.id,
-        outcome.step.entry_point,
-        outcome.state,
-        exit_code=outcome.exit_code,
-        seconds=outcome.seconds,
-        log=outcome.log,
-        reasons=[reason._asdict() for reason in outcome.reasons],
-    )
-
-
-def _step_to_json(
-    name: str,
-    entry_point: str,
-    state: str,
-    *,
-    exit_code: int | None = None,
-    seconds: float = 0.0,
-    log: str | None = None,
-    reasons: Sequence[Any],
-) -> dict[str, Any]:
-    """Return how a step ended, in the stable shape of `run --report`."""
+def _outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     return {
-        "id": name,
-        "entry_point": entry_point,
-        "state": state,
-        "exit_code": exit_code,
-        "seconds": round(seconds, 3),
-        "log": log,
-        "reasons": reasons,
+        **_step_to_json(outcome.step.id, outcome.step.entry_point, outcome.state),
+        "exit_code": outcome.exit_code,
+        "seconds": round(outcome.seconds, 3),
+        "log": outcome.log,
+        "reasons": [reason._asdict() for reason in outcome.reasons],
     }
+
+
+def _step_to_json(name: str, entry_point: str, state: str) -> dict[str, Any]:
+    """Return how a step ended of which no command ran, in the stable shape of `run --report`."""
+    how = {"state": state, "exit_code": None, "seconds": 0.0, "log": None}
+    return {"id": name, "entry_point": entry_point, **how, "reasons": [_UNCHANGED]}
 
 
 def _summary(states: Sequence[str], seconds: float, saved: float) -> str:
