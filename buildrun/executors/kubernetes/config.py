@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from buildrun.errors import ProjectError
-from buildrun.project.diagnostics import Diagnostic, Findings
+from buildrun.project.diagnostics import Diagnostic, Findings, Path
 from buildrun.project.rules.backends import check_kubernetes, load_json
 from buildrun.project.rules.entry_points import seconds
-from buildrun.project.yaml_loader import Document, Path, parse, read_text
+from buildrun.project.yaml_loader import Document, parse, read_text
 from buildrun.store.memo import DependencyTracker
 
 Found = TypeVar("Found")
