@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import Buildrun, Project
 from docker_helpers import BASE, Registry, an_engine, docker  # noqa: F401
 from kube_kubelet import Pod
 from kubernetes_helpers import (  # noqa: F401
@@ -474,13 +474,14 @@ def test_image_that_the_registry_has_lost_is_pushed_again(
     assert own_registry.asked("PUT") > before
 
 
-def test_python_env_project_runs_in_its_environment(
-    project: Project, run: Run, tmp_path: Path
+def test_python_env_project_runs_in_its_environment_and_plan_knows_its_results(
+    project: Project, run: Run, buildrun: Buildrun, objects: Store, tmp_path: Path
 ) -> None:
     write_wheel(tmp_path / "wheels", "alpha", "1.0")
     directory = project(
         "name: inside\npython_env: python_env.yaml\nentry_points:\n"
-        "  main: {command: \"python -c 'import sys, alpha; print(sys.prefix, alpha.VERSION)'\"}\n",
+        "  main:\n    inputs: [MLproject]\n    outputs: [out]\n"
+        "    command: \"python -c 'import sys, alpha; print(sys.prefix, alpha.VERSION)' > out\"\n",
         python_env__yaml="python: '3.11'\ndependencies: [alpha==1.0]\n",
     )
     settings: dict[str, str | None] = {
@@ -490,8 +491,15 @@ def test_python_env_project_runs_in_its_environment(
         "PIP_FIND_LINKS": str(tmp_path / "wheels"), "PIP_NO_INDEX": "1",
         "PIP_CONFIG_FILE": os.devnull,
     }  # fmt: skip
-    outcome = run("-q", directory, environ=settings, config={"docker_base": BASE})
-    assert (outcome.code, outcome.out) == (0, "/opt/buildrun/env 1.0\n"), outcome.err
+    environ = {**objects.environ, **settings}
+    cache = ("--remote-cache", objects.url, "--remote-cache-write")
+    outcome = run("-q", directory, *cache, environ=environ, config={"docker_base": BASE})
+    assert outcome.code == 0, outcome.err
+    assert (directory / "out").read_text() == "/opt/buildrun/env 1.0\n"
+    config = json.dumps({"docker_base": BASE})
+    words = ("plan", directory, "-b", "kubernetes", "-c", config, "--format", "json")
+    (step,) = buildrun(*words, environ=environ).data["steps"]
+    assert step["cache"]["state"] == "up-to-date"
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,14 @@ import time
 from collections.abc import Mapping
 
 from buildrun.commands import options as project_options
-from buildrun.environments.images.provider import ImageProvider
 from buildrun.environments.provider import PrefixProvider
+from buildrun.environments.resolve import open_provider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
-from buildrun.executors.base import Environment
+from buildrun.executors.base import Environment, ResolvedImage
+from buildrun.executors.docker import DockerExecutor
 from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
-from buildrun.planning.model import docker_env
 from buildrun.planning.project_loader import LoadedProject
-from buildrun.project.model import ProjectSpec
 from buildrun.store import runs
 
 
@@ -56,48 +55,41 @@ def _build(context: RunContext, loaded: LoadedProject, arguments: argparse.Names
 
 
 def _provide(context: RunContext, loaded: LoadedProject, arguments: argparse.Namespace) -> int:
-    if context.options.backend == "docker" or docker_env(loaded.project):
-        return _image(
-            context, loaded.project, arguments.format, arguments.push, refresh=arguments.refresh
-        )
-    if arguments.push is not None:
-        raise UsageError(
-            "only an image can be pushed, and this is an environment", hint="add `-b docker`"
-        )
-    provider = PrefixProvider(context, lambda: loaded.project, refresh=arguments.refresh)
-    environment = provider.provide()
-    provider.close()
-    sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
+    provider = open_provider(context, loaded.project, refresh=arguments.refresh)
+    if isinstance(provider, PrefixProvider):
+        if arguments.push is not None:
+            raise UsageError(
+                "only an image can be pushed, and this is an environment", hint="add `-b docker`"
+            )
+        environment = provider.provide()
+        provider.close()
+        sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
+        return 0
+    DockerExecutor.reap_abandoned(context.home, context.environ)
+    _, content = provider.identify(arguments.push)
+    image = provider.image
+    if image is None:
+        raise AssertionError
+    _write_image(image, content, arguments.format)
     return 0
 
 
-def _image(
-    context: RunContext, project: ProjectSpec, form: str, push: str | None, *, refresh: bool
-) -> int:
-    from buildrun.executors.docker import DockerExecutor
-
-    DockerExecutor.reap_abandoned(context.home, context.environ)
-    provider = ImageProvider(context, project, refresh=refresh)
-    _, content = provider.identify(push)
-    chosen = provider.image
-    if chosen is None:
-        raise AssertionError
-    reference = chosen.pushed or chosen.reference
+def _write_image(image: ResolvedImage, key: str, form: str) -> None:
+    reference = image.pushed or image.reference
     if form == "json":
         value = {
             "version": 1,
             "kind": "image",
-            "key": content,
-            "reused": chosen.reused,
+            "key": key,
+            "reused": image.reused,
             "path": None,
             "reference": reference,
-            "digest": chosen.id,
+            "digest": image.id,
         }
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
-        how = "reused" if chosen.reused else "built"
-        sys.stdout.write(f"{reference}\n{chosen.id}\n{how}\n")
-    return 0
+        how = "reused" if image.reused else "built"
+        sys.stdout.write(f"{reference}\n{image.id}\n{how}\n")
 
 
 def _json(environment: Environment) -> str:

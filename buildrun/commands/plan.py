@@ -11,16 +11,14 @@ from typing import Any
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
 from buildrun.console import printable
-from buildrun.environments.images.provider import ImageProvider
-from buildrun.environments.resolve import manager_of, resolve
-from buildrun.errors import EnvironmentFailure, ExecutionError
+from buildrun.environments.resolve import manager_of, open_provider
+from buildrun.errors import EnvironmentFailure
 from buildrun.planning import model, project_loader
 from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, new_context
 from buildrun.planning.model import Plan
 from buildrun.planning.project_loader import LoadedProject
 from buildrun.planning.state import open_state
 from buildrun.planning.uptodate import StepStatus
-from buildrun.project.model import ProjectSpec
 
 # What Mermaid may take for markup, also between quotes.
 _MARKUP = frozenset('"#&;<>\\`{}|')
@@ -86,15 +84,9 @@ def show(
 
 def _show(context: RunContext, loaded: LoadedProject, settings: CacheSettings, form: str) -> int:
     project_loader.require_valid(context, loaded)
-    options, content = context.options, None
+    content: str | None = None
     try:
-        if "docker" in (options.backend, manager_of(context, loaded.project)):
-            state, content = _image_state(context, loaded.project)
-        else:
-            resolved = resolve(context, loaded.project, fetch=False)
-            state = resolved.state(context.home)
-            if any(item.outputs for item in loaded.project.entry_points):
-                content = resolved.content()
+        state, content = open_provider(context, loaded.project).known()
     except EnvironmentFailure as failure:
         context.console.warn(str(failure))
         state = model.EnvironmentState(manager_of(context, loaded.project), None, False)
@@ -106,20 +98,6 @@ def _show(context: RunContext, loaded: LoadedProject, settings: CacheSettings, f
         context.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
     sys.stdout.write(_WRITERS[form](plan, _check(context, plan, settings)))
     return 0
-
-
-def _image_state(
-    context: RunContext, project: ProjectSpec
-) -> tuple[model.EnvironmentState, str | None]:
-    """Return how the image stands, and what stands for it in keys; both as far as is known."""
-    from buildrun.environments.images.engine import EngineError
-
-    provider = ImageProvider(context, project)
-    try:
-        found = provider.known()
-    except (ExecutionError, EngineError):
-        found = None  # a plan needs no engine
-    return found or (model.EnvironmentState(manager_of(context, project), None, False), None)
 
 
 def _check(context: RunContext, plan: model.Plan, settings: CacheSettings) -> list[StepStatus]:

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
 from buildrun.commands import options as command_options
-from buildrun.environments.images.provider import ImageProvider
-from buildrun.environments.provider import PrefixProvider
-from buildrun.environments.resolve import manager_of
+from buildrun.environments.resolve import manager_of, open_provider
 from buildrun.errors import UsageError
-from buildrun.executors import base as executors
 from buildrun.executors.output import MODES
 from buildrun.planning import model, plan_cache, project_loader, quick_check
 from buildrun.planning.context import (
@@ -31,10 +28,11 @@ from buildrun.tracking import config as tracking_config
 from buildrun.tracking.session import spec_for
 
 if TYPE_CHECKING:
+    from buildrun.environments.images.provider import ImageProvider
+    from buildrun.environments.provider import PrefixProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
     from buildrun.planning.plan_cache import PlanLease
-    from buildrun.project.model import ProjectSpec
     from buildrun.tracking.config import RunSpec
 
 
@@ -156,7 +154,8 @@ class NewRun:
                 "buildrun does not run projects on Databricks", hint="use `mlflow run`"
             )
         self.plan = plan
-        self.provider = self._open_provider(project)
+        commands = [each.command for each in plan.steps]
+        self.provider = open_provider(context, project, commands, refresh=self._refresh)
         self._cleanup.callback(self.provider.close)
         manager = manager_of(context, project)
         self.spec = spec_for(context, loaded, step, manager, self._tracking_mode)
@@ -171,10 +170,7 @@ class NewRun:
             plan = model.make_plan(plan.spec, request, _UNKNOWN, self._downloads.fetch)
             context.tracker.untrackable = True  # they are there for this run alone
         executor.check([step.task() for step in plan.steps])
-        if isinstance(self.provider, ImageProvider):
-            state, content = self.provider.identify(executor.repository)
-        else:
-            state, content = self.provider.identify()
+        state, content = self.provider.identify(executor.repository)
         return model.with_environment(plan, state, content)
 
     def keep(self, plan: Plan, lease: PlanLease) -> None:
@@ -222,19 +218,6 @@ class NewRun:
         if settings != CacheSettings(remote=settings.remote, remote_write=settings.remote_write):
             return None
         return quick_check.watched(plan, digest.key("plan", encoded))
-
-    def _open_provider(self, project: ProjectSpec) -> PrefixProvider | ImageProvider:
-        context, executor = self.context, self.plan.steps[-1].backend
-        if executors.load(executor).USES_IMAGE:
-            commands = [step.command for step in self.plan.steps]
-            return ImageProvider(context, project, commands, refresh=self._refresh)
-        if model.docker_env(project) is not None:
-            raise UsageError(
-                f"the executor `{executor}` runs no containers, and the project names an image",
-                place=project.file,
-                hint="use `-b docker` or `-b kubernetes`",
-            )
-        return PrefixProvider(context, lambda: project, refresh=self._refresh)
 
 
 _UNKNOWN = model.EnvironmentState("", None, False)

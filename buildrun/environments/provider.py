@@ -65,13 +65,23 @@ class PrefixProvider:
         """See ``EnvironmentProvider``."""
         return None
 
-    def identify(self) -> tuple[EnvironmentState, str]:
+    def identify(self, repository: str | None) -> tuple[EnvironmentState, str]:
         """Return how the environment stands, and what stands for it in the keys of results.
 
-        Raises BuildrunError.
+        repository: of images, of no use here. Raises BuildrunError.
         """
+        del repository
         resolved = self._resolve()
         return resolved.state(self._context.home), resolved.content()
+
+    def known(self) -> tuple[EnvironmentState, str | None]:
+        """Return the same without fetching anything; the second only where results are kept."""
+        from buildrun.environments.resolve import resolve
+
+        project = self._load()
+        resolved = resolve(self._context, project, fetch=False)
+        state = resolved.state(self._context.home)
+        return state, resolved.content() if project.outputs else None
 
     def provide(self) -> Environment:
         """See ``EnvironmentProvider``."""

@@ -129,7 +129,7 @@ class PlanRequest(NamedTuple):
 
 def make_plan(
     project: "ProjectSpec",
-    wish: PlanRequest,
+    request: PlanRequest,
     environment: EnvironmentState,
     download: "Download | None" = None,
     *,
@@ -141,9 +141,10 @@ def make_plan(
     """
     from buildrun.planning import graph
 
-    nodes = graph.expand(project, wish.entry_point, wish.values, wish.cwd, wish.environ, download)
-    docker = docker_env(project)
-    backend = _backend(wish.backend, docker)
+    nodes = graph.expand(
+        project, request.entry_point, request.values, request.cwd, request.environ, download
+    )
+    backend, docker = backend_of(project, request.backend), docker_env(project)
     image = docker.image if docker else None
     steps = tuple(_step(node, backend, environment, image) for node in nodes)
     problems = tuple(problem for node in nodes for problem in node.problems)
@@ -196,10 +197,11 @@ def docker_env(project: "ProjectSpec") -> "DockerEnv | None":
     return project.environment if isinstance(project.environment, DockerEnv) else None
 
 
-def _backend(requested: str | None, docker: "DockerEnv | None") -> str:
+def backend_of(project: "ProjectSpec", requested: str | None) -> str:
+    """Return the name of the executor; requested: what the user said, None for nothing."""
     if requested is not None and requested != "local":
         return requested
-    return "docker" if docker else "local"
+    return "docker" if docker_env(project) else "local"
 
 
 State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled", "submitted"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.environments.planned_run import PlanOutdated
-from buildrun.errors import BuildrunError
+from buildrun.environments.resolve import manager_of
+from buildrun.errors import BuildrunError, ExecutionError
 from buildrun.executors.base import ContainerOptions, Environment, ResolvedImage
 from buildrun.planning.model import EnvironmentState, docker_env
 from buildrun.store.memo import frozen
@@ -79,10 +80,17 @@ class ImageProvider:
         self.image = image
         return EnvironmentState("docker", None, True), self.content(image)
 
-    def known(self) -> tuple[EnvironmentState, str] | None:
-        """Return the same without pulling or building, or None; raises BuildrunError."""
-        found = self.chooser.known()
-        return None if found is None else (found[1], self.content(found[0]))
+    def known(self) -> tuple[EnvironmentState, str | None]:
+        """Return the same as far as is known here, without pulling or building."""
+        from buildrun.environments.images.engine import EngineError
+
+        try:
+            found = self.chooser.known()
+        except (ExecutionError, EngineError):
+            found = None  # a plan needs no engine
+        if found is None:
+            return EnvironmentState(manager_of(self._context, self._project), None, False), None
+        return found[1], self.content(found[0])
 
     def provide(self) -> Environment:
         """See ``EnvironmentProvider``; ``identify`` has made it."""
