@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buildrun.errors import BuildrunError
 from buildrun.planning.plan_cache import PlanCache, PlanLease
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
         ExecutorContext,
         Job,
         OutputSink,
+        Perform,
         ProcessRunner,
         Result,
     )
     from buildrun.planning.context import PlanSummary, RunContext
     from buildrun.planning.model import Plan
     from buildrun.planning.progress import Progress
-    from buildrun.planning.quick_check import QuickCheck
-    from buildrun.step_runner import Perform, StepRunner
+    from buildrun.planning.quick_check import QuickCheck, Watched
+    from buildrun.step_runner import StepRunner
 
 
 # Options of `run` with which nothing is run, or by other processes.
@@ -43,14 +44,15 @@ def run(
     argv: Sequence[str],
     environ: Mapping[str, str],
     cwd: str,
-    make: Callable[[PlanLease], int],
+    plan_and_run: Callable[[PlanLease], int],
 ) -> int:
     """Run what a command line asks for, and return the exit code.
 
-    make: plans and runs it where no plan is remembered. Raises BuildrunError.
+    plan_and_run: is called where no plan is remembered, makes one, and calls ``carry_out`` with
+    it as a remembered one does. Raises BuildrunError.
     """
     if not _REQUESTS_NO_RUN.isdisjoint(argv):
-        return make(PlanLease())
+        return plan_and_run(PlanLease())
     cache = PlanCache(argv, environ, cwd)
     code = _run_remembered(cache, environ, cwd)
     if code is not None:
@@ -60,7 +62,7 @@ def run(
     lease = cache.lease()
     try:
         code = _run_remembered(cache, environ, cwd, lease)
-        return make(lease) if code is None else code
+        return plan_and_run(lease) if code is None else code
     finally:
         lease.release()
 
@@ -74,7 +76,7 @@ def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
     try:
         summary = planned.open()
         recorder.expect(summary)
-        _Run(planned, summary, recorder, lease).carry_out()
+        _Run(planned, summary, recorder, lease).go()
     except KeyboardInterrupt:
         recorder.interrupt(signal.SIGINT)
         raise
@@ -104,15 +106,15 @@ class _Run:
         self._options = planned.options
         self._environment: Environment | None = None
 
-    def carry_out(self) -> None:
+    def go(self) -> None:
         """Do nothing where all is up to date; else open the executor, and run."""
         planned, tracking, spec = self._planned, self._tracking, self._planned.spec
-        check = _quick_check(planned.watched, self._summary.root, self._context)
-        if check is not None and check.seconds is not None:
+        quick = _quick_check(planned.watched, self._summary.root, self._context)
+        if quick is not None and quick.is_up_to_date:
             tracking.begin(spec, (), may_wait=False)
             if tracking.is_open:
                 tracking.tag_image(planned.provider.image)
-            self._recorder.nothing_to_do(check.seconds)
+            self._recorder.nothing_to_do(quick.seconds)
             return
         from buildrun.executors import base
         from buildrun.planning.model import is_passthrough
@@ -124,18 +126,18 @@ class _Run:
             () if prefix is None else (prefix,),
             may_wait=prefix is None and not kind.USES_IMAGE,
         )
-        if not tracking.is_late:
+        if not tracking.needs_environment:
             runs.announce(self._recorder.run_id)
         executor = kind.open(self._executor_context())
         failed = True
         try:
             plan = planned.complete(executor)
             tracking.tag_image(planned.provider.image)
-            alone = is_passthrough(plan) and self._options.shown is None
+            alone = is_passthrough(plan) and self._options.output is None
             if alone and executor.HAS_TERMINAL:
                 self._run_alone(plan, executor)
             else:
-                self._run_steps(plan, executor, check)
+                self._run_steps(plan, executor, quick)
             failed = False
         finally:
             executor.close(interrupted=failed)
@@ -155,7 +157,7 @@ class _Run:
             home=context.home,
             console=context.console,
             run_id=self._recorder.run_id,
-            remote=self._options.settings.remote,
+            remote=self._options.cache.remote,
             detach=self._options.detach,
             containers=planned.provider.containers,
         )
@@ -201,7 +203,7 @@ class _Run:
         if result.exit_code != 0 and result.interrupted is None:
             _look_for_damage(environment, console)
 
-    def _run_steps(self, plan: Plan, executor: Executor, check: QuickCheck | None) -> None:
+    def _run_steps(self, plan: Plan, executor: Executor, quick: QuickCheck | None) -> None:
         """Run the steps whose results are not there yet, and account for all."""
         from buildrun.executors import output
         from buildrun.planning.progress import Progress
@@ -209,17 +211,17 @@ class _Run:
         from buildrun.step_runner import StepRunner
 
         context, options, tracking = self._context, self._options, self._tracking
-        if tracking.is_late:
+        if tracking.needs_environment:
             self._provide()
         origins: dict[str, str] | None = {} if tracking.is_open else None
         progress = Progress(plan)
         self._recorder.begin_steps(progress)
         self._keep(plan)
         state = open_state(
-            plan, context.home, options.settings, context.environ, context.console,
+            plan, context.home, options.cache, context.environ, context.console,
             logs=runs.directory(context.home.runs, self._recorder.run_id),
         )._replace(origins=origins)  # fmt: skip
-        mode = output.choose(options.shown, jobs=options.jobs, steps=plan.steps)
+        mode = output.choose(options.output, jobs=options.jobs, steps=plan.steps)
         perform = tracking.with_nested_runs(self._performing(executor), origins)
         step_runner = StepRunner(state, output.Display(mode, context.console), perform)
         try:
@@ -234,8 +236,8 @@ class _Run:
             else:
                 state.results.finish()
         self._recorder.finish_steps(origins or {})
-        if check is not None:
-            check.note(progress.outcomes.values())
+        if quick is not None:
+            quick.note(progress.outcomes.values())
 
     def _go_through(
         self,
@@ -320,14 +322,14 @@ def _run_remembered(
         record = cache.lookup(temporary=workdir is not None)
         if record is None:
             return None
-        if lease is not None:
-            lease.release()
         from buildrun.environments.planned_run import PlanOutdated, RememberedRun
 
         try:
             remembered = RememberedRun(record, environ, cwd)
         except PlanOutdated:
             return None
+        if lease is not None:
+            lease.release()
         return carry_out(remembered, lease or PlanLease())
     finally:
         if workdir is not None:
@@ -341,10 +343,10 @@ def _import_early() -> None:
     from buildrun.planning import model  # noqa: F401
 
 
-def _quick_check(watched: Any, root: str, context: RunContext) -> QuickCheck | None:
+def _quick_check(watched: Watched | None, root: str, context: RunContext) -> QuickCheck | None:
     """Look at the files of a plan's steps; None where that cannot tell, or there are leftovers."""
     if watched is None or home.has_staging(root):
         return None  # what a killed run has left is put right by the steps
-    from buildrun.planning.quick_check import QuickCheck, Watched
+    from buildrun.planning.quick_check import QuickCheck
 
-    return QuickCheck(Watched(*watched), context)
+    return QuickCheck(watched, context)

@@ -14,8 +14,8 @@ import xxhash
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, Interrupted, StoreError
-from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result
-from buildrun.planning.model import Outcome, Reason, State, Step, label
+from buildrun.executors.base import Job, Perform, ProcessRunner, Result
+from buildrun.planning.model import Outcome, OutcomeState, Reason, Step, label
 from buildrun.planning.result_publisher import ResultPublisher
 from buildrun.store import locks
 from buildrun.store.files import make_directory
@@ -23,14 +23,10 @@ from buildrun.workspace.previous_outputs import PreviousOutputs, mend
 
 if TYPE_CHECKING:
     from buildrun.executors.output import Display, Log
-    from buildrun.planning.model import Step
     from buildrun.planning.state import ProjectState
     from buildrun.planning.uptodate import StepStatus
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.select import FileSet
-
-# Runs a job where it belongs, see ``Executor.run``.
-Perform = Callable[[Job, ProcessRunner, OutputSink], Result]
 
 # Entered while another process, or another step, holds what is needed.
 WaitNotice = Callable[[], AbstractContextManager[None]]
@@ -39,24 +35,32 @@ _LOST = Reason("result-lost", "the stored result is incomplete")
 
 
 class StepRunner:
-    """Carries out the steps of one plan; safe to be used by several threads."""
+    """Carries out the steps of one plan; safe to be used by several threads.
 
-    def __init__(self, project: ProjectState, display: Display, perform: Perform) -> None:
+    Locks are taken in this order, each only by steps with outputs where nothing else is said:
+
+    - the step in this project, exclusively, until its command ends: two runs of the same step;
+    - its key in the whole store, exclusively: the same result is made once, by one of all runs;
+    - the steps before it in this project, shared, by any step: nobody makes anew what it reads;
+    - the staging directory of its displaced outputs, until its command ends.
+    """
+
+    def __init__(self, state: ProjectState, display: Display, perform: Perform) -> None:
         """Take the project; perform: runs a step's job where it belongs."""
-        self._project = project
+        self._state = state
         self._perform = perform
-        self._previous = PreviousOutputs(project)
+        self._previous = PreviousOutputs(state)
         self._display = display
         # The index, the history and the staleness check are for one thread at a time.
         self._mutex = threading.RLock()
-        self._steps = {step.id: step for step in project.plan.steps}
-        self._numbers = {step.id: number for number, step in enumerate(project.plan.steps, 1)}
+        self._steps = {step.id: step for step in state.plan.steps}
+        self._numbers = {step.id: number for number, step in enumerate(state.plan.steps, 1)}
         self._outputs: dict[str, FileSet] = {}
-        self._publisher = ResultPublisher(project, self._mutex)
+        self._publisher = ResultPublisher(state, self._mutex)
 
     def recover(self) -> None:
         """Put right what killed runs have left in the project."""
-        mend(self._project.plan.root, self._project.logs, self._project.console)
+        mend(self._state.plan.root, self._state.logs, self._state.console)
 
     def try_without_command(self, step: Step, on_wait: WaitNotice) -> Outcome | None:
         """Do what takes no command: nothing, or a restore; None where the step has to run.
@@ -65,7 +69,7 @@ class StepRunner:
         """
         started = time.monotonic()
         with self._mutex:
-            status = self._project.staleness.check(step)
+            status = self._state.staleness.check(step)
             if status.state == "up-to-date":
                 return self._up_to_date(step, status, started)
         if status.state != "hit":
@@ -92,7 +96,7 @@ class StepRunner:
                 if status.state == "hit":
                     status = status._replace(state="miss", reasons=(*status.reasons, _LOST))
                     break
-                if status.key in (None, key) or not self._project.store_results:
+                if status.key in (None, key) or not self._state.store_results:
                     break
                 # Another process may make it while we wait, and inputs may change.
                 key = status.key
@@ -106,8 +110,8 @@ class StepRunner:
         """Return the status; rescan: by a look at the disk, where others may have been busy."""
         with self._mutex:
             if rescan:
-                self._project.fingerprints.forget()
-            return self._project.staleness.check(step)
+                self._state.fingerprints.forget()
+            return self._state.staleness.check(step)
 
     # -- without a command ---------------------------------------------------------------------
 
@@ -118,8 +122,8 @@ class StepRunner:
         return self._restored(step, status, started) if status.state == "hit" else None
 
     def _up_to_date(self, step: Step, status: StepStatus, started: float) -> Outcome:
-        project = self._project
-        last = project.history.last(step.id)
+        state = self._state
+        last = state.history.last(step.id)
         if status.manifest is not None:
             seconds = status.manifest.seconds
             self._publisher.record(step, status, status.outputs or "", seconds)
@@ -128,15 +132,15 @@ class StepRunner:
         if status.on_disk is not None:
             self._outputs[step.id] = status.on_disk
         if status.key is not None:
-            project.results.upload_if_missing(status.key)
-        project.staleness.record_outputs(step.id, status.outputs or "")
+            state.results.upload_if_missing(status.key)
+        state.staleness.record_outputs(step.id, status.outputs or "")
         return self._outcome(step, "up-to-date", status, started, saved=seconds)
 
     def _restored(self, step: Step, status: StepStatus, started: float) -> Outcome | None:
         """Restore the result of a hit; None where it is not whole any more."""
         from buildrun.store.cas import MissingBlob
 
-        project, manifest = self._project, status.manifest
+        state, manifest = self._state, status.manifest
         if manifest is None:
             return None
         try:
@@ -144,24 +148,24 @@ class StepRunner:
         except MissingBlob:
             return None
         except StoreError as error:
-            project.console.warn(f"{label(step)} {error.message}", error.hint or "")
+            state.console.warn(f"{label(step)} {error.message}", error.hint or "")
             return None
         except Interrupted:
             raise
         except Exception as error:  # a result may have come from anybody who can write the remote
-            project.console.warn(f"{label(step)} its result cannot be restored: {error!r}")
+            state.console.warn(f"{label(step)} its result cannot be restored: {error!r}")
             return None
         with self._mutex:
-            project.fingerprints.forget()
-            project.fingerprints.learn(restored)
-            outputs = project.fingerprints.outputs(step.outputs)
+            state.fingerprints.forget()
+            state.fingerprints.learn(restored)
+            outputs = state.fingerprints.outputs(step.outputs)
             if outputs.digest != manifest.outputs:
-                project.results.invalidate(manifest)
+                state.results.invalidate(manifest)
                 return None
             self._outputs[step.id] = outputs
-            project.results.upload_if_missing(manifest.key)
+            state.results.upload_if_missing(manifest.key)
             self._publisher.record(step, status, manifest.outputs, manifest.seconds)
-            project.staleness.record_outputs(step.id, manifest.outputs)
+            state.staleness.record_outputs(step.id, manifest.outputs)
         log = self._replay(step, status)
         outcome = self._outcome(step, "cached", status, started, saved=manifest.seconds)
         return outcome._replace(log=log)
@@ -176,7 +180,7 @@ class StepRunner:
             known = self._previous.are_known(step, status.on_disk)
         if known:
             return self._restore_outputs(manifest, status.on_disk)
-        displaced = displace(self._project.plan.root, step.outputs)
+        displaced = displace(self._state.plan.root, step.outputs)
         try:
             restored = self._restore_outputs(manifest, None)
         except BaseException:
@@ -197,22 +201,22 @@ class StepRunner:
         """
         from buildrun.workspace.restore import restore
 
-        project = self._project
-        project.results.fetch_contents(manifest)
-        matching = project.results.matching_outputs(manifest, on_disk)
-        return restore(project.home, project.plan.root, manifest, matching=matching).made
+        state = self._state
+        state.results.fetch_contents(manifest)
+        matching = state.results.matching_outputs(manifest, on_disk)
+        return restore(state.home, state.plan.root, manifest, matching=matching).made
 
     def _replay(self, step: Step, status: StepStatus) -> str | None:
         from buildrun.executors.output import replay
 
-        project, manifest = self._project, status.manifest
+        state, manifest = self._state, status.manifest
         if manifest is None:
             return None
-        project.console.note(project.console.style(f"{label(step)} restored from the cache", "dim"))
+        state.console.note(state.console.style(f"{label(step)} restored from the cache", "dim"))
         path = self._log_path(step)
         try:
-            make_directory(self._project.logs)
-            if not project.results.fetch_log(manifest, path):
+            make_directory(self._state.logs)
+            if not state.results.fetch_log(manifest, path):
                 return None
         except OSError:
             return None
@@ -227,10 +231,10 @@ class StepRunner:
         from buildrun.executors.output import Log
         from buildrun.workspace.outputs import displace
 
-        project = self._project
-        console, root = project.console, project.plan.root
+        state = self._state
+        console, root = state.console, state.plan.root
         log = Log(self._log_path(step), step.id, self._display)
-        state: State = "failed"
+        ended_as: OutcomeState = "failed"
         console.note(console.style(f"{label(step)} {step.shown}", "dim"))
         try:
             known, displaced = True, None
@@ -245,17 +249,17 @@ class StepRunner:
                     _let_inherit(displaced.descriptor)
                 result, seconds = self._attempts(step, status, runner, environ, log)
                 outcome = self._finish(step, status, result, seconds, log)
-                state = outcome.state
+                ended_as = outcome.state
             finally:
                 if displaced is not None:
                     with self._mutex:
-                        if state != "ok":
+                        if ended_as != "ok":
                             self._previous.put_back(step, displaced, known=known)
                         elif not known:
                             self._previous.rescue(displaced)
                     displaced.discard()
         finally:
-            log.close(failed=state == "failed")
+            log.close(failed=ended_as == "failed")
         return outcome
 
     def _attempts(
@@ -268,11 +272,11 @@ class StepRunner:
     ) -> tuple[Result, float]:
         def identity() -> str:
             with self._mutex:
-                return status.key or self._project.staleness.identity(step)
+                return status.key or self._state.staleness.identity(step)
 
         job = Job(
             step.command,
-            self._project.plan.root,
+            self._state.plan.root,
             {**environ, **dict(step.env)},
             timeout=step.timeout,
             task=step.task(),
@@ -288,7 +292,7 @@ class StepRunner:
                 from buildrun.workspace.outputs import displace
 
                 displace(job.cwd, step.outputs).discard()
-            self._project.console.warn(
+            self._state.console.warn(
                 f"{label(step)} {_describe_end(result, step)}; "
                 f"try {attempt + 2} of {step.retries + 1}"
             )
@@ -297,41 +301,41 @@ class StepRunner:
     def _finish(
         self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
     ) -> Outcome:
-        project = self._project
+        state = self._state
         if result.detached:
             return Outcome(step, "submitted", status.reasons, None, seconds)
         if result.interrupted is not None or result.exit_code != 0:
-            state: State = "cancelled" if result.interrupted is not None else "failed"
-            if state == "failed":
+            ended_as: OutcomeState = "cancelled" if result.interrupted is not None else "failed"
+            if ended_as == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                project.console.error(f"{label(step)} {_describe_end(result, step)}", hint)
+                state.console.error(f"{label(step)} {_describe_end(result, step)}", hint)
             return Outcome(
                 step,
-                state,
+                ended_as,
                 status.reasons,
                 result.exit_code,
                 seconds,
                 log=log.path,
             )
         with self._mutex:
-            project.fingerprints.forget()
+            state.fingerprints.forget()
             if step.outputs:
-                outputs = project.fingerprints.outputs(step.outputs)
+                outputs = state.fingerprints.outputs(step.outputs)
                 if outputs.unmatched:
                     return self._without_output(step, status, outputs, seconds, log)
                 self._outputs[step.id] = outputs
-                project.staleness.record_outputs(step.id, outputs.digest)
+                state.staleness.record_outputs(step.id, outputs.digest)
             else:
-                project.staleness.record_outputs(
-                    step.id, status.outputs or project.staleness.identity(step)
+                state.staleness.record_outputs(
+                    step.id, status.outputs or state.staleness.identity(step)
                 )
-                if project.store_results:  # for the order of steps
-                    project.history.record_duration(step.id, seconds)
-        if step.outputs and project.store_results:
+                if state.store_results:  # for the order of steps
+                    state.history.record_duration(step.id, seconds)
+        if step.outputs and state.store_results:
             self._publisher.publish(step, status, outputs, seconds, log, self._upstream(step))
         elif step.outputs:
             with self._mutex:
-                project.history.record_leftover(step.id, outputs.digest)
+                state.history.record_leftover(step.id, outputs.digest)
         return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path)
 
     def _without_output(
@@ -339,7 +343,7 @@ class StepRunner:
     ) -> Outcome:
         names = ", ".join(f"`{printable(path)}`" for path in outputs.unmatched)
         fact = f"the command succeeded without making its output {names}"
-        self._project.console.error(
+        self._state.console.error(
             f"{label(step)} {outputs.problems[0] if outputs.problems else fact}",
             "correct `outputs`, which are relative to the project, or the command",
         )
@@ -349,11 +353,11 @@ class StepRunner:
     def _upstream(self, step: Step) -> dict[str, FileSet]:
         """Return what the steps have made that this one may read."""
         with self._mutex:
-            names = self._project.staleness.upstream(step)
+            names = self._state.staleness.upstream(step)
             return {name: self._outputs[name] for name in names if name in self._outputs}
 
     def _outcome(
-        self, step: Step, state: State, status: StepStatus, started: float, *, saved: float
+        self, step: Step, state: OutcomeState, status: StepStatus, started: float, *, saved: float
     ) -> Outcome:
         seconds = time.monotonic() - started
         return Outcome(step, state, status.reasons, None, seconds, saved=saved)
@@ -361,13 +365,13 @@ class StepRunner:
     def _log_path(self, step: Step) -> str:
         from buildrun.store.runs import file_name
 
-        return os.path.join(self._project.logs, file_name(self._numbers[step.id], step.id))
+        return os.path.join(self._state.logs, file_name(self._numbers[step.id], step.id))
 
     def _lock_step(self, step: Step, stack: ExitStack, on_wait: WaitNotice) -> None:
         """Hold the step in this project, and put right what a killed run has left."""
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
-        root = self._project.plan.root
+        root = self._state.plan.root
         self._lock(f"{root}\0{step.entry_point}", stack, on_wait, until_command_ends=True)
         self.recover()
 
@@ -377,14 +381,14 @@ class StepRunner:
         Whoever waits here waits for a step further up, so nobody waits in a circle. Raises
         ExecutionError where that has happened already.
         """
-        root = self._project.plan.root
+        root = self._state.plan.root
         upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
             self._lock(f"{root}\0{entry_point}", stack, on_wait, shared=True)
         for name, outputs in upstream.items():
             with self._mutex:
-                changed = self._project.fingerprints.changed(outputs)
+                changed = self._state.fingerprints.changed(outputs)
             if changed:
                 raise ExecutionError(
                     f"`{printable(changed[0])}`, which `{name}` makes, was changed meanwhile",
@@ -407,7 +411,7 @@ class StepRunner:
         ends.
         shared: others may hold it in the same way.
         """
-        directory = os.path.join(self._project.home.memo, "locks")
+        directory = os.path.join(self._state.home.memo, "locks")
         path = os.path.join(
             directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
         )

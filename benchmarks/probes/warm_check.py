@@ -54,7 +54,7 @@ def _short(cwd: str) -> Callable[[], bool]:
         value = cache.lookup(temporary=False)
         if value is None:
             return False
-        key = value["target"]["key"]
+        key = value["environment"]["key"]
         return prefix.acquire(prefix.prefix_of(store, key), key, cwd) is not None
 
     return check

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from buildrun.environments.provider import PrefixProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
-    from buildrun.planning.plan_cache import PlanLease
+    from buildrun.planning.plan_cache import PlanLease, RunRecord
+    from buildrun.planning.quick_check import Watched
     from buildrun.tracking.config import RunSpec
 
 
@@ -108,7 +109,7 @@ class NewRun:
     plan: Plan
     provider: PrefixProvider | ImageProvider
     spec: RunSpec | None
-    watched: Any = None
+    watched: Watched | None = None
 
     def __init__(
         self, context: RunContext, options: RunOptions, tracking_mode: str | None, *, refresh: bool
@@ -145,7 +146,7 @@ class NewRun:
         plan = model.make_plan(project, project_loader.plan_request(context), _UNKNOWN)
         if self._refresh or any(step.secrets for step in plan.steps):
             context.tracker.untrackable = True  # no record for the next run, which would hold them
-        command_options.refuse_unknown(self.options.settings, plan)
+        command_options.refuse_unknown(self.options.cache, plan)
         for problem in plan.problems:
             raise problem
         step = plan.steps[-1]
@@ -178,11 +179,11 @@ class NewRun:
         environment, loaded, context = self.provider.record(), self._loaded, self.context
         if environment is None or loaded is None or context.tracker.untrackable:
             return
-        alone = model.is_passthrough(plan) and self.options.shown is None
+        alone = model.is_passthrough(plan) and self.options.output is None
         if not alone and loaded.source.workdir is not None:
             return  # no output lies there when it is made again
         encoded = plan_cache.dump_plan(plan)
-        record: dict[str, Any] = {
+        record: RunRecord = {
             "plan": encoded,
             "root": plan.root,
             "where": loaded.source.where,
@@ -190,8 +191,8 @@ class NewRun:
             "environment": environment,
             "tracking": self.spec,
             "watched": None if alone else self._watched(plan, encoded),
-            "options": context.options._asdict(),
-            "run": self.options,
+            "project_options": context.options._asdict(),
+            "run_options": self.options._asdict(),
             "untracked": self.untracked,
         }
         paths = [
@@ -212,9 +213,9 @@ class NewRun:
         """Remove what is temporary, and let go of the environment."""
         self._cleanup.close()
 
-    def _watched(self, plan: Plan, encoded: Any) -> Any:
+    def _watched(self, plan: Plan, encoded: Any) -> Watched | None:
         """Return what tells that all steps are up to date, None where a look at files does not."""
-        settings = self.options.settings
+        settings = self.options.cache
         if settings != CacheSettings(remote=settings.remote, remote_write=settings.remote_write):
             return None
         return quick_check.watched(plan, digest.key("plan", encoded))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from buildrun.console import Console
 from buildrun.planning.context import (
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from buildrun.environments.provider import EnvironmentProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
-    from buildrun.planning.plan_cache import PlanLease
+    from buildrun.planning.plan_cache import PlanLease, RunRecord
+    from buildrun.planning.quick_check import Watched
     from buildrun.project.model import ProjectSpec
     from buildrun.tracking.config import RunSpec
 
@@ -60,7 +61,7 @@ class PlannedRun(Protocol):
 
     # The files by which a quick check tells that all steps are up to date, None where they do not.
     @property
-    def watched(self) -> Any: ...
+    def watched(self) -> Watched | None: ...
 
     # Returns the plan with its environment, and with what takes a download.
     def complete(self, executor: Executor) -> Plan: ...
@@ -75,21 +76,19 @@ class PlannedRun(Protocol):
 class RememberedRun:
     """A plan that an earlier run of the same command line left, see ``PlannedRun``."""
 
-    def __init__(self, record: Any, environ: Mapping[str, str], cwd: str) -> None:
+    def __init__(self, record: RunRecord, environ: Mapping[str, str], cwd: str) -> None:
         """Take the record; raises PlanOutdated where its image would be another one by now."""
         self._record = record
         store = home.locate(environ)
-        given = record["options"]
-        project = ProjectOptions(**{**given, "docker_args": frozen(given["docker_args"])})
-        settings = CacheSettings(*frozen(record["run"][0]))
-        self.options = RunOptions(settings, *record["run"][1:])
+        project, run = record["project_options"], record["run_options"]
+        project = ProjectOptions(**{**project, "docker_args": frozen(project["docker_args"])})
+        self.options = RunOptions(**{**run, "cache": CacheSettings(*frozen(run["cache"]))})
         tracker = DependencyTracker(environ)
         console = Console(environ, quiet=self.options.quiet)
         self.context = RunContext(
             project, environ, cwd, store, console, Memo(store.memo, parent=tracker), tracker
         )
         self.untracked: Mapping[str, str | None] = record["untracked"]
-        self.watched = record["watched"]
         self._opened: EnvironmentProvider | None = None
         if "image" in record["environment"]:
             self._opened = self._open_image()
@@ -138,6 +137,16 @@ class RememberedRun:
         from buildrun.tracking.config import RunSpec
 
         return RunSpec(*frozen(spec))
+
+    @property
+    def watched(self) -> Watched | None:
+        """See ``PlannedRun``."""
+        watched = self._record["watched"]
+        if watched is None:
+            return None
+        from buildrun.planning.quick_check import Watched
+
+        return Watched(*watched)
 
     def complete(self, executor: Executor) -> Plan:
         """See ``PlannedRun``."""

@@ -156,6 +156,10 @@ class ProcessRunner(Protocol):
     def on_interrupt(self, call: Callable[[int], None]) -> AbstractContextManager[None]: ...
 
 
+# Runs a job as one of several steps, see ``Executor.run``.
+Perform = Callable[[Job, ProcessRunner, OutputSink], Result]
+
+
 class ContainerOptions(NamedTuple):
     """What a project and its user want of every container; JSON values.
 

@@ -48,14 +48,14 @@ class RunOptions(NamedTuple):
     """How a run goes, as the user asked; JSON values.
 
     jobs: how many steps at once. keep_going: whether a failure stops only what depends on it.
-    shown: how output is shown, None for what suits. detach: steps are only submitted.
+    output: how it is shown, None for what suits. detach: steps are only submitted.
     report: the absolute path of the report, None for none.
     """
 
-    settings: CacheSettings
+    cache: CacheSettings
     jobs: int
     keep_going: bool
-    shown: str | None
+    output: str | None
     detach: bool
     quiet: bool
     report: str | None

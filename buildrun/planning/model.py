@@ -204,10 +204,10 @@ def backend_of(project: "ProjectSpec", requested: str | None) -> str:
     return "docker" if docker_env(project) else "local"
 
 
-State = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled", "submitted"]
+OutcomeState = Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled", "submitted"]
 
 # Those whose outputs are there for the steps that follow.
-GOOD: tuple[State, ...] = ("ok", "cached", "up-to-date")
+GOOD: tuple[OutcomeState, ...] = ("ok", "cached", "up-to-date")
 
 
 class Outcome(NamedTuple):
@@ -218,7 +218,7 @@ class Outcome(NamedTuple):
     """
 
     step: Step
-    state: State
+    state: OutcomeState
     reasons: tuple[Reason, ...]
     exit_code: int | None = None
     seconds: float = 0.0

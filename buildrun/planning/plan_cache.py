@@ -16,7 +16,30 @@ from buildrun.store import home, locks
 from buildrun.store.memo import DependencyTracker, Memo, frozen, get, lock_of, put
 
 if TYPE_CHECKING:
+    from typing import TypedDict
+
     from buildrun.planning.model import Plan, Step
+
+    class RunRecord(TypedDict):
+        """What the next run of a command line needs; JSON values, records among them as lists.
+
+        where: the project's place, as records of runs tell it. notice: the line that stands for
+        warnings, or "". environment: of ``RememberedPrefix`` or ``RememberedImage``. tracking: a
+        ``RunSpec``. watched: see ``quick_check``. untracked: the variables that commands see where
+        nothing is tracked.
+        """
+
+        plan: Any
+        root: str
+        where: str
+        notice: str
+        environment: Any
+        tracking: Any
+        watched: Any
+        project_options: Any
+        run_options: Any
+        untracked: Any
+
 
 # Variables of the caller that a plan depends on, beside those that are noted when they are read.
 _VARIABLES = (
@@ -60,7 +83,7 @@ class PlanCache:
         self._memo = Memo(home.locate(environ).memo)
         self._name = _name(argv, cwd)
 
-    def lookup(self, *, temporary: bool) -> Any:
+    def lookup(self, *, temporary: bool) -> "RunRecord | None":
         """Return the record, or None where anything has changed since it was made.
 
         temporary: whether the caller has made the working directory for it. Without that it may be
@@ -69,7 +92,8 @@ class PlanCache:
         value = get(self._memo, self._name, self._environ, subject=_subject())
         if value is None or value.get("temporary") != temporary:
             return None
-        return value if find_mlproject(value["root"]) == value["mlproject"] else None
+        found: RunRecord = value
+        return found if find_mlproject(found["root"]) == value["mlproject"] else None
 
     def checkout(self) -> Any:
         """Return how the temporary working directory is made again, or None for none."""
@@ -92,7 +116,7 @@ def keep(
     cwd: str,
     memo: Memo,
     tracker: DependencyTracker,
-    record: Mapping[str, Any],
+    record: "RunRecord",
     paths: Sequence[str],
     checkout: Any = None,
 ) -> None:

@@ -70,7 +70,7 @@ def watched(plan: "Plan", identity: str) -> Watched | None:
 class QuickCheck:
     """A look at all files that a plan's steps read and make, before anything is done.
 
-    seconds: that the steps once took, if all of them are known to be up to date; else None.
+    is_up_to_date: whether all steps are known to be; then seconds tells what they once took.
     """
 
     def __init__(self, watched: Watched, context: "RunContext") -> None:
@@ -80,11 +80,12 @@ class QuickCheck:
         self._memo = Memo(context.home.memo)
         self._subject = [watched.plan, context.environ.get("BUILDRUN_SALT")]
         self._token, self._racy = self._look()
-        self.seconds: float | None = None
+        self.is_up_to_date = False
+        self.seconds = 0.0
         if self._token is not None:
             known = memo.get(self._memo, watched.name, context.environ, subject=self._subject)
             if known is not None and known["token"] == self._token:
-                self.seconds = float(known["seconds"])
+                self.is_up_to_date, self.seconds = True, float(known["seconds"])
 
     def note(self, outcomes: "Collection[Outcome]") -> None:
         """Remember that all steps are up to date, if they are, and the files as at first."""

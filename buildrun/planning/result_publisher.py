@@ -30,9 +30,9 @@ class ResultPublisher:
     mutex: held while the index, the history or the staleness check is asked.
     """
 
-    def __init__(self, project: ProjectState, mutex: AbstractContextManager[bool]) -> None:
+    def __init__(self, state: ProjectState, mutex: AbstractContextManager[bool]) -> None:
         """Take the project."""
-        self._project = project
+        self._state = state
         self._mutex = mutex
 
     def publish(
@@ -49,16 +49,16 @@ class ResultPublisher:
         outputs: the outputs. seconds: that the command took. upstream: what it may have read of
         other steps' outputs, by step.
         """
-        project = self._project
+        state = self._state
         with self._mutex:
             obstacle, hint = status.obstacle or (outputs.problems or ("",))[0], ""
             if not obstacle and (obstacle := self._changed(status, outputs, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
-            project.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
+            state.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
             self.record(step, status._replace(key=""), outputs.digest, seconds)
             with self._mutex:
-                project.history.record_leftover(step.id, outputs.digest)
+                state.history.record_leftover(step.id, outputs.digest)
             return
         if status.key is None or status.parts is None or status.inputs is None:
             return
@@ -66,7 +66,7 @@ class ResultPublisher:
         try:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
-            project.results.save(
+            state.results.save(
                 self._manifest(step, status, outputs, seconds, log),
                 outputs,
                 status.inputs,
@@ -75,11 +75,11 @@ class ResultPublisher:
         except (BuildrunError, OSError) as error:
             remedy = error.hint if isinstance(error, BuildrunError) else None
             text = _describe(error)
-            project.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
+            state.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
             left = outputs.digest
         self.record(step, status, outputs.digest, seconds)
         with self._mutex:
-            project.history.record_leftover(step.id, left)
+            state.history.record_leftover(step.id, left)
 
     def _changed(
         self, status: StepStatus, outputs: FileSet, upstream: Mapping[str, FileSet]
@@ -87,7 +87,7 @@ class ResultPublisher:
         """Return which input changed while the command ran, or ""."""
         sources = [status.inputs] if status.inputs is not None else []
         sources += [*upstream.values(), *status.paths]
-        changed = self._project.fingerprints.changed
+        changed = self._state.fingerprints.changed
         names = [path for files in sources for path in changed(files, outputs)]
         if not names:
             return ""
@@ -104,7 +104,7 @@ class ResultPublisher:
         return Manifest(
             key=status.key,
             parts=status.parts.key_parts,
-            project=self._project.plan.project,
+            project=self._state.plan.project,
             step=step.id,
             entry_point=step.entry_point,
             inputs=status.inputs.digest,
@@ -132,13 +132,13 @@ class ResultPublisher:
             round(seconds, 3),
         )
         with self._mutex:
-            if self._project.store_results and self._project.history.last(step.id) != last:
-                self._project.history.add(step.id, last)
+            if self._state.store_results and self._state.history.last(step.id) != last:
+                self._state.history.add(step.id, last)
 
     def _details(self, step: Step, status: StepStatus) -> Mapping[str, Any]:
         """Return what else is worth knowing of a result."""
         details = status.parts.details if status.parts is not None else {}
-        made_by = (self._project.origins or {}).get(step.id)
+        made_by = (self._state.origins or {}).get(step.id)
         if made_by is None and status.manifest is not None:
             made_by = status.manifest.details.get(MADE_BY)
         return {**details, MADE_BY: made_by} if isinstance(made_by, str) else details

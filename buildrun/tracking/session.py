@@ -10,16 +10,20 @@ from buildrun.errors import TrackingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from buildrun.executors.base import Job, OutputSink, ProcessRunner, ResolvedImage, Result
+    from buildrun.executors.base import (
+        Job,
+        OutputSink,
+        Perform,
+        ProcessRunner,
+        ResolvedImage,
+        Result,
+    )
     from buildrun.planning.context import RunContext
     from buildrun.planning.model import Step
     from buildrun.planning.project_loader import LoadedProject
     from buildrun.tracking.config import RunSpec, Status
     from buildrun.tracking.run import TrackedRun
     from buildrun.tracking.tags import Checkout
-
-    # Runs a job, see ``Executor.run``.
-    Perform = Callable[[Job, ProcessRunner, OutputSink], Result]
 
 
 class TrackingSession:
@@ -42,7 +46,7 @@ class TrackingSession:
         return self._run.artifacts if self._run is not None else None
 
     @property
-    def is_late(self) -> bool:
+    def needs_environment(self) -> bool:
         """Return whether an environment has to be there first, which may bring MLflow."""
         return self._missing is not None
 

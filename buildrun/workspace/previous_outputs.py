@@ -29,7 +29,7 @@ class PreviousOutputs:
 
     def __init__(self, place: ProjectState) -> None:
         """Take the place."""
-        self._place = place
+        self._state = place
         self.previous = previous_of(place.logs)
 
     def are_known(self, step: Step, outputs: FileSet | None) -> bool:
@@ -39,7 +39,7 @@ class PreviousOutputs:
         """
         from buildrun.store import cas
 
-        place = self._place
+        place = self._state
         if outputs is None:
             outputs = place.fingerprints.outputs(step.outputs)
         if outputs.problems and not outputs.has_only_links_out():
@@ -58,19 +58,19 @@ class PreviousOutputs:
             cas.has(place.home, entry.content, entry.size) for entry in entries if entry.is_file
         )
 
-    def put_back(self, step: Step, aside: Staging, *, known: bool) -> None:
+    def put_back(self, step: Step, displaced: Staging, *, known: bool) -> None:
         """Put old outputs back where a command that failed left nothing, and lose none."""
         if known:
-            aside.put_back()
+            displaced.put_back()
         else:
-            aside.put_back(step.outputs)
-            say_rescued(self._rescue(aside), self._place.console)
+            displaced.put_back(step.outputs)
+            say_rescued(self._rescue(displaced), self._state.console)
         self.note_left(step)
 
-    def rescue(self, aside: Staging) -> None:
+    def rescue(self, displaced: Staging) -> None:
         """Move old outputs, which new ones have replaced, to where they can be had from."""
-        for path, place in self._rescue(aside):
-            self._place.console.warn(
+        for path, place in self._rescue(displaced):
+            self._state.console.warn(
                 f"`{printable(path)}` was replaced; what was there before was not made by "
                 f"buildrun, and is now `{printable(place)}`",
                 "keep files of your own out of `outputs`",
@@ -78,22 +78,22 @@ class PreviousOutputs:
 
     def note_running(self, step: Step) -> None:
         """Note that from now on it is a command that writes there."""
-        self._place.history.record_leftover(step.id, _RUNNING)
+        self._state.history.record_leftover(step.id, _RUNNING)
 
     def note_left(self, step: Step) -> None:
         """Note what a command has left there without a result that is kept."""
-        place = self._place
+        place = self._state
         place.fingerprints.forget()
         place.history.record_leftover(step.id, place.fingerprints.outputs(step.outputs).digest)
 
-    def _rescue(self, aside: Staging) -> list[tuple[str, str]]:
+    def _rescue(self, displaced: Staging) -> list[tuple[str, str]]:
         """Return what was moved; what cannot be is left in the project, and that is said."""
         try:
-            return aside.rescue(self.previous)
+            return displaced.rescue(self.previous)
         except (OSError, StoreError) as error:
             fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
-        place = aside.leave()
-        self._place.console.warn(
+        place = displaced.leave()
+        self._state.console.warn(
             f"files that were not made by buildrun were replaced, and cannot be moved to "
             f"`{printable(self.previous)}`: {fact}; they are in `{printable(place)}/old`",
             "see to it that the store can be written; the next run there moves them",
