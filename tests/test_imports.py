@@ -33,8 +33,8 @@ OWN = {
     "buildrun.planning.plan_cache", "buildrun.project", "buildrun.project.locate",
     "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
     "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",
-    "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.tracking", "buildrun.tracking.recorder",
-    "buildrun.tracking.session",
+    "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.tracking",
+    "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip
 
 
