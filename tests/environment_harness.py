@@ -8,8 +8,6 @@ on, so that nothing has to be timed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import conda_channel
 import pytest
+from wheels import write_wheel
 
 # Seconds; only reached by a test that fails.
 LIMIT = 120.0
@@ -182,29 +180,9 @@ def write(directory: Path, **files: str) -> None:
         (directory / name.replace("__", ".")).write_text(text)
 
 
-def wheel(directory: Path, name: str, version: str, filler: int = 0) -> Path:
-    """Make a wheel by hand that holds one module with a ``VERSION``, and ``filler`` bytes."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": f"VERSION = {version!r}\n".encode(),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    if filler:
-        files[f"{name}_filler.bin"] = os.urandom(filler)
-    record = "".join(_record(file, content) for file, content in files.items())
-    record += f"{info}/RECORD,,\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, content in {**files, f"{info}/RECORD": record.encode()}.items():
-            archive.writestr(zipfile.ZipInfo(file, (2020, 1, 1, 0, 0, 0)), content)
-    return path
-
-
-def _record(file: str, content: bytes) -> str:
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
-    return f"{file},sha256={digest},{len(content)}\n"
+def larger_wheel(directory: Path, size: int) -> Path:
+    """Write a wheel of a project anew, with twice as many bytes more."""
+    return write_wheel(directory / "w", "alpha", files={"filler.txt": os.urandom(size).hex()})
 
 
 def edit(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -244,7 +222,7 @@ class Virtualenv:
         "requirements file": Change(edit("r.txt", "alpha-1.0", "alpha-2.0")),
         "nested requirements file": Change(edit("nested.txt", "# none", "six")),
         "constraints file": Change(edit("c.txt", "six<99", "six<98")),
-        "content of a wheel": Change(lambda path: wheel(path / "w", "alpha", "1.0", filler=9)),
+        "content of a wheel": Change(lambda path: larger_wheel(path, 9)),
         "index": Change(environ={"PIP_EXTRA_INDEX_URL": "https://index.example/simple"}),
         "index for uv": Change(environ={"UV_INDEX": "https://index.example/simple"}),
     }
@@ -256,7 +234,7 @@ class Virtualenv:
 
     def declare(self, directory: Path) -> None:
         for version in ("1.0", "2.0"):
-            wheel(directory / "w", "alpha", version)
+            write_wheel(directory / "w", "alpha", version)
         write(
             directory,
             MLproject=f'name: demo\nentry_points: {{main: {{command: "{COMMAND}"}}}}\n',
@@ -287,7 +265,7 @@ class Virtualenv:
 
     def declare_large(self, directory: Path) -> None:
         self.declare(directory)
-        wheel(directory / "w", "alpha", "1.0", filler=8_000_000)
+        larger_wheel(directory, 4_000_000)
 
     def milestones(self) -> tuple[str, ...]:
         return ("", "bin/python", f"lib/python{MINOR}/site-packages/alpha.py")

@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 
 from buildrun.errors import ProjectError
 from buildrun.project.model import EntryPoint, ProjectSpec, PythonEnv
-from buildrun.workspace import archive as layer
-from buildrun.workspace import archive as tar
-from buildrun.workspace import dockerignore, image_context
+from buildrun.workspace import archive, dockerignore, image_context
 from buildrun.workspace.archive import TIME
 from buildrun.workspace.fingerprints import Fingerprints
 
@@ -122,10 +120,6 @@ def test_dockerignore_means_what_docker_says(text: str, path: str, expected: boo
         assert dockerignore.parse(text.encode()).leaves_out(path) is expected
 
 
-def spec(root: Path, *outputs: str) -> tuple[str, tuple[str, ...]]:
-    return str(root), outputs
-
-
 def project_spec(root: Path, *outputs: str) -> ProjectSpec:
     point = EntryPoint("main", (), "true", outputs=outputs)
     return ProjectSpec("made", str(root), None, (point,), PythonEnv())
@@ -149,9 +143,12 @@ def make(root: Path, *names: str) -> None:
         path.write_text(name)
 
 
+def content(root: Path, *outputs: str) -> image_context.Content:
+    return image_context.content(str(root), outputs, fingerprints(root))
+
+
 def held(root: Path, *outputs: str) -> list[str]:
-    content = image_context.content(*spec(root, *outputs), fingerprints(root))
-    return [entry.path for entry in content.taken.entries()]
+    return [entry.path for entry in content(root, *outputs).taken.entries()]
 
 
 def git(root: Path, *words: str) -> None:
@@ -173,11 +170,8 @@ def test_secrets_stores_and_environments_stay_out(tmp_path: Path) -> None:
         ".docker/other", "mlruns/0/meta.yaml", "mlflow.db", "venv/pyvenv.cfg", "venv/bin/python",
         "conda/conda-meta/history", ".git/config", "__pycache__/a.pyc", "a.py",
     )  # fmt: skip
-    content = image_context.content(*spec(tmp_path), fingerprints(tmp_path))
-    assert [entry.path for entry in content.taken.entries()] == [
-        ".docker/other", ".env.example", "a.py",
-    ]  # fmt: skip
-    assert content.secrets == (
+    assert held(tmp_path) == [".docker/other", ".env.example", "a.py"]
+    assert content(tmp_path).secrets == (
         ".aws", ".docker/config.json", ".env", ".env.local", ".netrc", ".pypirc", ".ssh",
         "id_ed25519.pub", "id_rsa", "sub/key.pem",
     )  # fmt: skip
@@ -242,9 +236,8 @@ def test_unreadable_rules_are_told(tmp_path: Path) -> None:
         held(tmp_path)
 
 
-def streamed(root: Path, index: Path | None = None) -> bytes:
-    taken = image_context.content(*spec(root), fingerprints(root, index)).taken
-    made = layer.of_files(str(root), taken, "/mlflow/projects/code")
+def streamed(root: Path) -> bytes:
+    made = archive.of_files(str(root), content(root).taken, "/mlflow/projects/code")
     data = b"".join(made.chunks())
     assert len(data) == made.size
     return data
@@ -281,10 +274,9 @@ def test_layer_is_what_tar_reads(tmp_path: Path) -> None:
 def test_layer_for_any_user_is_writable_for_its_group(tmp_path: Path) -> None:
     make(tmp_path, "a.py", "sub/run.sh")
     (tmp_path / "sub/run.sh").chmod(0o700)
-    taken = image_context.content(*spec(tmp_path), fingerprints(tmp_path)).taken
-    made = layer.of_files(str(tmp_path), taken, "/code/here", any_user=True)
-    with tarfile.open(fileobj=io.BytesIO(b"".join(made.chunks()))) as archive:
-        modes = {member.name: member.mode for member in archive}
+    made = archive.of_files(str(tmp_path), content(tmp_path).taken, "/code/here", any_user=True)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(made.chunks()))) as tar:
+        modes = {member.name: member.mode for member in tar}
     assert modes == {
         "code": 0o755,
         "code/here": 0o775,
@@ -311,7 +303,7 @@ def test_layer_is_the_same_wherever_and_whenever(tmp_path: Path) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_headers_carry_any_name_and_size(name: bytes, size: int) -> None:
-    data = tar.header(name, size=size)
+    data = archive.header(name, size=size)
     assert len(data) % 512 == 0
     member = tarfile.TarFile(
         fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape"
@@ -325,8 +317,7 @@ def test_headers_carry_any_name_and_size(name: bytes, size: int) -> None:
 def test_file_that_changes_meanwhile_stops_the_image(tmp_path: Path, how: str) -> None:
     make(tmp_path, "a", "changing", "z")
     path = tmp_path / "changing"
-    taken = image_context.content(*spec(tmp_path), fingerprints(tmp_path)).taken
-    chunks = layer.of_files(str(tmp_path), taken, "/code").chunks()
+    chunks = archive.of_files(str(tmp_path), content(tmp_path).taken, "/code").chunks()
     if how == "edited":
         path.write_text("CHANGING")
     elif how == "shorter":
@@ -343,14 +334,13 @@ MEMORY = """
 import hashlib, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_image_context import fingerprints, spec
-from buildrun.workspace import archive as layer
-from buildrun.workspace import image_context as context
+from test_image_context import content
+from buildrun.workspace import archive
 root = Path(sys.argv[1])
-taken = context.content(*spec(root), fingerprints(root)).taken
+taken = content(root).taken
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made, size = hashlib.sha256(), 0
-for chunk in layer.of_files(str(root), taken, "/code").chunks():
+for chunk in archive.of_files(str(root), taken, "/code").chunks():
     made.update(chunk)
     size += len(chunk)
 print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -370,13 +360,14 @@ def test_large_files_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_fingerprints_of_an_image_are_remembered(tmp_path: Path) -> None:
-    make(tmp_path / "project", "a")
-    os.utime(tmp_path / "project/a", (1, 1))
-    prints = fingerprints(tmp_path / "project", tmp_path / "index")
-    first = image_context.content(*spec(tmp_path / "project"), prints).taken
+    root, index = tmp_path / "project", tmp_path / "index"
+    make(root, "a")
+    os.utime(root / "a", (1, 1))
+    prints = fingerprints(root, index)
+    first = image_context.content(str(root), (), prints).taken
     assert first.digest.startswith("blake3:")
     (entry,) = first.entries()
     assert entry.content == f"blake3:{blake3(b'a').hexdigest()}"
     prints.save()
-    again = fingerprints(tmp_path / "project", tmp_path / "index")
-    assert image_context.content(*spec(tmp_path / "project"), again).taken.digest == first.digest
+    again = image_context.content(str(root), (), fingerprints(root, index)).taken
+    assert again.digest == first.digest

@@ -227,7 +227,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_images import QUIET, fingerprints, project_spec, the
+from contextlib import nullcontext
+from test_images import QUIET, ConfigChange, fingerprints, project_spec, the
 from buildrun.store.home import Home
 from buildrun.environments.images import derive
 from buildrun.environments.images.engine import Engine
@@ -239,7 +240,7 @@ recipe = derive.code_recipe(base, project_spec(root), fingerprints(root), QUIET)
 def chunks():
     yield bytes(1 << 20)
     os.kill(os.getpid(), signal.SIGKILL)
-recipe = recipe._replace(layer=lambda: Layer(2 << 20, chunks))
+recipe = recipe._replace(make=lambda: nullcontext((Layer(2 << 20, chunks), ConfigChange())))
 derive.layer_image(engine, Home(sys.argv[4]), base, recipe, refresh=False, console=QUIET)
 """
 
@@ -259,8 +260,7 @@ def test_killed_build_leaves_nothing_that_counts(
         if repaired:
             made = derived(engine, small, root, store)
             assert not made.reused
-            own = [each for each in engine.labelled() if each.labels["buildrun.key"] == made.key]
-            assert [each.id for each in own] == [made.id]
+            assert engine.made()[made.key] == [made.id]
             buildrun("cache", "clear")
     (row,) = kept(buildrun, "gc")
     assert row["complete"] is False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ AUTH = base64.b64encode(b"someone:se:cret").decode()
 
 @pytest.fixture(name="environ")
 def an_environ(tmp_path: Path) -> dict[str, str]:
-    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {"HOME": str(tmp_path), "DOCKER_CONFIG": str(tmp_path), "PATH": path}
+    return {"HOME": str(tmp_path), "DOCKER_CONFIG": str(tmp_path)}
 
 
 def configure(environ: dict[str, str], **value: object) -> None:
@@ -30,13 +28,6 @@ def told(repository: str, environ: dict[str, str]) -> Any:
     found = engine_api.header(repository, environ)
     assert found is not None
     return json.loads(base64.urlsafe_b64decode(found)) if found else None
-
-
-def helper(environ: dict[str, str], name: str, script: str) -> None:
-    path = Path(environ["HOME"], "bin", f"docker-credential-{name}")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
 
 
 def test_nothing_is_told_without_a_configuration(environ: dict[str, str]) -> None:
@@ -64,25 +55,10 @@ def test_token_of_a_registry_is_told(environ: dict[str, str]) -> None:
     assert told("registry:5000/project", environ)["identitytoken"] == "t"
 
 
-def test_helper_is_asked_for_its_registry(environ: dict[str, str]) -> None:
-    configure(environ, credHelpers={"registry:5000": "own"}, credsStore="all")
-    helper(environ, "own", """read name; echo '{"Username": "'$name'", "Secret": "s"}'""")
-    helper(environ, "all", """read name; echo '{"Username": "<token>", "Secret": "t"}'""")
-    assert told("registry:5000/project", environ)["username"] == "registry:5000"
-    assert told("other:5000/project", environ)["identitytoken"] == "t"
-
-
-def test_helper_that_has_nothing_leaves_it_to_the_file(environ: dict[str, str]) -> None:
-    configure(environ, auths={"registry:5000": {"auth": AUTH}}, credsStore="none")
-    helper(environ, "none", "echo credentials not found in native keychain; exit 1")
-    assert told("registry:5000/project", environ)["username"] == "someone"
-
-
-@pytest.mark.parametrize("script", ["exit 1", "echo no", "echo '{}'", None])
-def test_helper_that_fails_is_left_to_the_sdk(environ: dict[str, str], script: str | None) -> None:
-    configure(environ, credsStore="broken")
-    if script is not None:
-        helper(environ, "broken", script)
+@pytest.mark.parametrize("name", ["credHelpers", "credsStore"])
+def test_helper_is_left_to_the_sdk(environ: dict[str, str], name: str) -> None:
+    value = {"registry:5000": "own"} if name == "credHelpers" else "all"
+    configure(environ, **{name: value}, auths={"registry:5000": {"auth": AUTH}})
     assert engine_api.header("registry:5000/project", environ) is None
 
 

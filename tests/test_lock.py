@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Buildrun, Outcome, Project
-from wheels import write_wheel
+from conftest import Project
+from wheels import Call, only_wheels, write_wheel  # noqa: F401
 
 MLPROJECT = """\
 name: locked
@@ -21,25 +20,10 @@ entry_points:
 """
 HERE = f"{sys.platform}-{os.uname().machine}"
 
-Call = Callable[..., Outcome]
-
 
 @pytest.fixture
 def links(tmp_path: Path) -> Path:
-    directory = tmp_path / "wheels"
-    write_wheel(directory, "alpha", "1.0")
-    return directory
-
-
-@pytest.fixture
-def offline(buildrun: Buildrun, links: Path) -> Call:
-    environ = {
-        "PIP_NO_INDEX": "1",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_FIND_LINKS": str(links),
-        "UV_INDEX": None,
-    }
-    return lambda *arguments: buildrun(*arguments, environ=environ)
+    return write_wheel(tmp_path / "wheels", "alpha", "1.0").parent
 
 
 @pytest.fixture

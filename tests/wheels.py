@@ -4,9 +4,37 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import pytest
+from conftest import Buildrun, Outcome
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(name="links")
+def some_wheels(tmp_path: Path) -> Path:
+    """Return a directory with wheels of `alpha`, of which the second version needs `beta`."""
+    directory = tmp_path / "wheels"
+    write_wheel(directory, "alpha", "1.0")
+    write_wheel(directory, "alpha", "2.0", requires=("beta",))
+    write_wheel(directory, "beta", "1.5")
+    return directory
+
+
+@pytest.fixture(name="offline")
+def only_wheels(buildrun: Buildrun, links: Path) -> Call:
+    """Return buildrun with packages from that directory, and from nowhere else."""
+    only = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "UV_INDEX": None}
+
+    def call(*arguments: str | Path, **changes: str | None) -> Outcome:
+        environ = {**only, "PIP_FIND_LINKS": str(links), **changes}
+        return buildrun(*arguments, environ=environ)
+
+    return call
 
 
 def write_wheel(

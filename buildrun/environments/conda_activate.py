@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from buildrun.errors import EnvironmentFailure
@@ -26,34 +27,9 @@ RUN = 'for script in "$@"; do . "$script"; done >&2; exec env -0'
 _IGNORED = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "LC_ALL", "USER"})
 
 
-class Variables(Mapping[str, str | None]):
-    """What activation sets (a text) or removes (None), read when it is first asked for.
-
-    An environment's variables are named before it is built, and known after.
-    """
-
-    def __init__(self, prefix: str, environ: Mapping[str, str]) -> None:
-        """Take the prefix and the caller's variables."""
-        self._prefix = prefix
-        self._environ = environ
-        self._values: dict[str, str | None] | None = None
-
-    def __getitem__(self, name: str) -> str | None:
-        """Return the value."""
-        return self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._all())
-
-    def _all(self) -> dict[str, str | None]:
-        if self._values is None:
-            self._values = apply(_load(self._prefix), self._prefix, self._environ)
-        return self._values
+def activate(prefix: str, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what ``conda activate`` would set (a text) or remove (None), scripts included."""
+    return apply(_load(prefix), prefix, environ)
 
 
 def record(prefix: str, variables: Mapping[str, str], environ: Mapping[str, str]) -> None:
@@ -63,7 +39,7 @@ def record(prefix: str, variables: Mapping[str, str], environ: Mapping[str, str]
     Raises EnvironmentFailure for a script that does not end, OSError where it cannot be written.
     """
     bash = shutil.which("bash", path=environ.get("PATH"))
-    changes = learn(prefix, prefix, variables, _sourced_by(bash) if bash is not None else None)
+    changes = learn(prefix, prefix, variables, partial(_source, bash) if bash else None)
     publish(os.path.join(prefix, FILE), json.dumps({"version": 1, "changes": changes}).encode())
 
 
@@ -76,9 +52,9 @@ def learn(
     """
     fixed = {**_declared_by_packages(prefix), **variables}
     changes: dict[str, str | None] = dict(fixed)
-    scripts = _scripts(prefix)
-    if scripts and source is not None:
-        changes.update(_learn(source, scripts, place, fixed))
+    found = scripts(prefix)
+    if found and source is not None:
+        changes.update(_learn(source, found, place, fixed))
     return changes
 
 
@@ -123,7 +99,7 @@ def _load(prefix: str) -> dict[str, str | None]:
 def _declared_by_packages(prefix: str) -> dict[str, str]:
     folder = os.path.join(prefix, "etc", "conda", "env_vars.d")
     found: dict[str, str] = {}
-    for name in _names(folder, ".json"):
+    for name in (each for each in files.names(folder) if each.endswith(".json")):
         try:
             value: Any = json.loads(files.read(os.path.join(folder, name)))
         except (OSError, ValueError):
@@ -133,9 +109,10 @@ def _declared_by_packages(prefix: str) -> dict[str, str]:
     return found
 
 
-def _scripts(prefix: str) -> list[str]:
+def scripts(prefix: str) -> list[str]:
+    """Return the paths of the scripts that activation runs."""
     folder = os.path.join(prefix, "etc", "conda", "activate.d")
-    return [os.path.join(folder, name) for name in _names(folder, ".sh")]
+    return [os.path.join(folder, name) for name in files.names(folder) if name.endswith(".sh")]
 
 
 def _learn(
@@ -193,10 +170,6 @@ def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str
     return changed
 
 
-def _sourced_by(bash: str) -> Source:
-    return lambda scripts, environ: _source(bash, scripts, environ)
-
-
 def _source(bash: str, scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     try:
         done = subprocess.run(
@@ -220,10 +193,3 @@ def listed(output: bytes) -> dict[str, str]:
     """Return the variables that `RUN` has written."""
     pairs = (item.partition("=") for item in output.decode(errors="replace").split("\0"))
     return {name: value for name, equals, value in pairs if equals}
-
-
-def _names(folder: str, suffix: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(suffix))
-    except OSError:
-        return []

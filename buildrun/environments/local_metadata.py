@@ -34,23 +34,18 @@ def content(path: str, whole: str) -> str:
 
     whole: the digest of all its files, returned where its build may read any of them.
     """
-    texts = {name: text(path, name) for name in ("pyproject.toml", "setup.cfg", "setup.py")}
+    texts = {
+        name: files.text(os.path.join(path, name))
+        for name in ("pyproject.toml", "setup.cfg", "setup.py")
+    }
     try:
         named = _named(texts["pyproject.toml"], texts["setup.cfg"], texts["setup.py"])
     except (configparser.Error, SyntaxError, TypeError, ValueError, AttributeError):
         return whole  # one of them is not as it should be
     if named is None:
         return whole
-    texts.update((name, text(path, name)) for name in named)
+    texts.update((name, files.text(os.path.join(path, name))) for name in named)
     return digest.key("metadata", [[name, texts[name]] for name in sorted(texts)])
-
-
-def text(path: str, name: str) -> str:
-    """Return the text of a file in a directory, "" where it cannot be read."""
-    try:
-        return files.read(os.path.join(path, name)).decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _named(pyproject: str, config: str, script: str) -> list[str] | None:

@@ -24,7 +24,6 @@ from buildrun.environments.failures import ToolFailure
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest, files, listing
 from buildrun.workspace import gitignore, select
-from buildrun.workspace import select as links
 from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
@@ -56,12 +55,9 @@ _CHUNK = 1 << 20
 _LARGE = 64 << 20
 
 
-def taken(path: str, outputs: Sequence[str]) -> FileSet:
-    """Return what counts of a package's directory; raises OSError.
-
-    outputs: paths that the project's steps write, absolute.
-    """
-    dropped = leaving(path, outputs)
+def taken(path: str, project: ProjectSpec) -> FileSet:
+    """Return what counts of a package's directory; raises OSError."""
+    dropped = leaving(path, project)
 
     def chosen(root: bytes, tracked: GitIndex) -> Selection:
         return select.without(select.project(root, tracked), dropped)
@@ -72,14 +68,15 @@ def taken(path: str, outputs: Sequence[str]) -> FileSet:
     return found
 
 
-def leaving(path: str, outputs: Sequence[str]) -> list[str]:
+def leaving(path: str, project: ProjectSpec) -> list[str]:
     """Return what is no part of a package though it lies there: what was built, and outputs."""
     built = [name for name in _BUILT if not os.path.exists(os.path.join(path, name, "__init__.py"))]
+    outputs = [os.path.normpath(os.path.join(project.root, each)) for each in project.outputs]
     return [*built, *(os.path.relpath(each, path) for each in outputs if each != path)]
 
 
 def describe(
-    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
+    line: Line, root: str, reader: DependencyTracker, project: ProjectSpec
 ) -> dict[str, str]:
     """Return what decides the line's effect, free of absolute paths where it can be.
 
@@ -95,22 +92,15 @@ def describe(
         if f"${{{name}}}" in parts["text"]:
             value = reader.variable(name) or ""
             parts[f"variable {name}"] = digest.content(value.encode(errors="replace"))
-    parts.update(_local_content(line, root, reader, outputs))
-    return parts
-
-
-def _local_content(
-    line: Line, root: str, reader: DependencyTracker, outputs: Sequence[str]
-) -> dict[str, str]:
     path = requirements.local_path(line, root)
     if path is None:
-        return {}
+        return parts
     reader.untrackable = True
     try:
-        if not requirements.EDITABLE.match(line.text):
-            whole = content(path, outputs)
-            return {"content": whole, "metadata": local_metadata.content(path, whole)}
-        return {"editable": path, "content": build_content(path)}
+        if requirements.EDITABLE.match(line.text):
+            return {**parts, "editable": path, "content": _build_content(path)}
+        whole = _content_of(path) if os.path.isfile(path) else _digest(path, project)
+        return {**parts, "content": whole, "metadata": local_metadata.content(path, whole)}
     except OSError as error:
         raise EnvironmentFailure(
             f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",
@@ -119,19 +109,12 @@ def _local_content(
         ) from None
 
 
-def content(path: str, outputs: Sequence[str]) -> str:
-    """Return the digest of what a package is built from, a file or a directory; raises OSError."""
-    if os.path.isfile(path):
-        return _content_of(path)
-    return _digest(path, taken(path, outputs), outputs, (path,))
-
-
-def build_content(path: str) -> str:
+def _build_content(path: str) -> str:
     """Return the digest of what an editable install takes from a directory; raises OSError.
 
     These are the files that say how to build it, and those that they name.
     """
-    texts = [local_metadata.text(path, name) for name in _BUILD_FILES]
+    texts = [files.text(os.path.join(path, name)) for name in _BUILD_FILES]
     names = [
         name
         for name in sorted(os.listdir(path))
@@ -150,13 +133,16 @@ def _content_of(path: str) -> str:
     return Fingerprints(os.path.dirname(path), None).content(path)
 
 
-def _digest(path: str, found: FileSet, outputs: Sequence[str], trail: Sequence[str]) -> str:
+def _digest(
+    path: str, project: ProjectSpec, found: FileSet | None = None, trail: Sequence[str] = ()
+) -> str:
     """Return the digest of files, of what links lead to outside, and of the packages they need."""
+    found = taken(path, project) if found is None else found
     parts = [found.digest, *_behind_links(path, found)]
-    for name in _PATHS.findall(local_metadata.text(path, "pyproject.toml")):
+    for name in _PATHS.findall(files.text(os.path.join(path, "pyproject.toml"))):
         other = os.path.abspath(os.path.join(path, name))
-        if other not in trail and os.path.isfile(os.path.join(other, "pyproject.toml")):
-            parts.append(_digest(other, taken(other, outputs), outputs, (*trail, other)))
+        if other not in (*trail, path) and os.path.isfile(os.path.join(other, "pyproject.toml")):
+            parts.append(_digest(other, project, trail=(*trail, path)))
     return digest.key("package", parts) if len(parts) > 1 else found.digest
 
 
@@ -169,7 +155,7 @@ def _behind_links(path: str, found: FileSet) -> Iterator[str]:
     repository = gitignore.repository(top)
     home = None if repository is None else os.path.realpath(os.fsdecode(repository.top))
     for entry in found.entries():
-        if entry.kind != listing.SYMLINK or not links.leads_out(top, os.fsencode(entry.path)):
+        if entry.kind != listing.SYMLINK or not select.leads_out(top, os.fsencode(entry.path)):
             continue
         target = os.path.realpath(os.path.join(path, entry.path))
         shared = home is not None and target.startswith(home + os.sep)
@@ -255,7 +241,7 @@ class Copies:
 
         return requirements.moved(line, self._root, partial(self._target, line), address)
 
-    def _target(self, line: Line, path: str, *, editable: bool) -> str:
+    def _target(self, line: Line, path: str, editable: bool) -> str:
         if path in line.text or path in unquote(line.text):
             self._absolute.add(path)
         if editable and os.path.isdir(path):
@@ -274,9 +260,8 @@ class Copies:
         return self._copies.get(path, path)
 
     def _copy(self, path: str) -> str:
-        outputs = requirements.outputs_of(self._project)
-        found = taken(path, outputs)
-        if _digest(path, found, outputs, (path,)) not in self._known:
+        found = taken(path, self._project)
+        if _digest(path, self._project, found) not in self._known:
             raise _changed(path)
         outer, repository = path, gitignore.repository(os.fsencode(path))
         if repository is not None:

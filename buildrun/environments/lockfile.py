@@ -52,9 +52,10 @@ def path_for(environment_file: str) -> str:
     return os.path.splitext(environment_file)[0] + ".lock"
 
 
-def load(environment_file: str | None, reader: DependencyTracker) -> Lock | None:
+def load(environment_file: str | None, reader: DependencyTracker, manager: str = "") -> Lock | None:
     """Return the lock beside an environment file, or None where there is none.
 
+    manager: one that another has made does not count.
     Raises EnvironmentFailure for a file that is no lock of this version.
     """
     if environment_file is None:
@@ -71,13 +72,39 @@ def load(environment_file: str | None, reader: DependencyTracker) -> Lock | None
             hint="mend its permissions, or make it anew with `buildrun lock`",
         ) from None
     try:
-        return _decode(json.loads(text))
+        lock = _decode(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EnvironmentFailure(
             "this is not a lock that this version of buildrun can read",
             place=path,
             hint="make it anew with `buildrun lock`, or delete it",
         ) from None
+    return lock if manager in ("", lock.manager) else None
+
+
+def check(
+    lock: Lock | None,
+    inputs: Mapping[str, Any],
+    platform: str,
+    python: str,
+    environment_file: str | None,
+    *,
+    locked: bool,
+) -> tuple[str, Sequence[str]]:
+    """Return whether a lock is ``locked``, ``stale`` or ``unlocked``, and why it is stale.
+
+    locked: nothing but a fresh one will do. Raises EnvironmentFailure.
+    """
+    stale = changes(lock, inputs, platform, python) if lock is not None else []
+    if lock is not None and not stale:
+        return "locked", stale
+    if locked:
+        fact = (
+            "the lock is stale: " + "; ".join(stale) if stale else "the environment is not locked"
+        )
+        place = path_for(environment_file) if environment_file else None
+        raise EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")
+    return "stale" if stale else "unlocked", stale
 
 
 def dump(lock: Lock) -> bytes:

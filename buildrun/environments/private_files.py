@@ -10,15 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from buildrun.store.cas import Copier, write
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.uv import Tool
 
 _CHUNK = 1 << 20
 _THREADS = 4
@@ -28,31 +24,37 @@ _CODE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"!<ar")
 _LARGE = 1 << 16
 
 
-class Recorded(NamedTuple):
-    """What a package says of one of its files: the SHA-256 is hexadecimal."""
+class File(NamedTuple):
+    """A file as its package records it.
+
+    path: relative to the prefix. size: bytes, None where it may have any. sha256: hexadecimal, ""
+    where it may have any content.
+    """
 
     package: str
+    path: str
+    size: int | None
     sha256: str
 
 
-# By the files' absolute paths: packages may have the same file, and then one of them is right.
-Records = Mapping[str, Sequence[Recorded]]
-
-
-def settle(prefix: str, recorded: Records) -> list[str]:
+def settle(prefix: str, recorded: Iterable[File]) -> list[str]:
     """Give a prefix files of its own; return the packages that have others than they record.
 
-    Raises OSError.
+    Packages may have the same file, and then one of them is right. Raises OSError.
     """
     copier = Copier()
+    known: dict[str, list[File]] = {}
+    for each in recorded:
+        if each.sha256:
+            known.setdefault(os.path.join(prefix, each.path), []).append(each)
 
-    def wrong(found: tuple[str, os.stat_result]) -> Sequence[Recorded]:
+    def wrong(found: tuple[str, os.stat_result]) -> Sequence[File]:
         path, status = found
-        known = recorded.get(path, ())
         made = _own(path, status, copier) if status.st_nlink > 1 else sha256(path)
-        return () if any(made == each.sha256 for each in known) else known
+        owners = known.get(path, ())
+        return () if any(made == each.sha256 for each in owners) else owners
 
-    there = [item for item in _files(prefix) if item[1].st_nlink > 1 or item[0] in recorded]
+    there = [item for item in _files(prefix) if item[1].st_nlink > 1 or item[0] in known]
     small = [item for item in there if item[1].st_size < _LARGE]
     large = [item for item in there if item[1].st_size >= _LARGE]
     # Threads that hash much at a time get on beside each other. With many short calls of the
@@ -60,34 +62,8 @@ def settle(prefix: str, recorded: Records) -> list[str]:
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         groups = list(pool.map(wrong, large))
     bad = {each.package for group in (*groups, *map(wrong, small)) for each in group}
-    missing = recorded.keys() - {path for path, _ in there}
-    bad.update(each.package for path in missing for each in recorded[path])
-    return sorted(bad)
-
-
-def install(
-    prefix: str,
-    recorded: Callable[[str], Records],
-    tool: Tool,
-    console: Console,
-    put: Callable[..., None],
-) -> None:
-    """Install with uv, and once more, past its cache, what is not as the packages record it.
-
-    recorded: returns what they record. put: installs, with more options for uv.
-    Raises ToolFailure and OSError.
-    """
-    put("--link-mode=clone")
-    changed = settle(prefix, recorded(prefix))
-    if not changed:
-        return
-    names = ", ".join(f"`{name}`" for name in changed)
-    console.warn(f"uv's cache has damaged files of {names}", "they are fetched and installed anew")
-    tool.run("cache", "clean", *changed)
-    put("--link-mode=clone", *(f"--reinstall-package={name}" for name in changed))
-    if changed := settle(prefix, recorded(prefix)):
-        names = ", ".join(f"`{name}`" for name in changed)
-        console.warn(f"files of {names} differ from what the packages themselves record of them")
+    missing = known.keys() - {path for path, _ in there}
+    return sorted(bad.union(each.package for path in missing for each in known[path]))
 
 
 def _files(prefix: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.environments import uv
 from buildrun.environments.failures import ToolFailure, locate
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import fits, parse_version
+from buildrun.store import files
 from buildrun.store.memo import memoize
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.base import EnvironmentRequest
     from buildrun.project.model import PythonEnv
-    from buildrun.store.memo import DependencyTracker, Memo
+    from buildrun.store.memo import DependencyTracker
 
 _DIRECTORY = re.compile(r"^(?:cpython-)?([0-9]+\.[0-9]+\.[0-9]+)(?:-|$)")
 _PROGRAM = re.compile(r"^python(?:3(?:\.[0-9]+)?)?$")
@@ -26,8 +28,6 @@ _ASK = (
     "import sys; sys.implementation.name == 'cpython' and sys.version_info[3] == 'final' "
     "and print('%d.%d.%d' % sys.version_info[:3])"
 )
-
-
 _ANSWER = 20.0  # seconds that a program may take to tell its version
 
 
@@ -45,87 +45,72 @@ def running() -> Interpreter:
 
 
 def find(
-    request: str | None, reader: DependencyTracker, memory: Memo, environ: Mapping[str, str]
-) -> Interpreter | None:
-    """Return the newest interpreter that fits, or None.
+    declared: PythonEnv, request: EnvironmentRequest, reader: DependencyTracker
+) -> Interpreter:
+    """Return the newest interpreter that fits; raises PythonMissing.
 
-    request: ``3``, ``3.11``, ``3.11.7``, ``3.11.*`` or a range such as ``>=3.10,<3.13``; None is
-        the very version that runs buildrun, as in MLflow.
-    A choice is kept while its program is unchanged, even when a newer Python is installed later.
+    Without a version it is the one that runs buildrun, as in MLflow. A choice is kept while its
+    program is unchanged, even when a newer Python is installed later.
     """
-    here = running()
-    if request is None or request.strip() == here.version:
-        found: Interpreter | None = here
-    else:
-        value = memoize(memory, f"python {request}", environ, lambda inner: _newest(request, inner))
-        found = Interpreter(*value) if value else None
-    if found is not None:
-        reader.executable(found.path)
+    wanted, found = declared.python, running()
+    if wanted is not None and wanted.strip() != found.version:
+
+        def newest(inner: DependencyTracker) -> Interpreter | None:
+            fitting = [item for item in _candidates(inner) if fits(item.version, wanted)]
+            if not fitting:
+                inner.untrackable = True
+                return None
+            best = max(fitting, key=lambda item: parse_version(item.version))
+            inner.executable(best.path)
+            return best
+
+        value = memoize(request.memo, f"python {wanted}", request.environ, newest)
+        if not value:
+            installed = {item.version for item in _candidates(reader)}
+            raise PythonMissing(wanted, declared.path, installed, request)
+        found = Interpreter(*value)
+    reader.executable(found.path)
     return found
 
 
-def _newest(request: str, reader: DependencyTracker) -> Interpreter | None:
-    fitting = [item for item in _candidates(reader) if fits(item.version, request)]
-    if not fitting:
-        reader.untrackable = True
-        return None
-    best = max(fitting, key=lambda item: parse_version(item.version))
-    reader.executable(best.path)
-    return best
-
-
-def installed(reader: DependencyTracker) -> list[Interpreter]:
-    """Return the interpreters of pyenv, of uv and on PATH, and the running one."""
-    found = {interpreter.path: interpreter for interpreter in _candidates(reader)}
-    return list(found.values())
-
-
 def _candidates(reader: DependencyTracker) -> Iterator[Interpreter]:
+    """Yield the running interpreter, then those of pyenv, of uv and on PATH."""
     yield running()
     home = reader.home()
     pyenv = reader.variable("PYENV_ROOT") or os.path.join(home, ".pyenv")
-    yield from _versioned(os.path.join(pyenv, "versions"))
     data = reader.variable("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
-    uv = reader.variable("UV_PYTHON_INSTALL_DIR") or os.path.join(data, "uv", "python")
-    yield from _versioned(uv)
-    yield from _on_path(reader.variable("PATH") or os.defpath)
-
-
-def _versioned(directory: str) -> Iterator[Interpreter]:
-    for name in _names(directory):
-        match = _DIRECTORY.match(name)
-        if match:
+    uv_python = reader.variable("UV_PYTHON_INSTALL_DIR") or os.path.join(data, "uv", "python")
+    for directory in (os.path.join(pyenv, "versions"), uv_python):
+        for name in files.names(directory):
+            match = _DIRECTORY.match(name)
             path = os.path.join(directory, name, "bin", "python3")
-            if os.access(path, os.X_OK):
+            if match and os.access(path, os.X_OK):
                 yield Interpreter(os.path.realpath(path), match.group(1))
+    yield from _ask(_on_path(reader.variable("PATH") or os.defpath))
 
 
-def _on_path(search: str) -> Iterator[Interpreter]:
+def _on_path(search: str) -> list[str]:
     programs: dict[str, None] = {}
     for directory in search.split(os.pathsep):
         if not directory or "shims" in directory.split(os.sep):
             continue  # pyenv's shims are scripts that answer for another version
-        for name in filter(_PROGRAM.match, _names(directory)):
+        for name in filter(_PROGRAM.match, files.names(directory)):
             path = os.path.realpath(os.path.join(directory, name))
             if os.access(path, os.X_OK):
                 programs[path] = None
-    yield from _ask(list(programs))
+    return list(programs)
 
 
 def _ask(paths: Sequence[str]) -> Iterator[Interpreter]:
     """Ask programs for their versions, all at once; those that do not answer are left out."""
-    import subprocess
-
-    asked = []
+    asked, null = [], subprocess.DEVNULL
     for path in paths:
+        command = (path, "-I", "-S", "-c", _ASK)
         try:
-            command = (path, "-I", "-S", "-c", _ASK)
-            null = subprocess.DEVNULL
-            asked.append(
-                (path, subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null))
-            )
+            process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
         except OSError:
             continue
+        asked.append((path, process))
     for path, process in asked:
         try:
             answer = process.communicate(timeout=_ANSWER)[0].decode(errors="replace").strip()
@@ -137,28 +122,21 @@ def _ask(paths: Sequence[str]) -> Iterator[Interpreter]:
             yield Interpreter(path, answer)
 
 
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
-
-
 class PythonMissing(EnvironmentFailure):
     """No interpreter here fits; the network may have one."""
 
     def __init__(
-        self, declared: PythonEnv, installed: Sequence[str], request: EnvironmentRequest
+        self, wanted: str, path: str | None, installed: set[str], request: EnvironmentRequest
     ) -> None:
         """Say what was asked for and what is there."""
-        there = sorted(set(installed), key=lambda text: [int(part) for part in text.split(".")])
+        there = sorted(installed, key=parse_version)
         super().__init__(
-            f"Python {declared.python} is not on this machine, which has {', '.join(there)}",
-            place=locate(declared.path, declared.python or ""),
-            hint=f"install it (`uv python install {declared.python}` or `pyenv install`), "
+            f"Python {wanted} is not on this machine, which has {', '.join(there)}",
+            place=locate(path, wanted),
+            hint=f"install it (`uv python install {wanted}` or `pyenv install`), "
             "or ask for one that is there",
         )
-        self._wanted = declared.python or ""
+        self._wanted = wanted
         self._request = request
 
     def obtain(self, console: Console) -> None:

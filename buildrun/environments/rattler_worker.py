@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buildrun.console import size
-from buildrun.environments import conda, private_files, rattler_cache
-from buildrun.environments import rattler as rattler_records
+from buildrun.environments import installed_files, private_files, rattler_cache
 from buildrun.environments.rattler_cache import Entry
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
@@ -54,7 +53,7 @@ def main() -> NoReturn:
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         records = asyncio.run(_work(order, say))
-        say("done", records=[rattler_records.describe(record) for record in records])
+        say("done", records=[json.loads(record.to_json()) for record in records])
     except Refusal as refusal:
         say("failure", kind=refusal.kind, reason=refusal.reason)
     except rattler_cache.WrongHash as error:
@@ -80,7 +79,7 @@ async def _work(order: Mapping[str, Any], say: Any) -> Sequence[Any]:
 
     client = _client(rattler, order)
     if order["action"] == "install-records":
-        records = [rattler_records.record_of(rattler, fields) for fields in order["records"]]
+        records = [_record(rattler, fields) for fields in order["records"]]
     else:
         say("progress", text="reading the channels and solving")
         records = await _patiently(_solve(rattler, client, order), order["channels"])
@@ -111,7 +110,7 @@ async def _solve(rattler: Any, client: Any, order: Mapping[str, Any]) -> Any:
         platforms=platforms,
         virtual_packages=[_virtual(rattler, text) for text in order["virtual_packages"]],
         channel_priority=getattr(rattler.ChannelPriority, order["priority"].capitalize()),
-        locked_packages=[rattler_records.record_of(rattler, fields) for fields in order["records"]],
+        locked_packages=[_record(rattler, fields) for fields in order["records"]],
         add_pip_as_python_dependency=any(pip),
     )
 
@@ -149,7 +148,7 @@ def _answers(channel: str) -> bool:
 async def _install(
     rattler: Any, client: Any, order: Mapping[str, Any], records: Sequence[Any], say: Any
 ) -> None:
-    entries = [rattler_records.entry_of(record) for record in records]
+    entries = [_entry(record) for record in records]
     wanted = rattler_cache.missing(entries, order["packages"])
     whole = sum(entry.size for entry in wanted)
     rest = f"{len(wanted)} to fetch, {size(whole)}" if wanted else "all of them at hand"
@@ -188,10 +187,11 @@ def _flawed(prefix: str, entries: Sequence[Entry], *, last: bool) -> list[Entry]
 
     last: they were just unpacked. Then only sizes count: a package's script may write into files.
     """
-    names = set(private_files.settle(prefix, conda.recorded(prefix)))
+    files = list(installed_files.of_conda(prefix))
+    names = set(private_files.settle(prefix, files))
     if last:
         names = set()
-    names |= {name.rpartition("/")[2] for name in conda.damaged_packages(prefix)}
+    names |= {each.package for each in files if installed_files.has_other_size(prefix, each)}
     return [entry for entry in entries if f"{entry.name}-{entry.version}-{entry.build}" in names]
 
 
@@ -216,10 +216,34 @@ def _spec(rattler: Any, text: str) -> Any:
 def _virtual(rattler: Any, text: str) -> Any:
     name, version, build = text.split("=")
     return rattler.GenericVirtualPackage(
-        rattler.PackageName(name),
-        rattler.Version(version),
-        rattler_records.build_string(rattler, build),
+        rattler.PackageName(name), rattler.Version(version), _build_string(rattler, build)
     )
+
+
+def _record(rattler: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the record of a locked package; see ``conda_lock`` for its fields."""
+    names = ("name", "version", "build_number", "subdir", "noarch", "size")
+    package = rattler.PackageRecord(
+        **{name: fields[name] for name in (*names, "python_site_packages_path")},
+        build=_build_string(rattler, fields["build"]),
+        depends=fields["depends"] or [],
+        constrains=fields["constrains"] or [],
+        sha256=bytes.fromhex(fields["sha256"]) if fields["sha256"] else None,
+        md5=bytes.fromhex(fields["md5"]) if fields["md5"] else None,
+    )
+    return rattler.RepoDataRecord(package, fields["file_name"], fields["url"], fields["channel"])
+
+
+def _build_string(rattler: Any, text: str) -> Any:
+    """Return a build string as rattler's constructors take it: a text before 0.28."""
+    return getattr(rattler, "BuildString", str)(text)
+
+
+def _entry(record: Any) -> Entry:
+    """Return the record as the guards of the cache take it."""
+    name, digest = record.name.normalized, record.sha256.hex() if record.sha256 else ""
+    version, build = str(record.version), str(record.build)
+    return Entry(name, version, build, record.url, digest, record.size or 0)
 
 
 def _refuse_remote(wanted: Sequence[Entry]) -> None:

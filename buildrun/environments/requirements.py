@@ -9,7 +9,7 @@ import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
@@ -18,7 +18,6 @@ from buildrun.project.rules.environments import Parsed, parse
 from buildrun.store.files import NotAFile
 
 if TYPE_CHECKING:
-    from buildrun.project.model import ProjectSpec
     from buildrun.store.memo import DependencyTracker
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -48,14 +47,6 @@ class Line(NamedTuple):
     constraint: bool = False
 
 
-class Target(Protocol):
-    """Says where a package is that a line names by a path."""
-
-    def __call__(self, path: str, *, editable: bool) -> str:
-        """Return the path to install from."""
-        ...
-
-
 def follow(
     lines: Sequence[str], origin: str, root: str, reader: DependencyTracker
 ) -> tuple[Line, ...]:
@@ -77,11 +68,6 @@ def logical_lines(lines: Sequence[str], origin: str) -> list[Line]:
 def sources(lines: Iterable[Line]) -> list[Line]:
     """Return the lines that say where packages come from, locked ones as well."""
     return [line for line in lines if line.text.startswith(_SOURCES)]
-
-
-def outputs_of(project: ProjectSpec) -> list[str]:
-    """Return the absolute paths that steps write; they are no part of a local package."""
-    return [os.path.normpath(os.path.join(project.root, path)) for path in project.outputs]
 
 
 def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:
@@ -107,11 +93,16 @@ def local_path(line: Line, root: str) -> str | None:
     return os.path.abspath(next((item for item in candidates if os.path.exists(item)), path))
 
 
-def moved(line: Line, root: str, target: Target, address: Callable[[str, str], str]) -> str:
+def moved(
+    line: Line,
+    root: str,
+    target: Callable[[str, bool], str],
+    address: Callable[[str, str], str],
+) -> str:
     """Return a line's text with other paths.
 
-    target: returns what takes the place of the path that the line installs from. address: told
-    the path or URL of an option and the directory that it is relative to, returns another.
+    target: told the path that the line installs from, and whether it is editable. address: told
+    the path or URL of an option, and the directory that it is relative to. Both return another.
     """
     base = os.path.dirname(line.path) if line.number else root
     if option := _LINKS.fullmatch(line.text):
@@ -121,7 +112,7 @@ def moved(line: Line, root: str, target: Target, address: Callable[[str, str], s
     if path is None or match is None:
         return line.text
     editable, name, _, rest = match.groups()
-    there = target(path, editable=bool(editable))
+    there = target(path, bool(editable))
     if name or "#" in rest or " " in there:
         there = f"file://{quote(there)}"
     return f"{editable}{name}{there}{rest}"

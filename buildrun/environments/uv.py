@@ -10,9 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.environments import uv_arguments
 from buildrun.environments.failures import ToolFailure
+from buildrun.environments.requirements import expanded, name_of
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.rules.environments import parse
 from buildrun.store import home
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Tool:
 
     def pip(self, verb: str, *arguments: str, text: str = "") -> str:
         """Call one of the ``uv pip`` verbs with pip's settings; text: lines of requirements."""
-        words, lines = uv_arguments.translate(text.splitlines(), self._environ)
+        words, lines = _translate(text.splitlines(), self._environ)
         given = list(self._settings.arguments)
         if "--require-hashes" in words or self._environ.get("UV_REQUIRE_HASHES"):
             # Everything is pinned then; uv would want that of bounds as well, and pip does not.
@@ -166,11 +167,10 @@ def _open_channel(console: Console) -> tuple[bool, int, int]:
 
 
 def _feed(process: subprocess.Popen[bytes], text: str) -> None:
-    if process.stdin is None:
-        return
     try:
-        process.stdin.write(text.encode())
-        process.stdin.close()
+        if process.stdin is not None:
+            process.stdin.write(text.encode())
+            process.stdin.close()
     except BrokenPipeError:
         pass  # it ended before reading; its exit code says why
 
@@ -181,10 +181,55 @@ def _collect(watch: int, console: Console | None) -> bytes:
         try:
             chunk = os.read(watch, 1 << 14)
         except OSError:
-            break  # a pseudo-terminal whose other end is closed
+            return kept  # a pseudo-terminal whose other end is closed
         if not chunk:
-            break
+            return kept
         kept = (kept + chunk)[-_KEPT_BYTES:]
         if console is not None:
             console.raw(chunk)
-    return kept
+
+
+# Options of requirements that change nothing of what is installed, or that uv does anyway.
+_WITHOUT_EFFECT = ("--prefer-binary", "--use-feature")
+# Options of requirements that are arguments for uv.
+_ARGUMENTS = {
+    "--pre": ("--prerelease", "allow"),
+    "--require-hashes": ("--require-hashes",),
+    "--trusted-host": ("--allow-insecure-host", "{value}"),
+}
+_NAMED = re.compile(r"[A-Za-z0-9][\w.-]*\s*(\[[^]]*\])?\s*(@|[<>=!~;(]|$)")
+
+
+def _translate(lines: Sequence[str], environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return arguments for ``uv pip``, and the lines that it reads; variables are replaced."""
+    arguments: list[str] = []
+    texts: list[str] = []
+    for line in lines:
+        requirement, options, _ = parse(expanded(line, environ.get))
+        for name, value in options:
+            arguments += _argument(requirement, name, value, environ)
+        if requirement:
+            hashes = [f"--hash={value}" for name, value in options if name == "--hash"]
+            texts.append(" ".join([requirement, *hashes]))
+            continue
+        texts += [
+            f"{name} {value}".strip()
+            for name, value in options
+            if name not in _WITHOUT_EFFECT and name not in _ARGUMENTS
+        ]
+    return arguments, texts
+
+
+def _argument(requirement: str, option: str, value: str, environ: Mapping[str, str]) -> list[str]:
+    if option in _ARGUMENTS:
+        return [word.format(value=value) for word in _ARGUMENTS[option]]
+    if option == "--extra-index-url" and "UV_INDEX_STRATEGY" not in environ:
+        # pip takes the best version of all indexes, uv by default that of the first.
+        return ["--index-strategy", "unsafe-best-match"]
+    if option in ("--global-option", "--install-option"):
+        option, value = "--config-settings", f"{option}={value}"
+    if option != "--config-settings":
+        return []
+    if _NAMED.match(requirement):
+        return ["--config-settings-package", f"{name_of(requirement)}:{value}"]
+    return ["--config-settings", value]  # of a path

@@ -1,8 +1,7 @@
 """What this machine offers to a conda solve: its platform and its virtual packages.
 
-Source: conda's documentation, "Managing virtual packages". They are found here and not by the
-solver, because they are a part of an environment's key, and computing a key must stay cheap. The
-same list is handed to the solver, so that key and solve cannot disagree.
+Source: conda's documentation, "Managing virtual packages". They are a part of an environment's
+key, and py-rattler, which need not be there, tells the kernel's patch and the very processor.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from buildrun.store.memo import DependencyTracker
 
-_MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32", "armv6l": "armv6l"}
-
+NAMES = ("cuda", "glibc", "linux", "osx", "archspec")
+_MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32"}
 # The features of each level of the x86-64 psABI, by the names of /proc/cpuinfo.
 _X86_LEVELS = (
     ("x86_64_v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"),
@@ -31,53 +30,39 @@ _CPU_BYTES = 1 << 14  # enough for the first processor
 
 def platform(reader: DependencyTracker) -> str:
     """Return conda's name of the platform, such as ``linux-64``; CONDA_SUBDIR is respected."""
-    if chosen := reader.variable("CONDA_SUBDIR"):
-        return chosen
     machine = os.uname().machine
     system = "osx" if sys.platform == "darwin" else sys.platform
-    return f"{system}-{_MACHINES.get(machine, machine)}"
+    return reader.variable("CONDA_SUBDIR") or f"{system}-{_MACHINES.get(machine, machine)}"
 
 
 def detect(reader: DependencyTracker) -> tuple[str, ...]:
-    """Return the virtual packages as ``name=version=build``.
+    """Return the virtual packages as ``name=version=build``; CONDA_OVERRIDE_* are respected.
 
     The kernel counts with its major and minor version only, the processor with its level: neither
     a patch of the kernel nor another processor of the same level makes a new environment.
-    CONDA_OVERRIDE_CUDA, _GLIBC, _LINUX, _OSX and _ARCHSPEC are respected; an empty one removes
-    its package.
     """
-    return _listed(_mac(reader) if sys.platform == "darwin" else _linux(reader), reader)
+    return _overridden(_mac(reader) if sys.platform == "darwin" else _linux(reader), reader)
 
 
 def assumed(subdir: str, reader: DependencyTracker) -> tuple[str, ...]:
-    """Return what a lock for a platform counts on, whatever machine makes it.
-
-    CONDA_OVERRIDE_* variables are respected, such as CONDA_OVERRIDE_CUDA.
-    """
+    """Return what a lock for a platform counts on, whatever machine makes it."""
     system, _, machine = subdir.partition("-")
-    return _listed({**_ASSUMED.get(system, {}), "archspec": _LEVELS.get(machine, machine)}, reader)
+    found = {**_ASSUMED.get(system, {}), "archspec": _LEVELS.get(machine, machine)}
+    return _overridden(found, reader)
 
 
-def _listed(found: dict[str, str], reader: DependencyTracker) -> tuple[str, ...]:
+def _overridden(found: dict[str, str], reader: DependencyTracker) -> tuple[str, ...]:
+    """Return packages as texts; an empty variable removes its package."""
     found["unix"] = "0"
-    for name in ("cuda", "glibc", "linux", "osx", "archspec"):
+    for name in NAMES:
         chosen = reader.variable(f"CONDA_OVERRIDE_{name.upper()}")
         if chosen is not None:
             found[name] = chosen.strip()
-    return tuple(_spell(name, version) for name, version in sorted(found.items()) if version)
-
-
-def _spell(name: str, version: str) -> str:
-    return f"__archspec=1={version}" if name == "archspec" else f"__{name}={version}=0"
-
-
-def _linux(reader: DependencyTracker) -> dict[str, str]:
-    return {
-        "linux": _head(_text(reader, "/proc/sys/kernel/osrelease") or os.uname().release),
-        "glibc": _glibc(reader),
-        "archspec": _processor(),
-        "cuda": _cuda(reader),
-    }
+    return tuple(
+        f"__archspec=1={version}" if name == "archspec" else f"__{name}={version}=0"
+        for name, version in sorted(found.items())
+        if version
+    )
 
 
 def _mac(reader: DependencyTracker) -> dict[str, str]:
@@ -85,17 +70,22 @@ def _mac(reader: DependencyTracker) -> dict[str, str]:
 
     _text(reader, "/System/Library/CoreServices/SystemVersion.plist")
     machine = os.uname().machine
-    return {"osx": _head(mac_ver()[0]), "archspec": "m1" if machine == "arm64" else machine}
+    return {"osx": _minor(mac_ver()[0]), "archspec": "m1" if machine == "arm64" else machine}
 
 
-def _glibc(reader: DependencyTracker) -> str:
+def _linux(reader: DependencyTracker) -> dict[str, str]:
     for path in (f"/lib/{os.uname().machine}-linux-gnu/libc.so.6", "/lib64/libc.so.6"):
         _text(reader, path)  # so that an upgrade is noticed
     try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        library, _, glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (ValueError, OSError):
-        return ""
-    return version if name == "glibc" else ""
+        library = glibc = ""
+    return {
+        "linux": _minor(_text(reader, "/proc/sys/kernel/osrelease") or os.uname().release),
+        "glibc": glibc if library == "glibc" else "",
+        "archspec": _processor(),
+        "cuda": _cuda(reader),
+    }
 
 
 def _processor() -> str:
@@ -139,6 +129,6 @@ def _text(reader: DependencyTracker, path: str) -> str:
         return ""
 
 
-def _head(version: str) -> str:
+def _minor(version: str) -> str:
     match = re.match(r"[0-9]+(\.[0-9]+)?", version)
     return match.group() if match else "0"

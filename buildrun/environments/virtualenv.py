@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from base64 import urlsafe_b64decode
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments import (
     failures,
+    installed_files,
     local_packages,
     lockfile,
     pip_config,
     private_files,
     python,
     requirements,
+    uv,
+    uv_lock,
 )
 from buildrun.environments.base import EnvironmentRequest, Identity, here
 from buildrun.environments.failures import ToolFailure
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.pip_config import Settings
-from buildrun.environments.prefix import MARKER
-from buildrun.environments.private_files import Recorded
 from buildrun.environments.requirements import Line, logical_lines, name_of
 from buildrun.errors import EnvironmentFailure
-from buildrun.project.model import CondaEnv, PythonEnv
-from buildrun.project.rules.environments import fits
+from buildrun.project.model import CondaEnv, EnvironmentSpec, PythonEnv
+from buildrun.project.rules.environments import as_python_env, fits
 from buildrun.store import digest, files
 from buildrun.store.memo import DependencyTracker
 
 if TYPE_CHECKING:
     from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
     from buildrun.environments.python import Interpreter
-    from buildrun.environments.uv import Tool
-    from buildrun.store.memo import DependencyTracker
+
+NAME = "virtualenv"
 
 # What `--env-manager uv` takes instead of the declared dependencies, as MLflow does.
 UV_LOCK = "uv.lock"
@@ -53,16 +53,21 @@ class VirtualenvSpec(NamedTuple):
     """
 
     declared: PythonEnv
-    lines: Mapping[str, tuple[Line, ...]]
+    lines: Mapping[str, Sequence[Line]]
     inputs: Mapping[str, Any]
-    indexes: tuple[str, ...]
+    indexes: Sequence[str]
     settings: Settings
-    warnings: tuple[str, ...]
+    warnings: Sequence[str]
+
+    @property
+    def all_lines(self) -> list[Line]:
+        """Return the requirements of all installations."""
+        return [line for lines in self.lines.values() for line in lines]
 
 
 def read(request: EnvironmentRequest, reader: DependencyTracker) -> VirtualenvSpec:
     """Return it all; raises EnvironmentFailure for files that cannot be followed."""
-    declared, warnings = _declared(request)
+    declared, warnings = _declared(request.project.environment)
     root, origin = request.project.root, declared.path or request.project.root
     stages = {"build": declared.build_dependencies, "run": declared.dependencies}
     lines = {
@@ -74,23 +79,11 @@ def read(request: EnvironmentRequest, reader: DependencyTracker) -> VirtualenvSp
     if request.manager == "uv" and reader.exists(os.path.join(root, UV_LOCK)):
         inputs["uv.lock"] = pip_config.contents(root, (UV_LOCK, "pyproject.toml"), reader)
         lines = {"packages of uv.lock": _given_by_path(root, reader)}
-    outputs = requirements.outputs_of(request.project)
     for stage, found in lines.items():
-        inputs[stage] = [local_packages.describe(line, root, reader, outputs) for line in found]
+        inputs[stage] = [
+            local_packages.describe(line, root, reader, request.project) for line in found
+        ]
     return VirtualenvSpec(declared, lines, inputs, indexes, settings, warnings)
-
-
-def find_interpreter(
-    declared: PythonEnv, request: EnvironmentRequest, reader: DependencyTracker
-) -> Interpreter:
-    """Return the Python to build with; raises PythonMissing."""
-    found = python.find(declared.python, reader, request.memo, request.environ)
-    if found is not None:
-        return found
-    from buildrun.environments.python import PythonMissing
-
-    there = [item.version for item in python.installed(reader)]
-    raise PythonMissing(declared, there, request)
 
 
 def _given_by_path(root: str, reader: DependencyTracker) -> tuple[Line, ...]:
@@ -101,202 +94,121 @@ def _given_by_path(root: str, reader: DependencyTracker) -> tuple[Line, ...]:
     return tuple(Line(text, place, 0) for text in texts if not text.endswith("./."))
 
 
-def _declared(request: EnvironmentRequest) -> tuple[PythonEnv, tuple[str, ...]]:
-    environment = request.project.environment
+def _declared(environment: EnvironmentSpec) -> tuple[PythonEnv, Sequence[str]]:
+    """Return the declared virtualenv, and warnings of what a conda environment has besides."""
     if isinstance(environment, PythonEnv):
         return environment, ()
     if not isinstance(environment, CondaEnv):
         raise EnvironmentFailure("a docker project has no virtualenv")
-    from buildrun.project.rules.environments import as_python_env
-
     declared, dropped = as_python_env(environment)
-    if not dropped:
-        return declared, ()
     names = ", ".join(f"`{name}`" for name in dropped)
-    return declared, (f"conda dependencies that a virtualenv leaves out: {names}",)
-
-
-def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
-    """Return the names in ``bin`` and ``site-packages``, and the base interpreter."""
-    site = _site_packages(prefix)
-    listed = {
-        directory: names_in(os.path.join(prefix, directory)) for directory in ("bin", site, "")
-    }
-    return listed, os.path.realpath(os.path.join(prefix, "bin", "python"))
-
-
-def modified_files(prefix: str) -> Sequence[str]:
-    """Return installed files that are missing or are not what their RECORD says.
-
-    Files that were touched since the environment was ready are read, of others the size counts.
-    """
-    ready = since(prefix)
-    site = os.path.join(prefix, _site_packages(prefix))
-    return [row[0] for _, row in _rows(site) if _differs(site, row, ready)]
-
-
-def since(prefix: str) -> float:
-    """Return when a prefix was ready; seconds since the epoch."""
-    try:
-        return os.stat(os.path.join(prefix, MARKER)).st_mtime
-    except OSError:
-        return 0.0
-
-
-def recorded(prefix: str) -> dict[str, list[Recorded]]:
-    """Return what the packages that uv installed record of their files, less programs.
-
-    Those are written anew for the prefix.
-    """
-    site, programs = os.path.join(prefix, _site_packages(prefix)), os.path.join(prefix, "bin", "")
-    found: dict[str, list[Recorded]] = {}
-    for name, row in _rows(site, installer="uv"):
-        digest = _sha256(row)
-        path = os.path.normpath(os.path.join(site, row[0]))
-        inside = path.startswith(prefix + os.sep) and not path.startswith(programs)
-        if digest and inside and not path.endswith(".pyc"):
-            found.setdefault(path, []).append(Recorded(name, digest))
-    return found
-
-
-def names_in(directory: str) -> list[str]:
-    """Return what a directory holds, without bytecode; nothing where it cannot be read."""
-    try:
-        return sorted(name for name in os.listdir(directory) if name != "__pycache__")
-    except OSError:
-        return []
-
-
-def _rows(site: str, installer: str = "") -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the rows of every RECORD, each with the name of its package."""
-    import csv
-
-    for name in names_in(site):
-        folder = os.path.join(site, name)
-        if not name.endswith(".dist-info") or not _text(
-            os.path.join(folder, "INSTALLER")
-        ).startswith(installer):
-            continue
-        for row in csv.reader(_text(os.path.join(folder, "RECORD")).splitlines()):
-            if row:
-                yield name.partition("-")[0], row
-
-
-def _text(path: str) -> str:
-    try:
-        return files.read(path).decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _sha256(row: Sequence[str]) -> str:
-    """Return the SHA-256 in a row of a RECORD, hexadecimal, or nothing."""
-    algorithm, _, text = row[1].partition("=") if len(row) > 1 else ("", "", "")
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex() if algorithm == "sha256" else ""
-
-
-def _site_packages(prefix: str) -> str:
-    library = os.path.join(prefix, "lib")
-    versions = [name for name in names_in(library) if name.startswith("python")]
-    return os.path.join("lib", versions[0], "site-packages") if versions else "lib"
-
-
-def _differs(site: str, row: Sequence[str], ready: float) -> bool:
-    if row[0].endswith(".pyc"):
-        return False
-    path = os.path.join(site, row[0])
-    try:
-        status = os.stat(path)
-    except OSError:
-        return True
-    # Scripts are written anew for the prefix, so only what lies in site-packages is compared.
-    if row[0].startswith(".."):
-        return False
-    if len(row) > 2 and row[2].isdigit() and status.st_size != int(row[2]):
-        return True
-    digest = _sha256(row)
-    return bool(digest) and status.st_ctime >= ready and private_files.sha256(path) != digest
-
-
-NAME = "virtualenv"
-
-witnesses = sentinels
-damage = modified_files
+    warning = f"conda dependencies that a virtualenv leaves out: {names}"
+    return declared, (warning,) if dropped else ()
 
 
 def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity:
     """Return what the virtualenv is made of; raises EnvironmentFailure."""
-    wanted = read(request, reader)
-    interpreter = find_interpreter(wanted.declared, request, reader)
-    parts: dict[str, Any] = {
+    spec = read(request, reader)
+    interpreter = python.find(spec.declared, request, reader)
+    parts = {
         "manager": NAME,
         "python": interpreter.version,
         "platform": here(),
         "brought": _brought(interpreter),
     }
-    lock, state, stale = usable_lock(wanted, reader), "unlocked", []
-    if lock is not None:
-        stale = lockfile.changes(lock, wanted.inputs, here(), _minor(interpreter.version))
-        state = "stale" if stale else "locked"
-    if lock is None and not any(wanted.lines.values()) and UV_LOCK not in wanted.inputs:
-        state = "locked"  # nothing is installed, so there is nothing to pin
-    if request.locked and state != "locked":
-        raise not_locked(wanted.declared, stale)
-    if lock is not None and state == "locked":
-        parts["packages"] = [list(package) for package in lock.platforms[here()]]
-        if by_path := requirements.given_by_path(wanted.inputs):
+    minor = _minor(interpreter.version)
+    return identity(spec, request, reader, parts, spec.inputs, minor, "environment")
+
+
+def identity(
+    spec: VirtualenvSpec,
+    request: EnvironmentRequest,
+    reader: DependencyTracker,
+    parts: dict[str, Any],
+    inputs: Mapping[str, Any],
+    minor: str,
+    kind: str,
+) -> Identity:
+    """Return the identity of a virtualenv with the packages of its lock, or of its requirements.
+
+    parts: what it is made of beside them. inputs: the spec's, as they count here. minor: the
+    Python that a lock has to be for, any if empty. kind: tells keys of different things apart.
+    """
+    lock = None if UV_LOCK in inputs else lockfile.load(spec.declared.path, reader, NAME)
+    state: tuple[str, Sequence[str]] = "locked", ()
+    # Where nothing is installed, there is nothing to pin.
+    if lock is not None or spec.all_lines or UV_LOCK in inputs:
+        python = minor or (lock.python if lock is not None else "")
+        path, locked = spec.declared.path, request.locked
+        state = lockfile.check(lock, spec.inputs, parts["platform"], python, path, locked=locked)
+    if lock is not None and state[0] == "locked":
+        parts.setdefault("python", lock.python)
+        parts["packages"] = [list(package) for package in lock.platforms[parts["platform"]]]
+        if by_path := requirements.given_by_path(inputs):
             parts["local"] = by_path
     else:
-        parts.update(wanted.inputs, indexes=list(wanted.indexes))
-    key = digest.key("environment", parts)
-    return Identity(NAME, key, parts, state, stale, wanted.warnings)
+        parts.update(inputs, indexes=list(spec.indexes))
+    return Identity(NAME, digest.key(kind, parts), parts, *state, spec.warnings)
 
 
 def build(
     identity: Identity, prefix: str, request: EnvironmentRequest, console: Console, lock: int
 ) -> None:
     """Make the virtualenv and install what it is made of; raises EnvironmentFailure."""
-    from buildrun.environments import local_packages, private_files, uv
-
     reader = DependencyTracker(request.environ)
-    wanted = read(request, reader)
-    known, root = json.dumps(identity.parts), request.project.root
-    interpreter = find_interpreter(wanted.declared, request, reader)
-    tool = uv.Tool(request, wanted.settings, console, lock)
+    spec = read(request, reader)
+    root = request.project.root
+    interpreter = python.find(spec.declared, request, reader)
+    tool = uv.Tool(request, spec.settings, console, lock)
     target = ("--python", os.path.join(prefix, "bin", "python"))
     try:
         tool.run("venv", "--no-project", "--quiet", "--python", interpreter.path, prefix)
-        with local_packages.copies(root, request.project, known) as copies:
-            lines = _stages(identity, wanted, tool, root)
+        with local_packages.copies(root, request.project, json.dumps(identity.parts)) as copies:
+            lines = _stages(identity, spec, tool, root)
             stages = {stage: copies.place(found) for stage, found in lines.items()}
             asked = {name_of(line.text) for found in lines.values() for line in found}
 
             def put(*more: str) -> None:
-                _install(tool, (*target, *more), stages, _bundled(interpreter), asked)
+                _install_stages(tool, (*target, *more), stages, _bundled(interpreter), asked)
 
-            private_files.install(prefix, recorded, tool, console, put)
+            install(prefix, tool, console, put)
     except ToolFailure as failure:
-        raise _explain(failure, identity, wanted, request) from None
+        raise _explained(failure, identity, spec, request) from None
+
+
+def install(prefix: str, tool: uv.Tool, console: Console, put: Callable[..., None]) -> None:
+    """Install with uv, and once more, past its cache, what is not as the packages record it.
+
+    put: installs, with more options for uv. Raises ToolFailure and OSError.
+    """
+    put("--link-mode=clone")
+    changed = private_files.settle(prefix, installed_files.of_pip(prefix, "uv"))
+    if not changed:
+        return
+    names = ", ".join(f"`{name}`" for name in changed)
+    console.warn(f"uv's cache has damaged files of {names}", "they are fetched and installed anew")
+    tool.run("cache", "clean", *changed)
+    put("--link-mode=clone", *(f"--reinstall-package={name}" for name in changed))
+    if changed := private_files.settle(prefix, installed_files.of_pip(prefix, "uv")):
+        names = ", ".join(f"`{name}`" for name in changed)
+        console.warn(f"files of {names} differ from what the packages themselves record of them")
 
 
 def lock(
     request: EnvironmentRequest, platforms: Sequence[str], previous: Lock | None, console: Console
 ) -> Lock:
     """Return every package with version and hashes; raises EnvironmentFailure."""
-    from buildrun.environments import local_packages, uv, uv_lock
-
     reader = DependencyTracker(request.environ)
-    wanted = read(request, reader)
-    version = find_interpreter(wanted.declared, request, reader).version
-    tool = uv.Tool(request, wanted.settings, console, -1)
-    default = wanted.declared.path or request.project.root
-    known, root = json.dumps(wanted.inputs), request.project.root
-    with local_packages.copies(root, request.project, known) as copies:
+    spec = read(request, reader)
+    version = python.find(spec.declared, request, reader).version
+    pip = uv.Tool(request, spec.settings, console, -1).pip
+    root, default = request.project.root, spec.declared.path or request.project.root
+    with local_packages.copies(root, request.project, json.dumps(spec.inputs)) as copies:
         packages = {
-            name: uv_lock.resolve(tool.pip, wanted.lines, copies, default, name, version, previous)
+            name: uv_lock.resolve(pip, spec.lines, copies, default, name, version, previous)
             for name in platforms
         }
-    return Lock(NAME, wanted.inputs, _minor(version), packages)
+    return Lock(NAME, spec.inputs, _minor(version), packages)
 
 
 def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None]:
@@ -309,28 +221,29 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     }
 
 
-def usable_lock(wanted: VirtualenvSpec, reader: DependencyTracker) -> Lock | None:
-    """Return the lock of a virtualenv, fresh or stale; raises EnvironmentFailure."""
-    if UV_LOCK in wanted.inputs:
-        return None
-    lock = lockfile.load(wanted.declared.path, reader)
-    return lock if lock is not None and lock.manager == NAME else None
+def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
+    """Return the names in ``bin`` and ``site-packages``, and the base interpreter."""
+    folders = ("bin", installed_files.site_packages(prefix), "")
+    listed = {folder: names_in(os.path.join(prefix, folder)) for folder in folders}
+    return listed, os.path.realpath(os.path.join(prefix, "bin", "python"))
 
 
-def not_locked(declared: PythonEnv, stale: Sequence[str]) -> EnvironmentFailure:
-    """Return the error for an environment without a fresh lock where only that will do."""
-    fact = f"the lock is stale: {'; '.join(stale)}" if stale else "the environment is not locked"
-    place = lockfile.path_for(declared.path) if declared.path else None
-    return EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")
+def names_in(directory: str) -> list[str]:
+    """Return what a directory holds, without bytecode; nothing where it cannot be read."""
+    return [name for name in files.names(directory) if name != "__pycache__"]
 
 
-def _explain(
-    failure: ToolFailure, identity: Identity, wanted: VirtualenvSpec, request: EnvironmentRequest
+def modified_files(prefix: str) -> Sequence[str]:
+    """Return installed files that are missing or are not what their RECORD says."""
+    return installed_files.modified(prefix, installed_files.of_pip(prefix))
+
+
+def _explained(
+    failure: ToolFailure, identity: Identity, spec: VirtualenvSpec, request: EnvironmentRequest
 ) -> EnvironmentFailure:
-    known = [line for lines in wanted.lines.values() for line in lines]
-    default = request.project.file or request.project.root
+    known, default = spec.all_lines, request.project.file or request.project.root
     if identity.lock == "locked":
-        known, default = [], lockfile.path_for(wanted.declared.path or "")
+        known, default = [], lockfile.path_for(spec.declared.path or "")
     error = failures.of_uv(failure, "the environment could not be built", known, default)
     if request.offline:
         error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
@@ -338,24 +251,21 @@ def _explain(
 
 
 def _stages(
-    identity: Identity, wanted: VirtualenvSpec, tool: Tool, root: str
+    identity: Identity, spec: VirtualenvSpec, tool: uv.Tool, root: str
 ) -> Mapping[str, Sequence[Line]]:
     """Return the requirements of each installation."""
-    from buildrun.environments import uv_lock
-
-    if UV_LOCK in wanted.inputs:
+    if UV_LOCK in spec.inputs:
         return {"run": logical_lines(uv_lock.export(tool.run), os.path.join(root, UV_LOCK))}
     if identity.lock == "locked":
-        place = lockfile.path_for(wanted.declared.path or root)
+        place = lockfile.path_for(spec.declared.path or root)
         found = uv_lock.lines(identity.parts.get("packages", ()))
-        asked = [line for lines in wanted.lines.values() for line in lines]
-        places = requirements.sources(asked)
-        return {stage: [*places, *logical_lines(texts, place)] for stage, texts in found.items()}
-    return wanted.lines
+        sources = requirements.sources(spec.all_lines)
+        return {stage: [*sources, *logical_lines(texts, place)] for stage, texts in found.items()}
+    return spec.lines
 
 
-def _install(
-    tool: Tool,
+def _install_stages(
+    tool: uv.Tool,
     target: Sequence[str],
     stages: Mapping[str, Sequence[str]],
     bundled: Mapping[str, str],
@@ -378,13 +288,13 @@ def _install(
     except ToolFailure as failure:
         if apart or not wheels or not re.search(r"No solution|conflicting", failure.output):
             raise
-        _install(tool, target, stages, bundled, bundled)  # packages may want others than those
+        _install_stages(
+            tool, target, stages, bundled, bundled
+        )  # packages may want others than those
 
 
 def _bundled(python: Interpreter) -> dict[str, str]:
     """Return what `python -m venv` brings: pip, and before Python 3.12 setuptools."""
-    import hashlib
-
     library = os.path.join(os.path.dirname(os.path.dirname(python.path)), "lib")
     own = os.path.join(library, os.path.basename(python.path), "ensurepip", "_bundled")
     found: dict[str, str] = {}

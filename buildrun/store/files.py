@@ -57,6 +57,22 @@ def closing(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def text(path: str) -> str:
+    """Return the text of a file, "" where it cannot be read."""
+    try:
+        return read(path).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def names(directory: str) -> list[str]:
+    """Return the sorted names in a directory, none where it cannot be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
 _OTHER = "this is a device, pipe or socket, not a file"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -9,15 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.environments import base as platforms
-from buildrun.environments import conda, conda_activate, requirements, uv_lock, virtual_packages
+from buildrun.environments import (
+    conda,
+    conda_activate,
+    conda_lock,
+    virtual_packages,
+)
 from buildrun.environments.base import Identity
 from buildrun.environments.condarc import without_secrets
-from buildrun.environments.images import build_pip, layer
-from buildrun.environments.images.build_container import line, search_path, variables
+from buildrun.environments.images import build_pip, build_worker, layer
+from buildrun.environments.images.build_container import json_line, search_path, variables
 from buildrun.environments.images.build_pip import CODE, PREFIX, PipStages
 from buildrun.environments.lockfile import Package
-from buildrun.errors import EnvironmentFailure, ProjectError, StoreError
-from buildrun.project.model import CondaEnv, PythonEnv
+from buildrun.errors import EnvironmentFailure, StoreError
+from buildrun.project.model import CondaEnv
 from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
 
@@ -46,7 +52,10 @@ def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker
     reader.add(seen.files, {}, volatile=seen.untrackable)
     for name in seen.variables:
         reader.variable(name)
-    parts = {**found.parts, "pip": _portable(found.parts.get("pip"), _declared(request))}
+    parts = {
+        **found.parts,
+        "pip": _portable(found.parts.get("pip"), conda_lock.declared_by(request)),
+    }
     return found._replace(parts=parts, key=digest.key("environment in an image", parts))
 
 
@@ -58,36 +67,33 @@ def make(
     identity: Identity,
     request: EnvironmentRequest,
     console: Console,
-    environ: dict[str, str],
-) -> Layer:
-    """Make the environment and return its layer; raises EnvironmentFailure.
+) -> tuple[Layer, dict[str, str]]:
+    """Make the environment; return its layer, and the variables that containers of it need.
 
     name: the base's, for people. directory: is made, and left to be removed once the layer was
-    read. environ: is told the variables that containers of the image need.
+    read. Raises EnvironmentFailure.
     """
-    there, declared = _elsewhere(request, base), _declared(request)
-    packages = None
-    if "packages" in identity.parts:
-        packages = [Package(*fields) for fields in identity.parts["packages"]]
+    there, declared = _elsewhere(request, base), conda_lock.declared_by(request)
+    packages = conda.locked_packages(identity)
     prefix = os.path.join(directory, "env")
     try:
         _remove_others(directory)
         os.makedirs(directory)
         conda.install(identity, prefix, there, packages, console, -1, place=PREFIX)
-        whole = layer.of_directory(prefix, PREFIX, _is_record, _cleaned)
+        whole = layer.of_directory(prefix, PREFIX, _edited)
     except OSError as error:
         raise _unwritable(directory, error) from error
     fixed, stages = dict(declared.variables), _stages(request, declared, packages)
-    scripts = _link_scripts(prefix)
+    links = _link_scripts(prefix)
     source = None
-    if scripts or stages is not None or _has_activation(prefix):
+    if links or stages is not None or conda_activate.scripts(prefix):
         settings = (stages or PipStages(request, CODE)).access(DependencyTracker(request.environ))
         site.create(_HOLD, settings)
         site.put(whole.chunks())
         if stages is not None:
             stages.copy(site)
         with site.started():
-            for each in scripts:
+            for each in links:
                 _link(site, each, prefix)
             if stages is not None:
                 _install_pip(site, stages, base, name, request, declared, console)
@@ -96,8 +102,7 @@ def make(
         whole = layer.of_archive(lambda: site.take(PREFIX), PREFIX)
     else:
         changes = conda_activate.learn(prefix, PREFIX, fixed, None)
-    environ.update(_variables(changes, base))
-    return whole
+    return whole, _variables(changes, base)
 
 
 def _remove_others(directory: str) -> None:
@@ -130,7 +135,7 @@ def _elsewhere(request: EnvironmentRequest, base: Image) -> EnvironmentRequest:
     found = dict(
         text.removeprefix("__").split("=", 1) for text in virtual_packages.assumed(subdir, chosen)
     )
-    for each in ("cuda", "glibc", "linux", "osx", "archspec"):
+    for each in virtual_packages.NAMES:
         version, _, build = found.get(each, "").partition("=")
         environ[f"CONDA_OVERRIDE_{each.upper()}"] = build if each == "archspec" else version
     return request._replace(environ=environ)
@@ -142,18 +147,13 @@ def _stages(
     """Return what pip installs, None for nothing."""
     folder = os.path.dirname(declared.path)
     stages = PipStages(request, CODE, folder)
-    lines = _pip_lines(declared, DependencyTracker(request.environ))
+    lines = conda_lock.pip_lines(declared, DependencyTracker(request.environ))
     if packages is not None:
-        texts = uv_lock.lines([list(package) for package in packages]).get("pip", [])
+        texts = conda_lock.locked_pip(packages)
         stages.add_locked(texts, lines)
         return stages if texts else None
     stages.add(lines)
     return stages if declared.pip else None
-
-
-def _pip_lines(declared: CondaEnv, reader: DependencyTracker) -> tuple[requirements.Line, ...]:
-    folder = os.path.dirname(declared.path)
-    return requirements.follow(declared.pip, declared.path, folder, reader)
 
 
 def _install_pip(
@@ -166,21 +166,15 @@ def _install_pip(
     console: Console,
 ) -> None:
     python = f"{PREFIX}/bin/python"
-    order = line(stages.order(python, ()))
+    order = json_line(stages.order(python, ()))
     search = f"PATH={PREFIX}/bin:{search_path(base)}"
     answer = site.run(
         lambda _: order,
         console.progress,
-        ("env", search, f"CONDA_PREFIX={PREFIX}", python, "-c", build_pip.program_text()),
+        ("env", search, f"CONDA_PREFIX={PREFIX}", python, "-c", inspect.getsource(build_worker)),
     )
-    if answer.code or not answer.first.startswith("{"):
-        known = _pip_lines(declared, DependencyTracker(request.environ))
-        raise build_pip.failure(answer, name, known, request, PythonEnv(declared.path))
-
-
-def _has_activation(prefix: str) -> bool:
-    folder = os.path.join(prefix, "etc", "conda", "activate.d")
-    return os.path.isdir(folder) and any(name.endswith(".sh") for name in os.listdir(folder))
+    known = conda_lock.pip_lines(declared, DependencyTracker(request.environ))
+    build_pip.require_success(answer, name, known, request, declared.path)
 
 
 def _link_scripts(prefix: str) -> list[str]:
@@ -224,30 +218,23 @@ def _source(site: BuildContainer, prefix: str) -> conda_activate.Source:
     return source
 
 
-def _is_record(path: bytes) -> bool:
-    folder, name = os.path.split(path)
-    return folder == b"conda-meta" and (name == b"history" or name.endswith(b".json"))
-
-
-def _cleaned(path: bytes, content: bytes) -> bytes:
+def _edited(path: bytes, place: bytes) -> bytes | None:
     """Return one of conda's records without this machine's paths, its clock and secrets."""
-    if path.endswith(b"history"):
+    folder, name = os.path.split(path)
+    if folder != b"conda-meta" or not (name == b"history" or name.endswith(b".json")):
+        return None
+    if name == b"history":
         return b""
+    with open(place, "rb") as file:
+        content = file.read()
     try:
         value: Any = json.loads(content)
     except ValueError:
         return content
-    for name in _OF_THIS_MACHINE:
-        value.pop(name, None)
+    for field in _OF_THIS_MACHINE:
+        value.pop(field, None)
     text = without_secrets(json.dumps(value, sort_keys=True, indent=1))
     return text.encode() + b"\n"
-
-
-def _declared(request: EnvironmentRequest) -> CondaEnv:
-    environment = request.project.environment
-    if not isinstance(environment, CondaEnv):
-        raise ProjectError("the project declares no conda environment")
-    return environment
 
 
 def _portable(items: Any, declared: CondaEnv) -> Any:

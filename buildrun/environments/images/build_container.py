@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from buildrun import __version__
 from buildrun.console import redact
@@ -104,14 +104,18 @@ class BuildContainer:
 
     def put(self, chunks: Iterable[bytes]) -> None:
         """Unpack a tar beneath ``/`` of the container; raises ExecutionError."""
-        with _Child(("docker", "cp", "-", f"{self._name}:/"), self._environ) as child:
+        with _child(("docker", "cp", "-", f"{self._name}:/"), self._environ) as (
+            child,
+            stdin,
+            stdout,
+        ):
             try:
                 for chunk in chunks:
-                    child.stdin.write(chunk)
-                child.stdin.close()
+                    stdin.write(chunk)
+                stdin.close()
             except BrokenPipeError:
                 pass  # what it says is the reason
-            said = child.stdout.read()
+            said = stdout.read()
             if child.wait():
                 raise _failure("files cannot be copied to make the environment", said)
 
@@ -122,10 +126,10 @@ class BuildContainer:
         Its program says a line when it has begun, and ends with its standard input.
         """
         argv = ("docker", "start", "--attach", "--interactive", self._name)
-        with _Child(argv, self._environ) as child:
-            first = child.stdout.readline()
+        with _child(argv, self._environ) as (_, _, stdout):
+            first = stdout.readline()
             if not first.startswith(b"{"):
-                said = first + child.stdout.read()
+                said = first + stdout.read()
                 raise _failure("the container to make the environment in does not start", said)
             yield
 
@@ -147,27 +151,27 @@ class BuildContainer:
         argv: Sequence[str] = ("docker", "start", "--attach", "--interactive", self._name)
         if inside:
             argv = ("docker", "exec", "--interactive", self._name, *inside)
-        with _Child(argv, self._environ) as child:
-            first = child.stdout.readline().decode(errors="replace").rstrip()
+        with _child(argv, self._environ) as (child, stdin, stdout):
+            first = stdout.readline().decode(errors="replace").rstrip()
             said: list[str] = []
             try:
                 if first.startswith("{"):
-                    child.stdin.write(order(first))
-                    child.stdin.flush()
+                    stdin.write(order(first))
+                    stdin.flush()
             except BrokenPipeError:
                 pass  # its exit code tells
-            for line in child.stdout:
+            for line in stdout:
                 text = redact(line.decode(errors="replace").rstrip())
                 said = [*said[1 - _KEPT_LINES :], text]
                 listen(text)
-            child.stdin.close()
+            stdin.close()
             return ProcessResult(child.wait(), first, tuple(said))
 
     def take(self, path: str) -> Iterator[bytes]:
         """Yield a tar of what lies at a path of the container; raises ExecutionError."""
         argv = ("docker", "cp", f"{self._name}:{path}", "-")
-        with _Child(argv, self._environ, apart=True) as child:
-            while chunk := child.stdout.read(_CHUNK):
+        with _child(argv, self._environ, apart=True) as (child, _, stdout):
+            while chunk := stdout.read(_CHUNK):
                 yield chunk
             said = child.stderr.read() if child.stderr is not None else b""
             if child.wait():
@@ -189,45 +193,40 @@ class BuildContainer:
             raise _no_cli(error) from error
 
 
-class _Child:
-    """The docker CLI with pipes; ended when it is left early."""
+@contextmanager
+def _child(
+    argv: Sequence[str], environ: Mapping[str, str], *, apart: bool = False
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """Start the docker CLI, and yield it with its standard input and output.
 
-    def __init__(
-        self, argv: Sequence[str], environ: Mapping[str, str], *, apart: bool = False
-    ) -> None:
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                env=dict(environ),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE if apart else subprocess.STDOUT,
-                # Ctrl-C is for us; we end it.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _no_cli(error) from error
-        if self._process.stdin is None or self._process.stdout is None:
-            raise AssertionError(argv)
-        self.stdin, self.stdout = self._process.stdin, self._process.stdout
-        self.stderr = self._process.stderr
-
-    def __enter__(self) -> _Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self.stdin, self.stdout, self.stderr):
+    It is ended when it is left early. apart: its standard error is a pipe of its own.
+    """
+    try:
+        process = subprocess.Popen(
+            argv,
+            env=dict(environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
+            # Ctrl-C is for us; we end it.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _no_cli(error) from error
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError(argv)
+    try:
+        yield process, process.stdin, process.stdout
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
             try:
                 if stream is not None:
                     stream.close()
             except BrokenPipeError:
                 pass  # what it did not read
-
-    def wait(self) -> int:
-        return self._process.wait()
 
 
 def variables(base: Image) -> dict[str, str]:
@@ -242,7 +241,7 @@ def search_path(base: Image) -> str:
     return variables(base).get("PATH") or default
 
 
-def line(value: object) -> bytes:
+def json_line(value: object) -> bytes:
     """Return a line of JSON, as programs in containers read it."""
     return json.dumps(value).encode() + b"\n"
 

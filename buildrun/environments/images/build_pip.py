@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,18 +18,16 @@ from buildrun.environments import (
     lockfile,
     pip_config,
     requirements,
+    uv,
     uv_lock,
     virtualenv,
 )
-from buildrun.environments import virtualenv as wanted
 from buildrun.environments.base import Identity
-from buildrun.environments.images import build_worker
-from buildrun.environments.images import layer as env_layer
-from buildrun.environments.images.build_container import Access, line
+from buildrun.environments.images import build_worker, layer
+from buildrun.environments.images.build_container import Access, json_line
 from buildrun.environments.virtualenv import UV_LOCK
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import fits
-from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace import archive, image_context
 from buildrun.workspace.fingerprints import Fingerprints
@@ -60,27 +60,12 @@ _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker) -> Identity:
     """Return what the virtualenv is made of, beside its base; raises EnvironmentFailure."""
-    found = wanted.read(request, reader)
-    platform = platform_of(base)
-    parts: dict[str, Any] = {"manager": virtualenv.NAME, "platform": platform}
-    lock, state, stale = virtualenv.usable_lock(found, reader), "unlocked", []
-    if lock is not None:
-        python = minor(found.declared.python) or lock.python
-        stale = lockfile.changes(lock, found.inputs, platform, python)
-        state = "stale" if stale else "locked"
-    if lock is None and not any(found.lines.values()) and UV_LOCK not in found.inputs:
-        state = "locked"  # nothing is installed, so there is nothing to pin
-    if request.locked and state != "locked":
-        raise virtualenv.not_locked(found.declared, stale)
-    parts["requested"] = found.declared.python
-    if lock is not None and state == "locked":
-        parts.update(python=lock.python, packages=[list(one) for one in lock.platforms[platform]])
-        if by_path := requirements.given_by_path(_portable(found, request)):
-            parts["local"] = by_path
-    else:
-        parts.update(_portable(found, request), indexes=list(found.indexes))
-    key = digest.key("environment in an image", parts)
-    return Identity(virtualenv.NAME, key, parts, state, stale, found.warnings)
+    spec = virtualenv.read(request, reader)
+    requested = spec.declared.python
+    parts = {"manager": virtualenv.NAME, "platform": platform_of(base), "requested": requested}
+    inputs = _portable(spec, request)
+    kind = "environment in an image"
+    return virtualenv.identity(spec, request, reader, parts, inputs, minor(requested), kind)
 
 
 def minor(python: str | None) -> str:
@@ -105,25 +90,26 @@ def make(
 ) -> Layer:
     """Make the virtualenv in a container and return its layer; raises EnvironmentFailure."""
     reader = DependencyTracker(request.environ)
-    found = wanted.read(request, reader)
+    spec = virtualenv.read(request, reader)
+    declared, known = spec.declared, spec.all_lines
     stages = PipStages(request, CODE)
-    if UV_LOCK in found.inputs:
-        stages.add([stages.line(text) for text in _exported(request, found, console)])
+    if UV_LOCK in spec.inputs:
+        stages.add([stages.line(text) for text in _exported(request, spec, console)])
     elif "packages" in identity.parts:
         for texts in uv_lock.lines(identity.parts["packages"]).values():
-            stages.add_locked(texts, [line for lines in found.lines.values() for line in lines])
+            stages.add_locked(texts, known)
     else:
-        for lines in found.lines.values():
+        for lines in spec.lines.values():
             stages.add(lines)
     order = stages.order(f"{PREFIX}/bin/python", [["-m", "venv", PREFIX]])
 
     def check(first: str) -> bytes:
-        refuse_version(json.loads(first)["python"], found.declared, identity, base_name)
-        return line(order)
+        _refuse_version(json.loads(first)["python"], declared, identity, base_name)
+        return json_line(order)
 
-    settings = stages.access(reader)
-    for program in _programs(found.declared.python):
-        site.create((program, "-c", program_text()), settings)
+    settings, exact = stages.access(reader), minor(declared.python)
+    for program in (*([f"python{exact}"] if exact else ()), "python3", "python"):
+        site.create((program, "-c", inspect.getsource(build_worker)), settings)
         stages.copy(site)
         answer = site.run(check, console.progress)
         if not answer.is_missing:
@@ -131,12 +117,10 @@ def make(
     else:
         raise EnvironmentFailure(
             f"the image `{base_name}` has no Python to make the environment with",
-            hint=remedy(found.declared.python),
+            hint=_remedy(declared.python),
         )
-    if answer.code or not answer.first.startswith("{"):
-        known = [line for lines in found.lines.values() for line in lines]
-        raise failure(answer, base_name, known, request, found.declared)
-    return env_layer.of_archive(lambda: site.take(PREFIX), PREFIX)
+    require_success(answer, base_name, known, request, declared.path)
+    return layer.of_archive(lambda: site.take(PREFIX), PREFIX)
 
 
 class PipStages:
@@ -168,13 +152,8 @@ class PipStages:
         wanted = [text for line, text in texts if not line.constraint]
         if wanted:
             bounds = [text for line, text in texts if line.constraint]
-            self._stages.append(
-                {
-                    "words": list(words),
-                    "requirement": _joined(wanted),
-                    "constraint": _joined(bounds),
-                }
-            )
+            stage = {"words": list(words), "requirement": wanted, "constraint": bounds}
+            self._stages.append(stage)
 
     def add_locked(self, texts: Sequence[str], asked: Sequence[Line]) -> None:
         """Add the lines of a lock, which is complete; pip wants hashes for all or for none.
@@ -211,7 +190,7 @@ class PipStages:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
             prints = Fingerprints(place, None)
-            leaving = local_packages.leaving(place, requirements.outputs_of(self._request.project))
+            leaving = local_packages.leaving(place, self._request.project)
             taken = image_context.content(place, (), prints, leaving).taken
             site.put(archive.of_files(place, taken, target).chunks())
 
@@ -220,7 +199,7 @@ class PipStages:
         target = partial(self._target, line)
         return requirements.moved(line, self._folder, target, self._mounts.address)
 
-    def _target(self, line: Line, path: str, *, editable: bool) -> str:
+    def _target(self, line: Line, path: str, editable: bool) -> str:
         if not os.path.isdir(path):
             return self._mounts.place(path)
         target = self._there(path)
@@ -241,59 +220,49 @@ class PipStages:
         return os.path.normpath(os.path.join(self._root, below))
 
 
-def refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
+def _refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
     """Raise EnvironmentFailure where the base has another Python than is wanted."""
-    asked = declared.python
-    if asked is not None and not fits(have, asked):
-        raise EnvironmentFailure(
-            f"the image `{base_name}` has Python {have}, and the project asks for {asked}",
-            place=declared.path,
-            hint=remedy(asked),
-        )
-    locked = identity.parts.get("python")
-    if locked and not fits(have, locked):
-        raise EnvironmentFailure(
-            f"the image `{base_name}` has Python {have}, and the lock is for {locked}",
-            place=lockfile.path_for(declared.path or ""),
-            hint=remedy(locked),
-        )
+    lock = lockfile.path_for(declared.path or "")
+    for python, wants, place in (
+        (declared.python, "the project asks for", declared.path),
+        (identity.parts.get("python"), "the lock is for", lock),
+    ):
+        if python and not fits(have, python):
+            fact = f"the image `{base_name}` has Python {have}, and {wants} {python}"
+            raise EnvironmentFailure(fact, place=place, hint=_remedy(python))
 
 
-def remedy(python: str | None) -> str:
-    """Return how to get a base with a Python."""
+def _remedy(python: str | None) -> str:
     return f'choose a base that has it: -c \'{{"docker_base": "{default_base(python)}"}}\''
 
 
 def default_base(python: str | None) -> str:
     """Return the image to start from for a Python that a project asks for."""
-    import sys
-
     match = re.search(r"[0-9]+\.[0-9]+", python or "")
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return f"python:{match.group() if match else here}-slim"
 
 
-def failure(
+def require_success(
     answer: ProcessResult,
     base_name: str,
     known: Sequence[Line],
     request: EnvironmentRequest,
-    declared: PythonEnv,
-) -> EnvironmentFailure:
-    """Return the error for what pip, or the engine, says."""
-    first = [] if answer.first.startswith("{") else [answer.first]
-    said = [text for text in (*first, *answer.said) if text.strip()]
+    path: str | None,
+) -> None:
+    """Raise EnvironmentFailure with what pip, or the engine, says, unless all went well."""
+    has_begun = answer.first.startswith("{")
+    if has_begun and not answer.code:
+        return
+    said = [
+        text for text in (*(() if has_begun else (answer.first,)), *answer.said) if text.strip()
+    ]
     what = f"the environment could not be made in a container of `{base_name}`"
-    default = declared.path or request.project.file or request.project.root
+    default = path or request.project.file or request.project.root
     error = failures.of_pip(said, what, known, default)
     if request.offline:
         error.hint = "run once without `--offline`"
-    return error
-
-
-def _programs(python: str | None) -> tuple[str, ...]:
-    exact = minor(python)
-    return (*((f"python{exact}",) if exact else ()), "python3", "python")
+    raise error
 
 
 def _portable(found: VirtualenvSpec, request: EnvironmentRequest) -> dict[str, Any]:
@@ -309,25 +278,12 @@ def _portable(found: VirtualenvSpec, request: EnvironmentRequest) -> dict[str, A
     return parts
 
 
-def _exported(request: EnvironmentRequest, found: VirtualenvSpec, console: Console) -> list[str]:
-    from buildrun.environments import uv
-
+def _exported(request: EnvironmentRequest, spec: VirtualenvSpec, console: Console) -> list[str]:
     try:
-        return uv_lock.export(uv.Tool(request, found.settings, console, -1).run)
+        return uv_lock.export(uv.Tool(request, spec.settings, console, -1).run)
     except failures.ToolFailure as error:
         place = os.path.join(request.project.root, UV_LOCK)
         raise failures.of_uv(error, "the lock could not be read", (), place) from None
-
-
-def _joined(texts: Sequence[str]) -> str:
-    return "".join(f"{text}\n" for text in texts)
-
-
-def program_text() -> str:
-    """Return the program that runs pip in containers, for `python -c`."""
-    from importlib.resources import files
-
-    return files(__package__).joinpath(f"{build_worker.__name__.rpartition('.')[2]}.py").read_text()
 
 
 # Where mounted files and directories are in the container.

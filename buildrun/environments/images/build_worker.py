@@ -39,7 +39,7 @@ def main() -> None:
             if stage[flag]:
                 path = os.path.join(order["scratch"], f"{flag}-{number}.txt")
                 with open(path, "wb") as file:
-                    file.write(stage[flag].encode())
+                    file.write("\n".join(stage[flag]).encode() + b"\n")
                 words += ["--" + flag, path]
         _run(words, environ)
     os._exit(0)

@@ -15,6 +15,7 @@ from buildrun.workspace import image_context
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.base import EnvironmentRequest, Identity
+    from buildrun.environments.images.derive import ImageRecipe
     from buildrun.environments.images.engine import Engine, Image
     from buildrun.store.home import Home
     from buildrun.store.memo import DependencyTracker
@@ -95,12 +96,12 @@ class ImageChooser:
         identity = self._identify(base)
         if identity is None:
             return chosen, EnvironmentState("docker", base.id, True)
-        from buildrun.environments.images import environment
+        from buildrun.environments.images import derive
 
-        key = environment.key(base, identity)
-        found = environment.find(self.engine, self._request.home, base, identity)
-        state = EnvironmentState(identity.manager, key, found is not None, identity.lock)
-        return chosen._replace(environment=key), state
+        recipe = self._recipe(base, identity)
+        found = derive.find(self.engine, self._request.home, recipe, base)
+        state = EnvironmentState(identity.manager, recipe.key, found is not None, identity.lock)
+        return chosen._replace(environment=recipe.key), state
 
     def push(self, image: ResolvedImage, repository: str) -> str:
         """Put the image into a registry, and return its reference there; raises BuildrunError."""
@@ -131,23 +132,31 @@ class ImageChooser:
         self, base: Image, chosen: ResolvedImage, *, refresh: bool
     ) -> tuple[Image, ResolvedImage]:
         """Return the image with the environment above the base."""
-        from buildrun.environments.images import environment
+        from buildrun.environments.images import derive
         from buildrun.environments.resolve import tell_of_lock
 
         request, identity = self._request, self._identify(base)
         if identity is None:
             return base, chosen
         tell_of_lock(identity, request.tracker, request.console)
-        made = environment.environment_image(
-            self.engine, request.home, base, self.declared, request.environment, identity,
-            request.console, refresh=refresh,
-        )  # fmt: skip
+        recipe, console = self._recipe(base, identity), request.console
+        made = derive.layer_image(
+            self.engine, request.home, base, recipe, refresh=refresh, console=console
+        )
         found = self.engine.image(made.id)
         if found is None:
             raise EnvironmentFailure(
                 f"the image `{made.reference}` is gone as soon as it was made", hint="run again"
             )
         return found, chosen._replace(environment=made.key, reused=made.reused)
+
+    def _recipe(self, base: Image, identity: Identity) -> ImageRecipe:
+        from buildrun.environments.images import environment
+
+        request, name = self._request, self.declared
+        return environment.recipe(
+            request.home, base, name, request.environment, identity, request.console
+        )
 
     def _has_python(self, image: Image) -> bool:
         """Return whether the commands find a `python` in the image without a shell's help.

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.environments.images import engine, engine_api
@@ -15,8 +16,7 @@ from buildrun.environments.images.engine import EngineError
 from buildrun.errors import BuildrunError, StoreError
 from buildrun.store import digest, files, locks
 from buildrun.store.locks import Lock
-from buildrun.workspace import archive as layer
-from buildrun.workspace import image_context
+from buildrun.workspace import archive, image_context
 from buildrun.workspace.archive import Layer
 
 if TYPE_CHECKING:
@@ -49,15 +49,13 @@ class DerivedImage(NamedTuple):
 class ImageRecipe(NamedTuple):
     """What an image is made of, before anything is made.
 
-    key: the digest of all that decides it. project: its name, for people. layer: makes the
-    files. before: is called when it really has to be made.
+    key: the digest of all that decides it. project: its name, for people. make: makes the layer
+    above the base, which is there as long as the context lasts, and says what else differs.
     """
 
     key: str
     project: str
-    change: ConfigChange
-    layer: Callable[[], Layer]
-    before: Callable[[], None] = lambda: None
+    make: Callable[[], AbstractContextManager[tuple[Layer, ConfigChange]]]
 
     @property
     def reference(self) -> str:
@@ -78,7 +76,7 @@ def code_image(
 ) -> DerivedImage:
     """Return the base with the project's files in `CODE`, made if it is not there.
 
-    refresh: it is made anew. any_user: see `layer.of_files`. Raises BuildrunError.
+    refresh: it is made anew. any_user: see `archive.of_files`. Raises BuildrunError.
     """
     recipe = code_recipe(base, project, fingerprints, console, any_user=any_user)
     made = layer_image(engine, home, base, recipe, refresh=refresh, console=console)
@@ -103,17 +101,15 @@ def code_recipe(
     if any_user:
         parts["users"] = "any"
 
-    def before() -> None:
+    @contextmanager
+    def make() -> Iterator[tuple[Layer, ConfigChange]]:
         for path in content.secrets:
             console.note(f"`{path}` stays out of the image, since it may hold secrets")
+        layer = archive.of_files(project.root, content.taken, CODE, any_user=any_user)
+        yield layer, ConfigChange(workdir=CODE, told=f"the project's files in {CODE}")
 
-    return ImageRecipe(
-        key=digest.key("image", {**parts, "project": engine_api.component(project.name)}),
-        project=project.name,
-        change=ConfigChange(workdir=CODE, told=f"the project's files in {CODE}"),
-        layer=lambda: layer.of_files(project.root, content.taken, CODE, any_user=any_user),
-        before=before,
-    )
+    key = digest.key("image", {**parts, "project": engine_api.component(project.name)})
+    return ImageRecipe(key, project.name, make)
 
 
 def find(engine: Engine, home: Home, recipe: ImageRecipe, base: Image) -> DerivedImage | None:
@@ -144,7 +140,6 @@ def layer_image(
     with lock(home, recipe.key, waiting=lambda: console.note(told)):
         if not refresh and (found := find(engine, home, recipe, base)) is not None:
             return found
-        recipe.before()
         # Written before there is an image, so that what a killed build leaves is found by its key.
         write(home, ImageRecord(recipe.key, "", recipe.reference, base.id, recipe.project))
         record = _make(engine, base, recipe, console)
@@ -153,14 +148,15 @@ def layer_image(
 
 
 def _make(engine: Engine, base: Image, recipe: ImageRecipe, console: Console) -> ImageRecord:
-    console.progress(f"making {recipe.reference}")
-    source, change = recipe.layer(), _labelled(recipe)
     try:
-        made = _loaded(engine, base, change, source) or _built(engine, base, change, source)
-        engine.tag(made, recipe.reference)
+        with recipe.make() as (layer, plain):
+            console.progress(f"making {recipe.reference}")
+            change = _labelled(recipe, plain)
+            made = _loaded(engine, base, change, layer) or _built(engine, base, change, layer)
+            engine.tag(made, recipe.reference)
     finally:
         console.done()
-    size, now = source.size, time.time()
+    size, now = layer.size, time.time()
     return ImageRecord(recipe.key, made, recipe.reference, base.id, recipe.project, size, now)
 
 
@@ -168,14 +164,14 @@ def _loaded(engine: Engine, base: Image, change: ConfigChange, source: Layer) ->
     """Return the id of the image, or None where the engine wants all of its layers."""
     if not engine.keeps_layers():
         return None
-    archive = Archive(base, change, source)
+    image = Archive(base, change, source)
     try:
-        engine.load(archive.chunks())
+        engine.load(image.chunks())
     except EngineError as error:
         if error.full:
             raise
         return None
-    return archive.id if engine.image(archive.id) is not None else None
+    return image.id if engine.image(image.id) is not None else None
 
 
 def _built(engine: Engine, base: Image, change: ConfigChange, source: Layer) -> str:
@@ -183,13 +179,13 @@ def _built(engine: Engine, base: Image, change: ConfigChange, source: Layer) -> 
     return engine.build(build_context(base, change, source), {"labels": labels})
 
 
-def _labelled(recipe: ImageRecipe) -> ConfigChange:
+def _labelled(recipe: ImageRecipe, change: ConfigChange) -> ConfigChange:
     labels = {
         engine.LABEL: _FORMAT,
         engine.KEY: recipe.key,
         engine.PROJECT: engine_api.component(recipe.project),
     }
-    return recipe.change._replace(labels={**recipe.change.labels, **labels})
+    return change._replace(labels={**change.labels, **labels})
 
 
 def _is_made_of(image: Image, recipe: ImageRecipe, base: Image) -> bool:

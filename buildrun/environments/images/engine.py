@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from buildrun.console import redact, size
 from buildrun.environments.failures import EngineError, of_engine
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from buildrun.environments.images.engine_api import Host, Reference
 
-__all__ = ["LABEL", "BuiltImage", "Engine", "EngineError", "Image"]
+__all__ = ["LABEL", "Engine", "EngineError", "Image"]
 
 # On every image that buildrun makes, and the key that it was made for.
 LABEL = "buildrun"
@@ -31,20 +31,6 @@ Progress = Callable[[str], None]
 
 # Seconds to wait for an answer. What streams may be silent for as long as an engine's disk needs.
 _SECONDS = 60
-
-
-class BuiltImage(NamedTuple):
-    """An image that buildrun made.
-
-    size: bytes, with all its layers. created: what its config says, which is fixed for images that
-    were loaded.
-    """
-
-    id: str
-    names: tuple[str, ...]
-    size: int
-    created: float
-    labels: Mapping[str, str]
 
 
 class Engine:
@@ -176,11 +162,14 @@ class Engine:
                     return False
         return True
 
-    def labelled(self) -> tuple[BuiltImage, ...]:
-        """Return the images that buildrun made."""
+    def made(self) -> dict[str, list[str]]:
+        """Return the ids of the images that buildrun made, by their keys."""
+        found: dict[str, list[str]] = {}
         with self._told("list images"):
-            rows = self._api.images(filters={"label": LABEL})
-        return tuple(_made(row) for row in rows)
+            for row in self._api.images(filters={"label": LABEL}):
+                key = (row.get("Labels") or {}).get(KEY, "")
+                found.setdefault(key, []).append(str(row["Id"]))
+        return found
 
     def close(self) -> None:
         """Let go of the connection; the next call makes a new one."""
@@ -221,8 +210,23 @@ class Engine:
             api.reload_config(path if os.path.exists(path) else None)
         return api
 
-    def _told(self, doing: str) -> Any:
-        return told(self.host, doing)
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """Turn what the SDK raises into errors for the user; doing: as in ``of_engine``."""
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except APIError as error:
+            said = error.explanation or str(error)
+            raise of_engine(doing, said, error.status_code or 0) from error
+        except DockerException as error:
+            if _cause(error, OSError) is not None:
+                raise unreachable(self.host, error) from error
+            raise ExecutionError(f"docker cannot {doing}: {redact(str(error))}") from error
+        except (RequestException, OSError) as error:
+            raise unreachable(self.host, error) from error
 
     def _image(self, name: str) -> Image | None:
         from docker.errors import ImageNotFound
@@ -235,14 +239,14 @@ class Engine:
                 return None
 
     def _pull(self, name: str, parts: Reference, progress: Progress) -> None:
-        api, transfer = self._api, TransferProgress(f"pulling {name}", progress)
+        api, transfer = self._api, _TransferProgress(f"pulling {name}", progress)
         tag = parts.digest or parts.tag or "latest"
         for each in api.pull(parts.repository, tag=tag, stream=True, decode=True):
             _raise_for(f"pull `{name}`", each)
             transfer.take(each)
 
     def _push(self, name: str, repository: str, tag: str, progress: Progress) -> str:
-        api, transfer = self._api, TransferProgress(f"pushing {name}", progress)
+        api, transfer = self._api, _TransferProgress(f"pushing {name}", progress)
         digest = ""
         for each in api.push(repository, tag=tag, stream=True, decode=True):
             _raise_for(f"push `{name}`", each)
@@ -311,53 +315,37 @@ def _is_own(name: str, key: str) -> bool:
     return name.startswith(REPOSITORY) or (key != "" and name.endswith(":" + key))
 
 
-def _made(row: Mapping[str, Any]) -> BuiltImage:
-    names = tuple(name for name in row.get("RepoTags") or () if name != "<none>:<none>")
-    return BuiltImage(
-        str(row["Id"]),
-        names,
-        int(row.get("Size") or 0),
-        float(row.get("Created") or 0),
-        row.get("Labels") or {},
-    )
-
-
 _DONE = frozenset(
     {"Pull complete", "Already exists", "Download complete", "Pushed", "Layer already exists"}
 )
 _MOVING = frozenset({"Downloading", "Pushing"})
 
 
-class TransferProgress:
-    """Sums up the layers of one image."""
+class _TransferProgress:
+    """Sums up the layers of one image, and tells of it."""
 
-    def __init__(self, text: str, tell: Callable[[str], None]) -> None:
-        """Take what the transfer is called, and who is told."""
+    def __init__(self, text: str, tell: Progress) -> None:
         self._text = text
         self._tell = tell
         self._layers: dict[str, tuple[int, int]] = {}
-        self._done: set[str] = set()
 
     def take(self, answer: Mapping[str, Any]) -> None:
         """Take one answer of the engine."""
         layer, status = answer.get("id"), answer.get("status")
         if not isinstance(layer, str) or not isinstance(status, str):
             return
+        current, total = self._layers.setdefault(layer, (0, 0))
         if status in _DONE:
-            self._done.add(layer)
+            current = total
         elif status in _MOVING:
             detail = answer.get("progressDetail") or {}
-            current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
-            self._layers[layer] = (current, max(current, total))
+            current = int(detail.get("current") or 0)
+            total = max(current, int(detail.get("total") or 0))
         else:
-            self._layers.setdefault(layer, (0, 0))
             return
-        for each in self._done:
-            total = self._layers.get(each, (0, 0))[1]
-            self._layers[each] = (total, total)
-        current = sum(here for here, _ in self._layers.values())
-        total = sum(whole for _, whole in self._layers.values())
-        self._tell(f"{self._text}: {size(current)} of {size(total)}")
+        self._layers[layer] = (current, total)
+        done, whole = map(sum, zip(*self._layers.values(), strict=True))
+        self._tell(f"{self._text}: {size(done)} of {size(whole)}")
 
 
 def unreachable(host: Host, error: BaseException) -> BuildrunError:
@@ -371,27 +359,6 @@ def unreachable(host: Host, error: BaseException) -> BuildrunError:
         f"no docker engine answers at {redact(host.url)} (from {host.origin})",
         hint="start one, or set DOCKER_HOST or `docker context use`",
     )
-
-
-@contextmanager
-def told(host: Host, doing: str) -> Iterator[None]:
-    """Turn what the SDK raises into errors for the user.
-
-    doing: what was being done, such as ``pull `python:3.12` ``.
-    """
-    from docker.errors import APIError, DockerException
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except APIError as error:
-        raise of_engine(doing, error.explanation or str(error), error.status_code or 0) from error
-    except DockerException as error:
-        if _cause(error, OSError) is not None:
-            raise unreachable(host, error) from error
-        raise ExecutionError(f"docker cannot {doing}: {redact(str(error))}") from error
-    except (RequestException, OSError) as error:
-        raise unreachable(host, error) from error
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

@@ -176,14 +176,6 @@ def _json(path: str) -> dict[str, Any]:
 
 
 _HUB = "docker.io"
-_HUB_KEY = "https://index.docker.io/v1/"
-
-# What a helper gives as the name of the user where it has a token, and says where it has nothing.
-_BEARER = "<token>"
-_NOTHING = b"credentials not found"
-
-# Seconds that a helper may take, which may ask a cloud.
-_HELPER_SECONDS = 60
 
 
 def header(repository: str, environ: Mapping[str, str]) -> str | None:
@@ -200,20 +192,18 @@ def header(repository: str, environ: Mapping[str, str]) -> str | None:
     except OSError:
         return None
     try:
-        found = _find(_registry(repository), json.loads(text), environ)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = _find(_registry(repository), json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
     if not found:
         return ""
     return base64.urlsafe_b64encode(json.dumps(found).encode()).decode()
 
 
-def _find(registry: str, config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+def _find(registry: str, config: Mapping[str, Any]) -> dict[str, str]:
     """Return what the engine is to be told, {} for nothing; raises where it is not plain."""
-    key = _HUB_KEY if registry == _HUB else registry
-    helper = (config.get("credHelpers") or {}).get(key) or config.get("credsStore")
-    if helper and (found := _ask(str(helper), key, environ)):
-        return found
+    if config.get("credHelpers") or config.get("credsStore"):
+        raise ValueError("a program has the credentials")
     for name, entry in (config.get("auths") or {}).items():
         if _host(name) != registry:
             continue
@@ -223,28 +213,6 @@ def _find(registry: str, config: Mapping[str, Any], environ: Mapping[str, str]) 
             user, password = base64.b64decode(entry["auth"]).decode().split(":", 1)
             return {"username": user, "password": password, "serveraddress": name}
     return {}
-
-
-def _ask(helper: str, key: str, environ: Mapping[str, str]) -> dict[str, str]:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            (f"docker-credential-{helper}", "get"),
-            input=key.encode(),
-            env=dict(environ),
-            capture_output=True,
-            timeout=_HELPER_SECONDS,
-            check=False,
-        )
-    except subprocess.SubprocessError as error:
-        raise OSError(f"the helper {helper} takes too long") from error
-    if _NOTHING in done.stdout and done.returncode != 0:
-        return {}
-    value = json.loads(done.stdout)
-    if value["Username"] == _BEARER:
-        return {"identitytoken": value["Secret"], "serveraddress": key}
-    return {"username": value["Username"], "password": value["Secret"], "serveraddress": key}
 
 
 def _registry(repository: str) -> str:

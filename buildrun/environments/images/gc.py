@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments.images import derive, engine
+from buildrun.environments.images import derive
 from buildrun.environments.images.derive import ImageRecord
 from buildrun.errors import BuildrunError
 from buildrun.store import digest, locks
@@ -14,7 +13,7 @@ from buildrun.store.cas import ignore_errors
 from buildrun.store.gc import HALF_MADE, CacheEntry
 
 if TYPE_CHECKING:
-    from buildrun.environments.images.engine import BuiltImage, Engine
+    from buildrun.environments.images.engine import Engine
     from buildrun.store.home import Home
 
 
@@ -28,12 +27,12 @@ def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
     if not written:
         return []
     try:
-        there: dict[str, list[BuiltImage]] | None = _by_key(engine)
+        there: dict[str, list[str]] | None = _by_key(engine)
     except BuildrunError:
         there = None
     found = []
     for kept in written:
-        if there is not None and not _is_there(kept, there.get(kept.key, ())):
+        if there is not None and kept.complete and kept.row["id"] not in there.get(kept.key, ()):
             _drop(home, kept.key, kept.row["id"])
         else:
             found.append(kept)
@@ -49,7 +48,7 @@ def remove(home: Home, engine: Engine, item: CacheEntry) -> bool:
     if lock is None:
         return False
     with lock:
-        gone = [engine.remove(made.id) for made in _by_key(engine).get(item.key, ())]
+        gone = [engine.remove(image) for image in _by_key(engine).get(item.key, ())]
         if not all(gone):
             return False
         ignore_errors(os.unlink, derive.path(home, item.key))
@@ -66,13 +65,9 @@ def verify(home: Home) -> list[tuple[str, str]]:
     return damaged
 
 
-def _by_key(source: Engine) -> dict[str, list[BuiltImage]]:
-    found: dict[str, list[BuiltImage]] = {}
-    for made in source.labelled():
-        # Those of older versions have another prefix before the number that names the record.
-        number = made.labels.get(engine.KEY, "").rpartition(":")[2]
-        found.setdefault(digest.PREFIX + number, []).append(made)
-    return found
+def _by_key(source: Engine) -> dict[str, list[str]]:
+    # Those of older versions have another prefix before the number that names the record.
+    return {digest.PREFIX + key.rpartition(":")[2]: ids for key, ids in source.made().items()}
 
 
 def _entry(home: Home, key: str) -> CacheEntry | None:
@@ -94,10 +89,6 @@ def _entry(home: Home, key: str) -> CacheEntry | None:
     about = (record.reference or "-") + ("" if complete else HALF_MADE)
     size, name = record.bytes, key[7:31]
     return CacheEntry("image", key, path, name, "image", about, size, size, used, complete, row)
-
-
-def _is_there(kept: CacheEntry, images: Sequence[BuiltImage]) -> bool:
-    return not kept.complete or any(made.id == kept.row["id"] for made in images)
 
 
 def _drop(home: Home, key: str, seen: str | None) -> None:
