@@ -16,7 +16,7 @@ from buildrun.errors import BuildrunError, EnvironmentFailure, ExecutionError
 if TYPE_CHECKING:
     from docker import APIClient
 
-    from buildrun.environments.images.engine_api import Host, Reference
+    from buildrun.environments.images.engine_api import Host
 
 __all__ = ["LABEL", "Engine", "EngineError", "Image"]
 
@@ -77,8 +77,10 @@ class Engine:
                 f"the docker engine has no image `{name}`", hint="build it, or give a name to pull"
             )
         parts = engine_api.parse(name)
+        tag = parts.digest or parts.tag or "latest"
         with self._told(f"pull `{name}`"):
-            self._pull(name, parts, progress)
+            answers = self._api.pull(parts.repository, tag=tag, stream=True, decode=True)
+            _follow(f"pull `{name}`", answers, lambda text: progress(f"pulling {name}: {text}"))
         found = self.image(name)
         if found is None:
             raise EnvironmentFailure(f"`{name}` was pulled, and the docker engine does not have it")
@@ -102,13 +104,11 @@ class Engine:
 
         options: parameters of ``POST /build``.
         """
-        made = ""
         parameters = {"rm": "1", "forcerm": "1", **options}
-        for each in self._send("build an image", "/build", chunks, parameters):
-            made = (each.get("aux") or {}).get("ID") or made
+        made = self._send("build an image", "/build", chunks, parameters)
         if not made:
             raise EnvironmentFailure("docker built an image, and does not say which")
-        return str(made)
+        return made
 
     def tag(self, image: str, name: str) -> None:
         """Give an image a further name, taken from whichever had it."""
@@ -133,7 +133,13 @@ class Engine:
             return f"{parts.repository}@{there}"
         self.tag(found.id, name)
         with self._told(f"push `{name}`"):
-            return f"{parts.repository}@{self._push(name, parts.repository, tag, progress)}"
+            answers = self._api.push(parts.repository, tag=tag, stream=True, decode=True)
+            digest = _follow(
+                f"push `{name}`", answers, lambda text: progress(f"pushing {name}: {text}")
+            )
+        if not digest:
+            raise EnvironmentFailure(f"docker pushed `{name}`, and does not say as which digest")
+        return f"{parts.repository}@{digest}"
 
     def remove(self, image: str) -> bool:
         """Remove an image of buildrun's; False where a container uses it.
@@ -238,24 +244,6 @@ class Engine:
             except ImageNotFound:
                 return None
 
-    def _pull(self, name: str, parts: Reference, progress: Progress) -> None:
-        api, transfer = self._api, _TransferProgress(f"pulling {name}", progress)
-        tag = parts.digest or parts.tag or "latest"
-        for each in api.pull(parts.repository, tag=tag, stream=True, decode=True):
-            _raise_for(f"pull `{name}`", each)
-            transfer.take(each)
-
-    def _push(self, name: str, repository: str, tag: str, progress: Progress) -> str:
-        api, transfer = self._api, _TransferProgress(f"pushing {name}", progress)
-        digest = ""
-        for each in api.push(repository, tag=tag, stream=True, decode=True):
-            _raise_for(f"push `{name}`", each)
-            digest = (each.get("aux") or {}).get("Digest") or digest
-            transfer.take(each)
-        if not digest:
-            raise EnvironmentFailure(f"docker pushed `{name}`, and does not say as which digest")
-        return digest
-
     def _there(self, name: str) -> str | None:
         """Return the digest that a registry has for a name, or None where it has none."""
         if self.host.socket is not None:
@@ -276,38 +264,22 @@ class Engine:
 
     def _send(
         self, doing: str, path: str, chunks: Iterable[bytes], options: Mapping[str, str]
-    ) -> list[dict[str, Any]]:
-        """Return what the engine answers, once all is sent and done."""
+    ) -> str:
+        """Send an archive piece by piece; see ``_follow`` for what is returned."""
         with self._told(doing):
             api: Any = self._api
             # As the SDK's own methods send it, but for the time they would wait.
             response = api._post(
                 api._url(path),
-                data=_as_stream(chunks),
+                # requests sends an iterator piece by piece, and never asks for its length.
+                data=(chunk for chunk in chunks if chunk),
                 params=dict(options),
                 headers={"Content-Type": "application/x-tar"},
                 stream=True,
                 timeout=(_SECONDS, None),
             )
             api._raise_for_status(response)
-            answers = []
-            for each in api._stream_helper(response, decode=True):
-                _raise_for(doing, each)
-                answers.append(each)
-            return answers
-
-
-def _as_stream(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    # requests sends an iterator piece by piece, and never asks for its length.
-    return (chunk for chunk in chunks if chunk)
-
-
-def _raise_for(doing: str, answer: Mapping[str, Any]) -> None:
-    if "error" in answer or "errorDetail" in answer:
-        detail = answer.get("errorDetail") or {}
-        raise of_engine(
-            doing, detail.get("message") or answer.get("error"), int(detail.get("code") or 0)
-        )
+            return _follow(doing, api._stream_helper(response, decode=True), lambda _: None)
 
 
 def _is_own(name: str, key: str) -> bool:
@@ -321,20 +293,23 @@ _DONE = frozenset(
 _MOVING = frozenset({"Downloading", "Pushing"})
 
 
-class _TransferProgress:
-    """Sums up the layers of one image, and tells of it."""
+def _follow(doing: str, answers: Iterable[Mapping[str, Any]], tell: Progress) -> str:
+    """Return the id or digest that an engine tells of what it made, once all is done.
 
-    def __init__(self, text: str, tell: Progress) -> None:
-        self._text = text
-        self._tell = tell
-        self._layers: dict[str, tuple[int, int]] = {}
-
-    def take(self, answer: Mapping[str, Any]) -> None:
-        """Take one answer of the engine."""
+    tell: is told how much of all layers was transferred. Raises EngineError.
+    """
+    told, layers = "", dict[str, tuple[int, int]]()
+    for answer in answers:
+        if "error" in answer or "errorDetail" in answer:
+            detail = answer.get("errorDetail") or {}
+            said = detail.get("message") or answer.get("error")
+            raise of_engine(doing, said, int(detail.get("code") or 0))
+        made = answer.get("aux") or {}
+        told = made.get("Digest") or made.get("ID") or told
         layer, status = answer.get("id"), answer.get("status")
         if not isinstance(layer, str) or not isinstance(status, str):
-            return
-        current, total = self._layers.setdefault(layer, (0, 0))
+            continue
+        current, total = layers.setdefault(layer, (0, 0))
         if status in _DONE:
             current = total
         elif status in _MOVING:
@@ -342,10 +317,11 @@ class _TransferProgress:
             current = int(detail.get("current") or 0)
             total = max(current, int(detail.get("total") or 0))
         else:
-            return
-        self._layers[layer] = (current, total)
-        done, whole = map(sum, zip(*self._layers.values(), strict=True))
-        self._tell(f"{self._text}: {size(done)} of {size(whole)}")
+            continue
+        layers[layer] = (current, total)
+        done, whole = map(sum, zip(*layers.values(), strict=True))
+        tell(f"{size(done)} of {size(whole)}")
+    return str(told)
 
 
 def unreachable(host: Host, error: BaseException) -> BuildrunError:
