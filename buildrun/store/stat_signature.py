@@ -60,6 +60,15 @@ def is_directory(packed: bytes) -> bool:
     return packed[_KIND] & 0xF0 == 0x40
 
 
+def kind(packed: bytes) -> str:
+    """Return the kind that listings have."""
+    if is_link(packed):
+        return "symlink"
+    if is_directory(packed):
+        return "directory"
+    return "executable" if is_executable(packed) else "file"
+
+
 def is_executable(packed: bytes) -> bool:
     """Return whether its owner may execute it."""
     return packed[_BITS] & 0x40 != 0

@@ -9,7 +9,6 @@ import time
 from _thread import RLock
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
@@ -24,9 +23,6 @@ from buildrun.workspace.index import Index
 from buildrun.workspace.select import FileSet
 from buildrun.workspace.walk import Selection
 
-if TYPE_CHECKING:
-    from blake3 import blake3
-
 # How often files that change under our eyes are looked at before that is told as a problem.
 _ATTEMPTS = 3
 
@@ -35,13 +31,6 @@ Select = Callable[[bytes, GitIndex], Selection]
 
 # The kind of a walk, and the pattern, output or directory that it is about.
 Wanted = tuple[str, str]
-
-
-class _Failure(NamedTuple):
-    """Why a file has no digest; passing: whether another look may help."""
-
-    text: str
-    passing: bool
 
 
 class Fingerprints:
@@ -124,11 +113,8 @@ class Fingerprints:
         counts as edited where anything of it has changed, such as its rights, since an edit with
         its time put back looks like that. Becoming another name of an output does not count.
         """
-        links = (
-            {stat_signature.place(seen) for seen in made.selection.signatures}
-            if made is not None
-            else set()
-        )
+        signatures = made.selection.signatures if made is not None else ()
+        links = {stat_signature.place(seen) for seen in signatures}
         with self._lock:
             now = taken.again()
             before = dict(taken.selection.files())
@@ -204,11 +190,12 @@ class Fingerprints:
                 later = cache(partial(self._later, selection, skip))
                 return FileSet(known, selection, later, (), frozenset(), select_anew, skip)
             contents, failures = self._read(selection)
-            if not any(failure.passing for failure in failures):
+            if not any(isinstance(error, _PASSING) for _, error in failures):
                 break
         entries = _entries(selection, contents, skip)
         made = digest.content(listing.encode(entries))
-        problems = [*(text for _, text in selection.problems), *(each.text for each in failures)]
+        problems = [text for _, text in selection.problems]
+        problems += [_explain(path, error) for path, error in failures]
         young = frozenset([path for path in selection.paths if path in self._young])
         if not problems and not young:
             self._index.learn(stream, made)
@@ -241,14 +228,14 @@ class Fingerprints:
         with self._lock:
             contents, failures = self._read(selection)
             if failures:  # nothing is read again, unless the index was damaged meanwhile
-                raise ProjectError(failures[0].text)
+                raise ProjectError(_explain(*failures[0]))
             return _entries(selection, contents, skip)
 
-    def _read(self, selection: Selection) -> tuple[dict[bytes, str], list[_Failure]]:
+    def _read(self, selection: Selection) -> tuple[dict[bytes, str], list[tuple[bytes, OSError]]]:
         """Return the contents, as entries have them, and what went wrong; learn what is new."""
         began = time.time_ns()
         contents: dict[bytes, str] = {}
-        failures: list[_Failure] = []
+        failures: list[tuple[bytes, OSError]] = []
         large: list[tuple[bytes, bytes]] = []
         prefix, start = digest.PREFIX, stat_signature.SIZE
         for path, seen in selection.files():
@@ -264,12 +251,12 @@ class Fingerprints:
                 else:
                     large.append((path, seen))
             except OSError as error:
-                failures.append(_failure(path, error))
+                failures.append((path, error))
         calls = [partial(self._digest, *each) for each in large]
         results = in_parallel(calls) if calls else ()
         for (path, seen), result in zip(large, results, strict=True):
             if isinstance(result, OSError):
-                failures.append(_failure(path, result))
+                failures.append((path, result))
             else:
                 self._remember(path, seen, result, began)
                 contents[path] = prefix + result.hex()
@@ -326,27 +313,17 @@ def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> 
     """Return the listing, less what could not be read."""
     found: list[Entry] = []
     for path, seen in selection.files():
-        held = contents.get(path)
-        if held is None:
-            continue
-        kind, size = listing.FILE, 0
-        if stat_signature.is_link(seen):
-            kind = listing.SYMLINK
-        elif stat_signature.is_directory(seen):
-            kind = listing.DIRECTORY
-        else:
-            size = stat_signature.size(seen)
-            if stat_signature.is_executable(seen):
-                kind = listing.EXECUTABLE
-        found.append(Entry(os.fsdecode(path[skip:]), kind, held, size))
+        if (held := contents.get(path)) is not None:
+            kind = stat_signature.kind(seen)
+            size = stat_signature.size(seen) if kind in (listing.FILE, listing.EXECUTABLE) else 0
+            found.append(Entry(os.fsdecode(path[skip:]), kind, held, size))
     return tuple(found)
 
 
-def _failure(path: bytes, error: OSError) -> _Failure:
-    if isinstance(error, (FileNotFoundError, Changed)):
-        return _Failure(f"`{display(path)}` changes or vanishes while it is read", passing=True)
-    name = display(path.rstrip(b"/"))
-    return _Failure(f"`{name}` cannot be read: {error.strerror}", passing=False)
+def _explain(path: bytes, error: OSError) -> str:
+    if isinstance(error, _PASSING):
+        return f"`{display(path)}` changes or vanishes while it is read"
+    return f"`{display(path.rstrip(b'/'))}` cannot be read: {error.strerror}"
 
 
 def _stream(selection: Selection) -> str:
@@ -375,6 +352,10 @@ class Changed(OSError):
     """A file is not, or is no longer, the one that was looked at."""
 
 
+# Another look may help.
+_PASSING = (FileNotFoundError, Changed)
+
+
 def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
     """Return the bytes of a regular file's digest.
 
@@ -392,25 +373,17 @@ def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
-        made = _hashed(descriptor, stat_signature.size(seen))
+        made, size = digest.new(), stat_signature.size(seen)
+        first = os.read(descriptor, min(size, _CHUNK))
+        made.update(first)
+        if len(first) < size:
+            buffer = bytearray(_CHUNK)
+            view = memoryview(buffer)
+            while count := os.readv(descriptor, [buffer]):
+                made.update(view[:count])
         if stat_signature.of(os.fstat(descriptor)) != seen:
             raise Changed
     return made.digest()
-
-
-def _hashed(descriptor: int, size: int) -> blake3:
-    made = digest.new()
-    if size < _CHUNK:
-        # One call is enough: with more bytes than these the file would have another size now.
-        chunk = os.read(descriptor, size)
-        made.update(chunk)
-        if len(chunk) == size:
-            return made
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    while count := os.readv(descriptor, [buffer]):
-        made.update(view[:count])
-    return made
 
 
 def in_parallel(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
@@ -421,9 +394,8 @@ def in_parallel(calls: Sequence[Callable[[], bytes]]) -> list[Result]:
     numbers = iter(range(len(calls)))
 
     def work() -> None:
-        for (
-            number
-        ) in numbers:  # each thread takes the next one; that is one step of the interpreter
+        # Each thread takes the next one; that is one step of the interpreter.
+        for number in numbers:
             try:
                 results[number] = calls[number]()
             except OSError as error:
