@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Buildrun, Outcome
+from remote_backends import Shelf
 from remote_helpers import SECRET, Bucket, Handler, bucket, reply, serving
 
 from buildrun.store import digest as digests
@@ -60,10 +61,18 @@ class Machine:
         assert (self.directory / "data.txt").read_text() == "line 0\nline 1\nline 2\n"
         return done
 
-    def states(self, *arguments: str, **environ: str) -> dict[str, str]:
-        report = self.directory.parent / "report.json"
-        self.run("--report", str(report), *arguments, **environ)
-        return {item["id"]: item["state"] for item in json.loads(report.read_text())["steps"]}
+    def states(self, *arguments: str, **environ: str) -> list[str]:
+        """Run, and return how `prepare` and `train` ended."""
+        self.run("--report", "../report.json", *arguments, **environ)
+        return self.reported()
+
+    def reported(self) -> list[str]:
+        report = json.loads((self.directory.parent / "report.json").read_text())
+        return [step["state"] for step in report["steps"]]
+
+    def plan(self, *arguments: str) -> list[Any]:
+        done = self.call("plan", ".", LOCAL, "-e", "train", "--format=json", *arguments)
+        return [step["cache"] for step in done.data["steps"]]
 
     @property
     def runs(self) -> int:
@@ -76,13 +85,28 @@ class Machine:
         return {path.name for path in kept}
 
 
-Machines = Callable[[str], Machine]
+@pytest.fixture
+def first(tmp_path: Path, buildrun: Buildrun) -> Machine:
+    return Machine(tmp_path / "first", buildrun, tmp_path / "count")
 
 
 @pytest.fixture
-def machine(tmp_path: Path, buildrun: Buildrun) -> Machines:
-    """Return a function that sets a machine up."""
-    return lambda name: Machine(tmp_path / name, buildrun, tmp_path / "count")
+def second(tmp_path: Path, buildrun: Buildrun) -> Machine:
+    return Machine(tmp_path / "second", buildrun, tmp_path / "count")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return a directory to share results in, which is absent."""
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def shared(place: Path) -> tuple[str, str]:
+    return "--remote-cache", str(place)
+
+
+WRITE = "--remote-cache-write"
 
 
 @pytest.fixture(scope="module")
@@ -98,105 +122,84 @@ def kept_in(directory: Path) -> set[str]:
 # -- an honest place --------------------------------------------------------------------------
 
 
-def test_s3_brings_every_step_to_another_machine(machine: Machines, s3: Bucket) -> None:
-    first, second = machine("first"), machine("second")
-    shared = ("--remote-cache", s3.url)
-    assert first.states(*shared, "--remote-cache-write", **s3.environ) == {
-        "prepare": "ok",
-        "train": "ok",
-    }
+def test_s3_brings_every_step_to_another_machine(
+    first: Machine, second: Machine, s3: Bucket
+) -> None:
+    bucket = ("--remote-cache", s3.url)
+    assert first.states(*bucket, WRITE, **s3.environ) == ["ok", "ok"]
     assert len([name for name in s3.names() if "/v1/results/blake3/" in name]) == 2
     before = s3.names()
-    report = second.directory.parent / "report.json"
-    done = second.run(*shared, "--report", str(report), **s3.environ)
-    states = [step["state"] for step in json.loads(report.read_text())["steps"]]
-    assert states == ["cached", "cached"]
+    done = second.run(*bucket, "--report", "../report.json", **s3.environ)
+    assert second.reported() == ["cached", "cached"]
     assert done.out == "prepared\ntrained\n"
     assert "warned\n" in done.err
     assert second.runs == 2
     assert os.readlink(second.directory / "model/latest") == "m.txt"
     assert os.access(second.directory / "model/m.txt", os.X_OK)
-    assert second.states(*shared, **s3.environ) == {"prepare": "up-to-date", "train": "up-to-date"}
+    assert second.states(*bucket, **s3.environ) == ["up-to-date", "up-to-date"]
     assert s3.names() == before
     assert first.digests() == second.digests() == {"blake3"}
     assert SECRET not in done.err
 
 
-def test_directory_serves_as_well(machine: Machines, tmp_path: Path) -> None:
-    first, second = machine("first"), machine("second")
-    shared = {"BUILDRUN_REMOTE_CACHE": str(tmp_path / "shared")}
-    first.run(BUILDRUN_REMOTE_CACHE_WRITE="1", **shared)
-    assert second.states(**shared) == {"prepare": "cached", "train": "cached"}
+def test_directory_serves_as_well(first: Machine, second: Machine, place: Path) -> None:
+    first.run(BUILDRUN_REMOTE_CACHE_WRITE="1", BUILDRUN_REMOTE_CACHE=str(place))
+    assert second.states(BUILDRUN_REMOTE_CACHE=str(place)) == ["cached", "cached"]
 
 
-def test_relative_directory_is_one_of_the_caller(machine: Machines) -> None:
-    first = machine("first")
-    first.run("--remote-cache=../shared", "--remote-cache-write")
+def test_relative_directory_is_one_of_the_caller(first: Machine) -> None:
+    first.run("--remote-cache=../shared", WRITE)
     assert kept_in(first.directory.parent / "shared")
 
 
-def test_environment_is_not_built_for_what_is_shared(machine: Machines, tmp_path: Path) -> None:
-    shared = {"BUILDRUN_REMOTE_CACHE": str(tmp_path / "shared")}
+def test_environment_is_not_built_for_what_is_shared(
+    first: Machine, second: Machine, shared: tuple[str, str]
+) -> None:
     states = []
-    for name in ("first", "second"):
-        one = machine(name)
+    for one in (first, second):
         text = (one.directory / "MLproject").read_text()
         (one.directory / "MLproject").write_text(f"python_env: python_env.yaml\n{text}")
         (one.directory / "python_env.yaml").write_text("dependencies: []\n")
-        report = tmp_path / "report.json"
-        done = one.call(
-            "run", ".", "-e", "train", "--report", str(report), "--remote-cache-write", **shared
-        )
+        done = one.call("run", ".", "-e", "train", "--report", "../report.json", WRITE, *shared)
         assert done.code == 0, done.err
-        states.append([step["state"] for step in json.loads(report.read_text())["steps"]])
+        states.append(one.reported())
         built = list((one.store / "envs").glob("*/bin/python"))
-        assert bool(built) == (name == "first")
+        assert bool(built) == (one is first)
     assert states == [["ok", "ok"], ["cached", "cached"]]
 
 
-def test_reading_never_writes(machine: Machines, tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
-    first = machine("first")
-    assert first.states("--remote-cache", str(tmp_path / "shared")) == {
-        "prepare": "ok",
-        "train": "ok",
-    }
-    assert list((tmp_path / "shared").iterdir()) == []
+def test_reading_never_writes(first: Machine, place: Path, shared: tuple[str, str]) -> None:
+    place.mkdir()
+    assert first.states(*shared) == ["ok", "ok"]
+    assert list(place.iterdir()) == []
 
 
-def test_no_cache_leaves_the_remote_alone(machine: Machines, tmp_path: Path) -> None:
-    first = machine("first")
-    shared = tmp_path / "shared"
-    first.run("--remote-cache", str(shared), "--remote-cache-write", "--no-cache")
-    assert not shared.exists()
+def test_no_cache_leaves_the_remote_alone(
+    first: Machine, place: Path, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE, "--no-cache")
+    assert not place.exists()
 
 
-def test_plan_foresees_what_the_remote_has(machine: Machines, tmp_path: Path) -> None:
-    first, second = machine("first"), machine("second")
-    shared = ("--remote-cache", str(tmp_path / "shared"))
-    first.run(*shared, "--remote-cache-write")
-    done = second.call("plan", ".", LOCAL, "-e", "train", "--format=json", *shared)
-    cache = [step["cache"] for step in done.data["steps"]]
-    assert [one["state"] for one in cache] == ["hit", "hit"]
-    assert all(one["key"].startswith("blake3:") for one in cache)
+def test_plan_foresees_what_the_remote_has(
+    first: Machine, second: Machine, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE)
+    planned = second.plan(*shared)
+    assert [one["state"] for one in planned] == ["hit", "hit"]
+    assert all(one["key"].startswith("blake3:") for one in planned)
     assert not second.store.exists()
 
 
-def test_damaged_store_is_mended_from_the_remote(machine: Machines, tmp_path: Path) -> None:
-    first = machine("first")
-    shared = ("--remote-cache", str(tmp_path / "shared"))
-    first.run(*shared, "--remote-cache-write")
+def test_damaged_store_is_mended_from_the_remote(first: Machine, shared: tuple[str, str]) -> None:
+    first.run(*shared, WRITE)
     shutil.rmtree(first.store / "blobs")
     shutil.rmtree(first.directory / "model")
-    assert first.states(*shared) == {"prepare": "up-to-date", "train": "cached"}
+    assert first.states(*shared) == ["up-to-date", "cached"]
     assert first.runs == 2
 
 
 # -- places that do not do what they should ---------------------------------------------------
-
-
-def share(one: Machine, directory: Path) -> None:
-    one.run("--remote-cache", str(directory), "--remote-cache-write")
 
 
 def manifests(directory: Path) -> list[Path]:
@@ -211,11 +214,16 @@ def blobs(directory: Path) -> list[Path]:
     return found
 
 
-def other_parts(directory: Path) -> None:
+def edit(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every manifest."""
     for path in manifests(directory):
         value = json.loads(path.read_bytes())
-        value["parts"]["salt"] = "another question"
+        change(value)
         path.write_text(json.dumps(value))
+
+
+def other_parts(directory: Path) -> None:
+    edit(directory, lambda value: value["parts"].update(salt="another question"))
 
 
 def other_question(directory: Path) -> None:
@@ -225,51 +233,48 @@ def other_question(directory: Path) -> None:
     two.write_bytes(texts[0])
 
 
+def list_outputs(directory: Path, value: dict[str, Any], *rows: tuple[str, str, str, int]) -> None:
+    """Let a manifest have a listing of these entries as its outputs."""
+    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    value["outputs"] = put(directory, text.encode())
+
+
 def outputs_elsewhere(directory: Path) -> None:
     """Let results overwrite a source file, which the steps never declared as an output."""
-    for path in manifests(directory):
-        value = json.loads(path.read_bytes())
-        content = b"echo evil\n"
-        digest = digests.content(content)
-        put(directory, digest, content)
-        listing = json.dumps(["train.sh", "file", digest, len(content)], separators=(",", ":"))
-        text = f"{listing}\n".encode()
-        value["outputs"] = digests.content(text)
+
+    def change(value: dict[str, Any]) -> None:
+        digest = put(directory, b"echo evil\n")
+        list_outputs(directory, value, ("train.sh", "file", digest, 10))
         value["declared"] = ["train.sh"]
-        put(directory, value["outputs"], text)
-        path.write_text(json.dumps(value))
+
+    edit(directory, change)
 
 
 def outputs_outside(directory: Path) -> None:
-    for path in manifests(directory):
-        value = json.loads(path.read_bytes())
-        listing = json.dumps(["../evil", "directory", "", 0], separators=(",", ":"))
-        text = f"{listing}\n".encode()
-        value["outputs"] = digests.content(text)
-        put(directory, value["outputs"], text)
-        path.write_text(json.dumps(value))
+    edit(directory, lambda value: list_outputs(directory, value, ("../evil", "directory", "", 0)))
 
 
 def outputs_in_depth(directory: Path) -> None:
     """Let one file of a result lie 3,000 directories down, none of which is listed."""
-    for path in manifests(directory):
-        value = json.loads(path.read_bytes())
+
+    def change(value: dict[str, Any]) -> None:
         name = value["outputs"].removeprefix("blake3:")
         text = (directory / "v1/blobs/blake3" / name[:2] / name).read_text()
         rows = [json.loads(line) for line in text.splitlines()]
         output, content, size = rows[0][0], rows[-1][2], rows[-1][3]
-        rows = [[output, "directory", "", 0], [f"{output}/{3000 * 'd/'}f", "file", content, size]]
-        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-        value["outputs"] = digests.content(text.encode())
-        put(directory, value["outputs"], text.encode())
-        path.write_text(json.dumps(value))
+        deep = (f"{output}/{3000 * 'd/'}f", "file", content, size)
+        list_outputs(directory, value, (output, "directory", "", 0), deep)
+
+    edit(directory, change)
 
 
-def put(directory: Path, digest: str, content: bytes) -> None:
+def put(directory: Path, content: bytes) -> str:
+    digest = digests.content(content)
     name = digest.removeprefix("blake3:")
     place = directory / "v1/blobs/blake3" / name[:2] / name
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
+    return digest
 
 
 def rewrite(change: Callable[[bytes], bytes], *kinds: str) -> Callable[[Path], None]:
@@ -304,49 +309,44 @@ POISONS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", POISONS)
-def test_lie_is_told_and_the_command_runs(name: str, machine: Machines, tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    first, second = machine("first"), machine("second")
-    share(first, shared)
-    POISONS[name](shared)
-    report = tmp_path / "report.json"
-    done = second.run("--remote-cache", str(shared), "--report", str(report))
-    states = {step["state"] for step in json.loads(report.read_text())["steps"]}
-    assert states == {"ok"}, "nothing of it is used"
+def test_lie_is_told_and_the_command_runs(
+    name: str, first: Machine, second: Machine, place: Path, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE)
+    POISONS[name](place)
+    done = second.run(*shared, "--report", "../report.json")
+    assert second.reported() == ["ok", "ok"], "nothing of it is used"
     assert "is not to be trusted" in done.err or "not in the remote cache" in done.err
     assert (second.directory / "train.sh").read_text() == "wc -l < data.txt\n"
     assert not (second.directory.parent / "evil").exists()
     assert second.runs == 4
-    again = second.run("--remote-cache", str(shared))
-    assert "2 up to date" in again.err
+    assert "2 up to date" in second.run(*shared).err
 
 
-def test_lost_contents_are_a_miss(machine: Machines, tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    first, second = machine("first"), machine("second")
-    share(first, shared)
-    shutil.rmtree(shared / "v1/blobs")
-    assert second.states("--remote-cache", str(shared)) == {"prepare": "ok", "train": "ok"}
+def test_lost_contents_are_a_miss(
+    first: Machine, second: Machine, place: Path, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE)
+    shutil.rmtree(place / "v1/blobs")
+    assert second.states(*shared) == ["ok", "ok"]
 
 
-def test_unreachable_remote_is_a_warning(machine: Machines) -> None:
-    done = machine("first").run("--remote-cache", "http://127.0.0.1:9/cache")
+@pytest.mark.parametrize(
+    ("address", "fact"),
+    [
+        ("http://127.0.0.1:9/cache", "cannot be reached"),
+        ("../absent", "no such directory"),
+        ("nosuchscheme://bucket", "no address that fsspec knows"),
+    ],
+)
+def test_remote_that_is_not_there_is_a_warning(first: Machine, address: str, fact: str) -> None:
+    done = first.run("--remote-cache", address)
     assert done.err.count("warning:") == 1
-    assert "cannot be reached" in done.err
+    assert fact in done.err
+    assert not (first.directory.parent / "absent").exists()
 
 
-def test_directory_that_is_not_there_is_a_warning(machine: Machines, tmp_path: Path) -> None:
-    done = machine("first").run("--remote-cache", str(tmp_path / "absent"))
-    assert done.err.count("warning:") == 1
-    assert not (tmp_path / "absent").exists()
-
-
-def test_unknown_address_is_a_warning(machine: Machines) -> None:
-    done = machine("first").run("--remote-cache", "nosuchscheme://bucket")
-    assert done.err.count("warning:") == 1
-
-
-def test_hanging_remote_is_waited_for_once(machine: Machines) -> None:
+def test_hanging_remote_is_waited_for_once(first: Machine) -> None:
     ended = threading.Event()
     asked: list[str] = []
 
@@ -354,50 +354,48 @@ def test_hanging_remote_is_waited_for_once(machine: Machines) -> None:
         asked.append(request.path)
         ended.wait()
 
-    one = machine("first")
     with serving(hang) as url:
-        done = one.run("--remote-cache", url, "--remote-cache-write")
+        done = first.run("--remote-cache", url, WRITE)
         assert done.err.count("does not answer") == 1
         assert len(asked) == 1
         # What is up to date needs no answer.
-        again = one.run("--remote-cache", url)
+        again = first.run("--remote-cache", url)
         assert "2 up to date" in again.err
         assert "warning" not in again.err
-        (one.directory / "raw.txt").write_text("line 0\nline 1\nline 2\nother\n")
-        third = one.run("--remote-cache", url)
+        (first.directory / "raw.txt").write_text("line 0\nline 1\nline 2\nother\n")
+        third = first.run("--remote-cache", url)
         assert third.err.count("does not answer") == 1
         assert len(asked) == 2
         ended.set()
 
 
-def test_denied_writing_is_a_warning(machine: Machines) -> None:
+def test_denied_writing_is_a_warning(first: Machine) -> None:
     def deny(request: Handler) -> None:
         reply(request, 404 if request.command in ("GET", "HEAD") else 403)
 
     with serving(deny) as url:
-        done = machine("first").run("--remote-cache", url, "--remote-cache-write")
+        done = first.run("--remote-cache", url, WRITE)
     assert done.err.count("warning:") == 1
     assert "results are not shared" in done.err
 
 
-def test_credentials_are_neither_shown_nor_kept(machine: Machines) -> None:
+def test_credentials_are_neither_shown_nor_kept(first: Machine) -> None:
     def answer(request: Handler) -> None:
         reply(request, 404 if request.command in ("GET", "HEAD") else 500)
 
-    one = machine("first")
     with serving(answer) as url:
         address = url.replace("http://", "http://ann:sesame@") + "/cache?sig=opensesame"
         shown = [
-            one.run("--remote-cache", address, "--remote-cache-write", "--report", "../r.json"),
-            one.run("--remote-cache", address),
-            one.run(BUILDRUN_REMOTE_CACHE=address),
-            one.run(BUILDRUN_REMOTE_CACHE=address),
-            one.call("plan", ".", LOCAL, "-e", "train", "--remote-cache", address),
-            one.call("runs", "show"),
+            first.run("--remote-cache", address, WRITE, "--report", "../r.json"),
+            first.run("--remote-cache", address),
+            first.run(BUILDRUN_REMOTE_CACHE=address),
+            first.run(BUILDRUN_REMOTE_CACHE=address),
+            first.call("plan", ".", LOCAL, "-e", "train", "--remote-cache", address),
+            first.call("runs", "show"),
         ]
     assert [done.code for done in shown] == [0] * len(shown)
     assert not [done for done in shown if "sesame" in done.out + done.err]
-    kept = [path for path in one.directory.parent.rglob("*") if path.is_file()]
+    kept = [path for path in first.directory.parent.rglob("*") if path.is_file()]
     assert len(kept) > 10
     assert not [path for path in kept if b"sesame" in path.read_bytes()]
 
@@ -405,31 +403,17 @@ def test_credentials_are_neither_shown_nor_kept(machine: Machines) -> None:
 # -- uploads ----------------------------------------------------------------------------------
 
 
-def test_uploads_are_finished_before_the_exit(machine: Machines) -> None:
-    objects: dict[str, bytes] = {}
-
-    def answer(request: Handler) -> None:
-        if request.command == "PUT":
-            size = int(request.headers.get("Content-Length", 0))
-            body = request.rfile.read(size) if size else chunked(request)
-            objects[request.path] = body
-            reply(request, 201)
-        elif request.path in objects:
-            reply(request, 200, objects[request.path])
-        else:
-            reply(request, 404)
-
-    with serving(answer) as url:
-        done = machine("first").run("--remote-cache", url, "--remote-cache-write")
-        names = set(objects)
-        assert len([name for name in names if "/v1/results/" in name]) == 2
+def test_uploads_are_finished_before_the_exit(first: Machine, second: Machine) -> None:
+    shelf = Shelf()
+    with serving(shelf) as url:
+        done = first.run("--remote-cache", url, WRITE)
+        assert len([name for name in shelf.objects if "v1/results/" in name]) == 2
         assert "warning" not in done.err
-        states = machine("second").states("--remote-cache", url)
-    assert states == {"prepare": "cached", "train": "cached"}
+        assert second.states("--remote-cache", url) == ["cached", "cached"]
 
 
 def test_interrupted_upload_ends_soon_and_leaves_no_half_result(
-    machine: Machines, tmp_path: Path
+    first: Machine, tmp_path: Path
 ) -> None:
     ended, arrived = threading.Event(), threading.Event()
     objects: list[str] = []
@@ -442,13 +426,12 @@ def test_interrupted_upload_ends_soon_and_leaves_no_half_result(
         else:
             reply(request, 404)
 
-    one = machine("first")
     with serving(stuck) as url:
         child = subprocess.Popen(
             (sys.executable, "-m", "buildrun", "run", ".", LOCAL, "-e", "train",
-             "--remote-cache", url, "--remote-cache-write", "--report", str(tmp_path / "r")),
-            cwd=one.directory,
-            env={**os.environ, "BUILDRUN_HOME": str(one.store)},
+             "--remote-cache", url, WRITE, "--report", str(tmp_path / "r")),
+            cwd=first.directory,
+            env={**os.environ, "BUILDRUN_HOME": str(first.store)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -470,73 +453,55 @@ def test_interrupted_upload_ends_soon_and_leaves_no_half_result(
     assert value["steps"][0]["state"] == "ok"
 
 
-def chunked(request: Handler) -> bytes:
-    body = b""
-    while size := int(request.rfile.readline(), 16):
-        body += request.rfile.read(size)
-        request.rfile.readline()
-    request.rfile.readline()
-    return body
-
-
 # -- a remote cache is set for the first time -------------------------------------------------
 
 
-def test_results_made_before_a_remote_was_set_are_shared(machine: Machines, tmp_path: Path) -> None:
-    one, other = machine("first"), machine("second")
-    one.run()
-    shared = ("--remote-cache", str(tmp_path / "shared"))
-    assert one.states(*shared, "--remote-cache-write") == {
-        "prepare": "up-to-date",
-        "train": "up-to-date",
-    }
-    assert one.runs == 2
-    assert other.states(*shared) == {"prepare": "cached", "train": "cached"}
-    assert one.digests() == other.digests() == {"blake3"}
+def test_results_made_before_a_remote_was_set_are_shared(
+    first: Machine, second: Machine, shared: tuple[str, str]
+) -> None:
+    first.run()
+    assert first.states(*shared, WRITE) == ["up-to-date", "up-to-date"]
+    assert first.runs == 2
+    assert second.states(*shared) == ["cached", "cached"]
+    assert first.digests() == second.digests() == {"blake3"}
 
 
 def test_lost_outputs_are_restored_from_results_made_before(
-    machine: Machines, tmp_path: Path
+    first: Machine, place: Path, shared: tuple[str, str]
 ) -> None:
-    one = machine("first")
-    one.run()
-    shutil.rmtree(one.directory / "model")
-    (tmp_path / "shared").mkdir()
-    shared = ("--remote-cache", str(tmp_path / "shared"))
-    planned = one.call("plan", ".", LOCAL, "-e", "train", "--format=json", *shared).data["steps"]
-    assert [step["cache"]["state"] for step in planned] == ["up-to-date", "hit"]
-    assert one.states(*shared) == {"prepare": "up-to-date", "train": "cached"}
-    assert one.runs == 2
+    first.run()
+    shutil.rmtree(first.directory / "model")
+    place.mkdir()
+    assert [one["state"] for one in first.plan(*shared)] == ["up-to-date", "hit"]
+    assert first.states(*shared) == ["up-to-date", "cached"]
+    assert first.runs == 2
 
 
 def test_change_after_a_remote_was_set_is_told_as_what_it_is(
-    machine: Machines, tmp_path: Path
+    first: Machine, place: Path, shared: tuple[str, str]
 ) -> None:
-    one = machine("first")
-    one.run()
-    (one.directory / "train.sh").write_text("wc -l < data.txt # again\n")
-    (tmp_path / "shared").mkdir()
-    shared = ("--remote-cache", str(tmp_path / "shared"))
-    planned = one.call("plan", ".", LOCAL, "-e", "train", "--format=json", *shared).data["steps"]
-    assert [step["cache"]["state"] for step in planned] == ["up-to-date", "miss"]
-    assert planned[1]["cache"]["reasons"] == [
+    first.run()
+    (first.directory / "train.sh").write_text("wc -l < data.txt # again\n")
+    place.mkdir()
+    planned = first.plan(*shared)
+    assert [one["state"] for one in planned] == ["up-to-date", "miss"]
+    assert planned[1]["reasons"] == [
         {"code": "input-changed", "detail": "input `train.sh` changed"}
     ]
-    assert one.states(*shared) == {"prepare": "up-to-date", "train": "ok"}
+    assert first.states(*shared) == ["up-to-date", "ok"]
 
 
-def test_nothing_runs_again_when_the_remote_is_gone(machine: Machines, tmp_path: Path) -> None:
-    one = machine("first")
-    one.run("--remote-cache", str(tmp_path / "shared"), "--remote-cache-write")
-    assert one.states() == {"prepare": "up-to-date", "train": "up-to-date"}
-    assert one.runs == 2
+def test_nothing_runs_again_when_the_remote_is_gone(
+    first: Machine, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE)
+    assert first.states() == ["up-to-date", "up-to-date"]
+    assert first.runs == 2
 
 
-def test_first_remote_of_another_checkout_is_asked(machine: Machines, tmp_path: Path) -> None:
-    first, second = machine("first"), machine("second")
-    share(first, tmp_path / "shared")
+def test_first_remote_of_another_checkout_is_asked(
+    first: Machine, second: Machine, shared: tuple[str, str]
+) -> None:
+    first.run(*shared, WRITE)
     second.run()
-    assert second.states("--remote-cache", str(tmp_path / "shared")) == {
-        "prepare": "up-to-date",
-        "train": "up-to-date",
-    }
+    assert second.states(*shared) == ["up-to-date", "up-to-date"]
