@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_helpers import (
+from store_helpers import (  # noqa: F401
     DECLARED,
+    a_root,
     in_child,
     killed_at_each_step,
     leftovers,
@@ -55,13 +56,6 @@ def mount() -> Iterator[Mounts]:
     mounts = Mounts()
     yield mounts
     mounts.close()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    directory = tmp_path / "project"
-    directory.mkdir()
-    return directory
 
 
 def test_full_store_keeps_nothing_and_says_how_to_make_room(

@@ -73,10 +73,6 @@ def test_large_files_are_stored_and_restored(home: Home, root: Path) -> None:
     assert (root / "model").read_bytes() == data
 
 
-def test_log_is_stored_with_its_result(home: Home, manifest: Manifest) -> None:
-    assert cas.read(home, manifest.log) == b"log\n"
-
-
 def test_outputs_that_match_stay_untouched(home: Home, root: Path, manifest: Manifest) -> None:
     before = (root / "metrics").stat()
     (root / "deep" / "model.pkl").unlink()
@@ -349,15 +345,6 @@ def test_deeply_nested_old_outputs_are_deleted(home: Home, root: Path, manifest:
     restore(home, str(root), manifest)
     assert leftovers(root) == []
     assert (root / "metrics" / "plot").exists()
-
-
-def test_absent_parents_are_made(home: Home, root: Path) -> None:
-    (root / "a" / "b" / "c").mkdir(parents=True)
-    (root / "a" / "b" / "c" / "file").write_text("text")
-    manifest = store_outputs(home, root, ("a/b/c/file",))
-    shutil.rmtree(root / "a")
-    restore(home, str(root), manifest)
-    assert (root / "a" / "b" / "c" / "file").read_text() == "text"
 
 
 def test_same_content_under_two_names_is_restored_twice(home: Home, root: Path) -> None:

@@ -71,12 +71,12 @@ class ActionCache:
 
     def similar(self, project: str, entry_point: str) -> Iterator[Manifest]:
         """Yield results of an entry point, the latest first; for explanations only."""
-        for path in _latest(self._home.results)[:_LOOKED_AT]:
-            manifest = look(path)
-            if manifest is None:
-                continue
-            if (manifest.project, manifest.entry_point) == (project, entry_point):
-                yield manifest
+        files = sorted(cas.list_files(self._home.results), key=lambda file: -file.used)
+        wanted = (project, entry_point)
+        for file in files[:_LOOKED_AT]:
+            found = look(file.path)
+            if found is not None and (found.project, found.entry_point) == wanted:
+                yield found
 
     def fetch_contents(self, manifest: Manifest) -> None:
         """Bring the contents of a result that only the remote cache has, then the result itself.
@@ -198,19 +198,6 @@ class ActionCache:
             for output in manifest.declared
             if not any(output_of(path, (output.rstrip("/"),)) for path in differing)
         ]
-
-
-def _latest(directory: str) -> list[str]:
-    """Return the manifests in the store, the last used first."""
-    found = []
-    for below, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(below, name)
-            try:
-                found.append((os.stat(path).st_mtime, path))
-            except OSError:
-                continue
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 # A manifest of some megabytes has a log of a million changes between its streams.

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from buildrun.errors import StoreError
 from buildrun.store import digest as digests
@@ -57,24 +58,19 @@ def missing(home: Home, wanted: Mapping[str, int | None]) -> list[str]:
 
     Those that are there are safe from collection for a while, as new ones are.
     """
-    directory, recent = home.blobs, time.time() - GRACE / 4
-    return [
-        digest
-        for digest, size in wanted.items()
-        if not _is_there(path_for(directory, digest), size, recent)
-    ]
-
-
-def _is_there(path: str, size: int | None, recent: float) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
-        return False
-    if status.st_mtime < recent:
-        ignore_errors(os.utime, path)
-    return True
+    recent, absent = time.time() - GRACE / 4, []
+    for digest, size in wanted.items():
+        path = path_of(home, digest)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            absent.append(digest)
+            continue
+        if not stat.S_ISREG(status.st_mode) or size not in (None, status.st_size):
+            absent.append(digest)
+        elif status.st_mtime < recent:
+            ignore_errors(os.utime, path)
+    return absent
 
 
 def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None:
@@ -154,6 +150,50 @@ def is_damaged(path: str, digest: str, copier: Copier) -> bool:
         return False
     except OSError:  # no file, or the disk cannot read it
         return True
+
+
+class File(NamedTuple):
+    """A file among the contents or results.
+
+    used: when it was last written or used. bytes: of disk.
+    """
+
+    path: str
+    digest: str
+    used: float
+    bytes: int
+
+    @property
+    def is_content(self) -> bool:
+        """Return whether it lies where the digest in its name says."""
+        return digests.is_digest(self.digest)
+
+    @property
+    def is_obsolete(self) -> bool:
+        """Return whether it is under a digest of another kind, which is never looked for."""
+        return not self.digest.startswith(digests.PREFIX)
+
+
+def list_files(directory: str) -> Iterator[File]:
+    """Yield the files that lie in a directory by digest, contents or results."""
+    for algorithm in scan(directory):
+        for shard in scan(algorithm.path):
+            for entry in scan(shard.path):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # removed meanwhile
+                digest = f"{algorithm.name}:{entry.name}"
+                yield File(entry.path, digest, status.st_mtime, status.st_blocks * 512)
+
+
+def scan(directory: str) -> list[os.DirEntry[str]]:
+    """Return what is in a directory; nothing where it cannot be read."""
+    try:
+        with os.scandir(directory) as listing:
+            return list(listing)
+    except OSError:
+        return []
 
 
 def discard(home: Home, digest: str) -> None:

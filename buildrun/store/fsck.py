@@ -38,7 +38,7 @@ def verify(home: Home) -> list[tuple[str, str]]:
     return findings
 
 
-def _is_the_same(file: gc.File) -> bool:
+def _is_the_same(file: cas.File) -> bool:
     """Return whether a result is the one that was looked at.
 
     One that was collected meanwhile has lost its contents rightly; a running step may have made it

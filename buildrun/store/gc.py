@@ -12,6 +12,7 @@ from buildrun.console import printable
 from buildrun.errors import StoreError
 from buildrun.store import action_cache, cas
 from buildrun.store import digest as digests
+from buildrun.store.cas import File, list_files, scan
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
@@ -52,7 +53,7 @@ def list_entries(home: Home) -> list[CacheEntry]:
     """
     found: list[CacheEntry] = []
     seen: set[str] = set()
-    for file in sorted(_files(home.results), key=lambda file: file.used, reverse=True):
+    for file in sorted(list_files(home.results), key=lambda file: file.used, reverse=True):
         manifest = _manifest(file)
         if manifest is not None:
             sizes = _sizes(home, manifest)
@@ -87,9 +88,9 @@ def _entry(file: File, manifest: Manifest | None, size: int, own: int) -> CacheE
 
 def total(home: Home) -> tuple[int, int]:
     """Return the number of results, and the bytes of disk of them and of all contents."""
-    results = list(_files(home.results))
+    results = list(list_files(home.results))
     return sum(file.is_content for file in results), sum(
-        file.bytes for file in (*results, *_files(home.blobs))
+        file.bytes for file in (*results, *list_files(home.blobs))
     )
 
 
@@ -131,13 +132,13 @@ def collect_garbage(home: Home, *, everything: bool = False) -> int:
     goes as well, and contents that only explain the next run.
     """
     # In this order: what is named from now on was put, or touched, after it was listed here.
-    candidates = [file for file in _files(home.blobs) if everything or _is_old(file.used)]
+    candidates = [file for file in list_files(home.blobs) if everything or _is_old(file.used)]
     named = _named(home, explanations=not everything)
     freed = 0
     for file in candidates:
         if file.is_content and file.digest not in named:
             freed += _unlink(file, everything=everything)
-    for file in (*candidates, *_files(home.results)):
+    for file in (*candidates, *list_files(home.results)):
         if file.is_obsolete:
             freed += _unlink(file, everything=everything)
         elif file.path.endswith(cas.TEMPORARY):
@@ -146,71 +147,29 @@ def collect_garbage(home: Home, *, everything: bool = False) -> int:
     return freed
 
 
-class File(NamedTuple):
-    """A file among the contents or results.
-
-    used: when it was last written or used. bytes: of disk.
-    """
-
-    path: str
-    digest: str
-    used: float
-    bytes: int
-
-    @property
-    def is_content(self) -> bool:
-        """Return whether it lies where the digest in its name says."""
-        return digests.is_digest(self.digest)
-
-    @property
-    def is_obsolete(self) -> bool:
-        """Return whether it is under a digest of another kind, which is never looked for."""
-        return not self.digest.startswith(digests.PREFIX)
-
-
 def contents(home: Home) -> Iterator[File]:
     """Yield all contents that are there."""
-    return (file for file in _files(home.blobs) if file.is_content)
+    return (file for file in list_files(home.blobs) if file.is_content)
 
 
 def manifests(home: Home) -> Iterator[tuple[File, Manifest | None]]:
     """Yield all results that are there, with None for a damaged one."""
-    for file in _files(home.results):
+    for file in list_files(home.results):
         if file.is_content:
             yield file, _manifest(file)
-
-
-def _files(directory: str) -> Iterator[File]:
-    for algorithm in _scan(directory):
-        for shard in _scan(algorithm.path):
-            for entry in _scan(shard.path):
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue  # removed meanwhile
-                digest = f"{algorithm.name}:{entry.name}"
-                yield File(entry.path, digest, status.st_mtime, status.st_blocks * 512)
 
 
 def _remove_obsolete_directories(home: Home) -> None:
     """Remove those that are empty now, and indexes of files under digests of other kinds."""
     for directory in (home.blobs, home.results):
-        for algorithm in _scan(directory):
+        for algorithm in scan(directory):
             if algorithm.name != digests.ALGORITHM:
-                for shard in _scan(algorithm.path):
+                for shard in scan(algorithm.path):
                     cas.ignore_errors(os.rmdir, shard.path)
                 cas.ignore_errors(os.rmdir, algorithm.path)
-    for entry in _scan(os.path.join(home.memo, "projects")):
+    for entry in scan(os.path.join(home.memo, "projects")):
         if entry.name.endswith((".xxh3.index", ".sha256.index")):
             cas.ignore_errors(os.unlink, entry.path)
-
-
-def _scan(directory: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as listing:
-            return list(listing)
-    except OSError:
-        return []
 
 
 def _manifest(file: File) -> Manifest | None:
@@ -239,7 +198,7 @@ def _named(home: Home, *, explanations: bool) -> set[str]:
         if manifest is not None:
             named.update(action_cache.all_digests(home, manifest))
     if explanations:
-        for entry in _scan(os.path.join(home.memo, "projects")):
+        for entry in scan(os.path.join(home.memo, "projects")):
             if entry.name.endswith(".steps"):
                 data = cas.contents(entry.path, action_cache.LARGEST) or b""
                 named.update(match.decode() for match in _MENTIONED.findall(data))

@@ -128,25 +128,15 @@ def memoize(
         with lock or nullcontext():
             found = _current(memory, name, environ, subject) if lock is not None else None
             if found is None:
-                return _compute(memory, name, environ, compute, subject)
+                reader = DependencyTracker(environ)
+                try:
+                    found = (compute(reader),)
+                finally:
+                    if memory.parent is not None:
+                        seen = reader.files, reader.variables
+                        memory.parent.add(*seen, volatile=reader.untrackable)
+                put(memory, name, reader, found[0], subject=subject)
     return found[0]
-
-
-def _compute(
-    memory: Memo,
-    name: str,
-    environ: Mapping[str, str],
-    compute: Callable[[DependencyTracker], Any],
-    subject: Any,
-) -> Any:
-    reader = DependencyTracker(environ)
-    try:
-        value = compute(reader)
-    finally:
-        if memory.parent is not None:
-            memory.parent.add(reader.files, reader.variables, volatile=reader.untrackable)
-    put(memory, name, reader, value, subject=subject)
-    return value
 
 
 def get(memory: Memo, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -387,12 +387,8 @@ def overlaps(pattern: str, output: str) -> bool:
 
     output: a path as declared, with or without a slash at its end.
     """
-    return _overlap(_parts(pattern), _parts(output))
-
-
-def _overlap(pattern: Sequence[str], output: Sequence[str]) -> bool:
-    for part, name in zip(pattern, output, strict=False):
-        if part == "**":
+    for part, name in zip(_parts(pattern), _parts(output), strict=False):
+        if part == _ANY_DEPTH:
             return True
         if not matches(part, name):
             return False

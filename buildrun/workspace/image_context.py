@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import ProjectError
 from buildrun.store import files
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
 _LARGEST = 1 << 20
 
 
-class Content:
-    """What goes into an image.
+class Content(NamedTuple):
+    """What goes into an image; secrets: paths left out for their names alone."""
 
-    taken: the files. secrets: paths left out for their names alone.
-    """
-
-    def __init__(self, taken: FileSet, secrets: Sequence[str]) -> None:
-        """Take what was found."""
-        self.taken = taken
-        self.secrets = tuple(secrets)
+    taken: FileSet
+    secrets: tuple[str, ...]
 
 
 def fingerprints(home: Home, root: str) -> Fingerprints:
@@ -61,7 +56,7 @@ def content(
             place=root,
             hint=f"name it in {dockerignore.NAME} to leave it out",
         )
-    return Content(taken, sorted(secrets))
+    return Content(taken, tuple(sorted(secrets)))
 
 
 def _rules(root: str) -> Rules:

@@ -85,7 +85,7 @@ def delete(path: str) -> None:
 
 def clear(path: str) -> None:
     """Delete what is in a directory as far as possible; without recursion, for it may be deep."""
-    directories = [path] if _is_directory(path) else []
+    directories = [path] if os.path.isdir(path) and not os.path.islink(path) else []
     for directory in directories:
         _open_up(directory)
         try:
@@ -143,13 +143,6 @@ def _copy_file(name: str, source: int, target: int, status: os.stat_result) -> N
         except BaseException:
             os.unlink(_PART, dir_fd=target)
             raise
-
-
-def _is_directory(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _open_up(name: str, directory: int | None = None) -> bool:
