@@ -28,10 +28,9 @@ _LOOKED_AT = 500
 
 
 class ActionCache:
-    """The results for one project; safe to be used by several threads.
+    """The results for one project; may be used by several threads.
 
-    remote: a shared cache, asked where this machine has nothing. write: False leaves the disk
-    alone, so that what a remote has is only told of.
+    remote: asked where this machine has nothing. write: False leaves the disk alone.
     """
 
     def __init__(self, home: Home, root: str, remote: Remote | None, *, write: bool) -> None:
@@ -114,10 +113,7 @@ class ActionCache:
     def save(
         self, manifest: Manifest, outputs: FileSet, inputs: FileSet | None, log_path: str
     ) -> None:
-        """Keep a result, and put it into the remote cache where that is wanted.
-
-        Raises StoreError; then nothing is kept.
-        """
+        """Keep a result, here and in the remote cache where that is wanted; raises StoreError."""
         stored = save(self._home, self._root, manifest, outputs, inputs, log_path)
         self._distrusted.discard(stored.key)
         self._upload(stored)
@@ -282,12 +278,10 @@ def save(
     inputs: FileSet | None,
     log_path: str,
 ) -> Manifest:
-    """Store a result and return its manifest as it was stored.
+    """Store a result and return its manifest, with the digests of the log and of the inputs.
 
-    outputs, inputs: what the manifest's digests are of; without inputs there is no listing of
-    them to explain the next run. log_path: what the command wrote; its digest is filled in.
-    Raises StoreError where the outputs are not what was taken, or the store cannot be written;
-    then the result is not stored, and an earlier one of the same key is whole.
+    Without inputs nothing explains the next run. Raises StoreError where the outputs are not what
+    was taken, or the store cannot be written; then an earlier result of the key is whole.
     """
     entries = outputs.entries()
     reasons = (*outputs.problems, *outputs.unmatched, validate_outputs(entries, manifest.declared))

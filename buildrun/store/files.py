@@ -22,7 +22,7 @@ class NotAFile(OSError):
 def open_regular(path: str | bytes, *, follow: bool = True) -> BinaryIO:
     """Open a regular file to be read, without waiting for a pipe or a device.
 
-    follow: whether a link is followed. Raises OSError, of which NotAFile is one.
+    Raises OSError, of which NotAFile is one.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
@@ -77,10 +77,7 @@ _OTHER = "this is a device, pipe or socket, not a file"
 
 
 def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace the file at ``path`` in one step.
-
-    Raises OSError; then the old file, if any, is untouched and no temporary file is left.
-    """
+    """Replace a file in one step; raises OSError, and then the old one is untouched."""
     temporary = f"{path}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -96,10 +93,9 @@ def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory of the store, and those above it, for their owner alone.
+    """Make a directory of the store, and those above it, for their owner alone; raises OSError.
 
-    Where the one above is a group's, with the set-group-ID bit and the right to write, it is the
-    group's as well: that is how a store is shared on purpose. Raises OSError.
+    Beneath a group's, with the set-group-ID bit and the right to write, it is the group's too.
     """
     if os.path.isdir(path):
         return
@@ -124,10 +120,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(root: str, path: str, *, make: bool = False) -> int:
-    """Return a descriptor of the directory at ``path``, relative to the root.
+    """Return a descriptor of a directory of the project; links that stay inside are followed.
 
-    Links that stay inside the root are followed. make: what is absent is made. Raises OSError,
-    and StoreError where the path leads out.
+    make: what is absent is made. Raises OSError, and StoreError where the path leads out.
     """
     base = os.path.realpath(root)
     real = os.path.realpath(os.path.join(base, path))

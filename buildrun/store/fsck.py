@@ -39,11 +39,7 @@ def verify(home: Home) -> list[tuple[str, str]]:
 
 
 def _is_the_same(file: cas.File) -> bool:
-    """Return whether a result is the one that was looked at.
-
-    One that was collected meanwhile has lost its contents rightly; a running step may have made it
-    again since, and then it has them.
-    """
+    """Return whether a result is the one that was looked at, not collected or made again since."""
     try:
         return os.lstat(file.path).st_mtime == file.used
     except OSError:

@@ -27,10 +27,9 @@ _MENTIONED = re.compile(digests.PATTERN.encode())
 class CacheEntry(NamedTuple):
     """Something in the store that can be removed: an environment, result, image or source.
 
-    key: what it is found by. name, label, about: the cells that people see of it.
-    bytes: of disk, for a result those of all contents that it names. cost: bytes that are free
-    without it. used: seconds since the epoch. complete: False for what is damaged or half made.
-    row: what JSON says of it.
+    key: what it is found by. name, label, about: cells of a table. bytes: of disk, for a result
+    those of all its contents. cost: bytes that are free without it. used: seconds since the epoch.
+    complete: False for what is damaged or half made. row: what JSON says.
     """
 
     kind: str
@@ -47,10 +46,7 @@ class CacheEntry(NamedTuple):
 
 
 def list_entries(home: Home) -> list[CacheEntry]:
-    """Return the results that are there, the most recently used first.
-
-    What several name is the cost of the one that was used last.
-    """
+    """Return the results, the last used first; what several name is that one's cost."""
     found: list[CacheEntry] = []
     seen: set[str] = set()
     for file in sorted(list_files(home.results), key=lambda file: file.used, reverse=True):
@@ -125,8 +121,6 @@ def remove(item: CacheEntry) -> bool:
 
 def collect_garbage(home: Home, *, everything: bool = False) -> int:
     """Remove contents that nothing names, and what killed runs left; returns the bytes.
-
-    What buildrun once kept under digests of other kinds goes as well.
 
     What is younger than an hour stays, for its result may be on its way. everything: then that
     goes as well, and contents that only explain the next run.

@@ -23,9 +23,8 @@ def has_staging(root: str) -> bool:
 class Home:
     """The directory of everything that buildrun keeps, and those in it.
 
-    environments. images: records of the images that were made. blobs: contents, each named by its
-    digest. results: manifests, each named by its key. runs: past runs and their logs. sources:
-    what projects are fetched from, and where they run. memo: remembered values.
+    images: records of those that were made. blobs, results: contents and manifests by digest.
+    sources: what projects are fetched from, and where they run. memo: remembered values.
     """
 
     def __init__(self, root: str) -> None:

@@ -23,12 +23,9 @@ _OUTSIDE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|\0")
 class Entry(NamedTuple):
     """One file, link or directory.
 
-    path: relative to the project's root, with ``/``; bytes that are no UTF-8 are surrogates, as
-        ``os.fsdecode`` has it. Where an input is a link to a file, what the file holds is a
-        further entry whose path ends in ``/``.
-    kind: ``file``, ``executable``, ``symlink`` or ``directory``.
+    path: relative to the project, as ``os.fsdecode`` has it. Where an input is a link to a file,
+        what that holds is a further entry whose path ends in ``/``.
     content: the digest of a file's bytes, a link's target, nothing for a directory.
-    size: the bytes of a file, else 0.
     """
 
     path: str

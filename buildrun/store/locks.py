@@ -48,11 +48,7 @@ class Lock:
 
 
 def exclusive(path: str, *, waiting: Callable[[], None] | None = None) -> Lock:
-    """Return the only hold on the lock at ``path``.
-
-    waiting: is called once if another process holds it. Raises OSError where the file cannot be
-    made.
-    """
+    """Return the only hold on a lock; waiting: called once if it is held. Raises OSError."""
     return _acquire(path, fcntl.LOCK_EX, waiting)
 
 

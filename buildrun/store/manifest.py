@@ -19,11 +19,10 @@ _LATEST = 1e12
 class Manifest(NamedTuple):
     """A result; it is stored after everything that it names.
 
-    key: the digest of ``parts``, which are JSON.
-    inputs, outputs: digests of listings. declared: paths of outputs as declared, ``dir/`` with
-    its slash. log: the digest of what the command wrote, both streams in order. streams: runs of
-    (1 or 2, bytes) that say which stream each part of the log went to. seconds: what the command
-    took. created: seconds since the epoch. details: JSON that explains and decides nothing.
+    key: the digest of ``parts``. inputs, outputs: digests of listings. declared: outputs as
+    declared, ``dir/`` with its slash. log: the digest of what the command wrote, both streams in
+    order; streams: runs of (1 or 2, bytes) of it. seconds: what the command took. created: since
+    the epoch. details: JSON that explains and decides nothing.
     """
 
     key: str
@@ -49,11 +48,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes) -> Manifest:
-    """Return the manifest.
-
-    Raises ValueError for anything odd, and where the key is not that of the parts: whoever wrote
-    this does not decide which question it answers.
-    """
+    """Return the manifest; raises ValueError for anything odd, such as a key of other parts."""
     try:
         return _decoded(json.loads(data, parse_constant=_refuse))
     except RecursionError:
@@ -141,10 +136,7 @@ def _flaw_of(
 
 
 class DeclaredOutputs:
-    """Which output a path belongs to; what was found for a directory is kept.
-
-    outputs: by path, without a slash at the end.
-    """
+    """Which output a path belongs to; outputs: without a slash at their ends."""
 
     def __init__(self, outputs: Collection[str]) -> None:
         """Start with nothing found."""

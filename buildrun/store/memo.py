@@ -91,11 +91,9 @@ class DependencyTracker:
 
 
 class Memo(NamedTuple):
-    """Where values are remembered.
+    """Where values are remembered; directory: None for nowhere. write: False leaves the disk alone.
 
-    directory: None remembers nothing. write: False leaves the disk alone.
-    parent: is told all that any recalled value was made from, so that a larger value can be
-        remembered as well.
+    parent: is told what any value was made from, so that a larger one can be remembered too.
     """
 
     directory: str | None = None
@@ -113,8 +111,7 @@ def memoize(
 ) -> Any:
     """Return ``compute``'s JSON value, from its record while what it was made from is unchanged.
 
-    name: tells values apart, any text. subject: a JSON value that ``compute`` depends on besides
-    what it reads.
+    subject: a JSON value that it depends on besides what it reads.
     """
     if memory.directory is None:
         return compute(DependencyTracker(environ))
@@ -204,9 +201,9 @@ def _current(
 def lock_of(
     memory: Memo, name: str, *, waiting: Callable[[], None] | None = None
 ) -> locks.Lock | None:
-    """Return the only hold on a name, for whoever computes its value; None for no memory.
+    """Return the only hold on a name, None for no memory; raises OSError.
 
-    waiting: is called once if somebody else holds it. Raises OSError.
+    waiting: is called once if somebody else holds it.
     """
     if memory.directory is None or not memory.write:
         return None

@@ -19,10 +19,9 @@ _LONGEST_NAME = 60
 class Record(NamedTuple):
     """A run as it was recorded.
 
-    started: seconds since the epoch. status: ``running``, ``ok``, ``failed``, ``cancelled``,
-    ``submitted`` to a cluster; or ``lost``, where the process ended without saying how.
-    steps: as in `run --report`.
-    born: tells the process from later ones with its number, "" where that cannot be told.
+    status: ``running``, ``ok``, ``failed``, ``cancelled``, ``submitted`` to a cluster, or ``lost``
+    where the process ended without saying how. steps: as in `run --report`. born: tells the
+    process from later ones of its number, "" where that cannot be told.
     """
 
     run_id: str

@@ -105,8 +105,7 @@ def is_racy(packed: bytes, began_ns: int) -> bool:
 def is_young(mtime_ns: int, ctime_ns: int, began_ns: int) -> bool:
     """Return whether a file may change again without its times moving on.
 
-    began_ns: when it was looked at. Times move on with the file system's clock: by the tick, or by
-    whole seconds, as on FAT and old NFS, where those of a changed file show no fraction.
+    They move by the tick, or by whole seconds, as on FAT and old NFS, where they show no fraction.
     """
     step = 2 * _SECOND_NS if ctime_ns % _SECOND_NS == 0 else _TICK_NS
     return max(mtime_ns, ctime_ns) > began_ns - step

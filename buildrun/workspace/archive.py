@@ -142,9 +142,8 @@ class Layer(NamedTuple):
 
 
 def of_files(root: str, taken: FileSet, directory: str, *, any_user: bool = False) -> Layer:
-    """Return the layer that has some files of a project in a directory of the image.
+    """Return the layer that has files of a project in a directory; any_user: see `_members`.
 
-    any_user: not only root may write there, but whoever is in the group 0.
     Making it raises ProjectError for a file that is no longer what was taken.
     """
     top = os.fsencode(directory.strip("/"))
@@ -170,8 +169,8 @@ def _members(
 ) -> list[tuple[bytes, Entry | None, bytes]]:
     """Return headers, each with its entry and signature; None for a directory's.
 
-    any_user: the group, which is 0, may do what the owner may, for a cluster may give a pod any
-    user and this group. See "Support arbitrary user ids" in OpenShift's guidelines for images.
+    any_user: group 0 may do what the owner may, since a cluster may give a pod any user. See
+    "Support arbitrary user ids" in OpenShift's guidelines for images.
     """
     group = 0o020 if any_user else 0
     made: list[tuple[bytes, Entry | None, bytes]] = []

@@ -18,11 +18,7 @@ _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 
 
 class Pattern(NamedTuple):
-    """One line.
-
-    text: cleaned, without ``!``. matches: whether it means a path itself. parts: a matcher for
-    each of its parts, None for one that crosses directories.
-    """
+    """One line, cleaned; parts: matchers of each, None for one that crosses directories."""
 
     text: str
     exception: bool

@@ -34,11 +34,10 @@ Wanted = tuple[str, str]
 
 
 class Fingerprints:
-    """Digests of files in and about one project.
+    """Digests of files in and about one project; may be used by several threads.
 
-    root: the project's directory. index: the path of the index file; None remembers nothing from
-    run to run. write: False leaves the disk alone.
-    Within one process a walk is kept until ``forget`` is called. May be used by several threads.
+    index: the path of the index file; None remembers nothing from run to run. write: False leaves
+    the disk alone. Within one process a walk is kept until ``forget`` is called.
     """
 
     def __init__(self, root: str, index: str | None, *, write: bool = True) -> None:
@@ -56,11 +55,7 @@ class Fingerprints:
         self._young: dict[bytes, bytes] = {}
 
     def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> FileSet:
-        """Return what the inputs are.
-
-        patterns: see `patterns`; None for every file that git would not ignore, less MLproject.
-        without: paths that do not count, with all that is beneath them.
-        """
+        """Return the inputs less some paths; patterns: None for all that git would not ignore."""
         if patterns is None:
             taken = self._take((("project", ""),), without)
         else:
@@ -82,10 +77,10 @@ class Fingerprints:
         return self.held(path)[0]
 
     def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, FileSet]:
-        """Return the digest of what a file or a directory holds, and how that was found.
+        """Return the digest of what is at an absolute path, and how that was found.
 
-        path: absolute. without: as for `inputs`. Of a file the right to execute it counts too.
-        Raises OSError where something cannot be read or is a device, a socket or a pipe.
+        Of a file the right to execute it counts too. Raises OSError where something cannot be read
+        or is a device, a socket or a pipe.
         """
         name = full = os.path.realpath(path)
         mode = os.stat(name).st_mode
@@ -108,10 +103,9 @@ class Fingerprints:
     def changed(self, taken: FileSet, made: FileSet | None = None) -> tuple[str, ...]:
         """Return the paths of what was edited, added or removed since, by a look at the disk.
 
-        A file that was written anew counts as edited even with the same content: what it held in
-        between is not known. made: the outputs of a command that ran meanwhile; with them a file
-        counts as edited where anything of it has changed, such as its rights, since an edit with
-        its time put back looks like that. Becoming another name of an output does not count.
+        A file that was written anew counts even with the same content: what it held in between is
+        not known. made: the outputs of a command that ran meanwhile; with them any change of a
+        file counts, such as its rights, but not that it became another name of an output.
         """
         signatures = made.selection.signatures if made is not None else ()
         links = {stat_signature.place(seen) for seen in signatures}
@@ -148,11 +142,7 @@ class Fingerprints:
             self._young.clear()
 
     def learn(self, made: Mapping[str, tuple[bytes, str]]) -> None:
-        """Take over the digests of files that we have written ourselves.
-
-        made: by path, what its lstat was when the content was known to be that of the digest. A
-        file that has been touched since has another signature, and is read.
-        """
+        """Take over the digests of files that we have written, each with its signature then."""
         now = time.time_ns()
         with self._lock:
             for path, (seen, content_digest) in made.items():
@@ -357,10 +347,9 @@ _PASSING = (FileNotFoundError, Changed)
 
 
 def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
-    """Return the bytes of a regular file's digest.
+    """Return the digest of a regular file that has this signature before and after it is read.
 
-    seen: the signature that the file has to have before it is read and after.
-    Raises Changed, or another OSError where it cannot be read.
+    Raises Changed, or another OSError.
     """
     flags = _FLAGS if follow else _FLAGS | os.O_NOFOLLOW
     try:

@@ -15,8 +15,7 @@ _SECONDS = 60
 class GitIndex:
     """Asks git, once for each state of its index and of the rules.
 
-    remembered: a JSON object from an earlier run, None for nothing. Where there is no git, or it
-    refuses the repository, no such files are known.
+    Where there is no git, or it refuses the repository, no such files are known.
     """
 
     def __init__(self, remembered: Any) -> None:

@@ -19,9 +19,8 @@ _BOM = b"\xef\xbb\xbf"
 class Rule(NamedTuple):
     """One line of such a file.
 
-    text: what a name, its end, or a path has to be, or else a glob. kind: which of them, as
-        ``name``, ``suffix``, ``path``, ``name glob`` or ``path glob``.
-    depth: of a path's glob, how many slashes a path has that it matches; -1 for any number.
+    kind: what its text is compared with: ``name``, ``suffix``, ``path``, ``name glob`` or ``path
+    glob``. depth: of a path's glob, how many slashes a path has that it matches; -1 for any.
     """
 
     text: bytes
@@ -34,9 +33,8 @@ class Rule(NamedTuple):
 class Rules:
     """The rules of one file.
 
-    base: the directory it counts for, relative to the project's root, with a slash at its end;
-        empty for the root and what is above. outer: what leads from its directory down to the
-        root, with a slash at its end, where it lies above.
+    base: the directory it counts for, relative to the project's root; empty for what is above.
+    outer: what leads from its directory down to the root, where it lies above.
     """
 
     def __init__(self, base: bytes, outer: bytes, content: bytes) -> None:
@@ -181,8 +179,7 @@ def _compile(rule: Rule) -> re.Pattern[bytes]:
 class Repository(NamedTuple):
     """The git repository that a project is part of.
 
-    top: its directory. inner: what leads from there to the project, with a slash at its end, or
-        nothing. index_file, exclude_file: paths of these two files, which need not be there.
+    inner: what leads from its top to the project. index_file, exclude_file: may be absent.
     """
 
     top: bytes

@@ -160,8 +160,7 @@ OnError = Callable[[bytes, OSError], None]
 class Door(NamedTuple):
     """A directory that is a link, met by ``**``.
 
-    path: of the link. searched: the real path of what is searched anyway. parts: what is looked
-    for behind the link.
+    searched: the real path of what is searched anyway. parts: what is looked for behind it.
     """
 
     path: bytes
@@ -170,10 +169,7 @@ class Door(NamedTuple):
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Return whether a pattern means a path, itself or as part of a directory that it names.
-
-    path: relative, with ``/``; nothing is looked up on the disk.
-    """
+    """Return whether a pattern means a path, or a directory that it lies in, by its text."""
     path = path.rstrip("/")
     parts = split(pattern)
     if parts is not None and not is_glob(pattern):  # a name needs no expression
@@ -229,11 +225,9 @@ def split(pattern: str) -> tuple[str, ...] | None:
 def expand(
     root: bytes, pattern: str, on_error: OnError = ignore, doors: list[Door] | None = None
 ) -> Iterator[Match]:
-    """Yield what a pattern names: paths relative to the root, each with its lstat.
+    """Yield what a pattern names, not what is beneath it: relative paths, each with its lstat.
 
-    on_error: is told the path of what cannot be looked at, and why. doors: takes the links that
-    ``**`` has met, for `behind`; without it, what is behind them is told as well.
-    What is beneath a directory that is named is not told.
+    doors: takes the links that ``**`` has met, for `behind`; without it they are entered as well.
     """
     parts = split(pattern)
     if parts is None:

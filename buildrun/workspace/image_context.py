@@ -37,9 +37,8 @@ def fingerprints(home: Home, root: str) -> Fingerprints:
 def content(
     root: str, outputs: Iterable[str], known: Fingerprints, leaving: Iterable[str] = ()
 ) -> Content:
-    """Return what goes into the project's image.
+    """Return what goes into the project's image, less some paths.
 
-    outputs, leaving: paths that do not.
     Raises ProjectError for what cannot be read, and for a malformed ``.dockerignore``.
     """
     rules = _rules(root)

@@ -24,11 +24,7 @@ _PATHS = 1000
 
 
 class Index:
-    """The index of one project.
-
-    path: of the file; None remembers nothing. root: the project's, which relative paths start at.
-    tracked: what git tracks, as it was saved.
-    """
+    """The index of one project; path: None remembers nothing. tracked: as it was saved."""
 
     def __init__(self, path: str | None, root: bytes) -> None:
         """Read the file, if there is one."""

@@ -27,12 +27,11 @@ def links(
     named: bool,
     outputs: Collection[bytes] | None = None,
 ) -> Selection:
-    """Return a selection with what its links lead to.
+    """Return a selection with what its links lead to, less some paths.
 
-    without: paths that do not count here. named: whether somebody has named what is selected;
-    else there are bounds, and what is left out of every project is left out behind links too.
-    outputs: for a selection of outputs, the inputs, which links may lead to; a link that leads
-    elsewhere is a problem.
+    named: whether somebody has named what is selected; else there are bounds, and what is left out
+    of every project is left out behind links too. outputs: for a selection of outputs, the inputs;
+    a link that leads anywhere else is a problem.
     """
     if not selection.doors and not stat_signature.are_links(selection.signatures):
         return selection

@@ -35,8 +35,7 @@ class _Moved(NamedTuple):
 class Staging:
     """A directory in a project that old outputs are moved to, and new ones from.
 
-    lock: while a process holds it, such as a command that inherited its descriptor, no other
-    process clears up.
+    No other process clears up while one holds the lock, such as a command that inherited it.
     """
 
     def __init__(
@@ -69,10 +68,10 @@ class Staging:
             self._give(number)
 
     def put_back(self, paths: Sequence[str] | None = None) -> None:
-        """Move old outputs back to where nothing is now.
+        """Move old outputs back to where nothing is now, all or some, as declared.
 
-        paths: which, as declared; without, all, and what cannot go back is deleted. Raises
-        StoreError; then nothing is deleted, and a later run tries again.
+        Of all, those that cannot go back are deleted. Raises StoreError; then a later run tries
+        again.
         """
         chosen = None if paths is None else [path.rstrip("/") for path in paths]
         try:
@@ -86,9 +85,8 @@ class Staging:
             self.discard()
 
     def rescue(self, directory: str) -> list[tuple[str, str]]:
-        """Move old outputs that are still here to where nobody deletes them.
+        """Move old outputs that are still here to a directory, or to one beside it that has room.
 
-        What was moved to the directory before stays there: then another one beside it is used.
         Returns each path with where it is now. Raises OSError and StoreError.
         """
         found = []
@@ -179,10 +177,9 @@ class Staging:
 
 
 def displace(root: str, paths: Sequence[str]) -> Staging:
-    """Move outputs out of the project, so that a command starts without them.
+    """Move outputs, but for links out of the project, away, so that a command starts without them.
 
-    paths: as declared. What is a link out of the project stays. Raises StoreError; then all is
-    where it was.
+    Raises StoreError; then all is where it was.
     """
     there = [path.rstrip("/") for path in paths if _is_ours(root, path.rstrip("/"))]
     if not there:
@@ -204,8 +201,8 @@ def displace(root: str, paths: Sequence[str]) -> Staging:
 def prepare(root: str, paths: Sequence[str]) -> Iterator[Staging]:
     """Give a staging directory for new outputs, which the block swaps with the old ones.
 
-    At its end old outputs that nothing has replaced are back in their places. Raises OSError, and
-    StoreError where the project cannot be written or an output would lie outside.
+    At its end old outputs that nothing has replaced are back. Raises OSError, and StoreError
+    where the project cannot be written or an output would lie outside.
     """
     stage = _make(root)
     try:
@@ -245,11 +242,10 @@ def _make(root: str) -> Staging:
 
 
 def recover(root: str, rescue: str | None = None) -> list[tuple[str, str]]:
-    """Put back what killed runs had moved away, where nothing is now, and delete the rest.
+    """Put back what killed runs had moved away, where nothing is now; the rest is deleted.
 
-    rescue: a directory that the rest is moved to instead; returns what was. What cannot be put
-    back stays in its staging directory. Directories of running processes are left alone. Call it
-    under the lock of the step whose outputs are looked at next.
+    rescue: a directory that the rest is moved to instead; returns what was. Directories of running
+    processes are left alone. Call it under the lock of the step whose outputs are looked at next.
     """
     try:
         names = [name for name in os.listdir(root) if name.startswith(STAGING)]

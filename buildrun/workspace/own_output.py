@@ -18,8 +18,8 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 def files() -> frozenset[bytes]:
     """Return their places, also of those that the programs write to that output is piped into.
 
-    Programs are looked at on Linux only, and only those of our own session, such as ``tee``. Those
-    that have started us, and what they have opened for us, are not meant: they write data as well.
+    On Linux only, and only programs of our own session, such as ``tee``. Those that have started
+    us, and what they have opened for us, are not meant: they write data as well.
     """
     found: set[bytes] = set()
     pipes: set[bytes] = set()

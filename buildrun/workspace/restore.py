@@ -31,12 +31,10 @@ class Restored(NamedTuple):
 def restore(
     home: Home, root: str, manifest: Manifest, *, matching: Collection[str] = ()
 ) -> Restored:
-    """Replace outputs in the project by those of a result.
+    """Replace outputs in the project, each whole, by those of a result.
 
-    matching: outputs, as declared, that are known to be as they should; they stay untouched.
-    Each output is replaced whole: what else is in an output directory goes. Raises Lost where
-    contents are missing or damaged, and StoreError where the project cannot be written; then the
-    outputs are as they were, or wholly replaced where the failure came in between.
+    matching: outputs that are as they should be, and stay. Raises MissingBlob where contents are
+    missing or damaged, and StoreError; then each output is as it was, or wholly replaced.
     """
     wanted = [path for path in manifest.declared if path not in matching]
     entries = outputs_of(home, manifest)
@@ -77,8 +75,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class Fetcher:
     """Makes what entries say, with contents of the store; the caller names safe places.
 
-    made: for each file whose content was looked at while it was made, by the entry's path, what
-    its lstat was then (packed, see ``tree.signature``) and its digest.
+    made: by path, the signature and the digest of each file that was looked at meanwhile.
     """
 
     def __init__(self, home: Home) -> None:
@@ -122,8 +119,7 @@ class Fetcher:
     def _fill(self, entry: Entry, source: int, target: int) -> tuple[bool, bool]:
         """Return whether the content was what the entry says, and whether it was looked at.
 
-        Of a large one that is cloned only the size is looked at; the caller takes the fingerprint
-        of what was restored anyway.
+        Of a large one that is cloned only the size is; what was restored is hashed anyway.
         """
         if entry.size <= _SMALL:
             data = os.read(source, entry.size + 1)

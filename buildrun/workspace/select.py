@@ -23,8 +23,7 @@ _MLPROJECT = "MLproject"
 def project(root: bytes, known: GitIndex) -> Selection:
     """Return every file that git would not ignore, save what is left out of every project.
 
-    Devices, sockets and pipes are passed over, as git does, and so are the files that our own
-    output goes to.
+    Devices, sockets, pipes, and the files that our own output goes to are passed over.
     """
     git = gitignore.Filter(root)
     return without_logs(without(filtered(root, known, git, git), (_MLPROJECT,)))
@@ -78,10 +77,7 @@ def add_link(sink: Sink, root: bytes, path: bytes) -> None:
 
 
 def pattern(root: bytes, text: str) -> Selection:
-    """Return what a pattern names and everything beneath, with the directories that are empty.
-
-    What its links lead to is not among it; see `follow`.
-    """
+    """Return what a pattern names and everything beneath, but not what links lead to."""
     sink = Sink()
     doors: list[glob.Door] = []
     matched = False
@@ -93,10 +89,7 @@ def pattern(root: bytes, text: str) -> Selection:
 
 
 def directory(root: bytes, path: bytes) -> Selection:
-    """Return everything beneath a directory, also what programs leave behind.
-
-    path: relative to the root, or absolute.
-    """
+    """Return everything beneath a directory, also what programs leave behind."""
     sink = Sink()
     _add_tree(sink, root, path + b"/", names.is_never_part)
     return sink.selection()
@@ -191,8 +184,7 @@ def union(selections: Iterable[Selection]) -> Selection:
 def without(selection: Selection, paths: Iterable[str]) -> Selection:
     """Return a selection less some paths and all that is beneath them, their problems too.
 
-    An empty directory that one of them would lie in does not count either: it comes and goes with
-    that.
+    An empty directory that one of them would lie in comes and goes with it, and does not count.
     """
     dropped = plain(paths)
     problems = tuple(
@@ -238,11 +230,10 @@ def _ranges(paths: Sequence[bytes], name: bytes) -> Iterator[tuple[int, int]]:
 class FileSet(NamedTuple):
     """What a selection of files was at one moment.
 
-    digest: of its listing. entries: returns the listing; raises ProjectError where the disk and
-    the index both changed. problems: texts that name a path; where there is one, nothing that was
-    computed from these files may be cached. again: looks at the disk anew. young: the paths of
-    those that may have changed since without a trace. skip: how much of the selection's paths
-    entries lack.
+    digest: of its listing. entries: returns that; raises ProjectError where the disk and the index
+    both changed. problems: where there is one, nothing that was computed from it may be cached.
+    again: looks at the disk anew. young: paths that may have changed since without a trace. skip:
+    how much of the selection's paths entries lack.
     """
 
     digest: str
@@ -269,7 +260,6 @@ def leads_out(root: bytes, path: bytes) -> bool:
     """Return whether a path, with all links followed, is not within the root.
 
     A link whose target is absolute leads out wherever it ends: it would elsewhere.
-    path: relative to the root. What it leads to need not exist.
     """
     place = os.path.join(root, path)
     try:

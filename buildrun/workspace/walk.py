@@ -73,10 +73,9 @@ class Sink:
 class Selection(NamedTuple):
     """What was found on the disk.
 
-    paths: relative to the root, in order. signatures: theirs, packed. problems: each with the path
-    it is about. unmatched: the patterns or outputs for which there is nothing. entered: the
-    directories, with a slash at their end, in which nothing else counts. doors: links to
-    directories that ``**`` has met; see `follow`.
+    paths: relative to the root, in order, each with its signature. problems: by path. unmatched:
+    the patterns or outputs for which there is nothing. entered: the directories in which nothing
+    else counts. doors: links to directories that ``**`` has met, for `link_targets`.
     """
 
     paths: Sequence[bytes]
@@ -110,11 +109,10 @@ def everything(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
 def walk(
     root: bytes, below: bytes, choose: Choose, sink: Sink, *, directories: bool = False
 ) -> Iterator[Chunk]:
-    """Yield what is beneath a directory, in the order of the paths' bytes.
+    """Yield what is beneath a directory, which may be a link, in the order of the paths' bytes.
 
-    below: the directory, relative to the root, with a slash at its end; empty for the root.
-    directories: whether they are told as well; they are entered in any case.
-    Links are told and not followed, but ``below`` may be one. What vanishes meanwhile is not told.
+    below: with a slash at its end; empty for the root. directories: whether they are told as well.
+    Links are told and not followed. What vanishes meanwhile is not told.
     """
     stack = [_level(root, below, choose, sink, flags=_FLAGS)]
     while stack:

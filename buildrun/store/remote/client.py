@@ -33,20 +33,18 @@ Work = Callable[[Task[Any]], Result]
 
 
 class Remote:
-    """A remote cache. No failure of it stops a run: what failed is a miss, and told once.
+    """A remote cache; what fails is a miss, and told once. May be used by several threads.
 
     After most failures it is not used again; after an object that is not what its name says,
-    the others still are. Methods may be called from several threads.
+    the others still are.
     """
 
     def __init__(
         self, url: str, *, write: bool, warn: Callable[[str, str], None], seconds: float = 10.0
     ) -> None:
-        """Connect to nothing before the first use.
+        """Connect to nothing yet; url: what fsspec knows, or a directory.
 
-        url: what fsspec knows, or a directory. write: whether ``upload`` does anything.
-        warn: is called with a message and a hint, by any thread.
-        seconds: how long transfers may go without progress.
+        warn: is called with a message and a hint, by any thread. seconds: without any progress.
         """
         self.writes = write
         # A later change of directory must not lead elsewhere.
@@ -76,10 +74,9 @@ class Remote:
         return found
 
     def fetch_many(self, items: Sequence[tuple[str, str, int | None]]) -> set[str]:
-        """Download contents, many at once, and return the digests of those that did not come.
+        """Download contents, and return the digests of those that did not come, nor changed a file.
 
         items: the digest, the path of the file to make or replace, and the size if it is known.
-        Where a content does not come, nothing is at its path that was not there before.
         """
         failed = {digest for digest, _, _ in items if not is_digest(digest)}
         for digest in failed:
@@ -95,10 +92,10 @@ class Remote:
         self._distrust(name_of("results", key), why)
 
     def upload(self, key: str, manifest: bytes, blobs: Sequence[tuple[str, str, int]]) -> None:
-        """Queue a result: first its contents that are not there, then its manifest.
+        """Queue a result: its contents that are not there, then its manifest.
 
-        blobs: digest, local path and size. Where a file is not what its digest says any more,
-        the manifest stays here. Raises ValueError for what are no digests.
+        blobs: digest, local path and size. Where a file is not what its digest says any more, the
+        manifest stays here. Raises ValueError for what are no digests.
         """
         name = name_of("results", key)
         contents = {name_of("blobs", item[0]): item for item in blobs}
@@ -247,8 +244,5 @@ class Remote:
 
 
 def name_of(kind: str, digest: str) -> str:
-    """Return an object's name, such as ``v1/blobs/blake3/af/af1349…``.
-
-    Raises ValueError for what is no digest.
-    """
+    """Return an object's name, such as ``v1/blobs/blake3/af/af1349…``; raises ValueError."""
     return path_for(f"v1/{kind}", digest)

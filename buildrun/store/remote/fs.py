@@ -51,10 +51,9 @@ def width(url: str) -> int:
 
 
 def connect(url: str, *, write: bool) -> RemoteStore:
-    """Return the store at an address.
+    """Return the store at an address; write: a directory that is not there is made.
 
-    write: whether a directory that is not there is made. Raises NotADirectoryError where it is
-    not, and all that fsspec and the library for the address raise.
+    Raises NotADirectoryError, and all that fsspec and the library for the address raise.
     """
     if is_directory(url):
         path = url.partition("://")[2] if "://" in url else url
@@ -108,10 +107,9 @@ class RemoteStore:
         self._streams = threading.Semaphore(_STREAMS)
 
     def read(self, task: Task[Any], name: str, path: str, limit: int) -> None:
-        """Download an object to a file, which is there and empty.
+        """Download an object to an empty file.
 
-        Raises FileNotFoundError where there is none, Refused where it has more bytes than the
-        limit, and Unwritable.
+        Raises FileNotFoundError, Refused where it has more bytes than the limit, and Unwritable.
         """
 
         def watch() -> None:

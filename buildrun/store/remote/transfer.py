@@ -95,11 +95,8 @@ class Task(Generic[Result]):
 class TransferPool:
     """Runs up to ``width`` transfers at once, in the order in which they were started.
 
-    The threads are daemons, since those of a ThreadPoolExecutor would keep the process from
-    ending while a server hangs.
-
-    seconds: how long all transfers together may go without a heartbeat.
-    stopped: whether nothing more is started, and what runs ends at its next heartbeat.
+    Its threads are daemons: those of a ThreadPoolExecutor keep the process while a server hangs.
+    seconds: how long all may go without a heartbeat. stopped: nothing more is started.
     """
 
     def __init__(self, width: int, seconds: float) -> None:
