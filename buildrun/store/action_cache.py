@@ -208,10 +208,7 @@ def path_of(home: Home, key: str) -> str:
 
 
 def load(home: Home, key: str) -> Manifest | None:
-    """Return the result of a key, and record the use.
-
-    Raises ValueError for what is no digest.
-    """
+    """Return the result of a key, and record the use; raises ValueError for what is no digest."""
     path = path_of(home, key)
     found = look(path)
     if found is None or found.key != key:

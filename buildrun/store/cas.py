@@ -46,18 +46,12 @@ def path_of(home: Home, digest: str) -> str:
 
 
 def has(home: Home, digest: str, size: int | None = None) -> bool:
-    """Return whether a content is there, of that size if one is given.
-
-    Then it is safe from collection for a while, as a new one is.
-    """
+    """Return whether a content is there, of that size; then it is not collected for a while."""
     return not missing(home, {digest: size})
 
 
 def missing(home: Home, wanted: Mapping[str, int | None]) -> list[str]:
-    """Return which contents are not there, with the size that is given, if one is.
-
-    Those that are there are safe from collection for a while, as new ones are.
-    """
+    """Return which contents are not there, of that size; others are not collected for a while."""
     recent, absent = time.time() - GRACE / 4, []
     for digest, size in wanted.items():
         path = path_of(home, digest)
@@ -89,10 +83,7 @@ def put(home: Home, digest: str, source: int, size: int, copier: Copier) -> None
 
 
 def put_file(home: Home, path: str) -> str:
-    """Store a file whose digest is not known yet, such as a log, and return that.
-
-    Raises StoreError.
-    """
+    """Store a file, such as a log, and return its digest; raises StoreError."""
     try:
         with open(path, "rb", buffering=0) as file:
             copier = Copier()
@@ -122,10 +113,7 @@ def publish(path: str, data: bytes) -> None:
 
 
 def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
-    """Return a short content, or None where it is not there; a damaged one is removed.
-
-    Raises ValueError for what is no digest.
-    """
+    """Return a short content, or None; a damaged one is removed. Raises ValueError."""
     data = contents(path_of(home, digest), limit)
     if data is not None and digests.content(data) != digest:
         discard(home, digest)
@@ -153,10 +141,7 @@ def is_damaged(path: str, digest: str, copier: Copier) -> bool:
 
 
 class File(NamedTuple):
-    """A file among the contents or results.
-
-    used: when it was last written or used. bytes: of disk.
-    """
+    """A file among contents or results; used: when it was last. bytes: of disk."""
 
     path: str
     digest: str
@@ -286,10 +271,7 @@ class Copier:
         return digests.text(made), count
 
     def copy_unread(self, source: int, target: int) -> int:
-        """Copy to the end and return the number of bytes, without a look at them.
-
-        Raises OSError.
-        """
+        """Copy to the end without hashing, and return the number of bytes; raises OSError."""
         count = 0
         copy_range = getattr(os, "copy_file_range", None)  # of Linux
         try:

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(home: Home) -> list[tuple[str, str]]:
-    """Hash every content; return what is damaged, with the reason, and remove it.
-
-    It is made again when it is next needed.
-    """
+    """Hash every content, remove what is damaged, and return it with the reasons."""
     copier = Copier()
     damaged = [
         file.digest

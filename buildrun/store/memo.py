@@ -16,10 +16,7 @@ from buildrun.store.stat_signature import fields, is_young
 
 
 class DependencyTracker:
-    """Reads files and variables and keeps what it saw.
-
-    environ: the variables that ``variable`` looks into.
-    """
+    """Reads files and variables, and keeps what it saw."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Start with nothing seen."""

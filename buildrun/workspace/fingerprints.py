@@ -347,10 +347,7 @@ _PASSING = (FileNotFoundError, Changed)
 
 
 def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
-    """Return the digest of a regular file that has this signature before and after it is read.
-
-    Raises Changed, or another OSError.
-    """
+    """Return the digest of a regular file of this signature; raises Changed, or other OSErrors."""
     flags = _FLAGS if follow else _FLAGS | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags)

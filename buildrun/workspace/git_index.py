@@ -23,10 +23,7 @@ class GitIndex:
         self.remembered = remembered if isinstance(remembered, dict) else {}
 
     def though_ignored(self, root: bytes, repository: Repository, rules: str) -> tuple[bytes, ...]:
-        """Return the paths, relative to the root, of what is tracked and ignored.
-
-        rules: a digest of all of git's rules that apply.
-        """
+        """Return the relative paths of what is tracked and ignored; rules: a digest of git's."""
         began = time.time_ns()
         try:
             seen = stat_signature.of(os.stat(repository.index_file))

@@ -243,10 +243,7 @@ def expand(
 def behind(
     root: bytes, doors: list[Door], on_error: OnError = ignore, *, directories: bool = False
 ) -> Iterator[Match]:
-    """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them.
-
-    directories: only those are meant.
-    """
+    """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them."""
     searched = {(door.searched, door.parts) for door in doors}
     for door in doors:
         real = os.path.realpath(os.path.join(root, door.path))
@@ -377,10 +374,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def overlaps(pattern: str, output: str) -> bool:
-    """Return whether the pattern could match the output, something in it, or a directory above.
-
-    output: a path as declared, with or without a slash at its end.
-    """
+    """Return whether the pattern could match a declared output, what is in it, or what is above."""
     for part, name in zip(_parts(pattern), _parts(output), strict=False):
         if part == _ANY_DEPTH:
             return True

@@ -22,10 +22,7 @@ _RUNNING = "running"
 
 
 class PreviousOutputs:
-    """The old outputs of a plan's steps; for one thread at a time.
-
-    previous: the directory that those are moved to which would be lost.
-    """
+    """The old outputs of a plan's steps, and where those go that would be lost; for one thread."""
 
     def __init__(self, place: ProjectState) -> None:
         """Take the place."""

@@ -19,10 +19,7 @@ from buildrun.workspace.outputs import Staging
 
 
 class Restored(NamedTuple):
-    """What was restored.
-
-    outputs: as declared. made: see ``fetch.Fetcher``; it spares reading the files again.
-    """
+    """The outputs, as declared, that were restored, and what a `Fetcher` knows of their files."""
 
     outputs: tuple[str, ...]
     made: Mapping[str, tuple[bytes, str]]

@@ -26,10 +26,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Sink:
-    """Gathers what is found, each path once.
-
-    passing_over: whether devices, sockets and pipes are; else they are problems.
-    """
+    """Gathers what is found, each path once; pipes and the like are problems, or passed over."""
 
     def __init__(self, *, passing_over: bool = False) -> None:
         """Start with nothing."""

@@ -74,7 +74,7 @@ class Remote:
         return found
 
     def fetch_many(self, items: Sequence[tuple[str, str, int | None]]) -> set[str]:
-        """Download contents, and return the digests of those that did not come, nor changed a file.
+        """Download contents; return the digests of those that did not come, and changed no file.
 
         items: the digest, the path of the file to make or replace, and the size if it is known.
         """

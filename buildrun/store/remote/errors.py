@@ -63,10 +63,7 @@ def explain(
     environ: Mapping[str, str],
     outcome: str = "going on without it",
 ) -> tuple[str, str]:
-    """Return a warning and a remedy for an error that any library below fsspec may have raised.
-
-    outcome: what it means for the run.
-    """
+    """Return a warning and a remedy for any error below fsspec; outcome: what it means."""
     fact, hint = _classified(error, url)
     text = f"the remote cache `{shown(url)}` {fact}; {outcome}"
     return hide(text, url, environ), hide(hint, url, environ)
