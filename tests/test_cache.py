@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Buildrun, Project
@@ -31,11 +33,15 @@ def built(project: Project, buildrun: Buildrun) -> Path:
     return directory
 
 
-def environments(buildrun: Buildrun, *arguments: str) -> list[dict[str, object]]:
+def listed(kind: str, buildrun: Buildrun, *arguments: str) -> list[dict[str, Any]]:
     outcome = buildrun("cache", *arguments, "--format=json")
     assert outcome.code == 0, outcome.err
-    rows: list[dict[str, object]] = outcome.data["environments"]
+    rows: list[dict[str, Any]] = outcome.data[kind]
     return rows
+
+
+environments = partial(listed, "environments")
+results = partial(listed, "results")
 
 
 def test_ls_tells_size_use_and_projects(built: Path, buildrun: Buildrun, project: Project) -> None:
@@ -44,15 +50,8 @@ def test_ls_tells_size_use_and_projects(built: Path, buildrun: Buildrun, project
     (row,) = environments(buildrun, "ls")
     assert row["manager"] == "virtualenv"
     assert row["projects"] == [str(built), str(other)]
-    assert int(str(row["bytes"])) > 1000
+    assert row["bytes"] > 1000
     assert row["complete"] is True
-
-
-@pytest.mark.usefixtures("built")
-def test_info_counts(buildrun: Buildrun, store: Path) -> None:
-    info = buildrun("cache", "info", "--format=json").data
-    assert info["root"] == str(store)
-    assert info["environments"]["count"] == 1
 
 
 @pytest.mark.usefixtures("built")
@@ -61,9 +60,9 @@ def test_gc_removes_by_age(buildrun: Buildrun, store: Path) -> None:
     uses = next(store.glob("envs/*/.buildrun-uses"))
     os.utime(uses, (1, 1))
     (gone,) = environments(buildrun, "gc", "--max-age=1h", "--dry-run")
-    assert Path(str(gone["path"])).exists()
+    assert Path(gone["path"]).exists()
     environments(buildrun, "gc", "--max-age=1h")
-    assert not Path(str(gone["path"])).exists()
+    assert not Path(gone["path"]).exists()
 
 
 @pytest.mark.usefixtures("built")
@@ -75,7 +74,7 @@ def test_gc_removes_by_size_the_least_recent_first(
     old = uses.parent
     newer = project(NOTHING, name="newer", python_env__yaml="build_dependencies: [pip]\n")
     assert buildrun("-q", newer).code == 0
-    kept = max(int(str(row["bytes"])) for row in environments(buildrun, "ls"))
+    kept = max(row["bytes"] for row in environments(buildrun, "ls"))
     (gone,) = environments(buildrun, "gc", f"--max-size={kept}")
     assert gone["path"] == str(old)
 
@@ -140,13 +139,6 @@ def made(project: Project, buildrun: Buildrun) -> Path:
     return directory
 
 
-def results(buildrun: Buildrun, *arguments: str) -> list[dict[str, object]]:
-    outcome = buildrun("cache", *arguments, "--format=json")
-    assert outcome.code == 0, outcome.err
-    rows: list[dict[str, object]] = outcome.data["results"]
-    return rows
-
-
 def again(buildrun: Buildrun, directory: Path) -> str:
     """Run without the outputs, and return whether the command ran or its result was restored."""
     (directory / "result").unlink()
@@ -161,16 +153,21 @@ def test_ls_tells_of_results(buildrun: Buildrun) -> None:
     (row,) = results(buildrun, "ls")
     assert set(row) == {"key", "project", "step", "entry_point", "bytes", "created", "used"}
     assert (row["project"], row["step"], row["entry_point"]) == ("steps", "main", "main")
-    assert str(row["key"]).startswith("blake3:")
+    assert row["key"].startswith("blake3:")
     assert "steps: main" in buildrun("cache", "ls").out
 
 
-@pytest.mark.usefixtures("made")
-def test_info_counts_results(buildrun: Buildrun) -> None:
-    found = buildrun("cache", "info", "--format=json").data["results"]
-    assert found["count"] == 1
-    assert found["bytes"] > 0
-    assert "results: 1, " in buildrun("cache", "info").out
+@pytest.mark.usefixtures("made", "built")
+def test_info_counts(buildrun: Buildrun, store: Path) -> None:
+    info = buildrun("cache", "info", "--format=json").data
+    assert list(info) == ["version", "root", "environments", "results", "images", "sources"]
+    assert info["root"] == str(store)
+    counts = [info[kind]["count"] for kind in ("environments", "results", "images", "sources")]
+    assert counts == [1, 1, 0, 0]
+    assert info["results"]["bytes"] > 0
+    shown = buildrun("cache", "info").out
+    assert "\nresults: 1, " in shown
+    assert "\nimages: 0, 0 B beside their bases\n" in shown
 
 
 def test_collected_result_is_made_again(made: Path, buildrun: Buildrun, store: Path) -> None:

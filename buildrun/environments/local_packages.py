@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from buildrun.project.model import ProjectSpec
     from buildrun.store.listing import Entry
     from buildrun.store.memo import DependencyTracker
-    from buildrun.workspace.git_index import GitIndex
+    from buildrun.workspace.gitignore import GitIndex
     from buildrun.workspace.select import FileSet
     from buildrun.workspace.walk import Selection
 

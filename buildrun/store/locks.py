@@ -60,15 +60,9 @@ def shared(path: str, *, waiting: Callable[[], None] | None = None) -> Lock:
 def attempt(path: str, *, shared: bool = False) -> Lock | None:
     """Return a hold on the lock, or None at once where somebody else has it or it has no file."""
     try:
-        descriptor = _open(path)
+        return _acquire(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return Lock(descriptor)
 
 
 def lease(path: str) -> Lock:
@@ -93,20 +87,18 @@ def abandoned(directory: str) -> Iterator[tuple[str, Lock]]:
                 yield name, lock
 
 
-def _acquire(path: str, kind: int, waiting: Callable[[], None] | None) -> Lock:
-    descriptor = _open(path)
+def _acquire(path: str, kind: int, waiting: Callable[[], None] | None = None) -> Lock:
+    lock = Lock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     try:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(lock.descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
+            if kind & fcntl.LOCK_NB:
+                raise
             if waiting is not None:
                 waiting()
-            fcntl.flock(descriptor, kind)
+            fcntl.flock(lock.descriptor, kind)
     except BaseException:
-        os.close(descriptor)
+        lock.release()
         raise
-    return Lock(descriptor)
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return lock

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from buildrun.store.files import make_directory
+from buildrun.store.files import closing, make_directory
 
 # Two lines for each time that there was a run of that id: how it began and how it ended. The last
 # that can be read counts.
@@ -145,11 +145,8 @@ def end(
 def _append(place: str, data: bytes) -> None:
     # To replace a file makes ext4 write the new one to the disk, which takes milliseconds.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    descriptor = os.open(os.path.join(place, _RECORDS), flags, 0o600)
-    try:
+    with closing(os.open(os.path.join(place, _RECORDS), flags, 0o600)) as descriptor:
         os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
 
 
 def _decode(line: bytes) -> Record | None:
@@ -200,13 +197,8 @@ def _born(pid: int) -> str:
     """Return when a process was started, as Linux tells it; "" elsewhere."""
     try:
         # Without the buffers of a file object, since each plain run begins with this.
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        # The name of the program may hold anything, so count from its end.
-        return os.read(descriptor, 4096).rpartition(b")")[2].split()[19].decode()
+        with closing(os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)) as descriptor:
+            # The name of the program may hold anything, so count from its end.
+            return os.read(descriptor, 4096).rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
-    finally:
-        os.close(descriptor)

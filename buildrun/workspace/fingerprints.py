@@ -18,7 +18,7 @@ from buildrun.store import digest, listing, stat_signature
 from buildrun.store.files import closing
 from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
-from buildrun.workspace.git_index import GitIndex
+from buildrun.workspace.gitignore import GitIndex
 from buildrun.workspace.index import Index
 from buildrun.workspace.select import FileSet
 from buildrun.workspace.walk import Selection

@@ -1,14 +1,17 @@
-"""What git would ignore, and what is never part of a project."""
+"""What git would ignore, and what it tracks all the same."""
+
+from __future__ import annotations
 
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
-from buildrun.store import files
+from buildrun.store import files, stat_signature
 from buildrun.workspace import glob, names
 
 _GIT_FILE = b".gitignore"
@@ -237,37 +240,25 @@ def _read(path: bytes, *, follow: bool = True) -> bytes | None:
 
 
 class Filter:
-    """Chooses what belongs to a project, directory by directory; for one walk from the root.
-
-    ignored: whether git's rules have left anything out so far, and git itself can be asked of it.
-    """
+    """Chooses what belongs to a project, directory by directory; for one walk from the root."""
 
     def __init__(self, root: bytes) -> None:
         """Read the rules that lie above the root."""
         self._root = root
-        self.repository = repository(root)
+        self._repository = repository(root)
+        # A digest of all rules of git that were read.
         self._seen = xxhash.xxh3_128()
-        self._ignored = False
-        self._stuck = False
-        above = () if self.repository is None else tuple(self._above(self.repository))
+        # Whether they have left anything out, and whether git would wait for ever.
+        self._ignored = self._stuck = False
         self._git: dict[bytes, tuple[Rules, ...]] = {}
         self._own: dict[bytes, tuple[Rules, ...]] = {}
-        self._outer = above
+        found = self._repository
+        self._outer = () if found is None else tuple(self._above(found))
 
     @property
     def entered(self) -> frozenset[bytes]:
         """Return the directories of the project, with a slash at their end."""
         return frozenset(self._git)
-
-    @property
-    def ignored(self) -> bool:
-        """Whether to ask git; see the class."""
-        return self._ignored and not self._stuck
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of all rules of git that were read."""
-        return str(self._seen.hexdigest())
 
     def __call__(self, below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
         """Return the names in a directory that belong to the project."""
@@ -280,11 +271,21 @@ class Filter:
             candidates |= rules.candidates(below, held)
         for name in candidates - dropped:
             directory = is_directory(name, descriptor)
-            if self._is_ignored(below, name, git, own, directory=directory):
+            said = _verdict(own, below, name, directory=directory)
+            if said is None and (said := _verdict(git, below, name, directory=directory)):
+                self._ignored = True
+            if said:
                 dropped.add(name)
         return [name for name in held if name not in dropped] if dropped else held
 
-    def leaves_out(self, path: bytes) -> bool:
+    def tracked(self, index: GitIndex) -> list[bytes]:
+        """Return the files that git tracks although its rules, and no others, leave them out."""
+        if not self._ignored or self._stuck or self._repository is None:
+            return []
+        found = index.though_ignored(self._root, self._repository, self._seen.hexdigest())
+        return [path for path in found if not self._leaves_out(path)]
+
+    def _leaves_out(self, path: bytes) -> bool:
         """Return whether a tracked file is left out all the same, by its name or by own rules."""
         below = b""
         own: tuple[Rules, ...] = ()
@@ -327,22 +328,6 @@ class Filter:
         content = _read(os.path.join(self._root, below, _OWN_FILE), follow=False)
         return above if content is None else (*above, Rules(below, b"", content))
 
-    def _is_ignored(
-        self,
-        below: bytes,
-        name: bytes,
-        git: tuple[Rules, ...],
-        own: tuple[Rules, ...],
-        *,
-        directory: bool,
-    ) -> bool:
-        said = _verdict(own, below, name, directory=directory)
-        if said is not None:
-            return said
-        said = bool(_verdict(git, below, name, directory=directory))
-        self._ignored = self._ignored or said
-        return said
-
     def _above(self, repository: Repository) -> Iterable[Rules]:
         """Return the rules from above the root: none where they ignore the root itself.
 
@@ -368,3 +353,57 @@ class Filter:
 
     def _note(self, place: bytes, content: bytes) -> None:
         self._seen.update(b"%d %d " % (len(place), len(content)) + place + content)
+
+
+# git would run what a repository's configuration names, and would look at the user's own rules.
+_GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.excludesFile=")
+_SECONDS = 60
+
+
+class GitIndex:
+    """Asks git, once for each state of its index and of the rules.
+
+    Where there is no git, or it refuses the repository, no such files are known.
+    """
+
+    def __init__(self, remembered: Any) -> None:
+        """Take what is known."""
+        self.remembered = remembered if isinstance(remembered, dict) else {}
+
+    def though_ignored(self, root: bytes, repository: Repository, rules: str) -> tuple[bytes, ...]:
+        """Return the relative paths of what is tracked and ignored; rules: a digest of git's."""
+        began = time.time_ns()
+        try:
+            seen = stat_signature.of(os.stat(repository.index_file))
+        except OSError:
+            return ()  # nothing was ever added
+        state = [seen.hex(), rules]
+        try:
+            if self.remembered["state"] == state:
+                return tuple([os.fsencode(path) for path in self.remembered["paths"]])
+        except (KeyError, TypeError, ValueError):
+            pass
+        paths = _ask(root)
+        if not stat_signature.is_racy(seen, began):
+            self.remembered = {"state": state, "paths": [os.fsdecode(path) for path in paths]}
+        return paths
+
+
+def _ask(root: bytes) -> tuple[bytes, ...]:
+    import subprocess
+
+    # What steers git elsewhere, as it does within a hook, is not meant for this repository.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            (*_GIT, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"),
+            cwd=root,
+            env={**environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(sorted(set(done.stdout.split(b"\0")) - {b""})) if done.returncode == 0 else ()

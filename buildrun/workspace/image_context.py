@@ -15,7 +15,7 @@ from buildrun.workspace.walk import Selection
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
-    from buildrun.workspace.git_index import GitIndex
+    from buildrun.workspace.gitignore import GitIndex
     from buildrun.workspace.select import FileSet
 
 # A file of rules that is larger is something else.

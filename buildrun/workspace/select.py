@@ -14,7 +14,7 @@ from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.store.listing import Entry
 from buildrun.workspace import gitignore, glob, names, own_output
-from buildrun.workspace.git_index import GitIndex
+from buildrun.workspace.gitignore import GitIndex
 from buildrun.workspace.walk import Choose, Selection, Sink, everything, walk
 
 _MLPROJECT = "MLproject"
@@ -46,11 +46,9 @@ def filtered(
     for some, theirs in walk(root, b"", choose, sink):
         paths += some
         signatures += theirs
-    if git.ignored and git.repository is not None:
-        there = set(paths)
-        for path in known.though_ignored(root, git.repository, git.digest):
-            if path not in there and not git.leaves_out(path) and not is_out(path):
-                add_link(sink, root, path)
+    for path in set(git.tracked(known)).difference(paths):
+        if not is_out(path):
+            add_link(sink, root, path)
     tracked = sink.selection()
     walked = Selection(paths, signatures, tracked.problems, entered=git.entered)
     return union((walked, tracked)) if tracked.paths else walked

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from buildrun.console import display
 from buildrun.store import stat_signature
+from buildrun.store.files import closing
 from buildrun.workspace.glob import Door
 
 # Paths relative to the root, in the order of their bytes, and the signature of each.
@@ -130,20 +131,13 @@ def walk(
 def _level(root: bytes, below: bytes, choose: Choose, sink: Sink, *, flags: int) -> _Level:
     place = os.path.join(root, below[:-1])  # with its slash a link would be followed
     try:
-        descriptor = os.open(place, flags)
+        with closing(os.open(place, flags)) as descriptor:
+            held = choose(below, os.listdir(place), descriptor)
+            return _look(below, sorted(held), descriptor, sink)
     except OSError as error:
         if error.errno not in _GONE:
             sink.on_error(below, error)
         return _Level()
-    try:
-        held = choose(below, os.listdir(place), descriptor)
-        return _look(below, sorted(held), descriptor, sink)
-    except OSError as error:
-        if error.errno not in _GONE:
-            sink.on_error(below, error)
-        return _Level()
-    finally:
-        os.close(descriptor)
 
 
 def _look(below: bytes, names: list[bytes], descriptor: int, sink: Sink) -> _Level:
