@@ -435,7 +435,7 @@ def codes_of_the_source() -> dict[str, set[str]]:
             r'(error|warning)"?(?:\(|,)\s*"([a-z0-9]+(?:-[a-z0-9]+)+)"', text
         ):
             found.setdefault(code, set()).add(severity)
-        for code in re.findall(r'get\(failure\.keyword, "([a-z-]+)"', text):
+        for code in re.findall(r'get\(str\(error\.validator\), "([a-z-]+)"', text):
             found.setdefault(code, set()).add("error")
         for code in re.findall(r'(?:Error|_finding)\((?:path, )?"([a-z0-9-]+)"', text):
             found.setdefault(code, set()).add("error")

@@ -45,10 +45,11 @@ def load(name: str) -> dict[str, Any]:
 
 Rule = Mapping[str, Any]
 
-_CODES = {
-    "type": "wrong-type",
-    "required": "missing-key",
-    "additionalProperties": "unknown-key",
+# By the keyword of a schema that a value fails.
+_CODES = {"type": "wrong-type", "required": "missing-key", "additionalProperties": "unknown-key"}
+_MESSAGES = {
+    "type": "`{label}` must be {expected}, not {actual}",
+    "minLength": "`{label}` is empty",
 }
 _TYPES = {
     "string": "a string",
@@ -62,26 +63,6 @@ _TYPES = {
 _LOST_SPACE = re.compile(r"(?P<key>[\w-]+)\s*[:=\s]\s*(?P<value>.*)", re.DOTALL)
 
 
-class _Failure(NamedTuple):
-    """One failing keyword, without the ``Unset`` that jsonschema's own record allows."""
-
-    keyword: str
-    wanted: Any
-    instance: Any
-    schema: Any
-    path: Path
-    message: str
-
-    @property
-    def rule(self) -> Rule:
-        """What the schema says about reporting this."""
-        rules = self.schema.get("x-buildrun", {}) if isinstance(self.schema, dict) else {}
-        rule: Rule = rules.get(self.keyword, {})
-        if self.keyword == "type":
-            return {**rule, **rule.get(_kind(self.instance), {})}
-        return rule
-
-
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
     """Return the validator of a schema, made once a process; raises as `load` does."""
@@ -90,23 +71,21 @@ def validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(load(name))
 
 
+def _type_schema() -> Any:
+    schema: Any = validator("MLproject").schema
+    return schema["$defs"]["type"]
+
+
 def check_schema(name: str, findings: Findings) -> None:
     """Add what the schema called ``name`` finds in the document."""
     types: dict[str, list[Path]] = {}
     for error in validator(name).iter_errors(findings.document.value):
-        failure = _Failure(
-            str(error.validator),
-            error.validator_value,
-            error.instance,
-            error.schema,
-            tuple(error.absolute_path),
-            error.message,
-        )
+        failure = _Failure(error, tuple(error.absolute_path), _rule(error))
         if failure.rule.get("severity") == "ignore":
             continue
         if failure.rule.get("code") == "unknown-type":
             types.setdefault(_words(failure, findings)["value"], []).append(failure.path)
-        elif failure.keyword == "additionalProperties":
+        elif error.validator == "additionalProperties":
             _unknown_keys(failure, findings)
         else:
             _report(failure, findings)
@@ -114,53 +93,59 @@ def check_schema(name: str, findings: Findings) -> None:
         _unknown_types(types, findings)
 
 
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return "number"
-    return "object" if isinstance(value, dict) else ""
+class _Failure(NamedTuple):
+    error: Any  # a ValidationError of jsonschema's
+    path: Path
+    rule: Rule  # what the schema says about reporting it
+
+
+def _rule(error: Any) -> Rule:
+    rules = error.schema.get("x-buildrun", {}) if isinstance(error.schema, dict) else {}
+    rule: Rule = rules.get(error.validator, {})
+    if error.validator != "type":
+        return rule
+    kind = "object" if isinstance(error.instance, dict) else ""
+    if error.instance is None:
+        kind = "null"
+    elif isinstance(error.instance, (int, float)) and not isinstance(error.instance, bool):
+        kind = "number"
+    return {**rule, **rule.get(kind, {})}
 
 
 def _report(failure: _Failure, findings: Findings) -> None:
-    rule, path = failure.rule, failure.path
+    error, path, rule = failure
     if rule.get("code") == "missing-command" and findings.document.lends(path):
         return  # it only holds what others repeat
     words = _words(failure, findings)
-    message = str(rule.get("message") or _default_message(failure)).format(**words)
+    default = _MESSAGES.get(str(error.validator))
+    if default is None:
+        default = "`{label}` does not fit: " + error.message.replace("{", "{{").replace("}", "}}")
+    message = str(rule.get("message") or default).format(**words)
     hint = str(rule.get("hint", "")).format(**words)
     findings.add(
         rule.get("severity", "error"),
-        rule.get("code", _CODES.get(failure.keyword, "bad-value")),
+        rule.get("code", _CODES.get(str(error.validator), "bad-value")),
         message,
         path,
-        key=failure.keyword == "required" and bool(path),
+        key=error.validator == "required" and bool(path),
         hint=hint,
     )
 
 
 def _words(failure: _Failure, findings: Findings) -> dict[str, str]:
-    path, instance = failure.path, failure.instance
-    raw = findings.document.raw(path)
-    types = failure.wanted if failure.keyword == "type" else []
+    error, path, _ = failure
+    raw, instance = findings.document.raw(path), error.instance
+    types = error.validator_value if error.validator == "type" else []
     types = [types] if isinstance(types, str) else types
-    missing = failure.wanted if failure.keyword == "required" else []
+    missing = error.validator_value if error.validator == "required" else []
     return {
         "label": _label(path),
         "parent": _label(path[:-1]),
         "actual": describe(instance),
         "value": _short("null" if not raw and instance is None else raw or instance),
-        "key": next((key for key in missing if failure.message.startswith(repr(key))), ""),
+        "key": next((key for key in missing if error.message.startswith(repr(key))), ""),
         "expected": " or ".join(_TYPES[kind] for kind in types),
     }
-
-
-def _default_message(failure: _Failure) -> str:
-    if failure.keyword == "type":
-        return "`{label}` must be {expected}, not {actual}"
-    if failure.keyword == "minLength":
-        return "`{label}` is empty"
-    return "`{label}` does not fit: " + failure.message.replace("{", "{{").replace("}", "}}")
 
 
 def _label(path: Path) -> str:
@@ -177,7 +162,7 @@ def _short(value: object) -> str:
 
 
 def _unknown_keys(failure: _Failure, findings: Findings) -> None:
-    instance, known = failure.instance, list(failure.schema["properties"])
+    instance, known = failure.error.instance, list(failure.error.schema["properties"])
     lends = findings.document.lends
     unknown = [key for key in instance if key not in known and not lends((*failure.path, key))]
     lost = {key: text for key in unknown if (text := _lost_space(key, instance[key], known))}
@@ -199,7 +184,7 @@ def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Fin
     message = f"unknown key `{_short(key)}`" + ("; it is ignored" * (severity == "warning"))
     hint = did_you_mean(key, known, rule.get("synonyms"))
     if "default" in known:
-        hint = _parameter_hint(failure.instance, key) or hint
+        hint = _parameter_hint(failure.error.instance, key) or hint
     hint = hint or f"the known keys are {_listed(known)}"
     code = rule.get("code", _CODES["additionalProperties"])
     findings.add(severity, code, message, (*failure.path, key), key=True, hint=hint)
@@ -207,7 +192,7 @@ def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Fin
 
 def _unknown_types(paths: Mapping[str, list[Path]], findings: Findings) -> None:
     """Report types that MLflow does not know: words with a plain meaning once for the file."""
-    part = schema_part("MLproject", "$defs", "type")
+    part = _type_schema()
     rule: Rule = part["x-buildrun"]["enum"]
     known = {word: word for word in part["enum"]} | rule["synonyms"]
     place = findings.document.place
@@ -251,18 +236,10 @@ def _what_is_read(parameter: Mapping[Any, Any]) -> str:
 
 def _parameter_hint(parameter: Mapping[Any, Any], key: object) -> str:
     """Return what ``{int, 0.001}`` and ``{int: int}`` were meant to be."""
-    types = schema_part("MLproject", "$defs", "type")
+    types = _type_schema()
     words = [*types["enum"], *types["x-buildrun"]["enum"]["synonyms"]]
     if isinstance(key, (int, float)) and parameter[key] is None and "default" not in parameter:
         return f"did you mean `default: {key}`?"
     if key in words and parameter[key] in (None, key):
         return f"did you mean `type: {key}`?" * ("type" not in parameter)
     return ""
-
-
-def schema_part(name: str, *keys: str) -> Any:
-    """Return the part of a schema that ``keys`` lead to."""
-    part: Any = validator(name).schema
-    for key in keys:
-        part = part[key]
-    return part

@@ -165,7 +165,7 @@ def _parse(path: str, text: str, kind: Any) -> Document | Diagnostic:
         aliases = _check_limits(kind(text))
         loader = kind(text)
         root = loader.get_single_node()
-        duplicates = list(_duplicates(root, (), set()))
+        duplicates = list(_duplicates(root))
         value = loader.construct_document(root) if root is not None else None
         return Document(path, text, value, root, duplicates, aliases)
     except LimitError as error:
@@ -193,11 +193,9 @@ def _refuse(path: str) -> Diagnostic | None:
         return _unreadable(path, error)
     except ValueError:
         return Diagnostic("error", "missing-file", "no file can have this name", path)
-    if stat.S_ISDIR(status.st_mode):
-        hint = "put a file in its place"
-        return Diagnostic("error", "not-a-file", "this is a directory, not a file", path, hint=hint)
     if not stat.S_ISREG(status.st_mode):
-        message = "this is a device, pipe or socket, not a file"
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "device, pipe or socket"
+        message = f"this is a {kind}, not a file"
         return Diagnostic("error", "not-a-file", message, path, hint="put a file in its place")
     if status.st_size > SIZE_LIMIT:
         message = f"the file has {status.st_size} bytes; more than {SIZE_LIMIT} are not read"
@@ -206,38 +204,36 @@ def _refuse(path: str) -> Diagnostic | None:
 
 
 def _unreadable(path: str, error: OSError) -> Diagnostic:
-    reason = error.strerror or str(error)
     if error.errno == errno.ELOOP:
-        message, hint = "the symbolic link leads back to itself", "replace the link by the file"
-        return Diagnostic("error", "symlink-loop", message, path, hint=hint)
+        message = "the symbolic link leads back to itself"
+        return _finding(path, "symlink-loop", message, None, "replace the link by the file")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = near_path(*reversed(os.path.split(path))) or "check the path"
         if os.path.islink(path):
             hint = "its symbolic link leads nowhere"
-        return Diagnostic("error", "missing-file", "no such file", path, hint=hint)
-    message = f"the file cannot be read: {reason}"
+        return _finding(path, "missing-file", "no such file", None, hint)
+    message = f"the file cannot be read: {error.strerror or error}"
     hint = "give yourself the right to read it" if error.errno == errno.EACCES else ""
-    return Diagnostic("error", "unreadable-file", message, path, hint=hint)
+    return _finding(path, "unreadable-file", message, None, hint)
 
 
 def _not_utf8(path: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic:
     before = content[: error.start].decode("utf-8", "replace")
-    line, column = _line_and_column(before.replace("\r\n", "\n").replace("\r", "\n"))
+    place = _line_and_column(before.replace("\r\n", "\n").replace("\r", "\n"))
     message = f"the byte 0x{content[error.start]:02x} is not UTF-8 text"
-    hint = "save the file as UTF-8"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         message = "the file is UTF-16 text"
-    return Diagnostic("error", "not-utf-8", message, path, line, column, hint=hint)
+    return Diagnostic("error", "not-utf-8", message, path, *place, hint="save the file as UTF-8")
 
 
 def _unprintable(path: str, text: str, bad: re.Match[str]) -> Diagnostic:
-    line, column = _line_and_column(text[: bad.start()])
-    name = "a NUL byte" if bad.group() == "\0" else f"the character U+{ord(bad.group()):04X}"
-    message = f"the file holds {name}, which YAML does not allow"
+    place = _line_and_column(text[: bad.start()])
+    name = f"the character U+{ord(bad.group()):04X}"
     hint = 'remove it, or write it as an escape such as `"\\x07"`'
     if bad.group() == "\0":
-        hint = "is it a text file? Save it as UTF-8"
-    return Diagnostic("error", "bad-character", message, path, line, column, hint=hint)
+        name, hint = "a NUL byte", "is it a text file? Save it as UTF-8"
+    message = f"the file holds {name}, which YAML does not allow"
+    return Diagnostic("error", "bad-character", message, path, *place, hint=hint)
 
 
 def _syntax(path: str, text: str, error: yaml.YAMLError) -> Diagnostic:
@@ -266,27 +262,12 @@ def _syntax_hint(text: str, problem: str, mark: yaml.Mark | None) -> str:
 
 
 def _bad_value(path: str, root: Node | None, error: Exception) -> Diagnostic:
-    culprit = next((node for node in _scalars(root) if _fails(node)), root)
+    scalars = (node for node, _ in _walk(root, (), set()) if isinstance(node, ScalarNode))
+    culprit = next(filter(_fails, scalars), root)
     text = str(getattr(culprit, "value", ""))[:40]
     message = f"`{text}` is not the value that its form or tag promises: {error}"
     mark = culprit.start_mark if culprit is not None else None
     return _finding(path, "bad-yaml-value", message, mark, "put it in quotes")
-
-
-def _scalars(root: Node | None) -> list[ScalarNode]:
-    found, waiting, seen = [], [root] if root is not None else [], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, ScalarNode):
-            found.append(node)
-        elif isinstance(node, SequenceNode):
-            waiting += node.value
-        elif isinstance(node, MappingNode):
-            waiting += [part for pair in node.value for part in pair]
-    return found
 
 
 def _fails(node: ScalarNode) -> bool:
@@ -411,26 +392,30 @@ def construct_key(node: Node) -> Hashable:
     return key
 
 
-def _duplicates(node: Node | None, path: Path, seen: set[int]) -> Iterator[Duplicate]:
-    """Yield the keys that stand twice, those of inner mappings first; seen: nodes by their id."""
-    if isinstance(node, ScalarNode) or node is None or id(node) in seen:
+def _walk(node: Node | None, path: Path, seen: set[int]) -> Iterator[tuple[Node, Path]]:
+    """Yield nodes with their paths, each once and after what is in it; seen: nodes by their id."""
+    if node is None or id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _duplicates(item, (*path, index), seen)
-        return
-    first: dict[tuple[str, str], int] = {}
-    found = []
-    for key, value in node.value:
-        yield from _duplicates(key, (*path, None), seen)
-        yield from _duplicates(value, (*path, key.value), seen)
-        if not isinstance(key, ScalarNode) or key.tag == _MERGE:
-            continue
-        line, column = _place(key.start_mark)
-        identity = (key.tag, key.value)
-        if identity in first:
-            found.append(Duplicate((*path, key.value), line, column, first[identity]))
-        else:
-            first[identity] = line
-    yield from found
+            yield from _walk(item, (*path, index), seen)
+    elif isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield from _walk(key, (*path, None), seen)
+            yield from _walk(value, (*path, key.value), seen)
+    yield node, path
+
+
+def _duplicates(root: Node | None) -> Iterator[Duplicate]:
+    """Yield the keys that stand twice."""
+    for node, path in _walk(root, (), set()):
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value if isinstance(node, MappingNode) else ():
+            if not isinstance(key, ScalarNode) or key.tag == _MERGE:
+                continue
+            line, column = _place(key.start_mark)
+            identity = (key.tag, key.value)
+            if identity in first:
+                yield Duplicate((*path, key.value), line, column, first[identity])
+            first.setdefault(identity, line)
