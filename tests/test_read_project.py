@@ -109,30 +109,20 @@ def test_mlproject_is_found_in_any_letter_case(tmp_path: Path, name: str) -> Non
     assert spec_of(tmp_path).name == "found"
 
 
-def test_usual_spelling_wins(tmp_path: Path) -> None:
+def test_usual_spelling_wins_and_a_suffix_is_none(tmp_path: Path) -> None:
+    (tmp_path / "MLproject.yaml").touch()
+    assert find_mlproject(str(tmp_path)) is None
     (tmp_path / "MLPROJECT").touch()
     (tmp_path / "MLproject").touch()
     assert find_mlproject(str(tmp_path)) == str(tmp_path / "MLproject")
 
 
-def test_suffix_makes_no_mlproject(tmp_path: Path) -> None:
-    (tmp_path / "MLproject.yaml").touch()
-    assert find_mlproject(str(tmp_path)) is None
-
-
-def test_directory_that_cannot_be_listed(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError):
-        find_mlproject(str(tmp_path / "absent"))
-    reading = read(tmp_path / "absent")
-    assert reading.spec is None
-    assert [found.code for found in reading.diagnostics] == ["unreadable-file"]
-
-
-def test_directory_called_mlproject_is_an_error(tmp_path: Path) -> None:
+def test_mlproject_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlproject").mkdir()
-    reading = read(tmp_path)
-    assert reading.spec is None
-    assert [found.code for found in reading.diagnostics] == ["not-a-file"]
+    for directory, code in ((tmp_path, "not-a-file"), (tmp_path / "absent", "unreadable-file")):
+        reading = read(directory)
+        assert reading.spec is None
+        assert [found.code for found in reading.diagnostics] == [code]
 
 
 def test_directory_without_mlproject_is_a_project(tmp_path: Path) -> None:
@@ -360,19 +350,18 @@ def test_conda_becomes_mlflows_virtualenv() -> None:
     )
 
 
-@pytest.mark.parametrize("pin", ["python>=3.8", "python<=3.8", "python==3.8", "python=3.8"])
-def test_pins_that_mlflow_takes(pin: str) -> None:
-    assert as_python_env(CondaEnv("c", dependencies=(pin,)))[0].python == "3.8"
-
-
 @pytest.mark.parametrize("pin", ["python", "python<3.8", "python>3.8", "python!=3.8", "python3"])
 def test_pins_that_mlflow_refuses(pin: str) -> None:
     with pytest.raises(ProjectError, match=re.escape(pin)):
         as_python_env(CondaEnv("c", dependencies=(pin,)))
 
 
-def test_conda_without_python_means_the_running_one() -> None:
-    assert as_python_env(CondaEnv("c", dependencies=("pip",)))[0].python is None
+@pytest.mark.parametrize(
+    ("pin", "version"),
+    [(f"python{operator}3.8", "3.8") for operator in (">=", "<=", "==", "=")] + [("pip", None)],
+)
+def test_pins_that_mlflow_takes(pin: str, version: str | None) -> None:
+    assert as_python_env(CondaEnv("c", dependencies=(pin,)))[0].python == version
 
 
 @pytest.mark.parametrize(
@@ -398,6 +387,11 @@ def test_conda_without_python_means_the_running_one() -> None:
         ("echo {a:{c}} {b}", ["unknown-placeholder"]),
         ("echo {a:999999999} {b}", ["bad-template"]),
         ("echo {a}", ["unused-parameter"]),
+        ("echo ${a} {b}", ["unsafe-placeholder"]),
+        ("echo $(( {a} + 1 )) {b}", ["unsafe-placeholder"]),
+        ('echo "${{HOME:-{b}}}" {a}', ["unsafe-placeholder"]),
+        ("cat <<EOF\n$(cat {a})\nEOF\necho {b}", ["unsafe-placeholder"]),
+        ('cat <<EOF\nit\'s "{a}"\nEOF\necho {b}', []),
     ],
 )
 def test_command_is_checked(project: Project, command: str, found: list[str]) -> None:
@@ -406,57 +400,28 @@ def test_command_is_checked(project: Project, command: str, found: list[str]) ->
     assert codes(project(f"{head}    command: |-\n{lines}")) == found
 
 
+INVALID, IGNORED = "invalid-requirement", "ignored-option"
+
+
 @pytest.mark.parametrize(
-    ("line", "valid"),
+    ("code", "lines"),
     [
-        ("numpy", True), ("numpy==1.2", True), ("numpy>=1,<2", True), ("a[b,c] ~= 1.0", True),
-        ("a==1.*", True), ("a===x", True), ("a (>=1)", True), ("a; python_version<'3'", True),
-        ("a==1.0.post1.dev2+local", True), ("a @ https://x/y.whl", True), ("./local", True),
-        ("a==1 # why", True), ("# only this", True), ("a==1 --hash=sha256:ab", True), ("", True),
-        ("-r file.txt", True), ("git+https://x/y", True), ("${PACKAGE}", True), ("a==1!2.0", True),
-        ("mlflow == 2..7.1", False), ("a=1", False), ("a b", False), ("==1", False),
-        ("a>=", False), ("a==1,", True), ("a[b", False), ("a>=1.*", False),
+        ("", ["numpy", "numpy==1.2", "numpy>=1,<2", "a[b,c] ~= 1.0", "a==1.*", "a===x", "a (>=1)",
+              "a; python_version<'3'", "a==1.0.post1.dev2+local", "a @ https://x/y.whl", "./local",
+              "a==1 # why", "# only this", "a==1 --hash=sha256:ab", "", "-r file.txt", "a==1,",
+              "git+https://x/y", "${PACKAGE}", "a==1!2.0", "--no-index -f x", "-r file.txt -f x",
+              "a --config-settings x=y -C z=1 --global-option=q"]),
+        (INVALID, ["mlflow == 2..7.1", "a=1", "a b", "==1", "a>=", "a[b", "a>=1.*"]),
+        (IGNORED, ["a==1 --extra-index-url https://x/y", "-e . --pre",
+                   "a -f x --no-binary a --hash=sha256:ab"]),
     ],
 )  # fmt: skip
-def test_requirement_is_judged_as_by_pip(project: Project, line: str, valid: bool) -> None:
-    directory = project(python_env__yaml=f"dependencies:\n  - {line!r}\n")
+def test_requirement_is_judged_as_by_pip(project: Project, code: str, lines: list[str]) -> None:
+    directory = project()
     (directory / "file.txt").touch()
-    assert codes(directory) == ([] if valid else ["invalid-requirement"])
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("a==1 --extra-index-url https://x/y", ["ignored-option"]),
-        ("a -f x --no-binary a --hash=sha256:ab", ["ignored-option"]),
-        ("-e . --pre", ["ignored-option"]),
-        ("a --config-settings x=y -C z=1 --global-option=q", []),
-        ("--no-index -f x", []),
-        ("-r file.txt -f x", []),
-    ],
-)
-def test_option_that_pip_ignores_is_told(project: Project, line: str, found: list[str]) -> None:
-    directory = project(python_env__yaml=f"dependencies:\n  - {line!r}\n")
-    (directory / "file.txt").touch()
-    assert codes(directory) == found
-
-
-@pytest.mark.parametrize(
-    ("command", "found"),
-    [
-        ("echo ${v} {w}", ["unsafe-placeholder"]),
-        ("echo $(( {v} + 1 )) {w}", ["unsafe-placeholder"]),
-        ('echo "${{HOME:-{w}}}" {v}', ["unsafe-placeholder"]),
-        ("cat <<EOF\n$(cat {v})\nEOF\necho {w}", ["unsafe-placeholder"]),
-        ('cat <<EOF\nit\'s "{v}"\nEOF\necho {w}', []),
-    ],
-)
-def test_places_that_no_quoting_helps_are_told(
-    project: Project, command: str, found: list[str]
-) -> None:
-    lines = "".join(f"      {line}\n" for line in command.split("\n"))
-    head = "name: x\nentry_points:\n  main:\n    parameters: {v: string, w: {default: 1}}\n"
-    assert codes(project(f"{head}    command: |-\n{lines}")) == found
+    for line in lines:
+        (directory / "python_env.yaml").write_text(f"dependencies:\n  - {line!r}\n")
+        assert codes(directory) == ([code] if code else []), line
 
 
 def test_default_that_the_shell_would_evaluate_is_an_error(
