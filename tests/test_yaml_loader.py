@@ -10,20 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildrun.project.diagnostics import Diagnostic, pointer
+from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.yaml_loader import SIZE_LIMIT, Document, load, parse
 from buildrun.store.memo import DependencyTracker
-
-TEXT = """\
-name: 010
-"quoted": 'it''s'
-entry_points:
-  main:
-    parameters: {alpha: 12:30, ~: yes}
-    command: |
-      python x.py \\
-        {alpha}
-"""
 
 
 def document(text: str) -> Document:
@@ -43,48 +32,6 @@ def refusal(path: Path, content: bytes | None = None) -> Diagnostic:
     return found
 
 
-def test_values_are_those_of_safe_load() -> None:
-    assert document(TEXT).value == yaml.safe_load(TEXT)
-
-
-@pytest.mark.parametrize(
-    ("path", "key", "place"),
-    [
-        (("name",), False, (1, 7)),
-        (("name",), True, (1, 1)),
-        (("entry_points", "main", "parameters", "alpha"), False, (5, 25)),
-        (("entry_points", "main", "parameters", None), True, (5, 32)),
-        (("entry_points", "main", "absent"), True, (4, 3)),
-        (("absent", "deeper"), False, (1, 1)),
-    ],
-)
-def test_place_counts_from_one(path: tuple[object, ...], key: bool, place: tuple[int, int]) -> None:
-    assert document(TEXT).place(path, key=key) == place
-
-
-def test_raw_text_is_what_is_written() -> None:
-    found = document(TEXT)
-    assert found.raw(("name",)) == "010"
-    assert found.raw(("entry_points", "main", "parameters", "alpha")) == "12:30"
-    assert found.raw(("quoted",)) == "it's"
-    assert found.raw(("entry_points",)) is None
-    assert found.raw(("absent",)) is None
-    assert found.is_plain(("name",))
-    assert not found.is_plain(("quoted",))
-
-
-def test_text_inside_a_scalar_has_its_own_place() -> None:
-    found, path = document(TEXT), ("entry_points", "main", "command")
-    assert found.place_at(path, found.find(path, "{alpha")) == (8, 9)
-    assert found.place_at(path, found.find(path, "not there")) == (6, 14)
-
-
-def test_duplicate_keys_name_the_first_line() -> None:
-    found = document("a: {b: 1, b: 2}\nc: 3\na: 4\n")
-    assert [(pointer(item.path), item.line, item.column, item.first_line) for item in
-            found.duplicates] == [("/a/b", 1, 11, 1), ("/a", 3, 1, 1)]  # fmt: skip
-
-
 def test_merged_keys_are_no_duplicates() -> None:
     found = document("a: &x {t: 1}\nb: {<<: *x, t: 2}\n")
     assert found.value["b"] == {"t": 2}
@@ -92,26 +39,15 @@ def test_merged_keys_are_no_duplicates() -> None:
     assert found.place(("b", "t")) == (2, 16)
 
 
-def test_pointer_escapes_as_rfc_6901_says() -> None:
-    assert pointer(("a/b", "m~n", 0)) == "/a~1b/m~0n/0"
-
-
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_newlines_are_read_as_in_text_mode(tmp_path: Path, newline: str) -> None:
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_text_is_read_as_in_text_mode(tmp_path: Path, mark: str, newline: str) -> None:
     path = tmp_path / "MLproject"
-    path.write_bytes(f"a: 1{newline}b: |{newline}  x{newline}  y{newline}".encode())
+    path.write_bytes(f"{mark}a: 1{newline}b: |{newline}  x{newline}  y{newline}".encode())
     found = load(str(path), DependencyTracker({}))
     assert isinstance(found, Document)
     assert found.value == {"a": 1, "b": "x\ny\n"}
-    assert found.place(("b",), key=True) == (2, 1)
-
-
-def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "MLproject"
-    path.write_bytes(b"\xef\xbb\xbfname: x\n")
-    found = load(str(path), DependencyTracker({}))
-    assert isinstance(found, Document)
-    assert found.place(("name",)) == (1, 7)
+    assert (found.place(("a",)), found.place(("b",), key=True)) == ((1, 4), (2, 1))
 
 
 LIMITS = {
