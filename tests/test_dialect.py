@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +86,6 @@ def test_entry_point_of_mlflow_has_no_steps() -> None:
         assert item == EntryPoint(item.name, item.parameters, item.command)
 
 
-def test_parameters_and_command_are_read_as_without_the_dialect() -> None:
-    text = (DIALECT / "MLproject").read_text()
-    declared = yaml.safe_load(text)["entry_points"]
-    spec, _ = read(DIALECT)
-    for item in spec.entry_points:
-        assert item.command == declared[item.name]["command"]
-        assert [parameter.name for parameter in item.parameters] == list(
-            declared[item.name].get("parameters", ())
-        )
-
-
 @pytest.mark.parametrize(
     ("written", "output"),
     [
@@ -137,12 +125,13 @@ def test_value_handed_down_is_the_text_of_its_value(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1h30m", 5400),
-        ("1d2h3m4s", 93784), ("1h5", 3605), ("0s", 0), ("007m", 420),
+        ("90", 90), ("'90s'", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1h30m", 5400),
+        ("1d2h3m4s", 93784), ("1h5", 3605), ("007m", 420), ("0.5", 0.5), ("1.50", 1.5),
+        ("", None),
     ],
 )  # fmt: skip
-def test_time_is_read_in_seconds(text: str, expected: float) -> None:
-    assert seconds(text) == expected
+def test_timeout_is_read_in_seconds(project: Project, text: str, expected: float | None) -> None:
+    assert entry_point(project, f"timeout: {text}").timeout == expected
 
 
 @pytest.mark.parametrize(
@@ -150,13 +139,6 @@ def test_time_is_read_in_seconds(text: str, expected: float) -> None:
 )
 def test_what_is_no_time(text: str) -> None:
     assert seconds(text) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("90", 90.0), ("0.5", 0.5), ("1.50", 1.5), ("'1h'", 3600.0), ("", None)]
-)
-def test_timeout_is_read(project: Project, value: str, expected: float | None) -> None:
-    assert entry_point(project, f"timeout: {value}").timeout == expected
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", 0), ("100", 100), ("1.0", 1), ("", 0)])
@@ -304,14 +286,6 @@ def test_many_overlaps_are_each_found(project: Project) -> None:
     assert sorted(item.pointer.split("/")[2] for item in found) == ["s1", "s2", "s5"]
 
 
-def test_environment_file_elsewhere_is_no_hindrance(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "env.yaml").write_text("dependencies: []\n")
-    text = (
-        "name: x\npython_env: ../env.yaml\nentry_points:\n  a: {outputs: [env.yaml], command: x}\n"
-    )
-    assert codes(project(text)) == []
-
-
 def test_unmatched_input_is_told_by_validate_alone(buildrun: Buildrun, project: Project) -> None:
     directory = steps(project, {"main": {"inputs": ["*.csv"], "outputs": ["x"]}})
     assert codes(directory) == []
@@ -328,15 +302,6 @@ def test_unmatched_input_is_told_by_validate_alone(buildrun: Buildrun, project: 
     assert buildrun("validate", "--strict", directory).code == 0
 
 
-def test_unmatched_input_is_looked_for_each_time(project: Project) -> None:
-    directory = steps(project, {"main": {"inputs": ["a/*.csv"], "outputs": ["x"]}})
-    reader = DependencyTracker({})
-    assert not check_files([str(directory)], "/", reader)[0].is_valid()
-    (directory / "a").mkdir()
-    (directory / "a" / "b.csv").touch()
-    assert check_files([str(directory)], "/", reader)[0].is_valid()
-
-
 def test_unmatched_input_has_its_index_and_place(project: Project) -> None:
     directory = steps(project, {"a/b": {"inputs": ["MLproject", "no"], "outputs": ["x"]}})
     spec = read(directory)[0]
@@ -351,10 +316,10 @@ def test_unmatched_input_has_its_index_and_place(project: Project) -> None:
 
 @pytest.mark.parametrize("name", ["line\nbreak", os.fsdecode(b"by\xffte"), "émoji 🎉", "a*b"])
 def test_unusual_names_are_matched(project: Project, name: str) -> None:
-    directory = project("name: x\nentry_points:\n  a: {inputs: ['?*[kei*]?'], command: x}\n")
+    directory = project("name: x\nentry_points:\n  a: {inputs: ['?*[ati *]?'], command: x}\n")
     assert [item.code for item in unmatched(read(directory)[0])] == ["unmatched-input"]
     (directory / name).touch()
-    assert stat.S_ISREG((directory / name).lstat().st_mode)
+    assert not unmatched(read(directory)[0])
 
 
 def test_broken_link_is_there(project: Project) -> None:
