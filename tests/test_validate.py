@@ -229,10 +229,6 @@ def test_bad_bytes_end_in_a_finding(buildrun: Buildrun, tmp_path: Path, content:
     assert "MLproject:1:" in done.out
 
 
-def test_findings_are_plain_text_without_a_terminal(buildrun: Buildrun, project: Project) -> None:
-    assert "\x1b" not in buildrun("validate", project(BAD)).out
-
-
 @pytest.mark.parametrize("colour", [True, False])
 def test_colour_is_the_callers_choice(project: Project, colour: bool) -> None:
     rows = check_files([str(project(BAD))], "/", DependencyTracker({}))
@@ -248,49 +244,6 @@ def test_many_projects_are_checked_in_one_call(buildrun: Buildrun, project: Proj
     directories = [project(BAD, name=f"p{number}") for number in range(50)]
     done = buildrun("validate", "--format", "json", *directories)
     assert [row["valid"] for row in done.data["files"]] == [False] * 50
-
-
-# The shapes of MLflow's own documentation, each with the files that it names.
-CONDA = "name: tutorial\nchannels: [conda-forge]\ndependencies:\n  - python=3.8\n  - pip\n"
-ENVIRONMENT = (
-    '# Python version required to run the project.\npython: "3.8.15"\n'
-    "build_dependencies:\n  - pip\n  - setuptools\n  - wheel==0.37.1\n"
-    "dependencies:\n  - mlflow==2.3\n  - scikit-learn==1.0.2\n"
-)
-ENTRY_POINTS = """
-entry_points:
-  main:
-    parameters:
-      data_file: path
-      regularization: {type: float, default: 0.1}
-      name:
-        type: string
-        default: value
-    command: "python train.py -r {regularization} {data_file} {name}"
-  validate:
-    parameters:
-      data_file: path
-    command: "python validate.py {data_file}"
-"""
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        "name: My Project\n",
-        "name: My Project\npython_env: python_env.yaml\n",
-        "name: My Project\nconda_env: conda.yaml\n",
-        "name: tutorial\ndocker_env:\n  image: mlflow-docker-example-environment\n",
-        "name: tutorial\ndocker_env:\n  image: mlflow-docker-example-environment\n"
-        '  volumes: ["/local/path:/container/mount/path"]\n'
-        '  environment: [["NEW_ENV_VAR", "new_var_value"], "VAR_TO_COPY_FROM_HOST_ENVIRONMENT"]\n',
-    ],
-)
-def test_documented_project_is_clean(buildrun: Buildrun, project: Project, head: str) -> None:
-    files = {"python_env__yaml": ENVIRONMENT, "conda__yaml": CONDA}
-    assert (
-        buildrun("validate", "--strict", cwd=project(head + ENTRY_POINTS, **files)).printed() == ""
-    )
 
 
 def test_plain_types_are_one_line_of_validate_and_of_plan(
