@@ -23,6 +23,9 @@ from source_helpers import (
     repository,
     working_directories,
 )
+from step_helpers import Gate, Start, a_gate, a_start
+
+assert a_gate, a_start  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,12 @@ Run = Callable[..., list[str]]
 def run(buildrun: Buildrun) -> Run:
     """Return a function that runs a project, and returns the lines that it prints."""
     return lambda *words, **more: lines(buildrun(*words, LOCAL, **more).printed())
+
+
+def paused(first: str, then: str = "true") -> str:
+    """Return an MLproject whose command tells what the first prints, and waits before the next."""
+    command = f"{first} > $UP; read _ < $GO; {then}"
+    return f"name: p\nentry_points: {{main: {{command: '{command}'}}}}\n"
 
 
 def lines(text: str) -> list[str]:
@@ -316,68 +325,43 @@ def test_kept_directory_stays_and_is_told(
 @pytest.mark.parametrize("version", ["main", "whole"])
 @pytest.mark.parametrize("known", [False, True])
 def test_runs_at_once_have_directories_of_their_own(
-    served: Repository, buildrun: Buildrun, store: Path, version: str, known: bool
+    served: Repository, start: Start, gate: Gate, store: Path, version: str, known: bool
 ) -> None:
-    commit = served.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; read line'}}\n")
-    options = ("-q", served.url, LOCAL, "-v", commit if version == "whole" else version)
+    commit = served.commit(MLproject=paused("pwd"))
+    options = (served.url, "-v", commit if version == "whole" else version)
     if known:
-        assert buildrun(*options, stdin="\n").code == 0
-    processes = [
-        subprocess.Popen(
-            (sys.executable, "-m", "buildrun", *options),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    places = [process.stdout.readline() for process in processes if process.stdout]
-    for process in processes:
-        process.communicate("\n", timeout=60)
-    assert len(set(places)) == 3
-    assert all(process.returncode == 0 for process in processes)
+        gate.open()
+        assert start(*options).wait().code == 0
+        gate.wait()
+    lives = [start(*options) for _ in range(3)]
+    assert len(gate.wait_for(3)) == 3
+    gate.open(3)
+    assert [live.wait().code for live in lives] == [0, 0, 0]
     assert working_directories(store) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_no_directory(
-    served: Repository, store: Path, number: signal.Signals
+    served: Repository, start: Start, gate: Gate, store: Path, number: signal.Signals
 ) -> None:
-    served.commit(MLproject="name: p\nentry_points: {main: {command: 'pwd; exec sleep 600'}}\n")
-    process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    where = Path(process.stdout.readline().strip())
-    assert where.is_dir()
-    os.kill(process.pid, number)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    served.commit(MLproject=paused("pwd"))
+    live = start(served.url)
+    assert Path(gate.wait()).is_dir()
+    live.send(number)
+    assert live.wait().code == 128 + number
     assert working_directories(store) == []
 
 
 def test_what_a_killed_run_leaves_is_removed_by_a_later_one(
-    served: Repository, buildrun: Buildrun, store: Path, tmp_path: Path
+    served: Repository, start: Start, gate: Gate, buildrun: Buildrun, store: Path, tmp_path: Path
 ) -> None:
     other = repository(tmp_path / "other")
-    served.commit(
-        MLproject="name: p\nentry_points: {main: {command: 'echo $$; pwd; exec sleep 600'}}\n"
-    )
-    process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    command = int(process.stdout.readline())
-    where = Path(process.stdout.readline().strip())
-    process.kill()
-    process.wait()
-    os.kill(command, signal.SIGKILL)
-    process.stdout.close()
+    served.commit(MLproject=paused("pwd"))
+    live = start(served.url)
+    where = Path(gate.wait())
+    live.process.kill()
+    gate.open()
+    live.wait()  # the command has ended as well
     assert where.is_dir()
     # Any project that is fetched will do.
     assert buildrun(other.path, LOCAL, "-v", "main").code == 0
@@ -514,23 +498,16 @@ def test_clearing_the_cache_removes_what_was_fetched(
     assert buildrun(served.url, LOCAL).code == 0
 
 
-def test_mirror_in_use_is_not_removed(served: Repository, buildrun: Buildrun, store: Path) -> None:
-    served.commit(
-        MLproject="name: p\nentry_points: {main: {command: 'pwd; read line; git log --oneline'}}\n"
-    )
-    process = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", served.url, LOCAL),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
+def test_mirror_in_use_is_not_removed(
+    served: Repository, start: Start, gate: Gate, buildrun: Buildrun, store: Path
+) -> None:
+    served.commit(MLproject=paused("pwd", "git log --oneline"))
+    live = start(served.url)
+    gate.wait()
     assert buildrun("cache", "clear").code == 0
     assert len(working_directories(store)) == 1
-    out, _ = process.communicate("\n", timeout=60)
-    assert process.returncode == 0
-    assert out.endswith(" x\n")
+    gate.open()
+    assert live.wait().printed().endswith(" x\n")
 
 
 @pytest.mark.parametrize("form", ["a@host:{path}", "host:{path}", "ssh://a@host{path}"])
