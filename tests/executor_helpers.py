@@ -1,4 +1,4 @@
-"""Runs the local executor and the supervisor in processes and on terminals of their own."""
+"""Runs commands alone or captured, in this process or in one of its own, also on a terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import pty
 import select
 import shlex
 import signal
-import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import pytest
-from processes import kill_session, processes
+from processes import kill_session, processes, state_of
 
-from buildrun.executors.base import Result
+from buildrun.executors.base import Job, OutputSink, Result
+from buildrun.executors.supervisor import Supervisor
 from buildrun.executors.termination import GracePeriods
 
 ROOT = Path(__file__).parent.parent
@@ -32,37 +33,24 @@ NEVER = 1e6
 PATIENT = GracePeriods(interrupt=NEVER, end=NEVER, rest=NEVER, echo=0)
 IMPATIENT = GracePeriods(interrupt=0, end=0, rest=0, echo=0)
 
-# Another directory than ours takes another way to start.
-IN_BOTH_WAYS = pytest.mark.parametrize("directory", [".", "other"])
-
 CTRL_C = "\x03"
 CTRL_Z = "\x1a"
 
 # A shell without the user's own settings, and without a line editor that redraws.
 SHELL = ("bash", "--norc", "--noprofile", "--noediting", "-i")
 
+# Leaves [the signal that ended the loop, the result of each command], and exits as the first one.
 _DRIVER = """
-import json, os, sys
-sys.path.insert(0, sys.argv[1])
-from buildrun.executors.termination import GracePeriods
-from buildrun.executors.base import Job
-from buildrun.executors.local import execute
-command, cwd, grace, timeout = json.loads(sys.argv[2])
-result = execute(Job(command, cwd, dict(os.environ), timeout), grace=GracePeriods(*grace))
-with open("result.part", "w") as file:
-    json.dump(result, file)
-os.replace("result.part", "result")
-sys.exit(result.exit_code)
-"""
-
-_SUPERVISING_DRIVER = """
 import json, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
 from buildrun.executors.termination import GracePeriods
 from buildrun.executors.base import Job
+from buildrun.executors.local import execute
 from buildrun.executors.supervisor import Supervisor
-commands, cwd, grace, timeout = json.loads(sys.argv[2])
+captured, commands, cwd, grace, timeout = json.loads(sys.argv[2])
+grace = GracePeriods(*grace)
+jobs = [Job(command, cwd, dict(os.environ), timeout) for command in commands]
 results = {}
 output = open("output", "wb", buffering=0)
 def show(stream, chunk):
@@ -70,86 +58,108 @@ def show(stream, chunk):
     # A signal may cut a long write short.
     while chunk and sys.stdout is not None:
         chunk = chunk[os.write(1, chunk):]
-def work(command):
-    job = Job(command, cwd, dict(os.environ), timeout)
-    results[command] = supervisor.run(job, show, grace=GracePeriods(*grace))
+def work(number):
+    results[number] = supervisor.run(jobs[number], show, grace=grace)
     supervisor.post(lambda: None)
-with Supervisor() as supervisor:
-    threads = [threading.Thread(target=work, args=(command,)) for command in commands]
-    for thread in threads:
-        thread.start()
-    number = supervisor.loop(lambda: len(results) == len(threads))
+if captured:
+    with Supervisor() as supervisor:
+        for number in range(len(jobs)):
+            threading.Thread(target=work, args=(number,)).start()
+        interrupted = supervisor.loop(lambda: len(results) == len(jobs))
+else:
+    results[0] = execute(jobs[0], grace=grace)
+    interrupted = results[0].interrupted
 with open("result.part", "w") as file:
-    json.dump([number, [results[command] for command in commands]], file)
+    json.dump([interrupted, [results[number] for number in range(len(jobs))]], file)
 os.replace("result.part", "result")
-sys.exit(128 + number if number else 0)
+sys.exit(results[0].exit_code)
 """
 
 
 class Place:
-    """A directory with a program `run` in it that executes one command, or several at once."""
+    """A directory with a program `run` in it that executes one command, or several captured."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, captured: bool) -> None:
         self.path = path
         self.argv: list[str] = []
+        self._captured = captured
 
     def prepare(
-        self,
-        command: str,
-        *,
-        grace: GracePeriods = PATIENT,
-        directory: str = os.curdir,
-        timeout: float | None = None,
-    ) -> None:
-        self._prepare(_DRIVER, command, grace, directory, timeout)
-
-    def prepare_several(
         self,
         *commands: str,
         grace: GracePeriods = PATIENT,
         directory: str = os.curdir,
         timeout: float | None = None,
     ) -> None:
-        self._prepare(_SUPERVISING_DRIVER, commands, grace, directory, timeout)
-
-    def _prepare(
-        self,
-        driver: str,
-        what: str | Sequence[str],
-        grace: GracePeriods,
-        directory: str,
-        timeout: float | None,
-    ) -> None:
         cwd = self.path / directory
         cwd.mkdir(exist_ok=True)
-        arguments = json.dumps([what, str(cwd), list(grace), timeout])
-        self.argv = [sys.executable, "-c", driver, str(ROOT), arguments]
+        arguments = json.dumps([self._captured, commands, str(cwd), list(grace), timeout])
+        self.argv = [sys.executable, "-c", _DRIVER, str(ROOT), arguments]
         self.script("run", f"exec {shlex.join(self.argv)}\n")
 
     def script(self, name: str, text: str) -> None:
         path = self.path / name
         path.write_text(f"#!/bin/sh\n{text}")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    def fifo(self, name: str) -> None:
-        os.mkfifo(self.path / name)
+        path.chmod(0o755)
 
     @property
     def result(self) -> Result:
-        return Result(*json.loads((self.path / "result").read_text()))
+        """How the command ended; by the signal that ended the loop, if by one."""
+        interrupted, (result,) = self.results
+        assert result.interrupted == interrupted
+        return result
 
     @property
     def results(self) -> tuple[int | None, list[Result]]:
-        """What the loop of several commands has returned, and how each of them ended."""
+        """The signal that ended the loop, and how each command ended."""
         number, results = json.loads((self.path / "result").read_text())
         return number, [Result(*result) for result in results]
 
 
-class Screen:
+class _Shown:
+    """What a process shows on a descriptor of ours."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._shown = b""
+
+    def until(self, marker: str) -> str:
+        """Return what is shown up to the marker, and remove it."""
+        end = marker.encode()
+        while end not in self._shown:
+            assert self._more(), f"ended without {marker!r}: {self._shown!r}"
+        before, _, self._shown = self._shown.partition(end)
+        return before.decode(errors="replace")
+
+    def line(self) -> str:
+        return self.until("\n")
+
+    def group(self) -> int:
+        """Return the group that `idle` prints."""
+        self.until("group=")
+        return int(self.until("."))
+
+    def rest(self) -> str:
+        """Return all further output, once nobody can write any more."""
+        while self._more():
+            pass
+        return self._shown.decode()
+
+    def _more(self) -> bool:
+        ready = select.select([self._descriptor], [], [], LIMIT)[0]
+        assert ready, f"nothing more after {self._shown!r}"
+        try:
+            data = os.read(self._descriptor, 4096)
+        except OSError:  # EIO is Linux's end of a terminal
+            data = b""
+        self._shown += data
+        return bool(data)
+
+
+class Screen(_Shown):
     """A process on a terminal of its own, and what a user sees and types there."""
 
     def __init__(self, place: Place, argv: Sequence[str]) -> None:
-        self.shown = b""
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             try:
@@ -160,72 +170,51 @@ class Screen:
                 os.execvpe(argv[0], tuple(argv), environ)
             finally:
                 os._exit(127)
-        self._code: int | None = None
+        super().__init__(self.master)
+        self._ended = False
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def until(self, marker: str) -> str:
-        """Return what is shown up to the marker, and remove it."""
-        end = marker.encode()
-        while end not in self.shown:
-            if not self._more():
-                raise AssertionError(f"ended without {marker!r}: {self.shown!r}")
-        before, _, self.shown = self.shown.partition(end)
-        return before.decode(errors="replace")
+    def talk(self, *texts: str) -> None:
+        """Type the first text, wait for the second one to be shown, and so on."""
+        for number, text in enumerate(texts):
+            self.until(text) if number % 2 else self.type(text)
 
     def wait(self) -> int:
         """Return the exit code, once all is shown and the terminal is closed."""
-        while self._more():
-            pass
-        return self.code()
+        self.rest()
+        return self._code()
 
     def hang_up(self) -> None:
         os.close(self.master)
         self.master = -1
 
-    def code(self) -> int:
-        if self._code is None:
-            _, status = os.waitpid(self.pid, 0)
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
-
     def close(self) -> None:
         _kill_session(self.pid)
-        if self._code is None:
+        if not self._ended:
             os.kill(self.pid, signal.SIGKILL)
-            self.code()
+            self._code()
         if self.master >= 0:
             self.hang_up()
 
-    def _more(self) -> bool:
-        if not select.select([self.master], [], [], LIMIT)[0]:
-            raise AssertionError(f"nothing more after {self.shown!r}")
-        try:
-            data = os.read(self.master, 4096)
-        except OSError:  # EIO is Linux's end of a terminal
-            data = b""
-        self.shown += data
-        return bool(data)
+    def _code(self) -> int:
+        self._ended = True
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-class Process:
+class Process(_Shown):
     """A process without a terminal, in a session of its own."""
 
     def __init__(
-        self,
-        place: Place,
-        argv: Sequence[str],
-        *,
-        ignoring: Sequence[int] = (),
-        blocking: Sequence[int] = (),
+        self, place: Place, argv: Sequence[str], ignoring: Sequence[int], blocking: Sequence[int]
     ) -> None:
         def prepare() -> None:
             for number in ignoring:
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_BLOCK, blocking)
 
-        self.popen = subprocess.Popen(
+        self._popen = subprocess.Popen(
             argv,
             cwd=place.path,
             stdin=subprocess.PIPE,
@@ -234,45 +223,25 @@ class Process:
             start_new_session=True,
             preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )
-        self._output = b""
+        super().__init__(_given(self._popen.stdout).fileno())
 
     def signal(self, number: int) -> None:
-        self.popen.send_signal(number)
+        self._popen.send_signal(number)
 
     def type(self, text: str) -> None:
-        stdin = _given(self.popen.stdin)
+        stdin = _given(self._popen.stdin)
         stdin.write(text.encode())
         stdin.flush()
 
-    def line(self) -> str:
-        while b"\n" not in self._output:
-            assert self._more(), f"ended with {self._output!r}"
-        line, _, self._output = self._output.partition(b"\n")
-        return line.decode()
-
-    def rest(self) -> str:
-        """Return all further output, once nobody can write any more."""
-        while self._more():
-            pass
-        return self._output.decode()
-
-    def _more(self) -> bool:
-        stdout = _given(self.popen.stdout)
-        if not select.select([stdout], [], [], LIMIT)[0]:
-            raise AssertionError(f"nothing more after {self._output!r}")
-        data = os.read(stdout.fileno(), 4096)
-        self._output += data
-        return bool(data)
-
     def wait(self) -> int:
-        return self.popen.wait(timeout=LIMIT)
+        return self._popen.wait(timeout=LIMIT)
 
     def close(self) -> None:
-        _kill_session(self.popen.pid)
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait()
-        for stream in (self.popen.stdin, self.popen.stdout):
+        _kill_session(self._popen.pid)
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        for stream in (self._popen.stdin, self._popen.stdout):
             _given(stream).close()
 
 
@@ -290,36 +259,93 @@ def _kill_session(session: int) -> None:
     kill_session(session)
 
 
+class Run:
+    """A captured command in a thread of its own, and what has come of it so far."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        job: Job,
+        sink: OutputSink | None = None,
+        grace: GracePeriods = IMPATIENT,
+    ) -> None:
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+        self.written = {1: bytearray(), 2: bytearray()}
+        self._sink = sink
+        self._supervisor = supervisor
+        self._thread = threading.Thread(target=self._to_end, args=(job, grace))
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def join(self) -> Run:
+        self._thread.join(timeout=LIMIT)
+        assert not self._thread.is_alive()
+        return self
+
+    def _take(self, stream: int, chunk: bytes) -> None:
+        self.written[stream] += chunk
+        if self._sink is not None:
+            self._sink(stream, chunk)
+
+    def _to_end(self, job: Job, grace: GracePeriods) -> None:
+        try:
+            self.result = self._supervisor.run(job, self._take, grace=grace)
+        except BaseException as error:
+            self.error = error
+        self._supervisor.post(lambda: None)
+
+
+def supervise(
+    *jobs: Job, sink: OutputSink | None = None, grace: GracePeriods = IMPATIENT
+) -> list[Run]:
+    """Run all of them at once, to their end."""
+    with Supervisor() as supervisor:
+        runs = [Run(supervisor, job, sink, grace) for job in jobs]
+        assert supervisor.loop(lambda: all(run.ended for run in runs)) is None
+    return [run.join() for run in runs]
+
+
+def job(command: str, cwd: Path | str = ".", timeout: float | None = None, **environ: str) -> Job:
+    return Job(command, os.path.abspath(cwd), dict(os.environ) | environ, timeout)
+
+
+class Gate:
+    """A fifo on which commands wait, each for its turn, with `WAIT`."""
+
+    WAIT = "read -r _ <gate"
+
+    def __init__(self, directory: Path) -> None:
+        os.mkfifo(directory / "gate")
+        # for both, so that neither side waits for the other to open it
+        self._descriptor = os.open(directory / "gate", os.O_RDWR)
+
+    def open(self, turns: int = 1) -> None:
+        os.write(self._descriptor, b"\n" * turns)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 def python(code: str) -> str:
     """Return the shell command that becomes a Python program."""
     return f"exec {shlex.join([sys.executable, '-c', code])}"
 
 
-def idle() -> str:
+def idle(on_ctrl_c: str = "DFL") -> str:
     """Return a command that prints its group as "group=N." and does nothing else.
 
     Ready when it says so: just before a program is loaded, bash can lose a signal.
+    on_ctrl_c: "IGN" to ignore it, like the jobs of a script.
     """
     return python(
         "import os, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        f"signal.signal(signal.SIGINT, signal.SIG_{on_ctrl_c})\n"
         # in one piece, as several may write at once
         "os.write(1, f'group={os.getpgrp()}.\\n'.encode())\n"
-        "time.sleep(1000)"
-    )
-
-
-def group_in(line: str) -> int:
-    """Return the group that `idle` has printed."""
-    return int(line.removeprefix("group=").removesuffix("."))
-
-
-def stubborn() -> str:
-    """Return a command that prints "stubborn" and ignores Ctrl-C, like the jobs of a script."""
-    return python(
-        "import signal, time\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "print('stubborn', flush=True)\n"
         "time.sleep(1000)"
     )
 
@@ -342,18 +368,18 @@ def listen(*numbers: int) -> str:
     )
 
 
+def is_stopped(pid: int) -> bool:
+    return state_of(pid).startswith("T")
+
+
 def group_has_ended(group: int) -> bool:
     """Return whether the group has no members but zombies, which others have to reap."""
     return not any(each.group == group and "Z" not in each.state for each in processes())
 
 
 def children() -> set[int]:
-    """Return our child processes, ended ones that nobody has reaped too.
-
-    Servers that other tests have started are among them.
-    """
-    own = os.getpid()
-    return {each.pid for each in processes() if each.parent == own}
+    """Return our child processes, ended ones and servers of other tests too."""
+    return {each.pid for each in processes() if each.parent == os.getpid()}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -370,13 +396,35 @@ def _given(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 @pytest.fixture(name="place")
-def a_place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def a_place(tmp_path: Path, captured: bool) -> Place:
+    """Return the directory; `captured` is for the test's own module to say."""
+    return Place(tmp_path, captured=captured)
+
+
+@pytest.fixture(name="directory", params=[".", "other"])
+def a_directory(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Return ours and then another directory; commands are started in different ways there."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return str(request.param)
+
+
+@pytest.fixture(name="gate")
+def a_gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path)
+    yield made
+    made.close()
+
+
+OpenScreen = Callable[..., Screen]
+StartProcess = Callable[..., Process]
 
 
 @pytest.fixture(name="screen")
-def a_screen(place: Place) -> Iterator[Callable[..., Screen]]:
-    opened = []
+def a_screen(place: Place) -> Iterator[OpenScreen]:
+    opened: list[Screen] = []
 
     def open_screen(*argv: str) -> Screen:
         opened.append(Screen(place, argv or ("./run",)))
@@ -388,11 +436,11 @@ def a_screen(place: Place) -> Iterator[Callable[..., Screen]]:
 
 
 @pytest.fixture(name="process")
-def a_process(place: Place) -> Iterator[Callable[..., Process]]:
-    started = []
+def a_process(place: Place) -> Iterator[StartProcess]:
+    started: list[Process] = []
 
     def start(*argv: str, ignoring: Sequence[int] = (), blocking: Sequence[int] = ()) -> Process:
-        started.append(Process(place, argv or ("./run",), ignoring=ignoring, blocking=blocking))
+        started.append(Process(place, argv or ("./run",), ignoring, blocking))
         return started[-1]
 
     yield start

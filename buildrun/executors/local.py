@@ -75,16 +75,18 @@ def execute(job: Job, *, grace: GracePeriods = GRACE) -> Result:
     program = find_program(job)
     with kept(job.log), Terminal() as terminal, Signals() as signals, Guard() as guard:
         descriptor = terminal.descriptor_to_give()
-        group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
-        guard.add(group)
-        if descriptor is not None:
-            terminal.record_given(group)
+        group = 0
         try:
+            group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
+            guard.add(group)
+            if descriptor is not None:
+                terminal.record_given(group)
             ending = Termination(group, grace, job.timeout)
             return _Watch(group, terminal, signals, ending).to_end()
         except BaseException:
             # A handler of our caller's has raised; the command must not be lost.
-            _destroy(group)
+            if group:
+                _destroy(group)
             raise
 
 

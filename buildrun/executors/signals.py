@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from types import TracebackType
 from typing import Any
 
 # They ask buildrun to end.
@@ -56,12 +55,7 @@ class Signals:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put handlers and mask back, and raise again what was not read."""
         self._uninstall()
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import TracebackType
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, OutputSink, Result
@@ -72,19 +71,14 @@ class Supervisor:
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Bring what still runs to its end, and let every `run` return; then as it was before."""
         with self._open:
             try:
                 self._end_all()
             finally:
                 # A handler of our caller's has raised; no command and no thread must be lost.
-                for captured, _ in tuple(self._running.values()):
+                for captured, _order in tuple(self._running.values()):
                     captured.destroy()
                 self._settle()
 
@@ -347,12 +341,7 @@ class CallQueue:
             os.set_blocking(self._writer, False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close, and drop what was not taken."""
         with self._lock:
             for descriptor in (self._reader, self._writer):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from types import TracebackType
 from typing import Any
 
 
@@ -32,12 +31,7 @@ class Terminal:
         """Return the open terminal."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the foreground back, and close."""
         self.take_back()
         if self._descriptor >= 0:
