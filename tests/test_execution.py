@@ -315,8 +315,8 @@ def test_each_further_signal_brings_the_next_step(place: Place, process: StartPr
 def test_echo_of_a_signal_brings_no_step() -> None:
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     ending = Termination(child.pid, GracePeriods(interrupt=NEVER, end=0, echo=NEVER))
-    ending.ask(signal.SIGINT)
-    ending.ask(signal.SIGINT)
+    ending.request(signal.SIGINT)
+    ending.request(signal.SIGINT)
     assert (ending.seconds() or 0) > 1000
     assert child.wait() == -signal.SIGINT
 

@@ -11,9 +11,8 @@ import termios
 import time
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import TIMED_OUT, Job, OutputSink, Result
-from buildrun.executors.process import Members, find_program, open_pipe, send, spawn
-from buildrun.executors.signals import CAUGHT
+from buildrun.executors.base import Job, OutputSink, Result
+from buildrun.executors.process import destroy, find_program, open_pipe, shell_code, spawn
 from buildrun.executors.termination import GracePeriods, Termination
 
 # What is read of one stream before the others have their turn; a Linux pipe holds as much.
@@ -23,10 +22,6 @@ _CHUNK = 65536
 # with ``exec > >(tee log)``, for which bash does not wait. Nothing tells such a process from a
 # server in the background, which would keep us waiting for ever.
 _LINGER = 0.1
-
-# Pauses in seconds between looks at a group whose leader has ended.
-_FIRST_PAUSE = 0.001
-_LAST_PAUSE = 0.05
 
 
 class CapturedProcess:
@@ -53,11 +48,9 @@ class CapturedProcess:
         self._selector = selector
         self.group, self._streams = _start(job, stdin, mask)
         self.ending = Termination(self.group, grace, job.timeout)
-        self._members = Members(self.group)
+        # The leader's, once it has ended; and until when the streams stay open after that.
         self._code: int | None = None
-        self._pause = _FIRST_PAUSE
-        # When the next look at the group is due, or the linger over; of use without a leader.
-        self._due = 0.0
+        self._linger_end = 0.0
         try:
             for descriptor in self._streams:
                 selector.register(descriptor, selectors.EVENT_READ, self)
@@ -72,19 +65,17 @@ class CapturedProcess:
 
     def seconds(self) -> float | None:
         """Return the time to the next `look` that is due by itself, or None."""
-        step = self.ending.seconds()
-        if self._code is None:
-            return step
-        left = max(0.0, self._due - time.monotonic())
-        return left if step is None else min(left, step)
+        if self._code is None or self.ending.begun:
+            return self.ending.seconds()
+        return max(0.0, self._linger_end - time.monotonic())
 
-    def ask(self, number: int) -> None:
+    def request_end(self, number: int) -> None:
         """Pass on a signal that asks us to end; a command that has just ended keeps its result."""
         self.look(leader=True)
         if self._code is None or self.ending.begun:
-            self.ending.ask(number)
+            self.ending.request(number)
         else:
-            self._due = 0.0
+            self._linger_end = 0.0
 
     def read(self, descriptor: int) -> None:
         """Pass on a part of what has been written to this stream."""
@@ -93,7 +84,7 @@ class CapturedProcess:
         if self._read(descriptor, _CHUNK) == 0:
             self._close(descriptor)
             if not self._streams:
-                self._due = 0.0
+                self._linger_end = 0.0
 
     def look(self, *, leader: bool) -> None:
         """Take the steps whose time has come, to the end if nothing is left to wait for.
@@ -104,20 +95,15 @@ class CapturedProcess:
             return
         if leader and self._code is None:
             self._note_leader()
-        self.ending.advance_if_due()
-        if self._code is not None and not self._waits_for_more():
+        self.ending.escalate_if_due()
+        if self._code is not None and not self._lingers() and self.ending.is_over():
             self._finish(self._code)
 
     def destroy(self) -> None:
         """End the command at once, where there is no time for more."""
         if self.ended:
             return
-        send(self.group, signal.SIGKILL)
-        if self._code is None:
-            try:
-                os.waitpid(self.group, 0)
-            except ChildProcessError:
-                pass
+        destroy(self.group)
         self._finish(128 + signal.SIGKILL)
 
     def _note_leader(self) -> None:
@@ -131,27 +117,19 @@ class CapturedProcess:
         else:
             if pid == 0:
                 return
-            code = os.waitstatus_to_exitcode(status)
-            self._code = code if code >= 0 else 128 - code
+            self._code = shell_code(os.waitstatus_to_exitcode(status))
         self.ending.leader_has_ended()
-        self._due = time.monotonic() + (0.0 if self.ending.begun else _LINGER)
+        self._linger_end = time.monotonic() + _LINGER
 
-    def _waits_for_more(self) -> bool:
-        now = time.monotonic()
-        if not self.ending.begun:
-            return bool(self._streams) and now < self._due
-        if not self._members.exist() or self.ending.given_up:
-            return False
-        self._due = now + self._pause
-        self._pause = min(2 * self._pause, _LAST_PAUSE)
-        return True
+    def _lingers(self) -> bool:
+        waits = not self.ending.begun and time.monotonic() < self._linger_end
+        return waits and bool(self._streams)
 
     def _finish(self, code: int) -> None:
         for descriptor in tuple(self._streams):
             self._drain(descriptor)
             self._close(descriptor)
-        timed_out = self.ending.timed_out
-        self.result = Result(TIMED_OUT if timed_out else code, self.ending.interrupted, timed_out)
+        self.result = self.ending.result(code)
 
     def _drain(self, descriptor: int) -> None:
         """Read what is there now; whoever goes on writing does not keep us."""
@@ -170,7 +148,7 @@ class CapturedProcess:
             except BaseException as error:
                 # Nothing more is passed on, but all is read: a full pipe would hold up the end.
                 self.error = error
-                self.ending.end()
+                self.ending.begin()
         return len(chunk)
 
     def _close(self, descriptor: int) -> None:
@@ -193,7 +171,7 @@ def _start(job: Job, stdin: int, mask: set[int]) -> tuple[int, dict[int, int]]:
             readers[reader] = number
             writers.append(writer)
         streams = (stdin, writers[0], writers[1])
-        group = spawn(program, job, terminal=None, caught=CAUGHT, mask=mask, streams=streams)
+        group = spawn(program, job, terminal=None, mask=mask, streams=streams)
     except BaseException as error:
         for reader in readers:
             os.close(reader)

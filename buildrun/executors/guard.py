@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from buildrun.executors.process import above_standard, open_pipe
+from buildrun.executors.process import move_above_standard, open_pipe
 from buildrun.executors.termination import GRACE
 
 # It reads the groups that run now, a line each time they change; the end of the file is our own.
@@ -47,7 +47,7 @@ class Guard:
         null = reader = -1
         try:
             reader, self._writer = open_pipe()
-            null = above_standard(os.open(os.devnull, os.O_WRONLY))
+            null = move_above_standard(os.open(os.devnull, os.O_WRONLY))
             streams = (reader, null, null)
             self._process = os.posix_spawn(
                 "/bin/sh",

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.executors.base import TIMED_OUT, Job, Result
+from buildrun.executors.base import Job, Result
 from buildrun.executors.guard import Guard
-from buildrun.executors.process import Members, find_program, send, spawn
-from buildrun.executors.signals import CAUGHT, ENDING, Signals
+from buildrun.executors.process import destroy, find_program, send, shell_code, spawn
+from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.tee import kept
 from buildrun.executors.terminal import Terminal
 from buildrun.executors.termination import GRACE, GracePeriods, Termination
@@ -25,10 +25,8 @@ from buildrun.executors.termination import GRACE, GracePeriods, Termination
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext, OutputSink, ProcessRunner, Task
 
-# Pauses in seconds between looks at a group whose last members are not our children: nothing
-# tells us of their end.
-_FIRST_PAUSE = 0.001
-_LAST_PAUSE = 0.05
+# Seconds between looks at a command that nothing tells us of: in another thread than the main one.
+_PAUSE = 0.05
 
 # Seconds that another thread may need to note our being continued.
 _CONTINUE_NOTICE = 0.5
@@ -77,21 +75,21 @@ def execute(job: Job, *, grace: GracePeriods = GRACE) -> Result:
         descriptor = terminal.descriptor_to_give()
         group = 0
         try:
-            group = spawn(program, job, terminal=descriptor, caught=CAUGHT, mask=signals.mask)
+            group = spawn(program, job, terminal=descriptor, mask=signals.mask)
             guard.add(group)
             if descriptor is not None:
                 terminal.record_given(group)
             ending = Termination(group, grace, job.timeout)
-            return _Watch(group, terminal, signals, ending).to_end()
+            return _AttachedProcess(group, terminal, signals, ending).wait()
         except BaseException:
             # A handler of our caller's has raised; the command must not be lost.
             if group:
-                _destroy(group)
+                destroy(group)
             raise
 
 
-class _Watch:
-    """A running command, with all that is done for it until it has ended."""
+class _AttachedProcess:
+    """A running command with our streams, and all that is done for it until it has ended."""
 
     def __init__(
         self, group: int, terminal: Terminal, signals: Signals, ending: Termination
@@ -101,27 +99,23 @@ class _Watch:
         self._signals = signals
         self._ending = ending
 
-    def to_end(self) -> Result:
+    def wait(self) -> Result:
         self._signals.release()
-        status = self._leader_to_end()
-        code = status if status >= 0 else 128 - status
+        status = self._wait_for_leader()
         # Ctrl-C has then reached the command's group alone.
         was_given = self._terminal.given
         # Before the rest is ended, so that the user can hurry us with Ctrl-C.
         self._terminal.take_back()
-        if code > 128:
+        if shell_code(status) > 128:
             self._terminal.restore_modes()
-        if was_given and (number := _ended_by(status)):
-            self._ending.follow(number)
-        self._ending.leader_has_ended()
-        self._note_requests(0)
-        if self._ending.begun:
-            self._rest_to_end()
-        if self._ending.timed_out:
-            return Result(TIMED_OUT, self._ending.interrupted, True)
-        return Result(code, self._ending.interrupted)
+        self._ending.leader_has_ended(_ended_by(status) if was_given else None)
+        self._read_requests(0)
+        while not self._ending.is_over():
+            self._read_requests(self._ending.seconds())
+            self._ending.escalate_if_due()
+        return self._ending.result(shell_code(status))
 
-    def _leader_to_end(self) -> int:
+    def _wait_for_leader(self) -> int:
         # Asked without waiting, then waited for by reading: the byte of a SIGCHLD that arrives
         # in between is in the pipe.
         waits = not self._signals.active and self._ending.seconds() is None
@@ -131,7 +125,7 @@ class _Watch:
             if pid == 0:
                 for number in self._signals.read(self._pause()):
                     self._receive(number)
-                self._ending.advance_if_due()
+                self._ending.escalate_if_due()
             elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             else:
@@ -140,27 +134,16 @@ class _Watch:
     def _pause(self) -> float | None:
         # Outside the main thread nothing tells of the command's end before its timeout.
         seconds = self._ending.seconds()
-        return seconds if self._signals.active else min(seconds or 0, _LAST_PAUSE)
+        return seconds if self._signals.active else min(seconds or 0, _PAUSE)
 
-    def _rest_to_end(self) -> None:
-        members = Members(self._group)
-        pause = _FIRST_PAUSE
-        # Once the last member has gone its number could be another group's, but only after all
-        # process numbers were used within one pause.
-        while members.exist() and not self._ending.given_up:
-            left = self._ending.seconds()
-            self._note_requests(pause if left is None else min(pause, left))
-            self._ending.advance_if_due()
-            pause = min(2 * pause, _LAST_PAUSE)
-
-    def _note_requests(self, seconds: float) -> None:
+    def _read_requests(self, seconds: float | None) -> None:
         for number in self._signals.read(seconds):
             if number in ENDING:
-                self._ending.ask(number)
+                self._ending.request(number)
 
     def _receive(self, number: int) -> None:
         if number in ENDING:
-            self._ending.ask(number)
+            self._ending.request(number)
         elif number == signal.SIGTSTP:
             # Ctrl-Z while we have the terminal reaches our group alone. We do not wait for the
             # command to stop: if it has just been stopped as it asked for the terminal, it does
@@ -199,7 +182,7 @@ class _Watch:
         elif wants_terminal and not self._was_continued(_CONTINUE_NOTICE):
             # Nobody can give us the terminal any more. Continued, the command would ask again,
             # on and on; so it gets what stopped groups get that have lost their shell.
-            self._ending.ask(signal.SIGHUP)
+            self._ending.request(signal.SIGHUP)
         elif wants_terminal:
             self._resume()
 
@@ -207,7 +190,7 @@ class _Watch:
         if not self._signals.active:
             # Nothing tells; the pause is for a command that nobody can give the terminal to,
             # and that stops again and again.
-            self._signals.read(_LAST_PAUSE)
+            self._signals.read(_PAUSE)
             return True
         numbers = self._signals.read(seconds)
         for number in numbers:
@@ -225,11 +208,3 @@ def _ended_by(status: int) -> int | None:
     if status == 128 + signal.SIGINT:
         return int(signal.SIGINT)
     return -status if -status in ENDING else None
-
-
-def _destroy(group: int) -> None:
-    send(group, signal.SIGKILL)
-    try:
-        os.waitpid(group, 0)
-    except ChildProcessError:
-        pass  # it had ended already

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job
+from buildrun.executors.signals import CAUGHT
 
 # What becomes a command's stdin, stdout and stderr; none of them is itself one of ours.
 Streams = tuple[int, int, int]
@@ -41,8 +41,8 @@ def open_pipe() -> tuple[int, int]:
     """
     reader, writer = os.pipe()
     try:
-        reader = above_standard(reader)
-        writer = above_standard(writer)
+        reader = move_above_standard(reader)
+        writer = move_above_standard(writer)
     except OSError:
         os.close(reader)
         os.close(writer)
@@ -50,7 +50,7 @@ def open_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def above_standard(descriptor: int) -> int:
+def move_above_standard(descriptor: int) -> int:
     """Return the descriptor, moved where its number is a standard stream's; raises OSError."""
     if descriptor > 2:
         return descriptor
@@ -66,15 +66,13 @@ def spawn(
     job: Job,
     *,
     terminal: int | None,
-    caught: Iterable[int],
     mask: set[int],
     streams: Streams | None = None,
 ) -> int:
     """Start the command as the leader of a new process group, and return the group's number.
 
     terminal: a descriptor of the terminal whose foreground the group becomes, else None.
-    caught: the signals that may have handlers of ours; the caller has blocked them.
-    mask: the signals that stay blocked in the command.
+    mask: the signals that stay blocked in the command; the caller has blocked all of `CAUGHT`.
     streams: what the command has instead of our standard streams. It then leads a session of its
         own, which has no terminal: what asks there for a password fails, instead of being stopped.
 
@@ -88,7 +86,7 @@ def spawn(
             return _spawn_here(program, job, mask, streams)
         except NotImplementedError:
             pass  # a C library that knows no new sessions
-    return _fork(program, job, terminal, caught, mask, streams)
+    return _fork(program, job, terminal, mask, streams)
 
 
 def _spawn_here(program: str, job: Job, mask: set[int], streams: Streams | None) -> int:
@@ -114,7 +112,6 @@ def _fork(
     program: str,
     job: Job,
     terminal: int | None,
-    caught: Iterable[int],
     mask: set[int],
     streams: Streams | None,
 ) -> int:
@@ -137,7 +134,7 @@ def _fork(
         os.close(writer)
         raise ExecutionError(f"no process can be started: {_reason(error)}") from None
     if pid == 0:
-        _become(program, job, writer, terminal, caught, mask, streams)
+        _become(program, job, writer, terminal, mask, streams)
     os.close(writer)
     try:
         report = os.read(reader, 4096)
@@ -161,7 +158,6 @@ def _become(
     job: Job,
     writer: int,
     terminal: int | None,
-    caught: Iterable[int],
     mask: set[int],
     streams: Streams | None,
 ) -> NoReturn:
@@ -181,11 +177,11 @@ def _become(
                 pass  # hung up meanwhile
         # From here to exec our own handlers must not run, and their wake-up pipe is the parent's.
         signal.set_wakeup_fd(-1)
-        for number in caught:
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
-        for number in _IGNORED_BY_PYTHON:
-            signal.signal(number, signal.SIG_DFL)
+        for caught in CAUGHT:
+            if callable(signal.getsignal(caught)):
+                signal.signal(caught, signal.SIG_DFL)
+        for ignored in _IGNORED_BY_PYTHON:
+            signal.signal(ignored, signal.SIG_DFL)
         for number, descriptor in enumerate(streams or ()):
             os.dup2(descriptor, number)
         step = "cwd"
@@ -233,7 +229,21 @@ def send(group: int, number: int) -> None:
         pass
 
 
-class Members:
+def destroy(group: int) -> None:
+    """Kill the group at once, and wait for its leader."""
+    send(group, signal.SIGKILL)
+    try:
+        os.waitpid(group, 0)
+    except ChildProcessError:
+        pass  # it had ended already
+
+
+def shell_code(code: int) -> int:
+    """Return an exit code as shells have it: 128 and the number for the end by a signal."""
+    return code if code >= 0 else 128 - code
+
+
+class GroupMembers:
     """What is left of a group whose leader has been waited for."""
 
     def __init__(self, group: int) -> None:
@@ -242,7 +252,7 @@ class Members:
         # The last one seen alive; asked first, as a look at all processes takes milliseconds.
         self._known = group
 
-    def exist(self) -> bool:
+    def any_alive(self) -> bool:
         """Return whether there are living members that we may signal."""
         self._reap()
         try:

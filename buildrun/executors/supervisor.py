@@ -16,7 +16,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, OutputSink, Result
 from buildrun.executors.captured import CapturedProcess
 from buildrun.executors.guard import Guard
-from buildrun.executors.process import above_standard, open_pipe, send
+from buildrun.executors.process import move_above_standard, open_pipe, send
 from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.termination import GRACE, GracePeriods
 
@@ -59,7 +59,7 @@ class Supervisor:
             try:
                 stack.enter_context(self._calls)
                 self._selector = stack.enter_context(selectors.DefaultSelector())
-                self._null = above_standard(os.open(os.devnull, os.O_RDONLY))
+                self._null = move_above_standard(os.open(os.devnull, os.O_RDONLY))
                 stack.callback(os.close, self._null)
             except OSError as error:
                 raise ExecutionError(f"commands cannot be supervised: {error.strerror}") from None
@@ -202,7 +202,7 @@ class Supervisor:
             for end in self._refuse(number):
                 end(number)
             for captured, _ in self._running.values():
-                captured.ask(number)
+                captured.request_end(number)
         elif number == signal.SIGTSTP:
             self._suspend()
         elif number == signal.SIGCONT:
@@ -272,7 +272,7 @@ class Supervisor:
             order.settle(_refused(self._refusing or signal.SIGTERM), None)
         for captured, _ in self._running.values():
             if not captured.ending.begun:
-                captured.ask(signal.SIGTERM)
+                captured.request_end(signal.SIGTERM)
         while self._running:
             self._calls.take()  # too late
             self._serve()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from buildrun.executors.process import above_standard, open_pipe
+from buildrun.executors.process import move_above_standard, open_pipe
 
 # Seconds that are left for the last of the output; what goes on in the background may go on.
 _LINGER = 0.1
@@ -58,10 +58,10 @@ def _put_between(path: str) -> tuple[Saved, tuple[int, ...]]:
         # Where both are one, one `tee` leaves the order of lines as it is.
         one = os.path.sameopenfile(1, 2)
         for number in (1,) if one else (1, 2):
-            saved += ((number, above_standard(os.dup(number))),)
+            saved += ((number, move_above_standard(os.dup(number))),)
             ends += (_start(tee, path, number),)
         if one:
-            saved += ((2, above_standard(os.dup(2))),)
+            saved += ((2, move_above_standard(os.dup(2))),)
             os.dup2(1, 2)
     except OSError:
         pass  # the log is worth less than the command

@@ -1,4 +1,4 @@
-"""How a process group is brought to its end: signals and grace periods."""
+"""How a process group is brought to its end: signals, grace periods, and what is left of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import signal
 import time
 from typing import NamedTuple
 
-from buildrun.executors.process import send
+from buildrun.executors.base import TIMED_OUT, Result
+from buildrun.executors.process import GroupMembers, send
 
 
 class GracePeriods(NamedTuple):
     """How long a group that was asked to end may take, in seconds.
 
-    interrupt: after SIGINT.
-    end: after any other signal, and after a timeout's.
+    interrupt: after SIGINT. end: after any other signal, and after a timeout's.
     rest: after SIGINT, for what is still there once the command itself has ended: mostly
         background jobs, which bash starts with SIGINT ignored.
     echo: within this time a second signal is the same request again. `timeout` signals its
@@ -37,55 +37,53 @@ _KILL_TIME = 5.0
 # Seconds; poll and epoll take no more than 24 days.
 _LONGEST_WAIT = 86400.0
 
+# Seconds between looks at a group whose last members are not our children: nothing tells us of
+# their end.
+_FIRST_PAUSE = 0.001
+_LAST_PAUSE = 0.05
+
 
 class Termination:
-    """Passes the user's signal on to a group; then SIGTERM and SIGKILL, each in its time."""
+    """Ends a group when asked to, or after a timeout: the signal, then SIGTERM, then SIGKILL.
+
+    begun: whether the group is to end. interrupted: the signal by which the user has asked for
+    it, else None. timed_out: whether the timeout came first.
+    """
 
     def __init__(self, group: int, grace: GracePeriods, timeout: float | None = None) -> None:
-        """Take the group that is to end once it is asked to, or after the timeout in seconds."""
+        """Take the group and the seconds after which it is to end, None for never."""
         self.begun = False
         self.interrupted: int | None = None
         self.timed_out = False
         self._group = group
+        self._members = GroupMembers(group)
         self._grace = grace
         self._next = None if timeout is None else int(signal.SIGTERM)
         self._due = time.monotonic() + (timeout or 0.0)
-        self._asked = 0.0
-
-    @property
-    def given_up(self) -> bool:
-        """Whether not even SIGKILL has helped, as with a process that hangs in the kernel."""
-        return self.begun and self._next is None and self._left() == 0
+        self._requested = 0.0
+        # When to look at the members again, once the leader has ended.
+        self._look: float | None = None
+        self._pause = _FIRST_PAUSE
 
     def seconds(self) -> float | None:
-        """Return a time to wait before `advance_if_due`, or None where no step is to come."""
-        return None if self._next is None else min(self._left(), _LONGEST_WAIT)
+        """Return how long to wait before there is something to do, or None for ever."""
+        waits = [] if self._next is None else [self._left(), _LONGEST_WAIT]
+        if self.begun and self._look is not None:
+            waits.append(max(0.0, self._look - time.monotonic()))
+        return min(waits, default=None)
 
-    def ask(self, number: int) -> None:
-        """Pass the signal on; a later request brings the next step forward."""
+    def request(self, number: int) -> None:
+        """Pass the user's signal on; a later one brings the next signal forward."""
         now = time.monotonic()
         if self.interrupted is None:
             self.interrupted = number
             if not self.begun:
                 self._send(number)
-        elif now - self._asked >= self._grace.echo:
-            self._advance()
-        self._asked = now
+        elif now - self._requested >= self._grace.echo:
+            self._escalate()
+        self._requested = now
 
-    def follow(self, number: int) -> None:
-        """Take over from a signal that has ended the leader without us."""
-        if self.interrupted is not None:
-            return
-        if number == signal.SIGINT:
-            # Ctrl-C has reached the whole group; twice means "at once" to some programs.
-            self.interrupted = number
-            self._asked = time.monotonic()
-            if not self.begun:
-                self._plan(number)
-        elif not self.begun:
-            self.ask(number)
-
-    def end(self) -> None:
+    def begin(self) -> None:
         """Have the group end for a reason of ours."""
         if not self.begun:
             self._send(signal.SIGTERM)
@@ -94,23 +92,54 @@ class Termination:
         """Leave out a time in which the group was stopped."""
         self._due += seconds
 
-    def leader_has_ended(self) -> None:
-        """Allow what is left after SIGINT less time; a timeout is the leader's alone."""
+    def escalate_if_due(self) -> None:
+        """Send the next signal if its time has come."""
+        if self._next is not None and self._left() == 0:
+            self.timed_out = self.timed_out or not self.begun
+            self._escalate()
+
+    def leader_has_ended(self, by: int | None = None) -> None:
+        """Note it; by: the terminal's signal that has ended the leader without us.
+
+        What is left after SIGINT gets less time; a timeout is the leader's alone.
+        """
+        if by is not None and self.interrupted is None:
+            if by == signal.SIGINT:
+                # Ctrl-C has reached the whole group; twice means "at once" to some programs.
+                self.interrupted = by
+                self._requested = time.monotonic()
+                if not self.begun:
+                    self._plan(by)
+            elif not self.begun:
+                self.request(by)
         if not self.begun:
             self._next = None
         elif self.interrupted == signal.SIGINT and self._next == signal.SIGTERM:
             self._due = min(self._due, time.monotonic() + self._grace.rest)
+        self._look = 0.0
 
-    def advance_if_due(self) -> None:
-        """Take the next step if its time has come."""
-        if self._next is not None and self._left() == 0:
-            self.timed_out = self.timed_out or not self.begun
-            self._advance()
+    def is_over(self) -> bool:
+        """Return whether nothing is left to wait for once the leader has ended."""
+        if not self.begun:
+            return True
+        # Not even SIGKILL helps a process that hangs in the kernel.
+        given_up = self._next is None and self._left() == 0
+        # Once the last member has gone its number could be another group's, but only after all
+        # process numbers were used within one pause.
+        if given_up or not self._members.any_alive():
+            return True
+        self._look = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LAST_PAUSE)
+        return False
+
+    def result(self, code: int) -> Result:
+        """Return how the command ended whose leader has exited with the code."""
+        return Result(TIMED_OUT if self.timed_out else code, self.interrupted, self.timed_out)
 
     def _left(self) -> float:
         return max(0.0, self._due - time.monotonic())
 
-    def _advance(self) -> None:
+    def _escalate(self) -> None:
         if self._next is not None:
             self._send(self._next)
 
