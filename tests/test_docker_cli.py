@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 
 from buildrun.errors import ProjectError, UsageError
-from buildrun.executors import docker_cli, docker_reaper
-from buildrun.executors.docker_cli import (
+from buildrun.executors import container_mounts, docker_reaper
+from buildrun.executors.container_command import (
     COMMAND,
+    needs_bash,
+    program,
+    program_of_variable,
+)
+from buildrun.executors.docker_cli import (
     Container,
     arguments,
     cli_environ,
     container_name,
     create_argv,
-    needs_bash,
-    program,
-    program_of_variable,
     refuse_unfit,
     run_argv,
     sets_user,
@@ -122,7 +124,7 @@ def test_container_that_would_run_on_alone_is_refused(given: tuple[str, str | bo
 
 def test_unset_variable_in_a_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`NOWHERE`, and it is not set"):
-        docker_cli.declared_mounts(("$NOWHERE:/models",), (), {}, str(tmp_path))
+        container_mounts.declared_mounts(("$NOWHERE:/models",), (), {}, str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [("-u", "1"), ("--user", "1"), ("--user=1",)])
@@ -175,22 +177,22 @@ def test_terminal_is_asked_for_only_where_there_is_one() -> None:
 def test_tracking_store_on_this_machine_is_mounted(
     uri: str, seen: str, place: str | None, tmp_path: Path
 ) -> None:
-    given = docker_cli.tracking({"MLFLOW_TRACKING_URI": uri}, str(tmp_path))
+    given = container_mounts.tracking({"MLFLOW_TRACKING_URI": uri}, str(tmp_path))
     assert given.environ == {"MLFLOW_TRACKING_URI": seen}
     expected = (f"{place.format(cwd=tmp_path)}:/mlflow/tmp/mlruns",) if place else ()
     assert given.volumes == expected
 
 
 def test_default_store_is_mounted_where_it_is(tmp_path: Path) -> None:
-    assert docker_cli.tracking({}, str(tmp_path)) == docker_cli.HostAccess({}, ())
+    assert container_mounts.tracking({}, str(tmp_path)) == container_mounts.HostAccess({}, ())
     (tmp_path / "mlruns").mkdir()
-    given = docker_cli.tracking({}, str(tmp_path))
+    given = container_mounts.tracking({}, str(tmp_path))
     assert given.volumes == (f"{tmp_path}/mlruns:/mlflow/tmp/mlruns",)
 
 
 def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
-    given = docker_cli.credentials(
+    given = container_mounts.credentials(
         {
             "HOME": str(tmp_path),
             "AWS_ACCESS_KEY_ID": "a",
@@ -209,7 +211,7 @@ def test_credentials_for_artifacts_are_passed_on(tmp_path: Path) -> None:
 
 def test_declared_variables_are_data(tmp_path: Path) -> None:
     environment = (("A", "x y; echo INJECTED"), "B")
-    given = docker_cli.declared_mounts((), environment, {"B": "$(id)"}, str(tmp_path))
+    given = container_mounts.declared_mounts((), environment, {"B": "$(id)"}, str(tmp_path))
     assert given.environ == {"A": "x y; echo INJECTED", "B": "$(id)"}
 
 
@@ -226,18 +228,18 @@ def test_variables_in_values_are_what_they_are_for_the_caller(
     value: str, seen: str, tmp_path: Path
 ) -> None:
     environ = {"NAME": "tea", "EMPTY": "", "HOME": "/home", "CODE": "$(id) `id`", "PWD": "/else"}
-    given = docker_cli.declared_mounts((), (("A", value),), environ, str(tmp_path))
+    given = container_mounts.declared_mounts((), (("A", value),), environ, str(tmp_path))
     assert given.environ == {"A": seen.format(root=tmp_path)}
 
 
 def test_unset_variable_in_a_value_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`A` holds the variable `NOWHERE`, and it is not set"):
-        docker_cli.declared_mounts((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
+        container_mounts.declared_mounts((), (("A", "${NOWHERE}"),), {}, str(tmp_path))
 
 
 def test_unset_variable_of_the_caller_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="`B` from its caller") as caught:
-        docker_cli.declared_mounts((), ("B",), {}, str(tmp_path))
+        container_mounts.declared_mounts((), ("B",), {}, str(tmp_path))
     assert "export B=" in (caught.value.hint or "")
 
 
@@ -245,7 +247,7 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     environ = {"HOME": str(tmp_path), "D": str(tmp_path / "data")}
     volumes = ("./data:/a", "$D:/b:ro", "${D}:/c", "~/data:/d", "named:/e", "/anonymous")
-    given = docker_cli.declared_mounts(volumes, (), environ, str(tmp_path))
+    given = container_mounts.declared_mounts(volumes, (), environ, str(tmp_path))
     data = tmp_path / "data"
     assert given.volumes == (
         f"{data}:/a", f"{data}:/b:ro", f"{data}:/c", f"{data}:/d", "named:/e", "/anonymous",
@@ -254,7 +256,7 @@ def test_volumes_are_taken_relative_to_the_project(tmp_path: Path) -> None:
 
 def test_missing_volume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no such file or directory"):
-        docker_cli.declared_mounts((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
+        container_mounts.declared_mounts((f"{tmp_path}/nowhere:/a",), (), {}, str(tmp_path))
 
 
 def test_container_that_comes_late_is_removed_too(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import __version__
-from buildrun.executors import docker_cli, docker_reaper, local
+from buildrun.executors import container_mounts, docker_cli, docker_reaper, local
 from buildrun.executors.base import (
     Job,
     OutputSink,
@@ -18,6 +18,7 @@ from buildrun.executors.base import (
     Task,
     upstream,
 )
+from buildrun.executors.container_command import program
 from buildrun.executors.docker_cli import Container
 
 if TYPE_CHECKING:
@@ -101,7 +102,13 @@ class DockerExecutor:
             result = runner.run(create, _without_id(sink))
             if result.exit_code == 0:
                 docker_files.copy_in(container.name, workdir, job.cwd, self._inputs(task), environ)
-                start = Job("", job.cwd, environ, job.timeout, docker_cli.start_argv(container))
+                start = Job(
+                    "",
+                    job.cwd,
+                    environ,
+                    job.timeout,
+                    ("docker", "start", "--attach", container.name),
+                )
                 result = runner.run(start, sink)
                 if result.exit_code == 0 and result.interrupted is None:
                     docker_files.copy_out(container.name, workdir, job.cwd, task.outputs, environ)
@@ -130,9 +137,11 @@ def container_for(
     if uri := tracking.pop("MLFLOW_TRACKING_URI", ""):
         caller = {**caller, "MLFLOW_TRACKING_URI": uri}
     given = [
-        docker_cli.credentials(caller),
-        docker_cli.tracking(caller, context.cwd),
-        docker_cli.declared_mounts(options.volumes, options.environment, caller, context.root),
+        container_mounts.credentials(caller),
+        container_mounts.tracking(caller, context.cwd),
+        container_mounts.declared_mounts(
+            options.volumes, options.environment, caller, context.root
+        ),
     ]
     seen: dict[str, str] = {}
     for item in given:
@@ -141,12 +150,14 @@ def container_for(
     seen.update({name: caller[name] for name in task.pass_env if name in caller})
     seen.update(dict(task.env))
     volumes = tuple(volume for item in given for volume in item.volumes)
-    volumes += docker_cli.path_mounts(task.paths) + _artifacts(job.artifacts)
+    # paths mean the same in the container as here
+    volumes += tuple(f"{path}:{path}" for path in dict.fromkeys(path for _, path in task.paths))
+    volumes += _artifacts(job.artifacts)
     name, arguments = docker_cli.container_name(options.arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
         image=image.id,
-        program=docker_cli.program(task.command, python=image.python),
+        program=program(task.command, python=image.python),
         environ=seen,
         arguments=arguments,
         volumes=volumes,
@@ -175,7 +186,7 @@ def content(
     from buildrun.store import digest
 
     named = [
-        item if isinstance(item, str) else [item[0], docker_cli.value_of(item, environ, root)]
+        item if isinstance(item, str) else [item[0], container_mounts.value_of(item, environ, root)]
         for item in options.environment
     ]
     base = image.environment or image.base

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping
 
-from buildrun.executors.docker_cli import remove_argv
 from buildrun.store import locks
 from buildrun.store.cas import ignore_errors
 
@@ -75,7 +74,7 @@ def _removed(names: list[str], environ: Mapping[str, str]) -> set[str] | None:
 
     try:
         done = subprocess.run(
-            remove_argv(names),
+            ("docker", "rm", "--force", "--volumes", *names),
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -97,6 +97,13 @@ class Signals:
         finally:
             os.set_blocking(self._reader, True)
 
+    def wake(self) -> None:
+        """Have the descriptor become readable, from any thread; `read` gives a 0 for it."""
+        try:
+            os.write(self._writer, b"\0")
+        except BlockingIOError:
+            pass  # whoever reads it is awake
+
     def stop(self, number: int, *, siblings: bool) -> None:
         """Stop this process, or its whole group, as the signal does; return when continued.
 
@@ -114,7 +121,7 @@ class Signals:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         try:
-            # A full pipe is no harm: whoever reads it is awake.
+            # A full pipe is no harm, see `wake`.
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         except ValueError:  # not the main thread
             return

@@ -16,7 +16,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, OutputSink, Result
 from buildrun.executors.captured import CapturedProcess
 from buildrun.executors.guard import Guard
-from buildrun.executors.process import move_above_standard, open_pipe, send
+from buildrun.executors.process import move_above_standard, send
 from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.termination import GRACE, GracePeriods
 
@@ -33,19 +33,21 @@ class Supervisor:
     def __init__(self) -> None:
         """Prepare; nothing is caught before entry."""
         self._signals = Signals()
-        self._calls = CallQueue()
         self._guard = Guard()
         self._open = ExitStack()
         self._selector: selectors.BaseSelector
         self._null = -1
         self._thread = 0
-        self._running: dict[int, tuple[CapturedProcess, _Order]] = {}
+        self._running: dict[int, tuple[CapturedProcess, _Answer]] = {}
         self._ticks: list[_Tick] = []
         self._child_has_ended = False
         self._interrupted: int | None = None
         # Guards what follows.
         self._lock = threading.Lock()
-        self._orders: set[_Order] = set()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._entered = False
+        # Commands that are not started yet.
+        self._waiting: set[_Answer] = set()
         self._enders: list[Callable[[int], None]] = []
         # The signal in whose name nothing is started any more.
         self._refusing: int | None = None
@@ -57,14 +59,14 @@ class Supervisor:
             if not self._signals.active:
                 raise RuntimeError("a supervisor belongs to the main thread")
             try:
-                stack.enter_context(self._calls)
                 self._selector = stack.enter_context(selectors.DefaultSelector())
                 self._null = move_above_standard(os.open(os.devnull, os.O_RDONLY))
                 stack.callback(os.close, self._null)
             except OSError as error:
                 raise ExecutionError(f"commands cannot be supervised: {error.strerror}") from None
             self._selector.register(self._signals, selectors.EVENT_READ)
-            self._selector.register(self._calls, selectors.EVENT_READ)
+            stack.callback(self._close_calls)
+            self._entered = True
             self._thread = threading.get_ident()
             stack.enter_context(self._guard)
             self._signals.release()
@@ -78,7 +80,7 @@ class Supervisor:
                 self._end_all()
             finally:
                 # A handler of our caller's has raised; no command and no thread must be lost.
-                for captured, _order in tuple(self._running.values()):
+                for captured, _answer in tuple(self._running.values()):
                     captured.destroy()
                 self._settle()
 
@@ -99,40 +101,44 @@ class Supervisor:
 
         Raises ExecutionError where the command cannot be started.
         """
-        order = _Order(job, sink, grace)
+        answer = _Answer()
         with self._lock:
             if self._refusing is not None:
                 return _refused(self._refusing)
             if threading.get_ident() == self._thread:
                 raise RuntimeError("the loop cannot wait for a command")
-            self._orders.add(order)
-        self.post(partial(self._start, order))
-        return order.wait()
+            self._waiting.add(answer)
+        self.post(partial(self._start, job, sink, grace, answer))
+        result = answer.wait()
+        if result is None:
+            raise RuntimeError("a command has ended without a result")
+        return result
 
     def post(self, call: Callable[[], None]) -> None:
         """Have it called in the loop's thread soon; what it raises leaves the loop."""
-        self._calls.post(call)
+        with self._lock:
+            self._calls.append(call)
+            # The number of a pipe that has been closed meanwhile may be another file's.
+            if self._entered and len(self._calls) == 1:
+                self._signals.wake()
 
     def call_in_loop(self, call: Callable[[], None]) -> None:
         """Have it called in the loop's thread, and return when it was; from any other thread.
 
         Raises what it raises.
         """
-        errors: list[BaseException] = []
-        served = threading.Event()
+        answer = _Answer()
 
         def serve() -> None:
             try:
                 call()
             except BaseException as error:
-                errors.append(error)
-            finally:
-                served.set()
+                answer.give(None, error)
+            else:
+                answer.give(None)
 
         self.post(serve)
-        served.wait()
-        for error in errors:
-            raise error
+        answer.wait()
 
     @contextmanager
     def on_interrupt(self, call: Callable[[int], None]) -> Iterator[None]:
@@ -165,8 +171,8 @@ class Supervisor:
         """
         while not done() or self._running:
             self._serve()
-            if call := self._calls.take():
-                call()
+            if self._calls:
+                self._calls.popleft()()
             for tick in self._ticks:
                 tick.call_if_due()
         return self._interrupted
@@ -179,8 +185,6 @@ class Supervisor:
                 self._child_has_ended = True
                 for number in self._signals.read(0):
                     self._receive(number)
-            elif key.fileobj is self._calls:
-                self._calls.acknowledge()
             else:
                 key.data.read(key.fd)
         leader, self._child_has_ended = self._child_has_ended, False
@@ -190,7 +194,7 @@ class Supervisor:
         self._settle()
 
     def _seconds(self) -> float | None:
-        if len(self._calls):
+        if self._calls:
             return 0
         waits = [captured.seconds() for captured, _ in self._running.values()]
         waits += [tick.seconds() for tick in self._ticks]
@@ -226,36 +230,36 @@ class Supervisor:
         for group in self._running:
             send(group, number)
 
-    def _start(self, order: _Order) -> None:
+    def _start(self, job: Job, sink: OutputSink, grace: GracePeriods, answer: _Answer) -> None:
         with self._lock:
-            self._orders.discard(order)
+            self._waiting.discard(answer)
         if self._refusing is not None:
-            order.settle(_refused(self._refusing), None)
+            answer.give(_refused(self._refusing))
             return
         self._signals.hold()
         try:
             captured = CapturedProcess(
-                order.job,
-                order.sink,
-                order.grace,
+                job,
+                sink,
+                grace,
                 stdin=self._null,
                 mask=self._signals.mask,
                 selector=self._selector,
             )
-            self._running[captured.group] = captured, order
+            self._running[captured.group] = captured, answer
             self._guard.add(captured.group)
         except Exception as error:
-            order.settle(None, error)
+            answer.give(None, error)
         finally:
             self._signals.release()
 
     def _settle(self) -> None:
         """Hand over the results of commands that have ended."""
-        for group, (captured, order) in tuple(self._running.items()):
+        for group, (captured, answer) in tuple(self._running.items()):
             if captured.ended:
                 del self._running[group]
                 self._guard.discard(group)
-                order.settle(captured.result, captured.error)
+                answer.give(captured.result, captured.error)
 
     def _refuse(self, number: int) -> list[Callable[[int], None]]:
         """Start nothing more, and return whom to tell of it."""
@@ -267,39 +271,39 @@ class Supervisor:
         for end in self._refuse(signal.SIGTERM):
             end(signal.SIGTERM)
         with self._lock:
-            orders, self._orders = self._orders, set()
-        for order in orders:
-            order.settle(_refused(self._refusing or signal.SIGTERM), None)
+            waiting, self._waiting = self._waiting, set()
+        for answer in waiting:
+            answer.give(_refused(self._refusing or signal.SIGTERM))
         for captured, _ in self._running.values():
             if not captured.ending.begun:
                 captured.request_end(signal.SIGTERM)
         while self._running:
-            self._calls.take()  # too late
+            self._calls.clear()  # too late
             self._serve()
 
+    def _close_calls(self) -> None:
+        with self._lock:
+            self._entered = False
+            self._calls.clear()
 
-class _Order:
-    """A command to be run, and the thread that waits for it."""
 
-    def __init__(self, job: Job, sink: OutputSink, grace: GracePeriods) -> None:
-        self.job = job
-        self.sink = sink
-        self.grace = grace
-        self._settled = threading.Event()
+class _Answer:
+    """How a call ended, for the thread that waits for it."""
+
+    def __init__(self) -> None:
+        self._given = threading.Event()
         self._result: Result | None = None
         self._error: BaseException | None = None
 
-    def settle(self, result: Result | None, error: BaseException | None) -> None:
+    def give(self, result: Result | None, error: BaseException | None = None) -> None:
         self._result = result
         self._error = error
-        self._settled.set()
+        self._given.set()
 
-    def wait(self) -> Result:
-        self._settled.wait()
+    def wait(self) -> Result | None:
+        self._given.wait()
         if self._error is not None:
             raise self._error
-        if self._result is None:
-            raise RuntimeError("a command has ended without a result")
         return self._result
 
 
@@ -322,63 +326,3 @@ class _Tick:
 
 def _refused(number: int) -> Result:
     return Result(128 + number, number)
-
-
-class CallQueue:
-    """Calls in the order in which they came, and a descriptor that tells of the first of them."""
-
-    def __init__(self) -> None:
-        """Prepare; calls that are posted before entry are kept."""
-        self._lock = threading.Lock()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._reader = self._writer = -1
-
-    def __enter__(self) -> CallQueue:
-        """Open; raises OSError."""
-        with self._lock:
-            self._reader, self._writer = open_pipe()
-            os.set_blocking(self._reader, False)
-            os.set_blocking(self._writer, False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close, and drop what was not taken."""
-        with self._lock:
-            for descriptor in (self._reader, self._writer):
-                os.close(descriptor)
-            self._reader = self._writer = -1
-            self._calls.clear()
-
-    def __len__(self) -> int:
-        """Return how many calls are waiting."""
-        return len(self._calls)
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait for until there are calls; `quiet` is due then."""
-        return self._reader
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Add a call; from any thread."""
-        # The number of a pipe that has been closed meanwhile may be another file's.
-        with self._lock:
-            self._calls.append(call)
-            if self._writer >= 0 and len(self._calls) == 1:
-                self._wake()
-
-    def take(self) -> Callable[[], None] | None:
-        """Return the first call and remove it."""
-        with self._lock:
-            return self._calls.popleft() if self._calls else None
-
-    def acknowledge(self) -> None:
-        """Forget that calls were told of."""
-        try:
-            os.read(self._reader, 4096)
-        except BlockingIOError:
-            pass
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._writer, b"\0")
-        except BlockingIOError:
-            pass  # told often enough

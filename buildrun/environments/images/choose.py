@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from buildrun.environments.heartbeat import going_on
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors.base import ResolvedImage
-from buildrun.executors.docker_cli import CODE, begins_with_python
+from buildrun.executors.container_command import begins_with_python
+from buildrun.executors.docker_cli import CODE
 from buildrun.planning.model import EnvironmentState, docker_env
 from buildrun.workspace import image_context
 

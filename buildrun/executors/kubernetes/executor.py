@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from buildrun.console import holds
-from buildrun.executors import docker_cli
+from buildrun.executors import container_command, container_mounts, docker_cli
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
 from buildrun.executors.kubernetes import config as kubernetes_config
 from buildrun.executors.kubernetes import job_runner, manifest
@@ -93,14 +93,14 @@ class KubernetesExecutor:
         staging = self._staging
         environ, secrets = self._variables(task)
         command = staging.command(task)
-        program = docker_cli.program(command, python=image.python)
+        program = container_command.program(command, python=image.python)
         known = job.identity() or digest.key("unknown", os.urandom(16).hex())
         key = digest.key(
             "pod", [known, image.pushed, program, environ, sorted(secrets), self._fixed(task)]
         )
         if task.secret:
-            program = docker_cli.program_of_variable(command)
-            secrets = {**secrets, docker_cli.COMMAND: command}
+            program = container_command.program_of_variable(command)
+            secrets = {**secrets, container_command.COMMAND: command}
         spec = JobSpec(
             identity=Identity(self._context.project, task.id, key, self._cluster.owner),
             run_id=self._context.run_id,
@@ -150,7 +150,7 @@ class KubernetesExecutor:
         if "PYTHONUNBUFFERED" not in [item.get("name") for item in there if isinstance(item, dict)]:
             seen["PYTHONUNBUFFERED"] = "1"  # or lines of a Python program come late
         declared = self._context.containers.environment
-        seen.update(docker_cli.declared_mounts((), declared, caller, root).environ)
+        seen.update(container_mounts.declared_mounts((), declared, caller, root).environ)
         seen.update({name: caller[name] for name in task.pass_env if name in caller})
         seen.update(dict(task.env))
         secrets = {name: text for name, text in seen.items() if holds(name, text)}
@@ -165,7 +165,7 @@ class KubernetesExecutor:
         uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
         if other := caller.get("KUBE_MLFLOW_TRACKING_URI"):
             found["MLFLOW_TRACKING_URI"] = other
-        elif docker_cli.is_remote(uri):
+        elif container_mounts.is_remote(uri):
             found["MLFLOW_TRACKING_URI"] = uri
         return found
 
@@ -179,7 +179,7 @@ class KubernetesExecutor:
         if self._context.containers.arguments:
             console.warn("`-A` arguments are for `docker run`; pods do not get them")
         uri = environ.get("MLFLOW_TRACKING_URI") or ""
-        if uri and not docker_cli.is_remote(uri) and not environ.get(_URI_THERE):
+        if uri and not container_mounts.is_remote(uri) and not environ.get(_URI_THERE):
             console.warn(
                 "pods do not reach the tracking store, which is on this machine",
                 f"set {_URI_THERE} to the address of a tracking server",
