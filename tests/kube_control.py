@@ -161,5 +161,5 @@ class Control:
 
     def _drop(self, pod: Pod) -> None:
         object = self._store.get("pods", pod.namespace, pod.name)
-        if object["metadata"]["uid"] == pod.uid and not object["metadata"].get("finalizers"):
+        if object["metadata"]["uid"] == pod.uid:
             self._store.remove("pods", pod.namespace, pod.name)

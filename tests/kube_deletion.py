@@ -6,52 +6,43 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from kube_status import RESOURCES, Refused, conflict
+from kube_status import RESOURCES, Refused
 from kube_store import Object, Store
 
 KINDS = {resource.kind: resource.plural for resource in RESOURCES.values()}
 
 
 def delete(
-    store: Store, resource: str, namespace: str, name: str, options: Mapping[str, Any]
+    store: Store, resource: str, namespace: str, name: str, seconds: int | None = None
 ) -> tuple[Object, bool]:
-    """Delete an object, or mark it; return it, and whether it is gone."""
+    """Delete an object, or mark it; return it, and whether it is gone.
+
+    seconds: that a pod is given to end, instead of its own.
+    """
     with store.changed:
         found = store.get(resource, namespace, name)
-        _preconditions(found, resource, options.get("preconditions") or {})
-        grace = _grace(found, resource, options)
+        grace = _grace(found, resource, seconds)
         before = found["metadata"].get("deletionGracePeriodSeconds")
+        if not grace:
+            return store.remove(resource, namespace, name), True
 
         def mark(object: Object) -> None:
-            meta = object["metadata"]
             if before is None or grace < before:
-                meta["deletionGracePeriodSeconds"] = grace
                 ends = datetime.now(timezone.utc) + timedelta(seconds=grace)
-                meta["deletionTimestamp"] = ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+                object["metadata"].update(
+                    deletionGracePeriodSeconds=grace,
+                    deletionTimestamp=ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                )
 
-        if not grace and not found["metadata"].get("finalizers"):
-            return store.remove(resource, namespace, name), True
         marked = store.update(resource, namespace, name, mark)
         return marked, not there(store, marked)
 
 
-def _preconditions(found: Object, resource: str, wanted: Mapping[str, Any]) -> None:
-    meta = found["metadata"]
-    for key, text in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-        if wanted.get(key) and wanted[key] != meta[key]:
-            raise conflict(
-                RESOURCES[resource], meta["name"],
-                f"Precondition failed: {text} in precondition: {wanted[key]}, {text} in object "
-                f"meta: {meta[key]}",
-            )  # fmt: skip
-
-
-def _grace(found: Object, resource: str, options: Mapping[str, Any]) -> int:
+def _grace(found: Object, resource: str, asked: int | None) -> int:
     if resource != "pods" or not found["spec"].get("nodeName"):
         return 0
     if found["status"].get("phase") in ("Succeeded", "Failed"):
         return 0
-    asked = options.get("gracePeriodSeconds")
     return max(0, int(found["spec"]["terminationGracePeriodSeconds"] if asked is None else asked))
 
 
@@ -65,47 +56,32 @@ def there(store: Store, object: Object) -> bool:
     return bool(found["metadata"]["uid"] == meta["uid"])
 
 
-def dependents(store: Store, owner: Object) -> list[Object]:
-    meta = owner["metadata"]
-    return [
-        object
-        for resource in RESOURCES
-        for object in store.all(resource, meta.get("namespace", ""))
-        if any(each["uid"] == meta["uid"] for each in owners(object))
-    ]
-
-
 def owners(object: Object) -> Iterable[Mapping[str, Any]]:
     return object["metadata"].get("ownerReferences") or ()
 
 
 def collect(store: Store, object: Object) -> None:
     """Do what the garbage collector does when this object has changed, come or gone."""
-    if not there(store, object):
-        for dependent in dependents(store, object):
-            _abandoned(store, dependent)
-    elif "deletionTimestamp" not in object["metadata"]:
+    meta = object["metadata"]
+    if there(store, object):
         _abandoned(store, object)
+        return
+    for resource in RESOURCES:
+        for found in store.all(resource, meta.get("namespace", "")):
+            if any(each["uid"] == meta["uid"] for each in owners(found)):
+                _abandoned(store, found)
 
 
 def _abandoned(store: Store, object: Object) -> None:
-    references = [each for each in owners(object) if each["kind"] in KINDS]
-    if not references or not there(store, object):
-        return
-    namespace = object["metadata"].get("namespace", "")
-    gone = {
-        each["uid"]
-        for each in references
-        if not there(store, {"kind": each["kind"], "metadata": {**each, "namespace": namespace}})
-    }
-    if len(gone) == len(references) and "deletionTimestamp" not in object["metadata"]:
-        _remove(store, object)
-
-
-def _remove(store: Store, object: Object) -> None:
+    """Delete an object whose owners have all gone."""
     meta = object["metadata"]
-    options = {"preconditions": {"uid": meta["uid"]}}
-    try:
-        delete(store, KINDS[object["kind"]], meta.get("namespace", ""), meta["name"], options)
-    except Refused:
-        pass  # it went in the meantime
+    namespace = meta.get("namespace", "")
+    owned = [
+        {"kind": each["kind"], "metadata": {**each, "namespace": namespace}}
+        for each in owners(object)
+        if each["kind"] in KINDS
+    ]
+    if not owned or "deletionTimestamp" in meta or not there(store, object):
+        return
+    if not any(there(store, owner) for owner in owned):
+        delete(store, KINDS[object["kind"]], namespace, meta["name"])

@@ -10,12 +10,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kube_inputs import Inputs, Mount, Unready, contents, expand
+from kube_inputs import Inputs, Mount, Unready, expand
 from kube_pod import Pod
 from kube_rules import quantity
 
@@ -107,7 +106,6 @@ class _Running:
         late = going and len(self._done) < len(threads)
         if late:
             text = "Pod was active on the node longer than the specified deadline"
-            pod.event("DeadlineExceeded", text, "Normal")
             pod.status({"phase": "Failed", "reason": "DeadlineExceeded", "message": text})
         if late or not going:
             self._stop()
@@ -140,7 +138,7 @@ class _Running:
 
     def _container(self, container: Object, *, restarts: bool) -> bool:
         """Run a container until it has ended for good; return whether it ended well."""
-        pod, name = self._pod, container["name"]
+        pod = self._pod
         if not self._pulled(container):
             return False
         while True:
@@ -150,8 +148,6 @@ class _Running:
             code = self._ran(container, made)
             if code == 0 or not restarts or pod.ending():
                 return code == 0
-            text = f"Back-off restarting failed container {name} in pod {pod.name}"
-            pod.event("BackOff", text)
             pod.until(lambda: False, self._kubelet.restart_backoff)
             if pod.ending():
                 return False
@@ -160,38 +156,32 @@ class _Running:
 
     def _pulled(self, container: Object) -> bool:
         pod, image, name = self._pod, container["image"], container["name"]
-        policy = container["imagePullPolicy"]
         while True:
             there = self._kubelet.run("image", "inspect", image).returncode == 0
-            if there and policy != "Always":
-                text = f'Container image "{image}" already present on machine'
-                pod.event("Pulled", text, "Normal")
+            if there and container["imagePullPolicy"] != "Always":
                 return True
-            pod.event("Pulling", f'Pulling image "{image}"', "Normal")
-            start = time.monotonic()
             code, words = self._pull(image)
             if code == 0:
                 if not there:
                     self._kubelet.pulled(image)
-                took = f"{time.monotonic() - start:.3f}s"
-                text = f'Successfully pulled image "{image}" in {took} ({took} including waiting).'
-                pod.event("Pulled", text, "Normal")
                 return True
-            if pod.ending():
-                return False
             words = f"rpc error: code = Unknown desc = {words}"
-            pod.event("Failed", f'Failed to pull image "{image}": {words}')
-            pod.event("Failed", "Error: ErrImagePull")
-            pod.waiting("ErrImagePull", words, container=name)
-            if pod.ending() or not self._backed_off(image, words, name):
-                return False
+            backoff = self._kubelet.pull_backoff
+            for reason, text, wait in (
+                ("ErrImagePull", words, min(1.0, backoff / 4)),
+                ("ImagePullBackOff", f'Back-off pulling image "{image}": {words}', backoff),
+            ):
+                if pod.ending():
+                    return False
+                pod.warn("Failed", f"Error: {reason}: {words}")
+                pod.waiting(reason, text, container=name)
+                pod.wait_deleted(wait)
 
     def _pull(self, image: str) -> tuple[int, str]:
         """Pull an image unless the pod is to end; return the exit code and docker's words."""
         with tempfile.TemporaryFile() as words:
             pulling = subprocess.Popen(
                 (self._kubelet.docker, "pull", "--quiet", image),
-                env={**os.environ, **self._logins()},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words,
             )  # fmt: skip
 
@@ -207,38 +197,6 @@ class _Running:
             words.seek(0)
             return pulling.returncode, words.read().decode(errors="replace").strip()
 
-    def _logins(self) -> dict[str, str]:
-        """Return what leads docker to the pod's pull secrets, nothing if it has none."""
-        pod, found, lacking = self._pod, {}, []
-        for reference in pod.spec.get("imagePullSecrets") or ():
-            secret = pod.read("secrets", reference["name"])
-            if secret is None:
-                lacking.append(reference["name"])
-            else:
-                found.update(json.loads(contents(secret)[".dockerconfigjson"])["auths"])
-        if lacking:
-            text = (
-                f"Unable to retrieve some image pull secrets ({', '.join(lacking)}); attempting to "
-                "pull the image may not succeed."
-            )
-            pod.event("FailedToRetrieveImagePullSecret", text)
-        if not found:
-            return {}
-        place = self._directory / "logins"
-        place.mkdir(exist_ok=True)
-        (place / "config.json").write_text(json.dumps({"auths": found}))
-        return {"DOCKER_CONFIG": str(place)}
-
-    def _backed_off(self, image: str, words: str, name: str) -> bool:
-        pod, backoff = self._pod, self._kubelet.pull_backoff
-        pod.wait_deleted(min(1.0, backoff / 4))
-        pod.event("BackOff", f'Back-off pulling image "{image}"', "Normal")
-        pod.event("Failed", "Error: ImagePullBackOff")
-        text = f'Back-off pulling image "{image}": ErrImagePull: {words}'
-        pod.waiting("ImagePullBackOff", text, container=name)
-        pod.wait_deleted(backoff)
-        return not pod.ending()
-
     # Containers.
 
     def _made(self, container: Object) -> str | None:
@@ -248,44 +206,37 @@ class _Running:
             try:
                 words, environ = self._words(container)
             except Unready as error:
-                pod.event("Failed", f"Error: {error}")
+                pod.warn("Failed", f"Error: {error}")
                 pod.waiting("CreateContainerConfigError", str(error), container=container["name"])
                 self._until_other(container, str(error))
                 continue
             done = self._kubelet.run("create", *words, environ=environ)
+            if "No such image" in done.stderr:  # tests beside us have removed it
+                self._pulled(container)
+                continue
             if done.returncode:
                 text = done.stderr.strip()
-                pod.event("Failed", f"Error: {text}")
+                pod.warn("Failed", f"Error: {text}")
                 pod.waiting("CreateContainerError", text, container=container["name"])
                 pod.until(lambda: False)
                 return None
-            made = done.stdout.strip()
-            self._ids.append(made)
-            pod.event("Created", f"Created container: {container['name']}", "Normal")
-            return made
+            self._ids.append(done.stdout.strip())
+            return self._ids[-1]
         return None
 
     def _verify_user(self, container: Object) -> None:
         """Raise Unready for a container that may not run as root, and would."""
-        pod, name = self._pod, container["name"]
         context = {
-            **(pod.spec.get("securityContext") or {}),
+            **(self._pod.spec.get("securityContext") or {}),
             **(container.get("securityContext") or {}),
         }
-        user = context.get("runAsUser")
-        if not context.get("runAsNonRoot") or user:
+        if not context.get("runAsNonRoot") or context.get("runAsUser"):
             return
-        place = f'(pod: "{pod.name}_{pod.namespace}({pod.uid})", container: {name})'
-        if user == 0:
-            text = "container's runAsUser breaks non-root policy"
-            raise Unready(f"{text} {place}")
         image = ("image", "inspect", "--format", "{{.Config.User}}", container["image"])
-        own = self._kubelet.run(*image).stdout.strip().partition(":")[0]
-        if own in ("", "0"):
-            raise Unready(f"container has runAsNonRoot and image will run as root {place}")
-        if not own.isdigit():
-            text = f"image has non-numeric user ({own}), cannot verify user is non-root"
-            raise Unready(f"container has runAsNonRoot and {text} {place}")
+        if self._kubelet.run(*image).stdout.strip().partition(":")[0] in ("", "0"):
+            place = f"pod: {self._pod.name}, container: {container['name']}"
+            text = "container has runAsNonRoot and image will run as root"
+            raise Unready(f"{text} ({place})")
 
     def _until_other(self, container: Object, why: str) -> None:
         self._pod.until(lambda: self._why_not(container) != why)
@@ -302,11 +253,9 @@ class _Running:
         begun = self._kubelet.run("start", made)
         if begun.returncode:
             text = begun.stderr.strip().partition("\nError: ")[0]
-            pod.event("Failed", f"Error: {text}")
             pod.ended(128, "StartError", text, container=name)
             return 128
         pod.running(container=name)
-        pod.event("Started", f"Started container {name}", "Normal")
         if pod.ending():
             self._stop()
         self._follow(made, lambda data: pod.log(data, container=name))
@@ -344,10 +293,6 @@ class _Running:
         pod = self._pod
         variables = self._inputs.variables(container)
         self._verify_user(container)
-
-        def expanded(words: Sequence[str] | None) -> list[str]:
-            return [expand(word, variables) for word in words or ()]
-
         number = len(pod.logs.get(container["name"], ()))
         words = [
             "--label", f"{LABEL}={self._kubelet.id}",
@@ -361,9 +306,10 @@ class _Running:
             else:
                 environ[name] = value
                 words += ["--env", name]
-        if container.get("workingDir"):
-            words += ["--workdir", container["workingDir"]]
-        words += _limits(container.get("resources") or {})
+        limits = (container.get("resources") or {}).get("limits") or {}
+        if "memory" in limits:
+            size = str(int(quantity(limits["memory"])))
+            words += ["--memory", size, "--memory-swap", size]
         words += _user(pod.spec.get("securityContext") or {}, container)
         message = self._message_file(container)
         message.write_bytes(b"")
@@ -375,21 +321,9 @@ class _Running:
         for mount in mounts:
             text = f"type=bind,source={mount.source},target={mount.target}"
             words += ["--mount", text + (",readonly" if mount.readonly else "")]
-        command, args = expanded(container.get("command")), expanded(container.get("args"))
-        if command:
-            words += ["--entrypoint", command[0]]
-        return [*words, container["image"], *command[1:], *args], environ
-
-
-def _limits(resources: Object) -> list[str]:
-    words = []
-    limits = resources.get("limits") or {}
-    if "memory" in limits:
-        size = str(int(quantity(limits["memory"])))
-        words += ["--memory", size, "--memory-swap", size]
-    if "cpu" in limits:
-        words += ["--cpus", f"{quantity(limits['cpu']):.3f}"]
-    return words
+        command = [expand(word, variables) for word in container["command"]]
+        words += ["--entrypoint", command[0]]
+        return [*words, container["image"], *command[1:]], environ
 
 
 def _user(pod: Object, container: Object) -> list[str]:

@@ -1,4 +1,4 @@
-"""The events that controllers and kubelets tell."""
+"""The warnings that controllers and kubelets tell."""
 
 from __future__ import annotations
 
@@ -7,61 +7,27 @@ import secrets
 from kube_store import Object, Store, now
 
 
-def tell(
-    store: Store,
-    about: Object,
-    reason: str,
-    message: str,
-    *,
-    kind: str = "Normal",
-    component: str = "job-controller",
-    path: str = "",
-) -> None:
-    """Record an event, or count it once more; kind: Normal or Warning."""
+def warn(store: Store, about: Object, reason: str, message: str) -> None:
+    """Record a warning about an object."""
     meta = about["metadata"]
-    namespace = meta.get("namespace", "default")
-    with store.changed:
-        for event in store.all("events", namespace):
-            said = (event["reason"], event["message"], event["type"])
-            if event["involvedObject"].get("uid") == meta["uid"] and said == (
-                reason, message, kind
-            ):  # fmt: skip
-                _again(store, event)
-                return
-        involved = {
-            "kind": about["kind"],
-            "namespace": namespace,
-            "name": meta["name"],
-            "uid": meta["uid"],
-            "apiVersion": about["apiVersion"],
-            "resourceVersion": meta["resourceVersion"],
-            **({"fieldPath": path} if path else {}),
-        }
-        event = {
+    store.create(
+        "events",
+        {
             "kind": "Event",
             "apiVersion": "v1",
             "metadata": {
                 "name": f"{meta['name'][:200]}.{secrets.token_hex(8)}",
-                "namespace": namespace,
+                "namespace": meta["namespace"],
             },
-            "involvedObject": involved,
+            "involvedObject": {
+                "kind": about["kind"],
+                "namespace": meta["namespace"],
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
             "reason": reason,
             "message": message,
-            "source": {"component": component},
-            "firstTimestamp": now(),
             "lastTimestamp": now(),
-            "count": 1,
-            "type": kind,
-            "eventTime": None,
-            "reportingComponent": component,
-            "reportingInstance": "",
-        }
-        store.create("events", event)
-
-
-def _again(store: Store, event: Object) -> None:
-    def change(event: Object) -> None:
-        event["count"] += 1
-        event["lastTimestamp"] = now()
-
-    store.update("events", event["metadata"]["namespace"], event["metadata"]["name"], change)
+            "type": "Warning",
+        },
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from kube_status import Refused
@@ -13,34 +14,26 @@ from kube_status import Refused
 Kind = Literal["status", "close", "reset", "truncate", "hang"]
 
 
+@dataclass(eq=False)
 class Fault:
-    """One way to fail; met: how many requests it has hit."""
+    """One way in which the next requests fail whose path and query match.
 
-    def __init__(
-        self,
-        kind: Kind,
-        method: str,
-        pattern: str,
-        *,
-        times: int,
-        code: int,
-        retry_after: int | None,
-        applied: bool,
-        lines: int,
-        size: int | None,
-    ) -> None:
-        self.kind = kind
-        self.method = method
-        self.pattern = pattern
-        self.left = times
-        self.code = code
-        self.retry_after = retry_after
-        self.applied = applied
-        self.lines = lines
-        self.size = size
-        self.met = 0
-        self.hit = threading.Event()
-        self.released = threading.Event()
+    times: how many are left. code, retry_after: of the answer of kind ``status``. applied: the
+    request takes effect all the same. lines, size: how much of the answer is sent first, in lines
+    of a stream or bytes; half of an answer that is no stream by default. met: how many it has hit.
+    """
+
+    kind: Kind
+    method: str = "*"
+    pattern: str = ""
+    times: int = 1
+    code: int = 503
+    retry_after: int | None = None
+    applied: bool = False
+    lines: int = 0
+    size: int | None = None
+    met: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
 
     def release(self) -> None:
         """Let what hangs go on."""
@@ -56,20 +49,14 @@ class Fault:
 
     def text(self) -> bytes | None:
         """Return what is said by parts of a cluster that know nothing of Status objects."""
-        return _TEXTS.get(self.code)
+        return b"Too many requests, please try again later.\n" if self.code == 429 else None
 
-
-_TEXTS = {
-    429: b"Too many requests, please try again later.\n",
-    502: b"<html><head><title>502 Bad Gateway</title></head></html>\n",
-}
 
 _WORDS = {
     500: ("InternalError", "Internal error occurred: etcdserver: leader changed"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
-    504: ("Timeout", "Timeout: request did not complete within requested timeout - context "
-          "deadline exceeded"),
-}  # fmt: skip
+    504: ("Timeout", "Timeout: request did not complete within requested timeout"),
+}
 
 
 class Request(NamedTuple):

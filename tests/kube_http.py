@@ -99,7 +99,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         cluster = self.server.cluster
         split = urlsplit(self.path)
         query = dict(parse_qsl(split.query, keep_blank_values=True))
-        body = self._body()
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = Request(self.command, unquote(split.path), query)
         target = unquote(self.path)
         self.server.open[self.connection] = target
@@ -114,16 +114,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_GET
-
-    def _body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
 
     def _answer(self, cluster: Cluster, request: Request, body: bytes, fault: Fault | None) -> None:
         if fault is not None and fault.kind == "hang" and not fault.lines and fault.size is None:
@@ -183,7 +173,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _meet(self, fault: Fault) -> None:
-        fault.hit.set()
         if fault.kind == "hang":
             fault.released.wait()
         else:

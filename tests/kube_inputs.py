@@ -62,7 +62,7 @@ class Inputs:
         pod, name = self._pod, (volume.get("secret") or {}).get("secretName")
         if name and pod.read("secrets", name) is None:
             text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : secret "{name}"'
-            pod.event("FailedMount", f"{text} not found")
+            pod.warn("FailedMount", f"{text} not found")
             pod.until(lambda: pod.read("secrets", name) is not None)
         if pod.ending():
             return

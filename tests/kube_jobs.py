@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kube_deletion import delete
-from kube_events import tell
+from kube_events import warn
 from kube_status import Refused
 from kube_store import Object, Store, now, seconds
 
@@ -25,10 +25,10 @@ AGAIN, AGAIN_LIMIT = 1.0, 60.0
 
 
 class Tally:
-    """What the controller remembers of a Job between two looks."""
+    """What the controller remembers of a Job between two looks; pods by their uids."""
 
     def __init__(self) -> None:
-        self.seen: set[str] = set()  # pods, by uid, as all of these
+        self.seen: set[str] = set()
         self.succeeded: set[str] = set()
         self.failed: set[str] = set()
         self.suspended: set[str] = set()  # ended because the Job was suspended
@@ -37,7 +37,7 @@ class Tally:
 
 
 class Jobs:
-    """Brings Jobs to what they declare.
+    """Brings Jobs to what they declare, with one pod at a time.
 
     create: makes a pod, or raises Refused. backoff: seconds before the first new attempt.
     """
@@ -61,26 +61,21 @@ class Jobs:
         if condition := _condition(job, *FINISHED):
             return self._expire(job, seconds(condition["lastTransitionTime"]))
         tally = self._tallies.setdefault(job["metadata"]["uid"], Tally())
-        pods = self._pods(job)
-        failed = len(tally.failed)
+        pods, failed = self._pods(job), len(tally.failed)
         _count(tally, pods)
         if len(tally.failed) > failed:
             tally.not_before = time.time() + self._backoff * 2 ** (len(tally.failed) - 1)
-        active = [pod for pod in pods if _active(pod)]
         status: Object = copy.deepcopy(job["status"])
-        wake = self._decide(job, status, tally, active)
-        active = [pod for pod in self._pods(job) if _active(pod)]
-        ending = [pod for pod in self._pods(job) if not _active(pod) and _phase(pod) not in ENDED]
-        self._finish(job, status, [*active, *ending])
-        for key, number in (("active", len(active)), ("succeeded", len(tally.succeeded)),
-                            ("failed", len(tally.failed))):  # fmt: skip
-            status[key] = number
-            if not number:
-                del status[key]  # as a number in Go that is left out when it is 0
-        status["ready"] = sum(map(_ready, active))
-        status["terminating"] = len(ending)
-        status["uncountedTerminatedPods"] = {}
-        self._write(job, status)
+        wake = self._decide(job, status, tally, [pod for pod in pods if _active(pod)])
+        if all(_phase(pod) in ENDED for pod in self._pods(job)):
+            for early, late in (("FailureTarget", "Failed"), ("SuccessCriteriaMet", "Complete")):
+                if condition := _condition({"status": status}, early):
+                    _add(status, late, condition["reason"], condition["message"])
+        status.update(succeeded=len(tally.succeeded), failed=len(tally.failed))
+        meta = job["metadata"]
+        self._store.update(
+            "jobs", meta["namespace"], meta["name"], lambda job: job.update(status=status)
+        )
         return wake
 
     def _pods(self, job: Object) -> list[Object]:
@@ -88,10 +83,7 @@ class Jobs:
         return [
             pod
             for pod in self._store.all("pods", job["metadata"]["namespace"])
-            if any(
-                owner["uid"] == uid and owner.get("controller")
-                for owner in pod["metadata"].get("ownerReferences") or ()
-            )
+            if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences") or ())
         ]
 
     def _decide(
@@ -99,105 +91,38 @@ class Jobs:
     ) -> float | None:
         spec = job["spec"]
         if spec["suspend"]:
-            self._suspend(job, status, tally, active)
+            tally.suspended |= {pod["metadata"]["uid"] for pod in active}
+            tally.not_before = 0.0
+            status.pop("startTime", None)
+            self._delete(active)
             return None
-        self._resume(job, status)
-        if not _condition({"status": status}, "FailureTarget", "SuccessCriteriaMet"):
-            self._judge(spec, status, tally, active)
-        if _condition({"status": status}, "FailureTarget", "SuccessCriteriaMet"):
-            for pod in active:
-                self._delete(job, pod)
+        status.setdefault("startTime", now())
+        decided = ("FailureTarget", "SuccessCriteriaMet")
+        if not _condition({"status": status}, *decided):
+            _judge(spec, status, tally, active)
+        if _condition({"status": status}, *decided):
+            self._delete(active)
             return None
-        wakes = [self._fill(job, tally, active)]
+        wakes = [] if active else [self._fill(job, tally)]
         if spec.get("activeDeadlineSeconds") is not None:
             wakes.append(seconds(status["startTime"]) + spec["activeDeadlineSeconds"])
         return min((wake for wake in wakes if wake is not None), default=None)
 
-    def _judge(self, spec: Object, status: Object, tally: Tally, active: list[Object]) -> None:
-        limit = spec["backoffLimit"]
-        restarts = sum(
-            container["restartCount"]
-            for pod in active
-            for kind in ("initContainerStatuses", "containerStatuses")
-            for container in pod["status"].get(kind) or ()
-        )
-        again = spec["template"]["spec"]["restartPolicy"] == "OnFailure"
-        deadline = spec.get("activeDeadlineSeconds")
-        completions = spec.get("completions")
-        if len(tally.failed) > limit or (again and restarts and restarts >= max(limit, 1)):
-            _add(status, "FailureTarget", *TOO_OFTEN)
-        elif deadline is not None and seconds(status["startTime"]) + deadline <= time.time():
-            _add(status, "FailureTarget", *TOO_LONG)
-        elif completions is None:
-            if tally.succeeded and not active:
-                _add(status, "SuccessCriteriaMet", *COMPLETED)
-        elif len(tally.succeeded) >= completions:
-            _add(status, "SuccessCriteriaMet", *COMPLETED)
-
-    def _fill(self, job: Object, tally: Tally, active: list[Object]) -> float | None:
-        spec = job["spec"]
-        wanted: int = spec["parallelism"]
-        if spec.get("completions") is not None:
-            wanted = min(wanted, spec["completions"] - len(tally.succeeded))
-        elif tally.succeeded:
-            wanted = len(active)
-        if len(active) > wanted:
-            for pod in active[wanted:]:
-                tally.suspended.add(pod["metadata"]["uid"])
-                self._delete(job, pod)
-        if len(active) >= wanted:
-            return None
+    def _fill(self, job: Object, tally: Tally) -> float | None:
+        """Make a pod, or return when to try it."""
         if tally.not_before > time.time():
             return tally.not_before
-        for _ in range(wanted - len(active)):
-            try:
-                pod = self._create(_pod(job))
-            except Refused as refused:
-                text = f"Error creating: {refused}"
-                tell(self._store, job, "FailedCreate", text, kind="Warning")
-                wait = min(AGAIN_LIMIT, AGAIN * 2**tally.refusals)
-                tally.refusals += 1
-                tally.not_before = time.time() + wait
-                return tally.not_before
-            tally.refusals = 0
-            tally.seen.add(pod["metadata"]["uid"])
-            text = f"Created pod: {pod['metadata']['name']}"
-            tell(self._store, job, "SuccessfulCreate", text)
+        try:
+            pod = self._create(_pod(job))
+        except Refused as refused:
+            warn(self._store, job, "FailedCreate", f"Error creating: {refused}")
+            wait = min(AGAIN_LIMIT, AGAIN * 2**tally.refusals)
+            tally.refusals += 1
+            tally.not_before = time.time() + wait
+            return tally.not_before
+        tally.refusals = 0
+        tally.seen.add(pod["metadata"]["uid"])
         return None
-
-    def _suspend(self, job: Object, status: Object, tally: Tally, active: list[Object]) -> None:
-        for pod in active:
-            tally.suspended.add(pod["metadata"]["uid"])
-            self._delete(job, pod)
-        if not _condition({"status": status}, "Suspended"):
-            _drop(status, "Suspended")
-            _add(status, "Suspended", "JobSuspended", "Job suspended")
-            status.pop("startTime", None)
-            tally.not_before = 0.0
-            tell(self._store, job, "Suspended", "Job suspended")
-
-    def _resume(self, job: Object, status: Object) -> None:
-        if _condition({"status": status}, "Suspended"):
-            _drop(status, "Suspended")
-            _add(status, "Suspended", "JobResumed", "Job resumed", holds="False")
-            tell(self._store, job, "Resumed", "Job resumed")
-        status.setdefault("startTime", now())
-
-    def _finish(self, job: Object, status: Object, left: list[Object]) -> None:
-        if left:
-            return
-        for early, late in (("FailureTarget", "Failed"), ("SuccessCriteriaMet", "Complete")):
-            condition = _condition({"status": status}, early)
-            if condition is None:
-                continue
-            _add(status, late, condition["reason"], condition["message"])
-            if late == "Complete":
-                status["completionTime"] = now()
-                tell(self._store, job, "Completed", "Job completed")
-            else:
-                tell(
-                    self._store, job, condition["reason"], condition["message"], kind="Warning"
-                )  # fmt: skip
 
     def _expire(self, job: Object, finished: float) -> float | None:
         kept = job["spec"].get("ttlSecondsAfterFinished")
@@ -206,20 +131,30 @@ class Jobs:
         if finished + kept > time.time():
             return float(finished + kept)
         meta = job["metadata"]
-        delete(self._store, "jobs", meta["namespace"], meta["name"], {})
+        delete(self._store, "jobs", meta["namespace"], meta["name"])
         return None
 
-    def _delete(self, job: Object, pod: Object) -> None:
-        meta = pod["metadata"]
-        delete(self._store, "pods", meta["namespace"], meta["name"], {})
-        tell(self._store, job, "SuccessfulDelete", f"Deleted pod: {meta['name']}")
+    def _delete(self, pods: list[Object]) -> None:
+        for pod in pods:
+            meta = pod["metadata"]
+            delete(self._store, "pods", meta["namespace"], meta["name"])
 
-    def _write(self, job: Object, status: Object) -> None:
-        def change(job: Object) -> None:
-            job["status"] = status
 
-        meta = job["metadata"]
-        self._store.update("jobs", meta["namespace"], meta["name"], change)
+def _judge(spec: Object, status: Object, tally: Tally, active: list[Object]) -> None:
+    limit, deadline = spec["backoffLimit"], spec.get("activeDeadlineSeconds")
+    restarts = sum(
+        container["restartCount"]
+        for pod in active
+        for kind in ("initContainerStatuses", "containerStatuses")
+        for container in pod["status"].get(kind) or ()
+    )
+    again = spec["template"]["spec"]["restartPolicy"] == "OnFailure"
+    if len(tally.failed) > limit or (again and restarts and restarts >= max(limit, 1)):
+        _add(status, "FailureTarget", *TOO_OFTEN)
+    elif deadline is not None and seconds(status["startTime"]) + deadline <= time.time():
+        _add(status, "FailureTarget", *TOO_LONG)
+    elif tally.succeeded:
+        _add(status, "SuccessCriteriaMet", *COMPLETED)
 
 
 def _count(tally: Tally, pods: list[Object]) -> None:
@@ -237,27 +172,18 @@ def _count(tally: Tally, pods: list[Object]) -> None:
 
 def _pod(job: Object) -> Object:
     meta, template = job["metadata"], job["spec"]["template"]
+    owner = {
+        "apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"],
+        "controller": True,
+    }  # fmt: skip
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
+            **{key: dict(template["metadata"].get(key) or {}) for key in ("labels", "annotations")},
             "generateName": f"{meta['name']}-",
             "namespace": meta["namespace"],
-            **{
-                key: dict(template["metadata"][key])
-                for key in ("labels", "annotations")
-                if template["metadata"].get(key)
-            },
-            "ownerReferences": [
-                {
-                    "apiVersion": "batch/v1",
-                    "kind": "Job",
-                    "name": meta["name"],
-                    "uid": meta["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [owner],
         },
         "spec": copy.deepcopy(template["spec"]),
     }
@@ -271,13 +197,6 @@ def _active(pod: Object) -> bool:
     return _phase(pod) not in ENDED and "deletionTimestamp" not in pod["metadata"]
 
 
-def _ready(pod: Object) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in pod["status"].get("conditions") or ()
-    )
-
-
 def _condition(object: Object, *types: str) -> dict[str, Any] | None:
     for condition in object["status"].get("conditions") or ():
         if condition["type"] in types and condition["status"] == "True":
@@ -285,19 +204,6 @@ def _condition(object: Object, *types: str) -> dict[str, Any] | None:
     return None
 
 
-def _add(status: Object, kind: str, reason: str, message: str, holds: str = "True") -> None:
-    status.setdefault("conditions", []).append(
-        {
-            "type": kind,
-            "status": holds,
-            "lastProbeTime": now(),
-            "lastTransitionTime": now(),
-            "reason": reason,
-            "message": message,
-        }
-    )
-
-
-def _drop(status: Object, kind: str) -> None:
-    conditions = status.get("conditions") or []
-    status["conditions"] = [each for each in conditions if each["type"] != kind]
+def _add(status: Object, kind: str, reason: str, message: str) -> None:
+    told = {"type": kind, "status": "True", "reason": reason, "message": message}
+    status.setdefault("conditions", []).append({**told, "lastTransitionTime": now()})

@@ -7,7 +7,6 @@ import http.server
 import io
 import json
 import socket
-import ssl
 import struct
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kube_tls
 from remote_backends import body_of
 from remote_helpers import Handler, reply, serving
 
@@ -39,14 +39,13 @@ class Asked(NamedTuple):
 class Depot:
     """What a store holds and was asked; ``faults`` answer in its place, each once, in order.
 
-    ranges: whether it knows them. A fault's path ``*`` is any.
+    A fault's path ``*`` is any.
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.faults: list[tuple[str, str, Action]] = []
-        self.ranges = True
         self.address = ""
         self._lock = threading.Lock()
 
@@ -86,19 +85,7 @@ class Depot:
         elif path not in self.objects:
             reply(request, 404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._give(request, self.objects[path])
-
-    def _give(self, request: Handler, data: bytes) -> None:
-        wanted = request.headers.get("Range")
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
-        request.send_response(206 if start else 200)
-        if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        request.send_header("Content-Length", str(len(data) - start))
-        request.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(data[start:])
+            reply(request, 200, self.objects[path])
 
 
 def answering(status: int, body: bytes = b"", **headers: str) -> Action:
@@ -156,20 +143,12 @@ def depot(tls: Path | None = None) -> Iterator[Depot]:
 
 @contextmanager
 def _secured(answer: Callable[[Handler], None], authority: Path) -> Iterator[str]:
-    key = authority.with_suffix(".key")
-    subprocess.run(
-        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", key, "-out", authority),
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority, key)
+    identity = kube_tls.identity()
+    authority.write_bytes(identity.certificate)
 
     class Secured(http.server.BaseHTTPRequestHandler):
         def setup(self) -> None:
-            self.request = context.wrap_socket(self.request, server_side=True)
+            self.request = identity.context.wrap_socket(self.request, server_side=True)
             super().setup()
 
         def do_GET(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kube_deletion import there
-from kube_events import tell
+from kube_events import warn
 from kube_logs import Log
 from kube_status import Refused
 from kube_store import Object, Store, now
@@ -87,27 +87,19 @@ class Pod:
                 pod["spec"]["nodeName"] = node
                 status = pod["status"]
                 status.update({"hostIP": "127.0.0.1", "startTime": now()})
-                _condition(status, "PodScheduled", "True")
+                _condition(status, "True")
                 inits = self.spec.get("initContainers") or ()
                 reason = {"reason": "PodInitializing" if inits else "ContainerCreating"}
                 for key, found in (("initContainerStatuses", inits),
                                    ("containerStatuses", self.spec["containers"])):  # fmt: skip
                     if found:
                         status[key] = [_container(each, {"waiting": reason}) for each in found]
-                _readiness(status)
 
             self._change(change)
-            text = f"Successfully assigned {self.namespace}/{self.name} to {node}"
-            self.event("Scheduled", text, "Normal", component="default-scheduler")
 
     def unschedulable(self, message: str) -> None:
         """Tell that no node takes it, such as ``0/1 nodes are available: …``."""
-
-        def change(pod: Object) -> None:
-            _condition(pod["status"], "PodScheduled", "False", "Unschedulable", message)
-
-        self._change(change)
-        self.event("FailedScheduling", message, component="default-scheduler")
+        self._change(lambda pod: _condition(pod["status"], "False", "Unschedulable", message))
 
     def waiting(self, reason: str, message: str = "", *, container: str | None = None) -> None:
         state = {"reason": reason, **({"message": message} if message else {})}
@@ -150,7 +142,6 @@ class Pod:
         for logs in self.logs.values():
             for log in logs:
                 log.close()
-        self.event("Evicted", message)
         self.status({"phase": "Failed", "reason": "Evicted", "message": message})
 
     def log(self, data: bytes, *, container: str | None = None, at: int | None = None) -> None:
@@ -160,10 +151,9 @@ class Pod:
             logs.append(Log())
         logs[-1].write(data, at)
 
-    def event(
-        self, reason: str, message: str, type: str = "Warning", *, component: str = "kubelet"
-    ) -> None:
-        tell(self._store, self.current, reason, message, kind=type, component=component)
+    def warn(self, reason: str, message: str) -> None:
+        """Record a warning about it."""
+        warn(self._store, self.current, reason, message)
 
     def wait_deleted(self, limit: float | None = None) -> bool:
         return self.deleted.wait(limit)
@@ -197,7 +187,6 @@ class Pod:
                 if each["name"] in self._named(container):
                     _enter(each, state, again=self.spec["restartPolicy"])
             status["phase"] = _phase(status, self.spec["restartPolicy"])
-            _readiness(status)
 
         self._change(change)
 
@@ -211,7 +200,6 @@ def _container(container: Mapping[str, Any], state: Mapping[str, Any]) -> Object
         "restartCount": 0,
         "image": container["image"],
         "imageID": "",
-        "started": False,
     }
 
 
@@ -231,7 +219,6 @@ def _enter(status: Object, state: Mapping[str, Any], *, again: str) -> None:
         status["lastState"] = before
         status["restartCount"] += 1
     status["state"] = state
-    status["ready"] = status["started"] = "running" in state
 
 
 def _phase(status: Object, again: str) -> str:
@@ -247,37 +234,6 @@ def _phase(status: Object, again: str) -> str:
     return "Running" if begun else "Pending"
 
 
-def _readiness(status: Object) -> None:
-    ended = status.get("phase") in ("Succeeded", "Failed")
-    ready = all(each["ready"] for each in status["containerStatuses"])
-    unready = [each["name"] for each in status["containerStatuses"] if not each["ready"]]
-    why = {
-        "reason": {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(
-            status.get("phase", ""), "ContainersNotReady"
-        ),
-        "message": "" if ended else f"containers with unready status: [{' '.join(unready)}]",
-    }
-    begun = all("terminated" in each["state"] for each in status.get("initContainerStatuses", ()))
-    _condition(status, "Initialized", "True" if begun else "False")
-    for kind in ("Ready", "ContainersReady"):
-        if ready:
-            _condition(status, kind, "True")
-        else:
-            _condition(status, kind, "False", **why)
-
-
-def _condition(status: Object, kind: str, holds: str, reason: str = "", message: str = "") -> None:
-    conditions = status.setdefault("conditions", [])
-    told = {
-        "type": kind,
-        "status": holds,
-        **({"reason": reason} if reason else {}),
-        **({"message": message} if message else {}),
-    }
-    for number, before in enumerate(conditions):
-        if before["type"] == kind:
-            if all(before.get(key) == told.get(key) for key in ("status", "reason", "message")):
-                return
-            conditions[number] = {"lastProbeTime": None, "lastTransitionTime": now(), **told}
-            return
-    conditions.append({"lastProbeTime": None, "lastTransitionTime": now(), **told})
+def _condition(status: Object, holds: str, reason: str = "", message: str = "") -> None:
+    told = {"type": "PodScheduled", "status": holds, "reason": reason, "message": message}
+    status["conditions"] = [told]

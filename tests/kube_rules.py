@@ -22,8 +22,7 @@ VALUE = re.compile(r"(?=.{0,63}\Z)(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 KEY = re.compile(rf"({LABEL}(\.{LABEL})*/)?(?=.{{1,63}}\Z)([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 VARIABLE = re.compile(r"[ -<>-~]+")
 
-# Labels that a pod of a Job bears; the short ones are from before Kubernetes 1.27.
-UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
+# Labels that a pod of a Job bears; the short one is from before Kubernetes 1.27.
 NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
 
@@ -53,7 +52,7 @@ def prepared(resource: Resource, body: object, namespace: str) -> Object:
     elif resource.plural == "pods":
         made["spec"] = _pod_defaults(made.get("spec") or {})
         made["spec"].setdefault("serviceAccountName", "default")
-        made["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+        made["status"] = {"phase": "Pending"}
     elif resource.plural == "secrets":
         _secret_defaults(made)
     causes = [f"{field}: Invalid value: {value!r}" for field, value in _wrong(resource, made)]
@@ -72,30 +71,16 @@ def unknown(resource: Resource, body: Any) -> tuple[str, ...]:
 
 
 def _job_defaults(job: Object) -> None:
-    spec: Object = dict(job.get("spec") or {})
+    spec: Object = {"backoffLimit": 6, "suspend": False, **(job.get("spec") or {})}
     meta = job["metadata"]
     meta["uid"] = str(uuid.uuid4())
-    meta["generation"] = 1
     job["spec"] = spec
-    if spec.get("completions") is None and spec.get("parallelism") is None:
-        spec["completions"] = 1
-    spec.setdefault("parallelism", 1)
-    for key, value in (
-        ("backoffLimit", 6), ("completionMode", "NonIndexed"), ("suspend", False),
-        ("podReplacementPolicy", "TerminatingOrFailed"), ("manualSelector", False),
-    ):  # fmt: skip
-        if spec.get(key) is None:
-            spec[key] = value
     template: Object = dict(spec.get("template") or {})
     spec["template"] = template
     template["metadata"] = dict(template.get("metadata") or {})
     labels = dict(template["metadata"].get("labels") or {})
     template["metadata"]["labels"] = labels
     template["spec"] = _pod_defaults(template.get("spec") or {})
-    if labels and not meta.get("labels"):
-        meta["labels"] = dict(labels)
-    spec["selector"] = {"matchLabels": {UID_LABELS[0]: meta["uid"]}}
-    labels.update(dict.fromkeys(UID_LABELS, meta["uid"]))
     labels.update(dict.fromkeys(NAME_LABELS, meta.get("name", "")))
     job["status"] = {}
 
@@ -104,9 +89,6 @@ def _pod_defaults(spec: Mapping[str, Any]) -> Object:
     made: Object = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": 30,
-        "dnsPolicy": "ClusterFirst",
-        "securityContext": {},
-        "schedulerName": "default-scheduler",
         **{key: value for key, value in spec.items() if value is not None},
     }
     for kind in ("initContainers", "containers"):
@@ -123,7 +105,6 @@ def _container_defaults(container: Mapping[str, Any]) -> Object:
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "imagePullPolicy": "Always" if latest else "IfNotPresent",
-        "resources": {},
         **{key: value for key, value in container.items() if value is not None},
     }
 
@@ -180,14 +161,7 @@ def _pod(spec: Mapping[str, Any], field: str) -> Iterator[tuple[str, str]]:
 
 
 def quantity(value: object) -> float:
-    """Return a quantity such as ``100m`` or ``1Gi`` as a number."""
-    text = str(value)
-    found = re.fullmatch(r"([+-]?[0-9.]+)(.*)", text)
-    assert found is not None, text
-    number, unit = float(found[1]), found[2]
-    if unit[:1] in ("e", "E") and unit[1:]:
-        return float(text)
-    if unit.endswith("i"):
-        return number * 1024.0 ** ("KMGTPE".index(unit[0]) + 1)
-    exponents = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
-    return number * 1000.0 ** exponents[unit]
+    """Return an amount of memory such as ``64Mi`` in bytes."""
+    found = re.fullmatch(r"([0-9.]+)(?:([KMGT])i)?", str(value))
+    assert found is not None, value
+    return float(found[1]) * 1024.0 ** (" KMGT".index(found[2] or " "))

@@ -102,8 +102,6 @@ class Store:
             after["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
             if after == before:
                 return before
-            if after.get("spec") != before.get("spec") and "generation" in after["metadata"]:
-                after["metadata"]["generation"] += 1
             key = (resource, namespace, name)
             written = self._write(resource, key, before, after)
             if ready_to_go(resource, written):
@@ -156,6 +154,5 @@ class Store:
 def ready_to_go(resource: str, object: Object) -> bool:
     """Tell whether nothing keeps an object that is to be deleted."""
     meta = object["metadata"]
-    if "deletionTimestamp" not in meta or meta.get("finalizers"):
-        return False
-    return resource != "pods" or not meta.get("deletionGracePeriodSeconds")
+    is_going = "deletionTimestamp" in meta
+    return is_going and (resource != "pods" or not meta.get("deletionGracePeriodSeconds"))

@@ -1,5 +1,8 @@
 """A cluster to run projects on: the stand-in with a registry of its own, or a real one.
 
+Modules of tests name this one as a plug-in, for its fixtures; they import it before pytest does, so
+PYTEST_DONT_REWRITE.
+
 BUILDRUN_TEST_KUBECONFIG names a real cluster; then BUILDRUN_TEST_REPOSITORY is a repository that
 it pulls from and that this machine may push to, BUILDRUN_TEST_NAMESPACE the namespace, and
 BUILDRUN_TEST_REMOTE_CACHE an object store that both reach.
@@ -21,7 +24,15 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import Buildrun, Outcome
-from docker_helpers import Registry, docker, imported, missing, need_engine, registry
+from docker_helpers import (  # noqa: F401
+    Registry,
+    an_engine,
+    docker,
+    imported,
+    missing,
+    need_engine,
+    registry,
+)
 from kube_cluster import Cluster
 from kube_kubelet import DockerKubelet, Pod, Scripted
 from remote_helpers import bucket

@@ -11,26 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Buildrun, Project
-from docker_helpers import BASE, Registry, an_engine, docker  # noqa: F401
+from docker_helpers import BASE, Registry, docker
 from kube_kubelet import Pod
-from kubernetes_helpers import (  # noqa: F401
-    REAL,
-    Place,
-    Run,
-    Staged,
-    Start,
-    Store,
-    a_place,
-    a_prepared_store,
-    a_run,
-    a_stage,
-    a_start,
-    a_tidy_place,
-    an_object_store,
-    an_own_registry,
-    written,
-)
+from kubernetes_helpers import REAL, Place, Run, Staged, Start, Store, written
 from wheels import write_wheel
+
+pytest_plugins = "kubernetes_helpers"
 
 ENTRY = "docker_env: {image: '" + BASE + "'}\nname: inside\nentry_points:\n"
 
@@ -554,19 +540,6 @@ def test_files_travel_from_step_to_step_and_back(
     assert states(report) == {"prepare": "ok", "train": "ok"}
     assert place.settled() == []
 
-    # What is there already takes no Job, nor does what another machine has in the cache.
-    assert run(*words, environ=objects.environ).code == 0
-    assert states(report) == {"prepare": "up-to-date", "train": "up-to-date"}
-    other = {**objects.environ, "BUILDRUN_HOME": str(tmp_path / "other")}
-    (directory / "model.txt").unlink()
-    again = run(*words, environ=other)
-    assert (again.code, again.out) == (0, "trained\n"), again.err
-    assert states(report)["train"] == "cached", report.read_text()
-    assert (directory / "model.txt").read_text() == "a\nb\na\nb\n"
-    if place.standin is not None:
-        made = [each for each in place.standin.requests if each.method == "POST"]
-        assert len([each for each in made if each.path.endswith("/jobs")]) == 2
-
     # Other inputs: the delivery of before does not pass for theirs.
     (directory / "raw.txt").write_text("d\nc\n")
     assert run(*words, environ=objects.environ).code == 0
@@ -715,31 +688,10 @@ def test_without_a_remote_cache_it_is_said_what_is_needed(
         assert not [each for each in place.standin.requests if each.method == "POST"]
 
 
-def test_failed_step_is_tried_again_as_often_as_the_entry_point_says(
-    project: Project, run: Run
-) -> None:
-    outcome = run("-q", project(mlproject("echo once; exit 3", retries=2)))
-    assert (outcome.code, outcome.out) == (3, "once\n" * 3), outcome.err
-    assert "try 3 of 3" in outcome.err
-
-
 def test_step_that_takes_too_long_ends_and_says_so(project: Project, run: Run) -> None:
     outcome = run("-q", project(mlproject("echo begun; exec sleep 600", timeout="2s")))
     assert (outcome.code, outcome.out) == (124, "begun\n"), outcome.err
     assert "2 s" in outcome.err
-
-
-def test_interrupt_deletes_the_job_and_waits_for_its_pod(
-    project: Project, start: Start, place: Place
-) -> None:
-    command = "trap 'echo ended; exit 0' TERM; echo begun; while :; do read -t 1 < <(:); done"
-    live = start("-q", project(mlproject(f"exec 9<>/dev/null; {command}")))
-    live.said("begun")
-    live.interrupt()
-    outcome = live.wait()
-    assert outcome.code == 130, outcome.err
-    assert place.left() == []
-    assert "Traceback" not in outcome.err
 
 
 def test_interrupt_deletes_the_jobs_of_all_steps(

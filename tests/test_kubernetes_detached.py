@@ -10,21 +10,11 @@ import threading
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-from docker_helpers import BASE, an_engine  # noqa: F401
+from docker_helpers import BASE
 from kube_kubelet import Pod
-from kubernetes_helpers import (  # noqa: F401
-    Run,
-    Stage,
-    Staged,
-    Store,
-    a_place,
-    a_prepared_store,
-    a_run,
-    a_stage,
-    an_object_store,
-    an_own_registry,
-    written,
-)
+from kubernetes_helpers import Run, Stage, Staged, Store, written
+
+pytest_plugins = "kubernetes_helpers"
 
 
 class Play:
@@ -202,20 +192,6 @@ def test_run_whose_client_was_killed_is_followed_by_the_next(
     play.go.set()
     outcome = staged.run()
     assert (outcome.code, outcome.out) == (3, "begun\ndone\n")
-    assert len(play.pods) == 1
-
-
-def test_two_clients_see_the_end_of_one_job(stage: Staged, play: Play) -> None:
-    staged = stage(play)
-    first = staged.start()
-    first.said("begun")
-    second = staged.start()
-    second.said("attached to the Job")
-    second.said("begun")
-    play.go.set()
-    for live in (first, second):
-        outcome = live.wait()
-        assert (outcome.code, outcome.out) == (3, "begun\ndone\n")
     assert len(play.pods) == 1
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,15 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Buildrun, Outcome
-from docker_helpers import a_slim, an_engine
+from docker_helpers import a_slim  # noqa: F401
 from example_helpers import play
 from kube_cluster import Cluster
 from kube_faults import Request
 from kube_kubelet import Pod
 from kube_status import RESOURCES
-from kubernetes_helpers import (
-    KINDS,
-    LIMIT,
-    Place,
-    Staged,
-    Store,
-    a_place,
-    a_prepared_store,
-    a_stage,
-    an_object_store,
-    an_own_registry,
-)
+from kubernetes_helpers import KINDS, Place, Staged, Store
 
-FIXTURES = (a_slim, an_engine, a_place, a_prepared_store, a_stage, an_object_store, an_own_registry)
+pytest_plugins = "kubernetes_helpers"
 
 EXAMPLE = REPOSITORY / "examples" / "kubernetes"
 PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
@@ -142,6 +130,9 @@ def test_example_hands_files_from_one_job_to_the_next(
     assert run("--remote-cache", objects.url, home=str(tmp_path / "theirs")).code == 0
     assert states() == ["cached", "cached"]
     assert "about 3.134" in (directory / "report.md").read_text()
+    if place.standin is not None:
+        made = [each.path for each in place.standin.requests if each.method == "POST"]
+        assert len([path for path in made if path.endswith("/jobs")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -298,70 +289,6 @@ def test_commands_for_runs_need_no_more_than_the_role(stage: Staged, buildrun: B
     cancelled = buildrun("runs", "cancel", environ=there.place.environ)
     assert cancelled.code == 0, cancelled.err
     assert [len(there.cluster.all(kind)) for kind in KINDS] == [0, 0, 0]
-
-
-def test_job_that_was_kept_gives_way_to_the_next(stage: Staged) -> None:
-    def play(pod: Pod) -> None:
-        pod.running()
-        pod.log(b"hello\n")
-        pod.ended(0)
-
-    there = stage(play, "  main: {command: 'true', pass_env: [A_TOKEN]}\n")
-    secret = {"A_TOKEN": "hidden"}
-    first = there.run(config={"keep-jobs": "always"}, environ=secret)
-    (made,) = there.cluster.all("jobs")
-    again = there.run(config={"keep-jobs": "always"}, environ=secret)
-    assert (first.out, again.out) == ("hello\n", "hello\n")
-    assert "attached" not in again.err
-    assert "still there" not in again.err
-    (kept,) = there.cluster.all("jobs")
-    assert kept["metadata"]["name"] == made["metadata"]["name"]
-    assert kept["metadata"]["uid"] != made["metadata"]["uid"]
-    (hidden,) = there.cluster.all("secrets")
-    assert hidden["metadata"]["ownerReferences"][0]["uid"] == kept["metadata"]["uid"]
-    there.place.delete("jobs", kept["metadata"]["name"])
-    there.cluster.wait_until(lambda: not there.cluster.all("secrets"))
-
-
-@pytest.mark.parametrize("verb", ["list", "watch"])
-def test_job_that_may_not_be_followed_does_not_stay(stage: Staged, verb: str) -> None:
-    def play(pod: Pod) -> None:
-        pod.running()
-        pod.wait_deleted()
-
-    there = stage(play, "  main: {command: 'true', pass_env: [A_TOKEN]}\n")
-    there.cluster.forbid(verb, "pods")
-    outcome = there.run(environ={"A_TOKEN": "hidden"})
-    assert outcome.code == 1
-    assert f"error: [main] the right to `{verb}` `pods` in the namespace `default`" in outcome.err
-    assert "docs/kubernetes.md has the role" in outcome.err
-    there.cluster.wait_until(lambda: [there.cluster.all(kind) for kind in KINDS] == [[], [], []])
-
-
-def test_second_ctrl_c_does_not_wait_for_the_pod(stage: Staged) -> None:
-    released = threading.Event()
-
-    def play(pod: Pod) -> None:
-        pod.running()
-        pod.log(b"begun\n")
-        pod.wait_deleted()
-        released.wait(LIMIT)
-
-    there = stage(play)
-    live = there.start()
-    try:
-        live.said("begun")
-        live.interrupt()
-        live.said("Ctrl-C again does not wait")
-        live.interrupt()
-        ended = live.wait()
-        assert ended.code == 130
-        assert "its pod is still ending" in ended.err
-        assert len(there.cluster.all("pods")) == 1
-    finally:
-        live.close()
-        released.set()
-    there.cluster.wait_until(lambda: [there.cluster.all(kind) for kind in KINDS] == [[], [], []])
 
 
 def test_place_for_files_that_is_not_there_is_told_before_a_job_is_made(

@@ -8,15 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Buildrun
-from docker_helpers import an_engine  # noqa: F401
 from kube_kubelet import Pod
-from kubernetes_helpers import (  # noqa: F401
-    Stage,
-    Staged,
-    a_prepared_store,
-    a_stage,
-    an_own_registry,
-)
+from kubernetes_helpers import Stage, Staged
+
+pytest_plugins = "kubernetes_helpers"
 
 SECOND = 1_000_000_000
 

@@ -214,70 +214,60 @@ def test_parts_grow_where_there_would_be_too_many() -> None:
 
 
 def test_objects_are_named_by_their_digests(s3: Bucket, root: Path) -> None:
+    sent = ArtifactTransfer(s3.url, os.environ)
+    parcel = sent.send(str(root), ["absent"])
+    assert (parcel.urls, parcel.size, parcel.sha256) == ((), 0, sha256(b""))
+    assert not s3.names()
     (root / "file").write_text("x")
-    parcel = ArtifactTransfer(s3.url, os.environ).send(str(root), ["file"])
+    parcel = sent.send(str(root), ["file"])
     assert s3.names() == {f"sha256/{parcel.sha256[:2]}/{parcel.sha256}"}
 
 
-def test_archive_of_nothing_is_no_object(s3: Bucket, root: Path) -> None:
-    parcel = ArtifactTransfer(s3.url, os.environ).send(str(root), ["absent"])
-    assert (parcel.urls, parcel.size, parcel.sha256) == ((), 0, sha256(b""))
-    assert not s3.names()
-
-
 def test_file_may_appear_under_its_own_path(store: Depot, tmp_path: Path, pod: Pod) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "data").write_text("absolute")
-    (tmp_path / "elsewhere" / "link").symlink_to("/etc/hostname")
+    (tmp_path / "v3").mkdir()
+    (tmp_path / "v3" / "data").write_text("absolute")
+    (tmp_path / "v3" / "link").symlink_to("/etc/hostname")
+    (tmp_path / "current").symlink_to("v3")  # what it leads to is meant
     sent = on(store)
-    parcel = sent.send("/", [str(tmp_path / "elsewhere")], as_absolute=True)
-    again = sent.send(str(tmp_path), ["elsewhere"], as_absolute=True)
+    parcel = sent.send("/", [str(tmp_path / "current")], as_absolute=True)
+    again = sent.send(str(tmp_path), ["current"], as_absolute=True)
     assert (parcel.root, parcel.sha256) == ("/", again.sha256)
     # This pod shares its files with us, so what came shows by what went.
     data = b"".join(store.objects[urlsplit(url).path.lstrip("/")] for url in parcel.urls)
     with tarfile.open(fileobj=io.BytesIO(data)) as made:
-        top = str(tmp_path / "elsewhere").lstrip("/")
+        top = str(tmp_path / "current").lstrip("/")
         assert made.getnames() == [top, f"{top}/data", f"{top}/link"]
-    (tmp_path / "elsewhere" / "data").unlink()
-    argv = ("cat", str(tmp_path / "elsewhere" / "data"))
-    task = transfer.task(argv, str(pod.workdir), [parcel], [], None)
+        assert made.getmember(top).isdir()
+    (tmp_path / "current").unlink()
+    argv = ("cat", str(tmp_path / "current" / "data"))
+    task = transfer.task(argv, str(pod.workdir), [parcel], [], ())
     assert run(pod, task) == (0, "absolute", "")
 
 
-def test_path_of_this_machine_is_what_it_leads_to(store: Depot, tmp_path: Path, root: Path) -> None:
-    (root / "v3").mkdir()
-    (root / "v3" / "data").write_text("x")
-    (root / "current").symlink_to("v3")
-    parcel = on(store).send("/", [str(root / "current")], as_absolute=True)
-    data = b"".join(store.objects[urlsplit(url).path.lstrip("/")] for url in parcel.urls)
-    with tarfile.open(fileobj=io.BytesIO(data)) as made:
-        top = str(tmp_path / "project" / "current").lstrip("/")
-        assert [(member.name, member.isdir()) for member in made] == [
-            (top, True),
-            (f"{top}/data", False),
-        ]
+LEAVES = "is a link that leaves the project"
+OUTSIDE = "cannot be sent to the pod"
 
 
-@pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "d/../../outside"])
-def test_link_out_of_the_project_is_refused(store: Depot, root: Path, target: str) -> None:
-    (root / "link").symlink_to(target)
-    with pytest.raises(ExecutionError, match="`link` is a link that leaves the project") as caught:
-        on(store).send(str(root), ["link"])
-    assert caught.value.hint
-    assert not store.asked
-
-
-@pytest.mark.parametrize("path", ["../outside", "/etc/hostname", ".", "", "a/../.."])
-def test_path_outside_of_the_project_is_refused(store: Depot, root: Path, path: str) -> None:
-    with pytest.raises(ExecutionError, match="cannot be sent to the pod"):
-        on(store).send(str(root), [path])
-
-
-def test_pipe_is_refused(store: Depot, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "target", "told"),
+    [
+        ("link", "/etc/hostname", LEAVES), ("link", "../outside", LEAVES),
+        ("link", "d/../../outside", LEAVES), ("../outside", "", OUTSIDE),
+        ("/etc/hostname", "", OUTSIDE), (".", "", OUTSIDE), ("", "", OUTSIDE),
+        ("a/../..", "", OUTSIDE), ("d", "", "`d/pipe` is neither a file nor a directory"),
+    ],
+)  # fmt: skip
+def test_what_cannot_travel_is_refused(
+    store: Depot, root: Path, path: str, target: str, told: str
+) -> None:
     (root / "d").mkdir()
     os.mkfifo(root / "d" / "pipe")
-    with pytest.raises(ExecutionError, match="`d/pipe` is neither a file nor a directory"):
-        on(store).send(str(root), ["d"])
+    if target:
+        (root / "link").symlink_to(target)
+    with pytest.raises(ExecutionError, match=told) as caught:
+        on(store).send(str(root), [path])
+    assert bool(caught.value.hint) == (told == LEAVES)
+    assert not store.asked
 
 
 @pytest.mark.parametrize("change", ["content", "longer", "gone", "link"])
@@ -307,7 +297,7 @@ def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> 
     port = urlsplit(s3.environ["AWS_ENDPOINT_URL"]).port
     sent = ArtifactTransfer(s3.url, os.environ, endpoint=f"http://localhost:{port}")
     parcel, order = sent.send(str(root), ["file"]), sent.order(JOB)
-    hosts = {urlsplit(url).netloc for url in (*parcel.urls, *order.parts, order.done)}
+    hosts = {urlsplit(url).netloc for url in (*parcel.urls, *order)}
     assert hosts == {f"localhost:{port}"}
     argv = ("cp", "file", "out")
     assert run(pod, transfer.task(argv, str(pod.workdir), [parcel], ["out"], order))[0] == 0
@@ -325,7 +315,7 @@ def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> 
 def test_plain_server_may_have_another_address_for_pods(store: Depot) -> None:
     order = on(store, endpoint="http://store.ns.svc:8080").order(JOB, 1)
     place = f"http://store.ns.svc:8080/team/v1/carried/jobs/{JOB}"
-    assert order == ((f"{place}/0?{SIGNATURE}",), f"{place}/done.json?{SIGNATURE}")
+    assert order == (f"{place}/done.json?{SIGNATURE}", f"{place}/0?{SIGNATURE}")
 
 
 @pytest.mark.parametrize(("hours", "seconds"), [(1, 3600), (0.5, 1800), (1000, 604800), (0, 1)])
@@ -333,12 +323,12 @@ def test_addresses_are_good_for_as_long_as_is_allowed(
     s3: Bucket, hours: float, seconds: int
 ) -> None:
     order = ArtifactTransfer(s3.url, os.environ, hours=hours).order(JOB, 3)
-    assert len(order.parts) == 3
-    for url in (*order.parts, order.done):
+    assert len(order) == 4
+    for url in order:
         query = parse_qs(urlsplit(url).query)
         assert query["X-Amz-Expires"] == [str(seconds)]
         assert query["X-Amz-SignedHeaders"] == ["host"]
-    assert len({urlsplit(url).path for url in (*order.parts, order.done)}) == 4
+    assert len({urlsplit(url).path for url in order}) == 4
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "-a", "a" * 300])
@@ -363,7 +353,7 @@ def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: 
         str(there),
         [sent.delivered_archive(JOB, done)],
         [],
-        None,
+        (),
     )
     assert run(pod, task) == (0, first, "")
     assert tree(root) == {}
@@ -552,30 +542,22 @@ def test_disk_without_room_is_told_and_nothing_is_left(store: Depot, root: Path)
 
 @pytest.mark.parametrize(
     "record",
-    [b"", b"{", b"[]", b'{"version": 2}', b"[" * 50_000, b"\xff", b"x" * 100_000],
-    ids=lambda record: repr(record[:14]),
-)
-def test_record_that_is_none_is_not_trusted(store: Depot, record: bytes) -> None:
-    store.put(f"team/v1/carried/jobs/{JOB}/done.json", record)
-    with pytest.raises(ExecutionError) as caught:
-        on(store).arrived(JOB)
-    assert "the remote cache `" in caught.value.message
-    assert SIGNATURE not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"parts": -1}, {"parts": 10**9}, {"parts": "1"}, {"parts": True}, {"size": -5},
+    [b"", b"{", b"[]", b'{"version": 2}', b"[" * 50_000, b"\xff", b"x" * 100_000,
+     {"parts": -1}, {"parts": 10**9}, {"parts": "1"}, {"parts": True}, {"size": -5},
      {"size": None}, {"sha256": "../x"}, {"sha256": None}, {"seconds": "1"}, {"parts": 0}],
-    ids=repr,
+    ids=lambda record: repr(record)[:24],
 )  # fmt: skip
-def test_record_with_a_wrong_value_is_not_trusted(store: Depot, change: dict[str, object]) -> None:
+def test_record_that_is_wrong_is_not_trusted(
+    store: Depot, record: bytes | dict[str, object]
+) -> None:
     delivery(store, GOOD)
     name = f"team/v1/carried/jobs/{JOB}/done.json"
-    record = {**json.loads(store.objects[name]), **change}
-    store.put(name, json.dumps(record).encode())
-    with pytest.raises(ExecutionError, match="no sound delivery"):
+    if isinstance(record, dict):
+        record = json.dumps({**json.loads(store.objects[name]), **record}).encode()
+    store.put(name, record)
+    with pytest.raises(ExecutionError, match="the remote cache `") as caught:
         on(store).arrived(JOB)
+    assert SIGNATURE not in str(caught.value)
 
 
 def test_delivery_is_deleted(s3: Bucket, pod: Pod) -> None:
@@ -613,16 +595,6 @@ def test_store_without_credentials_is_told(s3: Bucket, root: Path, monkeypatch: 
         with pytest.raises(ExecutionError, match="gets no valid credentials") as caught:
             call()
         assert "AWS_PROFILE" in str(caught.value.hint)
-
-
-@pytest.mark.usefixtures("s3")
-def test_bucket_that_is_not_there_is_told(root: Path) -> None:
-    (root / "file").write_text("x")
-    sent = ArtifactTransfer("s3://no-such-bucket-here/team", os.environ)
-    with pytest.raises(ExecutionError, match="there is no such bucket; files cannot be sent there"):
-        sent.send(str(root), ["file"])
-    with pytest.raises(ExecutionError, match="there is no such bucket"):
-        sent.arrived(JOB)
 
 
 def test_store_that_is_not_there_is_told(root: Path) -> None:

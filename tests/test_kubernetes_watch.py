@@ -1,4 +1,4 @@
-"""What is known of Jobs and their pods, by one watch of each kind."""
+"""What is known of Jobs and their pods, by one watch of each kind, and what is warned of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kube_kubelet import Pod, Scripted
 
 from buildrun.executors.kubernetes.api import Api, Stream, Target
 from buildrun.executors.kubernetes.auth import Connection, connect
-from buildrun.executors.kubernetes.watch import View, Watcher
+from buildrun.executors.kubernetes.watch import Event, Events, View, Watcher
 
 SELECTOR = "mine=yes"
 LIMIT = 60.0
@@ -139,3 +139,54 @@ def test_what_happens_to_a_job_wakes_nobody_else(connection: Connection) -> None
     assert watcher.wait("one", revision, 0.0).revision == revision
     watcher.stir("one")
     assert watcher.wait("one", revision, LIMIT).revision == revision + 1
+
+
+# -- events ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="events")
+def some_events(connection: Connection) -> Events:
+    return Events(Api(connection), "default")
+
+
+def warn(cluster: Cluster, uid: str, words: str, *, kind: str = "Pod", time: int = 0) -> None:
+    about = {"kind": kind, "name": "same", "uid": uid, "namespace": "default"}
+    event = {
+        "metadata": {"generateName": "event-"}, "involvedObject": about, "type": "Warning",
+        "reason": "Failed", "message": words, "lastTimestamp": f"2026-01-01T00:00:{time:02}Z",
+    }  # fmt: skip
+    cluster.create("events", event)
+
+
+def test_last_warning_is_found(cluster: Cluster, events: Events) -> None:
+    warn(cluster, "one", "later", time=2)
+    warn(cluster, "one", "earlier", time=1)
+    warn(cluster, "other", "latest", time=3)
+    assert events.last("Pod", "one") == Event("Failed", "later")
+    assert events.last("Job", "one") is None
+
+
+def test_no_right_to_see_is_no_warning(cluster: Cluster, events: Events) -> None:
+    warn(cluster, "one", "words")
+    cluster.forbid("list", "events")
+    assert events.last("Pod", "one") is None
+
+
+def test_many_that_ask_share_an_answer(cluster: Cluster, events: Events) -> None:
+    names = [f"pod-{number}" for number in range(40)]
+    for name in names:
+        warn(cluster, name, f"of {name}")
+        warn(cluster, name, f"of the Job {name}", kind="Job")
+    found: dict[str, Event | None] = {}
+
+    def ask(name: str) -> None:
+        found[name] = events.last("Pod", name)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == {name: Event("Failed", f"of {name}") for name in names}
+    assert sum(request.path.endswith("/events") for request in cluster.requests) <= 10
+    assert events.last("Job", "pod-0") == Event("Failed", "of the Job pod-0")

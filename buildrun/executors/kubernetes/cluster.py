@@ -48,8 +48,7 @@ class Submitted(NamedTuple):
 class Cluster:
     """The Jobs of one owner in one namespace, from entry to exit; used by several threads.
 
-    directory: of the run, where its Jobs are recorded, with the kubeconfig that the user named;
-    "" for nowhere.
+    directory: of the run, where its Jobs are recorded, with the kubeconfig that the user named.
     """
 
     def __init__(
@@ -110,10 +109,18 @@ class Cluster:
         return Target("secrets", self.namespace, name)
 
     def record(self, step: str, job: str) -> None:
-        """Keep in mind that the run has submitted a Job, for `runs logs` and `runs cancel`."""
-        if self._directory:
-            made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
-            record(self._directory, made)
+        """Note that the run has submitted a Job; a full disk costs `runs` only its memory."""
+        made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
+        try:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            descriptor = os.open(os.path.join(self._directory, _JOBS), flags, 0o600)
+            try:
+                os.write(descriptor, json.dumps(made._asdict()).encode() + b"\n")
+            finally:
+                os.close(descriptor)
+        except OSError:
+            pass
 
     def is_news(self, warning: str) -> bool:
         """Return whether the run is told something for the first time; each step's Job may."""
@@ -173,20 +180,6 @@ class Cluster:
                     f"the Job `{name}` was deleted, and its pod is still there",
                     f"look at it: {self.kubectl} get pods -l job-name={name}",
                 )
-
-
-def record(directory: str, made: Submitted) -> None:
-    """Add a Job to those of a run; a full disk costs only the memory of it."""
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(os.path.join(directory, _JOBS), flags, 0o600)
-        try:
-            os.write(descriptor, json.dumps(made._asdict()).encode() + b"\n")
-        finally:
-            os.close(descriptor)
-    except OSError:
-        pass
 
 
 def recorded(directory: str) -> list[Submitted]:

@@ -12,7 +12,7 @@ from buildrun.project.diagnostics import Diagnostic, Findings, Path
 from buildrun.project.rules.backends import check_kubernetes, load_json
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.yaml_loader import Document, parse, read_text
-from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
 
 Found = TypeVar("Found")
 
@@ -28,16 +28,15 @@ class Config(NamedTuple):
     """Where Jobs run and how; what the template leaves open.
 
     context: None for the current one. repository: where the image is pushed. template: the Job.
-    source: the path of the template, "" for the default one. namespace: None for the template's,
-    else the context's. keep: which Jobs stay once they have ended. pull, schedule: seconds that an
-    image that cannot be pulled, or a pod that finds no place, is waited for. endpoint: where pods
-    find the object store, None for the same address as here.
+    namespace: None for the template's, else the context's. keep: which Jobs stay once they have
+    ended. pull, schedule: seconds that an image that cannot be pulled, or a pod that finds no
+    place, is waited for. endpoint: where pods find the object store, None for the same address as
+    here.
     """
 
     context: str | None
     repository: str
     template: Mapping[str, Any]
-    source: str
     namespace: str | None
     resources: Mapping[str, Any]
     service_account: str | None
@@ -50,28 +49,54 @@ class Config(NamedTuple):
 
 
 def read(
-    given: str, environ: Mapping[str, str], cwd: str, warn: Callable[[str, str], None]
+    given: str,
+    environ: Mapping[str, str],
+    cwd: str,
+    memory: Memo,
+    warn: Callable[[str, str], None],
 ) -> Config:
     """Return the config of a file, or of JSON text; raises ProjectError with the place.
 
-    warn: gets a message and a hint.
+    memory: keeps it while all that it was made from is unchanged. warn: gets a message and a hint.
     """
-    reader = DependencyTracker(environ)
+    warnings: list[tuple[str, str]] = []
+    try:
+        found = memoize(
+            memory,
+            f"backend config {cwd} {given}",
+            environ,
+            lambda tracker: {"config": _read(given, cwd, tracker, warnings), "warnings": warnings},
+        )
+    except ProjectError:
+        for text, hint in warnings:
+            warn(text, hint)
+        raise
+    for text, hint in found["warnings"]:
+        warn(text, hint)
+    return Config(*map(frozen, found["config"]))
+
+
+def _read(
+    given: str, cwd: str, reader: DependencyTracker, warnings: list[tuple[str, str]]
+) -> Config:
     document = _document(given, reader, cwd)
     findings = Findings(document)
     check_kubernetes(findings, cwd, reader)
     for finding in findings.sorted():
         if finding.severity == "error" or finding.code == "missing-job-template":
             raise _error(finding)
-        warn(f"{finding.place}: {finding.message} [{finding.code}]", finding.hint)
+        warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))
     value: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
-    name = value.get("kube-job-template-path")
-    source = _find(name, cwd, document.path) if name else ""
+    source = ""
+    if name := value.get("kube-job-template-path"):
+        # Relative to the caller's directory or to the config's.
+        place = os.path.join(cwd, name)
+        beside = os.path.join(os.path.dirname(document.path), name)
+        source = place if reader.exists(place) else beside
     return Config(
         context=value.get("kube-context") or None,
         repository=str(value["repository-uri"]),
         template=_template(source, reader) if source else _DEFAULT,
-        source=source,
         namespace=value.get("namespace"),
         resources=value.get("resources") or {},
         service_account=value.get("service-account"),
@@ -107,12 +132,6 @@ def _document(given: str, reader: DependencyTracker, cwd: str) -> Document:
     if given.endswith(".json"):
         return _sound(load_json(os.path.join(cwd, given), reader))
     return _sound(parse("--backend-config", given))
-
-
-def _find(name: str, cwd: str, config: str) -> str:
-    """Return the template's path, relative to the caller's directory or to the config's."""
-    place = os.path.join(cwd, name)
-    return place if os.path.exists(place) else os.path.join(os.path.dirname(config), name)
 
 
 def _template(path: str, reader: DependencyTracker) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from buildrun.executors.kubernetes.cluster import Cluster
 from buildrun.executors.kubernetes.manifest import MOUNT, Identity, JobSpec
 from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.store import digest, runs
+from buildrun.store.memo import Memo
 
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext
@@ -50,7 +51,8 @@ class KubernetesExecutor:
         """
         environ, console = context.environ, context.console
         given = context.config_given or "{}"
-        config = kubernetes_config.read(given, environ, context.cwd, console.warn)
+        memory = Memo(context.home.memo)
+        config = kubernetes_config.read(given, environ, context.cwd, memory, console.warn)
         executor = cls(context, config)
         executor._cluster = executor._resources.enter_context(
             Cluster(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from buildrun.executors.base import TIMED_OUT
 from buildrun.executors.docker_cli import CODE
 from buildrun.executors.kubernetes.config import runs_as_root
-from buildrun.executors.kubernetes.watch import Object, View
+from buildrun.executors.kubernetes.watch import Object, View, last_end
 
 # Reasons for which a container waits that do not pass by themselves.
 _FINAL = frozenset(
@@ -38,8 +38,6 @@ _NON_ROOT_HINT = (
     "itself names none"
 )
 _INIT_HINT = "correct the image of the init container in the Job template"
-
-
 _DENIED = (
     f"the pod does not run as root: its user may write in `{CODE}`, if it has the group 0, in /tmp "
     "and in the volumes of the Job template; a user without a name has no HOME to write to either"
@@ -47,17 +45,14 @@ _DENIED = (
 _READ_ONLY = (
     "`readOnlyRootFilesystem` in the Job template forbids it: mount an `emptyDir` where it writes"
 )
-
-
-def write_hint(words: str) -> str:
-    """Return the remedy where words tell that a place cannot be written; "" where they do not."""
-    if "Read-only file system" in words:
-        return _READ_ONLY
-    return _DENIED if "Permission denied" in words else ""
-
-
 _DELETED = "the pod was deleted before its command had ended"
 _DELETED_HINT = "a user, or the cluster when it drained a node, may have done that; run again"
+
+# Programs that an image may lack, and what needs them.
+_PROGRAMS = {
+    "python3": "steps whose files travel to the pod and back",
+    "sh": "a command of more than plain words",
+}
 
 
 class Waiting(NamedTuple):
@@ -65,8 +60,7 @@ class Waiting(NamedTuple):
 
     reason: the cluster's word, "" where all goes its way. words: the cluster's message. trouble:
     what kind of patience it takes, ``pull`` or ``schedule``; ``final`` for none; ``retry`` and ""
-    for no end.
-    events: whose events may tell more, ``job`` or ``pod``.
+    for no end. events: whose events may tell more, ``job`` or ``pod``.
     """
 
     reason: str = ""
@@ -112,74 +106,65 @@ State = Waiting | Running | Ended | Gone
 def classify(view: View, container: str) -> State:
     """Return how a Job stands; container: the name of the one that matters."""
     if view.gone:
-        return _before_it_went(view.last, container)
+        # Another client may have deleted it once it had ended.
+        ours = _of_container(view.last, container)
+        ended = (ours.get("state") or {}).get("terminated")
+        if view.last is None or ended is None:
+            return Gone()
+        return _ended(view.last, ended, int(ours.get("restartCount") or 0))
     if view.job is None:
         return Waiting()
-    failed = _failed(view.job)
     if view.pod is None:
-        return _without_pod(view.job, failed, view.last, container)
-    return _with_pod(view.job, view.pod, container, failed)
-
-
-def _before_it_went(pod: Object | None, container: str) -> State:
-    """Return how a Job ended that another client has deleted since."""
-    if pod is not None:
-        ours = _status(pod.get("status") or {}, container)
-        ended = (ours.get("state") or {}).get("terminated")
-        if ended is not None:
-            return _ended(pod, ended, int(ours.get("restartCount") or 0))
-    return Gone()
+        return _without_pod(view.job, view.last, container)
+    return _with_pod(view.job, view.pod, container)
 
 
 def restarts_of(pod: Object, container: str) -> int:
     """Return how often a container has been started anew."""
-    return int(_status(pod.get("status") or {}, container).get("restartCount") or 0)
+    return int(_of_container(pod, container).get("restartCount") or 0)
 
 
 def is_over(job: Object) -> bool:
     """Return whether a Job has ended, whatever became of it."""
-    return any(
-        item.get("type") in ("Complete", "Failed") and item.get("status") == "True"
-        for item in _conditions(job)
-    )
+    return _condition(job, "Complete", "Failed") is not None
 
 
-def _without_pod(
-    job: Object, failed: Mapping[str, Any] | None, last: Object | None, container: str
-) -> State:
-    if failed is not None:
-        late = _is_late(failed)
-        before = _status((last or {}).get("status") or {}, container)
-        ended = (before.get("lastState") or {}).get("terminated") or {}
-        in_place = _starts_anew(job["spec"]["template"]["spec"])
-        if not late and (crashed := _crashed_init(last)):
-            return Ended(1, _init_fact(crashed))
-        if last is None and failed.get("reason") == "BackoffLimitExceeded" and not in_place:
-            return Ended(1, _DELETED, _DELETED_HINT)
-        return Ended(
-            TIMED_OUT if late else int(ended.get("exitCode") or 1),
-            f"the Job failed: {failed.get('message') or failed.get('reason')}",
-            timed_out=late,
-        )
-    if job["spec"].get("suspend"):
-        return Waiting("Suspended", "the Job is queued")
-    return Waiting(events="job")
+def write_hint(words: str) -> str:
+    """Return the remedy where words tell that a place cannot be written; "" where they do not."""
+    if "Read-only file system" in words:
+        return _READ_ONLY
+    return _DENIED if "Permission denied" in words else ""
 
 
-def _with_pod(  # noqa: PLR0911
-    job: Object, pod: Object, container: str, failed: Mapping[str, Any] | None
-) -> State:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    ours = _status(status, container)
+def _without_pod(job: Object, last: Object | None, container: str) -> State:
+    failed = _failure(job)
+    if failed is None:
+        if job["spec"].get("suspend"):
+            return Waiting("Suspended", "the Job is queued")
+        return Waiting(events="job")
+    late = _is_late(failed)
+    if not late and (crashed := _crashed_init(last)):
+        return Ended(1, _init_fact(crashed))
+    in_place = _starts_anew(job["spec"]["template"]["spec"])
+    if last is None and failed.get("reason") == "BackoffLimitExceeded" and not in_place:
+        return Ended(1, _DELETED, _DELETED_HINT)
+    before = (_of_container(last, container).get("lastState") or {}).get("terminated") or {}
+    fact = f"the Job failed: {failed.get('message') or failed.get('reason')}"
+    return Ended(TIMED_OUT if late else int(before.get("exitCode") or 1), fact, timed_out=late)
+
+
+def _with_pod(job: Object, pod: Object, container: str) -> State:  # noqa: PLR0911
+    name, status, failed = pod["metadata"]["name"], pod.get("status") or {}, _failure(job)
+    ours = _of_container(pod, container)
     restarts = int(ours.get("restartCount") or 0)
+    late = failed is not None and _is_late(failed)
     ended = (ours.get("state") or {}).get("terminated")
     if ended is not None:
         if ended.get("exitCode") and failed is None and _is_tried_again(job, pod):
             return Waiting()
         made = _ended(pod, ended, restarts)
         # Of the Job's own deadline the pod, which is deleted, tells nothing.
-        late = bool(made.exit_code) and failed is not None and _is_late(failed)
-        if late:
+        if made.exit_code and late:
             return made._replace(exit_code=TIMED_OUT, timed_out=True, fact="", hint="")
         return made
     if status.get("phase") == "Failed":
@@ -191,14 +176,16 @@ def _with_pod(  # noqa: PLR0911
     if (ours.get("state") or {}).get("running") is not None:
         return Running(name, restarts)
     crashed = _crashed_init(pod)
-    if crashed and (_has_no_retry_left(job, crashed) if failed is None else not _is_late(failed)):
+    # The Job ends it at the same time, and the pod with it.
+    over = not late and (failed or int((crashed or {}).get("restartCount") or 0) >= _limit(job))
+    if crashed and over:
         return Ended(1, _init_fact(crashed), pod=name, init=crashed["name"])
-    return next(_troubles(status, ours), Waiting(events="pod"))
+    return next(_troubles(pod, ours), Waiting(events="pod"))
 
 
-def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Waiting]:
+def _troubles(pod: Object, ours: Mapping[str, Any]) -> Iterator[Waiting]:
     """Yield what keeps a pod from running."""
-    for item in (*(status.get("initContainerStatuses") or ()), ours):
+    for item in (*((pod.get("status") or {}).get("initContainerStatuses") or ()), ours):
         waiting = (item.get("state") or {}).get("waiting") or {}
         reason, words = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         if reason in _FINAL:
@@ -209,52 +196,45 @@ def _troubles(status: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Wa
         elif reason == "CrashLoopBackOff" and item is not ours:
             yield Waiting(reason, _init_fact(item), "retry")
         elif reason not in _ORDINARY:
-            yield Waiting(reason, words, "pull", "")
-    for item in _conditions({"status": status}):
-        if item.get("type") == "PodScheduled" and item.get("status") == "False":
-            reason = str(item.get("reason") or "Unschedulable")
-            words = str(item.get("message") or "")
-            yield Waiting(reason, words, "schedule", _HINTS["Unschedulable"])
+            yield Waiting(reason, words, "pull")
+    if found := _condition(pod, "PodScheduled", holds="False"):
+        reason, words = found.get("reason") or "Unschedulable", str(found.get("message") or "")
+        yield Waiting(str(reason), words, "schedule", _HINTS["Unschedulable"])
 
 
-def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:
+def _ended(pod: Object, ended: Mapping[str, Any], restarts: int) -> Ended:  # noqa: PLR0911
     """Return what the end of a container means."""
-    status = pod.get("status") or {}
-    code = int(ended.get("exitCode") or 0)
-    message = str(ended.get("message") or "")
+    status, reason = pod.get("status") or {}, ended.get("reason")
+    code, message = int(ended.get("exitCode") or 0), str(ended.get("message") or "")
     made = Ended(code, pod=pod["metadata"]["name"], restarts=restarts, message=message)
-    reason = ended.get("reason")
     if status.get("reason") == "DeadlineExceeded":
         return made._replace(exit_code=TIMED_OUT, timed_out=True)
     if reason == "OOMKilled":
-        limit = _memory_limit(pod)
+        limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+        limit = f"; its limit is {limits['memory']}" if limits.get("memory") else ""
         return made._replace(
-            fact="the container ran out of memory (OOMKilled)"
-            + (f"; its limit is {limit}" if limit else ""),
+            fact=f"the container ran out of memory (OOMKilled){limit}",
             hint="raise `resources.limits.memory` in the backend config or the Job template",
         )
     if reason in ("StartError", "ContainerCannotRun"):
-        return made._replace(
-            exit_code=code or 128,
-            fact=f"the command cannot be started: {message or reason}",
-            hint=_start_hint(message),
-        )
+        hints = [
+            f"the image must have `{program}`, for {use}"
+            for program, use in _PROGRAMS.items()
+            if f'"{program}"' in message and "not found" in message
+        ]
+        fact = f"the command cannot be started: {message or reason}"
+        return made._replace(exit_code=code or 128, fact=fact, hint="".join(hints[:1]))
     if status.get("reason"):
-        return made._replace(exit_code=code or 1, fact=_pod_fact(status), hint=_pod_hint(status))
-    for item in _conditions(pod):
-        if item.get("type") == "DisruptionTarget" and item.get("status") == "True" and code:
-            words = item.get("message") or item.get("reason")
-            return made._replace(fact=f"the cluster has ended the pod: {words}")
+        fact, hint = _pod_fact(status)
+        return made._replace(exit_code=code or 1, fact=fact, hint=hint)
+    if code and (found := _condition(pod, "DisruptionTarget")):
+        words = found.get("message") or found.get("reason")
+        return made._replace(fact=f"the cluster has ended the pod: {words}")
     if code and pod["metadata"].get("deletionTimestamp") and not _starts_anew(pod["spec"]):
-        made = made._replace(fact=_DELETED, hint=_DELETED_HINT)
-    elif code and (hint := _refused(pod["spec"], message)):
-        made = made._replace(fact="a file was refused to the command", hint=hint)
+        return made._replace(fact=_DELETED, hint=_DELETED_HINT)
+    if code and (hint := _refused(pod["spec"], message)):
+        return made._replace(fact="a file was refused to the command", hint=hint)
     return made
-
-
-def _starts_anew(spec: Mapping[str, Any]) -> bool:
-    """Return whether containers start anew in their pod; then the Job itself deletes it."""
-    return bool(spec.get("restartPolicy") == "OnFailure")
 
 
 def _refused(spec: Mapping[str, Any], words: str) -> str:
@@ -272,96 +252,69 @@ def _lost(pod: Object, status: Mapping[str, Any]) -> Ended:
         return Ended(TIMED_OUT, pod=name, timed_out=True)
     if crashed := _crashed_init(pod):
         return Ended(1, _init_fact(crashed), pod=name, init=crashed["name"])
-    return Ended(1, _pod_fact(status), _pod_hint(status), pod=name)
+    return Ended(1, *_pod_fact(status), pod=name)
+
+
+def _pod_fact(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a pod that has failed says of itself, and a hint."""
+    reason = str(status.get("reason") or "")
+    words = str(status.get("message") or "").strip()
+    if reason == "Evicted":
+        hint = "ask for what it needs under `resources.requests`, so that a fitting node is chosen"
+        return f"the pod was evicted: {words}", hint
+    return ": ".join(filter(None, ("the pod failed", reason, words))), ""
 
 
 def _crashed_init(pod: Object | None) -> Mapping[str, Any] | None:
     """Return the status of the init container that has failed, at least the last time it ran."""
     statuses = ((pod or {}).get("status") or {}).get("initContainerStatuses") or ()
-    return next((item for item in statuses if _last_end(item).get("exitCode")), None)
-
-
-def _last_end(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return how a container has ended last; it may have been started anew since."""
-    for state in ("state", "lastState"):
-        if ended := (item.get(state) or {}).get("terminated"):
-            return dict(ended)
-    return {}
+    return next((item for item in statuses if last_end(item).get("exitCode")), None)
 
 
 def _init_fact(item: Mapping[str, Any]) -> str:
-    ended = _last_end(item)
+    ended = last_end(item)
     words = ended.get("message") or ended.get("reason") or ""
     fact = f"the init container `{item['name']}` ended with exit code {ended.get('exitCode')}"
     # Its log tells more than the bare "Error".
     return fact if words in ("", "Error") else f"{fact}: {words}"
 
 
-def _has_no_retry_left(job: Object, item: Mapping[str, Any]) -> bool:
-    """Return whether a container was started anew as often as the Job allows."""
+def _starts_anew(spec: Mapping[str, Any]) -> bool:
+    """Return whether containers start anew in their pod; then the Job itself deletes it."""
+    return bool(spec.get("restartPolicy") == "OnFailure")
+
+
+def _limit(job: Object) -> int:
+    """Return how often containers may be started anew before the Job fails, at least once."""
     limit = job["spec"].get("backoffLimit")
-    return int(item.get("restartCount") or 0) >= max(1, 6 if limit is None else limit)
-
-
-def _pod_fact(status: Mapping[str, Any]) -> str:
-    reason = str(status.get("reason") or "")
-    words = str(status.get("message") or "").strip()
-    if reason == "Evicted":
-        return f"the pod was evicted: {words}"
-    return ": ".join(filter(None, ("the pod failed", reason, words)))
-
-
-def _start_hint(message: str) -> str:
-    for program, use in (
-        ("python3", "steps whose files travel to the pod and back"),
-        ("sh", "a command of more than plain words"),
-    ):
-        if f'"{program}"' in message and "not found" in message:
-            return f"the image must have `{program}`, for {use}"
-    return ""
-
-
-def _pod_hint(status: Mapping[str, Any]) -> str:
-    if status.get("reason") == "Evicted":
-        return "ask for what it needs under `resources.requests`, so that a fitting node is chosen"
-    return ""
+    return max(1, 6 if limit is None else limit)
 
 
 def _is_tried_again(job: Object, pod: Object) -> bool:
-    limit = job["spec"].get("backoffLimit")
-    if _starts_anew(pod["spec"]):
-        return limit is None or limit > 0
+    if job["spec"].get("backoffLimit") == 0:
+        return False
     failed = int((job.get("status") or {}).get("failed") or 0)
-    return failed <= (6 if limit is None else limit) and limit != 0
+    return _starts_anew(pod["spec"]) or failed <= _limit(job)
 
 
-def _failed(job: Object) -> Mapping[str, Any] | None:
-    return next(
-        (
-            item
-            for item in _conditions(job)
-            if item.get("type") in ("Failed", "FailureTarget") and item.get("status") == "True"
-        ),
-        None,
-    )
+def _failure(job: Object) -> Mapping[str, Any] | None:
+    return _condition(job, "Failed", "FailureTarget")
 
 
 def _is_late(failed: Mapping[str, Any]) -> bool:
     return failed.get("reason") == "DeadlineExceeded"
 
 
-def _conditions(item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = (item.get("status") or {}).get("conditions") or []
-    return list(found)
+def _condition(item: Object, *types: str, holds: str = "True") -> Mapping[str, Any] | None:
+    """Return the first of an object's conditions that is of one of the types."""
+    for found in (item.get("status") or {}).get("conditions") or ():
+        if found.get("type") in types and found.get("status") == holds:
+            return dict(found)
+    return None
 
 
-def _status(status: Mapping[str, Any], container: str) -> Mapping[str, Any]:
-    for item in status.get("containerStatuses") or ():
+def _of_container(pod: Object | None, container: str) -> Mapping[str, Any]:
+    for item in ((pod or {}).get("status") or {}).get("containerStatuses") or ():
         if item.get("name") == container:
-            return item if isinstance(item, dict) else {}
+            return dict(item)
     return {}
-
-
-def _memory_limit(pod: Object) -> str:
-    limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
-    return str(limits.get("memory") or "")

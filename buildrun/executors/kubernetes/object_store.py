@@ -59,16 +59,16 @@ class ObjectStore:
         self,
         url: str,
         environ: Mapping[str, str],
-        *,
         endpoint: str | None,
         seconds: int,
         patience: float,
     ) -> None:
-        """Connect to nothing yet.
+        """Connect to nothing yet; raises for a place that pods cannot use by presigned URLs.
 
         environ: whose credentials no message may show. endpoint: the service's address for pods,
         where that is another one. seconds: how long URLs are good for.
         """
+        _refuse_unreachable(url)
         self.shown = hide(shown(url), url, environ)
         self.is_plain = fs.scheme_of(url) in ("http", "https")
         self._url, self._environ, self._endpoint = url, environ, endpoint
@@ -144,7 +144,8 @@ class ObjectStore:
         try:
             return self._connected().read_bytes(task, name, limit)
         except Exception as error:
-            if _may_be_absent(error):
+            # Denied is what S3 calls the absent too, to those who may not list.
+            if is_absent(error) or is_denied(error):
                 return None
             raise
 
@@ -190,11 +191,6 @@ class ObjectStore:
         return ExecutionError(text, hint=hint)
 
 
-def _may_be_absent(error: Exception) -> bool:
-    # Denied is what S3 calls the absent too, to those who may not list.
-    return is_absent(error) or is_denied(error)
-
-
 def _retrying(work: Work[Result]) -> Work[Result]:
     """Return the work, done again where a connection broke or a server was not well."""
 
@@ -204,12 +200,10 @@ def _retrying(work: Work[Result]) -> Work[Result]:
                 return work(task)
             except Exception as error:
                 status = getattr(error, "status", None)
+                is_broken = type(error).__name__ in _BROKEN or isinstance(error, ConnectionError)
                 if isinstance(status, int):
-                    is_transient = status == 429 or status >= 500
-                else:
-                    is_broken = type(error).__name__ in _BROKEN
-                    is_transient = is_broken or isinstance(error, ConnectionError)
-                if not is_transient:
+                    is_broken = status == 429 or status >= 500
+                if not is_broken:
                     raise
                 task.heartbeat()
         return work(task)
@@ -220,8 +214,7 @@ def _retrying(work: Work[Result]) -> Work[Result]:
 # -- presigned URLs --------------------------------------------------------------------------------
 
 
-def refuse_unreachable(url: str) -> None:
-    """Raise ExecutionError for a remote cache that pods cannot use by presigned URLs."""
+def _refuse_unreachable(url: str) -> None:
     scheme = fs.scheme_of(url)
     if scheme not in _S3 | _GOOGLE | _AZURE | _HTTP:
         why = (

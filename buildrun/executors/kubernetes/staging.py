@@ -94,8 +94,8 @@ class FileStaging:
             archives.append(there.send(self._root, own))
         if foreign := self._foreign(task):
             archives.append(there.send("/", foreign, as_absolute=True))
-        ticket = there.order(job) if task.outputs else None
-        text = transfer.task(program, workdir, archives, task.outputs, ticket)
+        order = there.order(job) if task.outputs else ()
+        text = transfer.task(program, workdir, archives, task.outputs, order)
         return {"pod_runner.py": transfer.program(), "task.json": text}
 
     def collect_outputs(self, task: Task, job: str, *, last: bool) -> None:

@@ -12,12 +12,7 @@ from typing import Any, NamedTuple
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError
 from buildrun.executors.kubernetes import archive, pod_runner
-from buildrun.executors.kubernetes.object_store import (
-    LONGEST,
-    UNTRUSTED,
-    ObjectStore,
-    refuse_unreachable,
-)
+from buildrun.executors.kubernetes.object_store import LONGEST, UNTRUSTED, ObjectStore
 from buildrun.store.manifest import DeclaredOutputs
 from buildrun.workspace import outputs as staging
 
@@ -51,13 +46,6 @@ class StagedArchive(NamedTuple):
     root: str = WORKDIR
 
 
-class OutputTicket(NamedTuple):
-    """Where a Job delivers to: URLs for the parts of its outputs, and for the record of them."""
-
-    parts: tuple[str, ...]
-    done: str
-
-
 class Delivery(NamedTuple):
     """What a Job has delivered.
 
@@ -72,7 +60,7 @@ class Delivery(NamedTuple):
 
 
 class ArtifactTransfer:
-    """The way for files to pods and back; methods may be called from several threads."""
+    """The way for files to pods and back; used by several threads. Raises ExecutionError."""
 
     def __init__(
         self,
@@ -84,18 +72,15 @@ class ArtifactTransfer:
         patience: float = 30.0,
         part: int | None = None,
     ) -> None:
-        """Connect to nothing yet; raises ExecutionError for a remote cache that pods cannot use.
+        """Connect to nothing yet; raises for a remote cache that pods cannot use.
 
         endpoint: the address of the store's service for pods, where that is another one.
         environ: whose credentials no message may show. hours: how long addresses are good for, as
         far as the store and the credentials allow. patience: seconds without progress after which
         a transfer is given up. part: bytes of a part of what is sent, by default what suits.
         """
-        refuse_unreachable(url)
         seconds = max(1, min(int(hours * 3600), LONGEST))
-        self._store = ObjectStore(
-            url, environ, endpoint=endpoint, seconds=seconds, patience=patience
-        )
+        self._store = ObjectStore(url, environ, endpoint, seconds, patience)
         usual = _PLAIN if self._store.is_plain else _SIGNED
         self._limit = usual if part is None else usual._replace(bytes=part)
 
@@ -103,8 +88,8 @@ class ArtifactTransfer:
         """Have files, directories and links in the store, where they are not there already.
 
         The paths are relative to the root; absent ones are passed over. With ``as_absolute`` they
-        appear in pods under their full paths here. Raises ExecutionError, also for what changes
-        meanwhile, and for links out of the project.
+        appear in pods under their full paths here. Raises also for what changes meanwhile, and for
+        links out of the project.
         """
         made = archive.archive(root, paths, as_absolute=as_absolute, limit=self._limit)
         parts = {_content_name(part.sha256): part for part in made.parts}
@@ -112,13 +97,12 @@ class ArtifactTransfer:
         urls = self._store.urls([_content_name(part.sha256) for part in made.parts], "GET")
         return StagedArchive(urls, made.sha256, made.size, EVERYWHERE if as_absolute else WORKDIR)
 
-    def order(self, name: str, parts: int = 64) -> OutputTicket:
-        """Return where a Job of this name delivers to; raises ExecutionError."""
-        done, *urls = self._store.urls(_names(name, parts), "PUT")
-        return OutputTicket(tuple(urls), done)
+    def order(self, name: str, parts: int = 64) -> tuple[str, ...]:
+        """Return where a Job of this name delivers to: URLs for the record, and for parts."""
+        return self._store.urls(_names(name, parts), "PUT")
 
     def arrived(self, name: str) -> Delivery | None:
-        """Return what a Job has delivered, None where it has not; raises ExecutionError."""
+        """Return what a Job has delivered, None where it has not."""
         data = self._store.read(_names(name, 0)[0], _LARGEST_RECORD)
         if data is None:
             return None
@@ -129,7 +113,7 @@ class ArtifactTransfer:
             raise ExecutionError(text, hint=UNTRUSTED) from None
 
     def delivered_archive(self, name: str, done: Delivery) -> StagedArchive:
-        """Return what a Job has delivered for another one; raises ExecutionError."""
+        """Return what a Job has delivered for another one."""
         urls = self._store.urls(_names(name, done.parts)[1:], "GET")
         return StagedArchive(urls, done.sha256, done.size)
 
@@ -137,7 +121,7 @@ class ArtifactTransfer:
         """Put the outputs that a Job has delivered into the project, in the place of old ones.
 
         Declared outputs that were not delivered stay as they are. All is made ready beside the
-        project's files first. Raises ExecutionError; then nothing is half there.
+        project's files first; where that fails, nothing is half there.
         """
         paths = sorted(os.path.normpath(path) for path in outputs)
         names = _names(name, done.parts)[1:]
@@ -161,7 +145,7 @@ class ArtifactTransfer:
             ) from error
 
     def discard(self, name: str) -> None:
-        """Delete what a Job has delivered, as far as the store lets us; raises ExecutionError."""
+        """Delete what a Job has delivered, as far as the store lets us."""
         done = self.arrived(name)
         if done is not None:
             self._store.delete(_names(name, done.parts))
@@ -172,13 +156,13 @@ def task(
     workdir: str,
     inputs: Sequence[StagedArchive],
     outputs: Sequence[str],
-    order: OutputTicket | None,
+    order: Sequence[str],
     *,
     part: int = PART,
 ) -> str:
     """Return what ``task.json`` of a Job says; it holds URLs, so it is a secret.
 
-    order: None where nothing is to be delivered. part: bytes of the first parts of the delivery.
+    order: empty where nothing is to be delivered. part: bytes of the first parts of the delivery.
     """
     made = {
         "version": 1,
@@ -189,8 +173,8 @@ def task(
             for archive in inputs
         ],
         "outputs": list(outputs),
-        "deliver": list(order.parts) if order is not None else [],
-        "done": order.done if order is not None else None,
+        "deliver": list(order[1:]),
+        "done": order[0] if order else None,
         "part": part,
     }
     return json.dumps(made, separators=(",", ":"))

@@ -243,19 +243,21 @@ def pods_of(api: Api, namespace: str, job: str) -> tuple[Object, ...]:
     return by_age(found.get("items") or ())
 
 
+def last_end(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how a container has ended last; it may have been started anew since."""
+    for state in ("state", "lastState"):
+        if ended := (status.get(state) or {}).get("terminated"):
+            return dict(ended)
+    return {}
+
+
 def _has_ended(pod: Object) -> bool:
     """Return whether the command has ended, or an init container has failed."""
     status = pod.get("status") or {}
-    inits, ours = (
-        [
-            end
-            for item in status.get(kind) or ()
-            for state in ("state", "lastState")
-            if (end := (item.get(state) or {}).get("terminated"))
-        ]
-        for kind in ("initContainerStatuses", "containerStatuses")
+    inits = status.get("initContainerStatuses") or ()
+    return any(map(last_end, status.get("containerStatuses") or ())) or any(
+        last_end(item).get("exitCode") for item in inits
     )
-    return bool(ours) or any(end.get("exitCode") for end in inits)
 
 
 def _event(line: bytes) -> Any:
