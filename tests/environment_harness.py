@@ -8,17 +8,22 @@ on, so that nothing has to be timed.
 
 from __future__ import annotations
 
+import base64
+import functools
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import conda_channel
 import pytest
@@ -36,28 +41,6 @@ class Change(NamedTuple):
 
     apply: Callable[[Path], object] = lambda _: None
     environ: Mapping[str, str] = {}
-
-
-class Adapter(Protocol):
-    """How the tests declare projects for one manager."""
-
-    name: str
-    # What decides an environment's content, and what does not, each by a telling name.
-    parts: Mapping[str, Change]
-    trifles: Mapping[str, Change]
-
-    # Writes a project whose `main` prints the version of `alpha` and the prefix.
-    def declare(self, directory: Path) -> None: ...
-
-    # Writes one whose build touches `started` in the gate and waits for `go`.
-    def declare_gated(self, directory: Path, gate: Path) -> None: ...
-
-    # Writes one that cannot be built, and one that needs more than a megabyte.
-    def declare_unbuildable(self, directory: Path) -> None: ...
-    def declare_large(self, directory: Path) -> None: ...
-
-    # Returns paths that appear in a prefix as a build goes on, the first ones first.
-    def milestones(self) -> tuple[str, ...]: ...
 
 
 class Run:
@@ -197,6 +180,49 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], object]:
     return apply
 
 
+Serve = Callable[..., str]
+
+
+@pytest.fixture(name="serve")
+def served_files() -> Iterator[Serve]:
+    """Return a function that serves a directory over HTTP and returns the address.
+
+    secret: user and password that it asks for, with a colon between. context: that of TLS.
+    """
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(
+        directory: Path, *, secret: str | None = None, context: ssl.SSLContext | None = None
+    ) -> str:
+        wanted = secret and "Basic " + base64.b64encode(secret.encode()).decode()
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if wanted is None or self.headers.get("Authorization") == wanted:
+                    super().do_GET()
+                    return
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic realm=files")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Handler, directory=str(directory))
+        )
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http{'s' if context else ''}://localhost:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 # A build backend without needs of its own, which waits at the gate.
 _BACKEND = """
 import os, shutil, time
@@ -212,7 +238,10 @@ def build_wheel(directory, settings=None, metadata=None):
 
 
 class Virtualenv:
-    """python_env.yaml, with wheels of our own."""
+    """python_env.yaml, with wheels of our own.
+
+    parts: what decides an environment's content, and trifles: what does not, by telling names.
+    """
 
     name = "virtualenv"
     parts: Mapping[str, Change] = {
@@ -233,6 +262,7 @@ class Virtualenv:
     }
 
     def declare(self, directory: Path) -> None:
+        """Write a project whose `main` prints the version of `alpha` and the prefix."""
         for version in ("1.0", "2.0"):
             write_wheel(directory / "w", "alpha", version)
         write(
@@ -247,6 +277,7 @@ class Virtualenv:
         )
 
     def declare_gated(self, directory: Path, gate: Path) -> None:
+        """Write one whose build touches `started` in the gate and waits for `go`."""
         self.declare(directory)
         backend = _BACKEND.format(gate=str(gate), wheels=str(directory / "w"))
         write(
@@ -264,10 +295,12 @@ class Virtualenv:
         write(directory, r__txt="./w/alpha-1.0-py3-none-any.whl\nalpha==99\n")
 
     def declare_large(self, directory: Path) -> None:
+        """Write one that needs more than three megabytes."""
         self.declare(directory)
         larger_wheel(directory, 4_000_000)
 
     def milestones(self) -> tuple[str, ...]:
+        """Return paths that appear in a prefix as a build goes on, the first ones first."""
         return ("", "bin/python", f"lib/python{MINOR}/site-packages/alpha.py")
 
 
@@ -341,6 +374,9 @@ class Conda:
             ),
             r__txt="# none\n",
         )
+
+
+Adapter = Virtualenv | Conda
 
 
 @contextmanager

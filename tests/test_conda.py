@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 import json
 import os
 import shutil
 import ssl
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import sys
 from pathlib import Path
 
 import conda_channel
 import pytest
 from conda_channel import PLATFORM, SITE, Package, module, python
-from environment_harness import Place, write
+from conftest import Buildrun, Project
+from environment_harness import LIMIT, Place, Serve, served_files, write  # noqa: F401
 from wheels import write_source, write_wheel
 
-from buildrun.console import Console
-from buildrun.environments import conda, virtual_packages
 from buildrun.environments import condarc as channels
-from buildrun.environments.base import EnvironmentRequest
+from buildrun.environments import virtual_packages
 from buildrun.environments.failures import locate
 from buildrun.errors import EnvironmentFailure
-from buildrun.project.model import CondaEnv, ProjectSpec
-from buildrun.store.memo import DependencyTracker, Memo
+from buildrun.store.memo import DependencyTracker
 
 
 @pytest.fixture
@@ -41,52 +35,6 @@ def channel(tmp_path: Path) -> Path:
     directory = tmp_path / "channel"
     conda_channel.make(directory)
     return directory
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    """Serves files; asks for a password where ``secret`` is set."""
-
-    secret: str | None = None
-
-    def do_GET(self) -> None:
-        wanted = None
-        if self.secret is not None:
-            wanted = "Basic " + base64.b64encode(self.secret.encode()).decode()
-        if wanted is not None and self.headers.get("Authorization") != wanted:
-            self.send_error(401)
-            return
-        super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-Serve = Callable[..., str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Return a function that serves a directory over HTTP and returns the address."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(
-        directory: Path, *, secret: str | None = None, context: ssl.SSLContext | None = None
-    ) -> str:
-        handler = type("Handler", (_Handler,), {"secret": secret})
-        server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(handler, directory=str(directory))
-        )
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        scheme = "http" if context is None else "https"
-        return f"{scheme}://localhost:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def declare(
@@ -278,7 +226,13 @@ def test_wrong_hash_is_refused(remote: bool, place: Place, channel: Path, serve:
 def test_certificate_that_nobody_vouches_for(
     place: Place, channel: Path, serve: Serve, tmp_path: Path
 ) -> None:
-    context, authority = certificates(tmp_path)
+    authority, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=localhost -addext "
+    words += "subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    command = ("openssl", *words.split(), "-keyout", str(key), "-out", str(authority))
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key)
     source = serve(channel, context=context)
     project = declare(place.project(), source, "data")
     said = failure(place, project)
@@ -292,24 +246,6 @@ def test_certificate_that_nobody_vouches_for(
     ):
         place.run(project, "--refresh", **environ)
         shutil.rmtree(place.store / "conda")
-
-
-def certificates(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """Return a server's context, and the file of the authority that vouches for it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no `openssl`")
-    (directory / "ext").write_text("subjectAltName=DNS:localhost\n")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 9 -subj /CN=authority",
-        "req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=localhost",
-        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 9 "
-        "-extfile ext",
-    ):
-        arguments = ("openssl", *command.split())
-        subprocess.run(arguments, cwd=directory, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    return context, directory / "ca.pem"
 
 
 # --- credentials and offline
@@ -581,23 +517,16 @@ def test_conda_that_fails(place: Place, channel: Path) -> None:
 # --- without a build
 
 
-def request_for(directory: Path, **environ: str) -> EnvironmentRequest:
-    declared = CondaEnv(str(directory / "conda.yaml"), channels=("x",), dependencies=("python",))
-    project = ProjectSpec("demo", str(directory), None, (), declared)
-    variables = {"HOME": str(directory), **environ}
-    return EnvironmentRequest(project, "conda", variables, Memo())
-
-
 def test_missing_rattler_has_three_remedies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, buildrun: Buildrun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "rattler", None)
-    request = request_for(tmp_path)
-    identity = conda.identify(request, DependencyTracker(request.environ))
-    with pytest.raises(EnvironmentFailure) as caught:
-        conda.build(identity, str(tmp_path / "prefix"), request, Console({}), -1)
+    monkeypatch.setitem(sys.modules, "rattler", None)
+    conda = {name: None for name in os.environ if "CONDA" in name}
+    directory = project("conda_env: conda.yaml\n", conda__yaml="dependencies: [python]\n")
+    outcome = buildrun("build", directory, environ=conda)
+    assert outcome.code == 1
     for remedy in ("buildrun[conda]", "MLFLOW_CONDA_HOME", "--env-manager virtualenv"):
-        assert remedy in (caught.value.hint or "")
+        assert remedy in outcome.err
 
 
 def resolved(names: list[str], directory: Path, condarc: str = "", **environ: str) -> list[str]:
@@ -683,10 +612,11 @@ def test_locate_finds_list_items_only(tmp_path: Path) -> None:
     assert locate(str(path), "scipy") == str(path)
 
 
-def test_damage_names_what_was_changed(place: Place, channel: Path) -> None:
+def test_damage_is_found_and_named(place: Place, channel: Path) -> None:
     project = declare(place.project(), channel.as_uri(), "python", "data", "pure")
     place.run(project)
-    prefix = place.prefix(project)
-    assert list(conda.modified_files(str(prefix))) == []
-    (prefix / "share" / "data.txt").unlink()
-    assert list(conda.modified_files(str(prefix))) == ["share/data.txt"]
+    place.start("cache", "verify").finish()
+    (place.prefix(project) / "share" / "data.txt").unlink()
+    process = place.start("cache", "verify").process
+    assert "such as `share/data.txt`" in process.communicate(timeout=LIMIT)[0]
+    assert process.returncode == 1

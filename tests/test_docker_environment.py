@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,8 @@ import pytest
 from conda_channel import Package
 from conftest import Buildrun, Outcome, Project
 from docker_helpers import BASE, an_engine, docker, imported  # noqa: F401
-from wheels import write_wheel
+from environment_harness import Serve, served_files  # noqa: F401
+from wheels import write_source, write_wheel
 
 from buildrun.environments.images import derive
 from buildrun.environments.images.engine import Engine
@@ -190,40 +188,17 @@ def test_same_lock_makes_the_same_image(
     assert "do not install it" in refused.err
 
 
-def test_credentials_are_in_no_image(project: Project, run: Run, wheels: Path, store: Path) -> None:
+def test_credentials_are_in_no_image(
+    project: Project, run: Run, wheels: Path, store: Path, serve: Serve
+) -> None:
     pages = wheels.parent / "index"
     (pages / "alpha").mkdir(parents=True)
     for wheel in wheels.iterdir():
         (pages / "alpha" / wheel.name).write_bytes(wheel.read_bytes())
-    expected = "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
-
-    class Index(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(pages))
-
-        def do_GET(self) -> None:
-            if self.headers.get("Authorization") == expected:
-                super().do_GET()
-            else:
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", "Basic realm=index")
-                self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
-        directory = project(PROJECT, python_env__yaml="dependencies: [alpha]\n")
-        outcome = run(
-            directory,
-            environ={"PIP_NO_INDEX": None, "PIP_FIND_LINKS": None, "PIP_INDEX_URL": address},
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
+    address = serve(pages, secret=f"me:{SECRET}").replace("//localhost", f"//me:{SECRET}@127.0.0.1")
+    directory = project(PROJECT, python_env__yaml="dependencies: [alpha]\n")
+    environ = {"PIP_NO_INDEX": None, "PIP_FIND_LINKS": None, "PIP_INDEX_URL": address}
+    outcome = run(directory, environ=environ)
     assert (outcome.code, outcome.out) == (0, f"{PREFIX} 2.0\n"), outcome.err
     assert SECRET not in outcome.err
     (made,) = environments(store)
@@ -235,47 +210,26 @@ def test_credentials_are_in_no_image(project: Project, run: Run, wheels: Path, s
     assert SECRET not in docker("inspect", made) + docker("history", "--no-trunc", made)
 
 
-def test_local_projects_are_built_in_the_container(project: Project, run: Run) -> None:
+def test_local_projects_are_built_in_the_container(
+    project: Project, run: Run, wheels: Path
+) -> None:
+    write_wheel(wheels, "beta")
     directory = project(
-        PROJECT, python_env__yaml="dependencies: ['./lib  # here', '-r more.txt']\n",
-        more__txt="alpha==1.0\n",
-    )  # fmt: skip
-    _local(directory / "lib", "def wait(): pass\n")
-    (directory / "MLproject").write_text(
-        PROJECT.replace("import sys, alpha", "import sys, alpha, lib")
+        PROJECT.replace("import sys, alpha", "import sys, alpha, beta"),
+        python_env__yaml="dependencies: ['./lib  # here', '-r more.txt']\n",
+        more__txt="beta==1.0\n",
     )
+    module = write_source(directory / "lib")
     outcome = run("-q", directory)
-    assert outcome.out == f"{PREFIX} 1.0\n", outcome.err
-    assert sorted(path.name for path in (directory / "lib").iterdir()) == [
-        "backend.py", "lib.py", "pyproject.toml",
-    ]  # fmt: skip
-
-
-def _local(directory: Path, wait: str) -> None:
-    """Write a project that builds itself with what is in it."""
-    directory.mkdir()
-    (directory / "lib.py").write_text("pass\n")
-    (directory / "pyproject.toml").write_text(
-        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
-    )
-    (directory / "backend.py").write_text(
-        "import pathlib, zipfile\n" + wait + "def build_wheel(directory, *_):\n"
-        "    wait()\n    pathlib.Path('left-behind').touch()\n"
-        "    name, info = 'lib-1.0-py3-none-any.whl', 'lib-1.0.dist-info/'\n"
-        "    with zipfile.ZipFile(pathlib.Path(directory, name), 'w') as archive:\n"
-        "        archive.write('lib.py')\n"
-        "        archive.writestr(info + 'METADATA', "
-        "'Metadata-Version: 2.1\\nName: lib\\nVersion: 1.0\\n')\n"
-        "        archive.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\n"
-        "Root-Is-Purelib: true\\nTag: py3-none-any\\n')\n"
-        "        archive.writestr(info + 'RECORD', '')\n"
-        "    return name\n"
-    )
+    assert outcome.out == f"{PREFIX} 7\n", outcome.err
+    files = sorted(path.name for path in module.parent.iterdir())
+    assert files == ["alpha.py", "backend.py", "pyproject.toml"]
 
 
 def test_container_of_a_killed_build_is_removed(project: Project, run: Run, store: Path) -> None:
     directory = project(PROJECT, python_env__yaml="dependencies: [./lib]\n")
-    _local(directory / "lib", "import time\ndef wait(): time.sleep(600)\n")
+    backend = write_source(directory / "lib").parent / "backend.py"
+    backend.write_text("import time\ntime.sleep(600)\n")
     process = subprocess.Popen(
         (sys.executable, "-m", "buildrun", directory, "-b", "docker", "-c", CONFIG),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

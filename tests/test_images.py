@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Buildrun
 from docker_helpers import BASE, a_small, an_engine, docker, need_engine  # noqa: F401
-from test_image_context import fingerprints, make, project_spec, write
+from test_image_context import fingerprints, project_spec, write
+from test_image_context import make as make_files
 
 from buildrun.console import Console
 from buildrun.environments.images import derive
@@ -49,82 +50,91 @@ def root(tmp_path: Path) -> Path:
     return directory
 
 
+Make = Callable[..., DerivedImage]
+
+
+@pytest.fixture
+def make(engine: Engine, small: str, root: Path, store: Path) -> Make:
+    """Return a function that makes the image of the project."""
+
+    def call(
+        base: str = small, root: Path = root, store: Path = store, **more: bool
+    ) -> DerivedImage:
+        return derived(engine, base, root, store, **more)
+
+    return call
+
+
+@pytest.fixture
+def made(make: Make) -> DerivedImage:
+    return make()
+
+
 def the(engine: Engine, name: str) -> Image:
     found = engine.image(name)
     assert found is not None
     return found
 
 
-def test_image_runs_the_code_as_it_is(engine: Engine, root: Path, store: Path) -> None:
-    make(root, "we\nird", "d" * 120 + "/" + "e" * 130, "run.sh")
+def test_image_runs_the_code_as_it_is(root: Path, make: Make) -> None:
+    make_files(root, "we\nird", "d" * 120 + "/" + "e" * 130, "run.sh")
     (root / os.fsdecode(b"latin\xff")).write_text("x")
     (root / "run.sh").write_text("#!/bin/sh\nls -1b\n")
     (root / "run.sh").chmod(0o755)
-    made = derived(engine, BASE, root, store)
+    made = make(BASE)
     listed = docker("run", "--rm", "--network=none", made.id, "./run.sh").splitlines()
     assert listed == ["MLproject", "d" * 120, "latin\\377", "run.sh", "train", "we\\nird"]
     assert docker("run", "--rm", made.id, "pwd") == derive.CODE
 
 
-def test_image_keeps_what_the_base_says(
-    engine: Engine, small: str, root: Path, store: Path
-) -> None:
-    made = derived(engine, small, root, store)
+def test_image_keeps_what_the_base_says(engine: Engine, small: str, made: DerivedImage) -> None:
     found, base = the(engine, made.id), the(engine, small)
     assert found.layers[:-1] == base.layers
     assert found.config["Env"] == base.config["Env"]
     assert found.config["User"] == "1000"
     assert found.config["WorkingDir"] == derive.CODE
-    labels = {
-        "theirs": "yes",
-        "buildrun": "1",
-        "buildrun.key": made.key,
-        "buildrun.project": "made",
-    }
-    assert found.config["Labels"] == labels
+    labels = {"buildrun": "1", "buildrun.key": made.key, "buildrun.project": "made"}
+    assert found.config["Labels"] == {"theirs": "yes", **labels}
     assert found.names == (made.reference,)
     assert made.reference == f"buildrun/made:{made.key[7:23]}"
 
 
 def test_same_project_is_the_same_image_elsewhere(
-    engine: Engine, small: str, root: Path, store: Path, tmp_path: Path
+    engine: Engine, tmp_path: Path, make: Make
 ) -> None:
     other = tmp_path / "other-machine"
     write(other, train__py="print('trained')\n", MLproject="name: made\n")
     os.utime(other / "MLproject", (1, 1))
-    one = derived(engine, small, root, store)
+    one = make()
     docker("rmi", one.reference)
     assert engine.image(one.id) is None
-    two = derived(engine, small, other, tmp_path / "other-store")
+    two = make(root=other, store=tmp_path / "other-store")
     assert two == one
     docker("rmi", two.reference)
 
 
 def test_unchanged_project_is_not_built_again(
-    engine: Engine, small: str, root: Path, store: Path
+    buildrun: Buildrun, store: Path, tmp_path: Path, made: DerivedImage, make: Make
 ) -> None:
-    first = derived(engine, small, root, store)
-    assert not first.reused
-    assert derived(engine, small, root, store) == first._replace(reused=True)
-    assert derived(engine, small, root, store, refresh=True) == first
-
-
-def test_another_store_takes_the_image_that_is_there(
-    engine: Engine, small: str, root: Path, store: Path, tmp_path: Path
-) -> None:
-    first = derived(engine, small, root, store)
-    assert derived(engine, small, root, tmp_path / "other") == first._replace(reused=True)
+    assert not made.reused
+    assert make() == made._replace(reused=True)
+    assert make(store=tmp_path / "other") == made._replace(reused=True)
+    assert make(refresh=True) == made
+    docker("rmi", made.reference)
+    assert make() == made
+    docker("rmi", made.reference)
+    assert kept(buildrun, "ls") == []
+    assert list((store / "images").glob("*.json")) == []
 
 
 def test_name_that_moved_is_not_taken_for_the_image(
-    engine: Engine, small: str, root: Path, store: Path, tmp_path: Path
+    engine: Engine, small: str, tmp_path: Path, made: DerivedImage, make: Make
 ) -> None:
-    first = derived(engine, small, root, store)
-    docker("tag", small, first.reference)
-    assert derived(engine, small, root, store).id == first.id
-    again = derived(engine, small, root, tmp_path / "other")
-    assert again == first
-    assert the(engine, first.reference).id == first.id
+    docker("tag", small, made.reference)
+    assert make().id == made.id
+    again = make(store=tmp_path / "other")
+    assert again == made
+    assert the(engine, made.reference).id == made.id
 
 
 @pytest.mark.parametrize("what", ["code", "mode", "base", "name"])
@@ -146,26 +156,16 @@ def test_key_follows_what_the_image_is_made_of(
     assert not Home(str(store)).images or not os.path.exists(Home(str(store)).images)
 
 
-def test_removed_image_is_made_again(engine: Engine, small: str, root: Path, store: Path) -> None:
-    first = derived(engine, small, root, store)
-    docker("rmi", first.reference)
-    assert derived(engine, small, root, store) == first
-
-
-def test_damaged_record_is_no_trouble(engine: Engine, small: str, root: Path, store: Path) -> None:
-    first = derived(engine, small, root, store)
+def test_damaged_record_is_no_trouble(store: Path, made: DerivedImage, make: Make) -> None:
     (record,) = (store / "images").glob("*.json")
     for text in ("", "[]", '{"version": 1}', "[" * 5000, '{"version": 1, "id": "x"}'):
         record.write_text(text)
-        assert derived(engine, small, root, store).id == first.id
+        assert make().id == made.id
 
 
-def test_engine_that_wants_all_layers_builds(engine: Engine, small: str, store: Path) -> None:
-    data = (
-        archive.header(b"x/", archive.DIRECTORY, mode=0o755)
-        + archive.whole(b"x/y", b"hello\n")
-        + archive.END
-    )
+def test_engine_that_wants_all_layers_builds(engine: Engine, small: str) -> None:
+    directory = archive.header(b"x/", archive.DIRECTORY, mode=0o755)
+    data = directory + archive.whole(b"x/y", b"hello\n") + archive.END
     layer = Layer(len(data), lambda: iter([data]))
     change = ConfigChange({"A": 'q"$x\\ z'}, "/x")
     key = json.dumps({"buildrun": "1", "buildrun.key": "sha256:" + "1" * 64})
@@ -176,25 +176,16 @@ def test_engine_that_wants_all_layers_builds(engine: Engine, small: str, store: 
     assert found.layers[0] == the(engine, small).layers[0]
     assert engine.remove(made)
     assert engine.image(made) is None
-    del store
 
 
 def test_layers_that_are_gone_do_not_make_a_wrong_image(
     engine: Engine, root: Path, store: Path, small: str
 ) -> None:
-    base = the(engine, small)
-    gone = base._replace(id="sha256:" + "2" * 64, layers=("sha256:" + "3" * 64,))
+    gone = the(engine, small)._replace(id="sha256:" + "2" * 64, layers=("sha256:" + "3" * 64,))
+    project, prints = project_spec(root), fingerprints(root)
     with pytest.raises(EnvironmentFailure):
-        code_image(
-            engine, Home(str(store)), gone, project_spec(root), fingerprints(root), refresh=False,
-            console=QUIET,
-        )  # fmt: skip
-    assert (
-        engine.image(
-            derive.code_recipe(gone, project_spec(root), fingerprints(root), QUIET).reference
-        )
-        is None
-    )
+        code_image(engine, Home(str(store)), gone, project, prints, refresh=False, console=QUIET)
+    assert engine.image(derive.code_recipe(gone, project, prints, QUIET).reference) is None
 
 
 MAKE = """
@@ -208,19 +199,13 @@ print(derived(Engine(os.environ), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[
 """
 
 
-def maker(base: str, root: Path, store: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        (sys.executable, "-c", MAKE, Path(__file__).parent, base, root, store),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def test_two_processes_make_one_image(engine: Engine, small: str, root: Path, store: Path) -> None:
-    both = [maker(small, root, store) for _ in range(2)]
+def test_two_processes_make_one_image(small: str, root: Path, store: Path, make: Make) -> None:
+    command = (sys.executable, "-c", MAKE, Path(__file__).parent, small, root, store)
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sorted("reused=True" in out.decode() for out, _ in said) == [False, True]
-    assert derived(engine, small, root, store).reused
+    assert make().reused
 
 
 KILLED = """
@@ -246,7 +231,7 @@ derive.layer_image(engine, Home(sys.argv[4]), base, recipe, refresh=False, conso
 
 
 def test_killed_build_leaves_nothing_that_counts(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun
+    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun, make: Make
 ) -> None:
     for repaired in (True, False):
         done = subprocess.run(
@@ -258,7 +243,7 @@ def test_killed_build_leaves_nothing_that_counts(
         assert json.loads(record.read_text())["id"] == ""
         assert not list((store / "images").glob("*.tmp"))
         if repaired:
-            made = derived(engine, small, root, store)
+            made = make()
             assert not made.reused
             assert engine.made()[made.key] == [made.id]
             buildrun("cache", "clear")
@@ -275,9 +260,8 @@ def kept(buildrun: Buildrun, *arguments: str) -> list[dict[str, object]]:
 
 
 def test_cache_lists_and_removes_images(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun
+    engine: Engine, small: str, store: Path, buildrun: Buildrun, made: DerivedImage
 ) -> None:
-    made = derived(engine, small, root, store)
     (row,) = kept(buildrun, "ls")
     assert (row["key"], row["id"], row["reference"]) == (made.key, made.id, made.reference)
     assert buildrun("cache", "info", "--format=json").data["images"]["count"] == 1
@@ -292,12 +276,11 @@ def test_cache_lists_and_removes_images(
 
 
 def test_image_of_an_older_version_is_removed(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    engine: Engine, buildrun: Buildrun, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
     with monkeypatch.context() as older:
         older.setattr("buildrun.store.digest.PREFIX", "sha256:")
-        made = derived(engine, small, root, store)
+        made = make()
     assert made.key.startswith("sha256:")
     assert [row["id"] for row in kept(buildrun, "ls")] == [made.id]
     assert len(kept(buildrun, "clear")) == 1
@@ -305,10 +288,8 @@ def test_image_of_an_older_version_is_removed(
     assert kept(buildrun, "ls") == []
 
 
-def test_image_of_a_container_is_kept(
-    engine: Engine, root: Path, store: Path, buildrun: Buildrun
-) -> None:
-    made = derived(engine, BASE, root, store)
+def test_image_of_a_container_is_kept(engine: Engine, buildrun: Buildrun, make: Make) -> None:
+    made = make(BASE)
     container = docker("create", made.id, "true")
     try:
         outcome = buildrun("cache", "clear")
@@ -321,9 +302,8 @@ def test_image_of_a_container_is_kept(
 
 
 def test_names_that_others_gave_stay(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun
+    engine: Engine, small: str, buildrun: Buildrun, made: DerivedImage
 ) -> None:
-    made = derived(engine, small, root, store)
     docker("tag", made.id, f"{small}-mine")
     try:
         buildrun("cache", "clear")
@@ -332,19 +312,8 @@ def test_names_that_others_gave_stay(
         docker("rmi", f"{small}-mine")
 
 
-def test_records_without_image_are_dropped(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun
-) -> None:
-    made = derived(engine, small, root, store)
-    docker("rmi", made.reference)
-    assert kept(buildrun, "ls") == []
-    assert list((store / "images").glob("*.json")) == []
-
-
-def test_cache_works_without_an_engine(
-    engine: Engine, small: str, root: Path, store: Path, buildrun: Buildrun
-) -> None:
-    derived(engine, small, root, store)
+@pytest.mark.usefixtures("made")
+def test_cache_works_without_an_engine(buildrun: Buildrun) -> None:
     nowhere = {"DOCKER_HOST": "unix:///nonexistent"}
     assert len(buildrun("cache", "ls", "--format=json", environ=nowhere).data["images"]) == 1
     outcome = buildrun("cache", "clear", environ=nowhere)

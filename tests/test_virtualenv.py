@@ -16,7 +16,7 @@ from conftest import Buildrun, Outcome, Project
 from wheels import Call, only_wheels, some_wheels, write_source, write_wheel  # noqa: F401
 
 from buildrun.environments import local_metadata
-from buildrun.environments.private_files import File, settle
+from buildrun.environments.installed_files import File, settle
 
 MLPROJECT = """\
 name: packages

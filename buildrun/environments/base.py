@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from buildrun.errors import EnvironmentFailure, UsageError
 from buildrun.project import codec
 from buildrun.project.model import CondaEnv, DockerEnv, EnvironmentSpec, ProjectSpec
-from buildrun.store.memo import Memo, memoize
+from buildrun.store.memo import DependencyTracker, Memo, memoize
 
 if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.environments.lockfile import Lock
-    from buildrun.store.memo import DependencyTracker
 
 
 class EnvironmentRequest(NamedTuple):
@@ -144,13 +143,13 @@ def identify(manager: EnvironmentManager, request: EnvironmentRequest) -> Identi
 
 
 # Our names, and what uv and conda call them; a Linux lock holds for glibc 2.28 and newer.
-UV = {
+UV_PLATFORMS = {
     "linux-x86_64": "x86_64-manylinux_2_28",
     "linux-aarch64": "aarch64-manylinux_2_28",
     "darwin-arm64": "aarch64-apple-darwin",
     "darwin-x86_64": "x86_64-apple-darwin",
 }
-CONDA = {
+CONDA_PLATFORMS = {
     "linux-x86_64": "linux-64",
     "linux-aarch64": "linux-aarch64",
     "darwin-arm64": "osx-arm64",
@@ -163,8 +162,10 @@ def here() -> str:
     return f"{sys.platform}-{os.uname().machine}"
 
 
-def check(platform: str) -> str:
+def require_platform(platform: str) -> str:
     """Return the platform; raises UsageError where it is not one that can be locked for."""
-    if platform not in UV:
-        raise UsageError(f"unknown platform `{platform}`", hint=f"choose of {', '.join(UV)}")
+    if platform not in UV_PLATFORMS:
+        raise UsageError(
+            f"unknown platform `{platform}`", hint=f"choose of {', '.join(UV_PLATFORMS)}"
+        )
     return platform

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments import (
     base,
     conda_activate,
@@ -14,7 +15,6 @@ from buildrun.environments import (
     failures,
     installed_files,
     lockfile,
-    private_files,
     rattler,
     requirements,
     uv,
@@ -22,16 +22,12 @@ from buildrun.environments import (
 )
 from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.conda_lock import declared_by
-from buildrun.environments.lockfile import Package
+from buildrun.environments.lockfile import Lock, Package
 from buildrun.environments.virtualenv import names_in
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv
 from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.lockfile import Lock
 
 NAME = conda_lock.NAME
 
@@ -43,7 +39,9 @@ def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity
     declared = declared_by(request)
     inputs = conda_lock.inputs(request, reader)
     subdir = virtual_packages.platform(reader)
-    platform = next((name for name, conda in base.CONDA.items() if conda == subdir), subdir)
+    platform = next(
+        (name for name, conda in base.CONDA_PLATFORMS.items() if conda == subdir), subdir
+    )
     lock = lockfile.load(declared.path, reader, NAME)
     state, stale = lockfile.check(lock, inputs, platform, "", declared.path, locked=request.locked)
     parts: dict[str, Any] = {
@@ -89,7 +87,7 @@ def build(
         conda_lock.install_pip(prefix, request, identity, packages, console, lock)
     else:
         create(executable, declared, prefix, request, console, lock)
-        if damaged := private_files.settle(prefix, installed_files.of_conda(prefix)):
+        if damaged := installed_files.settle(prefix, installed_files.of_conda(prefix)):
             names = ", ".join(f"`{name}`" for name in damaged)
             console.warn(
                 f"files of {names} differ from what the packages record of them",

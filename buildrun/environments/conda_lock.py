@@ -6,8 +6,9 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from buildrun.console import Console
 from buildrun.environments import (
     base,
     failures,
@@ -20,16 +21,13 @@ from buildrun.environments import (
     virtual_packages,
     virtualenv,
 )
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.condarc import Channel, without_secrets
 from buildrun.environments.lockfile import Lock, Package
+from buildrun.environments.requirements import Line
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest, Identity
-    from buildrun.environments.requirements import Line
 
 NAME = "conda"
 
@@ -85,13 +83,13 @@ def make(
     found: dict[str, tuple[Package, ...]] = {}
     for platform in platforms:
         before = previous.platforms.get(platform, ()) if previous else ()
-        subdir = base.CONDA[base.check(platform)]
+        subdir = base.CONDA_PLATFORMS[base.require_platform(platform)]
         solved = rattler.call(
             request, declared, used, console, -1,
             action="solve",
             prefix=os.path.join(os.path.dirname(declared.path), "prefix"),
             platform=subdir,
-            virtual_packages=virtual_packages.assumed(subdir, reader),
+            virtual_packages=virtual_packages.listed(virtual_packages.assumed(subdir, reader)),
             records=records(before, used.channels),
         )  # fmt: skip
         packages = [_encode(record, used.channels) for record in solved]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 from buildrun.errors import EnvironmentFailure
-
-if TYPE_CHECKING:
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker
 
 Priority = Literal["strict", "flexible", "disabled"]
 
@@ -47,11 +46,10 @@ class Settings(NamedTuple):
 class Channel(NamedTuple):
     """A channel.
 
-    written: as it stands in the file, for messages. address: its URL, with credentials if it has
-    any. label: what tells it from others in a key: no credentials, no path of the project.
+    address: its URL, with credentials if it has any. label: what tells it from others in a key: no
+    credentials, no path of the project.
     """
 
-    written: str
     address: str
     label: str
 
@@ -98,10 +96,8 @@ def expand(name: str, file: str, settings: Settings, reader: DependencyTracker) 
             place=file,
             hint="give the path of the folder, such as `/opt/conda/conda-bld`",
         )
-    members = settings.defaults if full == "defaults" else settings.groups.get(full)
-    if members is None:
-        return [_single(name, full, file, settings)]
-    return [_single(name, member, file, settings) for member in members]
+    members = settings.defaults if full == "defaults" else settings.groups.get(full, (full,))
+    return [_single(member, file, settings) for member in members]
 
 
 def without_secrets(text: str) -> str:
@@ -109,20 +105,14 @@ def without_secrets(text: str) -> str:
     return _TOKEN.sub(r"\1<token>", _USER.sub(r"\1", text))
 
 
-def _single(written: str, name: str, file: str, settings: Settings) -> Channel:
-    if "://" in name:
-        address = _SUBDIR.sub("", name).rstrip("/")
-        return Channel(written, address, _label(address))
+def _single(name: str, file: str, settings: Settings) -> Channel:
     if name.startswith(("/", "./", "../", "~")) or name in (".", ".."):
         path = os.path.join(os.path.dirname(file), os.path.expanduser(name))
-        address = _uri(os.path.normpath(path))
-        return Channel(written, address, name if name.startswith(".") else address)
-    address = _named(_SUBDIR.sub("", name).strip("/"), settings)
-    return Channel(written, address, _label(address))
-
-
-def _label(address: str) -> str:
-    return _TOKEN.sub("", _USER.sub(r"\1", address)).replace("/t/", "/")
+        address = f"file://{quote(os.path.normpath(path))}"
+        return Channel(address, name if name.startswith(".") else address)
+    plain = _SUBDIR.sub("", name)
+    address = plain.rstrip("/") if "://" in name else _named(plain.strip("/"), settings)
+    return Channel(address, _TOKEN.sub("", _USER.sub(r"\1", address)).replace("/t/", "/"))
 
 
 def _named(name: str, settings: Settings) -> str:
@@ -137,23 +127,13 @@ def _named(name: str, settings: Settings) -> str:
     return f"{settings.alias.rstrip('/')}/{name}"
 
 
-def _uri(path: str) -> str:
-    from urllib.parse import quote
-
-    return f"file://{quote(path)}"
-
-
 def _files(reader: DependencyTracker) -> list[str]:
     home = reader.home()
     config = reader.variable("XDG_CONFIG_HOME") or os.path.join(home, ".config")
     folders = ["/etc/conda", "/var/lib/conda", reader.variable("CONDA_ROOT") or ""]
     folders += [os.path.join(config, "conda"), os.path.join(home, ".conda")]
-    paths = [
-        os.path.join(folder, name)
-        for folder in folders
-        if folder
-        for name in (".condarc", "condarc")
-    ]
+    names = (".condarc", "condarc")
+    paths = [os.path.join(folder, name) for folder in filter(None, folders) for name in names]
     paths.append(os.path.join(home, ".condarc"))
     if prefix := reader.variable("CONDA_PREFIX"):
         paths.append(os.path.join(prefix, ".condarc"))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from buildrun.console import redact
 from buildrun.environments.condarc import without_secrets
-from buildrun.environments.requirements import name_of
+from buildrun.environments.requirements import Line, name_of
 from buildrun.errors import EnvironmentFailure
-
-if TYPE_CHECKING:
-    from buildrun.environments.requirements import Line
-    from buildrun.project.model import CondaEnv
+from buildrun.project.model import CondaEnv
 
 # Remedies, each followed by what a tool says where it helps, in lower case; the first one counts.
 Signs = Sequence[tuple[str, ...]]
@@ -234,7 +230,7 @@ def _blamed_line(output: str, lines: Sequence[Line]) -> str | None:
     said = set(re.findall(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.sub(r"[_.]+", "-", output.lower())))
     for line in lines:
         if line.text in output or name_of(line.text) in said:
-            return f"{line.path}:{line.number}" if line.number else locate(line.path, line.text)
+            return line.place if line.number else locate(line.path, line.text)
     return None
 
 

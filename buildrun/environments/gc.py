@@ -6,25 +6,19 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from buildrun.environments import base as registry
 from buildrun.environments import prefix
 from buildrun.errors import StoreError
-from buildrun.store import locks
+from buildrun.store import files, locks
 from buildrun.store.gc import HALF_MADE, CacheEntry
-
-if TYPE_CHECKING:
-    from buildrun.store.home import Home
+from buildrun.store.home import Home
 
 
 def list_entries(home: Home) -> list[CacheEntry]:
     """Return what is there, the most recently used first."""
-    try:
-        names = os.listdir(home.environments)
-    except OSError:
-        return []
-    paths = [os.path.join(home.environments, name) for name in names]
+    paths = [os.path.join(home.environments, name) for name in files.names(home.environments)]
     found = [_entry(path) for path in paths if os.path.isdir(path) and not os.path.islink(path)]
     return sorted(found, key=lambda item: item.used, reverse=True)
 
@@ -69,8 +63,8 @@ def verify(home: Home) -> list[tuple[str, str]]:
 
 
 def _damage(manager: str, path: str) -> str | None:
-    files = registry.load(manager).modified_files(path)
-    return f"{len(files)} files changed or gone, such as `{files[0]}`" if files else None
+    found = registry.load(manager).modified_files(path)
+    return f"{len(found)} files changed or gone, such as `{found[0]}`" if found else None
 
 
 def _entry(path: str) -> CacheEntry:
@@ -88,18 +82,17 @@ def _entry(path: str) -> CacheEntry:
 
 def _projects(path: str) -> tuple[str, ...]:
     try:
-        with open(os.path.join(path, prefix.USES), "rb") as file:
-            return tuple(str(json.loads(line)) for line in file)
-    except (OSError, ValueError):
+        lines = files.text(os.path.join(path, prefix.USES)).splitlines()
+        return tuple(str(json.loads(line)) for line in lines)
+    except ValueError:
         return ()
 
 
 def _marker(path: str) -> dict[str, Any]:
     try:
-        with open(os.path.join(path, prefix.MARKER), "rb") as file:
-            value = json.loads(file.read())
+        value = json.loads(files.text(os.path.join(path, prefix.MARKER)))
         return value if isinstance(value, dict) else {}
-    except (OSError, ValueError):
+    except ValueError:
         return {}
 
 

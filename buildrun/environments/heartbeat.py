@@ -6,10 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from buildrun.console import Console
+from buildrun.console import Console
 
 PERIOD = 15.0  # seconds
 

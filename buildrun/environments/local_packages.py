@@ -15,25 +15,22 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
 from buildrun.environments import local_metadata, requirements
 from buildrun.environments.failures import ToolFailure
+from buildrun.environments.requirements import Line
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.model import ProjectSpec
 from buildrun.store import digest, files, listing
+from buildrun.store.listing import Entry
+from buildrun.store.memo import DependencyTracker
 from buildrun.workspace import gitignore, select
 from buildrun.workspace.fingerprints import Fingerprints
-
-if TYPE_CHECKING:
-    from buildrun.environments.requirements import Line
-    from buildrun.project.model import ProjectSpec
-    from buildrun.store.listing import Entry
-    from buildrun.store.memo import DependencyTracker
-    from buildrun.workspace.gitignore import GitIndex
-    from buildrun.workspace.select import FileSet
-    from buildrun.workspace.walk import Selection
+from buildrun.workspace.gitignore import GitIndex
+from buildrun.workspace.select import FileSet
+from buildrun.workspace.walk import Selection
 
 # What an editable install takes from the directory; the code itself is used where it lies.
 _BUILD_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in")
@@ -104,7 +101,7 @@ def describe(
     except OSError as error:
         raise EnvironmentFailure(
             f"`{line.text}` names `{path}`, which cannot be read: {error.strerror}",
-            place=requirements.place_of(line),
+            place=line.place,
             hint="paths are relative to the project's root",
         ) from None
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
-
-if TYPE_CHECKING:
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker
 
 VERSION = 1
 

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from buildrun.console import redact
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
 from buildrun.store.files import NotAFile
-
-if TYPE_CHECKING:
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker
 
 _KEYS = (
-    "index-url",
-    "extra-index-url",
-    "find-links",
-    "no-index",
-    "cert",
-    "client-cert",
-    "trusted-host",
-    "proxy",
-    "timeout",
-    "default-timeout",
-    "constraint",
-    "no-binary",
-    "only-binary",
-    "pre",
-    "require-hashes",
-    "keyring-provider",
-    "no-build-isolation",
-)
+    "index-url", "extra-index-url", "find-links", "no-index", "cert", "client-cert", "trusted-host",
+    "proxy", "timeout", "default-timeout", "constraint", "no-binary", "only-binary", "pre",
+    "require-hashes", "keyring-provider", "no-build-isolation",
+)  # fmt: skip
+# Those that decide what is installed.
+_CHOICES = (
+    "index-url", "extra-index-url", "find-links", "no-index", "no-binary", "only-binary", "pre",
+)  # fmt: skip
 _TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})
 
 
@@ -52,7 +41,15 @@ class Settings(NamedTuple):
 
 def read(reader: DependencyTracker) -> Settings:
     """Return the settings that pip would use here, in uv's words."""
-    return _translate(own(reader), reader)
+    values = own(reader)
+    arguments = [
+        f"--{key}={item}"
+        for key in ("constraint", "no-binary", "only-binary")
+        for item in values.get(key, "").replace(",", " ").split()
+    ]
+    arguments += ["--no-index"] if _is_true(values, "no-index") else []
+    indexes = tuple(f"{key}={redact(values[key])}" for key in _CHOICES if key in values)
+    return Settings(tuple(arguments), _variables(values, reader), indexes)
 
 
 def own(reader: DependencyTracker) -> dict[str, str]:
@@ -61,9 +58,7 @@ def own(reader: DependencyTracker) -> dict[str, str]:
     for path in _files(reader):
         values.update(_from_file(path, reader))
     for key in _KEYS:
-        name = "PIP_" + key.upper().replace("-", "_")
-        value = reader.variable(name)
-        if value:
+        if value := reader.variable("PIP_" + key.upper().replace("-", "_")):
             values[key] = value
     return values
 
@@ -84,37 +79,14 @@ def _files(reader: DependencyTracker) -> list[str]:
 
 
 def _from_file(path: str, reader: DependencyTracker) -> dict[str, str]:
-    try:
-        text = reader.read(path).decode(errors="replace")
-    except OSError:
-        return {}
-    import configparser
-
     parser = configparser.RawConfigParser(strict=False)
     try:
-        parser.read_string(text)
-    except configparser.Error:
+        parser.read_string(reader.read(path).decode(errors="replace"))
+    except (OSError, configparser.Error):
         return {}
-    values: dict[str, str] = {}
-    for section in ("global", "install"):
-        if parser.has_section(section):
-            for key, value in parser.items(section):
-                values[key.replace("_", "-")] = value
-    return {key: value for key, value in values.items() if key in _KEYS}
-
-
-def _translate(values: dict[str, str], reader: DependencyTracker) -> Settings:
-    arguments: list[str] = []
-    for key, flag in (
-        ("constraint", "--constraint"),
-        ("no-binary", "--no-binary"),
-        ("only-binary", "--only-binary"),
-    ):
-        for item in values.get(key, "").replace(",", " ").split():
-            arguments.append(f"{flag}={item}")
-    if _is_true(values, "no-index"):
-        arguments.append("--no-index")
-    return Settings(tuple(arguments), _variables(values, reader), _indexes(values))
+    sections = [parser[name] for name in ("global", "install") if parser.has_section(name)]
+    found = {key.replace("_", "-"): value for each in sections for key, value in each.items()}
+    return {key: value for key, value in found.items() if key in _KEYS}
 
 
 def _variables(values: dict[str, str], reader: DependencyTracker) -> tuple[tuple[str, str], ...]:
@@ -145,11 +117,6 @@ def _variables(values: dict[str, str], reader: DependencyTracker) -> tuple[tuple
 
 def _is_true(values: dict[str, str], key: str) -> bool:
     return values.get(key, "").lower() in _TRUE
-
-
-def _indexes(values: dict[str, str]) -> tuple[str, ...]:
-    named = ("index-url", "extra-index-url", "find-links", "no-index", "no-binary", "only-binary")
-    return tuple(f"{key}={redact(values[key])}" for key in (*named, "pre") if key in values)
 
 
 # uv's variables that decide what is installed.

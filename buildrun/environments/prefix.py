@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from buildrun.store import locks
-
-if TYPE_CHECKING:
-    from buildrun.store.home import Home
+from buildrun.store.home import Home
 
 MARKER = ".buildrun.json"
 # The roots of the projects that used the environment, a JSON text a line; its time is the last use.

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from buildrun.console import Console
+from buildrun.environments.base import EnvironmentManager, EnvironmentRequest, Identity
 from buildrun.environments.heartbeat import going_on
 from buildrun.environments.prefix import (
     ASIDE,
@@ -27,12 +29,8 @@ from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.executors.base import Environment
 from buildrun.store import locks
 from buildrun.store.files import publish
+from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker, prune
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentManager, EnvironmentRequest, Identity
-    from buildrun.store.home import Home
 
 # Seconds after which a record of what was computed is removed, when something is built anyway.
 _OLD_RECORDS = 30 * 86400.0

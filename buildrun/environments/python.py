@@ -7,20 +7,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments import uv
+from buildrun.environments.base import EnvironmentRequest
 from buildrun.environments.failures import ToolFailure, locate
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.model import PythonEnv
 from buildrun.project.rules.environments import fits, parse_version
 from buildrun.store import files
-from buildrun.store.memo import memoize
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.project.model import PythonEnv
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker, memoize
 
 _DIRECTORY = re.compile(r"^(?:cpython-)?([0-9]+\.[0-9]+\.[0-9]+)(?:-|$)")
 _PROGRAM = re.compile(r"^python(?:3(?:\.[0-9]+)?)?$")

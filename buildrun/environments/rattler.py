@@ -9,17 +9,15 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments import condarc, failures
+from buildrun.environments.base import EnvironmentRequest
 from buildrun.environments.condarc import Channel, Settings
+from buildrun.project.model import CondaEnv
 from buildrun.store import home
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.project.model import CondaEnv
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from buildrun.console import size
-from buildrun.environments import installed_files, private_files, rattler_cache
+from buildrun.environments import installed_files, rattler_cache
 from buildrun.environments.rattler_cache import Entry
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
@@ -188,7 +188,7 @@ def _flawed(prefix: str, entries: Sequence[Entry], *, last: bool) -> list[Entry]
     last: they were just unpacked. Then only sizes count: a package's script may write into files.
     """
     files = list(installed_files.of_conda(prefix))
-    names = set(private_files.settle(prefix, files))
+    names = set(installed_files.settle(prefix, files))
     if last:
         names = set()
     names |= {each.package for each in files if installed_files.has_other_size(prefix, each)}

@@ -9,16 +9,14 @@ import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import Parsed, parse
 from buildrun.store.files import NotAFile
-
-if TYPE_CHECKING:
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _CODING = re.compile(rb"^[ \t]*#.*coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
@@ -45,6 +43,11 @@ class Line(NamedTuple):
     path: str
     number: int
     constraint: bool = False
+
+    @property
+    def place(self) -> str:
+        """Return the file and number, for messages."""
+        return f"{self.path}:{self.number}" if self.number else self.path
 
 
 def follow(
@@ -155,7 +158,7 @@ def _walk(
             chain = " -> ".join(os.path.basename(item) for item in (*trail, path))
             raise EnvironmentFailure(
                 f"requirement files include each other: {chain}",
-                place=place_of(line),
+                place=line.place,
                 hint="take one of the `-r` lines out",
             )
         inner = _logical_lines(_read(path, line, reader), path, located=True)
@@ -175,7 +178,7 @@ def _parsed(line: Line, reader: DependencyTracker) -> Parsed:
     except ValueError as error:
         raise EnvironmentFailure(
             f"pip cannot read `{redact(line.text)}`: {error}",
-            place=place_of(line),
+            place=line.place,
             hint="correct the line; options of `pip install` itself do not stand in requirements",
         ) from None
 
@@ -193,22 +196,14 @@ def _read(path: str, line: Line, reader: DependencyTracker) -> str:
         coding = _CODING.search(b"\n".join(content.split(b"\n", 2)[:2]))
         return content.decode(coding.group(1).decode() if coding else "utf-8-sig")
     except (UnicodeDecodeError, LookupError):
-        raise EnvironmentFailure(
-            f"`{path}` is not UTF-8 text", place=place_of(line), hint="save it as UTF-8"
-        ) from None
+        fact, hint = f"`{path}` is not UTF-8 text", "save it as UTF-8"
     except NotAFile as error:
-        raise EnvironmentFailure(
-            f"`{line.text}` names `{path}`: {error.strerror}",
-            place=place_of(line),
-            hint="put a file in its place",
-        ) from None
+        fact, hint = f"`{line.text}` names `{path}`: {error.strerror}", "put a file in its place"
     except OSError as error:
-        raise EnvironmentFailure(
-            f"`{line.text}` names a file that cannot be read: {error.strerror}",
-            place=place_of(line),
-            hint=f"make `{path}`; the path is relative to "
-            + ("the project's root" if line.number == 0 else "the file that names it"),
-        ) from None
+        fact = f"`{line.text}` names a file that cannot be read: {error.strerror}"
+        place = "the file that names it" if line.number else "the project's root"
+        hint = f"make `{path}`; the path is relative to {place}"
+    raise EnvironmentFailure(fact, place=line.place, hint=hint)
 
 
 def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
@@ -227,8 +222,3 @@ def _logical_lines(text: str, path: str, *, located: bool) -> list[Line]:
     if pending.strip():
         found.append(Line(pending.strip(), path, start if located else 0))
     return found
-
-
-def place_of(line: Line) -> str:
-    """Return the line's file and number, for messages."""
-    return f"{line.path}:{line.number}" if line.number else line.path

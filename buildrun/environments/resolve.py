@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments import base
-from buildrun.environments.base import EnvironmentRequest, Identity
+from buildrun.environments.base import EnvironmentManager, EnvironmentRequest, Identity
 from buildrun.environments.prefix import prefix_of, why_unusable
 from buildrun.errors import EnvironmentFailure, UsageError
 from buildrun.executors import base as executors
+from buildrun.planning.context import RunContext
 from buildrun.planning.model import EnvironmentState, backend_of, docker_env
+from buildrun.project.model import ProjectSpec
+from buildrun.store.home import Home
+from buildrun.store.memo import DependencyTracker
 
 if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentManager
     from buildrun.environments.images.provider import ImageProvider
     from buildrun.environments.provider import PrefixProvider
-    from buildrun.planning.context import RunContext
-    from buildrun.project.model import ProjectSpec
-    from buildrun.store.home import Home
-    from buildrun.store.memo import DependencyTracker
 
 
 def open_provider(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from buildrun.console import Console
 from buildrun.environments.base import EnvironmentRequest, Identity
+from buildrun.environments.lockfile import Lock
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
-from buildrun.store.memo import memoize
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.environments.lockfile import Lock
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker, memoize
 
 NAME = "local"
 

@@ -8,18 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from buildrun.console import Console
+from buildrun.environments.base import EnvironmentRequest
 from buildrun.environments.failures import ToolFailure
+from buildrun.environments.pip_config import Settings
 from buildrun.environments.requirements import expanded, name_of
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import parse
 from buildrun.store import home
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.environments.pip_config import Settings
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n]*\r(?!\n)")
 _KEPT_BYTES = 1 << 16

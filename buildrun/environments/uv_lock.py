@@ -6,17 +6,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from buildrun.environments import base, failures
-from buildrun.environments.lockfile import Package
-from buildrun.environments.requirements import name_of
+from buildrun.environments.local_packages import Copies
+from buildrun.environments.lockfile import Lock, Package
+from buildrun.environments.requirements import Line, name_of
 from buildrun.errors import EnvironmentFailure
-
-if TYPE_CHECKING:
-    from buildrun.environments.local_packages import Copies
-    from buildrun.environments.lockfile import Lock
-    from buildrun.environments.requirements import Line
 
 _VERSION = re.compile(r"===?\s*([^\s;]+)")
 _HASH = re.compile(r"--hash=([a-z0-9]+:[0-9a-f]+)")
@@ -38,16 +34,20 @@ def resolve(
     previous: its versions are kept where they still fit.
     Raises EnvironmentFailure with uv's reason.
     """
-    target = base.UV[base.check(platform)]
+    target = base.UV_PLATFORMS[base.require_platform(platform)]
     packages: list[Package] = []
     for stage, requirements in stages.items():
         texts = copies.place(requirements)
         if not texts:
             continue
         before = previous.platforms.get(platform, ()) if previous else ()
-        kept = [item.line for item in before if item.stage == stage]
+        kept = "".join(f"{item.line}\n" for item in before if item.stage == stage)
+        words = ("--quiet", "--generate-hashes", "--no-annotate", "--no-header")
+        where = ("--python-platform", target, "--python-version", python)
+        lines = "\n".join(texts) + "\n"
         try:
-            text = copies.spelled(_compile(pip, texts, target, python, kept))
+            text = _output(pip, "compile", "-", *words, *where, before=kept, text=lines)
+            text = copies.spelled(text)
         except failures.ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
             failure.output = copies.told(failure.output)
@@ -71,30 +71,18 @@ def export(run: Callable[..., str]) -> list[str]:
 
     run: calls uv in the project's root. Raises ToolFailure.
     """
-    with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
-        output = os.path.join(directory, "requirements.txt")
-        run(
-            "export", "--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header",
-            "--no-annotate", "--output-file", output,
-        )  # fmt: skip
-        with open(output, encoding="utf-8") as file:
-            return file.read().splitlines()
+    words = ("--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header", "--no-annotate")
+    return _output(run, "export", *words).splitlines()
 
 
-def _compile(
-    pip: Callable[..., str], requirements: Sequence[str], platform: str, python: str,
-    kept: Sequence[str],
-) -> str:  # fmt: skip
+def _output(call: Callable[..., str], *words: str, before: str = "", **more: str) -> str:
+    """Return what uv writes into a file; before: what the file holds first."""
     with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
         output = os.path.join(directory, "requirements.txt")
-        if kept:
+        if before:
             with open(output, "w", encoding="utf-8") as file:
-                file.write("\n".join(kept) + "\n")
-        pip(
-            "compile", "-", "--quiet", "--generate-hashes", "--no-annotate", "--no-header",
-            "--python-platform", platform, "--python-version", python, "--output-file", output,
-            text="\n".join(requirements) + "\n",
-        )  # fmt: skip
+                file.write(before)
+        call(*words, "--output-file", output, **more)
         with open(output, encoding="utf-8") as file:
             return file.read()
 

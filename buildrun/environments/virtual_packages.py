@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker
 
 NAMES = ("cuda", "glibc", "linux", "osx", "archspec")
 _MACHINES = {"x86_64": "64", "amd64": "64", "i386": "32", "i686": "32"}
@@ -41,28 +40,30 @@ def detect(reader: DependencyTracker) -> tuple[str, ...]:
     The kernel counts with its major and minor version only, the processor with its level: neither
     a patch of the kernel nor another processor of the same level makes a new environment.
     """
-    return _overridden(_mac(reader) if sys.platform == "darwin" else _linux(reader), reader)
+    found = _mac(reader) if sys.platform == "darwin" else _linux(reader)
+    return listed(_overridden(found, reader))
 
 
-def assumed(subdir: str, reader: DependencyTracker) -> tuple[str, ...]:
-    """Return what a lock for a platform counts on, whatever machine makes it."""
+def assumed(subdir: str, reader: DependencyTracker) -> dict[str, str]:
+    """Return the versions that a lock for a platform counts on, whatever machine makes it."""
     system, _, machine = subdir.partition("-")
     found = {**_ASSUMED.get(system, {}), "archspec": _LEVELS.get(machine, machine)}
     return _overridden(found, reader)
 
 
-def _overridden(found: dict[str, str], reader: DependencyTracker) -> tuple[str, ...]:
-    """Return packages as texts; an empty variable removes its package."""
-    found["unix"] = "0"
-    for name in NAMES:
-        chosen = reader.variable(f"CONDA_OVERRIDE_{name.upper()}")
-        if chosen is not None:
-            found[name] = chosen.strip()
+def listed(versions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return versions as ``name=version=build``."""
     return tuple(
         f"__archspec=1={version}" if name == "archspec" else f"__{name}={version}=0"
-        for name, version in sorted(found.items())
+        for name, version in sorted({**versions, "unix": "0"}.items())
         if version
     )
+
+
+def _overridden(found: dict[str, str], reader: DependencyTracker) -> dict[str, str]:
+    """Return versions with those that variables say; an empty one removes its package."""
+    chosen = {name: reader.variable(f"CONDA_OVERRIDE_{name.upper()}") for name in NAMES}
+    return {**found, **{name: text.strip() for name, text in chosen.items() if text is not None}}
 
 
 def _mac(reader: DependencyTracker) -> dict[str, str]:

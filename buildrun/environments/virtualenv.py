@@ -7,15 +7,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments import (
     failures,
     installed_files,
     local_packages,
     lockfile,
     pip_config,
-    private_files,
     python,
     requirements,
     uv,
@@ -25,16 +25,13 @@ from buildrun.environments.base import EnvironmentRequest, Identity, here
 from buildrun.environments.failures import ToolFailure
 from buildrun.environments.lockfile import Lock
 from buildrun.environments.pip_config import Settings
+from buildrun.environments.python import Interpreter
 from buildrun.environments.requirements import Line, logical_lines, name_of
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv, EnvironmentSpec, PythonEnv
 from buildrun.project.rules.environments import as_python_env, fits
 from buildrun.store import digest, files
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.python import Interpreter
 
 NAME = "virtualenv"
 
@@ -182,14 +179,14 @@ def install(prefix: str, tool: uv.Tool, console: Console, put: Callable[..., Non
     put: installs, with more options for uv. Raises ToolFailure and OSError.
     """
     put("--link-mode=clone")
-    changed = private_files.settle(prefix, installed_files.of_pip(prefix, "uv"))
+    changed = installed_files.settle(prefix, installed_files.of_pip(prefix, "uv"))
     if not changed:
         return
     names = ", ".join(f"`{name}`" for name in changed)
     console.warn(f"uv's cache has damaged files of {names}", "they are fetched and installed anew")
     tool.run("cache", "clean", *changed)
     put("--link-mode=clone", *(f"--reinstall-package={name}" for name in changed))
-    if changed := private_files.settle(prefix, installed_files.of_pip(prefix, "uv")):
+    if changed := installed_files.settle(prefix, installed_files.of_pip(prefix, "uv")):
         names = ", ".join(f"`{name}`" for name in changed)
         console.warn(f"files of {names} differ from what the packages themselves record of them")
 

@@ -7,32 +7,27 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from buildrun.environments import base as platforms
+from buildrun.console import Console
 from buildrun.environments import (
     conda,
     conda_activate,
     conda_lock,
     virtual_packages,
 )
-from buildrun.environments.base import Identity
+from buildrun.environments.base import CONDA_PLATFORMS, EnvironmentRequest, Identity
 from buildrun.environments.condarc import without_secrets
 from buildrun.environments.images import build_pip, build_worker, layer
-from buildrun.environments.images.build_container import json_line, search_path, variables
+from buildrun.environments.images.build_container import BuildContainer, json_line
 from buildrun.environments.images.build_pip import CODE, PREFIX, PipStages
+from buildrun.environments.images.engine import Image
 from buildrun.environments.lockfile import Package
 from buildrun.errors import EnvironmentFailure, StoreError
 from buildrun.project.model import CondaEnv
 from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.environments.images.build_container import BuildContainer
-    from buildrun.environments.images.engine import Image
-    from buildrun.workspace.archive import Layer
+from buildrun.workspace.archive import Layer
 
 # Holds a container, until its standard input ends.
 _HOLD = ("sh", "-c", "echo '{}'; read -r line")
@@ -52,10 +47,8 @@ def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker
     reader.add(seen.files, {}, volatile=seen.untrackable)
     for name in seen.variables:
         reader.variable(name)
-    parts = {
-        **found.parts,
-        "pip": _portable(found.parts.get("pip"), conda_lock.declared_by(request)),
-    }
+    folder = os.path.dirname(conda_lock.declared_by(request).path)
+    parts = {**found.parts, "pip": build_pip.portable(found.parts.get("pip") or (), folder)}
     return found._replace(parts=parts, key=digest.key("environment in an image", parts))
 
 
@@ -85,24 +78,19 @@ def make(
         raise _unwritable(directory, error) from error
     fixed, stages = dict(declared.variables), _stages(request, declared, packages)
     links = _link_scripts(prefix)
-    source = None
-    if links or stages is not None or conda_activate.scripts(prefix):
-        settings = (stages or PipStages(request, CODE)).access(DependencyTracker(request.environ))
-        site.create(_HOLD, settings)
-        site.put(whole.chunks())
+    if not links and stages is None and not conda_activate.scripts(prefix):
+        return whole, _variables(conda_activate.learn(prefix, PREFIX, fixed, None), base)
+    site.create(_HOLD, (stages or PipStages(request, CODE)).access())
+    site.put(whole.chunks())
+    if stages is not None:
+        stages.copy(site)
+    with site.started():
+        for each in links:
+            _link(site, each, prefix)
         if stages is not None:
-            stages.copy(site)
-        with site.started():
-            for each in links:
-                _link(site, each, prefix)
-            if stages is not None:
-                _install_pip(site, stages, base, name, request, declared, console)
-            source = _source(site, prefix)
-            changes = conda_activate.learn(prefix, PREFIX, fixed, source)
-        whole = layer.of_archive(lambda: site.take(PREFIX), PREFIX)
-    else:
-        changes = conda_activate.learn(prefix, PREFIX, fixed, None)
-    return whole, _variables(changes, base)
+            _install_pip(site, stages, base, name, request, declared, console)
+        changes = conda_activate.learn(prefix, PREFIX, fixed, _source(site, prefix))
+    return layer.of_archive(lambda: site.take(PREFIX), PREFIX), _variables(changes, base)
 
 
 def _remove_others(directory: str) -> None:
@@ -116,28 +104,24 @@ def _remove_others(directory: str) -> None:
 
 def _variables(changes: Mapping[str, str | None], base: Image) -> dict[str, str]:
     """Return what containers have set; what activation removes is empty, where the base has it."""
-    own = {**variables(base), "PATH": search_path(base)}
+    own = {**base.environ, "PATH": base.search_path}
     found = conda_activate.apply(changes, PREFIX, own)
     return {name: value or "" for name, value in found.items() if value is not None or name in own}
 
 
 def _elsewhere(request: EnvironmentRequest, base: Image) -> EnvironmentRequest:
     """Return the request with what a solve counts on, which is the image's and not ours."""
-    subdir = platforms.CONDA.get(build_pip.platform_of(base))
+    subdir = CONDA_PLATFORMS.get(build_pip.platform_of(base))
     if subdir is None:
         raise EnvironmentFailure(
             f"conda environments cannot be made for {build_pip.platform_of(base)}",
             hint="choose another `docker_base`",
         )
-    chosen = DependencyTracker(request.environ)
     environ = {name: value for name, value in request.environ.items() if name not in _EXECUTABLES}
     environ["CONDA_SUBDIR"] = subdir
-    found = dict(
-        text.removeprefix("__").split("=", 1) for text in virtual_packages.assumed(subdir, chosen)
-    )
-    for each in virtual_packages.NAMES:
-        version, _, build = found.get(each, "").partition("=")
-        environ[f"CONDA_OVERRIDE_{each.upper()}"] = build if each == "archspec" else version
+    versions = virtual_packages.assumed(subdir, DependencyTracker(request.environ))
+    for name in virtual_packages.NAMES:
+        environ[f"CONDA_OVERRIDE_{name.upper()}"] = versions.get(name, "")
     return request._replace(environ=environ)
 
 
@@ -145,15 +129,14 @@ def _stages(
     request: EnvironmentRequest, declared: CondaEnv, packages: Sequence[Package] | None
 ) -> PipStages | None:
     """Return what pip installs, None for nothing."""
-    folder = os.path.dirname(declared.path)
-    stages = PipStages(request, CODE, folder)
+    stages = PipStages(request, CODE, os.path.dirname(declared.path))
     lines = conda_lock.pip_lines(declared, DependencyTracker(request.environ))
-    if packages is not None:
-        texts = conda_lock.locked_pip(packages)
-        stages.add_locked(texts, lines)
-        return stages if texts else None
-    stages.add(lines)
-    return stages if declared.pip else None
+    if packages is None:
+        stages.add(lines)
+        return stages if declared.pip else None
+    texts = conda_lock.locked_pip(packages)
+    stages.add_locked(texts, lines)
+    return stages if texts else None
 
 
 def _install_pip(
@@ -167,7 +150,7 @@ def _install_pip(
 ) -> None:
     python = f"{PREFIX}/bin/python"
     order = json_line(stages.order(python, ()))
-    search = f"PATH={PREFIX}/bin:{search_path(base)}"
+    search = f"PATH={PREFIX}/bin:{base.search_path}"
     answer = site.run(
         lambda _: order,
         console.progress,
@@ -235,17 +218,6 @@ def _edited(path: bytes, place: bytes) -> bytes | None:
         value.pop(field, None)
     text = without_secrets(json.dumps(value, sort_keys=True, indent=1))
     return text.encode() + b"\n"
-
-
-def _portable(items: Any, declared: CondaEnv) -> Any:
-    """Return what pip gets with the places of editable installs as they are in the project."""
-    folder = os.path.dirname(declared.path)
-    return [
-        {**item, "editable": os.path.relpath(item["editable"], folder)}
-        if "editable" in item
-        else item
-        for item in items or ()
-    ]
 
 
 def _unwritable(directory: str, error: OSError) -> StoreError:

@@ -7,18 +7,16 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
 from buildrun import __version__
 from buildrun.console import redact
 from buildrun.environments import failures
+from buildrun.environments.images.engine import Image
 from buildrun.errors import EnvironmentFailure, ExecutionError
 from buildrun.executors import docker_reaper
 from buildrun.executors.docker_cli import Container, cli_environ, create_argv
-
-if TYPE_CHECKING:
-    from buildrun.environments.images.engine import Image
-    from buildrun.store.home import Home
+from buildrun.store.home import Home
 
 _CHUNK = 1 << 20
 _KEPT_LINES = 400
@@ -227,18 +225,6 @@ def _child(
                     stream.close()
             except BrokenPipeError:
                 pass  # what it did not read
-
-
-def variables(base: Image) -> dict[str, str]:
-    """Return the variables that containers of an image have."""
-    pairs = (text.partition("=") for text in base.config.get("Env") or ())
-    return {name: value for name, _, value in pairs}
-
-
-def search_path(base: Image) -> str:
-    """Return where containers of an image look for programs."""
-    default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return variables(base).get("PATH") or default
 
 
 def json_line(value: object) -> bytes:

@@ -7,11 +7,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from buildrun.console import Console
 from buildrun.environments import (
     failures,
     local_packages,
@@ -22,26 +23,24 @@ from buildrun.environments import (
     uv_lock,
     virtualenv,
 )
-from buildrun.environments.base import Identity
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.images import build_worker, layer
-from buildrun.environments.images.build_container import Access, json_line
-from buildrun.environments.virtualenv import UV_LOCK
+from buildrun.environments.images.build_container import (
+    Access,
+    BuildContainer,
+    ProcessResult,
+    json_line,
+)
+from buildrun.environments.images.engine import Image
+from buildrun.environments.requirements import Line
+from buildrun.environments.virtualenv import UV_LOCK, VirtualenvSpec
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.model import PythonEnv
 from buildrun.project.rules.environments import fits
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace import archive, image_context
+from buildrun.workspace.archive import Layer
 from buildrun.workspace.fingerprints import Fingerprints
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest
-    from buildrun.environments.images.build_container import BuildContainer, ProcessResult
-    from buildrun.environments.images.engine import Image
-    from buildrun.environments.requirements import Line
-    from buildrun.environments.virtualenv import VirtualenvSpec
-    from buildrun.project.model import PythonEnv
-    from buildrun.store.memo import DependencyTracker
-    from buildrun.workspace.archive import Layer
 
 # Where the environment is in its image, the project's code in the image above it, and what is
 # needed while the container is there.
@@ -63,7 +62,8 @@ def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker
     spec = virtualenv.read(request, reader)
     requested = spec.declared.python
     parts = {"manager": virtualenv.NAME, "platform": platform_of(base), "requested": requested}
-    inputs = _portable(spec, request)
+    stages = {stage: portable(spec.inputs[stage], request.project.root) for stage in spec.lines}
+    inputs = {**spec.inputs, **stages}
     kind = "environment in an image"
     return virtualenv.identity(spec, request, reader, parts, inputs, minor(requested), kind)
 
@@ -89,8 +89,7 @@ def make(
     console: Console,
 ) -> Layer:
     """Make the virtualenv in a container and return its layer; raises EnvironmentFailure."""
-    reader = DependencyTracker(request.environ)
-    spec = virtualenv.read(request, reader)
+    spec = virtualenv.read(request, DependencyTracker(request.environ))
     declared, known = spec.declared, spec.all_lines
     stages = PipStages(request, CODE)
     if UV_LOCK in spec.inputs:
@@ -107,7 +106,7 @@ def make(
         _refuse_version(json.loads(first)["python"], declared, identity, base_name)
         return json_line(order)
 
-    settings, exact = stages.access(reader), minor(declared.python)
+    settings, exact = stages.access(), minor(declared.python)
     for program in (*([f"python{exact}"] if exact else ()), "python3", "python"):
         site.create((program, "-c", inspect.getsource(build_worker)), settings)
         stages.copy(site)
@@ -167,12 +166,34 @@ class PipStages:
             if lines:
                 self.add([*places, *lines], *words)
 
-    def access(self, reader: DependencyTracker) -> Any:
-        """Return what the container needs of this machine."""
-        request = self._request
-        found = access(reader, request.environ, self._mounts, self._folder, offline=request.offline)
-        seen = {name: request.environ.get(name, "") for name in self._variables}
-        return found._replace(environ={**found.environ, **seen})
+    def access(self) -> Access:
+        """Return what the container needs of this machine; credentials may be among it."""
+        environ, mounts = self._request.environ, self._mounts
+        values = _values(DependencyTracker(environ))
+        for name in ("index-url", *_LISTS):
+            words = values.get(name, "").split()
+            values[name] = " ".join(mounts.address(word, self._folder) for word in words)
+        seen = {
+            f"PIP_{key.upper().replace('-', '_')}": text for key, text in values.items() if text
+        }
+        certificates = values.get("cert") or next(
+            (environ[name] for name in _CERTIFICATES if os.path.isfile(environ.get(name, ""))), ""
+        )
+        if os.path.isfile(certificates):
+            names = ("PIP_CERT", "GIT_SSL_CAINFO", *_CERTIFICATES)
+            seen.update(dict.fromkeys(names, mounts.place(certificates)))
+        netrc = environ.get("NETRC") or os.path.join(environ.get("HOME", "/"), ".netrc")
+        for name, path in (("PIP_CLIENT_CERT", values.get("client-cert", "")), ("NETRC", netrc)):
+            if os.path.isfile(path):
+                seen[name] = mounts.place(path)
+        proxies = (*_PROXIES, *map(str.upper, _PROXIES))
+        seen.update((name, environ[name]) for name in proxies if environ.get(name))
+        # An index of this very machine is not there in a container's own network.
+        network = "host" if any(map(_LOCAL_ADDRESSES.search, seen.values())) else ""
+        if self._request.offline:
+            seen["PIP_RETRIES"], network = "0", "none"
+        seen.update((name, environ.get(name, "")) for name in self._variables)
+        return Access(seen, mounts.all, network)
 
     def order(self, python: str, first: Sequence[Sequence[str]]) -> Mapping[str, Any]:
         """Return what the program in the container reads; first: what Python does before it."""
@@ -206,7 +227,7 @@ class PipStages:
         if not target and editable:
             raise EnvironmentFailure(
                 f"`{line.text}` is used where it lies, and that is not in the image",
-                place=f"{line.path}:{line.number}" if line.number else line.path,
+                place=line.place,
                 hint="leave `-e` out, or move it into the project",
             )
         target = target or f"{SCRATCH}-{len(self._sources)}/{os.path.basename(path)}"
@@ -265,17 +286,14 @@ def require_success(
     raise error
 
 
-def _portable(found: VirtualenvSpec, request: EnvironmentRequest) -> dict[str, Any]:
-    """Return what was declared; an editable install counts with its place in the project."""
-    parts = dict(found.inputs)
-    for stage in found.lines:
-        parts[stage] = [
-            {**item, "editable": os.path.relpath(item["editable"], request.project.root)}
-            if "editable" in item
-            else item
-            for item in parts[stage]
-        ]
-    return parts
+def portable(items: Iterable[Mapping[str, str]], folder: str) -> list[Mapping[str, str]]:
+    """Return what lines count with; editable installs with their place relative to a folder."""
+    return [
+        {**item, "editable": os.path.relpath(item["editable"], folder)}
+        if "editable" in item
+        else item
+        for item in items
+    ]
 
 
 def _exported(request: EnvironmentRequest, spec: VirtualenvSpec, console: Console) -> list[str]:
@@ -334,44 +352,6 @@ class Mounts:
     def all(self) -> tuple[tuple[str, str], ...]:
         """Return them, as containers take them."""
         return tuple(self._targets.items())
-
-
-def access(
-    reader: DependencyTracker,
-    environ: Mapping[str, str],
-    mounts: Mounts,
-    cwd: str,
-    *,
-    offline: bool,
-) -> Access:
-    """Return what a container needs; cwd: where relative paths begin.
-
-    environ: the caller's, which may hold credentials.
-    """
-    values = _values(reader)
-    for name in ("index-url", *_LISTS):
-        if name in values:
-            values[name] = " ".join(mounts.address(one, cwd) for one in values[name].split())
-    seen = {f"PIP_{name.upper().replace('-', '_')}": text for name, text in values.items() if text}
-    certificates = values.pop("cert", "") or next(
-        (environ[name] for name in _CERTIFICATES if os.path.isfile(environ.get(name, ""))), ""
-    )
-    if certificates and os.path.isfile(certificates):
-        here = mounts.place(certificates)
-        seen.update(dict.fromkeys(("PIP_CERT", "GIT_SSL_CAINFO", *_CERTIFICATES), here))
-    if os.path.isfile(values.get("client-cert", "")):
-        seen["PIP_CLIENT_CERT"] = mounts.place(values["client-cert"])
-    netrc = environ.get("NETRC") or os.path.join(environ.get("HOME", "/"), ".netrc")
-    if os.path.isfile(netrc):
-        seen["NETRC"] = mounts.place(netrc)
-    for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
-        if environ.get(name):
-            seen[name] = environ[name]
-    if offline:
-        return Access({**seen, "PIP_RETRIES": "0"}, mounts.all, "none")
-    # An index of this very machine is not there in a container's own network.
-    local = any(_LOCAL_ADDRESSES.search(text) for text in seen.values())
-    return Access(seen, mounts.all, "host" if local else "")
 
 
 def _values(reader: DependencyTracker) -> dict[str, str]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.console import Console
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.heartbeat import going_on
+from buildrun.environments.images.derive import ImageRecipe
+from buildrun.environments.images.engine import Engine, Image
 from buildrun.errors import EnvironmentFailure
 from buildrun.executors.base import ResolvedImage
 from buildrun.executors.container_command import begins_with_python
 from buildrun.executors.docker_cli import CODE
 from buildrun.planning.model import EnvironmentState, docker_env
+from buildrun.store.home import Home
+from buildrun.store.memo import DependencyTracker
 from buildrun.workspace import image_context
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest, Identity
-    from buildrun.environments.images.derive import ImageRecipe
-    from buildrun.environments.images.engine import Engine, Image
-    from buildrun.store.home import Home
-    from buildrun.store.memo import DependencyTracker
 
 
 class ImageRequest(NamedTuple):
@@ -136,11 +134,11 @@ class ImageChooser:
         from buildrun.environments.images import derive
         from buildrun.environments.resolve import tell_of_lock
 
-        request, identity = self._request, self._identify(base)
+        request, console, identity = self._request, self._request.console, self._identify(base)
         if identity is None:
             return base, chosen
-        tell_of_lock(identity, request.tracker, request.console)
-        recipe, console = self._recipe(base, identity), request.console
+        tell_of_lock(identity, request.tracker, console)
+        recipe = self._recipe(base, identity)
         made = derive.layer_image(
             self.engine, request.home, base, recipe, refresh=refresh, console=console
         )
@@ -187,16 +185,11 @@ class ImageChooser:
             return chosen
         from buildrun.environments.images.derive import code_image
 
+        fingerprints = image_context.fingerprints(request.home, self._project.root)
         derived = code_image(
-            self.engine,
-            request.home,
-            base,
-            self._project,
-            image_context.fingerprints(request.home, self._project.root),
-            refresh=refresh,
-            console=request.console,
-            any_user=request.any_user,
-        )
+            self.engine, request.home, base, self._project, fingerprints,
+            refresh=refresh, console=request.console, any_user=request.any_user,
+        )  # fmt: skip
         return chosen._replace(
             id=derived.id, reference=derived.reference, workdir=CODE,
             reused=derived.reused and chosen.reused, key=derived.key, below=base.id,

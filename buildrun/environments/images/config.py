@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.environments.images.engine_api import Image
 from buildrun.workspace import archive
-
-if TYPE_CHECKING:
-    from buildrun.environments.images.engine_api import Image
-    from buildrun.workspace.archive import Layer
+from buildrun.workspace.archive import Layer
 
 _TIME = "1970-01-01T00:00:00Z"
 
@@ -42,14 +40,11 @@ class ConfigChange(NamedTuple):
 def config(base: Image, change: ConfigChange, layer: str) -> bytes:
     """Return the config of the base with a layer above it; layer: ``sha256:…`` of its tar."""
     own = {name: base.config[name] for name in _KEPT if base.config.get(name)}
-    environ = dict(_pair(text) for text in own.get("Env") or ())
-    environ.update(change.environ)
-    if environ:
+    if environ := {**base.environ, **change.environ}:
         own["Env"] = [f"{name}={value}" for name, value in environ.items()]
     if change.workdir is not None:
         own["WorkingDir"] = change.workdir
-    labels = {**(own.get("Labels") or {}), **change.labels}
-    if labels:
+    if labels := {**base.labels, **change.labels}:
         own["Labels"] = labels
     system, architecture = base.platform
     history = [{"created": _TIME, "created_by": "layer of the base image"} for _ in base.layers]
@@ -124,8 +119,3 @@ def build_context(base: Image, change: ConfigChange, layer: Layer) -> Iterator[b
 
 def _quoted(text: str) -> str:
     return '"' + "".join(f"\\{each}" if each in '"\\$' else each for each in text) + '"'
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name, value

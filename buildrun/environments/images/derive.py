@@ -8,23 +8,20 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from buildrun.console import Console
 from buildrun.environments.images import engine, engine_api
 from buildrun.environments.images.config import Archive, ConfigChange, build_context
-from buildrun.environments.images.engine import EngineError
+from buildrun.environments.images.engine import Engine, EngineError, Image
 from buildrun.errors import BuildrunError, StoreError
+from buildrun.project.model import ProjectSpec
 from buildrun.store import digest, files, locks
+from buildrun.store.home import Home
 from buildrun.store.locks import Lock
 from buildrun.workspace import archive, image_context
 from buildrun.workspace.archive import Layer
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.images.engine import Engine, Image
-    from buildrun.project.model import ProjectSpec
-    from buildrun.store.home import Home
-    from buildrun.workspace.fingerprints import Fingerprints
+from buildrun.workspace.fingerprints import Fingerprints
 
 # Where a project lies in its image, as with MLflow.
 CODE = "/mlflow/projects/code"
@@ -190,8 +187,7 @@ def _labelled(recipe: ImageRecipe, change: ConfigChange) -> ConfigChange:
 
 def _is_made_of(image: Image, recipe: ImageRecipe, base: Image) -> bool:
     """Return whether an image of the right name is what the recipe makes."""
-    labels = image.config.get("Labels") or {}
-    return labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
+    return image.labels.get(engine.KEY) == recipe.key and image.layers[:-1] == base.layers
 
 
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
@@ -261,11 +257,7 @@ def use(home: Home, key: str) -> None:
 
 def keys(home: Home) -> Iterator[str]:
     """Yield the keys of which there is a record, sound or not."""
-    try:
-        names = sorted(os.listdir(home.images))
-    except OSError:
-        return
-    for name in names:
+    for name in files.names(home.images):
         match = _NAME.fullmatch(name)
         if match is not None:
             yield digest.PREFIX + match.group(1)

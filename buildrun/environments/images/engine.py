@@ -126,7 +126,7 @@ class Engine:
         if found is None:
             raise EnvironmentFailure(f"the docker engine has no image `{image}`")
         parts = engine_api.parse(repository)
-        tag = parts.tag or (found.config.get("Labels") or {}).get(KEY, found.id)[7:23]
+        tag = parts.tag or found.labels.get(KEY, found.id)[7:23]
         name = f"{parts.repository}:{tag}"
         there = self._there(name)
         if there is not None and f"{parts.repository}@{there}" in found.digests:
@@ -151,7 +151,7 @@ class Engine:
         found = self.image(image)
         if found is None:
             return True
-        key = (found.config.get("Labels") or {}).get(KEY, "")[7:23]
+        key = found.labels.get(KEY, "")[7:23]
         own = [name for name in found.names if _is_own(name, key)]
         with self._told(f"remove the image `{image}`"):
             # A container keeps the image, but would not keep its names.

@@ -33,6 +33,23 @@ class Image(NamedTuple):
     platform: tuple[str, str]
     variant: str = ""
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Return what it is labelled with."""
+        return self.config.get("Labels") or {}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the variables that its containers have."""
+        pairs = (text.partition("=") for text in self.config.get("Env") or ())
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def search_path(self) -> str:
+        """Return where its containers look for programs."""
+        default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return self.environ.get("PATH") or default
+
 
 def read(value: Mapping[str, Any]) -> Image:
     """Return an image from what the engine tells of it."""

@@ -7,24 +7,22 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from buildrun.console import Console
+from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.images import build_conda, build_pip, derive
-from buildrun.environments.images.build_container import BuildContainer, search_path
+from buildrun.environments.images.build_container import BuildContainer
 from buildrun.environments.images.build_pip import PREFIX
 from buildrun.environments.images.config import ConfigChange
 from buildrun.environments.images.derive import ImageRecipe
+from buildrun.environments.images.engine import Image
 from buildrun.errors import UsageError
 from buildrun.project.model import CondaEnv, PythonEnv
 from buildrun.store import digest
-
-if TYPE_CHECKING:
-    from buildrun.console import Console
-    from buildrun.environments.base import EnvironmentRequest, Identity
-    from buildrun.environments.images.engine import Image
-    from buildrun.store.home import Home
-    from buildrun.store.memo import DependencyTracker
-    from buildrun.workspace.archive import Layer
+from buildrun.store.home import Home
+from buildrun.store.memo import DependencyTracker
+from buildrun.workspace.archive import Layer
 
 # How environments are made; another number makes all of them anew.
 _FORMAT = "1"
@@ -83,7 +81,7 @@ def recipe(
             console.warn(warning)
         text = f"making the {identity.manager} environment in a container of {name}"
         console.note(console.style(text, "dim"))
-        environ = {"PATH": f"{PREFIX}/bin:{search_path(base)}"}
+        environ = {"PATH": f"{PREFIX}/bin:{base.search_path}"}
         # Of this process alone; those of others that were killed go when the same is made again.
         directory = f"{derive.path(home, key)}.{os.urandom(8).hex()}.prefix"
         with BuildContainer(base, home, request.environ) as site:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from buildrun.environments.images import derive
 from buildrun.environments.images.derive import ImageRecord
+from buildrun.environments.images.engine import Engine
 from buildrun.errors import BuildrunError
 from buildrun.store import digest, locks
 from buildrun.store.cas import ignore_errors
 from buildrun.store.gc import HALF_MADE, CacheEntry
-
-if TYPE_CHECKING:
-    from buildrun.environments.images.engine import Engine
-    from buildrun.store.home import Home
+from buildrun.store.home import Home
 
 
 def list_entries(home: Home, engine: Engine) -> list[CacheEntry]:
