@@ -96,9 +96,7 @@ def take(root: Path, declared: tuple[str, ...] = DECLARED) -> FileSet:
 
 
 def manifest_of(
-    taken: FileSet,
-    declared: tuple[str, ...] = DECLARED,
-    parts: Any = None,
+    taken: FileSet, declared: tuple[str, ...] = DECLARED, parts: Any = None
 ) -> Manifest:
     """Return a manifest whose log is not known yet."""
     parts = {"command": "make"} if parts is None else parts
@@ -122,10 +120,7 @@ def manifest_of(
 
 
 def store_outputs(
-    home: Home,
-    root: Path,
-    declared: tuple[str, ...] = DECLARED,
-    parts: Any = None,
+    home: Home, root: Path, declared: tuple[str, ...] = DECLARED, parts: Any = None
 ) -> Manifest:
     """Store what is on disk as a result."""
     log = root.with_name(f"{root.name}.log")

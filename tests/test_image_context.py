@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from buildrun.errors import ProjectError
 from buildrun.project.model import EntryPoint, ProjectSpec, PythonEnv
-from buildrun.workspace import archive, dockerignore, image_context
+from buildrun.workspace import archive, image_context
 from buildrun.workspace.archive import TIME
 from buildrun.workspace.fingerprints import Fingerprints
 
@@ -114,10 +114,10 @@ CASES = [
 def test_dockerignore_means_what_docker_says(text: str, path: str, expected: bool | None) -> None:
     if expected is None:
         with pytest.raises(ProjectError, match="malformed") as caught:
-            dockerignore.parse(text.encode())
+            image_context.parse(text.encode())
         assert caught.value.place == ".dockerignore:1"
     else:
-        assert dockerignore.parse(text.encode()).leaves_out(path) is expected
+        assert image_context.parse(text.encode()).leaves_out(path) is expected
 
 
 def project_spec(root: Path, *outputs: str) -> ProjectSpec:

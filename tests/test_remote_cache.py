@@ -14,15 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from remote_backends import (
-    Shelf,
-    Site,
-    body_of,
-    directory_site,
-    place,
-    s3_site,
-    ssh_server,
-)
+from remote_backends import Shelf, Site, body_of, directory_site, place, s3_site, ssh_server
 from remote_helpers import Handler, reply, serving
 
 from buildrun.store import digest as digests

@@ -90,12 +90,7 @@ def lay_out(root: Path, tree: Sequence[str]) -> list[str]:
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_the_files_are_those_that_git_does_not_ignore(
-    tree: list[str],
-    top: str,
-    inner: dict[str, str],
-    exclude: str,
-    tracked: set[int],
-    below: str,
+    tree: list[str], top: str, inner: dict[str, str], exclude: str, tracked: set[int], below: str
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -22,6 +22,7 @@ from buildrun.errors import BuildrunError, StoreError, UsageError
 from buildrun.sources import gc as sources
 from buildrun.store import fsck, home, memo, runs
 from buildrun.store import gc as results
+from buildrun.store.files import names_in
 from buildrun.store.gc import CacheEntry
 
 # What is kept where nothing else is asked for.
@@ -121,11 +122,7 @@ def _collect(store: home.Home, arguments: argparse.Namespace, environ: Mapping[s
 
 def _prune_runs(directory: str, max_age: float) -> None:
     """Remove the records and logs of runs that ended longer ago."""
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
+    for name in names_in(directory):
         path, record = os.path.join(directory, name), runs.load(directory, name)
         if record is not None and record.status == "running":
             continue

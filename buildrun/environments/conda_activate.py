@@ -99,7 +99,7 @@ def _load(prefix: str) -> dict[str, str | None]:
 def _declared_by_packages(prefix: str) -> dict[str, str]:
     folder = os.path.join(prefix, "etc", "conda", "env_vars.d")
     found: dict[str, str] = {}
-    for name in (each for each in files.names(folder) if each.endswith(".json")):
+    for name in (each for each in files.names_in(folder) if each.endswith(".json")):
         try:
             value: Any = json.loads(files.read(os.path.join(folder, name)))
         except (OSError, ValueError):
@@ -112,7 +112,7 @@ def _declared_by_packages(prefix: str) -> dict[str, str]:
 def scripts(prefix: str) -> list[str]:
     """Return the paths of the scripts that activation runs."""
     folder = os.path.join(prefix, "etc", "conda", "activate.d")
-    return [os.path.join(folder, name) for name in files.names(folder) if name.endswith(".sh")]
+    return [os.path.join(folder, name) for name in files.names_in(folder) if name.endswith(".sh")]
 
 
 def _learn(

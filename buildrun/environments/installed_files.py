@@ -49,7 +49,7 @@ def of_pip(prefix: str, installer: str = "") -> Iterator[File]:
     packages, those of all if empty.
     """
     site = site_packages(prefix)
-    for name in files.names(os.path.join(prefix, site)):
+    for name in files.names_in(os.path.join(prefix, site)):
         folder = os.path.join(prefix, site, name)
         if not name.endswith(".dist-info"):
             continue
@@ -76,7 +76,7 @@ def of_conda(prefix: str) -> Iterator[File]:
     size, and any content where none is recorded for the prefix.
     """
     folder = os.path.join(prefix, "conda-meta")
-    for name in files.names(folder):
+    for name in files.names_in(folder):
         if not name.endswith(".json"):
             continue
         package = name.removesuffix(".json")
@@ -134,7 +134,7 @@ def has_other_size(prefix: str, file: File) -> bool:
 def site_packages(prefix: str) -> str:
     """Return the directory of Python packages, relative to the prefix."""
     library = os.path.join(prefix, "lib")
-    for name in files.names(library):
+    for name in files.names_in(library):
         # conda has a link `python3.1` beside `python3.11`.
         if name.startswith("python") and not os.path.islink(os.path.join(library, name)):
             return os.path.join("lib", name, "site-packages")

@@ -78,7 +78,7 @@ def _candidates(reader: DependencyTracker) -> Iterator[Interpreter]:
     data = reader.variable("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
     uv_python = reader.variable("UV_PYTHON_INSTALL_DIR") or os.path.join(data, "uv", "python")
     for directory in (os.path.join(pyenv, "versions"), uv_python):
-        for name in files.names(directory):
+        for name in files.names_in(directory):
             match = _DIRECTORY.match(name)
             path = os.path.join(directory, name, "bin", "python3")
             if match and os.access(path, os.X_OK):
@@ -91,7 +91,7 @@ def _on_path(search: str) -> list[str]:
     for directory in search.split(os.pathsep):
         if not directory or "shims" in directory.split(os.sep):
             continue  # pyenv's shims are scripts that answer for another version
-        for name in filter(_PROGRAM.match, files.names(directory)):
+        for name in filter(_PROGRAM.match, files.names_in(directory)):
             path = os.path.realpath(os.path.join(directory, name))
             if os.access(path, os.X_OK):
                 programs[path] = None

@@ -227,7 +227,7 @@ def sentinels(prefix: str) -> tuple[Mapping[str, Sequence[str]], str]:
 
 def names_in(directory: str) -> list[str]:
     """Return what a directory holds, without bytecode; nothing where it cannot be read."""
-    return [name for name in files.names(directory) if name != "__pycache__"]
+    return [name for name in files.names_in(directory) if name != "__pycache__"]
 
 
 def modified_files(prefix: str) -> Sequence[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from buildrun.sources import workdir
 from buildrun.store import locks
+from buildrun.store.files import names_in
 from buildrun.store.gc import CacheEntry
 from buildrun.store.home import Home
 from buildrun.workspace.move import delete
@@ -18,7 +19,7 @@ def list_entries(home: Home) -> list[CacheEntry]:
     found = []
     for kind in ("git", "archives"):
         above = os.path.join(home.sources, kind)
-        for name in sorted(os.listdir(above)) if os.path.isdir(above) else ():
+        for name in sorted(names_in(above)):
             path = os.path.join(above, name)
             if os.path.isdir(path):
                 used = max(_time(path), _time(path + ".use"))

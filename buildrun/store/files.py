@@ -48,6 +48,14 @@ def read(path: str | bytes, *, follow: bool = True, limit: int = LARGEST) -> byt
         return file.read()
 
 
+def names_in(directory: str) -> list[str]:
+    """Return the sorted names in a directory; none where it cannot be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
 @contextmanager
 def closing(descriptor: int) -> Iterator[int]:
     """Give an open descriptor, and close it at the end of the block."""
@@ -63,14 +71,6 @@ def text(path: str) -> str:
         return read(path).decode(errors="replace")
     except OSError:
         return ""
-
-
-def names(directory: str) -> list[str]:
-    """Return the sorted names in a directory, none where it cannot be read."""
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
 
 
 _OTHER = "this is a device, pipe or socket, not a file"

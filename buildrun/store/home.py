@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import xxhash
 
 from buildrun.errors import BuildrunError
+from buildrun.store.files import names_in
 
 # How the directory in a project begins that outputs are moved to and from.
 STAGING = ".buildrun-"
@@ -14,10 +15,7 @@ STAGING = ".buildrun-"
 
 def has_staging(root: str) -> bool:
     """Return whether there is a staging directory in a project, in use or left by a killed run."""
-    try:
-        return any(name.startswith(STAGING) for name in os.listdir(root))
-    except OSError:
-        return False
+    return any(name.startswith(STAGING) for name in names_in(root))
 
 
 class Home:

@@ -10,6 +10,8 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
+from buildrun.store.files import names_in
+
 
 class Lock:
     """A shared or exclusive hold on a lock file.
@@ -76,11 +78,7 @@ def lease(path: str) -> Lock:
 
 def abandoned(directory: str) -> Iterator[tuple[str, Lock]]:
     """Yield the names of the leases in a directory that nobody holds; each is held meanwhile."""
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
+    for name in names_in(directory):
         lock = attempt(os.path.join(directory, name))
         if lock is not None:
             with lock:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from buildrun.store.files import closing, make_directory
+from buildrun.store.files import closing, make_directory, names_in
 
 # Two lines for each time that there was a run of that id: how it began and how it ended. The last
 # that can be read counts.
@@ -78,11 +78,7 @@ def write(runs: str, record: Record) -> None:
 
 def list_runs(runs: str) -> list[Record]:
     """Return what is recorded, the latest first."""
-    try:
-        names = os.listdir(runs)
-    except OSError:
-        return []
-    found = [load(runs, name) for name in names]
+    found = [load(runs, name) for name in names_in(runs)]
     return sorted((item for item in found if item), key=lambda item: item.started, reverse=True)
 
 
@@ -104,11 +100,8 @@ def load(runs: str, run_id: str) -> Record | None:
 def logs(runs: str, run_id: str) -> list[str]:
     """Return the paths of the logs that are there, in the order of the steps."""
     place = directory(runs, run_id)
-    try:
-        names = os.listdir(place)
-    except OSError:
-        return []
-    return [os.path.join(place, name) for name in sorted(names) if name.endswith(".log")]
+    names = sorted(names_in(place))
+    return [os.path.join(place, name) for name in names if name.endswith(".log")]
 
 
 def file_name(number: int, step: str) -> str:
@@ -119,10 +112,7 @@ def file_name(number: int, step: str) -> str:
 
 def find(runs: str, start: str) -> list[str]:
     """Return the ids that begin with the given text."""
-    try:
-        return sorted(name for name in os.listdir(runs) if name.startswith(start))
-    except OSError:
-        return []
+    return sorted(name for name in names_in(runs) if name.startswith(start))
 
 
 def begin(run_id: str, project: str, root: str, entry_point: str) -> Record:

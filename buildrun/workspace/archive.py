@@ -213,7 +213,10 @@ def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterato
     except Changed:
         raise _changed(entry) from None
     except OSError as error:
-        raise _unreadable(entry, error) from error
+        if error.errno in _OTHER:
+            raise _changed(entry) from error
+        text = f"`{printable(entry.path)}` cannot be read into the image: {error.strerror}"
+        raise ProjectError(text) from error
     if made is not None and digest.text(made) != entry.content:
         raise _changed(entry)
     yield padding(entry.size)
@@ -223,10 +226,3 @@ def _changed(entry: Entry) -> BuildrunError:
     return ProjectError(
         f"`{printable(entry.path)}` changed while the image was made", hint="run it again"
     )
-
-
-def _unreadable(entry: Entry, error: OSError) -> BuildrunError:
-    if error.errno in _OTHER:
-        return _changed(entry)
-    name = printable(entry.path)
-    return ProjectError(f"`{name}` cannot be read into the image: {error.strerror}")

@@ -99,8 +99,9 @@ class Index:
             return self._names, self._rows
         if len(self._table) > 2 * self._looked_at + _PATHS:
             # Those of files that are gone would pile up.
-            for path in [name for name in self._table if not _is_there(self._root, name)]:
-                del self._table[path]
+            for path in list(self._table):
+                if not os.path.lexists(os.path.join(self._root, path.rstrip(b"/"))):
+                    del self._table[path]
             self._looked_at = len(self._table)
         return b"\0".join(self._table), b"".join(self._table.values())
 
@@ -124,7 +125,3 @@ class Index:
 
 def _sum(body: bytes) -> bytes:
     return bytes(xxhash.xxh3_128_hexdigest(body).encode("ascii"))
-
-
-def _is_there(root: bytes, path: bytes) -> bool:
-    return os.path.lexists(os.path.join(root, path.rstrip(b"/")))

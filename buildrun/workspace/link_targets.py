@@ -35,8 +35,7 @@ def links(
     """
     if not selection.doors and not stat_signature.are_links(selection.signatures):
         return selection
-    follower = _Follower(root, selection, select.plain(without), named=named, outputs=outputs)
-    return follower.selection()
+    return _Follower(root, selection, select.plain(without), named, outputs).selection()
 
 
 class _Follower:
@@ -50,7 +49,6 @@ class _Follower:
         root: bytes,
         selection: Selection,
         without: Iterable[bytes],
-        *,
         named: bool,
         outputs: Collection[bytes] | None,
     ) -> None:

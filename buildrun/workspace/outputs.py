@@ -247,10 +247,7 @@ def recover(root: str, rescue: str | None = None) -> list[tuple[str, str]]:
     rescue: a directory that the rest is moved to instead; returns what was. Directories of running
     processes are left alone. Call it under the lock of the step whose outputs are looked at next.
     """
-    try:
-        names = [name for name in os.listdir(root) if name.startswith(STAGING)]
-    except OSError:
-        return []
+    names = [name for name in files.names_in(root) if name.startswith(STAGING)]
     return [item for name in names for item in _recover(root, f"{root}/{name}", rescue)]
 
 

@@ -257,7 +257,7 @@ def use(home: Home, key: str) -> None:
 
 def keys(home: Home) -> Iterator[str]:
     """Yield the keys of which there is a record, sound or not."""
-    for name in files.names(home.images):
+    for name in files.names_in(home.images):
         match = _NAME.fullmatch(name)
         if match is not None:
             yield digest.PREFIX + match.group(1)

@@ -58,10 +58,7 @@ _QUERY = re.compile(r"(://[^\s?\"'`<>]+)\?[^\s\"'`<>]+")
 
 
 def explain(
-    error: BaseException,
-    url: str,
-    environ: Mapping[str, str],
-    outcome: str = "going on without it",
+    error: BaseException, url: str, environ: Mapping[str, str], outcome: str = "going on without it"
 ) -> tuple[str, str]:
     """Return a warning and a remedy for any error below fsspec; outcome: what it means."""
     fact, hint = _classified(error, url)
