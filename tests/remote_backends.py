@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from remote_helpers import Handler, reply
+from remote_helpers import Handler, new_bucket, reply
 
 
 class Site(NamedTuple):
@@ -69,11 +69,8 @@ def directory_site(root: Path) -> Site:
     )
 
 
-def s3_site(endpoint: str, bucket: str) -> Site:
-    import boto3
-
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=bucket)
+def s3_site(endpoint: str) -> Site:
+    bucket, client = new_bucket(endpoint)
 
     def names() -> set[str]:
         listed = client.list_objects_v2(Bucket=bucket, Prefix="team/").get("Contents", [])

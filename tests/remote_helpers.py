@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Handler = http.server.BaseHTTPRequestHandler
 
@@ -24,40 +24,58 @@ class Bucket(NamedTuple):
 
 
 @contextmanager
-def bucket(home: Path) -> Iterator[Bucket]:
-    """Serve a bucket; home: a directory without settings of anybody's."""
-    import boto3
+def s3_server() -> Iterator[str]:
+    """Serve S3; gives the address."""
     from moto.server import ThreadedMotoServer
 
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     try:
         host, port = running.get_host_and_port()
-        name = f"bucket-{os.urandom(4).hex()}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://{host}:{port}",
-            region_name="us-east-1",
-            aws_access_key_id="AKIDEXAMPLE",
-            aws_secret_access_key=SECRET,
-        )
-        client.create_bucket(Bucket=name)
+        yield f"http://{host}:{port}"
+    finally:
+        running.stop()
+
+
+def s3_environ(address: str, home: Path) -> dict[str, str]:
+    """Return the variables that lead programs to an address; home: without settings."""
+    return {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(home / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(home / "none"),
+    }
+
+
+def new_bucket(address: str) -> tuple[str, Any]:
+    """Make a bucket; return its name and a client."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key=SECRET,
+    )
+    name = f"bucket-{os.urandom(4).hex()}"
+    client.create_bucket(Bucket=name)
+    return name, client
+
+
+@contextmanager
+def bucket(home: Path) -> Iterator[Bucket]:
+    """Serve a bucket; home: a directory without settings of anybody's."""
+    with s3_server() as address:
+        name, client = new_bucket(address)
 
         def names() -> set[str]:
             listed = client.list_objects_v2(Bucket=name).get("Contents", [])
             return {str(entry["Key"]) for entry in listed}
 
-        environ = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": str(home / "none"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(home / "none"),
-        }
-        yield Bucket(f"s3://{name}/team", environ, names)
-    finally:
-        running.stop()
+        yield Bucket(f"s3://{name}/team", s3_environ(address, home), names)
 
 
 @contextmanager

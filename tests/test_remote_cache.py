@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 from remote_backends import Shelf, Site, body_of, directory_site, place, s3_site, ssh_server
-from remote_helpers import Handler, reply, serving
+from remote_helpers import SECRET, Handler, reply, s3_environ, s3_server, serving
 
 from buildrun.store import digest as digests
 from buildrun.store.remote.client import Remote
 from buildrun.store.remote.errors import explain
 
 KEY = digests.key("result", {"step": "train"})
-SECRET = "wJalrXUtnFEMIbPxRfiCY"
 Blob = tuple[str, str, int]
 # The address of a server that never answers, and the connections that it has accepted.
 Silent = tuple[str, list[socket.socket]]
@@ -31,30 +30,18 @@ Silent = tuple[str, list[socket.socket]]
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """Return the address of an S3 endpoint."""
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_server() as address:
+        yield address
 
 
 class Aws:
     """Makes addresses the S3 endpoint of this process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-        self._monkeypatch = monkeypatch
-        self._variables = {
-            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": str(directory / "none"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(directory / "none"),
-        }
+        self._monkeypatch, self._home = monkeypatch, directory
 
     def __call__(self, address: str) -> None:
-        for name, value in {**self._variables, "AWS_ENDPOINT_URL": address}.items():
+        for name, value in s3_environ(address, self._home).items():
             self._monkeypatch.setenv(name, value)
 
     @contextmanager
@@ -80,7 +67,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     elif request.param == "s3":
         address = request.getfixturevalue("endpoint")
         request.getfixturevalue("aws")(address)
-        yield s3_site(address, f"bucket-{os.urandom(4).hex()}")
+        yield s3_site(address)
     elif request.param == "http":
         shelf = Shelf()
         with serving(shelf) as url:
@@ -121,8 +108,15 @@ class Machine:
         path.write_bytes(data)
         return digest, str(path), len(data)
 
-    def share(self, url: str, *blobs: Blob, key: str = KEY, manifest: bytes = b"{}") -> None:
-        remote = self.open(url, write=True)
+    def share(
+        self,
+        url: str,
+        *blobs: Blob,
+        key: str = KEY,
+        manifest: bytes = b"{}",
+        seconds: float = 10.0,
+    ) -> None:
+        remote = self.open(url, write=True, seconds=seconds)
         remote.upload(key, manifest, blobs)
         remote.finish()
 
@@ -402,9 +396,7 @@ def test_silent_server_is_left_alone_after_one_wait(
 
 
 def test_uploads_to_a_silent_server_end(machine: Machine, silent: Silent) -> None:
-    remote = machine.open(silent[0], write=True, seconds=0.3)
-    remote.upload(KEY, b"{}", [machine.blob(b"one"), machine.blob(b"two")])
-    remote.finish()
+    machine.share(silent[0], machine.blob(b"one"), machine.blob(b"two"), seconds=0.3)
     machine.warned("does not answer")
 
 
@@ -686,9 +678,7 @@ def test_uploads_go_side_by_side_and_the_manifest_last(machine: Machine) -> None
         shelf(request)
 
     with serving(answer) as url:
-        remote = machine.open(url, write=True)
-        remote.upload(KEY, b"{}", [machine.blob(bytes([number])) for number in range(8)])
-        remote.finish()
+        machine.share(url, *(machine.blob(bytes([number])) for number in range(8)))
     assert machine.told == []
     assert shelf.asked[-1] == ("PUT", place("results", KEY))
 
@@ -700,9 +690,7 @@ def test_contents_that_are_there_are_not_sent_again(machine: Machine) -> None:
     with serving(shelf) as url:
         machine.share(url, made)
         shelf.asked.clear()
-        remote = machine.open(url, write=True)
-        remote.upload(other, b"{}", [made])
-        remote.finish()
+        machine.share(url, made, key=other)
     assert [path for command, path in shelf.asked if command == "PUT"] == [place("results", other)]
 
 
