@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 from buildrun.errors import StoreError
@@ -56,13 +54,20 @@ def names_in(directory: str) -> list[str]:
         return []
 
 
-@contextmanager
-def closing(descriptor: int) -> Iterator[int]:
-    """Give an open descriptor, and close it at the end of the block."""
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class closing:
+    """Gives an open descriptor, and closes it at the end of the block."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over the descriptor."""
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        """Give the descriptor."""
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        os.close(self._descriptor)
 
 
 def text(path: str) -> str:
