@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from store_helpers import (  # noqa: F401
     take,
     write_outputs,
 )
+from workspace_helpers import deep
 
 from buildrun.errors import StoreError
 from buildrun.store import cas
@@ -335,16 +335,10 @@ def strip(value: object) -> object:
 
 
 def test_deeply_nested_old_outputs_are_deleted(home: Home, root: Path, manifest: Manifest) -> None:
-    here = os.open(root / "metrics", os.O_RDONLY)
-    for _ in range(1200):  # deeper than the interpreter recurses
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
-    restore(home, str(root), manifest)
-    assert leftovers(root) == []
-    assert (root / "metrics" / "plot").exists()
+    with deep(root / "metrics", 1200):
+        restore(home, str(root), manifest)
+        assert leftovers(root) == []
+        assert not (root / "metrics" / "a").exists()
 
 
 def test_same_content_under_two_names_is_restored_twice(home: Home, root: Path) -> None:
@@ -385,31 +379,6 @@ def test_processes_store_and_restore_the_same_result_at_once(
     assert not list(Path(home.root).rglob("*.tmp"))
 
 
-def test_threads_store_and_restore_side_by_side(home: Home, root: Path, tmp_path: Path) -> None:
-    write_outputs(root, "new")
-    wanted = outputs_of(root)
-    failures: list[BaseException] = []
-
-    def work(own: Path) -> None:
-        try:
-            write_outputs(own, "new")
-            for _ in range(5):
-                manifest = store_outputs(home, own)
-                renew(own, None)
-                restore(home, str(own), manifest)
-                assert outputs_of(own) == wanted
-        except BaseException as error:  # told by the main thread
-            failures.append(error)
-
-    places = [tmp_path / f"project {number}" for number in range(4)]
-    workers = [threading.Thread(target=work, args=(place,)) for place in places]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert failures == []
-
-
 def test_manifest_survives_writing_and_reading(home: Home, root: Path) -> None:
     write_outputs(root, "new")
     manifest = store_outputs(home, root, parts={"name": "é\udcff\n", "list": [1, None, 2.5]})
@@ -427,17 +396,6 @@ def test_aside_without_outputs_leaves_no_trace(root: Path) -> None:
     aside.discard()
 
 
-def test_outputs_are_put_back_only_where_the_command_left_nothing(root: Path) -> None:
-    renew(root, "old")
-    old = outputs_of(root)
-    aside = displace(str(root), DECLARED)
-    (root / "deep" / "model.pkl").write_text("half")
-    aside.put_back()
-    assert (root / "deep" / "model.pkl").read_text() == "half"
-    assert look(root / "metrics") == old["metrics/"]
-    assert leftovers(root) == []
-
-
 def test_outputs_can_be_put_back_one_by_one(root: Path) -> None:
     renew(root, "old")
     old = outputs_of(root)
@@ -449,14 +407,6 @@ def test_outputs_can_be_put_back_one_by_one(root: Path) -> None:
     aside.discard()
     assert look(root / "deep" / "model.pkl") is None
     assert leftovers(root) == []
-
-
-def test_link_out_of_the_project_is_not_moved_aside(root: Path, tmp_path: Path) -> None:
-    (root / "models").symlink_to(tmp_path)
-    aside = displace(str(root), ["models/"])
-    assert (root / "models").is_symlink()
-    aside.discard()
-    assert (root / "models").is_symlink()
 
 
 def test_staging_that_came_with_a_project_moves_nothing_from_elsewhere(

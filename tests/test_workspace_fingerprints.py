@@ -111,57 +111,6 @@ def test_the_digest_of_a_tree_never_changes_between_versions(root: Path) -> None
     )
 
 
-def test_each_property_of_a_tree_changes_its_digest(root: Path) -> None:
-    write(root, a="1", b="1")
-    (root / "link").symlink_to("a")
-    seen = [digest_of(root)]
-
-    def again() -> None:
-        seen.append(digest_of(root))
-
-    write(root, a="2")
-    again()
-    (root / "a").chmod(0o755)
-    again()
-    (root / "a").rename(root / "c")
-    again()
-    (root / "link").unlink()
-    (root / "link").symlink_to("b")
-    again()
-    (root / "b").unlink()
-    again()
-    write(root, b="")
-    again()
-    assert len(set(seen)) == len(seen)
-
-
-def test_times_owners_and_other_permissions_change_nothing(root: Path) -> None:
-    write(root, a="1")
-    before = digest_of(root)
-    os.utime(root / "a", (1, 1))
-    (root / "a").chmod(0o600)
-    assert digest_of(root) == before
-
-
-def test_an_edit_of_the_same_size_with_its_times_put_back_is_noticed(
-    root: Path, index: Path
-) -> None:
-    write(root, a="one", b="two")
-    prints = fresh(root, index)
-    prints.inputs(None, ())
-    age(root / "a", root / "b")
-    prints.forget()
-    before = prints.inputs(None, ())
-    prints.save()
-    status = (root / "a").stat()
-    write(root, a="ONE")
-    os.utime(root / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert prints.changed(before) == ("a",)
-    after = fresh(root, index).inputs(None, ())
-    assert after.digest != before.digest
-    assert after.digest == digest_of(root)
-
-
 def known(root: Path, index: Path, *paths: str) -> FileSet:
     """Take the default inputs and save what is known, with files old enough to be trusted."""
     age(*(root / path for path in paths))
@@ -302,17 +251,6 @@ def test_files_that_are_gone_leave_the_index(root: Path, index: Path) -> None:
     assert b"old7\0" not in content
 
 
-def test_a_walk_is_kept_until_a_command_has_run(root: Path) -> None:
-    write(root, a="1", b="1")
-    prints = fresh(root)
-    before = prints.inputs(None, ())
-    write(root, a="2")
-    assert prints.inputs(None, ()).digest == before.digest
-    assert prints.inputs(None, ("b",)).entries()[0].path == "a"
-    prints.forget()
-    assert prints.inputs(None, ()).digest == digest_of(root) != before.digest
-
-
 def test_outputs_do_not_count_as_inputs(root: Path) -> None:
     write(root, a="1", out__x="2", out__y__z="3", outer="4", model="5")
     taken = fresh(root).inputs(None, ("out/", "model"))
@@ -327,16 +265,6 @@ def test_a_pattern_that_matches_nothing_is_named(root: Path) -> None:
     assert taken.unmatched == ("b*", "c/d", "../x")
     assert paths_of(taken) == ["a"]
     assert not taken.problems
-
-
-def test_names_may_hold_any_byte(root: Path) -> None:
-    names = [b"a\nb", b"\xff\xfe", b"'\"\\", "é".encode(), b" ", b"-rf", b"a\rb", b"*"]
-    for name in names:
-        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(name)
-    taken = fresh(root).inputs(None, ())
-    assert paths_of(taken) == [os.fsdecode(name) for name in sorted(names)]
-    assert not taken.problems
-    assert fresh(root).outputs((os.fsdecode(b"\xff\xfe"),)).entries()[0].size == 2
 
 
 # What changes under our eyes.
