@@ -140,14 +140,12 @@ class Run:
         try:
             return self.wait()
         except BaseException as interruption:
-            self._interrupt(by_user=isinstance(interruption, KeyboardInterrupt))
+            by_user = isinstance(interruption, KeyboardInterrupt)
+            shared = not self.child.apart and any(map(os.isatty, (0, 1, 2)))
+            # To be told twice would mean "at once".
+            if not (by_user and shared and self.child.wait(_OWN_END)):
+                self.child.end(signal.SIGINT if by_user else signal.SIGTERM)
             raise
-
-    def _interrupt(self, *, by_user: bool) -> None:
-        shared = not self.child.apart and any(map(os.isatty, (0, 1, 2)))
-        # To be told twice would mean "at once".
-        if not (by_user and shared and self.child.wait(_OWN_END)):
-            self.child.end(signal.SIGINT if by_user else signal.SIGTERM)
 
     def __repr__(self) -> str:
         """Show how it stands."""
@@ -245,8 +243,11 @@ def start(
 ) -> Run:
     """Return a run that goes on beside us; apart: see `LaunchSpec`, the rest is as for `run`."""
     spec = launch_spec(command_line("run", arguments), cwd, environ, apart=apart)
-    if (parent := _active_run()) and "MLFLOW_RUN_ID" not in spec.environ:
-        spec = spec._replace(environ={**spec.environ, "MLFLOW_RUN_ID": parent})
+    # The run of MLflow's that our program is in, which the new one is nested in.
+    parent = getattr(sys.modules.get("mlflow"), "active_run", lambda: None)()
+    if parent is not None and "MLFLOW_RUN_ID" not in spec.environ:
+        environ = {**spec.environ, "MLFLOW_RUN_ID": str(parent.info.run_id)}
+        spec = spec._replace(environ=environ)
     if docker_auth:
         directory = log_in(docker_auth, spec.environ)
         environ = {**spec.environ, "DOCKER_CONFIG": directory}
@@ -258,12 +259,6 @@ def start(
         raise
     _look_after(started)
     return started
-
-
-def _active_run() -> str | None:
-    """Return the run of MLflow's that our program is in, which the new one is nested in."""
-    active = getattr(sys.modules.get("mlflow"), "active_run", lambda: None)()
-    return None if active is None else str(active.info.run_id)
 
 
 def launch_spec(

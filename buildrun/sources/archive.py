@@ -27,7 +27,9 @@ def open_project(address: Address, request: SourceRequest) -> Checkout:
     shown = addresses.shown(address.base)
     archive = address.path or _fetch(address.base, request)
     identity = address.path or address.base
-    with temporary(request, identity, _stem(identity)) as opened:
+    name = os.path.basename(identity.partition("?")[0].rstrip("/"))
+    stem = os.path.splitext(name)[0].removesuffix(".tar")
+    with temporary(request, identity, stem) as opened:
         unpack(archive, opened.path, shown)
         top = _top(opened.path, address.subdirectory)
         root = addresses.enter(top, address.subdirectory, f"`{shown}`")
@@ -50,13 +52,6 @@ def _fetch(url: str, request: SourceRequest) -> str:
             hint="run once without `--offline`",
         )
     return found
-
-
-def _stem(name: str) -> str:
-    """Return what the archive is called, without its endings."""
-    name = os.path.basename(name.partition("?")[0].rstrip("/"))
-    stem, _ = os.path.splitext(name)
-    return stem.removesuffix(".tar")
 
 
 def _top(path: str, subdirectory: str) -> str:

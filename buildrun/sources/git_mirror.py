@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import xxhash
@@ -99,7 +100,9 @@ class Mirror:
             raise self._never_fetched(f"commit {commit[:12]} of ")
         with self._writing():
             os.makedirs(self._directory, exist_ok=True)
-            with locks.exclusive(self._directory + ".lock", waiting=self._waiting) as lock:
+            note = f"waiting for another run that fetches {self._shown}"
+            waiting = partial(self._request.console.note, note)
+            with locks.exclusive(self._directory + ".lock", waiting=waiting) as lock:
                 known = _load(record, Commit)
                 if known is None:
                     self._fetch(commit, lock.descriptor)
@@ -128,9 +131,6 @@ class Mirror:
             f"{what}`{self._shown}` was never fetched, and nothing is with `--offline`",
             hint="run once without `--offline`",
         )
-
-    def _waiting(self) -> None:
-        self._request.console.note(f"waiting for another run that fetches {self._shown}")
 
     def _ask_remote(self, version: str | None) -> Revision:
         """Return what the version stands for at the remote; a branch comes before a tag."""

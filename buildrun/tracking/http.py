@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from buildrun import __version__
@@ -68,15 +68,19 @@ class RestClient:
         self._timeout = timeout_seconds(environ, _ANSWER)
         self._headers = _headers(there.removesuffix(f":{usual}"), found[2] or "", environ)
         self._prefix = (found[5] or "").rstrip("/")
-        proxy = choose_proxy(environ, scheme, host)
-        at = (proxy.host, proxy.port) if proxy is not None else (host, port)
-        self._connection = _connection(scheme, at, min(_CONNECT, self._timeout), environ)
+        proxy = _proxy(environ, scheme, host)
+        address = (host, port) if proxy is None else proxy[0]
+        timeout = min(_CONNECT, self._timeout)
+        self._connection = HTTPConnection(*address, timeout=timeout)
+        if scheme == "https":
+            self._connection = HTTPSConnection(*address, timeout=timeout, context=_tls(environ))
+        self._connection.response_class = _Response
         if proxy is not None and scheme == "https":
-            self._connection.set_tunnel(host, port, {"Host": there, **proxy.headers})
+            self._connection.set_tunnel(host, port, {"Host": there, **proxy[1]})
         elif proxy is not None:
             # A proxy is told the whole address of what it is to fetch.
             self._prefix = f"http://{there}{self._prefix}"
-            self._headers.update(proxy.headers)
+            self._headers.update(proxy[1])
         self._last = 0.0
 
     def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any:
@@ -221,19 +225,6 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def _connection(
-    scheme: str, address: tuple[str, int], timeout: float, environ: Mapping[str, str]
-) -> HTTPConnection:
-    """Return a connection that is not open yet; raises TrackingError."""
-    connection = (
-        HTTPConnection(*address, timeout=timeout)
-        if scheme == "http"
-        else HTTPSConnection(*address, timeout=timeout, context=_tls(environ))
-    )
-    connection.response_class = _Response
-    return connection
-
-
 def _headers(host: str, userinfo: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that every request has; raises TrackingError."""
     name, _, password = userinfo.partition(":")
@@ -339,16 +330,10 @@ def _trust_usual(context: ssl.SSLContext) -> None:
     context.load_verify_locations(certifi.where())
 
 
-class Proxy(NamedTuple):
-    """A proxy for HTTP; headers: what tells it who we are."""
-
-    host: str
-    port: int
-    headers: dict[str, str]
-
-
-def choose_proxy(environ: Mapping[str, str], scheme: str, host: str) -> Proxy | None:
-    """Return the proxy for a host, or None; raises TrackingError for one that makes no sense."""
+def _proxy(
+    environ: Mapping[str, str], scheme: str, host: str
+) -> tuple[tuple[str, int], dict[str, str]] | None:
+    """Return the address of the proxy for a host and its headers; raises TrackingError."""
     given = _variable(environ, f"{scheme}_proxy") or _variable(environ, "all_proxy")
     if not given or _is_exempt(_variable(environ, "no_proxy"), host):
         return None
@@ -366,7 +351,7 @@ def choose_proxy(environ: Mapping[str, str], scheme: str, host: str) -> Proxy | 
     if parts.username:
         who = _basic(unquote(parts.username), unquote(parts.password or ""))
         headers["Proxy-Authorization"] = who
-    return Proxy(parts.hostname, port, headers)
+    return (parts.hostname, port), headers
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:

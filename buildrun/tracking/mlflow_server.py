@@ -65,7 +65,7 @@ class Store:
 
     def call(self, name: str, values: Any) -> Any:
         """Return the answer to a call."""
-        return getattr(self, name.replace("/", "_").replace("-", "_"))(values)
+        return getattr(self, "_" + name.replace("/", "_").replace("-", "_"))(values)
 
     def end_all(self) -> None:
         """End the runs whose caller is gone."""
@@ -76,8 +76,7 @@ class Store:
             except Exception:  # noqa: S112
                 continue  # nobody is left to be told
 
-    def runs_create(self, values: Any) -> Any:
-        """Create a run."""
+    def _runs_create(self, values: Any) -> Any:
         tags = {tag["key"]: tag["value"] for tag in values["tags"]}
         name = values.get("run_name")
         if name:
@@ -88,12 +87,10 @@ class Store:
         self.open.append(run.info.run_id)
         return shown(run)
 
-    def runs_get(self, values: Any) -> Any:
-        """Return a run."""
+    def _runs_get(self, values: Any) -> Any:
         return shown(self.client.get_run(values["run_id"]))
 
-    def runs_update(self, values: Any) -> Any:
-        """Change a run's status and name."""
+    def _runs_update(self, values: Any) -> Any:
         run_id, status = values["run_id"], values["status"]
         if "end_time" in values:
             self.client.set_terminated(run_id, status, values["end_time"])
@@ -105,23 +102,20 @@ class Store:
             self.client.set_tag(run_id, "mlflow.runName", values["run_name"])
         return {}
 
-    def runs_log_batch(self, values: Any) -> Any:
-        """Add parameters and tags."""
+    def _runs_log_batch(self, values: Any) -> Any:
         params = [self.entities.Param(one["key"], one["value"]) for one in values["params"]]
         tags = [self.entities.RunTag(one["key"], one["value"]) for one in values.get("tags", ())]
         self.client.log_batch(values["run_id"], params=params, tags=tags)
         return {}
 
-    def experiments_get_by_name(self, values: Any) -> Any:
-        """Return an experiment."""
+    def _experiments_get_by_name(self, values: Any) -> Any:
         found = self.client.get_experiment_by_name(values["experiment_name"])
         if found is None:
             raise Absent("there is no such experiment")
         stage = found.lifecycle_stage
         return {"experiment": {"experiment_id": found.experiment_id, "lifecycle_stage": stage}}
 
-    def experiments_create(self, values: Any) -> Any:
-        """Create an experiment."""
+    def _experiments_create(self, values: Any) -> Any:
         return {"experiment_id": self.client.create_experiment(values["name"])}
 
 
