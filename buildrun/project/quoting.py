@@ -127,32 +127,22 @@ def _unsafe(name: str) -> ParameterError:
 
 def _formatted(field: str, values: Mapping[str, str], place: Place) -> str | None:
     """Return a field's text: MLflow's where it is safe."""
-    used = _Used(values)
-    raw = string.Formatter().vformat(field, (), used)
-    if len(used.names) == 1 and place.within == "":
-        value = values[used.names[0]]
+    raw = field.format(**values)
+    ((_, name, form, _),) = string.Formatter().parse(field)
+    inner = [part for _, part, _, _ in string.Formatter().parse(form or "") if part is not None]
+    names = [name_of(part) for part in (name or "", *inner)]
+    if len(names) == 1 and place.within == "":
+        value = values[names[0]]
         quoted = encode(value, place)
         if quoted is None:
             return None
-        whole = field.format(**{used.names[0]: quoted})
+        whole = field.format(**{names[0]: quoted})
         harmless = (quoted,) if _SPECIAL.search(value) else (quoted, f'"{quoted}"')
         if whole.strip(" ") in harmless:
             return whole
-    if all(is_plain(values[name]) for name in used.names) and not place.delimiter:
+    if all(is_plain(values[name]) for name in names) and not place.delimiter:
         return field.format(**values)
     return encode(raw, place)
-
-
-class _Used(dict[str, str]):
-    """Values, and the names of those that were asked for."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        super().__init__(values)
-        self.names: list[str] = []
-
-    def __getitem__(self, name: str) -> str:
-        self.names.append(name)
-        return super().__getitem__(name)
 
 
 def name_of(field: str) -> str:
@@ -245,7 +235,11 @@ class _Scan:
             return self._document(index)
         elif character == "\n":
             self.lost = self.lost or top == "+"
-            return self._bodies(index + 1)
+            index += 1
+            for document in self.documents:
+                index = self._body(index, *document)
+            self.documents.clear()
+            return index
         return index + 1
 
     def _dollar(self, index: int, following: str, top: str) -> int:
@@ -299,13 +293,7 @@ class _Scan:
         self.word = True
         return found.end()
 
-    def _bodies(self, index: int) -> int:
-        for delimiter, quoted, tabs in self.documents:
-            index = self._body(index, delimiter, quoted=quoted, tabs=tabs)
-        self.documents.clear()
-        return index
-
-    def _body(self, index: int, delimiter: str, *, quoted: bool, tabs: bool) -> int:
+    def _body(self, index: int, delimiter: str, quoted: bool, tabs: bool) -> int:
         start, joined = index, False
         while index < len(self.text):
             line = self.text[index:].partition("\n")[0]
