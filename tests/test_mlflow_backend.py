@@ -156,11 +156,6 @@ def told(call: Mlflow, place: Path) -> Told:
     return Told(parts, done.stdout, afterwards, done.returncode)
 
 
-def test_run_of_mlflows_is_the_one_that_the_command_sees(told: Told) -> None:
-    run = told.parts["succeeded"]
-    assert f"a b {run['id']}\n" in told.out
-
-
 def test_success_ends_the_run_with_its_name_and_tags(told: Told, place: Path) -> None:
     run = told.parts["succeeded"]
     assert (run["status"], run["ended"], run["own"], run["wait"]) == (
@@ -173,17 +168,14 @@ def test_success_ends_the_run_with_its_name_and_tags(told: Told, place: Path) ->
     assert tags["mlflow.project.entryPoint"] == "main"
     assert tags["mlflow.project.backend"] == "buildrun"
     assert run["params"] == {"word": "a b"}
+    assert f"a b {run['id']}\n" in told.out  # what the command saw
 
 
-def test_failure_is_mlflows_exception(told: Told) -> None:
-    run = told.parts["failed"]
-    assert (run["status"], run["ended"]) == ("FAILED", True)
-    assert run["error"] == f"Run (ID '{run['id']}') failed"
-
-
-def test_run_of_a_project_that_is_refused_has_failed(told: Told) -> None:
-    run = told.parts["refused"]
-    assert (run["status"], run["ended"]) == ("FAILED", True)
+def test_failure_and_refusal_are_mlflows_exceptions(told: Told) -> None:
+    failed, refused = told.parts["failed"], told.parts["refused"]
+    assert (failed["status"], failed["ended"]) == ("FAILED", True)
+    assert failed["error"] == f"Run (ID '{failed['id']}') failed"
+    assert (refused["status"], refused["ended"]) == ("FAILED", True)
 
 
 def test_backend_config_holds_options_of_buildrun_alone(told: Told) -> None:
@@ -200,16 +192,11 @@ def test_cancelled_run_is_killed(told: Told) -> None:
 
 
 def test_run_within_a_run_names_its_parent(told: Told) -> None:
-    run = told.parts["nested"]
-    assert run["tags"]["mlflow.parentRunId"] == run["parent"]
-    assert run["status"] == "FINISHED"
-
-
-def test_run_of_buildruns_own_is_nested_in_the_programs(told: Told) -> None:
-    run = told.parts["ours"]
-    assert run["tags"]["mlflow.parentRunId"] == run["parent"]
-    assert (run["status"], run["own"]) == ("FINISHED", "FINISHED")
-    assert run["params"] == {"word": "own"}
+    for name in ("nested", "ours"):
+        run = told.parts[name]
+        assert run["tags"]["mlflow.parentRunId"] == run["parent"]
+        assert run["status"] == "FINISHED"
+    assert (run["own"], run["params"]) == ("FINISHED", {"word": "own"})
     assert f"own {run['id']}\n" in told.out
 
 
