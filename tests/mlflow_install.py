@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uv
+from conftest import REPOSITORY
 from docker_helpers import missing
 
 VERSION = "3.17.2"
@@ -71,6 +72,32 @@ def serving(directory: Path, environ: Mapping[str, str]) -> Iterator[str]:
         server.wait()
 
 
+def install(directory: Path) -> Path:
+    """Make the virtualenv in a directory, and return its Python.
+
+    MLflow is that of `prefix`, which takes a while to install, seen through a path file.
+    """
+    (packages,) = prefix().glob("lib/python*/site-packages")
+    python = directory / "bin" / "python"
+    _uv("venv", "--quiet", "--python", sys.executable, directory)
+    _uv("pip", "install", "--quiet", "--python", python, REPOSITORY)
+    (own,) = directory.glob("lib/python*/site-packages")
+    (own / "mlflow.pth").write_text(f"{packages}\n")
+    return python
+
+
+def environ_of(python: Path, store: Path, tracking_uri: str) -> Mapping[str, str]:
+    """Return the variables for a program of the virtualenv."""
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("PYTHON", "MLFLOW_"))
+    }
+    path = f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"
+    changed = {"PATH": path, "BUILDRUN_HOME": str(store), "MLFLOW_TRACKING_URI": tracking_uri}
+    return {**kept, **changed}
+
+
 def _await(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + LIMIT
     while time.monotonic() < end and server.poll() is None:
@@ -87,4 +114,4 @@ def _uv(*words: str | Path) -> None:
         (uv.find_uv_bin(), *words), capture_output=True, text=True, timeout=LIMIT, check=False
     )
     if done.returncode != 0:
-        missing(f"MLflow cannot be installed: {done.stderr}")
+        missing(f"MLflow or buildrun cannot be installed: {done.stderr}")

@@ -88,15 +88,8 @@ def test_report_has_the_shape_of_the_command_lines(project: Project) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (True, "True"),
-        (0, "0"),
-        (0.5, "0.5"),
-        (None, "None"),
-        ([1, "a b"], "[1, 'a b']"),
-        (Path("data/x y"), "data/x y"),
-        ("--flag", "--flag"),
-        ("a=b", "a=b"),
-        ("", ""),
+        (True, "True"), (0, "0"), (0.5, "0.5"), (None, "None"), ([1, "a b"], "[1, 'a b']"),
+        (Path("data/x y"), "data/x y"), ("--flag", "--flag"), ("a=b", "a=b"), ("", ""),
         (HOSTILE, HOSTILE),
     ],
 )  # fmt: skip

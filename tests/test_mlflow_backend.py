@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from mlflow_environment import environ, install
-from mlflow_install import serving
+from mlflow_install import environ_of, install, serving
 from step_helpers import LIMIT, PAUSE, Gate
 
 PROJECT = (
@@ -136,8 +135,8 @@ def call(place: Path) -> Iterator[Mlflow]:
     """Return Python where both are, beside a tracking server."""
     python = install(place / "env")
     gate = Gate(place / "gate")
-    with serving(place, environ(python, place / "store", "")) as uri:
-        variables = {**environ(python, place / "store", uri), **gate.environ}
+    with serving(place, environ_of(python, place / "store", "")) as uri:
+        variables = {**environ_of(python, place / "store", uri), **gate.environ}
         yield Mlflow(python, place, variables, gate)
     gate.close()
 
