@@ -18,6 +18,7 @@ from buildrun.store.files import publish
 from buildrun.workspace.move import delete
 
 if TYPE_CHECKING:
+    from buildrun.console import Console
     from buildrun.sources.base import SourceRequest
 
 # Schemes that only MLflow can resolve: they name what a tracking server holds.
@@ -60,15 +61,25 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
 def fetching(uri: str, request: SourceRequest) -> Iterator[Progress]:
     """Show the progress of a project's download; what fails in the block is a ProjectError."""
 
+    with (
+        _explained(ProjectError, f"could not fetch `{addresses.shown(uri)}`", uri),
+        showing(request.console, "fetching") as progress,
+    ):
+        yield progress
+
+
+@contextmanager
+def showing(console: Console, verb: str) -> Iterator[Progress]:
+    """Show the progress of what is fetched in the block."""
+
     def progress(label: str, done: int, total: int | None) -> None:
         of = f" of {size(total)}" if total else ""
-        request.console.progress(f"fetching {addresses.shown(label)}: {size(done)}{of}")
+        console.progress(f"{verb} {addresses.shown(label)}: {size(done)}{of}")
 
-    with _explained(ProjectError, f"could not fetch `{addresses.shown(uri)}`", uri):
-        try:
-            yield progress
-        finally:
-            request.console.done()
+    try:
+        yield progress
+    finally:
+        console.done()
 
 
 def download(uri: str, directory: str, progress: Progress, patience: float = _PATIENCE) -> str:

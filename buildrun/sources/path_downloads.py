@@ -28,19 +28,10 @@ class PathDownloads:
                 f"parameter `{name}`: `{redact(uri)}` would have to be downloaded",
                 hint="give a local path, or run without `--offline`",
             )
-        from buildrun.console import size
-        from buildrun.sources.download import fetch
+        from buildrun.sources.download import fetch, showing
 
-        console = self._console
-
-        def progress(label: str, done: int, total: int | None) -> None:
-            whole = f" of {size(total)}" if total else ""
-            console.progress(f"downloading {label}: {size(done)}{whole}")
-
-        try:
+        with showing(self._console, "downloading") as progress:
             return fetch(name, uri, self._directory(), progress)
-        finally:
-            console.done()
 
     def _directory(self) -> str:
         if self._kept is not None:
