@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from buildrun.console import did_you_mean
@@ -142,7 +142,7 @@ def _environment(
     if findings is not None and isinstance(value, dict) and value.get("docker_env"):
         docker = read_docker_env(findings)
         chosen += [docker] if docker is not None else []
-    for file in environment_files(findings, root, reader):
+    for file in _environment_files(findings, root, reader):
         environment, reading = read_environment(file, root, reader)
         chosen.append(environment)
         readings.append(reading)
@@ -160,33 +160,28 @@ class EnvironmentFile(NamedTuple):
     path: str
 
 
-def environment_files(
+def _environment_files(
     findings: Findings | None, root: str, reader: DependencyTracker
-) -> tuple[EnvironmentFile, ...]:
-    """Return the environment files that the project names, else the one that MLflow picks."""
+) -> Iterator[EnvironmentFile]:
+    """Yield the environment files that the project names, else the one that MLflow picks."""
     value: Any = findings.document.value if findings is not None else None
-    if findings is None or not isinstance(value, dict):
-        return _usual(root, reader)
+    value = value if isinstance(value, dict) else {}
     if isinstance(value.get("databricks_spark_job"), dict):
-        return ()
+        return
     named = [key for key in ("python_env", "conda_env") if value.get(key)]
-    if not named and not value.get("docker_env"):
-        return _usual(root, reader)
-    found = [_named(findings, key, root, reader) for key in named if isinstance(value[key], str)]
-    return tuple(file for file in found if file is not None)
-
-
-def _usual(root: str, reader: DependencyTracker) -> tuple[EnvironmentFile, ...]:
-    for name in (PYTHON_ENV, CONDA_ENV):
+    for key in named:
+        if findings is not None and isinstance(value[key], str):
+            yield from _named(findings, key, root, reader)
+    for name in (PYTHON_ENV, CONDA_ENV) if not named and not value.get("docker_env") else ():
         path = os.path.join(root, name)
         if reader.exists(path):
-            return (EnvironmentFile(name == CONDA_ENV, path),)
-    return ()
+            yield EnvironmentFile(name == CONDA_ENV, path)
+            return
 
 
 def _named(
     findings: Findings, key: str, root: str, reader: DependencyTracker
-) -> EnvironmentFile | None:
+) -> Iterator[EnvironmentFile]:
     name = findings.document.value[key]
     path = os.path.join(root, name)
     if ".." not in name.split("/"):
@@ -194,14 +189,12 @@ def _named(
     if not reader.exists(path):
         message = f"the environment file `{name[:200]}` does not exist"
         findings.error("missing-environment-file", message, (key,), hint=_near(path))
-        return None
-    if os.path.isdir(path):
+    elif os.path.isdir(path):
         message = f"the environment file `{name[:200]}` is a directory"
-        hint = "name the file in it"
         reader.executable(path)  # so that a file in its place is noticed
-        findings.error("missing-environment-file", message, (key,), hint=hint)
-        return None
-    return EnvironmentFile(key == "conda_env", path)
+        findings.error("missing-environment-file", message, (key,), hint="name the file in it")
+    else:
+        yield EnvironmentFile(key == "conda_env", path)
 
 
 def _near(path: str) -> str:
