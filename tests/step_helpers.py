@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import command_line
 import pytest
 from conftest import Outcome
 
@@ -78,10 +80,58 @@ def a_gate(tmp_path: Path) -> Iterator[Gate]:
     made.close()
 
 
+class Ran(Outcome):
+    """How a run ended; report: what it wrote of itself, {} where it could not."""
+
+    report: Any = None
+
+    @classmethod
+    def of(cls, outcome: Outcome, report: Path) -> Ran:
+        """Read the report, and remove it."""
+        ran = cls(*outcome)
+        ran.report = json.loads(report.read_text()) if report.exists() else {}
+        report.unlink(missing_ok=True)
+        return ran
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Return the state of each step."""
+        assert self.code == self.report["exit_code"], self.err
+        return {step["id"]: step["state"] for step in self.report["steps"]}
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(name="run")
+def a_run(tmp_path: Path) -> Run:
+    """Return a function that runs a project to its end; at: see ``command_line.call``."""
+
+    def call(
+        directory: Path,
+        *arguments: str | Path,
+        environ: Mapping[str, str] | None = None,
+        at: Callable[[str, Any], None] | None = None,
+    ) -> Ran:
+        report = tmp_path / "report.json"
+        words: tuple[str | Path, ...] = ("run", directory, LOCAL, "--report", report, *arguments)
+        variables = {**os.environ, **(environ or {})}
+        return Ran.of(command_line.call(words, tmp_path, variables, at=at), report)
+
+    return call
+
+
 class Live:
     """A process of buildrun that runs while the test does something else."""
 
-    def __init__(self, argv: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        environ: Mapping[str, str],
+        report: Path = Path(os.devnull, "none"),
+    ) -> None:
+        self._report = report
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -108,13 +158,10 @@ class Live:
         self.process.kill()
         self.process.communicate(timeout=LIMIT)
 
-    def wait(self) -> Outcome:
+    def wait(self) -> Ran:
         out, err = self.process.communicate(timeout=LIMIT)
-        return Outcome(
-            self.process.returncode,
-            out.decode(errors="surrogateescape"),
-            (self._err + err).decode(errors="surrogateescape"),
-        )
+        texts = [text.decode(errors="surrogateescape") for text in (out, self._err + err)]
+        return Ran.of(Outcome(self.process.returncode, *texts), self._report)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -127,33 +174,26 @@ Start = Callable[..., Live]
 
 @pytest.fixture(name="start")
 def a_start(tmp_path: Path, gate: Gate) -> Iterator[Start]:
-    """Return a function that starts a run, with the gate's pipes in its environment."""
+    """Return a function that starts a run, with the gate's pipes in its environment.
+
+    code: defines ``at(event, args)``, called before every event that CPython tells of, such as
+    the opening of a file, but not for what it does itself; it sees `os`, `signal` and `sys`.
+    """
     started: list[Live] = []
 
     def call(
         directory: Path, *arguments: str | Path, code: str | None = None, **environ: str
     ) -> Live:
-        words: tuple[str | Path, ...] = ("run", directory, LOCAL, *arguments)
-        command = argv(*words) if code is None else hooked(code, *words)
-        started.append(Live(command, tmp_path, {**gate.environ, **environ}))
+        report = tmp_path / f"report{len(started)}.json"
+        words = [str(each) for each in ("run", directory, LOCAL, "--report", report, *arguments)]
+        program = ["-m", "buildrun"] if code is None else ["-c", _HOOKED + code + _ENTRY]
+        argv = [sys.executable, *program, *words]
+        started.append(Live(argv, tmp_path, {**gate.environ, **environ}, report))
         return started[-1]
 
     yield call
     for live in started:
         live.close()
-
-
-def argv(*arguments: str | os.PathLike[str]) -> list[str]:
-    return [sys.executable, "-m", "buildrun", *(os.fspath(each) for each in arguments)]
-
-
-def hooked(code: str, *arguments: str | os.PathLike[str]) -> list[str]:
-    """Return the command line of a buildrun that calls ``at(event, args)`` of the code.
-
-    The code sees `os`, `signal` and `sys`; `at` is called before every event that CPython tells
-    of, such as the opening of a file, but not for what it does itself.
-    """
-    return [sys.executable, "-c", _HOOKED + code + _ENTRY, *(os.fspath(each) for each in arguments)]
 
 
 _HOOKED = """
@@ -175,11 +215,3 @@ from buildrun import cli
 armed = True
 cli.entry()
 """
-
-
-def states(report: Path) -> dict[str, str]:
-    return {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
-
-
-def read(path: Path) -> str:
-    return path.read_text(errors="surrogateescape")

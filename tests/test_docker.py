@@ -88,10 +88,7 @@ def test_unset_variable_of_the_caller_stops_the_run(project: Project, buildrun: 
         "docker_env: {image: '" + BASE + "', environment: [NOT_SET_ANYWHERE]}\n"
         "name: inside\nentry_points: {main: {command: 'true'}}\n"
     )
-    outcome = buildrun(directory)
-    assert outcome.code == 1
-    assert "`NOT_SET_ANYWHERE`" in outcome.err
-    assert "export NOT_SET_ANYWHERE=" in outcome.err
+    buildrun(directory).refused("`NOT_SET_ANYWHERE`", "export NOT_SET_ANYWHERE=")
 
 
 def test_volumes_and_arguments_reach_docker(
@@ -354,9 +351,7 @@ def test_image_without_a_shell_runs_plain_words(
         )
         for entry in ("main", "python"):
             assert buildrun("-q", directory, "-e", entry).out.startswith("tini version")
-        outcome = buildrun(directory, "-e", "shell")
-        assert outcome.code == 127
-        assert "exec sh failed" in outcome.err
+        buildrun(directory, "-e", "shell").refused("exec sh failed", code=127)
     finally:
         docker("rmi", "-f", name, check=False)
 

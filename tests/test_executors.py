@@ -21,7 +21,7 @@ from kubernetes_helpers import (  # noqa: F401
     an_own_registry,
     written,
 )
-from step_helpers import states
+from step_helpers import Ran
 
 PACKAGE = Path(__file__).parent / "executor_package"
 
@@ -65,43 +65,40 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
     return Where((*words, "--remote-cache-write"), {**place.environ, **objects.environ}, image)
 
 
-Run = Callable[..., Outcome]
+Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(where: Where, buildrun: Buildrun) -> Run:
+def run(where: Where, buildrun: Buildrun, tmp_path: Path) -> Run:
     """Return buildrun with the executor."""
-    return lambda *words: buildrun("run", *words, *where.words, environ=where.environ)
+    report = tmp_path / "report.json"
+    words = (*where.words, "--report", report)
+    return lambda *more: Ran.of(buildrun("run", *more, *words, environ=where.environ), report)
 
 
 def test_graph_runs_and_its_results_are_there_again(
-    project: Project, where: Where, run: Run, tmp_path: Path
+    project: Project, where: Where, run: Run
 ) -> None:
     directory = project(where.head + GRAPH, in__txt="text\n")
-    report = tmp_path / "report.json"
-    first = run(directory, "--report", report)
-    assert first.code == 0, first.err
-    assert states(report) == {"first": "ok", "main": "ok"}
+    first = run(directory)
+    assert first.states == {"first": "ok", "main": "ok"}
     assert (directory / "main.txt").read_text() == "text\ntext\n"
     assert {"one", "two"} <= set(first.out.split()) | set(first.err.split())
 
-    assert run(directory, "--report", report).code == 0
-    assert states(report) == {"first": "up-to-date", "main": "up-to-date"}
+    assert run(directory).states == {"first": "up-to-date", "main": "up-to-date"}
     (directory / "main.txt").unlink()
-    assert run(directory, "--report", report).code == 0
-    assert states(report) == {"first": "up-to-date", "main": "cached"}
+    assert run(directory).states == {"first": "up-to-date", "main": "cached"}
     assert (directory / "main.txt").read_text() == "text\ntext\n"
 
 
 def test_exit_code_is_the_commands_and_outputs_are_not_lost(
-    project: Project, where: Where, run: Run, tmp_path: Path
+    project: Project, where: Where, run: Run
 ) -> None:
     text = GRAPH.replace("cat first.txt tree/copy > main.txt", "echo half > main.txt; exit 3")
     directory = project(where.head + text, in__txt="text\n", main__txt="old\n")
-    report = tmp_path / "report.json"
-    outcome = run(directory, "--report", report)
+    outcome = run(directory)
     assert outcome.code == 3, outcome.err
-    assert states(report) == {"first": "ok", "main": "failed"}
+    assert outcome.states == {"first": "ok", "main": "failed"}
     # Where it ran in this directory, what it has written stays to be looked at.
     assert (directory / "main.txt").read_text() in ("old\n", "half\n")
 
@@ -134,11 +131,14 @@ def test_interrupted_run_ends_its_command(project: Project, where: Where, tmp_pa
             assert chunk, child.communicate()
             seen += chunk
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=120)
+        out, err = child.communicate(timeout=120)
     finally:
         child.kill()
     assert child.returncode == 130
-    assert states(report) == {"first": "ok", "main": "cancelled"}
+    assert Ran.of(Outcome(130, str(out), str(err)), report).states == {
+        "first": "ok",
+        "main": "cancelled",
+    }
     assert (directory / "main.txt").exists()
 
 
@@ -154,17 +154,13 @@ def test_executor_of_a_package_gets_the_backend_config(
 
 def test_executor_that_nobody_has_is_refused(project: Project, buildrun: Buildrun) -> None:
     directory = project("entry_points: {main: {command: 'true'}}\n")
-    outcome = buildrun(directory, "-b", "shell")
-    assert outcome.code == 2
-    assert "'shell'" in outcome.err
-    assert "local" in outcome.err
+    buildrun(directory, "-b", "shell").refused("'shell'", "local", code=2)
 
 
 def test_project_with_an_image_needs_an_executor_for_images(
     project: Project, buildrun: Buildrun
 ) -> None:
     directory = project("docker_env: {image: x}\nentry_points: {main: {command: 'true'}}\n")
-    outcome = buildrun(directory, "-b", "shell", environ={"PYTHONPATH": str(PACKAGE)})
-    assert outcome.code == 2
-    assert "the executor `shell` runs no containers" in outcome.err
-    assert "-b docker" in outcome.err
+    buildrun(directory, "-b", "shell", environ={"PYTHONPATH": str(PACKAGE)}).refused(
+        "the executor `shell` runs no containers", "-b docker", code=2
+    )

@@ -68,10 +68,9 @@ def test_zero_empty_and_false_are_defaults(project: Project, buildrun: Buildrun)
 
 
 def test_null_default_means_required(project: Project, buildrun: Buildrun) -> None:
-    outcome = buildrun("plan", project(MLPROJECT), "-e", "nothing")
-    assert outcome.code == 1
-    assert "no value given for missing parameters: 'needed'" in outcome.err
-    assert "-P needed=VALUE" in outcome.err
+    buildrun("plan", project(MLPROJECT), "-e", "nothing").refused(
+        "no value given for missing parameters: 'needed'", "-P needed=VALUE"
+    )
 
 
 def test_full_format_syntax_fills_templates(project: Project, buildrun: Buildrun) -> None:
@@ -89,9 +88,9 @@ def test_values_with_newlines_and_emoji_arrive_whole(project: Project, buildrun:
 
 
 def test_float_is_checked_as_documented(project: Project, buildrun: Buildrun) -> None:
-    outcome = buildrun("plan", project(MLPROJECT), "-P", "name=a", "-P", "alpha=abc")
-    assert outcome.code == 1
-    assert "`alpha` is a float, and `abc` is not a number" in outcome.err
+    buildrun("plan", project(MLPROJECT), "-P", "name=a", "-P", "alpha=abc").refused(
+        "`alpha` is a float, and `abc` is not a number"
+    )
 
 
 @pytest.mark.parametrize("value", ["1", "-2.5", "1e-3", "nan", "inf"])
@@ -134,9 +133,9 @@ def test_missing_path_stops_the_run_before_anything(
     project: Project, buildrun: Buildrun, store: Path
 ) -> None:
     directory = project(MLPROJECT)
-    outcome = buildrun(directory, "-e", "data", "-P", "file=nowhere.csv")
-    assert outcome.code == 1
-    assert "got value `nowhere.csv` for parameter `file`, but there is no such file" in outcome.err
+    buildrun(directory, "-e", "data", "-P", "file=nowhere.csv").refused(
+        "got value `nowhere.csv` for parameter `file`, but there is no such file"
+    )
     assert not (store / "envs").exists()
 
 
@@ -215,6 +214,4 @@ def test_credentials_of_a_uri_are_not_shown(project: Project, buildrun: Buildrun
 def test_usage_errors_exit_2(
     project: Project, buildrun: Buildrun, arguments: tuple[str, ...], fact: str
 ) -> None:
-    outcome = buildrun(project(MLPROJECT), *arguments)
-    assert outcome.code == 2
-    assert fact in outcome.err
+    buildrun(project(MLPROJECT), *arguments).refused(fact, code=2)

@@ -201,17 +201,14 @@ def test_forced_step_that_is_not_there_is_an_error(
     verb: str, project: Project, buildrun: Buildrun
 ) -> None:
     directory = project(DIAMOND)
-    outcome = buildrun(verb, directory, LOCAL, "-e", "left", "--force=right")
-    assert outcome.code == 2
-    assert "there is no step `right`" in outcome.err
-    assert "`top`, `left`" in outcome.err
+    buildrun(verb, directory, LOCAL, "-e", "left", "--force=right").refused(
+        "there is no step `right`", "`top`, `left`", code=2
+    )
     assert not (directory / "t").exists()
 
 
 def test_uri_is_asked_for(buildrun: Buildrun) -> None:
-    outcome = buildrun("plan", "--force")
-    assert outcome.code == 2
-    assert "URI is missing" in outcome.err
+    buildrun("plan", "--force").refused("URI is missing", code=2)
 
 
 def test_forced_step_runs_and_what_it_makes_anew_counts(

@@ -96,9 +96,7 @@ def test_logs_are_those_of_all_steps_or_of_one(project: Project, buildrun: Build
     both = buildrun("runs", "logs").out
     assert both == "==> first <==\nsaid\nwarned\n==> second <==\nagain\n"
     assert buildrun("runs", "logs", run["run_id"], "second").out == "again\n"
-    unknown = buildrun("runs", "logs", run["run_id"], "third")
-    assert unknown.code == 2
-    assert "its steps: `first`, `second`" in unknown.err
+    buildrun("runs", "logs", run["run_id"], "third").refused("its steps: `first`, `second`", code=2)
 
 
 def test_restored_step_has_the_log_of_its_making(project: Project, buildrun: Buildrun) -> None:

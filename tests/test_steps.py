@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Buildrun, Outcome, Project
-
-LOCAL = "--env-manager=local"
+from step_helpers import LOCAL, Run, a_run  # noqa: F401
 
 CHAIN = """\
 name: chain
@@ -39,20 +37,6 @@ def chain(project: Project) -> Path:
 
 
 @pytest.fixture
-def run(buildrun: Buildrun, tmp_path: Path) -> Callable[..., Any]:
-    """Return a function that runs a project and gives back the state of each step."""
-
-    def call(directory: Path, *arguments: str, **more: Any) -> Any:
-        report = tmp_path / "report.json"
-        outcome = buildrun("run", directory, LOCAL, "--report", report, *arguments, **more)
-        value = json.loads(report.read_text())
-        assert value["exit_code"] == outcome.code, outcome.err
-        return {step["id"]: step["state"] for step in value["steps"]}
-
-    return call
-
-
-@pytest.fixture
 def plan(buildrun: Buildrun) -> Callable[..., Any]:
     """Return a function that gives back each step's state and the codes of its reasons."""
 
@@ -70,19 +54,19 @@ def plan(buildrun: Buildrun) -> Callable[..., Any]:
     return call
 
 
-Run = Callable[..., Any]
+Plan = Callable[..., Any]
 
 
 def test_steps_run_in_order_and_then_are_up_to_date(chain: Path, run: Run) -> None:
-    assert run(chain, "-e", "train") == {"prepare": "ok", "train": "ok"}
+    assert run(chain, "-e", "train").states == {"prepare": "ok", "train": "ok"}
     assert (chain / "model/m.txt").read_text() == "3\n"
-    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "up-to-date"}
+    assert run(chain, "-e", "train").states == {"prepare": "up-to-date", "train": "up-to-date"}
 
 
 def test_only_what_changed_runs_again(chain: Path, run: Run) -> None:
     run(chain, "-e", "train")
     (chain / "train.sh").write_text("cat data.txt\n")
-    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "ok"}
+    assert run(chain, "-e", "train").states == {"prepare": "up-to-date", "train": "ok"}
     assert (chain / "model/m.txt").read_text() == "line 0\nline 1\nline 2\n"
 
 
@@ -106,19 +90,19 @@ def test_same_output_of_a_changed_step_stops_the_change(chain: Path, run: Run) -
     run(chain, "-e", "train")
     text = (chain / "MLproject").read_text()
     (chain / "MLproject").write_text(text.replace("echo prepared", "echo prepared anew"))
-    assert run(chain, "-e", "train") == {"prepare": "ok", "train": "up-to-date"}
+    assert run(chain, "-e", "train").states == {"prepare": "ok", "train": "up-to-date"}
 
 
-def test_outputs_are_restored_when_they_are_gone(chain: Path, run: Run, plan: Run) -> None:
+def test_outputs_are_restored_when_they_are_gone(chain: Path, run: Run, plan: Plan) -> None:
     run(chain, "-e", "train")
     (chain / "model/m.txt").unlink()
     (chain / "model").rmdir()
     assert plan(chain, "-e", "train")["train"] == ("hit", ["output-missing"])
-    assert run(chain, "-e", "train") == {"prepare": "up-to-date", "train": "cached"}
+    assert run(chain, "-e", "train").states == {"prepare": "up-to-date", "train": "cached"}
     assert (chain / "model/m.txt").read_text() == "3\n"
 
 
-def test_output_changed_by_hand_is_made_right(chain: Path, run: Run, plan: Run) -> None:
+def test_output_changed_by_hand_is_made_right(chain: Path, run: Run, plan: Plan) -> None:
     run(chain, "-e", "train")
     (chain / "model/m.txt").write_text("4\n")
     (chain / "model/stale").write_text("")
@@ -134,7 +118,7 @@ def test_edit_of_the_same_size_with_its_time_put_back_is_seen(chain: Path, run: 
     status = file.stat()
     file.write_text(file.read_text().replace("line 0", "LINE 0"))
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert run(chain, "-e", "train")["prepare"] == "ok"
+    assert run(chain, "-e", "train").states["prepare"] == "ok"
 
 
 def test_leftovers_of_a_killed_run_go_where_all_is_up_to_date(
@@ -186,7 +170,7 @@ def test_edit_within_one_step_of_a_clock_of_whole_seconds_is_seen(
     for text, state in (("one", "ok"), ("one", "up-to-date"), ("two", "ok"), ("six", "ok")):
         file = directory / name
         file.write_text(file.read_text().replace(before, text))
-        assert run(directory, environ=environ) == {"main": state}
+        assert run(directory, environ=environ).states == {"main": state}
         assert text in (directory / "out").read_text()
         before = text
 
@@ -195,11 +179,11 @@ def test_new_checkout_takes_results_of_another(chain: Path, run: Run, project: P
     run(chain, "-e", "train")
     other = project(CHAIN, name="elsewhere", train__sh="wc -l < data.txt\n")
     (other / "raw.txt").write_bytes((chain / "raw.txt").read_bytes())
-    assert run(other, "-e", "train") == {"prepare": "cached", "train": "cached"}
+    assert run(other, "-e", "train").states == {"prepare": "cached", "train": "cached"}
     assert (other / "model/m.txt").read_text() == "3\n"
 
 
-def test_plan_writes_nothing(chain: Path, plan: Run, store: Path) -> None:
+def test_plan_writes_nothing(chain: Path, plan: Plan, store: Path) -> None:
     before = sorted(store.rglob("*"))
     assert plan(chain, "-e", "train") == {
         "prepare": ("miss", ["never-run"]),
@@ -216,7 +200,7 @@ def test_steps_without_outputs_always_run(project: Project, run: Run) -> None:
         "  main: {depends_on: [first], command: 'true'}\n"
     )
     for _ in range(2):
-        assert run(directory) == {"first": "ok", "main": "ok"}
+        assert run(directory).states == {"first": "ok", "main": "ok"}
     assert (directory / "count").read_text() == "x\nx\n"
 
 
@@ -402,9 +386,7 @@ def test_input_beneath_an_own_output_is_an_error(project: Project, buildrun: Bui
     )
     (directory / "data/raw").mkdir(parents=True)
     (directory / "data/raw/a.csv").write_text("1")
-    outcome = buildrun("run", directory, LOCAL)
-    assert outcome.code == 1
-    assert "own-output" in outcome.err
+    buildrun("run", directory, LOCAL).refused("own-output")
     assert (directory / "data/raw/a.csv").exists()
 
 
@@ -431,18 +413,16 @@ def test_results_that_are_there_are_shared_when_that_is_asked_for(
     chain: Path, run: Run, project: Project, tmp_path: Path, store: Path
 ) -> None:
     remote = str(tmp_path / "remote")
-    assert run(chain, "-e", "train", "--remote-cache", remote)["train"] == "ok"
+    assert run(chain, "-e", "train", "--remote-cache", remote).states["train"] == "ok"
     assert not list(tmp_path.glob("remote/**/results/**/*"))
-    states = run(chain, "-e", "train", "--remote-cache", remote, "--remote-cache-write")
+    states = run(chain, "-e", "train", "--remote-cache", remote, "--remote-cache-write").states
     assert set(states.values()) == {"up-to-date"}
     other = project(CHAIN, name="elsewhere", train__sh="wc -l < data.txt\n")
     (other / "raw.txt").write_bytes((chain / "raw.txt").read_bytes())
     environ = {"BUILDRUN_HOME": str(store / "other")}
-    states = run(other, "-e", "train", "--remote-cache", remote, environ=environ)
+    states = run(other, "-e", "train", "--remote-cache", remote, environ=environ).states
     assert set(states.values()) == {"cached"}
 
 
 def test_writing_to_a_remote_without_one_is_refused(chain: Path, buildrun: Buildrun) -> None:
-    outcome = buildrun("run", chain, LOCAL, "--remote-cache-write")
-    assert outcome.code == 2
-    assert "--remote-cache-write" in outcome.err
+    buildrun("run", chain, LOCAL, "--remote-cache-write").refused("--remote-cache-write", code=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 
 import command_line
 import pytest
-from conftest import Buildrun, Outcome, Project
+from conftest import Buildrun, Project
 from docker_helpers import missing
 from step_helpers import (  # noqa: F401
     LIMIT,
@@ -21,10 +20,12 @@ from step_helpers import (  # noqa: F401
     PAUSE,
     TWO,
     Gate,
+    Ran,
+    Run,
     Start,
     a_gate,
+    a_run,
     a_start,
-    states,
 )
 
 # How many points of a run are tried; a run has some more.
@@ -35,21 +36,6 @@ POINTS = 10
 def two(project: Project) -> Path:
     """Return a project of two steps."""
     return project(TWO, in__txt="1\n")
-
-
-@pytest.fixture
-def run(tmp_path: Path, two: Path) -> Callable[..., Outcome]:
-    """Return a function that runs the project of two steps."""
-
-    def call(at: Callable[[str, Any], None] | None = None, *arguments: str) -> Outcome:
-        report = tmp_path / "report"
-        words: tuple[str | Path, ...] = ("run", two, LOCAL, "--report", report, *arguments)
-        return command_line.call(words, tmp_path, os.environ, at=at)
-
-    return call
-
-
-Run = Callable[..., Outcome]
 
 
 def assert_made(directory: Path, text: str) -> None:
@@ -72,7 +58,7 @@ def fresh(_: Path, __: Run) -> str:
 
 
 def edited(two: Path, run: Run) -> str:
-    assert run().code == 0
+    assert run(two).code == 0
     (two / "in.txt").write_text("2\n")
     return "2\n"
 
@@ -80,7 +66,7 @@ def edited(two: Path, run: Run) -> str:
 def restorable(two: Path, run: Run) -> str:
     for text in ("1\n", "2\n"):
         (two / "in.txt").write_text(text)
-        assert run().code == 0
+        assert run(two).code == 0
     (two / "in.txt").write_text("1\n")
     return "1\n"
 
@@ -90,24 +76,23 @@ class Points:
 
     def __init__(self, two: Path, store: Path, run: Run, tmp_path: Path) -> None:
         self._places = {two: tmp_path / "project.saved", store: tmp_path / "store.saved"}
-        self._run, self._report = run, tmp_path / "report"
+        self._run, self._two = run, two
         for place, saved in self._places.items():
             shutil.copytree(place, saved, symlinks=True)
 
-    def __call__(self, number: int) -> Iterator[Outcome]:
+    def __call__(self, number: int) -> Iterator[Ran]:
         count = 0
 
         def note(_: str, __: Any) -> None:
             os.write(2, b"\0")
 
-        whole = self._run(note)
+        whole = self._run(self._two, at=note)
         assert whole.code == 0
-        self._report.unlink()
         count = whole.err.count("\0")
         assert count > POINTS
         for point in range(number % 3, count, count // POINTS):
             self._prepare()
-            yield self._run(_At(point, number))
+            yield self._run(self._two, at=_At(point, number))
 
     def _prepare(self) -> None:
         for place, saved in self._places.items():
@@ -132,14 +117,14 @@ def test_next_run_is_right_whenever_one_was_killed(
     text = scene(two, run)
     for killed in Points(two, store, run, tmp_path)(signal.SIGKILL):
         assert killed.code == -signal.SIGKILL
-        outcome = run()
+        outcome = run(two)
         assert outcome.code == 0, outcome.err
         assert_made(two, text)
         for other in ("3\n", text):
             (two / "in.txt").write_text(other)
-            assert run().code == 0
+            last = run(two)
             assert_made(two, other)
-        assert states(tmp_path / "report") == {"first": "cached", "main": "cached"}
+        assert last.states == {"first": "cached", "main": "cached"}
         assert_clean(two)
 
 
@@ -159,16 +144,14 @@ def test_run_that_is_interrupted_at_any_point_ends_in_order(
         assert "Traceback" not in interrupted.err
         assert "defect" not in interrupted.err
         # Where the signal comes after everything else, no report may be written any more.
-        ended = states(tmp_path / "report") if (tmp_path / "report").exists() else {}
-        assert set(ended.values()) <= {"ok", "cached", "cancelled"}, interrupted.err
-        for name, state in ended.items():
-            if state in ("ok", "cached"):
-                made = (two / f"{name}.txt").read_text()
-                assert made == text * (2 if name == "main" else 1)
-        assert run().code == 0
+        for step in interrupted.report.get("steps", ()):
+            assert step["state"] in ("ok", "cached", "cancelled"), interrupted.err
+            if step["state"] != "cancelled":
+                made = (two / f"{step['id']}.txt").read_text()
+                assert made == text * (2 if step["id"] == "main" else 1)
+        assert run(two).code == 0
         assert_made(two, text)
         assert_clean(two)
-        (tmp_path / "report").unlink()
 
 
 # -- signals while a command runs -----------------------------------------------------------------
@@ -176,7 +159,7 @@ def test_run_that_is_interrupted_at_any_point_ends_in_order(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_finished_before_an_interruption_is_recorded(
-    number: int, project: Project, gate: Gate, start: Start, buildrun: Buildrun, tmp_path: Path
+    number: int, run: Run, project: Project, gate: Gate, start: Start, buildrun: Buildrun
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -187,21 +170,20 @@ def test_what_finished_before_an_interruption_is_recorded(
         in__txt="",
         b="old",
     )
-    report = tmp_path / "report"
-    live = start(directory, "--report", report)
+    live = start(directory)
     gate.wait()
     live.send(number)
     outcome = live.wait()
     assert outcome.code == 128 + number
-    assert states(report) == {"a": "ok", "b": "cancelled", "main": "cancelled"}
-    assert json.loads(report.read_text())["status"] == "cancelled"
+    assert outcome.states == {"a": "ok", "b": "cancelled", "main": "cancelled"}
+    assert outcome.report["status"] == "cancelled"
     assert "3 steps: 1 ran, 2 cancelled" in outcome.err
     shown = buildrun("runs", "show").out
     assert "a: ok" in shown
     assert "b: cancelled" in shown
     gate.open()
-    assert buildrun("run", directory, LOCAL, "--report", report, environ=gate.environ).code == 0
-    assert states(report) == {"a": "up-to-date", "b": "ok", "main": "ok"}
+    outcome = run(directory, environ=gate.environ)
+    assert outcome.states == {"a": "up-to-date", "b": "ok", "main": "ok"}
 
 
 BACKEND = """\
@@ -216,7 +198,7 @@ def build_wheel(*arguments):
 
 
 def test_ctrl_c_while_the_environment_is_built_ends_the_run(
-    project: Project, gate: Gate, start: Start, buildrun: Buildrun, tmp_path: Path
+    project: Project, gate: Gate, start: Start, buildrun: Buildrun
 ) -> None:
     directory = project(
         TWO.replace("name: two\n", "name: two\npython_env: python_env.yaml\n"),
@@ -230,13 +212,13 @@ def test_ctrl_c_while_the_environment_is_built_ends_the_run(
         '[project]\nname = "p"\nversion = "1"\n'
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
-    report = tmp_path / "report"
-    live = start(directory, "--env-manager=virtualenv", "--report", report)
+    live = start(directory, "--env-manager=virtualenv")
     assert gate.wait() == "building"
     live.send(signal.SIGINT)
     gate.open()
-    assert live.wait().code == 130
-    assert states(report) == {"first": "cancelled", "main": "cancelled"}
+    outcome = live.wait()
+    assert outcome.code == 130
+    assert outcome.states == {"first": "cancelled", "main": "cancelled"}
     assert "cancelled, exit code 130" in buildrun("runs", "show").out
     assert not (directory / "first.txt").exists()
 
@@ -279,26 +261,26 @@ def remove(path: Path) -> None:
 def test_damage_is_never_a_failure_nor_a_wrong_result(
     damage: Callable[[Path], None], area: str, two: Path, run: Run, store: Path
 ) -> None:
-    assert run().code == 0
+    assert run(two).code == 0
     (two / "main.txt").unlink()
     (two / "first.txt").write_text("changed by hand\n")
     for path in sorted((store / area).rglob("*")):
         if path.is_file():
             damage(path)
     for _ in range(2):
-        outcome = run()
+        outcome = run(two)
         assert outcome.code == 0, outcome.err
         assert_made(two, "1\n")
         assert "defect" not in outcome.err
     (two / "in.txt").write_text("2\n")
-    assert run().code == 0
+    assert run(two).code == 0
     assert_made(two, "2\n")
     assert command_line.call(("runs", "ls"), store.parent, os.environ).code == 0
     assert_clean(two)
 
 
 def test_store_that_is_removed_during_a_run_costs_the_result_only(
-    project: Project, gate: Gate, start: Start, store: Path, tmp_path: Path
+    project: Project, gate: Gate, start: Start, store: Path
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -306,13 +288,13 @@ def test_store_that_is_removed_during_a_run_costs_the_result_only(
         "  main: {depends_on: [a], inputs: [a], outputs: [b], command: cp a b}\n",
         a="old",
     )
-    live = start(directory, "--report", tmp_path / "report")
+    live = start(directory)
     gate.wait()
     shutil.rmtree(store)
     gate.open()
     outcome = live.wait()
     assert (outcome.code, outcome.out) == (0, "said\n")
-    assert states(tmp_path / "report") == {"a": "ok", "main": "ok"}
+    assert outcome.states == {"a": "ok", "main": "ok"}
     assert (directory / "b").read_text() == "a\n"
     assert "[a] the result is not cached" in outcome.err
 
@@ -356,7 +338,7 @@ def fill(disk: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["stream", "grouped", "errors"])
 def test_full_disk_of_the_store_costs_the_result_only(
-    mode: str, project: Project, buildrun: Buildrun, disk: Callable[[str], Path], tmp_path: Path
+    mode: str, run: Run, project: Project, buildrun: Buildrun, disk: Callable[[str], Path]
 ) -> None:
     store = disk("2m,nr_inodes=2000")
     directory = project(
@@ -366,81 +348,62 @@ def test_full_disk_of_the_store_costs_the_result_only(
         in__txt="",
     )
     environ = {"BUILDRUN_HOME": str(store)}
-    words = ("run", directory, LOCAL, "--output", mode, "--report", tmp_path / "report")
     assert buildrun("plan", directory, LOCAL, environ=environ).code == 0
     fill(store)
-    outcome = buildrun(*words, environ=environ)
-    assert outcome.code == 0, outcome.err
-    assert states(tmp_path / "report") == {"a": "ok", "main": "ok"}
+    outcome = run(directory, "--output", mode, environ=environ)
+    assert outcome.states == {"a": "ok", "main": "ok"}
     assert (directory / "b").read_text() == "300000\n"
     assert outcome.out.splitlines()[-1].endswith("100000")
     assert "[a] the result is not cached" in outcome.err
     (store / "filler").unlink()
-    outcome = buildrun(*words, environ=environ)
+    outcome = run(directory, "--output", mode, environ=environ)
     assert outcome.code == 0, outcome.err
     assert (directory / "b").read_text() == "300000\n"
 
 
 def test_store_that_fills_up_while_a_step_writes_its_log_is_no_failure(
-    project: Project, buildrun: Buildrun, disk: Callable[[str], Path], tmp_path: Path
+    project: Project, run: Run, disk: Callable[[str], Path]
 ) -> None:
     store = disk("1m")
     directory = project("entry_points: {main: {outputs: [a], command: 'seq 400000; touch a'}}\n")
-    words = ("run", directory, LOCAL, "--output", "grouped", "--report", tmp_path / "report")
-    outcome = buildrun(*words, environ={"BUILDRUN_HOME": str(store)})
-    assert (outcome.code, states(tmp_path / "report")) == (0, {"main": "ok"})
+    outcome = run(directory, "--output", "grouped", environ={"BUILDRUN_HOME": str(store)})
+    assert outcome.states == {"main": "ok"}
     lines = [line.removeprefix("[main] ") for line in outcome.out.splitlines()]
     assert lines == [str(number) for number in range(1, 400001)]
     assert "the result is not cached: its log cannot be written" in outcome.err
 
 
-def test_full_disk_of_the_project_loses_no_output(
-    buildrun: Buildrun, disk: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_full_disk_of_the_project_loses_no_output(disk: Callable[[str], Path], run: Run) -> None:
     directory = disk("2m")
     (directory / "MLproject").write_text(
         "entry_points: {main: {inputs: [in.txt], outputs: [out], command: 'cat in.txt > out'}}\n"
     )
-    words = ("run", directory, LOCAL, "--report", tmp_path / "report")
     for text in ("old\n" * 100_000, "new\n" * 100_000):
         (directory / "in.txt").write_text(text)
-        assert buildrun(*words).code == 0
+        assert run(directory).code == 0
     (directory / "in.txt").write_text("old\n" * 100_000)
     fill(directory)
-    outcome = buildrun(*words)
-    assert outcome.code == 1
-    assert "No space left on device" in outcome.err
-    assert states(tmp_path / "report") == {"main": "failed"}
+    outcome = run(directory)
+    outcome.refused("No space left on device")
+    assert outcome.states == {"main": "failed"}
     (directory / "filler").unlink()
-    assert buildrun(*words).code == 0
-    assert states(tmp_path / "report") == {"main": "cached"}
+    assert run(directory).states == {"main": "cached"}
     assert (directory / "out").read_text() == "old\n" * 100_000
 
 
 def test_store_that_may_only_be_read_is_used_as_far_as_it_goes(
-    two: Path,
-    buildrun: Buildrun,
-    run: Run,
-    store: Path,
-    disk: Callable[[str], Path],
-    tmp_path: Path,
+    two: Path, run: Run, store: Path, disk: Callable[[str], Path]
 ) -> None:
-    assert run().code == 0
+    assert run(two).code == 0
     place = disk("8m")
     shutil.copytree(store, place, dirs_exist_ok=True)
     words = ("mount", "-o", "remount,ro", str(place))
     subprocess.run(words, check=True, timeout=LIMIT)
     environ = {"BUILDRUN_HOME": str(place)}
-    report = tmp_path / "report"
     (two / "main.txt").unlink()
-    command = ("run", two, LOCAL, "--report", report)
-    outcome = buildrun(*command, environ=environ)
-    assert outcome.code == 0, outcome.err
-    assert states(report) == {"first": "up-to-date", "main": "cached"}
+    assert run(two, environ=environ).states == {"first": "up-to-date", "main": "cached"}
     (two / "in.txt").write_text("2\n")
-    outcome = buildrun(*command, environ=environ)
-    assert outcome.code == 0, outcome.err
-    assert states(report) == {"first": "ok", "main": "ok"}
+    assert run(two, environ=environ).states == {"first": "ok", "main": "ok"}
     assert_made(two, "2\n")
     assert_clean(two)
 
@@ -450,7 +413,7 @@ def test_store_that_may_only_be_read_is_used_as_far_as_it_goes(
 
 @pytest.mark.parametrize("mode", ["stream", "prefixed", "grouped"])
 def test_reader_that_goes_away_ends_the_run_without_a_traceback(
-    mode: str, project: Project, start: Start, gate: Gate, tmp_path: Path
+    mode: str, project: Project, start: Start, gate: Gate
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -458,18 +421,17 @@ def test_reader_that_goes_away_ends_the_run_without_a_traceback(
         "  main: {depends_on: [a], command: 'true'}\n",
         a="old",
     )
-    live = start(directory, "--output", mode, "--report", tmp_path / "report")
+    live = start(directory, "--output", mode)
     assert live.process.stdout is not None
     if mode != "grouped":
         assert live.process.stdout.readline().endswith(b"said\n")
     live.process.stdout.close()
     gate.open()
-    assert live.process.stderr is not None
-    err = live.process.stderr.read().decode()
-    assert live.process.wait(LIMIT) != 0
-    assert "Traceback" not in err
-    assert "defect" not in err
-    assert states(tmp_path / "report")["a"] == "failed"
+    outcome = live.wait()
+    assert outcome.code != 0
+    assert "Traceback" not in outcome.err
+    assert "defect" not in outcome.err
+    assert outcome.report["steps"][0]["state"] == "failed"
     assert (directory / "a").read_text() == ("" if mode == "grouped" else "old")
 
 

@@ -16,10 +16,11 @@ from step_helpers import (  # noqa: F401
     LOCAL,
     PAUSE,
     Gate,
+    Run,
     Start,
     a_gate,
+    a_run,
     a_start,
-    states,
 )
 
 
@@ -60,7 +61,7 @@ def test_never_more_steps_than_wanted_run_at_once(
 
 
 def test_longest_chain_by_past_times_goes_first(
-    project: Project, buildrun: Buildrun, store: Path, tmp_path: Path
+    project: Project, run: Run, store: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "order"
     directory = project(
@@ -70,7 +71,7 @@ def test_longest_chain_by_past_times_goes_first(
         f"  c: {{depends_on: [b], outputs: [c], command: 'echo c >> {log}; touch c'}}\n"
         "  main: {depends_on: [a, c], command: 'true'}\n"
     )
-    assert buildrun("run", directory, LOCAL, "--force").code == 0
+    assert run(directory, "--force").code == 0
     assert log.read_text().split() == ["b", "a", "c"]  # of unknown times, the most steps
     (journal,) = store.glob("index/projects/*.steps")
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -80,7 +81,7 @@ def test_longest_chain_by_past_times_goes_first(
         anew = [[*line[:-1], seconds if line[1] == "a" else 1.0] for line in lines]
         journal.write_text("".join(json.dumps(line) + "\n" for line in anew))
         log.unlink()
-        assert buildrun("run", directory, LOCAL, "--force").code == 0
+        assert run(directory, "--force").code == 0
         assert log.read_text().split() == expected
 
 
@@ -90,21 +91,18 @@ def test_failure_lets_running_steps_end_and_starts_nothing_new(
     end = tmp_path / "end"
     os.mkfifo(end)
     text = fan("abc", "true", a=PAUSE.format("a"), b=f"echo b > $UP; read _ < {end}; exit 5")
-    report = tmp_path / "report"
-    live = start(project(text, in__txt=""), "-j", "2", "--report", report)
+    live = start(project(text, in__txt=""), "-j", "2")
     assert gate.wait_for(2) == {"a", "b"}
     end.write_text("\n")
     live.said("error: [b]")
     gate.open()
     outcome = live.wait()
     assert outcome.code == 5
-    assert states(report) == {"a": "ok", "b": "failed", "c": "skipped", "main": "skipped"}
+    assert outcome.states == {"a": "ok", "b": "failed", "c": "skipped", "main": "skipped"}
     assert "4 steps: 1 ran, 1 failed, 2 skipped" in outcome.err
 
 
-def test_keep_going_skips_only_what_depends_on_the_failure(
-    project: Project, buildrun: Buildrun, tmp_path: Path
-) -> None:
+def test_keep_going_skips_only_what_depends_on_the_failure(project: Project, run: Run) -> None:
     directory = project(
         "entry_points:\n"
         "  bad: {command: exit 3}\n"
@@ -114,10 +112,9 @@ def test_keep_going_skips_only_what_depends_on_the_failure(
         "  spoilt: {depends_on: [bad], command: 'true'}\n"
         "  main: {depends_on: [bad, worse, better, spoilt], command: 'true'}\n"
     )
-    report = tmp_path / "report"
-    outcome = buildrun("run", directory, LOCAL, "-k", "--report", report)
+    outcome = run(directory, "-k")
     assert outcome.code == 3
-    assert states(report) == {
+    assert outcome.states == {
         "bad": "failed", "worse": "failed", "good": "ok", "better": "ok",
         "spoilt": "skipped", "main": "skipped",
     }  # fmt: skip
@@ -125,29 +122,26 @@ def test_keep_going_skips_only_what_depends_on_the_failure(
     assert "error: [worse] the command ended with exit code 4" in outcome.err
     reasons = {
         step["id"]: [reason["detail"] for reason in step["reasons"]]
-        for step in json.loads(report.read_text())["steps"]
+        for step in outcome.report["steps"]
     }
     assert reasons["spoilt"] == ["`bad` failed"]
     assert reasons["main"] == ["`bad` failed"]
 
 
 def test_second_run_waits_for_the_first_and_finds_it_done(
-    project: Project, gate: Gate, start: Start, tmp_path: Path
+    project: Project, gate: Gate, start: Start
 ) -> None:
     directory = project(fan("a", PAUSE), in__txt="")
     first = start(directory, "-e", "a")
     assert gate.wait() == "a"
-    report = tmp_path / "report"
-    second = start(directory, "-e", "a", "--report", report)
+    second = start(directory, "-e", "a")
     second.said("[a] waiting for another run of it")
     gate.open()
-    assert (first.wait().code, second.wait().code) == (0, 0)
-    assert states(report) == {"a": "up-to-date"}
+    assert first.wait().code == 0
+    assert second.wait().states == {"a": "up-to-date"}
 
 
-def test_waiting_run_looks_at_its_inputs_anew(
-    project: Project, gate: Gate, start: Start, tmp_path: Path
-) -> None:
+def test_waiting_run_looks_at_its_inputs_anew(project: Project, gate: Gate, start: Start) -> None:
     directory = project(
         "entry_points: {a: {inputs: [in.txt], outputs: [a], "
         f"command: 'cat in.txt > a; {PAUSE.format('a')}'}}}}\n",
@@ -155,7 +149,7 @@ def test_waiting_run_looks_at_its_inputs_anew(
     )
     first = start(directory, "-e", "a")
     gate.wait()
-    second = start(directory, "-e", "a", "--report", tmp_path / "report")
+    second = start(directory, "-e", "a")
     second.said("waiting")
     (directory / "in.txt").write_text("new\n")
     gate.open()
@@ -164,8 +158,7 @@ def test_waiting_run_looks_at_its_inputs_anew(
     assert "not cached: `in.txt` changed while the command ran" in outcome.err
     gate.wait()
     gate.open()
-    assert second.wait().code == 0
-    assert states(tmp_path / "report") == {"a": "ok"}
+    assert second.wait().states == {"a": "ok"}
     assert (directory / "a").read_text() == "new\n"
 
 
@@ -176,12 +169,11 @@ def test_two_checkouts_with_the_same_key_run_it_once(
     other = shutil.copytree(one, tmp_path / "other")
     first = start(one, "-e", "a")
     assert gate.wait() == "a"
-    report = tmp_path / "report"
-    second = start(other, "-e", "a", "--report", report)
+    second = start(other, "-e", "a")
     second.said("[a] waiting for another run of it")
     gate.open()
-    assert (first.wait().code, second.wait().code) == (0, 0)
-    assert states(report) == {"a": "cached"}
+    assert first.wait().code == 0
+    assert second.wait().states == {"a": "cached"}
     assert (other / "a").read_text() == "a\n"
 
 
@@ -203,23 +195,23 @@ def test_waiting_run_takes_over_where_the_first_one_fails(
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_another(
-    project: Project, gate: Gate, start: Start, tmp_path: Path
+    project: Project, gate: Gate, start: Start
 ) -> None:
     directory = project(fan("a", PAUSE), in__txt="")
     first = start(directory, "-e", "a")
     gate.wait()
-    report = tmp_path / "report"
-    second = start(directory, "-e", "a", "--report", report)
+    second = start(directory, "-e", "a")
     second.said("waiting")
     second.send(signal.SIGINT)
-    assert second.wait().code == 130
-    assert states(report) == {"a": "cancelled"}
+    outcome = second.wait()
+    assert outcome.code == 130
+    assert outcome.states == {"a": "cancelled"}
     gate.open()
     assert first.wait().code == 0
 
 
 def test_next_run_waits_for_what_has_left_the_group_of_a_killed_one(
-    project: Project, gate: Gate, start: Start, tmp_path: Path
+    project: Project, gate: Gate, start: Start
 ) -> None:
     away = f'setsid sh -c "{PAUSE}"'
     directory = project(fan("a", away), in__txt="", a="mine")
@@ -227,13 +219,12 @@ def test_next_run_waits_for_what_has_left_the_group_of_a_killed_one(
     gate.wait()
     first.process.kill()
     first.process.wait()
-    second = start(directory, "-e", "a", "--report", tmp_path / "report")
+    second = start(directory, "-e", "a")
     second.said("waiting")
     gate.open()
     assert gate.wait() == "a"  # the result of the killed run is not known
     gate.open()
-    assert second.wait().code == 0
-    assert states(tmp_path / "report") == {"a": "ok"}
+    assert second.wait().states == {"a": "ok"}
     assert (directory / "a").read_text() == "a\n"
 
 
@@ -253,7 +244,7 @@ def test_background_process_of_a_step_holds_up_nobody(
 
 
 def test_same_entry_point_with_other_parameters_is_a_step_of_its_own(
-    project: Project, buildrun: Buildrun, tmp_path: Path
+    project: Project, run: Run
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -265,20 +256,15 @@ def test_same_entry_point_with_other_parameters_is_a_step_of_its_own(
         "      - {entry_point: say, parameters: {what: one}}\n"
         "    command: 'true'\n"
     )
-    report = tmp_path / "report"
-    outcome = buildrun("run", directory, LOCAL, "--report", report)
+    outcome = run(directory)
     assert (outcome.code, outcome.out) == (0, "one\ntwo\n")
-    first, second, main = states(report)
+    first, second, main = outcome.states
     assert all(re.fullmatch(r"say\[[0-9a-f]{8}\]", name) for name in (first, second))
     assert (first != second, main) == (True, "main")
-    again = tmp_path / "again"
-    assert buildrun("run", directory, LOCAL, "--report", again).code == 0
-    assert list(states(again)) == [first, second, "main"]
+    assert list(run(directory).states) == [first, second, "main"]
 
 
-def test_same_outputs_with_other_parameters_are_refused(
-    project: Project, buildrun: Buildrun
-) -> None:
+def test_same_outputs_with_other_parameters_are_refused(project: Project, run: Run) -> None:
     directory = project(
         "entry_points:\n"
         "  make: {parameters: {what: string}, outputs: [out], command: 'echo {what} > out'}\n"
@@ -288,9 +274,7 @@ def test_same_outputs_with_other_parameters_are_refused(
         "      - {entry_point: make, parameters: {what: two}}\n"
         "    command: 'true'\n"
     )
-    outcome = buildrun("run", directory, LOCAL)
-    assert outcome.code == 1
-    assert "`make` is needed twice with different parameters, `what`, and" in outcome.err
+    run(directory).refused("`make` is needed twice with different parameters, `what`, and")
     assert not (directory / "out").exists()
 
 
@@ -304,7 +288,7 @@ def test_same_outputs_with_other_parameters_are_refused(
     ],
 )
 def test_output_is_shown_as_wanted_and_logged_in_any_case(
-    mode: str, out: str, project: Project, buildrun: Buildrun, tmp_path: Path
+    mode: str, run: Run, out: str, project: Project, buildrun: Buildrun
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -312,49 +296,44 @@ def test_output_is_shown_as_wanted_and_logged_in_any_case(
         "  b: {command: 'echo b-out; printf end; exit 3'}\n"
         "  main: {depends_on: [a, b], command: 'true'}\n"
     )
-    report = tmp_path / "report"
-    outcome = buildrun("run", "-q", directory, LOCAL, "--output", mode, "--report", report)
+    outcome = run(directory, "-q", "--output", mode)
     assert (outcome.code, outcome.out) == (3, out)
     assert ("a-err\n" in outcome.err) == (mode != "errors")
     assert "[a] echo" not in outcome.err
-    logs: dict[str, Any] = {
-        step["id"]: step["log"] for step in json.loads(report.read_text())["steps"]
-    }
+    logs: dict[str, Any] = {step["id"]: step["log"] for step in outcome.report["steps"]}
     assert Path(logs["a"]).read_text() == "a-out\na-err\n"
     assert Path(logs["b"]).read_text() == "b-out\nend"
     assert f"hint: its log: {logs['b']}" in outcome.err
-    assert buildrun("runs", "logs", json.loads(report.read_text())["run_id"], "b").out == (
-        "b-out\nend"
-    )
+    assert buildrun("runs", "logs", outcome.report["run_id"], "b").out == ("b-out\nend")
 
 
 @pytest.mark.parametrize(
     ("mode", "out"), [("prefixed", "[a] a-out\n"), ("grouped", "a-out\n"), ("errors", "")]
 )
 def test_restored_output_is_shown_as_if_it_had_run(
-    mode: str, out: str, project: Project, buildrun: Buildrun
+    mode: str, run: Run, out: str, project: Project
 ) -> None:
     directory = project("entry_points: {main: {outputs: [a], command: 'echo a-out; touch a'}}\n")
     text = (directory / "MLproject").read_text()
     (directory / "MLproject").write_text(text.replace("main", "a"))
-    assert buildrun("run", directory, LOCAL, "-e", "a").code == 0
+    assert run(directory, "-e", "a").code == 0
     (directory / "a").unlink()
-    outcome = buildrun("run", directory, LOCAL, "-e", "a", "--output", mode)
+    outcome = run(directory, "-e", "a", "--output", mode)
     assert (outcome.code, outcome.out) == (0, out)
     assert "1 from the cache" in outcome.err
 
 
-def test_many_steps_at_once_get_prefixed_output(project: Project, buildrun: Buildrun) -> None:
-    outcome = buildrun("run", project(fan("ab", "echo {}"), in__txt=""), LOCAL, "-j", "4")
+def test_many_steps_at_once_get_prefixed_output(project: Project, run: Run) -> None:
+    outcome = run(project(fan("ab", "echo {}"), in__txt=""), "-j", "4")
     assert sorted(outcome.out.splitlines()) == ["[a] a", "[b] b"]
     assert "[a] echo a" in outcome.err
 
 
-def test_summary_tells_what_the_cache_saved(project: Project, buildrun: Buildrun) -> None:
+def test_summary_tells_what_the_cache_saved(project: Project, run: Run) -> None:
     directory = project(fan("ab", "true"), in__txt="")
-    assert "3 steps: 3 ran in " in buildrun("run", directory, LOCAL).err
+    assert "3 steps: 3 ran in " in run(directory).err
     (directory / "b").unlink()
-    outcome = buildrun("run", directory, LOCAL)
+    outcome = run(directory)
     assert "3 steps: 1 ran, 1 from the cache, 1 up to date in " in outcome.err
     assert os.path.exists(directory / "b")
 
