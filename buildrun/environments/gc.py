@@ -11,15 +11,14 @@ from typing import Any
 from buildrun.environments import base as registry
 from buildrun.environments import prefix
 from buildrun.errors import StoreError
-from buildrun.store import locks
-from buildrun.store.files import names_in
+from buildrun.store import files, locks
 from buildrun.store.gc import HALF_MADE, CacheEntry
 from buildrun.store.home import Home
 
 
 def list_entries(home: Home) -> list[CacheEntry]:
     """Return what is there, the most recently used first."""
-    paths = [os.path.join(home.environments, name) for name in names_in(home.environments)]
+    paths = [os.path.join(home.environments, name) for name in files.names_in(home.environments)]
     found = [_entry(path) for path in paths if os.path.isdir(path) and not os.path.islink(path)]
     return sorted(found, key=lambda item: item.used, reverse=True)
 
