@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import tarfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,28 +34,21 @@ class Package(NamedTuple):
 
     files: content by path; text that holds PLACEHOLDER is rewritten for the prefix. links:
     targets of symbolic links by path. programs: paths in ``files`` that may be run.
-    damaged: its index has the digest of something else. form: ``.tar.bz2`` or ``.conda``.
+    damaged: its index has the digest of something else.
     """
 
     name: str
     version: str = "1.0"
-    build: str = "0"
     depends: Sequence[str] = ()
-    constrains: Sequence[str] = ()
     files: Mapping[str, str] = {}
     links: Mapping[str, str] = {}
     programs: Sequence[str] = ()
     noarch: str | None = None
     damaged: bool = False
-    form: str = ".tar.bz2"
 
     @property
     def subdir(self) -> str:
         return "noarch" if self.noarch else PLATFORM
-
-    @property
-    def stem(self) -> str:
-        return f"{self.name}-{self.version}-{self.build}"
 
 
 def module(name: str, version: str = "1.0", **fields: Any) -> Package:
@@ -80,7 +72,11 @@ def python(micro: int) -> Package:
             "pyvenv.cfg": f"home = {os.path.dirname(base)}\ninclude-system-site-packages = false\n",
             f"{SITE}/README.txt": "packages go here\n",
         },
-        links={"bin/python": f"python{MINOR}", "bin/python3": f"python{MINOR}"},
+        links={
+            "bin/python": f"python{MINOR}",
+            "bin/python3": f"python{MINOR}",
+            f"lib/python{MINOR[:3]}": f"python{MINOR}",  # as conda-forge has it since 3.10
+        },
         programs=(name,),
     )
 
@@ -103,7 +99,7 @@ def default_packages() -> list[Package]:
         python(2),
         module("alpha", "1.0"),
         module("alpha", "2.0"),
-        module("beta", depends=("python", "alpha <2"), form=".conda"),
+        module("beta", depends=("python", "alpha <2")),
         module("gamma", depends=("python", "alpha >=2")),
         module("pure", noarch="python"),
         Package("data", noarch="generic", files={"share/data.txt": "some data\n" * 50}),
@@ -117,28 +113,15 @@ def make(directory: Path, packages: Sequence[Package] | None = None) -> str:
     """Write a channel and return its ``file://`` address."""
     indexes: dict[str, dict[str, Any]] = {PLATFORM: {}, "noarch": {}}
     for package in default_packages() if packages is None else packages:
-        folder = directory / package.subdir
-        folder.mkdir(parents=True, exist_ok=True)
-        archive = _archive(package)
-        (folder / f"{package.stem}{package.form}").write_bytes(archive)
-        indexes[package.subdir][f"{package.stem}{package.form}"] = _record(package, archive)
+        path = directory / package.subdir / f"{package.name}-{package.version}-0.tar.bz2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archive := _archive(package))
+        indexes[package.subdir][path.name] = _record(package, archive)
     for subdir, records in indexes.items():
         (directory / subdir).mkdir(parents=True, exist_ok=True)
-        _write_index(directory / subdir, subdir, records)
+        index = {"info": {"subdir": subdir}, "packages": records, "repodata_version": 1}
+        (directory / subdir / "repodata.json").write_text(json.dumps(index))
     return directory.as_uri()
-
-
-def _write_index(folder: Path, subdir: str, records: Mapping[str, Any]) -> None:
-    old = {name: item for name, item in records.items() if name.endswith(".tar.bz2")}
-    new = {name: item for name, item in records.items() if name.endswith(".conda")}
-    index = {
-        "info": {"subdir": subdir},
-        "packages": old,
-        "packages.conda": new,
-        "removed": [],
-        "repodata_version": 1,
-    }
-    (folder / "repodata.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
 def _record(package: Package, archive: bytes) -> dict[str, Any]:
@@ -155,10 +138,9 @@ def _index(package: Package) -> dict[str, Any]:
     record: dict[str, Any] = {
         "name": package.name,
         "version": package.version,
-        "build": package.build,
+        "build": "0",
         "build_number": 0,
         "depends": list(package.depends),
-        "constrains": list(package.constrains),
         "subdir": package.subdir,
         "timestamp": 1700000000000,
         "license": "MIT",
@@ -186,56 +168,26 @@ def _paths(package: Package) -> dict[str, Any]:
     return {"paths": paths, "paths_version": 1}
 
 
-def _members(package: Package) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Return the files of the ``info`` folder, and those to be installed."""
+def _archive(package: Package) -> bytes:
     every = [*package.files, *package.links]
-    info = {
-        "info/index.json": json.dumps(_index(package)).encode(),
-        "info/paths.json": json.dumps(_paths(package)).encode(),
-        "info/files": "\n".join(sorted(every)).encode(),
+    members = {
+        "info/index.json": json.dumps(_index(package)),
+        "info/paths.json": json.dumps(_paths(package)),
+        "info/files": "\n".join(sorted(every)),
+        **package.files,
     }
     if package.noarch:
         link = {"noarch": {"type": package.noarch}, "package_metadata_version": 1}
-        info["info/link.json"] = json.dumps(link).encode()
-    return info, {name: text.encode() for name, text in package.files.items()}
-
-
-def _archive(package: Package) -> bytes:
-    info, files = _members(package)
-    if package.form == ".tar.bz2":
-        return bz2.compress(_tar({**info, **files}, package), 1)
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in (
-            ("metadata.json", b'{"conda_pkg_format_version": 2}'),
-            (f"pkg-{package.stem}.tar.zst", _zstd(_tar(files, package))),
-            (f"info-{package.stem}.tar.zst", _zstd(_tar(info, None))),
-        ):
-            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
-    return sink.getvalue()
-
-
-def _tar(members: Mapping[str, bytes], package: Package | None) -> bytes:
+        members["info/link.json"] = json.dumps(link)
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
+        for name, text in members.items():
+            member, content = tarfile.TarInfo(name), text.encode()
             member.size = len(content)
-            member.mode = 0o755 if package and name in package.programs else 0o644
+            member.mode = 0o755 if name in package.programs else 0o644
             archive.addfile(member, io.BytesIO(content))
-        for name, target in (package.links if package else {}).items():
+        for name, target in package.links.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = tarfile.SYMTYPE, target
             archive.addfile(member)
-    return sink.getvalue()
-
-
-def _zstd(content: bytes) -> bytes:
-    """Return a frame of raw blocks (RFC 8878), since the library has no compressor of this kind."""
-    frame = bytearray(b"\x28\xb5\x2f\xfd\xa0" + len(content).to_bytes(4, "little"))
-    limit = 1 << 17
-    for start in range(0, len(content), limit):
-        block = content[start : start + limit]
-        last = start + limit >= len(content)
-        frame += (len(block) << 3 | int(last)).to_bytes(3, "little") + block
-    return bytes(frame)
+    return bz2.compress(sink.getvalue(), 1)

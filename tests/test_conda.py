@@ -153,7 +153,9 @@ def test_pip_section_is_installed_relative_to_the_file(place: Place, channel: Pa
         project, channel.as_uri(), "python", rest=rest,
         command=says("delta"),
     )  # fmt: skip
-    assert place.run(project)[0].strip() == "3.0"
+    out, said = place.run(project)
+    assert out.strip() == "3.0"
+    assert "damaged" not in said
 
 
 def test_edit_of_a_local_package_in_the_pip_section_is_installed(

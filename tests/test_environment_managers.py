@@ -15,6 +15,7 @@ from environment_harness import (
     Adapter,
     Conda,
     Place,
+    Run,
     Virtualenv,
     read_only,
     small_disk,
@@ -34,13 +35,6 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "place")
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    directory = tmp_path / "gate"
-    directory.mkdir()
-    return directory
 
 
 @pytest.fixture
@@ -207,13 +201,26 @@ def test_killed_at_a_milestone_leaves_nothing_that_is_used(
     assert "building" not in place.run(project)[1]
 
 
-def test_what_a_killed_build_leaves_running_cannot_spoil_the_next(
-    adapter: Adapter, place: Place, project: Path, gate: Path
-) -> None:
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    directory = tmp_path / "gate"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def begun(adapter: Adapter, place: Place, project: Path, gate: Path) -> Run:
+    """Return a run in the midst of its build, which goes on when the gate has a file `go`."""
     adapter.declare_gated(project, gate)
-    killed = place.start("run", project)
+    run = place.start("run", project)
     until((gate / "started").exists, "the start of the build")
-    killed.kill(group=False)
+    return run
+
+
+def test_what_a_killed_build_leaves_running_cannot_spoil_the_next(
+    place: Place, project: Path, gate: Path, begun: Run
+) -> None:
+    begun.kill(group=False)
     (gate / "started").unlink()
     following = place.start("run", project)
     # It waits for what was left running, or that has ended and it builds.
@@ -228,28 +235,22 @@ def test_what_a_killed_build_leaves_running_cannot_spoil_the_next(
 
 
 def test_second_run_waits_with_a_message_for_the_first(
-    adapter: Adapter, place: Place, project: Path, gate: Path
+    place: Place, project: Path, gate: Path, begun: Run
 ) -> None:
-    adapter.declare_gated(project, gate)
-    first = place.start("run", project)
-    until((gate / "started").exists, "the start of the build")
     second = place.start("run", project)
     until(lambda: "waiting for another run" in second.err, "the message")
     (gate / "go").touch()
-    assert first.finish() == second.finish()
-    assert (first.builds, second.builds) == (1, 0)
+    assert begun.finish() == second.finish()
+    assert (begun.builds, second.builds) == (1, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_build_ends_and_leaves_nothing(
-    number: signal.Signals, adapter: Adapter, place: Place, project: Path, gate: Path
+    number: signal.Signals, place: Place, project: Path, gate: Path, begun: Run
 ) -> None:
-    adapter.declare_gated(project, gate)
-    run = place.start("run", project)
-    until((gate / "started").exists, "the start of the build")
     # As a terminal does; a service manager ends the one process.
-    (os.killpg if number == signal.SIGINT else os.kill)(run.process.pid, number)
-    assert run.fail() == 128 + number
+    (os.killpg if number == signal.SIGINT else os.kill)(begun.process.pid, number)
+    assert begun.fail() == 128 + number
     assert place.leftovers() == []
     (gate / "go").touch()
     assert place.run(project)[0].startswith("1.0 ")

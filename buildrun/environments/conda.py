@@ -16,7 +16,6 @@ from buildrun.environments import (
     installed_files,
     lockfile,
     rattler,
-    requirements,
     uv,
     virtual_packages,
 )
@@ -50,9 +49,7 @@ def identify(request: EnvironmentRequest, reader: DependencyTracker) -> Identity
         "variables": dict(declared.variables),
     }
     if lock is not None and state == "locked":
-        parts["packages"] = [list(package) for package in lock.platforms[platform]]
-        if by_path := requirements.given_by_path(inputs):
-            parts["local"] = by_path
+        parts |= lockfile.key_parts(lock, platform, inputs)
     else:
         parts |= {**inputs, **_solved_with(declared, reader)}
     return Identity(NAME, digest.key("environment", parts), parts, state, stale)
@@ -87,7 +84,7 @@ def build(
         conda_lock.install_pip(prefix, request, identity, packages, console, lock)
     else:
         create(executable, declared, prefix, request, console, lock)
-        if damaged := installed_files.settle(prefix, installed_files.of_conda(prefix)):
+        if damaged := installed_files.detach_from_cache(prefix, installed_files.of_conda(prefix)):
             names = ", ".join(f"`{name}`" for name in damaged)
             console.warn(
                 f"files of {names} differ from what the packages record of them",

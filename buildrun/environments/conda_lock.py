@@ -180,8 +180,8 @@ def install_pip(
         lines = [*requirements.sources(known), *lines] if lines else []
     folder, parts = os.path.dirname(declared.path), json.dumps(identity.parts)
     try:
-        with local_packages.copies(folder, request.project, parts) as copies:
-            if texts := copies.place(lines):
+        with local_packages.build_copies(folder, request.project, parts) as copies:
+            if texts := copies.rewrite(lines):
                 text = "\n".join(texts) + "\n"
                 tool = _tool(request, declared, console, lock)
 
@@ -211,7 +211,9 @@ def _resolve_pip(
     lines = pip_lines(declared, DependencyTracker(request.environ))
     asked = {requirements.name_of(line.text) for line in lines}
     pip, python = _tool(request, declared, console, -1).pip, ours["python"]
-    with local_packages.copies(os.path.dirname(declared.path), request.project, known) as copies:
+    with local_packages.build_copies(
+        os.path.dirname(declared.path), request.project, known
+    ) as copies:
         found = uv_lock.resolve(
             pip, {_PIP_STAGE: lines}, copies, declared.path, platform, python, previous
         )

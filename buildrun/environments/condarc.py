@@ -62,7 +62,7 @@ def read(reader: DependencyTracker) -> Settings:
     for key in ("channel_alias", "channel_priority", "ssl_verify", "default_channels", "channels"):
         if value := reader.variable(f"CONDA_{key.upper()}"):
             found[key] = value.split(",") if key in ("default_channels", "channels") else value
-    return _settle(found)
+    return _as_settings(found)
 
 
 def resolve(
@@ -171,7 +171,7 @@ def _merge(found: dict[str, Any], later: Mapping[str, Any]) -> None:
             found[key] = value
 
 
-def _settle(found: Mapping[str, Any]) -> Settings:
+def _as_settings(found: Mapping[str, Any]) -> Settings:
     plain = Settings()
     channels = found.get("channels")
     groups = _mapping(found.get("custom_multichannels"))

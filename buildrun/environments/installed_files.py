@@ -141,7 +141,7 @@ def site_packages(prefix: str) -> str:
     return "lib"
 
 
-def settle(prefix: str, recorded: Iterable[File]) -> list[str]:
+def detach_from_cache(prefix: str, recorded: Iterable[File]) -> list[str]:
     """Give a prefix files of its own; return the packages that have others than they record.
 
     Packages may have the same file, and then one of them is right. Raises OSError.

@@ -52,9 +52,9 @@ _CHUNK = 1 << 20
 _LARGE = 64 << 20
 
 
-def taken(path: str, project: ProjectSpec) -> FileSet:
+def package_files(path: str, project: ProjectSpec) -> FileSet:
     """Return what counts of a package's directory; raises OSError."""
-    dropped = leaving(path, project)
+    dropped = excluded(path, project)
 
     def chosen(root: bytes, tracked: GitIndex) -> Selection:
         return select.without(select.project(root, tracked), dropped)
@@ -65,7 +65,7 @@ def taken(path: str, project: ProjectSpec) -> FileSet:
     return found
 
 
-def leaving(path: str, project: ProjectSpec) -> list[str]:
+def excluded(path: str, project: ProjectSpec) -> list[str]:
     """Return what is no part of a package though it lies there: what was built, and outputs."""
     built = [name for name in _BUILT if not os.path.exists(os.path.join(path, name, "__init__.py"))]
     outputs = [os.path.normpath(os.path.join(project.root, each)) for each in project.outputs]
@@ -134,7 +134,7 @@ def _digest(
     path: str, project: ProjectSpec, found: FileSet | None = None, trail: Sequence[str] = ()
 ) -> str:
     """Return the digest of files, of what links lead to outside, and of the packages they need."""
-    found = taken(path, project) if found is None else found
+    found = package_files(path, project) if found is None else found
     parts = [found.digest, *_behind_links(path, found)]
     for name in _PATHS.findall(files.text(os.path.join(path, "pyproject.toml"))):
         other = os.path.abspath(os.path.join(path, name))
@@ -161,7 +161,7 @@ def _behind_links(path: str, found: FileSet) -> Iterator[str]:
 
 
 @contextmanager
-def copies(root: str, project: ProjectSpec, known: str) -> Iterator[Copies]:
+def build_copies(root: str, project: ProjectSpec, known: str) -> Iterator[Copies]:
     """Give a place for copies, which is gone afterwards.
 
     root: what paths in requirements are relative to. known: a text that has the digests of what is
@@ -173,9 +173,9 @@ def copies(root: str, project: ProjectSpec, known: str) -> Iterator[Copies]:
     try:
         yield made
     except ToolFailure as failure:
-        raise ToolFailure(made.told(failure.output), shown=failure.shown) from None
+        raise ToolFailure(made.restore_paths(failure.output), shown=failure.shown) from None
     finally:
-        made.tidy()
+        made.remove_new_metadata()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -183,7 +183,7 @@ class Copies:
     """The copies for one build."""
 
     def __init__(self, directory: str, root: str, project: ProjectSpec, known: str) -> None:
-        """Start with none; see ``copies``."""
+        """Start with none; see ``build_copies``."""
         self._directory, self._root = directory, root
         self._project, self._known = project, known
         self._copies: dict[str, str] = {}
@@ -191,7 +191,7 @@ class Copies:
         self._editable: dict[str, set[str]] = {}
         self._constraints = 0
 
-    def place(self, lines: Sequence[Line]) -> list[str]:
+    def rewrite(self, lines: Sequence[Line]) -> list[str]:
         """Return requirements as a tool takes them in the root, with copies in their place.
 
         Raises EnvironmentFailure for what changes meanwhile, and OSError.
@@ -199,7 +199,7 @@ class Copies:
         texts: list[str] = []
         bounds: list[str] = []
         for line in lines:
-            (bounds if line.constraint else texts).append(self._moved(line))
+            (bounds if line.constraint else texts).append(self._rewritten(line))
         if texts and bounds:
             self._constraints += 1
             path = os.path.join(self._directory, f"constraints-{self._constraints}.txt")
@@ -208,13 +208,13 @@ class Copies:
             texts.append(f"-c {path}")
         return texts
 
-    def told(self, text: str) -> str:
+    def restore_paths(self, text: str) -> str:
         """Return what a tool says with the packages' own paths."""
         for path, copy in self._copies.items():
             text = text.replace(copy, path).replace(quote(copy), quote(path))
         return text
 
-    def spelled(self, text: str) -> str:
+    def relative_paths(self, text: str) -> str:
         """Return resolved requirements with paths as they would be without copies."""
         for path, copy in self._copies.items():
             if path in self._absolute:
@@ -225,18 +225,18 @@ class Copies:
             text = re.sub(whole, short, text, flags=re.MULTILINE)
         return text
 
-    def tidy(self) -> None:
+    def remove_new_metadata(self) -> None:
         """Remove the metadata that editable installs have newly left beside the code."""
         for path, before in self._editable.items():
             for each in _metadata(path) - before:
                 shutil.rmtree(each, ignore_errors=True)
 
-    def _moved(self, line: Line) -> str:
+    def _rewritten(self, line: Line) -> str:
         def address(link: str, base: str) -> str:
             there = os.path.abspath(os.path.join(base, link))
             return there if "://" not in link and os.path.exists(there) else link
 
-        return requirements.moved(line, self._root, partial(self._target, line), address)
+        return requirements.rewrite_paths(line, self._root, partial(self._target, line), address)
 
     def _target(self, line: Line, path: str, editable: bool) -> str:
         if path in line.text or path in unquote(line.text):
@@ -257,7 +257,7 @@ class Copies:
         return self._copies.get(path, path)
 
     def _copy(self, path: str) -> str:
-        found = taken(path, self._project)
+        found = package_files(path, self._project)
         if _digest(path, self._project, found) not in self._known:
             raise _changed(path)
         outer, repository = path, gitignore.repository(os.fsencode(path))

@@ -105,6 +105,15 @@ def check(
     return "stale" if stale else "unlocked", stale
 
 
+def key_parts(lock: Lock, platform: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fresh lock adds to a key: its packages, and the content of local ones."""
+    lists = [value for value in inputs.values() if isinstance(value, list)]
+    items = [item for each in lists for item in each if isinstance(item, dict)]
+    local = [item for item in items if "content" in item]
+    packages = [list(package) for package in lock.platforms[platform]]
+    return {"packages": packages, **({"local": local} if local else {})}
+
+
 def dump(lock: Lock) -> bytes:
     """Return the file's content; the same lock gives the same bytes."""
     inputs = _resolved_from(lock.inputs)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from buildrun.console import Console
@@ -83,7 +83,9 @@ def _candidates(reader: DependencyTracker) -> Iterator[Interpreter]:
             path = os.path.join(directory, name, "bin", "python3")
             if match and os.access(path, os.X_OK):
                 yield Interpreter(os.path.realpath(path), match.group(1))
-    yield from _ask(_on_path(reader.variable("PATH") or os.defpath))
+    for path in _on_path(reader.variable("PATH") or os.defpath):
+        if version := _version_of(path):
+            yield Interpreter(path, version)
 
 
 def _on_path(search: str) -> list[str]:
@@ -98,25 +100,16 @@ def _on_path(search: str) -> list[str]:
     return list(programs)
 
 
-def _ask(paths: Sequence[str]) -> Iterator[Interpreter]:
-    """Ask programs for their versions, all at once; those that do not answer are left out."""
-    asked, null = [], subprocess.DEVNULL
-    for path in paths:
-        command = (path, "-I", "-S", "-c", _ASK)
-        try:
-            process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
-        except OSError:
-            continue
-        asked.append((path, process))
-    for path, process in asked:
-        try:
-            answer = process.communicate(timeout=_ANSWER)[0].decode(errors="replace").strip()
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            continue
-        if process.returncode == 0 and answer:
-            yield Interpreter(path, answer)
+def _version_of(path: str) -> str:
+    """Return the version of a program that is a CPython, "" for any other."""
+    try:
+        done = subprocess.run(
+            (path, "-I", "-S", "-c", _ASK),
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
 
 class PythonMissing(EnvironmentFailure):

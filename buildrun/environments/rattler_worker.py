@@ -73,7 +73,7 @@ async def _work(order: Mapping[str, Any], say: Any) -> Sequence[Any]:
 
     order: ``action`` is ``solve``, ``install`` or ``install-records``; ``records`` are those to
     keep in a solve where they fit, or to install. ``place`` is where the prefix will be used, in
-    an image; scripts of packages are then left to that. The rest is as ``conda_order`` has it.
+    an image; scripts of packages are then left to that. The rest is as ``rattler.call`` has it.
     """
     import rattler
 
@@ -188,7 +188,7 @@ def _flawed(prefix: str, entries: Sequence[Entry], *, last: bool) -> list[Entry]
     last: they were just unpacked. Then only sizes count: a package's script may write into files.
     """
     files = list(installed_files.of_conda(prefix))
-    names = set(installed_files.settle(prefix, files))
+    names = set(installed_files.detach_from_cache(prefix, files))
     if last:
         names = set()
     names |= {each.package for each in files if installed_files.has_other_size(prefix, each)}

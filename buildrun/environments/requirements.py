@@ -8,8 +8,8 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
@@ -73,12 +73,6 @@ def sources(lines: Iterable[Line]) -> list[Line]:
     return [line for line in lines if line.text.startswith(_SOURCES)]
 
 
-def given_by_path(inputs: Mapping[str, Any]) -> list[Any]:
-    """Return what packages given by path count with, for the key of what is locked."""
-    found = [item for value in inputs.values() if isinstance(value, list) for item in value]
-    return [item for item in found if isinstance(item, dict) and "content" in item]
-
-
 def local_path(line: Line, root: str) -> str | None:
     """Return the absolute path that a line installs from, or None."""
     editable = EDITABLE.match(line.text)
@@ -96,7 +90,7 @@ def local_path(line: Line, root: str) -> str | None:
     return os.path.abspath(next((item for item in candidates if os.path.exists(item)), path))
 
 
-def moved(
+def rewrite_paths(
     line: Line,
     root: str,
     target: Callable[[str, bool], str],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,8 +67,6 @@ def activate(prefix: str, environ: Mapping[str, str]) -> Mapping[str, str | None
     Where there is only a ``python3``, commands find it as ``python`` too: by a function of bash.
     Where there is neither, another one says what to do.
     """
-    import shutil
-
     changes = {"BUILDRUN_ENV_MANAGER": "local"}
     search = environ.get("PATH", os.defpath)
     if shutil.which("python", path=search):
@@ -96,53 +97,32 @@ def describe_active_python(request: EnvironmentRequest) -> str:
     """Return a digest that two machines share where the same Python has the same packages."""
 
     def compute(reader: DependencyTracker) -> str:
-        return digest.key("caller", _look(request, reader))
+        return digest.key("caller", _describe(request, reader))
 
     return str(memoize(request.memo, f"caller {request.project.root}", request.environ, compute))
 
 
-def _look(request: EnvironmentRequest, reader: DependencyTracker) -> Any:
+def _describe(request: EnvironmentRequest, reader: DependencyTracker) -> Any:
+    """Return the version of the Python that commands find, and what is installed for it."""
     for name in _VARIABLES:
         reader.variable(name)
     reader.exists(os.path.join(request.project.root, ".python-version"))
-    program = _find(reader)
-    if program is None:
+    search = (reader.variable("PATH") or os.defpath).split(os.pathsep)
+    names = ("python", "python3")
+    paths = [os.path.join(directory, name) for name in names for directory in search]
+    program = next((path for path in paths if os.path.isabs(path) and reader.executable(path)), "")
+    if not program:
         return None
-    answer = _ask(program, request)
-    if answer is None:
+    try:
+        done = subprocess.run(
+            (program, "-c", _ASK), cwd=os.sep, env=dict(request.environ),
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER, check=True,
+        )  # fmt: skip
+        version, executable, found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
         reader.untrackable = True
         return None
-    version, executable, found = answer
     reader.executable(str(executable))
     for path, _ in found:
         reader.directory(path)
     return [version, sorted({name for _, names in found for name in names})]
-
-
-def _find(reader: DependencyTracker) -> str | None:
-    search = (reader.variable("PATH") or os.defpath).split(os.pathsep)
-    for name in ("python", "python3"):
-        for directory in search:
-            path = os.path.join(directory, name)
-            if os.path.isabs(path) and reader.executable(path):
-                return path
-    return None
-
-
-def _ask(program: str, request: EnvironmentRequest) -> Any:
-    import json
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            (program, "-c", _ASK),
-            cwd=os.sep,
-            env=dict(request.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_ANSWER,
-            check=True,
-        )
-        return json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None

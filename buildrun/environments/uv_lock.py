@@ -37,7 +37,7 @@ def resolve(
     target = base.UV_PLATFORMS[base.require_platform(platform)]
     packages: list[Package] = []
     for stage, requirements in stages.items():
-        texts = copies.place(requirements)
+        texts = copies.rewrite(requirements)
         if not texts:
             continue
         before = previous.platforms.get(platform, ()) if previous else ()
@@ -47,10 +47,10 @@ def resolve(
         lines = "\n".join(texts) + "\n"
         try:
             text = _output(pip, "compile", "-", *words, *where, before=kept, text=lines)
-            text = copies.spelled(text)
+            text = copies.relative_paths(text)
         except failures.ToolFailure as failure:
             what = f"the requirements could not be resolved for {platform}"
-            failure.output = copies.told(failure.output)
+            failure.output = copies.restore_paths(failure.output)
             raise failures.of_uv(failure, what, requirements, default) from None
         packages += _parse(text, stage)
     return tuple(packages)

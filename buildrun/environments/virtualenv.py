@@ -140,9 +140,7 @@ def identity(
         state = lockfile.check(lock, spec.inputs, parts["platform"], python, path, locked=locked)
     if lock is not None and state[0] == "locked":
         parts.setdefault("python", lock.python)
-        parts["packages"] = [list(package) for package in lock.platforms[parts["platform"]]]
-        if by_path := requirements.given_by_path(inputs):
-            parts["local"] = by_path
+        parts.update(lockfile.key_parts(lock, parts["platform"], inputs))
     else:
         parts.update(inputs, indexes=list(spec.indexes))
     return Identity(NAME, digest.key(kind, parts), parts, *state, spec.warnings)
@@ -160,9 +158,11 @@ def build(
     target = ("--python", os.path.join(prefix, "bin", "python"))
     try:
         tool.run("venv", "--no-project", "--quiet", "--python", interpreter.path, prefix)
-        with local_packages.copies(root, request.project, json.dumps(identity.parts)) as copies:
+        with local_packages.build_copies(
+            root, request.project, json.dumps(identity.parts)
+        ) as copies:
             lines = _stages(identity, spec, tool, root)
-            stages = {stage: copies.place(found) for stage, found in lines.items()}
+            stages = {stage: copies.rewrite(found) for stage, found in lines.items()}
             asked = {name_of(line.text) for found in lines.values() for line in found}
 
             def put(*more: str) -> None:
@@ -179,14 +179,14 @@ def install(prefix: str, tool: uv.Tool, console: Console, put: Callable[..., Non
     put: installs, with more options for uv. Raises ToolFailure and OSError.
     """
     put("--link-mode=clone")
-    changed = installed_files.settle(prefix, installed_files.of_pip(prefix, "uv"))
+    changed = installed_files.detach_from_cache(prefix, installed_files.of_pip(prefix, "uv"))
     if not changed:
         return
     names = ", ".join(f"`{name}`" for name in changed)
     console.warn(f"uv's cache has damaged files of {names}", "they are fetched and installed anew")
     tool.run("cache", "clean", *changed)
     put("--link-mode=clone", *(f"--reinstall-package={name}" for name in changed))
-    if changed := installed_files.settle(prefix, installed_files.of_pip(prefix, "uv")):
+    if changed := installed_files.detach_from_cache(prefix, installed_files.of_pip(prefix, "uv")):
         names = ", ".join(f"`{name}`" for name in changed)
         console.warn(f"files of {names} differ from what the packages themselves record of them")
 
@@ -200,7 +200,7 @@ def lock(
     version = python.find(spec.declared, request, reader).version
     pip = uv.Tool(request, spec.settings, console, -1).pip
     root, default = request.project.root, spec.declared.path or request.project.root
-    with local_packages.copies(root, request.project, json.dumps(spec.inputs)) as copies:
+    with local_packages.build_copies(root, request.project, json.dumps(spec.inputs)) as copies:
         packages = {
             name: uv_lock.resolve(pip, spec.lines, copies, default, name, version, previous)
             for name in platforms

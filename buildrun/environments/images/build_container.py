@@ -66,7 +66,7 @@ class BuildContainer:
         self._caller = caller
         self._name = ""
         self._environ: Mapping[str, str] = caller
-        self._attendance: docker_reaper.ContainerLease | None = None
+        self._lease: docker_reaper.ContainerLease | None = None
 
     def __enter__(self) -> BuildContainer:
         """Enter, to be left without a container."""
@@ -94,7 +94,7 @@ class BuildContainer:
             labels=(("buildrun", __version__), ("buildrun.environment", "build")),
         )
         self._environ = cli_environ(self._caller, made)
-        self._attendance = docker_reaper.lease(self._directory, name, self._caller)
+        self._lease = docker_reaper.lease(self._directory, name, self._caller)
         self._name = name
         done = self._call(create_argv(made))
         if done.returncode:
@@ -102,11 +102,8 @@ class BuildContainer:
 
     def put(self, chunks: Iterable[bytes]) -> None:
         """Unpack a tar beneath ``/`` of the container; raises ExecutionError."""
-        with _child(("docker", "cp", "-", f"{self._name}:/"), self._environ) as (
-            child,
-            stdin,
-            stdout,
-        ):
+        argv = ("docker", "cp", "-", f"{self._name}:/")
+        with _child(argv, self._environ) as (child, stdin, stdout):
             try:
                 for chunk in chunks:
                     stdin.write(chunk)
@@ -177,9 +174,9 @@ class BuildContainer:
 
     def remove(self) -> None:
         """Remove the container, if there is one; where that fails, the next run does it."""
-        attendance, self._attendance = self._attendance, None
-        if attendance is not None and docker_reaper.remove([self._name], self._caller):
-            attendance.end()
+        lease, self._lease = self._lease, None
+        if lease is not None and docker_reaper.remove([self._name], self._caller):
+            lease.end()
 
     def _call(self, argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         try:

@@ -145,7 +145,7 @@ class PipStages:
 
     def add(self, lines: Sequence[Line], *words: str) -> None:
         """Add a stage of requirements; words: further ones for pip."""
-        texts = [(line, self._moved(line)) for line in lines]
+        texts = [(line, self._rewritten(line)) for line in lines]
         for _, text in texts:
             self._variables.update(_VARIABLE.findall(text))
         wanted = [text for line, text in texts if not line.constraint]
@@ -211,14 +211,14 @@ class PipStages:
         """Copy local projects into the container, where their builds may write."""
         for place, target in self._sources.items():
             prints = Fingerprints(place, None)
-            leaving = local_packages.leaving(place, self._request.project)
-            taken = image_context.content(place, (), prints, leaving).taken
+            excluded = local_packages.excluded(place, self._request.project)
+            taken = image_context.content(place, (), prints, excluded).taken
             site.put(archive.of_files(place, taken, target).chunks())
 
-    def _moved(self, line: Line) -> str:
+    def _rewritten(self, line: Line) -> str:
         """Return a line's text with paths of this machine as they are in the container."""
         target = partial(self._target, line)
-        return requirements.moved(line, self._folder, target, self._mounts.address)
+        return requirements.rewrite_paths(line, self._folder, target, self._mounts.address)
 
     def _target(self, line: Line, path: str, editable: bool) -> str:
         if not os.path.isdir(path):

@@ -28,13 +28,13 @@ class ConfigChange(NamedTuple):
     """What differs from the base beside the new layer.
 
     environ: variables set for every container. workdir: None for the base's own. labels: added.
-    told: one line of history.
+    history: one line of it.
     """
 
     environ: Mapping[str, str] = {}
     workdir: str | None = None
     labels: Mapping[str, str] = {}
-    told: str = "buildrun"
+    history: str = "buildrun"
 
 
 def config(base: Image, change: ConfigChange, layer: str) -> bytes:
@@ -52,7 +52,7 @@ def config(base: Image, change: ConfigChange, layer: str) -> bytes:
         "architecture": architecture,
         "config": own,
         "created": _TIME,
-        "history": [*history, {"created": _TIME, "created_by": change.told}],
+        "history": [*history, {"created": _TIME, "created_by": change.history}],
         "os": system,
         "rootfs": {"type": "layers", "diff_ids": [*base.layers, layer]},
     }

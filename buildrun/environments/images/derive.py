@@ -103,7 +103,7 @@ def code_recipe(
         for path in content.secrets:
             console.note(f"`{path}` stays out of the image, since it may hold secrets")
         layer = archive.of_files(project.root, content.taken, CODE, any_user=any_user)
-        yield layer, ConfigChange(workdir=CODE, told=f"the project's files in {CODE}")
+        yield layer, ConfigChange(workdir=CODE, history=f"the project's files in {CODE}")
 
     key = digest.key("image", {**parts, "project": engine_api.component(project.name)})
     return ImageRecipe(key, project.name, make)

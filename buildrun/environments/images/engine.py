@@ -78,7 +78,7 @@ class Engine:
             )
         parts = engine_api.parse(name)
         tag = parts.digest or parts.tag or "latest"
-        with self._told(f"pull `{name}`"):
+        with self._explained(f"pull `{name}`"):
             answers = self._api.pull(parts.repository, tag=tag, stream=True, decode=True)
             _follow(f"pull `{name}`", answers, lambda text: progress(f"pulling {name}: {text}"))
         found = self.image(name)
@@ -91,7 +91,7 @@ class Engine:
 
         That of containerd knows whole images.
         """
-        with self._told("tell of itself"):
+        with self._explained("tell of itself"):
             told = self._api.info().get("DriverStatus") or ()
         return ["driver-type", "io.containerd.snapshotter.v1"] not in told
 
@@ -113,7 +113,7 @@ class Engine:
     def tag(self, image: str, name: str) -> None:
         """Give an image a further name, taken from whichever had it."""
         parts = engine_api.parse(name)
-        with self._told(f"name an image `{name}`"):
+        with self._explained(f"name an image `{name}`"):
             self._api.tag(image, parts.repository, parts.tag or "latest", force=True)
 
     def push(self, image: str, repository: str, progress: Progress) -> str:
@@ -132,7 +132,7 @@ class Engine:
         if there is not None and f"{parts.repository}@{there}" in found.digests:
             return f"{parts.repository}@{there}"
         self.tag(found.id, name)
-        with self._told(f"push `{name}`"):
+        with self._explained(f"push `{name}`"):
             answers = self._api.push(parts.repository, tag=tag, stream=True, decode=True)
             digest = _follow(
                 f"push `{name}`", answers, lambda text: progress(f"pushing {name}: {text}")
@@ -153,7 +153,7 @@ class Engine:
             return True
         key = found.labels.get(KEY, "")[7:23]
         own = [name for name in found.names if _is_own(name, key)]
-        with self._told(f"remove the image `{image}`"):
+        with self._explained(f"remove the image `{image}`"):
             # A container keeps the image, but would not keep its names.
             if self._api.containers(all=True, quiet=True, filters={"ancestor": found.id}):
                 return False
@@ -171,7 +171,7 @@ class Engine:
     def made(self) -> dict[str, list[str]]:
         """Return the ids of the images that buildrun made, by their keys."""
         found: dict[str, list[str]] = {}
-        with self._told("list images"):
+        with self._explained("list images"):
             for row in self._api.images(filters={"label": LABEL}):
                 key = (row.get("Labels") or {}).get(KEY, "")
                 found.setdefault(key, []).append(str(row["Id"]))
@@ -217,7 +217,7 @@ class Engine:
         return api
 
     @contextmanager
-    def _told(self, doing: str) -> Iterator[None]:
+    def _explained(self, doing: str) -> Iterator[None]:
         """Turn what the SDK raises into errors for the user; doing: as in ``of_engine``."""
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
@@ -237,7 +237,7 @@ class Engine:
     def _image(self, name: str) -> Image | None:
         from docker.errors import ImageNotFound
 
-        with self._told(f"look at `{name}`"):
+        with self._explained(f"look at `{name}`"):
             try:
                 api: Any = self._api
                 return engine_api.read(api.inspect_image(name))
@@ -255,7 +255,7 @@ class Engine:
                     return None
         from docker.errors import APIError
 
-        with self._told(f"look for `{name}`"):
+        with self._explained(f"look for `{name}`"):
             try:
                 api: Any = self._api
                 return str(api.inspect_distribution(name)["Descriptor"]["digest"])
@@ -266,7 +266,7 @@ class Engine:
         self, doing: str, path: str, chunks: Iterable[bytes], options: Mapping[str, str]
     ) -> str:
         """Send an archive piece by piece; see ``_follow`` for what is returned."""
-        with self._told(doing):
+        with self._explained(doing):
             api: Any = self._api
             # As the SDK's own methods send it, but for the time they would wait.
             response = api._post(

@@ -93,8 +93,8 @@ def recipe(
                 else:
                     layer = build_pip.make(site, name, identity, request, console)
                     variables = {"VIRTUAL_ENV": PREFIX}
-                told = f"the {identity.manager} environment in {PREFIX}"
-                yield layer, ConfigChange(environ={**environ, **variables}, told=told)
+                history = f"the {identity.manager} environment in {PREFIX}"
+                yield layer, ConfigChange(environ={**environ, **variables}, history=history)
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 
