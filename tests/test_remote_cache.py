@@ -157,12 +157,6 @@ def test_shared_result_reaches_another_machine(site: Site, machine: Machine) -> 
     assert machine.arrived() == ["0", "1", "2"]
 
 
-def test_layout_is_by_digest(site: Site, machine: Machine) -> None:
-    made = machine.blob(b"model")
-    machine.share(site.url, made)
-    assert site.names() == {place("results", KEY), place("blobs", made[0])}
-
-
 def test_what_is_absent_is_no_trouble(site: Site, machine: Machine) -> None:
     remote = machine.open(site.url, write=True)
     digest = digests.content(b"never made")
@@ -287,13 +281,6 @@ def test_digest_that_is_a_path_leads_nowhere(machine: Machine, tmp_path: Path) -
     machine.warned("no BLAKE3 digest")
 
 
-def test_manifest_that_is_refused_is_told(machine: Machine, tmp_path: Path) -> None:
-    remote = machine.open(str(tmp_path))
-    remote.refuse(KEY, "is not JSON")
-    remote.refuse(KEY, "is not JSON")
-    machine.warned("is not JSON")
-
-
 # Directories.
 
 
@@ -317,15 +304,6 @@ def test_pipe_in_place_of_an_object_is_refused(machine: Machine, tmp_path: Path)
     remote = machine.open(str(tmp_path))
     assert machine.fetch(remote, digest, 5) is False
     machine.warned("is not a file")
-
-
-def test_huge_manifest_is_refused(machine: Machine, tmp_path: Path) -> None:
-    path = tmp_path / place("results", KEY)
-    path.parent.mkdir(parents=True)
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
-    assert machine.open(str(tmp_path)).manifest(KEY) is None
-    machine.warned("larger than 67108864 bytes")
 
 
 def test_target_that_cannot_be_written_is_told(machine: Machine, tmp_path: Path) -> None:
@@ -487,15 +465,6 @@ def test_endless_answer_is_cut_off(machine: Machine) -> None:
     assert machine.arrived() == []
 
 
-def test_server_that_is_not_there_is_told(machine: Machine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    remote = machine.open(f"http://127.0.0.1:{port}/cache")
-    assert remote.manifest(KEY) is None
-    hint = machine.warned(f"`http://127.0.0.1:{port}/cache` cannot be reached")
-    assert hint == "check the address and the network"
-
-
 def test_unknown_host_is_told(machine: Machine) -> None:
     remote = machine.open("http://cache.invalid/x", seconds=30)
     assert remote.manifest(KEY) is None
@@ -599,11 +568,6 @@ def test_missing_credentials_are_told(
 def test_missing_library_is_told_with_its_remedy(machine: Machine) -> None:
     assert machine.open("gs://bucket/team").manifest(KEY) is None
     assert machine.warned("needs a library") == "pip install 'buildrun[gcs]'"
-
-
-def test_unknown_scheme_is_told(machine: Machine) -> None:
-    assert machine.open("carrier-pigeon://x/y", write=True).manifest(KEY) is None
-    machine.warned("`carrier-pigeon://x/y` is at no address")
 
 
 @pytest.mark.parametrize(

@@ -70,15 +70,6 @@ def test_survey_tells_what_results_are_of(home: Home, root: Path) -> None:
     assert first.cost > 50_000 > second.cost > 1000
 
 
-def test_old_results_are_expendable(home: Home, root: Path) -> None:
-    old = stored(home, root, "a", NOW)
-    stored(home, root, "b", NOW + 100)
-    kept = gc.list_entries(home)
-    (chosen,) = gc.select_expired(kept, now=NOW + 101, max_age=50, max_size=None)
-    assert chosen.key == old.key
-    assert gc.select_expired(kept, now=NOW + 101, max_age=500, max_size=None) == []
-
-
 def test_newest_results_are_kept_within_a_size(home: Home, root: Path) -> None:
     keys = [stored(home, root, text, NOW + number).key for number, text in enumerate("abc")]
     kept = gc.list_entries(home)
@@ -113,13 +104,6 @@ def test_young_contents_are_spared_for_a_save_on_its_way(home: Home, root: Path)
     assert content_of(home, b"a" * 1000).exists()
     age(home)
     gc.collect_garbage(home)
-    assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
-
-
-def test_clearing_takes_young_contents_too(home: Home, root: Path) -> None:
-    stored(home, root, "a", NOW)
-    remove(gc.list_entries(home))
-    gc.collect_garbage(home, everything=True)
     assert not [path for path in Path(home.blobs).rglob("*") if path.is_file()]
 
 
@@ -178,13 +162,6 @@ def test_collection_that_is_killed_loses_no_result_it_kept(home: Home, root: Pat
         age(home)
 
 
-def test_verify_finds_nothing_in_a_whole_store(home: Home, root: Path) -> None:
-    write_outputs(root, "new")
-    store_outputs(home, root)
-    store_outputs(home, root, parts={"other": 1})
-    assert fsck.verify(home) == []
-
-
 @pytest.mark.parametrize("damage", [b"b" * 1000, b"a", None])
 def test_verify_names_what_is_damaged_and_removes_it(
     home: Home, root: Path, damage: bytes | None
@@ -238,13 +215,6 @@ def test_result_that_loses_contents_while_it_is_saved_is_a_miss(home: Home, root
     renew(root, None)
     restore(home, str(root), manifest)
     assert outputs_of(root) == wanted
-
-
-def test_empty_store_is_no_error(home: Home) -> None:
-    assert gc.list_entries(home) == []
-    assert gc.collect_garbage(home) == 0
-    assert fsck.verify(home) == []
-    assert gc.total(home) == (0, 0)
 
 
 def test_result_that_is_made_again_meanwhile_is_not_damaged(home: Home, root: Path) -> None:

@@ -73,7 +73,7 @@ class ActionCache:
         files = sorted(cas.list_files(self._home.results), key=lambda file: -file.used)
         wanted = (project, entry_point)
         for file in files[:_LOOKED_AT]:
-            found = look(file.path)
+            found = manifest_at(file.path)
             if found is not None and (found.project, found.entry_point) == wanted:
                 yield found
 
@@ -97,7 +97,7 @@ class ActionCache:
         if not cas.has(home, manifest.inputs):
             remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
         path = path_of(home, manifest.key)
-        if look(path) is None:
+        if manifest_at(path) is None:
             cas.publish(path, encode(manifest))
 
     def fetch_log(self, manifest: Manifest, path: str) -> bool:
@@ -210,7 +210,7 @@ def path_of(home: Home, key: str) -> str:
 def load(home: Home, key: str) -> Manifest | None:
     """Return the result of a key, and record the use; raises ValueError for what is no digest."""
     path = path_of(home, key)
-    found = look(path)
+    found = manifest_at(path)
     if found is None or found.key != key:
         return None
     try:
@@ -221,7 +221,7 @@ def load(home: Home, key: str) -> Manifest | None:
     return found
 
 
-def look(path: str) -> Manifest | None:
+def manifest_at(path: str) -> Manifest | None:
     """Return the manifest in a file, whatever its key."""
     data = cas.contents(path, LARGEST)
     try:

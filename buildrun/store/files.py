@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import BinaryIO
+from typing import AnyStr, BinaryIO
 
 from buildrun.errors import StoreError
 
@@ -52,6 +52,11 @@ def names_in(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
+
+
+def is_within(path: AnyStr, directory: AnyStr) -> bool:
+    """Return whether a path is a directory or lies in it; both are absolute."""
+    return path == directory or path.startswith(os.path.join(directory, directory[:0]))
 
 
 class closing:
@@ -131,7 +136,7 @@ def open_directory(root: str, path: str, *, make: bool = False) -> int:
     """
     base = os.path.realpath(root)
     real = os.path.realpath(os.path.join(base, path))
-    if real != base and not real.startswith(base.rstrip("/") + "/"):
+    if not is_within(real, base):
         raise StoreError("it leads out of the project", place=os.path.join(root, path))
     # Step by step: what has become a link since it was resolved is not followed.
     directory = os.open(base, _DIRECTORY)

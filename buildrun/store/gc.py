@@ -167,7 +167,7 @@ def _remove_obsolete_directories(home: Home) -> None:
 
 
 def _manifest(file: File) -> Manifest | None:
-    found = action_cache.look(file.path) if file.is_content else None
+    found = action_cache.manifest_at(file.path) if file.is_content else None
     return found if found is not None and found.key == file.digest else None
 
 

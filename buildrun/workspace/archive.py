@@ -157,10 +157,10 @@ def of_files(root: str, taken: FileSet, directory: str, *, any_user: bool = Fals
             yield head
             if entry is not None:
                 place = os.path.join(os.fsencode(root), os.fsencode(entry.path))
-                yield from _content(place, entry, seen, young=os.fsencode(entry.path) in young)
+                yield from _content(place, entry, seen, racy=os.fsencode(entry.path) in racy)
         yield END
 
-    young = taken.young
+    racy = taken.racy
     return Layer(size + len(END), lambda: gathered(chunks()))
 
 
@@ -198,9 +198,9 @@ def _header(name: bytes, entry: Entry, group: int) -> bytes:
     return header(name, size=entry.size, mode=mode | group)
 
 
-def _content(place: bytes, entry: Entry, seen: bytes, *, young: bool) -> Iterator[bytes]:
+def _content(place: bytes, entry: Entry, seen: bytes, *, racy: bool) -> Iterator[bytes]:
     # A file that was just written may change without a trace: then what it holds is compared.
-    made = digest.new() if young else None
+    made = digest.new() if racy else None
     try:
         if entry.kind == listing.SYMLINK:
             if os.readlink(place) != os.fsencode(entry.content):

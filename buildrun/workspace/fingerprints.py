@@ -51,8 +51,8 @@ class Fingerprints:
         self._inputs: set[bytes] = set()
         self._walks: dict[Wanted, Selection] = {}
         self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], FileSet] = {}
-        # Rows of files so young that they hold for the walks that are kept, and no longer.
-        self._young: dict[bytes, bytes] = {}
+        # Rows of racy files: they hold for the walks that are kept, and no longer.
+        self._racy: dict[bytes, bytes] = {}
 
     def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> FileSet:
         """Return the inputs less some paths; patterns: None for all that git would not ignore."""
@@ -117,7 +117,7 @@ class Fingerprints:
             suspects = [
                 path
                 for path in before.keys() & after.keys()
-                if before[path] != after[path] or path in taken.young
+                if before[path] != after[path] or path in taken.racy
             ]
             if suspects:
                 entries = {entry.path: entry for entry in taken.entries()}
@@ -139,7 +139,7 @@ class Fingerprints:
         with self._lock:
             self._walks.clear()
             self._taken.clear()
-            self._young.clear()
+            self._racy.clear()
 
     def learn(self, made: Mapping[str, tuple[bytes, str]]) -> None:
         """Take over the digests of files that we have written, each with its signature then."""
@@ -186,10 +186,10 @@ class Fingerprints:
         made = digest.content(listing.encode(entries))
         problems = [text for _, text in selection.problems]
         problems += [_explain(path, error) for path, error in failures]
-        young = frozenset([path for path in selection.paths if path in self._young])
-        if not problems and not young:
+        racy = frozenset([path for path in selection.paths if path in self._racy])
+        if not problems and not racy:
             self._index.learn(stream, made)
-        return FileSet(made, selection, lambda: entries, tuple(problems), young, select_anew, skip)
+        return FileSet(made, selection, lambda: entries, tuple(problems), racy, select_anew, skip)
 
     def _selection(
         self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
@@ -203,7 +203,7 @@ class Fingerprints:
         kinds = {kind for kind, _ in wanted}
         named, outputs = kinds.isdisjoint(("project", "output")), "output" in kinds
         known = frozenset(self._inputs) if outputs else None
-        return link_targets.links(self._root, chosen, without, named=named, outputs=known)
+        return link_targets.follow(self._root, chosen, without, named=named, outputs=known)
 
     def _walk(self, kind: str, text: str) -> Selection:
         if kind == "project":
@@ -253,7 +253,7 @@ class Fingerprints:
         return contents, failures
 
     def _row(self, path: bytes, seen: bytes) -> bytes | None:
-        for rows in (self._young, self._index.table):
+        for rows in (self._racy, self._index.table):
             row = rows.get(path)
             if row is not None and row.startswith(seen):
                 return row
@@ -272,7 +272,7 @@ class Fingerprints:
 
     def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
         if stat_signature.is_racy(seen, began):
-            self._young[path] = seen + made
+            self._racy[path] = seen + made
         else:
             self._index.add(path, seen + made)
 
@@ -282,7 +282,7 @@ class Fingerprints:
         if stat_signature.of(os.lstat(place)) != seen:
             raise Changed
         if stat_signature.is_racy(seen, began):
-            self._young[path] = seen
+            self._racy[path] = seen
         return os.fsdecode(target)
 
     def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:

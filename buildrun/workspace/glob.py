@@ -157,7 +157,7 @@ Match = tuple[bytes, os.stat_result]
 OnError = Callable[[bytes, OSError], None]
 
 
-class Door(NamedTuple):
+class LinkedDirectory(NamedTuple):
     """A directory that is a link, met by ``**``.
 
     searched: the real path of what is searched anyway. parts: what is looked for behind it.
@@ -223,37 +223,44 @@ def split(pattern: str) -> tuple[str, ...] | None:
 
 
 def expand(
-    root: bytes, pattern: str, on_error: OnError = ignore, doors: list[Door] | None = None
+    root: bytes,
+    pattern: str,
+    on_error: OnError = ignore,
+    linked: list[LinkedDirectory] | None = None,
 ) -> Iterator[Match]:
     """Yield what a pattern names, not what is beneath it: relative paths, each with its lstat.
 
-    doors: takes the links that ``**`` has met, for `behind`; without it they are entered as well.
+    linked: takes the links that ``**`` has met, for `behind`; without it they are entered as well.
     """
     parts = split(pattern)
     if parts is None:
         return
-    met: list[Door] = [] if doors is None else doors
-    for path, status in _found(_Place(root, on_error, met), b"", parts):
+    met: list[LinkedDirectory] = [] if linked is None else linked
+    for path, status in _found(_Search(root, on_error, met), b"", parts):
         if not pattern.endswith("/") or _is_directory(os.path.join(root, path), status):
             yield path, status
-    if doors is None:
+    if linked is None:
         yield from behind(root, met, on_error, directories=pattern.endswith("/"))
 
 
 def behind(
-    root: bytes, doors: list[Door], on_error: OnError = ignore, *, directories: bool = False
+    root: bytes,
+    linked: list[LinkedDirectory],
+    on_error: OnError = ignore,
+    *,
+    directories: bool = False,
 ) -> Iterator[Match]:
     """Yield what lies behind links that ``**`` has met; those met meanwhile are added to them."""
-    searched = {(door.searched, door.parts) for door in doors}
-    for door in doors:
-        real = os.path.realpath(os.path.join(root, door.path))
-        if any((place, door.parts) in searched for place in _and_above(real)):
+    searched = {(each.searched, each.parts) for each in linked}
+    for each in linked:
+        real = os.path.realpath(os.path.join(root, each.path))
+        if any((place, each.parts) in searched for place in _and_above(real)):
             continue
-        searched.add((real, door.parts))
+        searched.add((real, each.parts))
         if real == b"/":
-            on_error(door.path, OSError(errno.EFBIG, "it leads to the whole disk"))
+            on_error(each.path, OSError(errno.EFBIG, "it leads to the whole disk"))
             continue
-        for path, status in _found(_Place(root, on_error, doors), door.path + b"/", door.parts):
+        for path, status in _found(_Search(root, on_error, linked), each.path + b"/", each.parts):
             if not directories or _is_directory(os.path.join(root, path), status):
                 yield path, status
 
@@ -264,17 +271,12 @@ def _and_above(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def is_within(path: bytes, directory: bytes) -> bool:
-    """Return whether a path is a directory or lies in it; both are absolute."""
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
-
-
-class _Place(NamedTuple):
+class _Search(NamedTuple):
     """Where is looked, who is told what cannot be, and who takes the links that ``**`` meets."""
 
     root: bytes
     on_error: OnError
-    doors: list[Door]
+    linked: list[LinkedDirectory]
 
     def status(self, path: bytes) -> Iterator[Match]:
         """Yield a path with its lstat, if it is there."""
@@ -298,7 +300,7 @@ class _Place(NamedTuple):
             self.on_error(path, error)
 
 
-def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:
+def _found(search: _Search, below: bytes, parts: tuple[str, ...]) -> Iterator[Match]:
     """Yield what the parts name beneath a directory, which ends in a slash or is empty."""
     literal = 0
     while literal < len(parts) and not is_glob(parts[literal]):
@@ -308,33 +310,33 @@ def _found(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[Matc
         return
     path = below + b"/".join(fixed)
     if literal == len(parts):
-        yield from place.status(path)
+        yield from search.status(path)
         return
     if fixed:
         path += b"/"
     part, rest = parts[literal], parts[literal + 1 :]
     if part == _ANY_DEPTH:
-        for directory in _directories(place, path, parts[literal:]):
-            yield from _found(place, directory, rest)
+        for directory in _directories(search, path, parts[literal:]):
+            yield from _found(search, directory, rest)
         return
     matching = _part(part).fullmatch
-    for name in [entry.name for entry in place.entries(path)]:
+    for name in [entry.name for entry in search.entries(path)]:
         if not matching(os.fsdecode(name)):
             continue
         if rest:
-            yield from _found(place, path + name + b"/", rest)
+            yield from _found(search, path + name + b"/", rest)
         else:
-            yield from place.status(path + name)
+            yield from search.status(path + name)
 
 
-def _directories(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterator[bytes]:
+def _directories(search: _Search, below: bytes, parts: tuple[str, ...]) -> Iterator[bytes]:
     """Yield a directory and all those beneath it; parts: what is looked for in each."""
-    searched = os.path.realpath(os.path.join(place.root, below))
+    searched = os.path.realpath(os.path.join(search.root, below))
     waiting = [below]
     while waiting:
         directory = waiting.pop()
         yield directory
-        inner = place.entries(directory)
+        inner = search.entries(directory)
         waiting.extend(
             [
                 directory + entry.name + b"/"
@@ -342,9 +344,9 @@ def _directories(place: _Place, below: bytes, parts: tuple[str, ...]) -> Iterato
                 if entry.is_dir(follow_symlinks=False)
             ]
         )
-        place.doors.extend(
+        search.linked.extend(
             [
-                Door(directory + entry.name, searched, parts)
+                LinkedDirectory(directory + entry.name, searched, parts)
                 for entry in inner
                 if entry.is_symlink() and entry.is_dir()
             ]

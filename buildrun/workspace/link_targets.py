@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 
 from buildrun.console import display
 from buildrun.store import stat_signature
+from buildrun.store.files import is_within
 from buildrun.workspace import glob, names, select
 from buildrun.workspace.walk import Selection, Sink, walk
 
@@ -19,7 +20,7 @@ _FILES = 100_000
 _BYTES = 10 << 30
 
 
-def links(
+def follow(
     root: bytes,
     selection: Selection,
     without: Iterable[str] = (),
@@ -33,7 +34,7 @@ def links(
     of every project is left out behind links too. outputs: for a selection of outputs, the inputs;
     a link that leads anywhere else is a problem.
     """
-    if not selection.doors and not stat_signature.are_links(selection.signatures):
+    if not selection.linked and not stat_signature.are_links(selection.signatures):
         return selection
     return _Follower(root, selection, select.plain(without), named, outputs).selection()
 
@@ -65,8 +66,8 @@ class _Follower:
         self._sink.problems.update(selection.problems)
 
     def selection(self) -> Selection:
-        doors = list(self._selection.doors)
-        for path, status in glob.behind(self._root, doors, self._sink.on_error):
+        linked = list(self._selection.linked)
+        for path, status in glob.behind(self._root, linked, self._sink.on_error):
             above, name = os.path.split(path)
             if not self._is_counted(os.path.join(self._place(above), name)):
                 select.add(self._sink, self._root, path, status)
@@ -75,8 +76,8 @@ class _Follower:
         )
         for link in waiting:
             waiting += self._follow(link)
-        for door in doors:  # of what is there only that counts which is looked for
-            select.add_link(self._sink, self._root, door.path)
+        for each in linked:  # of what is there only that counts which is looked for
+            select.add_link(self._sink, self._root, each.path)
         return self._sink.selection(*self._selection.unmatched)
 
     def _follow(self, link: bytes) -> list[bytes]:
@@ -92,7 +93,7 @@ class _Follower:
         if self._outputs is not None:
             fact = "is a link to what is no output of the step"
             sink.problems.setdefault(link, f"`{display(link)}` {fact}")
-            if glob.is_within(self._home, place):
+            if is_within(self._home, place):
                 return []
         if not stat.S_ISDIR(status.st_mode):
             sink.add(link + b"/", stat_signature.of(status))
@@ -146,7 +147,7 @@ class _Follower:
 
     def _place(self, path: bytes) -> bytes:
         real = os.path.realpath(os.path.join(self._root, path))
-        if glob.is_within(real, self._home):
+        if is_within(real, self._home):
             return real[len(self._home) :].lstrip(b"/")
         return real
 

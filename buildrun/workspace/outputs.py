@@ -368,7 +368,8 @@ def _open(path: str, flags: int = 0) -> int:
 
 def _is_ours(root: str, path: str) -> bool:
     """Return whether there is something that is not a link out of the project."""
-    base, full = os.path.realpath(root), os.path.join(root, path)
+    full = os.path.join(root, path)
     if not os.path.islink(full):
         return os.path.lexists(full)
-    return os.path.realpath(full).startswith(base.rstrip("/") + "/")
+    real, base = os.path.realpath(full), os.path.realpath(root)
+    return real != base and files.is_within(real, base)

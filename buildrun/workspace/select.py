@@ -77,13 +77,13 @@ def add_link(sink: Sink, root: bytes, path: bytes) -> None:
 def pattern(root: bytes, text: str) -> Selection:
     """Return what a pattern names and everything beneath, but not what links lead to."""
     sink = Sink()
-    doors: list[glob.Door] = []
+    linked: list[glob.LinkedDirectory] = []
     matched = False
-    for path, status in glob.expand(root, text, sink.on_error, doors):
+    for path, status in glob.expand(root, text, sink.on_error, linked):
         matched = True
         add(sink, root, path, status)
-    matched = matched or bool(sink.problems or (doors and glob.exists(os.fsdecode(root), text)))
-    return sink.selection(*(() if matched else (text,)), doors=doors)
+    matched = matched or bool(sink.problems or (linked and glob.exists(os.fsdecode(root), text)))
+    return sink.selection(*(() if matched else (text,)), linked=linked)
 
 
 def directory(root: bytes, path: bytes) -> Selection:
@@ -142,7 +142,7 @@ def _add_output(sink: Sink, root: bytes, path: bytes, seen: bytes) -> None:
         if leads_out(root, path):
             sink.problems[path] = f"`{display(path)}` is a link that leaves the project"
     else:
-        sink.odd(path)
+        sink.on_special(path)
 
 
 def add(sink: Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
@@ -176,7 +176,7 @@ def union(selections: Iterable[Selection]) -> Selection:
         sink.problems.update(part.problems)
         sink.entered |= part.entered
     unmatched = [text for part in parts for text in part.unmatched]
-    return sink.selection(*unmatched, doors=[door for part in parts for door in part.doors])
+    return sink.selection(*unmatched, linked=[each for part in parts for each in part.linked])
 
 
 def without(selection: Selection, paths: Iterable[str]) -> Selection:
@@ -190,10 +190,10 @@ def without(selection: Selection, paths: Iterable[str]) -> Selection:
         for name, problem in selection.problems
         if not any(_is_in(name, path) for path in dropped)
     )
-    doors = tuple(
-        door for door in selection.doors if not any(_is_in(door.path, path) for path in dropped)
+    linked = tuple(
+        each for each in selection.linked if not any(_is_in(each.path, path) for path in dropped)
     )
-    selection = selection._replace(problems=problems, doors=doors)
+    selection = selection._replace(problems=problems, linked=linked)
     counts = bytearray(b"\1") * len(selection.paths)
     for path in dropped:
         for start, end in _ranges(selection.paths, path):
@@ -230,7 +230,7 @@ class FileSet(NamedTuple):
 
     digest: of its listing. entries: returns that; raises ProjectError where the disk and the index
     both changed. problems: where there is one, nothing that was computed from it may be cached.
-    again: looks at the disk anew. young: paths that may have changed since without a trace. skip:
+    again: looks at the disk anew. racy: paths that may have changed since without a trace. skip:
     how much of the selection's paths entries lack.
     """
 
@@ -238,7 +238,7 @@ class FileSet(NamedTuple):
     selection: Selection
     entries: Callable[[], tuple[Entry, ...]]
     problems: tuple[str, ...]
-    young: frozenset[bytes]
+    racy: frozenset[bytes]
     again: Callable[[], Selection]
     skip: int = 0
 

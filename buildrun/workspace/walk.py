@@ -11,7 +11,7 @@ from typing import NamedTuple
 from buildrun.console import display
 from buildrun.store import stat_signature
 from buildrun.store.files import closing
-from buildrun.workspace.glob import Door
+from buildrun.workspace.glob import LinkedDirectory
 
 # Paths relative to the root, in the order of their bytes, and the signature of each.
 Chunk = tuple[list[bytes], list[bytes]]
@@ -41,7 +41,7 @@ class Sink:
         name = path.rstrip(b"/") or b"."
         self.problems[name] = f"`{display(name)}` cannot be read: {error.strerror}"
 
-    def odd(self, path: bytes) -> None:
+    def on_special(self, path: bytes) -> None:
         """Take the path of a device, a socket or a pipe."""
         if not self._passing_over:
             self.problems[path] = f"`{display(path)}` is neither a file nor a directory"
@@ -51,7 +51,7 @@ class Sink:
         if stat_signature.is_file(seen) or stat_signature.is_link(seen):
             self.found[path] = seen
         else:
-            self.odd(path)
+            self.on_special(path)
 
     def enter(self, below: bytes, *, empty: bool) -> None:
         """Take a directory that is looked into; where it is empty, that counts."""
@@ -59,13 +59,13 @@ class Sink:
         if empty and below:
             self.found.setdefault(below[:-1], stat_signature.DIRECTORY)
 
-    def selection(self, *unmatched: str, doors: Iterable[Door] = ()) -> Selection:
+    def selection(self, *unmatched: str, linked: Iterable[LinkedDirectory] = ()) -> Selection:
         """Return all that was found."""
         paths = sorted(self.found)
         signatures = [self.found[path] for path in paths]
         problems = tuple(self.problems.items())
         entered = frozenset(self.entered)
-        return Selection(paths, signatures, problems, unmatched, entered, tuple(doors))
+        return Selection(paths, signatures, problems, unmatched, entered, tuple(linked))
 
 
 class Selection(NamedTuple):
@@ -73,7 +73,7 @@ class Selection(NamedTuple):
 
     paths: relative to the root, in order, each with its signature. problems: by path. unmatched:
     the patterns or outputs for which there is nothing. entered: the directories in which nothing
-    else counts. doors: links to directories that ``**`` has met, for `link_targets`.
+    else counts. linked: links to directories that ``**`` has met, for `link_targets`.
     """
 
     paths: Sequence[bytes]
@@ -81,7 +81,7 @@ class Selection(NamedTuple):
     problems: tuple[tuple[bytes, str], ...] = ()
     unmatched: tuple[str, ...] = ()
     entered: frozenset[bytes] = frozenset()
-    doors: tuple[Door, ...] = ()
+    linked: tuple[LinkedDirectory, ...] = ()
 
     def files(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield each path with its signature."""
@@ -164,7 +164,7 @@ def _look(below: bytes, names: list[bytes], descriptor: int, sink: Sink) -> _Lev
             signatures.append(stat_signature.DIRECTORY)
             mixed = True
         else:
-            sink.odd(below + name)
+            sink.on_special(below + name)
     if mixed:  # what is in a directory sorts by its name and a slash
         order = sorted(range(len(paths)), key=paths.__getitem__)
         level.paths = [paths[at] for at in order]
