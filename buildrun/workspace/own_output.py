@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 from buildrun.store import stat_signature
+from buildrun.store.files import names_in
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
@@ -56,10 +57,7 @@ def _file(status: os.stat_result) -> bytes:
 
 def _programs() -> Iterable[int]:
     """Return the numbers of the processes of our session, less those that we come from."""
-    try:
-        numbers = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
-    except OSError:
-        return ()
+    numbers = {int(name) for name in names_in("/proc") if name.isdecimal()}
     return [number for number in numbers - set(_line()) if _is_of_our_session(number)]
 
 
@@ -86,23 +84,13 @@ def _is_of_our_session(number: int) -> bool:
 def _opened(number: int | str) -> Iterator[tuple[os.stat_result, bool, bool]]:
     """Yield what a process has open, and whether it reads and writes it."""
     process = f"/proc/{number}"
-    try:
-        descriptors = os.listdir(f"{process}/fd")
-    except OSError:
-        return  # it has ended, or is somebody else's
-    for descriptor in descriptors:
+    for descriptor in names_in(f"{process}/fd"):  # none of what has ended, or is somebody else's
         try:
             status = os.stat(f"{process}/fd/{descriptor}")
             if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
-                access = _flags(f"{process}/fdinfo/{descriptor}") & _ACCESS
+                with open(f"{process}/fdinfo/{descriptor}", "rb") as file:
+                    flags = next((line for line in file if line.startswith(b"flags:")), b"- 0")
+                access = int(flags.split()[1], 8) & _ACCESS
                 yield status, access != os.O_WRONLY, access != os.O_RDONLY
         except OSError:
             continue
-
-
-def _flags(path: str) -> int:
-    with open(path, "rb") as file:
-        for line in file:
-            if line.startswith(b"flags:"):
-                return int(line.split()[1], 8)
-    return 0

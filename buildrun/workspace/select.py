@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from buildrun.console import display
 from buildrun.store import stat_signature
+from buildrun.store.files import is_within
 from buildrun.store.listing import Entry
 from buildrun.workspace import gitignore, glob, names, own_output
 from buildrun.workspace.gitignore import GitIndex
@@ -264,10 +265,10 @@ def leads_out(root: bytes, path: bytes) -> bool:
         target = os.readlink(place)
     except OSError:
         target = b""
-    if target.startswith(b"/") or _is_outside(os.path.join(os.path.dirname(path), target)):
+    named = os.path.normpath(os.path.join(os.path.dirname(path), target))
+    if target.startswith(b"/") or named.split(b"/", 1)[0] == b"..":
         return True
-    home = os.path.realpath(root)
-    return _is_outside(os.path.relpath(os.path.realpath(place), home))
+    return not is_within(os.path.realpath(place), os.path.realpath(root))
 
 
 def is_behind(root: bytes, path: bytes) -> bool:
@@ -278,7 +279,3 @@ def is_behind(root: bytes, path: bytes) -> bool:
             return True
         above = os.path.dirname(above)
     return False
-
-
-def _is_outside(path: bytes) -> bool:
-    return os.path.normpath(path).split(b"/", 1)[0] == b".."
