@@ -32,17 +32,15 @@ def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_such_repository(tmp_path: Path, buildrun: Buildrun, store: Path) -> None:
     with daemon(tmp_path) as url:
-        outcome = buildrun(f"{url}/nowhere", LOCAL)
-    assert outcome.code == 1
-    assert f"there is no repository at `{url}/nowhere`" in outcome.err
+        buildrun(f"{url}/nowhere", LOCAL).refused(f"there is no repository at `{url}/nowhere`")
     assert working_directories(store) == []
 
 
 def test_no_such_repository_over_http(tmp_path: Path, buildrun: Buildrun) -> None:
     with http_backend(tmp_path) as server:
-        outcome = buildrun(f"{server.url}/nowhere", LOCAL)
-    assert outcome.code == 1
-    assert f"there is no git repository at `{server.url}/nowhere`" in outcome.err
+        buildrun(f"{server.url}/nowhere", LOCAL).refused(
+            f"there is no git repository at `{server.url}/nowhere`"
+        )
 
 
 def test_missing_ssh_is_told(tmp_path: Path, buildrun: Buildrun) -> None:
@@ -88,9 +86,7 @@ def test_hanging_remote_is_given_up(buildrun: Buildrun, store: Path) -> None:
 def test_remote_without_rights_is_told_and_asks_nobody(tmp_path: Path, buildrun: Buildrun) -> None:
     repository(tmp_path / "served" / "p")
     with http_backend(tmp_path / "served", "alice", "secret") as server:
-        outcome = buildrun(f"{server.url}/p/.git", LOCAL)
-    assert outcome.code == 1
-    assert "that you may read" in outcome.err
+        buildrun(f"{server.url}/p/.git", LOCAL).refused("that you may read")
 
 
 @pytest.mark.parametrize("user", ["alice", "to%2Fken%21"])
