@@ -129,9 +129,9 @@ class Live:
         argv: Sequence[str],
         cwd: Path,
         environ: Mapping[str, str],
-        report: Path = Path(os.devnull, "none"),
+        report: Path | None = None,
     ) -> None:
-        self._report = report
+        self._report = report or cwd / "no-report"
         self.process = subprocess.Popen(
             argv,
             cwd=cwd,

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,13 @@ assert engine  # a fixture
 
 pytestmark = pytest.mark.usefixtures("engine")
 
-ENTRY = "docker_env: {image: '" + BASE + "'}\nname: inside\nentry_points:\n"
+
+def inside(main: str, *, image: str = BASE, more: str = "", others: str = "") -> str:
+    """Return a project that runs in the image: its main entry point, and others, line by line."""
+    return (
+        f"docker_env: {{image: '{image}'{more}}}\nname: inside\nentry_points:\n"
+        f"  main: {{{main}}}\n{others}"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +46,10 @@ def test_whole_command_runs_in_the_container(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
     directory = project(
-        ENTRY + '  main: {command: "true && touch /made-inside; ls -d /made-inside | cat\\n'
-        'cat /etc/hostname > /dev/null; echo last"}\n'
+        inside(
+            'command: "true && touch /made-inside; ls -d /made-inside | cat\\n'
+            'cat /etc/hostname > /dev/null; echo last"'
+        )
     )
     outcome = buildrun("-q", directory)
     assert (outcome.code, outcome.out) == (0, "/made-inside\nlast\n")
@@ -50,21 +58,15 @@ def test_whole_command_runs_in_the_container(
 
 
 def test_exit_code_is_the_commands(project: Project, buildrun: Buildrun) -> None:
-    directory = project(ENTRY + "  main: {command: 'exit 7'}\n  none: {command: nosuchprogram}\n")
+    directory = project(inside("command: exit 7", others="  none: {command: nosuchprogram}\n"))
     assert buildrun("-q", directory).code == 7
     assert buildrun("-q", directory, "-e", "none").code == 127
 
 
 def test_values_stay_data(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    directory = project(
-        "docker_env: {image: '"
-        + BASE
-        + "', environment: [[A, 'x y; touch {0}'], B]}\n"
-        "name: inside\nentry_points:\n  main:\n"
-        '    parameters: {p: string}\n    command: \'echo "$A" "$B" {p}\'\n'.replace(
-            "{0}", str(tmp_path / "INJECTED")
-        )
-    )
+    environment = f", environment: [[A, 'x y; touch {tmp_path}/INJECTED'], B]"
+    entry = 'parameters: {p: string}, command: \'echo "$A" "$B" {p}\''
+    directory = project(inside(entry, more=environment))
     outcome = buildrun("-q", directory, "-P", "p=$(id) 'q'", environ={"B": "`id`\nline"})
     assert outcome.out == f"x y; touch {tmp_path}/INJECTED `id`\nline $(id) 'q'\n"
     assert not (tmp_path / "INJECTED").exists()
@@ -72,9 +74,10 @@ def test_values_stay_data(project: Project, buildrun: Buildrun, tmp_path: Path) 
 
 def test_variable_in_a_value_is_the_callers(project: Project, buildrun: Buildrun) -> None:
     directory = project(
-        "docker_env: {image: '" + BASE + "', environment: [[A, '${TEA}-x'], [B, '$5; $TEA']]}\n"
-        "name: inside\nentry_points:\n  main:\n    outputs: [o]\n"
-        "    command: 'echo $A > o; printenv A B'\n"
+        inside(
+            "outputs: [o], command: 'echo $A > o; printenv A B'",
+            more=", environment: [[A, '${TEA}-x'], [B, '$5; $TEA']]",
+        )
     )
     for tea, code in (("$(id)", "miss"), ("oolong", "miss"), ("oolong", "up-to-date")):
         plan = buildrun("plan", directory, "--format", "json", environ={"TEA": tea})
@@ -84,10 +87,7 @@ def test_variable_in_a_value_is_the_callers(project: Project, buildrun: Buildrun
 
 
 def test_unset_variable_of_the_caller_stops_the_run(project: Project, buildrun: Buildrun) -> None:
-    directory = project(
-        "docker_env: {image: '" + BASE + "', environment: [NOT_SET_ANYWHERE]}\n"
-        "name: inside\nentry_points: {main: {command: 'true'}}\n"
-    )
+    directory = project(inside("command: 'true'", more=", environment: [NOT_SET_ANYWHERE]"))
     buildrun(directory).refused("`NOT_SET_ANYWHERE`", "export NOT_SET_ANYWHERE=")
 
 
@@ -97,9 +97,10 @@ def test_volumes_and_arguments_reach_docker(
     (tmp_path / "data").mkdir()
     (tmp_path / "data/in").write_text("seen\n")
     directory = project(
-        "docker_env: {image: '" + BASE + "', volumes: ['" + f"{tmp_path}/data:/data" + "']}\n"
-        "name: inside\nentry_points:\n"
-        "  main: {command: 'cat /data/in; echo out > /data/out; hostname; echo $A1$B2'}\n"
+        inside(
+            "command: 'cat /data/in; echo out > /data/out; hostname; echo $A1$B2'",
+            more=f", volumes: ['{tmp_path}/data:/data']",
+        )
     )
     again = ("-A", "e=A1=x y", "-A", "e=B2=2")
     outcome = buildrun("-q", directory, "-A", "hostname=chosen", *again)
@@ -111,7 +112,7 @@ def test_path_parameter_means_the_same_file_inside(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").write_text("content\n")
-    directory = project(ENTRY + "  main: {parameters: {f: path}, command: 'cat {f}'}\n")
+    directory = project(inside("parameters: {f: path}, command: 'cat {f}'"))
     assert buildrun("-q", directory, "-P", "f=a file").out == "content\n"
 
 
@@ -120,8 +121,10 @@ def test_local_tracking_store_is_mounted(
 ) -> None:
     (tmp_path / "store").mkdir()
     directory = project(
-        ENTRY + "  main: {command: 'echo $MLFLOW_TRACKING_URI $MLFLOW_EXPERIMENT_NAME; "
-        "touch /mlflow/tmp/mlruns/logged'}\n"
+        inside(
+            "command: 'echo $MLFLOW_TRACKING_URI $MLFLOW_EXPERIMENT_NAME; "
+            "touch /mlflow/tmp/mlruns/logged'"
+        )
     )
     outcome = buildrun(
         "-q", directory, "--experiment-name", "e", "--tracking", "off",
@@ -131,55 +134,63 @@ def test_local_tracking_store_is_mounted(
     assert (tmp_path / "store/logged").exists()
 
 
-def test_image_of_another_content_is_run_at_once(project: Project, buildrun: Buildrun) -> None:
+Build = Callable[..., str]
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    """Return a function that builds an image above the base, and gives its name or its id."""
+    built: set[str] = set()
+
+    def call(*lines: str, name: str = "") -> str:
+        recipe = "\n".join((f"FROM {BASE}", *lines, "")).encode()
+        image = docker("build", "-q", *(("-t", name) if name else ()), "-", data=recipe)
+        built.add(name or image)
+        return name or image
+
+    yield call
+    for each in built:
+        docker("rmi", "-f", each, check=False)
+
+
+def test_image_of_another_content_is_run_at_once(
+    project: Project, buildrun: Buildrun, build: Build
+) -> None:
     name = "buildrun-test-moved:latest"
-    directory = project(
-        "docker_env: {image: '" + name + "'}\nname: inside\n"
-        "entry_points: {main: {command: 'cat /which'}}\n"
-    )
-    try:
-        for text in ("one", "two"):
-            dockerfile = f"FROM {BASE}\nRUN echo {text} > /which\n"
-            subprocess.run(
-                ("docker", "build", "-q", "-t", name, "-"), input=dockerfile.encode(),
-                check=True, capture_output=True, timeout=300,
-            )  # fmt: skip
-            for _ in range(2):
-                assert buildrun("-q", directory).out == f"{text}\n"
-    finally:
-        subprocess.run(("docker", "rmi", "-f", name), capture_output=True, check=False, timeout=60)
+    directory = project(inside("command: cat /which", image=name))
+    for text in ("one", "two"):
+        build(f"RUN echo {text} > /which", name=name)
+        for _ in range(2):
+            assert buildrun("-q", directory).out == f"{text}\n"
+
+
+def test_image_that_has_no_name_is_run_by_its_id(
+    project: Project, buildrun: Buildrun, build: Build
+) -> None:
+    directory = project(inside("command: cat /mine", image=build("RUN echo mine > /mine")))
+    assert buildrun("-q", directory).out == "mine\n"
 
 
 def test_second_tag_of_the_image_makes_no_difference(project: Project, buildrun: Buildrun) -> None:
     other = "buildrun-test-second:tag"
-    subprocess.run(("docker", "tag", BASE, other), check=True, timeout=60)
+    docker("tag", BASE, other)
     try:
-        directory = project(ENTRY + "  main: {command: 'echo fine'}\n")
-        assert buildrun("-q", directory).out == "fine\n"
+        assert buildrun("-q", project(inside("command: echo fine"))).out == "fine\n"
     finally:
-        subprocess.run(("docker", "rmi", other), capture_output=True, check=False, timeout=60)
+        docker("rmi", other, check=False)
 
 
-def test_entrypoint_of_the_image_gets_plain_words(project: Project, buildrun: Buildrun) -> None:
-    name = "buildrun-test-entry:latest"
-    dockerfile = f'FROM {BASE}\nENTRYPOINT ["python3", "-c", "import sys; print(sys.argv[1:])"]\n'
-    subprocess.run(
-        ("docker", "build", "-q", "-t", name, "-"), input=dockerfile.encode(),
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    try:
-        directory = project(
-            "docker_env: {image: '" + name + "'}\nname: inside\n"
-            "entry_points: {main: {command: 'train 0.5'}}\n"
-        )
-        assert buildrun("-q", directory).out == "['train', '0.5']\n"
-    finally:
-        subprocess.run(("docker", "rmi", "-f", name), capture_output=True, check=False, timeout=60)
+def test_entrypoint_of_the_image_gets_plain_words(
+    project: Project, buildrun: Buildrun, build: Build
+) -> None:
+    image = build('ENTRYPOINT ["python3", "-c", "import sys; print(sys.argv[1:])"]')
+    directory = project(inside("command: 'train 0.5'", image=image))
+    assert buildrun("-q", directory).out == "['train', '0.5']\n"
 
 
-STEPS = (
-    ENTRY
-    + """\
+STEPS = inside(
+    "command: 'true'",
+    others="""\
   make:
     inputs: [MLproject]
     outputs: [out/, model.bin]
@@ -192,7 +203,7 @@ STEPS = (
     inputs: [MLproject]
     outputs: [used]
     command: "cat out/l model.bin | tee used"
-"""
+""",
 )
 
 
@@ -218,8 +229,7 @@ def test_outputs_come_out_and_go_into_the_next_step(
 
 def test_declared_inputs_go_into_the_container(project: Project, buildrun: Buildrun) -> None:
     directory = project(
-        ENTRY + "  main:\n    inputs: ['raw/*.csv']\n    outputs: [n]\n"
-        "    command: 'ls raw | wc -l > n; cat raw/* n'\n",
+        inside("inputs: ['raw/*.csv'], outputs: [n], command: 'ls raw | wc -l > n; cat raw/* n'"),
         __gitignore="raw/\n",
     )
     (directory / "raw").mkdir()
@@ -238,7 +248,7 @@ def test_container_has_the_users_name(project: Project, buildrun: Buildrun) -> N
 
 
 def test_misspelt_backend_config_is_told(project: Project, buildrun: Buildrun) -> None:
-    directory = project(ENTRY + "  main: {command: 'true'}\n")
+    directory = project(inside("command: 'true'"))
     outcome = buildrun(directory, "-c", '{"docker_bas": "x"}')
     assert outcome.code == 0
     assert "did you mean `docker_base`?" in outcome.err
@@ -253,46 +263,49 @@ def test_failed_step_leaves_old_outputs(project: Project, buildrun: Buildrun) ->
     assert (directory / "model.bin").read_text() == "m\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_container(
-    number: signal.Signals, project: Project, tmp_path: Path
-) -> None:
-    directory = project(
-        ENTRY + "  main: {command: \"trap 'echo ended; exit 5' INT TERM; echo ready; "
-        'while :; do read -t 1 x <> <(:); done"}\n'
-    )
+READY = inside("command: 'echo ready; sleep 600'", others="  next: {command: 'true'}\n")
+
+
+def started(directory: Path, **environ: str) -> subprocess.Popen[bytes]:
+    """Return a run whose command has written "ready"."""
     child = subprocess.Popen(
         (sys.executable, "-m", "buildrun", "-q", directory),
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        cwd=directory.parent, env={**os.environ, **environ}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_container(number: signal.Signals, project: Project) -> None:
+    directory = project(
+        inside(
+            "command: \"trap 'echo ended; exit 5' INT TERM; echo ready; "
+            'while :; do read -t 1 x <> <(:); done"'
+        )
+    )
+    child = started(directory)
     child.send_signal(number)
-    assert child.stdout.read() == b"ended\n"
-    assert child.wait(60) in (5, 128 + number)
+    assert child.communicate(timeout=60)[0] == b"ended\n"
+    assert child.returncode in (5, 128 + number)
 
 
 def test_container_of_a_killed_run_is_removed_by_the_next(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    directory = project(
-        ENTRY + "  main: {command: 'echo ready; sleep 600'}\n  next: {command: 'true'}\n"
-    )
-    child = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", "-q", directory),
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
+    directory = project(READY)
+    child = started(directory)
     assert len(containers(tmp_path)) == 1
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait(60)
+    child.kill()
+    child.communicate(timeout=60)
     assert buildrun("-q", directory, "-e", "next").code == 0
     assert containers(tmp_path) == set()
 
 
 def test_missing_engine_is_told(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    directory = project(ENTRY + "  main: {command: 'true'}\n")
+    directory = project(inside("command: 'true'"))
     outcome = buildrun(directory, environ={"DOCKER_HOST": f"unix://{tmp_path}/no.sock"})
     assert outcome.code == 1
     assert "docker" in outcome.err
@@ -301,10 +314,7 @@ def test_missing_engine_is_told(project: Project, buildrun: Buildrun, tmp_path: 
 
 
 def test_missing_image_is_told(project: Project, buildrun: Buildrun) -> None:
-    directory = project(
-        "docker_env: {image: 'localhost:1/no/such:image'}\nname: inside\n"
-        "entry_points: {main: {command: 'true'}}\n"
-    )
+    directory = project(inside("command: 'true'", image="localhost:1/no/such:image"))
     outcome = buildrun(directory)
     assert outcome.code == 1
     assert "localhost:1/no/such:image" in outcome.err
@@ -312,7 +322,7 @@ def test_missing_image_is_told(project: Project, buildrun: Buildrun) -> None:
 
 
 def test_command_gets_a_terminal_where_there_is_one(project: Project, tmp_path: Path) -> None:
-    directory = project(ENTRY + "  main: {command: 'test -t 0 && test -t 1 && echo both'}\n")
+    directory = project(inside("command: 'test -t 0 && test -t 1 && echo both'"))
     main, other = pty.openpty()
     child = subprocess.Popen(
         (sys.executable, "-m", "buildrun", "-q", directory),
@@ -345,9 +355,12 @@ def test_image_without_a_shell_runs_plain_words(
     docker("import", "-", name, data=archive)
     try:
         directory = project(
-            "docker_env: {image: '" + name + "'}\nname: inside\nentry_points:\n"
-            "  main: {command: '/init --version'}\n  shell: {command: '/init --version && true'}\n"
-            "  python: {command: python --version}\n"
+            inside(
+                "command: /init --version",
+                image=name,
+                others="  shell: {command: '/init --version && true'}\n"
+                "  python: {command: python --version}\n",
+            )
         )
         for entry in ("main", "python"):
             assert buildrun("-q", directory, "-e", entry).out.startswith("tini version")
@@ -356,61 +369,47 @@ def test_image_without_a_shell_runs_plain_words(
         docker("rmi", "-f", name, check=False)
 
 
-def test_image_without_bash_runs_what_sh_can(project: Project, buildrun: Buildrun) -> None:
-    image = docker("build", "-q", "-", data=f"FROM {BASE}\nRUN rm /bin/bash\n".encode())
-    try:
-        directory = project(
-            "docker_env: {image: '" + image + "'}\nname: inside\nentry_points:\n"
-            "  main: {parameters: {p: {default: a b}}, command: 'echo {p} && echo $0; exit 3'}\n"
-            "  arrays: {command: 'a=(1 2); echo ${{a[1]}}'}\n"
+def test_image_without_bash_runs_what_sh_can(
+    project: Project, buildrun: Buildrun, build: Build
+) -> None:
+    directory = project(
+        inside(
+            "parameters: {p: {default: a b}}, command: 'echo {p} && echo $0; exit 3'",
+            image=build("RUN rm /bin/bash"),
+            others="  arrays: {command: 'a=(1 2); echo ${{a[1]}}'}\n",
         )
-        outcome = buildrun("-q", directory)
-        assert (outcome.code, outcome.out) == (3, "a b\nsh\n"), outcome.err
-        outcome = buildrun("-q", directory, "-e", "arrays")
-        assert (outcome.code, outcome.out) == (127, "")
-        assert "the command is written for bash, and the image has no bash" in outcome.err
-    finally:
-        docker("rmi", "-f", image, check=False)
+    )
+    outcome = buildrun("-q", directory)
+    assert (outcome.code, outcome.out) == (3, "a b\nsh\n"), outcome.err
+    outcome = buildrun("-q", directory, "-e", "arrays")
+    assert (outcome.code, outcome.out) == (127, "")
+    assert "the command is written for bash, and the image has no bash" in outcome.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 def test_image_with_python3_alone_runs_python(
-    project: Project, buildrun: Buildrun, shell: str
+    project: Project, buildrun: Buildrun, build: Build, shell: str
 ) -> None:
-    recipe = f"FROM {BASE}\nRUN rm -f /usr/bin/python" + (" /bin/bash" if shell == "sh" else "")
-    image = docker("build", "-q", "-", data=f"{recipe}\n".encode())
-    try:
-        directory = project(
-            "docker_env: {image: '" + image + "'}\nname: inside\nentry_points:\n"
-            "  main: {parameters: {p: {default: a b}}, command: 'python code.py {p}'}\n"
-            "  shell: {command: 'true && python code.py; exit 4'}\n"
+    recipe = "RUN rm -f /usr/bin/python" + (" /bin/bash" if shell == "sh" else "")
+    directory = project(
+        inside(
+            "parameters: {p: {default: a b}}, command: 'python code.py {p}'",
+            image=build(recipe),
+            others="  shell: {command: 'true && python code.py; exit 4'}\n"
             "  made: {inputs: [code.py], outputs: [out], command: 'python code.py | tee out'}\n",
-            code__py="import sys\nprint('trained', sys.argv[1:])\nsys.exit(len(sys.argv[1:]))\n",
-        )
-        for options, code, out in (
-            ((), 1, "trained ['a b']\n"),
-            ((), 1, "trained ['a b']\n"),  # from its record
-            (("-P", "p=$x"), 1, "trained ['$x']\n"),
-            (("-e", "code.py"), 0, "trained []\n"),
-            (("-e", "shell"), 4, "trained []\n"),
-            (("-e", "made"), 0, "trained []\n"),
-        ):
-            outcome = buildrun("-q", directory, "--build-image", *options)
-            assert (outcome.code, outcome.out) == (code, out), outcome.err
-    finally:
-        docker("rmi", "-f", image, check=False)
-
-
-def test_image_that_has_no_name_is_run_by_its_id(project: Project, buildrun: Buildrun) -> None:
-    image = docker("build", "-q", "-", data=f"FROM {BASE}\nRUN echo mine > /mine\n".encode())
-    try:
-        directory = project(
-            "docker_env: {image: '" + image + "'}\nname: inside\n"
-            "entry_points: {main: {command: 'cat /mine'}}\n"
-        )
-        assert buildrun("-q", directory).out == "mine\n"
-    finally:
-        docker("rmi", "-f", image, check=False)
+        ),
+        code__py="import sys\nprint('trained', sys.argv[1:])\nsys.exit(len(sys.argv[1:]))\n",
+    )
+    for options, code, out in (
+        ((), 1, "trained ['a b']\n"),
+        ((), 1, "trained ['a b']\n"),  # from its record
+        (("-P", "p=$x"), 1, "trained ['$x']\n"),
+        (("-e", "code.py"), 0, "trained []\n"),
+        (("-e", "shell"), 4, "trained []\n"),
+        (("-e", "made"), 0, "trained []\n"),
+    ):
+        outcome = buildrun("-q", directory, "--build-image", *options)
+        assert (outcome.code, outcome.out) == (code, out), outcome.err
 
 
 def test_files_in_mounted_directories_belong_to_the_caller(
@@ -421,8 +420,7 @@ def test_files_in_mounted_directories_belong_to_the_caller(
     data = tmp_path / "data"
     data.mkdir()
     directory = project(
-        "docker_env: {image: '" + BASE + "', volumes: ['" + str(data) + ":/data']}\n"
-        "name: inside\nentry_points: {main: {command: 'echo x > /data/made'}}\n"
+        inside("command: 'echo x > /data/made'", more=f", volumes: ['{data}:/data']")
     )
     home = tmp_path / "home"
     home.mkdir()
@@ -451,18 +449,10 @@ def test_files_in_mounted_directories_belong_to_the_caller(
 def test_engine_that_goes_away_is_told_and_tidied_up_after(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    directory = project(
-        ENTRY + "  main: {command: 'echo ready; sleep 600'}\n  next: {command: 'true'}\n"
-    )
+    directory = project(READY)
     through = tmp_path / "engine.sock"
     engine_proxy = Proxy(through)
-    child = subprocess.Popen(
-        (sys.executable, "-m", "buildrun", directory),
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "DOCKER_HOST": f"unix://{through}"},
-    )  # fmt: skip
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
+    child = started(directory, DOCKER_HOST=f"unix://{through}")
     engine_proxy.close()
     _, said = child.communicate(timeout=120)
     assert child.returncode not in (0, 3), said
@@ -515,10 +505,7 @@ class Proxy:
 
 
 def test_lone_command_clears_up_after_a_killed_run(project: Project, buildrun: Buildrun) -> None:
-    directory = project(
-        "docker_env: {image: '" + BASE + "'}\nname: inside\n"
-        "entry_points: {main: {command: 'echo fine'}}\n"
-    )
+    directory = project(inside("command: echo fine"))
     for _ in range(2):  # the second from its record
         (directory / ".buildrun-0123456789ab/new").mkdir(parents=True)
         outcome = buildrun("-q", directory)

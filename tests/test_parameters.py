@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ entry_points:
       file: path
       place: {type: uri, default: out}
     command: "run {file} {place}"
+  none:
+    parameters: {file: {type: path, default: ""}}
+    command: "run {file}"
   format:
     parameters:
       my-param: {default: ab}
@@ -44,38 +48,45 @@ def command(outcome: Outcome) -> str:
     return str(outcome.data["steps"][-1]["command"])
 
 
-def planned(buildrun: Buildrun, directory: Path, *arguments: str) -> str:
-    return command(buildrun("plan", directory, "--env-manager=local", "--format=json", *arguments))
-
-
-def test_declared_values_are_quoted_once(project: Project, buildrun: Buildrun) -> None:
-    text = planned(buildrun, project(MLPROJECT), "-P", "name=friend; echo 'hi' $(x)")
-    assert text == "python greet.py 'friend; echo '\"'\"'hi'\"'\"' $(x)' 0.5"
-
-
-def test_extra_parameters_follow_in_the_users_order(project: Project, buildrun: Buildrun) -> None:
-    text = planned(buildrun, project(MLPROJECT), "-P", "z=v w", "-P", "name=a", "-P", "a=1")
-    assert text == "python greet.py a 0.5 --z 'v w' --a 1"
-
-
-def test_names_of_parameters_keep_their_case(project: Project, buildrun: Buildrun) -> None:
-    text = planned(buildrun, project(MLPROJECT), "-P", "name=a", "-P", "ALPHA=1")
-    assert text == "python greet.py a 0.5 --ALPHA 1"
-
-
-def test_zero_empty_and_false_are_defaults(project: Project, buildrun: Buildrun) -> None:
-    assert planned(buildrun, project(MLPROJECT), "-e", "zero") == "run 0 '' False '[1, 2]'"
+@pytest.mark.parametrize(
+    ("entry_point", "given", "text"),
+    [
+        # declared values are quoted once
+        ("main", ["name=friend; 'hi' $(x)"], "python greet.py 'friend; '\"'\"'hi'\"'\"' $(x)' 0.5"),
+        # others follow in the user's order, and names keep their case
+        ("main", ["z=v w", "name=a", "a=1"], "python greet.py a 0.5 --z 'v w' --a 1"),
+        ("main", ["name=a", "ALPHA=1"], "python greet.py a 0.5 --ALPHA 1"),
+        *(
+            ("main", ["name=a", f"alpha={number}"], f"python greet.py a {number}")
+            for number in ("1", "-2.5", "1e-3", "nan", "inf")
+        ),
+        # zero, empty and false are defaults
+        ("zero", [], "run 0 '' False '[1, 2]'"),
+        # all of Python's format syntax
+        ("format", [], "run ab    \"'x y'\" {literal}     ab"),
+        # paths are relative to the caller
+        ("data", ["file=a b"], "run '{here}/a b' {here}/out"),
+        ("data", ["file=file://{here}/a%20b"], "run '{here}/a b' {here}/out"),
+        ("data", ["file=a b", "place=s3://b/k"], "run '{here}/a b' s3://b/k"),
+        ("none", [], "run ''"),
+    ],
+)
+def test_parameters_fill_a_command(
+    entry_point: str, given: list[str], text: str, project: Project, buildrun: Buildrun,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / "a b").write_text("1")
+    here = str(tmp_path)
+    words = [word for pair in given for word in ("-P", pair.replace("{here}", here))]
+    arguments = ("--env-manager=local", "--format=json", "-e", entry_point, *words)
+    outcome = buildrun("plan", project(MLPROJECT), *arguments)
+    assert command(outcome) == text.replace("{here}", here)
 
 
 def test_null_default_means_required(project: Project, buildrun: Buildrun) -> None:
     buildrun("plan", project(MLPROJECT), "-e", "nothing").refused(
         "no value given for missing parameters: 'needed'", "-P needed=VALUE"
     )
-
-
-def test_full_format_syntax_fills_templates(project: Project, buildrun: Buildrun) -> None:
-    text = planned(buildrun, project(MLPROJECT), "-e", "format")
-    assert text == "run ab    \"'x y'\" {literal}     ab"
 
 
 def test_values_with_newlines_and_emoji_arrive_whole(project: Project, buildrun: Buildrun) -> None:
@@ -91,42 +102,6 @@ def test_float_is_checked_as_documented(project: Project, buildrun: Buildrun) ->
     buildrun("plan", project(MLPROJECT), "-P", "name=a", "-P", "alpha=abc").refused(
         "`alpha` is a float, and `abc` is not a number"
     )
-
-
-@pytest.mark.parametrize("value", ["1", "-2.5", "1e-3", "nan", "inf"])
-def test_numbers_are_floats(project: Project, buildrun: Buildrun, value: str) -> None:
-    text = planned(buildrun, project(MLPROJECT), "-P", "name=a", "-P", f"alpha={value}")
-    assert text == f"python greet.py a {value}"
-
-
-def test_path_is_relative_to_the_caller(
-    project: Project, buildrun: Buildrun, tmp_path: Path
-) -> None:
-    (tmp_path / "data.csv").write_text("1")
-    text = planned(buildrun, project(MLPROJECT), "-e", "data", "-P", "file=data.csv")
-    assert text == f"run {tmp_path}/data.csv {tmp_path}/out"
-
-
-def test_file_uri_becomes_a_path(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    (tmp_path / "a b").write_text("1")
-    directory = project(MLPROJECT)
-    text = planned(buildrun, directory, "-e", "data", "-P", f"file=file://{tmp_path}/a%20b")
-    assert text == f"run '{tmp_path}/a b' {tmp_path}/out"
-
-
-def test_uri_with_scheme_stands(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    (tmp_path / "d").touch()
-    text = planned(
-        buildrun, project(MLPROJECT), "-e", "data", "-P", "file=d", "-P", "place=s3://b/k"
-    )
-    assert text == f"run {tmp_path}/d s3://b/k"
-
-
-def test_empty_path_stays_empty(project: Project, buildrun: Buildrun) -> None:
-    directory = project(
-        "entry_points: {main: {parameters: {f: {type: path, default: ''}}, command: 'run {f}'}}\n"
-    )
-    assert planned(buildrun, directory) == "run ''"
 
 
 def test_missing_path_stops_the_run_before_anything(
@@ -149,41 +124,29 @@ def test_plan_warns_of_a_missing_path_and_shows_the_rest(
     assert "a run would stop" in outcome.err
 
 
-def test_remote_path_is_downloaded_and_the_copy_goes_with_the_run(
-    project: Project, buildrun: Buildrun, tmp_path: Path
+CAT = "entry_points: {main: {parameters: {f: path}, command: 'cat {f}; echo {f} >&2'}}\n"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_remote_path_is_downloaded_and_kept_on_request_alone(
+    kept: bool, project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    zipped = tmp_path / "in.zip"
-    import zipfile
-
-    with zipfile.ZipFile(zipped, "w") as archive:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         archive.writestr("data.txt", "hello")
-    directory = project(
-        "entry_points:\n  main:\n    parameters: {f: path}\n    command: cat {f}; echo {f} >&2\n"
-    )
-    outcome = buildrun("-q", directory, "--env-manager=local", "-P", f"f=zip://data.txt::{zipped}")
+    more = ("--storage-dir", "kept") if kept else ()
+    given = ("-P", f"f=zip://data.txt::{tmp_path}/in.zip")
+    outcome = buildrun("-q", project(CAT), "--env-manager=local", *given, *more)
     assert (outcome.code, outcome.out) == (0, "hello")
-    assert not Path(outcome.err.strip().splitlines()[-1]).exists()
-
-
-def test_storage_dir_keeps_the_copy(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    zipped = tmp_path / "in.zip"
-    import zipfile
-
-    with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("data.txt", "hello")
-    directory = project("entry_points: {main: {parameters: {f: path}, command: 'cat {f}'}}\n")
-    arguments = ("-q", directory, "--env-manager=local", "-P", f"f=zip://data.txt::{zipped}")
-    outcome = buildrun(*arguments, "--storage-dir", "kept")
-    assert (outcome.code, outcome.out) == (0, "hello")
-    kept = [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()]
-    assert "data.txt" in kept
-    assert not [name for name in kept if "partial" in name]
+    copy = Path(outcome.err.strip().splitlines()[-1])
+    assert (copy.exists(), copy.name) == (kept, "data.txt")
+    assert not kept or copy.is_relative_to(tmp_path / "kept")
+    assert not list((tmp_path / "kept").rglob("*partial*"))
 
 
 def test_failed_download_leaves_nothing(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:
-    directory = project("entry_points: {main: {parameters: {f: path}, command: 'cat {f}'}}\n")
+    directory = project(CAT)
     arguments = (directory, "--env-manager=local", "--storage-dir", "kept")
     outcome = buildrun(*arguments, "-P", "f=http://127.0.0.1:9/nothing.csv")
     assert outcome.code == 1
@@ -193,7 +156,7 @@ def test_failed_download_leaves_nothing(
 
 
 def test_credentials_of_a_uri_are_not_shown(project: Project, buildrun: Buildrun) -> None:
-    directory = project("entry_points: {main: {parameters: {f: path}, command: 'cat {f}'}}\n")
+    directory = project(CAT)
     outcome = buildrun(
         directory, "--env-manager=local", "-P", "f=http://user:secret@127.0.0.1:9/x.csv"
     )

@@ -67,29 +67,39 @@ def _edit_in_secret(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["raw.txt", "folder/f.txt"])
-def test_edit_of_an_input_is_seen(settled: Path, run: Run, name: str) -> None:
-    _edit_in_secret(settled / name)
-    assert "ran" in run(settled)
-    made = {"raw.txt": "out/first.txt", "folder/f.txt": "many/f.txt"}[name]
-    assert (settled / made).read_text().startswith((settled / name).read_text())
-
-
-def test_edit_of_the_last_steps_input_runs_that_step_alone(settled: Path, run: Run) -> None:
-    _edit_in_secret(settled / "own.txt")
-    assert run(settled) == "2 steps: 1 ran, 1 up to date"
-
-
-def test_new_file_that_a_pattern_matches_is_seen(settled: Path, run: Run) -> None:
-    (settled / "data/b.csv").write_text("2\n")
-    assert run(settled) == "2 steps: 2 ran"
-    assert (settled / "out/main.txt").read_text() == "raw\n1\n2\nown\nx\n"
-
-
-def test_new_file_in_an_input_directory_is_seen(settled: Path, run: Run) -> None:
-    (settled / "folder/g.txt").write_text("g\n")
-    assert "ran" in run(settled)
-    assert (settled / "many/g.txt").read_text() == "g\n"
+@pytest.mark.parametrize(
+    ("name", "text", "line", "made", "content"),
+    [
+        ("raw.txt", "RAW\n", "2 ran", "out/first.txt", "RAW\n1\n"),
+        ("own.txt", "OWN\n", "1 ran, 1 up to date", "out/main.txt", "raw\n1\nOWN\nx\n"),
+        ("folder/f.txt", "F\n", "2 ran", "many/f.txt", "F\n"),
+        ("folder/g.txt", "g\n", "2 ran", "many/g.txt", "g\n"),
+        # a pattern matches it
+        ("data/b.csv", "2\n", "2 ran", "out/main.txt", "raw\n1\n2\nown\nx\n"),
+        # outputs
+        (
+            "out/main.txt",
+            None,
+            "1 from the cache, 1 up to date",
+            "out/main.txt",
+            "raw\n1\nown\nx\n",
+        ),
+        ("many/stale", "", "1 from the cache, 1 up to date", "many/stale", None),
+    ],
+)
+def test_change_of_a_file_is_seen(
+    name: str, text: str | None, line: str, made: str, content: str | None, settled: Path, run: Run
+) -> None:
+    file = settled / name
+    if text is None:
+        file.unlink()
+    elif file.exists():
+        _edit_in_secret(file)
+        assert file.read_text() == text
+    else:
+        file.write_text(text)
+    assert run(settled) == f"2 steps: {line}"
+    assert ((settled / made).read_text() if (settled / made).exists() else None) == content
 
 
 def test_input_that_is_gone_is_seen(settled: Path, buildrun: Buildrun) -> None:
@@ -104,18 +114,6 @@ def test_edit_of_an_output_is_put_right(settled: Path, run: Run, name: str) -> N
     assert "1 from the cache" in run(settled)
     assert (settled / name).read_text() == before
     assert run(settled) == _ALL
-
-
-def test_output_that_is_gone_is_put_back(settled: Path, run: Run) -> None:
-    (settled / "out/main.txt").unlink()
-    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
-    assert (settled / "out/main.txt").read_text() == "raw\n1\nown\nx\n"
-
-
-def test_leftover_in_an_output_directory_goes(settled: Path, run: Run) -> None:
-    (settled / "many/stale").write_text("")
-    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
-    assert not (settled / "many/stale").exists()
 
 
 def test_output_that_became_a_link_out_of_the_project_is_left_to_the_command(
@@ -136,11 +134,8 @@ def test_other_value_of_a_parameter_and_back(settled: Path, run: Run) -> None:
     assert run(settled) == _ALL
 
 
-def test_other_salt_runs_everything(settled: Path, run: Run) -> None:
+def test_other_salt_and_an_edit_of_the_project_file_are_seen(settled: Path, run: Run) -> None:
     assert run(settled, environ={"BUILDRUN_SALT": "new"}) == "2 steps: 2 ran"
-
-
-def test_edit_of_the_project_file_is_seen(settled: Path, run: Run) -> None:
     file = settled / "MLproject"
     file.write_text(file.read_text().replace("echo {word}", "echo new {word}"))
     assert run(settled) == "2 steps: 1 ran, 1 up to date"
