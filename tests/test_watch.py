@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -111,64 +111,53 @@ def edit(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def fifos(directory: Path, *names: str) -> list[Path]:
-    """Make fifos beside the project, where none of them is an input."""
-    found = [directory.parent / name for name in names]
-    for path in found:
-        os.mkfifo(path)
-    return found
+# what starts a run
 
 
-# -- what starts a run ------------------------------------------------------------------------
+PYTHON_ENV = f"python_env: python_env.yaml\n{STEP}"
 
 
-def test_edit_of_an_input_runs_again(project: Project, watch: Watch) -> None:
-    directory = project(STEP, a__txt="one\n")
-    watching = watch(directory)
-    assert "made one\n" in watching.idle()
-    edit(directory / "a.txt", "two\n")
-    shown = watching.idle()
-    assert "`a.txt` changed\n" in shown
-    assert "made two\n" in shown
-    assert (directory / "out/all").read_text() == "two\n"
-
-
-def test_new_and_removed_inputs_run_again(project: Project, watch: Watch) -> None:
-    directory = project(STEP, a__txt="one\n")
+@pytest.mark.parametrize(
+    ("mlproject", "name", "text", "facts"),
+    [
+        (STEP, "a.txt", "two\n", ("`a.txt` changed\n", "made two\n")),
+        (STEP, "b.txt", "two\n", ("made one two\n",)),
+        (
+            STEP,
+            "MLproject",
+            STEP.replace("made", "built"),
+            ("`MLproject` changed\n", "built one\n"),
+        ),
+        (PYTHON_ENV, "python_env.yaml", "dependencies: [] #\n", ("`python_env.yaml` changed\n",)),
+        (PLAIN, "a.txt", "two\n", ("ran two\n",)),
+        # a failed command
+        (STEP.replace("mkdir", "exit 3; mkdir"), "MLproject", STEP, ("made one\n",)),
+    ],
+    ids=["input", "new input", "project", "environment", "plain", "failed"],
+)
+def test_edit_runs_again(
+    mlproject: str, name: str, text: str, facts: Sequence[str], project: Project, watch: Watch
+) -> None:
+    directory = project(mlproject, a__txt="one\n", python_env__yaml="dependencies: []\n")
     watching = watch(directory)
     watching.idle()
-    edit(directory / "b.txt", "two\n")
-    assert "made one two\n" in watching.idle()
+    edit(directory / name, text)
+    shown = watching.idle()
+    for fact in facts:
+        assert fact in shown
+
+
+def test_input_that_is_removed_or_replaced_by_an_editor_runs_again(
+    project: Project, watch: Watch
+) -> None:
+    directory = project(STEP, a__txt="one\n", b__txt="two\n")
+    watching = watch(directory)
+    watching.idle()
     (directory / "a.txt").unlink()
     assert "made two\n" in watching.idle()
-
-
-def test_input_that_an_editor_replaces_runs_again(project: Project, watch: Watch) -> None:
-    directory = project(STEP, a__txt="one\n")
-    watching = watch(directory)
-    watching.idle()
-    edit(directory / "a.txt.swp", "two\n")
-    os.replace(directory / "a.txt.swp", directory / "a.txt")
-    assert "made two\n" in watching.idle()
-
-
-def test_edit_of_the_project_file_runs_again(project: Project, watch: Watch) -> None:
-    directory = project(STEP, a__txt="one\n")
-    watching = watch(directory)
-    watching.idle()
-    edit(directory / "MLproject", STEP.replace("echo made", "echo built"))
-    shown = watching.idle()
-    assert "`MLproject` changed\n" in shown
-    assert "built one\n" in shown
-
-
-def test_edit_of_an_environment_file_runs_again(project: Project, watch: Watch) -> None:
-    text = f"python_env: python_env.yaml\n{STEP}"
-    directory = project(text, a__txt="one\n", python_env__yaml="dependencies: []\n")
-    watching = watch(directory)
-    watching.idle()
-    edit(directory / "python_env.yaml", "dependencies: [] # edited\n")
-    assert "`python_env.yaml` changed\n" in watching.idle()
+    edit(directory / "b.txt.swp", "three\n")
+    os.replace(directory / "b.txt.swp", directory / "b.txt")
+    assert "made three\n" in watching.idle()
 
 
 def test_edit_of_a_path_outside_the_project_runs_again(
@@ -184,23 +173,7 @@ def test_edit_of_a_path_outside_the_project_runs_again(
     assert "read two\n" in watching.idle()
 
 
-def test_plain_entry_point_is_watched_too(project: Project, watch: Watch) -> None:
-    directory = project(PLAIN, a__txt="one\n")
-    watching = watch(directory)
-    assert "ran one\n" in watching.idle()
-    edit(directory / "a.txt", "two\n")
-    assert "ran two\n" in watching.idle()
-
-
-def test_failed_command_runs_again_after_an_edit(project: Project, watch: Watch) -> None:
-    directory = project(STEP.replace("echo made", "echo made $$; exit 3; echo"), a__txt="one\n")
-    watching = watch(directory)
-    assert "exit code 3" in watching.idle()
-    edit(directory / "MLproject", STEP)
-    assert "made one\n" in watching.idle()
-
-
-# -- what does not ----------------------------------------------------------------------------
+# what does not
 
 
 def test_outputs_ignored_files_and_git_start_nothing(project: Project, watch: Watch) -> None:
@@ -251,7 +224,7 @@ def test_declared_input_that_the_command_writes_ends_too(project: Project, watch
     assert watching.end() == 130
 
 
-# -- during a run -----------------------------------------------------------------------------
+# during a run
 
 SLOW = """\
 entry_points:
@@ -263,14 +236,23 @@ cat a.txt > '{begun}'; cat '{go}'"
 """
 
 
-def test_edit_during_a_run_ends_it_with_all_its_processes(project: Project, watch: Watch) -> None:
+@pytest.fixture
+def slow(project: Project) -> Path:
+    """Return a project whose command writes to the fifo `../begun`, and waits for `../go`."""
     directory = project(a__txt="one\n")
-    begun, go = fifos(directory, "begun", "go")
+    begun, go = directory.parent / "begun", directory.parent / "go"
+    for path in (begun, go):
+        os.mkfifo(path)
     (directory / "MLproject").write_text(SLOW.format(begun=begun, go=go))
-    watching = watch(directory)
+    return directory
+
+
+def test_edit_during_a_run_ends_it_with_all_its_processes(slow: Path, watch: Watch) -> None:
+    watching = watch(slow)
+    begun = slow.parent / "begun"
     group = group_of(watching.until("\nchild\n"))
     assert begun.read_text() == "one\n"
-    edit(directory / "a.txt", "two\n")
+    edit(slow / "a.txt", "two\n")
     shown = watching.until("\nchild\n")
     assert "`a.txt` changed; starting again\n" in shown
     assert group_has_ended(group)
@@ -284,10 +266,9 @@ def group_of(shown: str) -> int:
     return os.getpgid(int(shown.rpartition("process=")[2].split()[0]))
 
 
-def test_edit_after_edit_during_runs_is_never_lost(project: Project, watch: Watch) -> None:
-    directory = project(a__txt="1\n")
-    begun, go = fifos(directory, "begun", "go")
-    (directory / "MLproject").write_text(SLOW.format(begun=begun, go=go))
+def test_edit_after_edit_during_runs_is_never_lost(slow: Path, watch: Watch) -> None:
+    directory, begun, go = slow, slow.parent / "begun", slow.parent / "go"
+    (directory / "a.txt").write_text("1\n")
     watching = watch(directory)
     for number in (1, 2):
         assert begun.read_text() == f"{number}\n"
@@ -314,30 +295,23 @@ def test_syntax_error_is_told_and_mended_by_an_edit(project: Project, watch: Wat
     assert "mended one\n" in watching.idle()
 
 
-# -- its end ----------------------------------------------------------------------------------
+# its end
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_it_while_it_waits(
-    project: Project, watch: Watch, number: int, code: int
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_while_it_waits(project: Project, watch: Watch, number: int) -> None:
     watching = watch(project(STEP, a__txt="one\n"))
     watching.idle()
-    assert watching.end(number) == code
+    assert watching.end(number) == 128 + number
     assert "Traceback" not in watching.rest
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_it_with_the_command(
-    project: Project, watch: Watch, number: int, code: int
-) -> None:
-    directory = project(a__txt="one\n")
-    begun, go = fifos(directory, "begun", "go")
-    (directory / "MLproject").write_text(SLOW.format(begun=begun, go=go))
-    watching = watch(directory)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_with_the_command(slow: Path, watch: Watch, number: int) -> None:
+    watching = watch(slow)
     group = group_of(watching.until("\nchild\n"))
-    begun.read_text()
-    assert watching.end(number) == code
+    (slow.parent / "begun").read_text()
+    assert watching.end(number) == 128 + number
     assert group_has_ended(group)
     assert "Traceback" not in watching.rest
 
@@ -345,12 +319,9 @@ def test_signal_ends_it_with_the_command(
 def test_missing_library_is_named(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/watchfiles.py").write_text("raise ImportError\n")
-    outcome = buildrun(
-        "run", project(STEP, a__txt="one\n"), LOCAL, "--watch",
-        environ={"PYTHONPATH": str(tmp_path / "lib")},
-    )  # fmt: skip
-    assert outcome.code == 2
-    assert "pip install 'buildrun[watch]'" in outcome.err
+    environ = {"PYTHONPATH": str(tmp_path / "lib")}
+    outcome = buildrun("run", project(STEP), LOCAL, "--watch", environ=environ)
+    outcome.refused("pip install 'buildrun[watch]'", code=2)
 
 
 def test_modules_of_the_project_are_not_ours(project: Project, watch: Watch) -> None:
