@@ -125,11 +125,7 @@ class Live:
     """A process of buildrun that runs while the test does something else."""
 
     def __init__(
-        self,
-        argv: Sequence[str],
-        cwd: Path,
-        environ: Mapping[str, str],
-        report: Path | None = None,
+        self, argv: Sequence[str], cwd: Path, environ: Mapping[str, str], report: Path | None = None
     ) -> None:
         self._report = report or cwd / "no-report"
         self.process = subprocess.Popen(

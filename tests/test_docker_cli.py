@@ -13,12 +13,7 @@ import pytest
 
 from buildrun.errors import ProjectError, UsageError
 from buildrun.executors import container_mounts, docker_reaper
-from buildrun.executors.container_command import (
-    COMMAND,
-    needs_bash,
-    program,
-    program_of_variable,
-)
+from buildrun.executors.container_command import COMMAND, needs_bash, program, program_of_variable
 from buildrun.executors.docker_cli import (
     Container,
     arguments,
@@ -79,8 +74,7 @@ def test_plain_words_are_what_bash_makes_of_them() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 @pytest.mark.parametrize(
-    ("command", "python"),
-    [("python a.py 'x  y'", False), ("cd . && python a.py 'x  y'", True)],
+    ("command", "python"), [("python a.py 'x  y'", False), ("cd . && python a.py 'x  y'", True)]
 )
 @pytest.mark.parametrize("there", ["python", "python3"])
 def test_python3_is_found_as_python(

@@ -132,7 +132,7 @@ except KeyError:
 def test_signal_before_the_command_runs_is_kept_for_it() -> None:
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        signals.release()
+        signals.unblock()
         assert signal.SIGINT in signals.read()
 
 
@@ -184,10 +184,7 @@ def test_terminal_is_ours_again_after_a_failed_start(place: Place, screen: OpenS
 def test_ctrl_c_ends_all_that_the_command_started(
     place: Place, screen: OpenScreen, gate: Gate
 ) -> None:
-    place.prepare(
-        f"{idle('IGN')} & {Gate.WAIT}; ({idle()}); true",
-        grace=PATIENT._replace(rest=0),
-    )
+    place.prepare(f"{idle('IGN')} & {Gate.WAIT}; ({idle()}); true", grace=PATIENT._replace(rest=0))
     shown = screen()
     shown.group()
     gate.open()

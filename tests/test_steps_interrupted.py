@@ -131,12 +131,7 @@ def test_next_run_is_right_whenever_one_was_killed(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("scene", [edited, restorable])
 def test_run_that_is_interrupted_at_any_point_ends_in_order(
-    scene: Callable[[Path, Run], str],
-    number: int,
-    two: Path,
-    store: Path,
-    run: Run,
-    tmp_path: Path,
+    scene: Callable[[Path, Run], str], number: int, two: Path, store: Path, run: Run, tmp_path: Path
 ) -> None:
     text = scene(two, run)
     for interrupted in Points(two, store, run, tmp_path)(number):

@@ -27,7 +27,7 @@ _LINGER = 0.1
 class CapturedProcess:
     """A command in a session of its own, and all that is done for it until it has ended.
 
-    Nothing here blocks: `read` is called when there is something to read, `look` when a child of
+    Nothing here blocks: `read` is called when there is something to read, `poll` when a child of
     ours has ended or when `seconds` have passed, until `result` or `error` is there.
     """
 
@@ -64,14 +64,14 @@ class CapturedProcess:
         return self.result is not None
 
     def seconds(self) -> float | None:
-        """Return the time to the next `look` that is due by itself, or None."""
+        """Return the time to the next `poll` that is due by itself, or None."""
         if self._code is None or self.ending.begun:
             return self.ending.seconds()
         return max(0.0, self._linger_end - time.monotonic())
 
     def request_end(self, number: int) -> None:
         """Pass on a signal that asks us to end; a command that has just ended keeps its result."""
-        self.look(leader=True)
+        self.poll(leader=True)
         if self._code is None or self.ending.begun:
             self.ending.request(number)
         else:
@@ -86,7 +86,7 @@ class CapturedProcess:
             if not self._streams:
                 self._linger_end = 0.0
 
-    def look(self, *, leader: bool) -> None:
+    def poll(self, *, leader: bool) -> None:
         """Take the steps whose time has come, to the end if nothing is left to wait for.
 
         leader: whether the leader may have ended.

@@ -99,7 +99,7 @@ class DockerExecutor:
         lease = docker_reaper.lease(directory(self._context.home), container.name, caller)
         try:
             create = Job("", job.cwd, environ, None, docker_cli.create_argv(container))
-            result = runner.run(create, _without_id(sink))
+            result = runner.run(create, _errors_only(sink))
             if result.exit_code == 0:
                 docker_files.copy_in(container.name, workdir, job.cwd, self._inputs(task), environ)
                 start = Job(
@@ -152,7 +152,7 @@ def container_for(
     volumes = tuple(volume for item in given for volume in item.volumes)
     # paths mean the same in the container as here
     volumes += tuple(f"{path}:{path}" for path in dict.fromkeys(path for _, path in task.paths))
-    volumes += _artifacts(job.artifacts)
+    volumes += _artifact_volume(job.artifacts)
     name, arguments = docker_cli.container_name(options.arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
@@ -216,7 +216,7 @@ def _end(
     docker_reaper.reap_abandoned(lease.directory, environ)
 
 
-def _artifacts(path: str | None) -> tuple[str, ...]:
+def _artifact_volume(path: str | None) -> tuple[str, ...]:
     """Return the volume for the directory where the artifacts of an MLflow run go."""
     if path is None:
         return ()
@@ -227,7 +227,7 @@ def _artifacts(path: str | None) -> tuple[str, ...]:
     return (f"{path}:{path}",)
 
 
-def _without_id(sink: OutputSink) -> OutputSink:
+def _errors_only(sink: OutputSink) -> OutputSink:
     """Return a sink for `docker create`, which writes the container's id to standard output."""
 
     def passed(stream: int, chunk: bytes) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from buildrun.errors import ExecutionError
 
 _CHUNK = 1 << 16
+_NULL = subprocess.DEVNULL
 
 
 def copy_in(
@@ -24,17 +25,9 @@ def copy_in(
     there = [path.rstrip("/") for path in paths if os.path.lexists(os.path.join(root, path))]
     if not there:
         return
-    argv = ("docker", "cp", "--archive=false", "-", f"{name}:/")
-    child = subprocess.Popen(
-        argv,
-        env=dict(environ),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    child = _docker_cp(("--archive=false", "-", f"{name}:/"), environ, stdin=subprocess.PIPE)
     if child.stdin is None or child.stderr is None:
-        raise AssertionError(argv)
+        raise AssertionError(child.args)
     try:
         with child.stdin, tarfile.open(fileobj=child.stdin, mode="w|") as archive:
             for path in there:
@@ -71,16 +64,9 @@ def copy_out(
     for path in paths:
         output = path.rstrip("/")
         source = f"{name}:{workdir.rstrip('/')}/{output}"
-        child = subprocess.Popen(
-            ("docker", "cp", source, "-"),
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        child = _docker_cp((source, "-"), environ, stdout=subprocess.PIPE)
         if child.stdout is None or child.stderr is None:
-            raise AssertionError(source)
+            raise AssertionError(child.args)
         try:
             _extract(child.stdout, root, output)
         finally:
@@ -89,6 +75,19 @@ def copy_out(
             child.wait()
         if child.returncode and not _is_absence(message):
             raise ExecutionError(f"output `{path}` cannot be copied out: {message}")
+
+
+def _docker_cp(
+    words: Sequence[str], environ: Mapping[str, str], *, stdin: int = _NULL, stdout: int = _NULL
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ("docker", "cp", *words),
+        env=dict(environ),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -109,7 +108,7 @@ def _extract(stream: object, root: str, output: str) -> None:
     os.makedirs(above, exist_ok=True)
     top = os.path.basename(output)
     made = {above}
-    for archive in _opened(stream):
+    for archive in _open_tar(stream):
         for member in archive:
             name = member.name.rstrip("/")
             parts = name.split("/")
@@ -129,7 +128,7 @@ def _extract(stream: object, root: str, output: str) -> None:
                 raise ExecutionError(f"output `{name}` is neither a file nor a directory")
 
 
-def _opened(stream: object) -> Iterator[tarfile.TarFile]:
+def _open_tar(stream: object) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             yield archive

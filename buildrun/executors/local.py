@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.executors.base import Job, Result
-from buildrun.executors.guard import Guard
-from buildrun.executors.process import destroy, find_program, send, shell_code, spawn
+from buildrun.executors.process import destroy, find_program, send_signal, shell_code, spawn
 from buildrun.executors.signals import ENDING, Signals
-from buildrun.executors.tee import kept
+from buildrun.executors.tee import logged
 from buildrun.executors.terminal import Terminal
 from buildrun.executors.termination import GRACE, GracePeriods, Termination
+from buildrun.executors.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext, OutputSink, ProcessRunner, Task
@@ -71,12 +71,12 @@ def execute(job: Job, *, grace: GracePeriods = GRACE) -> Result:
     Raises ExecutionError where the command cannot be started.
     """
     program = find_program(job)
-    with kept(job.log), Terminal() as terminal, Signals() as signals, Guard() as guard:
+    with logged(job.log), Terminal() as terminal, Signals() as signals, Watchdog() as watchdog:
         descriptor = terminal.descriptor_to_give()
         group = 0
         try:
             group = spawn(program, job, terminal=descriptor, mask=signals.mask)
-            guard.add(group)
+            watchdog.add(group)
             if descriptor is not None:
                 terminal.record_given(group)
             ending = Termination(group, grace, job.timeout)
@@ -100,7 +100,7 @@ class _AttachedProcess:
         self._ending = ending
 
     def wait(self) -> Result:
-        self._signals.release()
+        self._signals.unblock()
         status = self._wait_for_leader()
         # Ctrl-C has then reached the command's group alone.
         was_given = self._terminal.given
@@ -148,18 +148,18 @@ class _AttachedProcess:
             # Ctrl-Z while we have the terminal reaches our group alone. We do not wait for the
             # command to stop: if it has just been stopped as it asked for the terminal, it does
             # not stop again, and being given the terminal would undo the Ctrl-Z.
-            send(self._group, number)
+            send_signal(self._group, number)
             self._suspend(number, siblings=False)
         elif number == signal.SIGCONT:
             self._resume()
         elif number == signal.SIGWINCH and not self._terminal.given:
-            send(self._group, number)
+            send_signal(self._group, number)
 
     def _stopped(self, number: int) -> None:
         """Do what the terminal would have done, had the command been in our group."""
         wants_terminal = number in (signal.SIGTTIN, signal.SIGTTOU)
         if wants_terminal and self._terminal.give(self._group):
-            send(self._group, signal.SIGCONT)
+            send_signal(self._group, signal.SIGCONT)
         elif self._terminal.exists:
             self._suspend(number, siblings=True)
         # Without a terminal there is no job control: whoever has stopped it will continue it.
@@ -200,7 +200,7 @@ class _AttachedProcess:
 
     def _resume(self) -> None:
         self._terminal.give_again(self._group)
-        send(self._group, signal.SIGCONT)
+        send_signal(self._group, signal.SIGCONT)
 
 
 def _ended_by(status: int) -> int | None:

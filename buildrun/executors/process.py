@@ -11,8 +11,9 @@ from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job
 from buildrun.executors.signals import CAUGHT
 
-# What becomes a command's stdin, stdout and stderr; none of them is itself one of ours.
-Streams = tuple[int, int, int]
+# What becomes a command's stdin, stdout and stderr, none of them itself one of ours; None where it
+# has our own.
+Streams = tuple[int, int, int] | None
 
 # Python ignores them at its own start; commands such as `yes | head` rely on the default.
 _IGNORED_BY_PYTHON = tuple(
@@ -62,12 +63,7 @@ def move_above_standard(descriptor: int) -> int:
 
 
 def spawn(
-    program: str,
-    job: Job,
-    *,
-    terminal: int | None,
-    mask: set[int],
-    streams: Streams | None = None,
+    program: str, job: Job, *, terminal: int | None, mask: set[int], streams: Streams = None
 ) -> int:
     """Start the command as the leader of a new process group, and return the group's number.
 
@@ -83,13 +79,13 @@ def spawn(
     """
     if terminal is None and _is_here(job.cwd):
         try:
-            return _spawn_here(program, job, mask, streams)
+            return _posix_spawn(program, job, mask, streams)
         except NotImplementedError:
             pass  # a C library that knows no new sessions
     return _fork(program, job, terminal, mask, streams)
 
 
-def _spawn_here(program: str, job: Job, mask: set[int], streams: Streams | None) -> int:
+def _posix_spawn(program: str, job: Job, mask: set[int], streams: Streams) -> int:
     """Start the command as it is; what we catch gets its default by exec itself."""
     group: dict[str, Any] = {"setpgroup": 0} if streams is None else {"setsid": True}
     try:
@@ -108,13 +104,7 @@ def _spawn_here(program: str, job: Job, mask: set[int], streams: Streams | None)
         raise _failure(job, "exec", 0, str(error)) from None
 
 
-def _fork(
-    program: str,
-    job: Job,
-    terminal: int | None,
-    mask: set[int],
-    streams: Streams | None,
-) -> int:
+def _fork(program: str, job: Job, terminal: int | None, mask: set[int], streams: Streams) -> int:
     """Start the command after what only a process of its own can do.
 
     With other threads about, any lock they hold stays locked in the child. So until exec it makes
@@ -134,7 +124,7 @@ def _fork(
         os.close(writer)
         raise ExecutionError(f"no process can be started: {_reason(error)}") from None
     if pid == 0:
-        _become(program, job, writer, terminal, mask, streams)
+        _exec_child(program, job, writer, terminal, mask, streams)
     os.close(writer)
     try:
         report = os.read(reader, 4096)
@@ -153,13 +143,8 @@ def _fork(
     return pid
 
 
-def _become(
-    program: str,
-    job: Job,
-    writer: int,
-    terminal: int | None,
-    mask: set[int],
-    streams: Streams | None,
+def _exec_child(
+    program: str, job: Job, writer: int, terminal: int | None, mask: set[int], streams: Streams
 ) -> NoReturn:
     """Turn the forked child into the command; the pipe is closed by exec, or says what failed."""
     step = "start"
@@ -221,7 +206,7 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def send(group: int, number: int) -> None:
+def send_signal(group: int, number: int) -> None:
     """Send the signal to the group; one that has ended, or belongs to another user, is passed."""
     try:
         os.killpg(group, number)
@@ -231,7 +216,7 @@ def send(group: int, number: int) -> None:
 
 def destroy(group: int) -> None:
     """Kill the group at once, and wait for its leader."""
-    send(group, signal.SIGKILL)
+    send_signal(group, signal.SIGKILL)
     try:
         os.waitpid(group, 0)
     except ChildProcessError:

@@ -27,7 +27,7 @@ class Signals:
     arrives, so a signal that comes just before we block in ``read`` still wakes us. That is what
     a flag set by a Python handler cannot do: PEP 475 restarts the call it interrupted.
 
-    From entry or `hold` until `release` signals are blocked: whatever arrives while the command
+    From entry or `block` until `unblock` signals are blocked: whatever arrives while the command
     is forked waits, and is read once the command can be told of it.
 
     What our caller ignores, as `nohup` does with SIGHUP, stays ignored. Outside the main thread
@@ -43,12 +43,12 @@ class Signals:
         self._reader = self._writer = -1
 
     def __enter__(self) -> Signals:
-        """Start to catch, with everything blocked until `release`."""
+        """Start to catch, with everything blocked until `unblock`."""
         # Asked for before anything is blocked: a handler of our caller's may raise out of the
         # call that blocks, and the old mask must be known by then.
         self.mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         try:
-            self.hold()
+            self.block()
             self._install()
         except BaseException:
             self._uninstall()
@@ -63,11 +63,11 @@ class Signals:
         """Return the descriptor to wait for until `read` has something."""
         return self._reader
 
-    def hold(self) -> None:
+    def block(self) -> None:
         """Block signals while a command is started."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
-    def release(self) -> None:
+    def unblock(self) -> None:
         """Let signals arrive; even where our caller has blocked those we cannot do without."""
         allowed = self.mask.difference(_NEEDED) if self.active else self.mask
         signal.pthread_sigmask(signal.SIG_SETMASK, allowed)

@@ -15,10 +15,10 @@ from functools import partial
 from buildrun.errors import ExecutionError
 from buildrun.executors.base import Job, OutputSink, Result
 from buildrun.executors.captured import CapturedProcess
-from buildrun.executors.guard import Guard
-from buildrun.executors.process import move_above_standard, send
+from buildrun.executors.process import move_above_standard, send_signal
 from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.termination import GRACE, GracePeriods
+from buildrun.executors.watchdog import Watchdog
 
 __all__ = ["OutputSink", "Supervisor"]
 
@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self) -> None:
         """Prepare; nothing is caught before entry."""
         self._signals = Signals()
-        self._guard = Guard()
+        self._watchdog = Watchdog()
         self._open = ExitStack()
         self._selector: selectors.BaseSelector
         self._null = -1
@@ -48,9 +48,9 @@ class Supervisor:
         self._entered = False
         # Commands that are not started yet.
         self._waiting: set[_Answer] = set()
-        self._enders: list[Callable[[int], None]] = []
+        self._interrupt_calls: list[Callable[[int], None]] = []
         # The signal in whose name nothing is started any more.
-        self._refusing: int | None = None
+        self._stopped_by: int | None = None
 
     def __enter__(self) -> Supervisor:
         """Catch signals as `Signals` does; raises ExecutionError without descriptors."""
@@ -68,8 +68,8 @@ class Supervisor:
             stack.callback(self._close_calls)
             self._entered = True
             self._thread = threading.get_ident()
-            stack.enter_context(self._guard)
-            self._signals.release()
+            stack.enter_context(self._watchdog)
+            self._signals.unblock()
             self._open = stack.pop_all()
         return self
 
@@ -82,7 +82,7 @@ class Supervisor:
                 # A handler of our caller's has raised; no command and no thread must be lost.
                 for captured, _answer in tuple(self._running.values()):
                     captured.destroy()
-                self._settle()
+                self._deliver_results()
 
     @property
     def interrupted(self) -> int | None:
@@ -103,8 +103,8 @@ class Supervisor:
         """
         answer = _Answer()
         with self._lock:
-            if self._refusing is not None:
-                return _refused(self._refusing)
+            if self._stopped_by is not None:
+                return _refused(self._stopped_by)
             if threading.get_ident() == self._thread:
                 raise RuntimeError("the loop cannot wait for a command")
             self._waiting.add(answer)
@@ -147,15 +147,15 @@ class Supervisor:
         It must return at once. Where we are to end already, it is called before this returns.
         """
         with self._lock:
-            self._enders.append(call)
-            number = self._refusing
+            self._interrupt_calls.append(call)
+            number = self._stopped_by
         try:
             if number is not None:
                 call(number)
             yield
         finally:
             with self._lock:
-                self._enders.remove(call)
+                self._interrupt_calls.remove(call)
 
     def tick(self, seconds: float, call: Callable[[], None]) -> None:
         """Have it called in the loop's thread every so often; only in that thread."""
@@ -190,8 +190,8 @@ class Supervisor:
         leader, self._child_has_ended = self._child_has_ended, False
         for captured, _ in self._running.values():
             if leader or captured.seconds() == 0:
-                captured.look(leader=leader)
-        self._settle()
+                captured.poll(leader=leader)
+        self._deliver_results()
 
     def _seconds(self) -> float | None:
         if self._calls:
@@ -203,7 +203,7 @@ class Supervisor:
     def _receive(self, number: int) -> None:
         if number in ENDING:
             self._interrupted = self._interrupted or number
-            for end in self._refuse(number):
+            for end in self._stop_starting(number):
                 end(number)
             for captured, _ in self._running.values():
                 captured.request_end(number)
@@ -228,52 +228,47 @@ class Supervisor:
 
     def _send(self, number: int) -> None:
         for group in self._running:
-            send(group, number)
+            send_signal(group, number)
 
     def _start(self, job: Job, sink: OutputSink, grace: GracePeriods, answer: _Answer) -> None:
         with self._lock:
             self._waiting.discard(answer)
-        if self._refusing is not None:
-            answer.give(_refused(self._refusing))
+        if self._stopped_by is not None:
+            answer.give(_refused(self._stopped_by))
             return
-        self._signals.hold()
+        self._signals.block()
         try:
             captured = CapturedProcess(
-                job,
-                sink,
-                grace,
-                stdin=self._null,
-                mask=self._signals.mask,
-                selector=self._selector,
+                job, sink, grace, stdin=self._null, mask=self._signals.mask, selector=self._selector
             )
             self._running[captured.group] = captured, answer
-            self._guard.add(captured.group)
+            self._watchdog.add(captured.group)
         except Exception as error:
             answer.give(None, error)
         finally:
-            self._signals.release()
+            self._signals.unblock()
 
-    def _settle(self) -> None:
+    def _deliver_results(self) -> None:
         """Hand over the results of commands that have ended."""
         for group, (captured, answer) in tuple(self._running.items()):
             if captured.ended:
                 del self._running[group]
-                self._guard.discard(group)
+                self._watchdog.discard(group)
                 answer.give(captured.result, captured.error)
 
-    def _refuse(self, number: int) -> list[Callable[[int], None]]:
+    def _stop_starting(self, number: int) -> list[Callable[[int], None]]:
         """Start nothing more, and return whom to tell of it."""
         with self._lock:
-            self._refusing = self._refusing or number
-            return list(self._enders)
+            self._stopped_by = self._stopped_by or number
+            return list(self._interrupt_calls)
 
     def _end_all(self) -> None:
-        for end in self._refuse(signal.SIGTERM):
+        for end in self._stop_starting(signal.SIGTERM):
             end(signal.SIGTERM)
         with self._lock:
             waiting, self._waiting = self._waiting, set()
         for answer in waiting:
-            answer.give(_refused(self._refusing or signal.SIGTERM))
+            answer.give(_refused(self._stopped_by or signal.SIGTERM))
         for captured, _ in self._running.values():
             if not captured.ending.begun:
                 captured.request_end(signal.SIGTERM)

@@ -22,12 +22,12 @@ _LINGER = 0.1
 
 
 @contextmanager
-def kept(path: str | None) -> Iterator[None]:
+def logged(path: str | None) -> Iterator[None]:
     """Keep in the file, beside showing it, what commands write that are started in the block.
 
     None keeps nothing, nor does a terminal, a missing `tee` or a file that cannot be made.
     """
-    saved, ends = _put_between(path) if path is not None else ((), ())
+    saved, ends = _insert_tees(path) if path is not None else ((), ())
     try:
         yield
     finally:
@@ -42,7 +42,7 @@ def kept(path: str | None) -> Iterator[None]:
 Saved = tuple[tuple[int, int], ...]
 
 
-def _put_between(path: str) -> tuple[Saved, tuple[int, ...]]:
+def _insert_tees(path: str) -> tuple[Saved, tuple[int, ...]]:
     """Return our streams as they were, and what becomes readable when each `tee` has ended."""
     places = (os.path.join(directory, "tee") for directory in os.get_exec_path())
     tee = next((place for place in places if os.access(place, os.X_OK)), None)

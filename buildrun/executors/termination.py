@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 from buildrun.executors.base import TIMED_OUT, Result
-from buildrun.executors.process import GroupMembers, send
+from buildrun.executors.process import GroupMembers, send_signal
 
 
 class GracePeriods(NamedTuple):
@@ -144,9 +144,9 @@ class Termination:
             self._send(self._next)
 
     def _send(self, number: int) -> None:
-        send(self._group, number)
+        send_signal(self._group, number)
         # A stopped process acts on a signal only when it is continued.
-        send(self._group, signal.SIGCONT)
+        send_signal(self._group, signal.SIGCONT)
         self._plan(number)
 
     def _plan(self, number: int) -> None:

@@ -30,7 +30,7 @@ each KILL
 """
 
 
-class Guard:
+class Watchdog:
     """Knows which process groups run, from entry to exit.
 
     Without it nothing else is different, so where it cannot be started, nothing is said.
@@ -42,7 +42,7 @@ class Guard:
         self._process = 0
         self._writer = -1
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> Watchdog:
         """Start the process, in a session of its own and with nothing of ours."""
         null = reader = -1
         try:
