@@ -86,11 +86,6 @@ def test_variable_in_a_value_is_the_callers(project: Project, buildrun: Buildrun
         assert (directory / "o").read_text() == f"{tea}-x\n", outcome.err
 
 
-def test_unset_variable_of_the_caller_stops_the_run(project: Project, buildrun: Buildrun) -> None:
-    directory = project(inside("command: 'true'", more=", environment: [NOT_SET_ANYWHERE]"))
-    buildrun(directory).refused("`NOT_SET_ANYWHERE`", "export NOT_SET_ANYWHERE=")
-
-
 def test_volumes_and_arguments_reach_docker(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:

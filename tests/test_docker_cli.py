@@ -152,11 +152,6 @@ def test_container_runs_the_image_by_id_and_is_removed() -> None:
     assert create_argv(CONTAINER)[:2] == ("docker", "create")
 
 
-def test_terminal_is_asked_for_only_where_there_is_one() -> None:
-    argv = run_argv(CONTAINER, stdin=True, terminal=True)
-    assert argv[3:5] == ("-i", "-t")
-
-
 @pytest.mark.parametrize(
     ("uri", "seen", "place"),
     [

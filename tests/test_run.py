@@ -173,20 +173,6 @@ def test_warnings_are_told_once(project: Project, buildrun: Buildrun) -> None:
     assert "unknown-key" not in buildrun(directory, LOCAL, "-P", "x=1").err
 
 
-def test_dry_run_is_the_plan(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
-    directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/made}}}}\n")
-    assert "touch" in buildrun(directory, LOCAL, "--dry-run").out
-    assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize("form", ["text", "mermaid", "dot"])
-def test_plan_has_other_forms(project: Project, buildrun: Buildrun, form: str) -> None:
-    directory = project("entry_points: {main: {command: 'true'}}\n")
-    outcome = buildrun("plan", directory, LOCAL, f"--format={form}")
-    assert outcome.code == 0
-    assert "main" in outcome.out
-
-
 def test_read_only_store_is_told(project: Project, buildrun: Buildrun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     buildrun(

@@ -112,15 +112,6 @@ def test_output_changed_by_hand_is_made_right(chain: Path, run: Run, plan: Plan)
     assert os.listdir(chain / "model") == ["m.txt"]
 
 
-def test_edit_of_the_same_size_with_its_time_put_back_is_seen(chain: Path, run: Run) -> None:
-    run(chain, "-e", "train")
-    file = chain / "raw.txt"
-    status = file.stat()
-    file.write_text(file.read_text().replace("line 0", "LINE 0"))
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert run(chain, "-e", "train").states["prepare"] == "ok"
-
-
 def test_leftovers_of_a_killed_run_go_where_all_is_up_to_date(
     chain: Path, buildrun: Buildrun
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Buildrun, Project
+from conftest import Project
 from step_helpers import (  # noqa: F401
     LOCAL,
     PAUSE,
@@ -168,16 +168,6 @@ def test_command_is_tried_again_without_what_the_last_try_left(
     (directory / "in.txt").write_text("new")
     tries.unlink()
     assert run(project(one("exit 3", more="retries: 1,"))).code == 3
-
-
-def test_log_of_a_failed_step_can_be_shown_later(
-    project: Project, run: Run, buildrun: Buildrun
-) -> None:
-    run(project(one("echo said; echo told >&2; exit 2"), in__txt=""))
-    assert buildrun("runs", "logs").out == "said\ntold\n"
-    shown = buildrun("runs", "show").out
-    assert "failed, exit code 2" in shown
-    assert "main: failed" in shown
 
 
 # -- projects that cannot run ---------------------------------------------------------------------
