@@ -16,6 +16,7 @@ from step_helpers import (  # noqa: F401
     LOCAL,
     PAUSE,
     Gate,
+    Live,
     Run,
     Start,
     a_gate,
@@ -128,17 +129,26 @@ def test_keep_going_skips_only_what_depends_on_the_failure(project: Project, run
     assert reasons["main"] == ["`bad` failed"]
 
 
-def test_second_run_waits_for_the_first_and_finds_it_done(
-    project: Project, gate: Gate, start: Start
-) -> None:
-    directory = project(fan("a", PAUSE), in__txt="")
-    first = start(directory, "-e", "a")
+def waiting(start: Start, gate: Gate, one: Path, other: Path | None = None) -> tuple[Live, Live]:
+    """Return a run that is at its pause, and another one that waits for it."""
+    first = start(one, "-e", "a")
     assert gate.wait() == "a"
-    second = start(directory, "-e", "a")
+    second = start(other or one, "-e", "a")
     second.said("[a] waiting for another run of it")
+    return first, second
+
+
+@pytest.mark.parametrize("checkout", [False, True])
+def test_second_run_waits_for_the_first_and_finds_it_done(
+    checkout: bool, project: Project, gate: Gate, start: Start, tmp_path: Path
+) -> None:
+    one = project(fan("a", PAUSE), in__txt="")
+    other = shutil.copytree(one, tmp_path / "other") if checkout else one
+    first, second = waiting(start, gate, one, other)
     gate.open()
     assert first.wait().code == 0
-    assert second.wait().states == {"a": "up-to-date"}
+    assert second.wait().states == {"a": "cached" if checkout else "up-to-date"}
+    assert (other / "a").read_text() == "a\n"
 
 
 def test_waiting_run_looks_at_its_inputs_anew(project: Project, gate: Gate, start: Start) -> None:
@@ -147,10 +157,7 @@ def test_waiting_run_looks_at_its_inputs_anew(project: Project, gate: Gate, star
         f"command: 'cat in.txt > a; {PAUSE.format('a')}'}}}}\n",
         in__txt="old\n",
     )
-    first = start(directory, "-e", "a")
-    gate.wait()
-    second = start(directory, "-e", "a")
-    second.said("waiting")
+    first, second = waiting(start, gate, directory)
     (directory / "in.txt").write_text("new\n")
     gate.open()
     outcome = first.wait()
@@ -162,31 +169,13 @@ def test_waiting_run_looks_at_its_inputs_anew(project: Project, gate: Gate, star
     assert (directory / "a").read_text() == "new\n"
 
 
-def test_two_checkouts_with_the_same_key_run_it_once(
-    project: Project, gate: Gate, start: Start, tmp_path: Path
-) -> None:
-    one = project(fan("a", PAUSE), in__txt="")
-    other = shutil.copytree(one, tmp_path / "other")
-    first = start(one, "-e", "a")
-    assert gate.wait() == "a"
-    second = start(other, "-e", "a")
-    second.said("[a] waiting for another run of it")
-    gate.open()
-    assert first.wait().code == 0
-    assert second.wait().states == {"a": "cached"}
-    assert (other / "a").read_text() == "a\n"
-
-
 def test_waiting_run_takes_over_where_the_first_one_fails(
     project: Project, gate: Gate, start: Start, tmp_path: Path
 ) -> None:
     mark = tmp_path / "failed"
     once = f"{PAUSE.format('a')}; if ! test -e {mark}; then touch {mark}; exit 6; fi"
     one = project(fan("a", once), in__txt="")
-    first = start(one, "-e", "a")
-    gate.wait()
-    second = start(shutil.copytree(one, tmp_path / "other"), "-e", "a")
-    second.said("waiting")
+    first, second = waiting(start, gate, one, shutil.copytree(one, tmp_path / "other"))
     gate.open()
     assert first.wait().code == 6
     gate.wait()
@@ -198,10 +187,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_another(
     project: Project, gate: Gate, start: Start
 ) -> None:
     directory = project(fan("a", PAUSE), in__txt="")
-    first = start(directory, "-e", "a")
-    gate.wait()
-    second = start(directory, "-e", "a")
-    second.said("waiting")
+    first, second = waiting(start, gate, directory)
     second.send(signal.SIGINT)
     outcome = second.wait()
     assert outcome.code == 130

@@ -61,9 +61,19 @@ class Enough(Exception):
 # What a command gets, and how it ends
 
 
-def test_stdin_is_empty(tmp_path: Path) -> None:
-    (run,) = supervise(job("cat; readlink /proc/self/fd/0 || echo /dev/null", tmp_path))
-    assert run.written[1] == b"/dev/null\n"
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        # its standard input is empty
+        ("cat; readlink /proc/self/fd/0 || echo /dev/null", "/dev/null\n"),
+        ("seq 200000", "".join(f"{n}\n" for n in range(1, 200001))),
+        ("exec > >(cat); echo through", "through\n"),
+    ],
+    ids=["stdin", "long", "through"],
+)
+def test_all_that_is_written_arrives(command: str, written: str) -> None:
+    (run,) = supervise(job(command))
+    assert run.written[1].decode() == written
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -83,11 +93,6 @@ def test_command_has_no_terminal(directory: str, place: Place, screen: OpenScree
     assert shown.wait() == 0
 
 
-def test_all_that_was_written_arrives_in_order(tmp_path: Path) -> None:
-    (run,) = supervise(job("seq 200000", tmp_path))
-    assert run.written[1].decode().split() == [str(n) for n in range(1, 200001)]
-
-
 def test_chunks_of_two_streams_arrive_in_the_order_of_writing(tmp_path: Path, gate: Gate) -> None:
     written = []
 
@@ -100,13 +105,8 @@ def test_chunks_of_two_streams_arrive_in_the_order_of_writing(tmp_path: Path, ga
     assert written == [(1 + n % 2, f"{n}\n".encode()) for n in range(20)]
 
 
-def test_output_through_another_process_is_not_lost(tmp_path: Path) -> None:
-    (run,) = supervise(job("exec > >(cat); echo through", tmp_path))
-    assert run.written[1] == b"through\n"
-
-
-def test_background_process_that_goes_on_writing_does_not_keep_us(tmp_path: Path) -> None:
-    (run,) = supervise(job("echo $$; yes & exit 3", tmp_path))
+def test_background_process_that_goes_on_writing_does_not_keep_us() -> None:
+    (run,) = supervise(job("echo $$; yes & exit 3"))
     assert run.result == Result(3)
     group = int(run.written[1].partition(b"\n")[0])
     # nobody reads what it writes any more
@@ -154,26 +154,26 @@ def test_many_run_at_once(
     assert children() == others
 
 
-def test_one_that_never_stops_writing_does_not_starve_another(tmp_path: Path) -> None:
+def test_one_that_never_stops_writing_does_not_starve_another() -> None:
     sizes = []
     with Supervisor() as supervisor:
 
         def flood(_: int, chunk: bytes) -> None:
             sizes.append(len(chunk))
             if len(sizes) == 10:
-                others.append(Run(supervisor, job("echo hello", tmp_path)))
+                others.append(Run(supervisor, job("echo hello")))
             if others and others[0].ended:
                 raise Enough
 
         others: list[Run] = []
-        flooding = Run(supervisor, job("yes", tmp_path), flood)
+        flooding = Run(supervisor, job("yes"), flood)
         supervisor.loop(lambda: flooding.ended)
     assert isinstance(flooding.join().error, Enough)
     assert others[0].join().written[1] == b"hello\n"
     assert max(sizes) <= 65536
 
 
-def test_both_streams_of_a_command_have_their_turns(tmp_path: Path) -> None:
+def test_both_streams_of_a_command_have_their_turns() -> None:
     sizes = {1: 0, 2: 0}
 
     def sink(stream: int, chunk: bytes) -> None:
@@ -181,7 +181,7 @@ def test_both_streams_of_a_command_have_their_turns(tmp_path: Path) -> None:
         if min(sizes.values()) > 1_000_000:
             raise Enough
 
-    (run,) = supervise(job("yes & yes >&2 & wait", tmp_path), sink=sink)
+    (run,) = supervise(job("yes & yes >&2 & wait"), sink=sink)
     assert isinstance(run.error, Enough)
 
 
@@ -213,7 +213,7 @@ print(ended, sum(sizes), (peak() - before) // (1 if sys.platform == "linux" else
     assert done.stdout == "[0] 200000000 True\n"
 
 
-def test_children_of_others_are_left_to_them(tmp_path: Path) -> None:
+def test_children_of_others_are_left_to_them() -> None:
     codes: list[int] = []
 
     def other() -> None:
@@ -223,7 +223,7 @@ def test_children_of_others_are_left_to_them(tmp_path: Path) -> None:
 
     with Supervisor() as supervisor:
         thread = threading.Thread(target=other)
-        runs = [Run(supervisor, job("exit 3", tmp_path)) for _ in range(10)]
+        runs = [Run(supervisor, job("exit 3")) for _ in range(10)]
         thread.start()
         supervisor.loop(lambda: all(run.ended for run in runs) and len(codes) == 10)
     thread.join(timeout=60)
@@ -231,12 +231,12 @@ def test_children_of_others_are_left_to_them(tmp_path: Path) -> None:
     assert [run.join().result for run in runs] == [Result(3)] * 10
 
 
-def test_code_that_others_have_taken_is_an_error(tmp_path: Path) -> None:
+def test_code_that_others_have_taken_is_an_error() -> None:
     def steal(_: int, chunk: bytes) -> None:
         os.kill(int(chunk), signal.SIGKILL)
         os.waitpid(int(chunk), 0)
 
-    (run,) = supervise(job("echo $$; exec sleep 1000", tmp_path), sink=steal)
+    (run,) = supervise(job("echo $$; exec sleep 1000"), sink=steal)
     assert isinstance(run.error, ExecutionError)
     assert "exit code is lost" in str(run.error)
 
@@ -283,7 +283,7 @@ def test_lack_of_descriptors_is_an_error_with_a_hint(
             return all(run.ended for run in runs)
 
         supervisor.loop(done)
-        after = Run(supervisor, job("exit 3", tmp_path))
+        after = Run(supervisor, job("exit 3"))
         supervisor.loop(lambda: after.ended)
     assert after.join().result == Result(3)
     errors = [run.join().error for run in runs if run.error]
@@ -297,11 +297,11 @@ def test_lack_of_descriptors_is_an_error_with_a_hint(
 # What a sink raises
 
 
-def test_error_of_a_sink_ends_its_command(tmp_path: Path) -> None:
+def test_error_of_a_sink_ends_its_command() -> None:
     def sink(_: int, chunk: bytes) -> None:
         raise Enough(chunk)
 
-    (run,) = supervise(job("echo $$; (sleep 1000 & sleep 1000)", tmp_path), sink=sink)
+    (run,) = supervise(job("echo $$; (sleep 1000 & sleep 1000)"), sink=sink)
     assert isinstance(run.error, Enough)
     assert run.error.args == (run.written[1],)
     assert group_has_ended(int(run.written[1]))
@@ -336,12 +336,12 @@ def test_failure_of_one_is_no_harm_to_others(failing: Job, tmp_path: Path, gate:
     assert other.join().written[1] == b"fine\n"
 
 
-def test_error_of_a_sink_after_the_end_is_raised(tmp_path: Path) -> None:
+def test_error_of_a_sink_after_the_end_is_raised() -> None:
     def sink(_: int, chunk: bytes) -> None:
         if chunk == b"last\n":
             raise Enough
 
-    (run,) = supervise(job("exec > >(cat); echo last", tmp_path), sink=sink)
+    (run,) = supervise(job("exec > >(cat); echo last"), sink=sink)
     assert isinstance(run.error, Enough)
 
 
@@ -394,22 +394,15 @@ def test_output_after_the_signal_is_not_lost(place: Place, process: StartProcess
     assert place.result == Result(4, signal.SIGTERM)
 
 
-def test_nothing_is_started_after_a_signal(tmp_path: Path) -> None:
-    with Supervisor() as supervisor:
-        supervisor.post(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        supervisor.loop(lambda: supervisor.interrupted is not None)
-        run = Run(supervisor, job("touch made", tmp_path)).join()
-    assert run.result == Result(143, signal.SIGTERM)
-    assert not (tmp_path / "made").exists()
-
-
-def test_what_was_to_be_started_as_the_signal_came_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_nothing_is_started_after_a_signal(late: bool, tmp_path: Path) -> None:
+    touch = job("touch made", tmp_path)
     with Supervisor() as supervisor:
         os.kill(os.getpid(), signal.SIGINT)
-        run = Run(supervisor, job("touch made", tmp_path))
-        assert supervisor.loop(lambda: run.ended) == signal.SIGINT
-        assert supervisor.interrupted == signal.SIGINT
-    assert run.join().result == Result(130, signal.SIGINT)
+        runs = [] if late else [Run(supervisor, touch)]
+        assert supervisor.loop(lambda: supervisor.interrupted is not None) == signal.SIGINT
+        runs += [Run(supervisor, touch)]
+    assert {run.join().result for run in runs} == {Result(130, signal.SIGINT)}
     assert not (tmp_path / "made").exists()
 
 
@@ -429,11 +422,11 @@ def test_command_that_has_ended_before_the_signal_keeps_its_result(tmp_path: Pat
     os.killpg(int(run.written[1]), signal.SIGKILL)
 
 
-def test_posted_results_are_served_after_a_signal(tmp_path: Path) -> None:
+def test_posted_results_are_served_after_a_signal() -> None:
     recorded = []
     with Supervisor() as supervisor:
         supervisor.post(lambda: os.kill(os.getpid(), signal.SIGINT))
-        run = Run(supervisor, job("sleep 1000", tmp_path))
+        run = Run(supervisor, job("sleep 1000"))
         thread = threading.Thread(
             target=lambda: supervisor.post(lambda: recorded.append(run.result)) if run.join() else 0
         )
@@ -525,11 +518,11 @@ def test_posted_calls_are_made_in_order_in_the_loops_thread() -> None:
         assert [n for thread, n, _ in calls if thread == number] == list(range(1000))
 
 
-def test_posted_call_may_post_and_start_others(tmp_path: Path) -> None:
+def test_posted_call_may_post_and_start_others() -> None:
     runs: list[Run] = []
     with Supervisor() as supervisor:
         supervisor.post(
-            lambda: supervisor.post(lambda: runs.append(Run(supervisor, job("exit 3", tmp_path))))
+            lambda: supervisor.post(lambda: runs.append(Run(supervisor, job("exit 3"))))
         )
         supervisor.loop(lambda: bool(runs) and runs[0].ended)
     assert runs[0].join().result == Result(3)
@@ -543,10 +536,10 @@ def test_ticks_go_on_without_events() -> None:
     assert ticks == [threading.get_ident()] * 5
 
 
-def test_idle_loop_does_not_wake_up(tmp_path: Path) -> None:
+def test_idle_loop_does_not_wake_up() -> None:
     asked = []
     with Supervisor() as supervisor:
-        run = Run(supervisor, job("sleep 0.5", tmp_path))
+        run = Run(supervisor, job("sleep 0.5"))
 
         def done() -> bool:
             asked.append(1)
@@ -567,9 +560,9 @@ def test_loop_waits_for_commands_even_where_it_is_done(tmp_path: Path, gate: Gat
     assert run.join().result == Result(3)
 
 
-def test_loops_thread_cannot_wait_for_a_command(tmp_path: Path) -> None:
+def test_loops_thread_cannot_wait_for_a_command() -> None:
     with Supervisor() as supervisor, pytest.raises(RuntimeError, match="cannot wait"):
-        supervisor.run(job("true", tmp_path), lambda *_: None)
+        supervisor.run(job("true"), lambda *_: None)
 
 
 def test_other_threads_cannot_supervise() -> None:
@@ -589,14 +582,12 @@ def test_other_threads_cannot_supervise() -> None:
 # The exit
 
 
-def test_exit_ends_what_still_runs(tmp_path: Path) -> None:
+def test_exit_ends_what_still_runs() -> None:
     def leave() -> None:
         raise Enough
 
     with Supervisor() as supervisor:
-        run = Run(
-            supervisor, job("echo $$; exec sleep 1000", tmp_path), lambda *_: supervisor.post(leave)
-        )
+        run = Run(supervisor, job("echo $$; exec sleep 1000"), lambda *_: supervisor.post(leave))
         with pytest.raises(Enough):
             supervisor.loop(lambda: False)
         assert not run.ended
