@@ -12,9 +12,8 @@ from kube_deletion import delete
 from kube_faults import Request
 from kube_http import Answer, nothing_here
 from kube_logs import SECOND
-from kube_selectors import Test, selector
 from kube_status import RESOURCES, Refused, Resource, bad_request, expired, forbidden, not_found
-from kube_store import Change, Object, seconds
+from kube_store import Change, Object, Test, seconds, selector
 
 if TYPE_CHECKING:
     from kube_cluster import Cluster
@@ -250,7 +249,7 @@ def _log_ready(pod: Object, container: str, *, previous: bool, any_log: bool) ->
 def refuse_creation(resource: Resource, name: str, why: str, *, plain: bool) -> Refused:
     """Return what a quota or an admission webhook answers; plain: in its own words alone."""
     if plain:
-        return Refused(403, "Forbidden", why, {})
+        return Refused(403, "Forbidden", why)
     return forbidden(resource, name, why)
 
 

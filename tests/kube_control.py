@@ -146,20 +146,9 @@ class Control:
             for log in logs:
                 log.close()
 
-        def change(object: Object) -> None:
-            if object["metadata"]["uid"] == pod.uid:
-                object["metadata"]["deletionGracePeriodSeconds"] = 0
-
         try:
-            if self._store.get("pods", pod.namespace, pod.name)["metadata"].get(
-                "deletionTimestamp"
-            ):
-                self._store.update("pods", pod.namespace, pod.name, change)
-                self._drop(pod)
+            meta = self._store.get("pods", pod.namespace, pod.name)["metadata"]
+            if meta["uid"] == pod.uid and "deletionTimestamp" in meta:
+                self._store.remove("pods", pod.namespace, pod.name)
         except Refused:
             pass  # it is gone
-
-    def _drop(self, pod: Pod) -> None:
-        object = self._store.get("pods", pod.namespace, pod.name)
-        if object["metadata"]["uid"] == pod.uid:
-            self._store.remove("pods", pod.namespace, pod.name)

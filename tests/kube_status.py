@@ -26,15 +26,8 @@ class Resource(NamedTuple):
         """Return what objects have as their apiVersion."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    @property
-    def qualified_kind(self) -> str:
-        """Return the kind that messages about its content have, such as ``Job.batch``."""
-        return f"{self.kind}.{self.group}" if self.group else self.kind
 
-
-ALL_VERBS = (
-    "create", "delete", "get", "list", "patch", "watch",
-)  # fmt: skip
+ALL_VERBS = ("create", "delete", "get", "list", "patch", "watch")
 
 RESOURCES = {
     resource.plural: resource
@@ -52,9 +45,7 @@ RESOURCES = {
 class Refused(Exception):
     """A request that is answered with a Status of failure."""
 
-    def __init__(
-        self, code: int, reason: str, message: str, details: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.status: dict[str, Any] = {
@@ -64,42 +55,25 @@ class Refused(Exception):
             "status": "Failure",
             "message": message,
             **({"reason": reason} if reason else {}),
-            **({"details": details} if details else {}),
             "code": code,
         }
 
 
-def _named(resource: Resource, name: str) -> dict[str, Any]:
-    group = {"group": resource.group} if resource.group else {}
-    return {**({"name": name} if name else {}), **group, "kind": resource.plural}
-
-
 def not_found(resource: Resource, name: str) -> Refused:
-    text = f'{resource.qualified} "{name}" not found'
-    return Refused(404, "NotFound", text, _named(resource, name))
+    return Refused(404, "NotFound", f'{resource.qualified} "{name}" not found')
 
 
 def no_such_path() -> Refused:
-    return Refused(404, "NotFound", "the server could not find the requested resource", {})
+    return Refused(404, "NotFound", "the server could not find the requested resource")
 
 
 def already_exists(resource: Resource, name: str) -> Refused:
-    text = f'{resource.qualified} "{name}" already exists'
-    return Refused(409, "AlreadyExists", text, _named(resource, name))
-
-
-def conflict(resource: Resource, name: str, why: str = "") -> Refused:
-    why = why or (
-        "the object has been modified; please apply your changes to the latest version and try "
-        "again"
-    )
-    text = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {why}'
-    return Refused(409, "Conflict", text, _named(resource, name))
+    return Refused(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists')
 
 
 def forbidden(resource: Resource, name: str, why: str) -> Refused:
     thing = f'{resource.qualified} "{name}"' if name else resource.qualified
-    return Refused(403, "Forbidden", f"{thing} is forbidden: {why}", _named(resource, name))
+    return Refused(403, "Forbidden", f"{thing} is forbidden: {why}")
 
 
 def unauthorized() -> Refused:
@@ -115,5 +89,4 @@ def expired(message: str) -> Refused:
 
 
 def invalid(resource: Resource, name: str, causes: Sequence[str]) -> Refused:
-    text = f'{resource.qualified_kind} "{name}" is invalid: {", ".join(causes)}'
-    return Refused(422, "Invalid", text, {**_named(resource, name), "kind": resource.kind})
+    return Refused(422, "Invalid", f'{resource.kind} "{name}" is invalid: {", ".join(causes)}')

@@ -8,13 +8,14 @@ import threading
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from kube_status import RESOURCES, already_exists, conflict, not_found
+from kube_status import RESOURCES, already_exists, not_found
 
 Object = dict[str, Any]
+Test = Callable[[Object], bool]
 
 # The letters of names that the server makes up.
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -96,9 +97,6 @@ class Store:
             before = self.get(resource, namespace, name)
             after = copy.deepcopy(before)
             change(after)
-            asked = after["metadata"].get("resourceVersion")
-            if asked and asked != before["metadata"]["resourceVersion"]:
-                raise conflict(RESOURCES[resource], name)
             after["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
             if after == before:
                 return before
@@ -156,3 +154,22 @@ def ready_to_go(resource: str, object: Object) -> bool:
     meta = object["metadata"]
     is_going = "deletionTimestamp" in meta
     return is_going and (resource != "pods" or not meta.get("deletionGracePeriodSeconds"))
+
+
+def selector(query: Mapping[str, str]) -> Test:
+    """Return what tells whether an object has the labels and fields that a query asks for."""
+    labels, fields = (
+        [part.split("=", 1) for part in query.get(name, "").split(",") if part]
+        for name in ("labelSelector", "fieldSelector")
+    )
+    return lambda object: (
+        all((object["metadata"].get("labels") or {}).get(key) == value for key, value in labels)
+        and all(_field(object, key) == value for key, value in fields)
+    )
+
+
+def _field(object: Object, path: str) -> Any:
+    at: Any = object
+    for name in path.split("."):
+        at = at.get(name, {})
+    return at

@@ -96,17 +96,9 @@ class Cluster:
         """Return how the user calls kubectl for the same place."""
         return kubectl(self.namespace, self.config.context)
 
-    def job(self, name: str = "") -> Target:
-        """Return a Job's place on the server."""
-        return Target("jobs", self.namespace, name)
-
-    def pod(self, name: str) -> Target:
-        """Return a pod's place on the server."""
-        return Target("pods", self.namespace, name)
-
-    def secret(self, name: str = "") -> Target:
-        """Return a Secret's place on the server."""
-        return Target("secrets", self.namespace, name)
+    def target(self, kind: str, name: str = "") -> Target:
+        """Return the place of an object on the server, or of all of a kind."""
+        return Target(kind, self.namespace, name)
 
     def record(self, step: str, job: str) -> None:
         """Note that the run has submitted a Job; a full disk costs `runs` only its memory."""
@@ -134,9 +126,9 @@ class Cluster:
 
         ended: its command has ended by itself, so nothing is waited for.
         """
-        self.api.delete(self.job(name))
+        self.api.delete(self.target("jobs", name))
         if secret:
-            self.api.delete(self.secret(name))
+            self.api.delete(self.target("secrets", name))
         if not ended:
             with self._mutex:
                 self._leaving.add(name)

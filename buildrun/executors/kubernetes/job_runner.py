@@ -141,15 +141,15 @@ class _JobRun:
         if spec.has_secret:
             body = manifest.secret(spec, cluster.namespace)
             try:
-                cluster.api.create(cluster.secret(), body)
+                cluster.api.create(cluster.target("secrets"), body)
             except ApiError as error:
                 if error.status != 409:
                     raise
                 # Of a Job that runs already, or of a killed client; the newer URLs hold longer.
-                cluster.api.patch(cluster.secret(spec.name), body)
+                cluster.api.patch(cluster.target("secrets", spec.name), body)
         body = manifest.job(cluster.config, spec, cluster.namespace)
         try:
-            made = cluster.api.create(cluster.job(), body)
+            made = cluster.api.create(cluster.target("jobs"), body)
         except ApiError as error:
             if error.status == 409:
                 return self._attach()
@@ -159,19 +159,21 @@ class _JobRun:
             # So that the cluster removes it with the Job.
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": spec.name}
             owner["uid"] = made["metadata"]["uid"]
-            cluster.api.patch(cluster.secret(spec.name), {"metadata": {"ownerReferences": [owner]}})
+            cluster.api.patch(
+                cluster.target("secrets", spec.name), {"metadata": {"ownerReferences": [owner]}}
+            )
         return made
 
     def _drop_secret(self) -> None:
         """Delete the Secret, which the cluster might still remove together with an older Job."""
         if self._spec.has_secret:
-            self._cluster.api.delete(self._cluster.secret(self._spec.name))
+            self._cluster.api.delete(self._cluster.target("secrets", self._spec.name))
 
     def _attach(self) -> Object | None:
         """Return the Job of our name if it is for the same; None once another one has gone."""
         cluster, spec = self._cluster, self._spec
         try:
-            job = cluster.api.get(cluster.job(spec.name))
+            job = cluster.api.get(cluster.target("jobs", spec.name))
         except ApiError as error:
             if error.status == 404:
                 return None  # it has just gone
@@ -189,7 +191,7 @@ class _JobRun:
             return None
         if notes.get(manifest.RUN) != spec.run_id:
             body = {"metadata": {"annotations": {manifest.FOLLOWER: spec.run_id}}}
-            job = cluster.api.patch(cluster.job(spec.name), body)
+            job = cluster.api.patch(cluster.target("jobs", spec.name), body)
             how = "has ended meanwhile" if is_over(job) else "runs already"
             self._note(f"attached to the Job `{spec.name}`, which {how}")
         return job
@@ -322,7 +324,7 @@ class _JobRun:
 
     def _show_end_of(self, pod: str, container: str) -> None:
         """Pass on the last lines of an init container, as what its step says on standard error."""
-        api, target = self._cluster.api, self._cluster.pod(pod)._replace(sub="log")
+        api, target = self._cluster.api, self._cluster.target("pods", pod)._replace(sub="log")
         query = {"container": container, "tailLines": _TAIL}
         try:
             # One that was started anew has written nothing yet.
@@ -370,7 +372,7 @@ class _JobRun:
 
     def _asked_job(self) -> Object | None:
         try:
-            return self._cluster.api.get(self._cluster.job(self._spec.name))
+            return self._cluster.api.get(self._cluster.target("jobs", self._spec.name))
         except ApiError:
             return self._seen_job()
 
@@ -390,7 +392,7 @@ class _JobRun:
         if cluster.config.keep == "always" or (cluster.config.keep == "failed" and failed):
             self._end_sidecars()
             body = {"metadata": {"annotations": {manifest.HARVESTED: "true"}}}
-            cluster.api.patch(cluster.job(spec.name), body)
+            cluster.api.patch(cluster.target("jobs", spec.name), body)
             self._note(f"the Job `{spec.name}` is kept, as `keep-jobs` says")
         else:
             cluster.delete(spec.name, secret=spec.has_secret, ended=ended)
@@ -405,9 +407,11 @@ class _JobRun:
             return
         # Or the Job would make another pod for the one that a deadline has ended.
         limit = int((view.job.get("status") or {}).get("failed") or 0)
-        pod = self._cluster.pod(view.pod["metadata"]["name"])
+        pod = self._cluster.target("pods", view.pod["metadata"]["name"])
         try:
-            api.patch(self._cluster.job(self._spec.name), {"spec": {"backoffLimit": limit}})
+            api.patch(
+                self._cluster.target("jobs", self._spec.name), {"spec": {"backoffLimit": limit}}
+            )
             api.patch(pod, {"spec": {"activeDeadlineSeconds": 1}})
         except ApiError as error:
             if error.status != 404:
