@@ -7,14 +7,12 @@ programs and libraries of machine code: nobody edits them, and they are most of 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import stat
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from buildrun.environments.prefix import MARKER
@@ -48,6 +46,8 @@ def of_pip(prefix: str, installer: str = "") -> Iterator[File]:
     Programs may have any content, since they are written anew for the prefix. installer: whose
     packages, those of all if empty.
     """
+    import csv
+
     site = site_packages(prefix)
     for name in files.names_in(os.path.join(prefix, site)):
         folder = os.path.join(prefix, site, name)
@@ -146,6 +146,8 @@ def detach_from_cache(prefix: str, recorded: Iterable[File]) -> list[str]:
 
     Packages may have the same file, and then one of them is right. Raises OSError.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     copier = Copier()
     known: dict[str, list[File]] = {}
     for each in recorded:

@@ -18,7 +18,7 @@ from functools import partial
 from urllib.parse import quote, unquote
 
 from buildrun.console import redact
-from buildrun.environments import local_metadata, requirements
+from buildrun.environments import requirements
 from buildrun.environments.failures import ToolFailure
 from buildrun.environments.requirements import Line
 from buildrun.errors import EnvironmentFailure
@@ -92,6 +92,8 @@ def describe(
     path = requirements.local_path(line, root)
     if path is None:
         return parts
+    from buildrun.environments import local_metadata  # and parsers, which few projects need
+
     reader.untrackable = True
     try:
         if requirements.EDITABLE.match(line.text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import sys
 from collections.abc import Sequence
@@ -79,10 +78,16 @@ def _files(reader: DependencyTracker) -> list[str]:
 
 
 def _from_file(path: str, reader: DependencyTracker) -> dict[str, str]:
+    try:
+        text = reader.read(path).decode(errors="replace")
+    except OSError:
+        return {}
+    import configparser
+
     parser = configparser.RawConfigParser(strict=False)
     try:
-        parser.read_string(reader.read(path).decode(errors="replace"))
-    except (OSError, configparser.Error):
+        parser.read_string(text)
+    except configparser.Error:
         return {}
     sections = [parser[name] for name in ("global", "install") if parser.has_section(name)]
     found = {key.replace("_", "-"): value for each in sections for key, value in each.items()}

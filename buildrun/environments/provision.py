@@ -141,7 +141,7 @@ class _Builder(NamedTuple):
         except BaseException as error:
             _restore(prefix)
             if isinstance(error, OSError):
-                raise _store_failure(prefix, error) from error
+                raise unwritable(prefix, error) from error
             raise
         prune(self.request.memo, _OLD_RECORDS)
         seconds = time.monotonic() - started
@@ -180,7 +180,7 @@ class _Builder(NamedTuple):
             acquire = locks.shared if shared else locks.exclusive
             return acquire(self.prefix + suffix, waiting=lambda: self.console.note(told))
         except OSError as error:
-            raise _store_failure(self.prefix, error) from error
+            raise unwritable(self.prefix, error) from error
 
 
 def _restore(prefix: str) -> None:
@@ -206,9 +206,10 @@ def _clear(path: str, *, quietly: bool = False) -> None:
             raise
 
 
-def _store_failure(prefix: str, error: OSError) -> StoreError:
+def unwritable(place: str, error: OSError) -> StoreError:
+    """Return the error for a place in the store that cannot be written to."""
     return StoreError(
         f"cannot write into the store: {error.strerror or error}",
-        place=error.filename or os.path.dirname(prefix),
+        place=error.filename or place,
         hint="set BUILDRUN_HOME to a directory that can be written and has space",
     )

@@ -157,7 +157,7 @@ async def _install(
         _refuse_remote(wanted)
     waiting = "waiting for another run that fetches conda packages"
     rattler_cache.prepare(entries, order["packages"], lambda: say("note", text=waiting))
-    for attempt in ("first", "last"):
+    for last in (False, True):
         await rattler.install(
             list(records),
             order["prefix"],
@@ -170,13 +170,12 @@ async def _install(
             reporter=_Reporter(len(entries), whole, say) if order["live"] else None,
             alternative_target_prefix=order["place"],
         )
-        flawed = _flawed(order["prefix"], entries, last=attempt == "last")
+        flawed = _flawed(order["prefix"], entries, last=last)
         if not flawed:
             return
-        if attempt == "last" or order["offline"]:
-            names = ", ".join(entry.name for entry in flawed)
-            raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
         names = ", ".join(entry.name for entry in flawed)
+        if last or order["offline"]:
+            raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
         say("note", text=f"the cache has damaged files of {names}, which are fetched anew")
         rattler_cache.discard(flawed, order["packages"])
         shutil.rmtree(order["prefix"])

@@ -23,7 +23,8 @@ from buildrun.environments.images.build_container import BuildContainer, json_li
 from buildrun.environments.images.build_pip import CODE, PREFIX, PipStages
 from buildrun.environments.images.engine import Image
 from buildrun.environments.lockfile import Package
-from buildrun.errors import EnvironmentFailure, StoreError
+from buildrun.environments.provision import unwritable
+from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv
 from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
@@ -75,7 +76,7 @@ def make(
         conda.install(identity, prefix, there, packages, console, -1, place=PREFIX)
         whole = layer.of_directory(prefix, PREFIX, _edited)
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory, error) from error
     fixed, stages = dict(declared.variables), _stages(request, declared, packages)
     links = _link_scripts(prefix)
     if not links and stages is None and not conda_activate.scripts(prefix):
@@ -218,11 +219,3 @@ def _edited(path: bytes, place: bytes) -> bytes | None:
         value.pop(field, None)
     text = without_secrets(json.dumps(value, sort_keys=True, indent=1))
     return text.encode() + b"\n"
-
-
-def _unwritable(directory: str, error: OSError) -> StoreError:
-    return StoreError(
-        f"the environment cannot be made: {error.strerror or error}",
-        place=error.filename or directory,
-        hint="set BUILDRUN_HOME to a directory that can be written and has space",
-    )

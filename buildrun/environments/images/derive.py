@@ -14,7 +14,7 @@ from buildrun.console import Console
 from buildrun.environments.images import engine, engine_api
 from buildrun.environments.images.config import Archive, ConfigChange, build_context
 from buildrun.environments.images.engine import Engine, EngineError, Image
-from buildrun.errors import BuildrunError, StoreError
+from buildrun.environments.provision import unwritable
 from buildrun.project.model import ProjectSpec
 from buildrun.store import digest, files, locks
 from buildrun.store.home import Home
@@ -232,7 +232,7 @@ def write(home: Home, record: ImageRecord) -> None:
         content = json.dumps({"version": 1, **record._asdict()})
         files.publish(path(home, record.key), content.encode())
     except OSError as error:
-        raise _unwritable(home, error) from error
+        raise unwritable(home.images, error) from error
 
 
 def lock(home: Home, key: str, *, waiting: Callable[[], None]) -> Lock:
@@ -244,7 +244,7 @@ def lock(home: Home, key: str, *, waiting: Callable[[], None]) -> Lock:
         os.makedirs(home.images, exist_ok=True)
         return locks.exclusive(f"{path(home, key)}.lock", waiting=waiting)
     except OSError as error:
-        raise _unwritable(home, error) from error
+        raise unwritable(home.images, error) from error
 
 
 def use(home: Home, key: str) -> None:
@@ -266,11 +266,3 @@ def keys(home: Home) -> Iterator[str]:
 def path(home: Home, key: str) -> str:
     """Return where the record of a key is."""
     return os.path.join(home.images, f"{key[7:]}.json")
-
-
-def _unwritable(home: Home, error: OSError) -> BuildrunError:
-    return StoreError(
-        f"the record of an image cannot be written: {error.strerror}",
-        place=home.images,
-        hint="set BUILDRUN_HOME",
-    )
