@@ -14,7 +14,7 @@ from buildrun.errors import StoreError
 from buildrun.store import cas, listing
 from buildrun.store.cas import Copier, MissingBlob
 from buildrun.store.digest import content, is_digest
-from buildrun.store.files import closing, open_directory
+from buildrun.store.files import closing, open_directory, read_or_none
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
 from buildrun.store.manifest import Manifest, decode, encode, output_of, validate_outputs
@@ -196,8 +196,6 @@ class ActionCache:
         ]
 
 
-# A manifest of some megabytes has a log of a million changes between its streams.
-LARGEST = 64 << 20
 # Seconds after which a use is recorded again.
 _USE = 3600.0
 
@@ -223,7 +221,7 @@ def load(home: Home, key: str) -> Manifest | None:
 
 def manifest_at(path: str) -> Manifest | None:
     """Return the manifest in a file, whatever its key."""
-    data = cas.contents(path, LARGEST)
+    data = read_or_none(path)
     try:
         return None if data is None else decode(data)
     except ValueError:

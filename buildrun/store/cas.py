@@ -112,21 +112,13 @@ def publish(path: str, data: bytes) -> None:
         write(target, data)
 
 
-def read(home: Home, digest: str, limit: int = _LARGEST) -> bytes | None:
+def read(home: Home, digest: str) -> bytes | None:
     """Return a short content, or None; a damaged one is removed. Raises ValueError."""
-    data = contents(path_of(home, digest), limit)
+    data = files.read_or_none(path_of(home, digest), limit=_LARGEST)
     if data is not None and digests.content(data) != digest:
         discard(home, digest)
         return None
     return data
-
-
-def contents(path: str, limit: int) -> bytes | None:
-    """Return what a regular file holds, or None where there is none or it is longer."""
-    try:
-        return files.read(path, follow=False, limit=limit)
-    except OSError:
-        return None
 
 
 def is_damaged(path: str, digest: str, copier: Copier) -> bool:

@@ -46,6 +46,14 @@ def read(path: str | bytes, *, follow: bool = True, limit: int = LARGEST) -> byt
         return file.read()
 
 
+def read_or_none(path: str | bytes, *, follow: bool = False, limit: int = LARGEST) -> bytes | None:
+    """Return what a regular file holds, or None where there is none or it is longer."""
+    try:
+        return read(path, follow=follow, limit=limit)
+    except OSError:
+        return None
+
+
 def names_in(directory: str) -> list[str]:
     """Return the sorted names in a directory; none where it cannot be read."""
     try:

@@ -13,6 +13,7 @@ from buildrun.errors import StoreError
 from buildrun.store import action_cache, cas
 from buildrun.store import digest as digests
 from buildrun.store.cas import File, list_files, scan
+from buildrun.store.files import read_or_none
 
 if TYPE_CHECKING:
     from buildrun.store.home import Home
@@ -194,7 +195,7 @@ def _named(home: Home, *, explanations: bool) -> set[str]:
     if explanations:
         for entry in scan(os.path.join(home.memo, "projects")):
             if entry.name.endswith(".steps"):
-                data = cas.contents(entry.path, action_cache.LARGEST) or b""
+                data = read_or_none(entry.path) or b""
                 named.update(match.decode() for match in _MENTIONED.findall(data))
     return named
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from buildrun.store.files import closing, make_directory, names_in
+from buildrun.store.files import closing, make_directory, names_in, read_or_none
 
 # Two lines for each time that there was a run of that id: how it began and how it ended. The last
 # that can be read counts.
@@ -84,15 +84,9 @@ def list_runs(runs: str) -> list[Record]:
 
 def load(runs: str, run_id: str) -> Record | None:
     """Return a run's record, or None where there is none that can be read."""
-    try:
-        with open(os.path.join(directory(runs, run_id), _RECORDS), "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    record = next(filter(None, map(_decode, reversed(lines))), None)
-    if record is None:
-        return None
-    if record.status == "running" and not _lives(record):
+    data = read_or_none(os.path.join(directory(runs, run_id), _RECORDS)) or b""
+    record = next(filter(None, map(_decode, reversed(data.splitlines()))), None)
+    if record is not None and record.status == "running" and not _lives(record):
         return record._replace(status="lost")
     return record
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from buildrun.store import files, stat_signature
+from buildrun.store import stat_signature
+from buildrun.store.files import read_or_none
 from buildrun.workspace import glob, names
 
 _GIT_FILE = b".gitignore"
@@ -220,23 +221,15 @@ def _own_directory(dot_git: bytes) -> bytes | None:
         return None
     if stat.S_ISDIR(mode):
         return dot_git if os.path.exists(os.path.join(dot_git, b"HEAD")) else None
-    text = _read(dot_git) or b""  # a worktree or a submodule
+    text = read_or_none(dot_git, follow=True) or b""  # a worktree or a submodule
     if not text.startswith(b"gitdir: "):
         return None
     return os.path.join(os.path.dirname(dot_git), text[len(b"gitdir: ") :].rstrip(b"\r\n"))
 
 
 def _common(own: bytes) -> bytes:
-    text = _read(os.path.join(own, b"commondir"))
+    text = read_or_none(os.path.join(own, b"commondir"), follow=True)
     return own if text is None else os.path.join(own, text.rstrip(b"\r\n"))
-
-
-def _read(path: bytes, *, follow: bool = True) -> bytes | None:
-    """Return the content of a regular file; None for all else, as git has it."""
-    try:
-        return files.read(path, follow=follow)
-    except OSError:
-        return None
 
 
 class Filter:
@@ -309,7 +302,7 @@ class Filter:
         git = self._git[above] if below else self._outer
         if _GIT_FILE in held:
             path = os.path.join(self._root, below, _GIT_FILE)
-            content = _read(path, follow=False)
+            content = read_or_none(path)
             self._stuck = self._stuck or not _is_plain(path)  # git would wait for a pipe
             if content is not None:
                 self._note(below, content)
@@ -325,7 +318,7 @@ class Filter:
             return above
         if below in self._own:
             return self._own[below]
-        content = _read(os.path.join(self._root, below, _OWN_FILE), follow=False)
+        content = read_or_none(os.path.join(self._root, below, _OWN_FILE))
         return above if content is None else (*above, Rules(below, b"", content))
 
     def _above(self, repository: Repository) -> Iterable[Rules]:
@@ -335,13 +328,13 @@ class Filter:
         """
         found: list[Rules] = []
         rest = repository.inner
-        content = _read(repository.exclude_file)
+        content = read_or_none(repository.exclude_file, follow=True)
         if content is not None:
             found.append(Rules(b"", rest, content))
             self._note(b"exclude", content)
         directory = repository.top
         while rest:
-            content = _read(os.path.join(directory, _GIT_FILE), follow=False)
+            content = read_or_none(os.path.join(directory, _GIT_FILE))
             if content is not None:
                 found.append(Rules(b"", rest, content))
                 self._note(b"../" + rest, content)
