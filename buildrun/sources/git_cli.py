@@ -26,6 +26,9 @@ QUIET = (
 )  # fmt: skip
 
 
+_INTERRUPTIONS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
 class Remote(NamedTuple):
     """A git URL without credentials, and the variables that bear them for git."""
 
@@ -61,20 +64,29 @@ def git(
     import subprocess
 
     patience = patience_of(environ) if remote is not None else None
+    variables = environment(environ, remote)
+    allowed = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # What interrupts us waits until we know whom to end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
         # In a session without a terminal, so that nobody can ask there for a password.
         child = subprocess.Popen(
-            ("git", *QUIET, *arguments), env=environment(environ, remote), stdin=subprocess.DEVNULL,
+            ("git", *QUIET, *arguments), env=variables, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=holding,
             start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, allowed),  # noqa: PLW1509
         )  # fmt: skip
-    except OSError as error:
+    except BaseException as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
+        if not isinstance(error, OSError):
+            raise
         raise ProjectError(
             f"git cannot be started: {error.strerror}",
             hint="install git, which fetches the project",
         ) from None
     with child:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
             out, err = _read(child, patience, progress)
         except BaseException:
             terminate(child.pid)
