@@ -19,8 +19,7 @@ from buildrun.executors.process import destroy, find_program, send_signal, shell
 from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.tee import logged
 from buildrun.executors.terminal import Terminal
-from buildrun.executors.termination import GRACE, GracePeriods, Termination
-from buildrun.executors.watchdog import Watchdog
+from buildrun.executors.termination import GRACE, GracePeriods, Termination, Watchdog
 
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext, OutputSink, ProcessRunner, Task

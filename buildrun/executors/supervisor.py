@@ -17,8 +17,7 @@ from buildrun.executors.base import Job, OutputSink, Result
 from buildrun.executors.captured import CapturedProcess
 from buildrun.executors.process import move_above_standard, send_signal
 from buildrun.executors.signals import ENDING, Signals
-from buildrun.executors.termination import GRACE, GracePeriods
-from buildrun.executors.watchdog import Watchdog
+from buildrun.executors.termination import GRACE, GracePeriods, Watchdog
 
 __all__ = ["OutputSink", "Supervisor"]
 

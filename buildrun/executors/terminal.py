@@ -47,11 +47,6 @@ class Terminal:
         """Whether the foreground was handed over and not taken back."""
         return self._given != 0
 
-    @property
-    def foreground(self) -> bool:
-        """Whether our own group is the foreground."""
-        return self._holder() == self._own
-
     def descriptor_to_give(self) -> int | None:
         """Return the descriptor where a new command should have the terminal from its start.
 
@@ -103,7 +98,7 @@ class Terminal:
 
     def restore_modes(self) -> None:
         """Undo what a command that was killed has left, such as keys that are not echoed."""
-        if self._modes is None or not self.foreground:
+        if self._modes is None or self._holder() != self._own:
             return
         import termios
 
