@@ -39,7 +39,6 @@ class Supervisor:
         self._thread = 0
         self._running: dict[int, tuple[CapturedProcess, _Answer]] = {}
         self._ticks: list[_Tick] = []
-        self._child_has_ended = False
         self._interrupted: int | None = None
         # Guards what follows.
         self._lock = threading.Lock()
@@ -178,15 +177,15 @@ class Supervisor:
 
     def _serve(self) -> None:
         """Wait for the next event, and do what it is for."""
+        leader = False
         for key, _ in self._selector.select(self._seconds()):
             if key.fileobj is self._signals:
                 # Any signal: SIGCHLD's own number is lost where the pipe is full of others.
-                self._child_has_ended = True
+                leader = True
                 for number in self._signals.read(0):
                     self._receive(number)
             else:
                 key.data.read(key.fd)
-        leader, self._child_has_ended = self._child_has_ended, False
         for captured, _ in self._running.values():
             if leader or captured.seconds() == 0:
                 captured.poll(leader=leader)
