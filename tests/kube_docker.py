@@ -32,14 +32,12 @@ ITS_OWN = re.compile(r"HOME|PATH|XDG_.*|DOCKER_.*|BUILDX_.*|.*[Pp][Rr][Oo][Xx][Y
 class DockerKubelet:
     """Runs the containers of a pod on this machine's engine, with the network of the host.
 
-    pull_backoff, restart_backoff: seconds before another attempt.
+    What does not start, or ends, is not tried again.
     """
 
     slack = 60.0
 
-    def __init__(self, *, pull_backoff: float = 10.0, restart_backoff: float = 10.0) -> None:
-        self.pull_backoff = pull_backoff
-        self.restart_backoff = restart_backoff
+    def __init__(self) -> None:
         self.docker = shutil.which("docker") or "docker"
         self._pulled: set[str] = set()
         self.id = f"kubelet-{secrets.token_hex(8)}"
@@ -93,8 +91,7 @@ class _Running:
     def play(self) -> None:
         pod = self._pod
         pod.scheduled()
-        if not self._inputs.mounted():
-            return
+        self._inputs.mount_all()
         threads = [
             threading.Thread(target=self._thread, args=(container,), name=f"{pod.name}-container")
             for container in pod.spec["containers"]
@@ -129,100 +126,47 @@ class _Running:
 
     def _thread(self, container: Object) -> None:
         try:
-            self._container(container, restarts=self._pod.spec["restartPolicy"] != "Never")
+            made = self._made(container)
+            if made is not None:
+                self._run(container, made)
         except BaseException as error:
             self._troubles.append(error)
         finally:
             self._done.add(container["name"])
             self._pod.again()
 
-    def _container(self, container: Object, *, restarts: bool) -> bool:
-        """Run a container until it has ended for good; return whether it ended well."""
-        pod = self._pod
-        if not self._pulled(container):
-            return False
-        while True:
-            made = self._made(container)
-            if made is None:
-                return False
-            code = self._ran(container, made)
-            if code == 0 or not restarts or pod.ending():
-                return code == 0
-            pod.until(lambda: False, self._kubelet.restart_backoff)
-            if pod.ending():
-                return False
-
-    # Images.
-
-    def _pulled(self, container: Object) -> bool:
-        pod, image, name = self._pod, container["image"], container["name"]
-        while True:
-            there = self._kubelet.run("image", "inspect", image).returncode == 0
-            if there and container["imagePullPolicy"] != "Always":
-                return True
-            code, words = self._pull(image)
-            if code == 0:
-                if not there:
-                    self._kubelet.pulled(image)
-                return True
-            words = f"rpc error: code = Unknown desc = {words}"
-            backoff = self._kubelet.pull_backoff
-            for reason, text, wait in (
-                ("ErrImagePull", words, min(1.0, backoff / 4)),
-                ("ImagePullBackOff", f'Back-off pulling image "{image}": {words}', backoff),
-            ):
-                if pod.ending():
-                    return False
-                pod.warn("Failed", f"Error: {reason}: {words}")
-                pod.waiting(reason, text, container=name)
-                pod.wait_deleted(wait)
-
-    def _pull(self, image: str) -> tuple[int, str]:
-        """Pull an image unless the pod is to end; return the exit code and docker's words."""
-        with tempfile.TemporaryFile() as words:
-            pulling = subprocess.Popen(
-                (self._kubelet.docker, "pull", "--quiet", image),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words,
-            )  # fmt: skip
-
-            def wait() -> None:
-                pulling.wait()
-                self._pod.again()
-
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            if not self._pod.until(lambda: pulling.returncode is not None):
-                pulling.terminate()
-            waiting.join()
-            words.seek(0)
-            return pulling.returncode, words.read().decode(errors="replace").strip()
-
-    # Containers.
-
     def _made(self, container: Object) -> str | None:
-        """Create a container as soon as all that it names is there; return its id."""
-        pod = self._pod
-        while not pod.ending():
-            try:
-                words, environ = self._words(container)
-            except Unready as error:
-                pod.warn("Failed", f"Error: {error}")
-                pod.waiting("CreateContainerConfigError", str(error), container=container["name"])
-                self._until_other(container, str(error))
-                continue
-            done = self._kubelet.run("create", *words, environ=environ)
-            if "No such image" in done.stderr:  # tests beside us have removed it
-                self._pulled(container)
-                continue
-            if done.returncode:
-                text = done.stderr.strip()
-                pod.warn("Failed", f"Error: {text}")
-                pod.waiting("CreateContainerError", text, container=container["name"])
-                pod.until(lambda: False)
-                return None
-            self._ids.append(done.stdout.strip())
-            return self._ids[-1]
+        """Create a container, and return its id; None once the pod is to end."""
+        while not self._pod.ending():
+            reason, words = self._pull(container["image"], container["imagePullPolicy"])
+            if not reason:
+                try:
+                    arguments, environ = self._words(container)
+                except Unready as error:
+                    reason, words = "CreateContainerConfigError", str(error)
+            if not reason:
+                done = self._kubelet.run("create", *arguments, environ=environ)
+                if done.returncode == 0:
+                    self._ids.append(done.stdout.strip())
+                    return self._ids[-1]
+                if "No such image" in done.stderr:  # tests beside us have removed it
+                    continue
+                reason, words = "CreateContainerError", done.stderr.strip()
+            self._pod.waiting(reason, words, container=container["name"])
+            self._pod.until(lambda: False)
         return None
+
+    def _pull(self, image: str, policy: str) -> tuple[str, str]:
+        """Have an image there; return what keeps it away, a reason and docker's words."""
+        there = self._kubelet.run("image", "inspect", image).returncode == 0
+        if there and policy != "Always":
+            return "", ""
+        done = self._kubelet.run("pull", "--quiet", image)
+        if done.returncode:
+            return "ImagePullBackOff", f'Back-off pulling image "{image}": {done.stderr.strip()}'
+        if not there:
+            self._kubelet.pulled(image)
+        return "", ""
 
     def _verify_user(self, container: Object) -> None:
         """Raise Unready for a container that may not run as root, and would."""
@@ -238,23 +182,13 @@ class _Running:
             text = "container has runAsNonRoot and image will run as root"
             raise Unready(f"{text} ({place})")
 
-    def _until_other(self, container: Object, why: str) -> None:
-        self._pod.until(lambda: self._why_not(container) != why)
-
-    def _why_not(self, container: Object) -> str:
-        try:
-            self._words(container)
-        except Unready as error:
-            return str(error)
-        return ""
-
-    def _ran(self, container: Object, made: str) -> int:
+    def _run(self, container: Object, made: str) -> None:
         pod, name = self._pod, container["name"]
         begun = self._kubelet.run("start", made)
         if begun.returncode:
             text = begun.stderr.strip().partition("\nError: ")[0]
             pod.ended(128, "StartError", text, container=name)
-            return 128
+            return
         pod.running(container=name)
         if pod.ending():
             self._stop()
@@ -265,7 +199,6 @@ class _Running:
         pod.logs[name][-1].close()
         message = self._message(container, failed=code != 0)
         pod.ended(code, reason, message, container=name)
-        return code
 
     def _follow(self, made: str, write: Callable[[bytes], None]) -> None:
         with subprocess.Popen(
@@ -293,10 +226,9 @@ class _Running:
         pod = self._pod
         variables = self._inputs.variables(container)
         self._verify_user(container)
-        number = len(pod.logs.get(container["name"], ()))
         words = [
             "--label", f"{LABEL}={self._kubelet.id}",
-            "--name", f"k8s_{container['name']}_{pod.name}_{pod.uid}_{number}",
+            "--name", f"k8s_{container['name']}_{pod.name}_{pod.uid}",
             "--network", "host", "--pull", "never",
         ]  # fmt: skip
         environ = {}

@@ -50,29 +50,18 @@ class Inputs:
         found = self._pod.read("secrets", name)
         if found is None:
             raise Unready(f'secret "{name}" not found')
-        return contents(found)
+        return {key: base64.b64decode(value) for key, value in found["data"].items()}
 
-    def mounted(self) -> bool:
-        """Prepare the volumes as soon as what they hold is there."""
+    def mount_all(self) -> None:
+        """Prepare the volumes; raises Unready."""
         for volume in self._pod.spec.get("volumes") or ():
-            self._volume(volume)
-        return not self._pod.ending()
-
-    def _volume(self, volume: Object) -> None:
-        pod, name = self._pod, (volume.get("secret") or {}).get("secretName")
-        if name and pod.read("secrets", name) is None:
-            text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : secret "{name}"'
-            pod.warn("FailedMount", f"{text} not found")
-            pod.until(lambda: pod.read("secrets", name) is not None)
-        if pod.ending():
-            return
-        place = self._place(volume["name"])
-        place.mkdir(exist_ok=True)
-        place.chmod(0o777)
-        if name:
-            data = self._secret(name)
-            for item in volume["secret"]["items"]:
-                (place / item["path"]).write_bytes(data[item["key"]])
+            place = self._place(volume["name"])
+            place.mkdir(exist_ok=True)
+            place.chmod(0o777)
+            if secret := volume.get("secret"):
+                data = self._secret(secret["secretName"])
+                for item in secret["items"]:
+                    (place / item["path"]).write_bytes(data[item["key"]])
 
     def mount(self, mount: Object) -> Mount:
         """Return where a mount of a container leads."""
@@ -82,11 +71,6 @@ class Inputs:
 
     def _place(self, volume: str) -> Path:
         return self._directory / f"volume-{volume}"
-
-
-def contents(secret: Object) -> dict[str, bytes]:
-    """Return what a Secret holds."""
-    return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 from kube_deletion import delete
-from kube_events import warn
 from kube_status import Refused
 from kube_store import Object, Store, now, seconds
 
@@ -115,7 +115,7 @@ class Jobs:
         try:
             pod = self._create(_pod(job))
         except Refused as refused:
-            warn(self._store, job, "FailedCreate", f"Error creating: {refused}")
+            _warn(self._store, job, "FailedCreate", f"Error creating: {refused}")
             wait = min(AGAIN_LIMIT, AGAIN * 2**tally.refusals)
             tally.refusals += 1
             tally.not_before = time.time() + wait
@@ -207,3 +207,29 @@ def _condition(object: Object, *types: str) -> dict[str, Any] | None:
 def _add(status: Object, kind: str, reason: str, message: str) -> None:
     told = {"type": kind, "status": "True", "reason": reason, "message": message}
     status.setdefault("conditions", []).append({**told, "lastTransitionTime": now()})
+
+
+def _warn(store: Store, about: Object, reason: str, message: str) -> None:
+    """Record a warning about an object."""
+    meta = about["metadata"]
+    store.create(
+        "events",
+        {
+            "kind": "Event",
+            "apiVersion": "v1",
+            "metadata": {
+                "name": f"{meta['name'][:200]}.{secrets.token_hex(8)}",
+                "namespace": meta["namespace"],
+            },
+            "involvedObject": {
+                "kind": about["kind"],
+                "namespace": meta["namespace"],
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": now(),
+            "type": "Warning",
+        },
+    )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kube_deletion import there
-from kube_events import warn
 from kube_logs import Log
 from kube_status import Refused
 from kube_store import Object, Store, now
@@ -150,10 +149,6 @@ class Pod:
         if not logs:
             logs.append(Log())
         logs[-1].write(data, at)
-
-    def warn(self, reason: str, message: str) -> None:
-        """Record a warning about it."""
-        warn(self._store, self.current, reason, message)
 
     def wait_deleted(self, limit: float | None = None) -> bool:
         return self.deleted.wait(limit)

@@ -144,7 +144,7 @@ def a_place(request: pytest.FixtureRequest, engine: object, tmp_path: Path) -> I
         assert _cleared(found) == []
         return
     address = request.getfixturevalue("own_registry").address
-    with Cluster(DockerKubelet(pull_backoff=0.2, restart_backoff=0.1), backoff=0.1) as cluster:
+    with Cluster(DockerKubelet(), backoff=0.1) as cluster:
         config = cluster.kubeconfig(tmp_path / "kubeconfig")
         found = Place(config, "test", "default", f"{address}/team/project", owner, cluster)
         yield found
