@@ -112,6 +112,11 @@ def arrived(sent: ArtifactTransfer) -> Delivery:
     return done
 
 
+def fetch(store: Depot, root: Path, outputs: list[str]) -> None:
+    sent = on(store)
+    sent.fetch(JOB, arrived(sent), str(root), outputs)
+
+
 def tree(root: Path) -> dict[str, bytes | str | None]:
     """Return all that is in a directory: contents, links' targets, None for directories."""
     found: dict[str, bytes | str | None] = {}
@@ -367,8 +372,7 @@ def test_old_output_is_replaced_whole_and_others_stay(store: Depot, root: Path) 
     (root / "deep").mkdir()
     (root / "deep" / "beside").write_text("kept")
     delivery(store, archive(("data", None), ("data/new", b"new"), ("deep/er/model", b"model")))
-    sent = on(store)
-    sent.fetch(JOB, arrived(sent), str(root), ["data/", "absent", "deep/er/model"])
+    fetch(store, root, ["data/", "absent", "deep/er/model"])
     assert tree(root) == {
         "absent": b"kept", "data": None, "data/new": b"new", "deep": None,
         "deep/beside": b"kept", "deep/er": None, "deep/er/model": b"model", "other": b"kept",
@@ -378,8 +382,7 @@ def test_old_output_is_replaced_whole_and_others_stay(store: Depot, root: Path) 
 def test_delivery_of_nothing_changes_nothing(store: Depot, root: Path) -> None:
     (root / "out").write_text("old")
     delivery(store, b"")
-    sent = on(store)
-    sent.fetch(JOB, arrived(sent), str(root), ["out"])
+    fetch(store, root, ["out"])
     assert tree(root) == {"out": b"old"}
 
 
@@ -388,8 +391,7 @@ def test_fetching_survives_dropped_connections(store: Depot, root: Path) -> None
     delivery(store, archive(("big", content)), parts=2)
     for number in range(2):
         store.fail("GET", f"team/v1/carried/jobs/{JOB}/{number}", cutting(1_200_000))
-    sent = on(store)
-    sent.fetch(JOB, arrived(sent), str(root), ["big"])
+    fetch(store, root, ["big"])
     assert (root / "big").read_bytes() == content
 
 
@@ -431,9 +433,8 @@ def test_bad_delivery_changes_nothing(store: Depot, root: Path, kind: str) -> No
     before = tree(root)
     delivery(store, data)
     spoil(store)
-    sent = on(store)
     with pytest.raises(ExecutionError) as caught:
-        sent.fetch(JOB, arrived(sent), str(root), ["out", "second"])
+        fetch(store, root, ["out", "second"])
     assert text in caught.value.message
     assert caught.value.hint
     assert SIGNATURE not in str(caught.value)
@@ -445,9 +446,8 @@ def test_link_that_is_an_output_is_kept_and_not_followed(
 ) -> None:
     (tmp_path / "outside").mkdir()
     delivery(store, archive(("out", None), ("out/link", str(tmp_path / "outside"))))
-    sent = on(store)
     for _ in range(2):
-        sent.fetch(JOB, arrived(sent), str(root), ["out"])
+        fetch(store, root, ["out"])
     assert tree(root) == {"out": None, "out/link": str(tmp_path / "outside")}
     assert not any((tmp_path / "outside").iterdir())
 
@@ -458,9 +458,8 @@ def test_output_is_not_put_behind_a_link_out_of_the_project(
     (tmp_path / "outside").mkdir()
     (root / "link").symlink_to(tmp_path / "outside")
     delivery(store, archive(("link/out", b"x")))
-    sent = on(store)
     with pytest.raises(ExecutionError, match="leads out of the project"):
-        sent.fetch(JOB, arrived(sent), str(root), ["link/out"])
+        fetch(store, root, ["link/out"])
     assert not any((tmp_path / "outside").iterdir())
     assert tree(root) == {"link": str(tmp_path / "outside")}
 
@@ -468,12 +467,11 @@ def test_output_is_not_put_behind_a_link_out_of_the_project(
 def test_project_that_cannot_be_written_is_told(store: Depot, root: Path) -> None:
     delivery(store, archive(("dir/out", b"x"), ("first", b"x")))
     (root / "dir").write_text("a file")
-    sent = on(store)
     with pytest.raises(ExecutionError) as caught:
-        sent.fetch(JOB, arrived(sent), str(root), ["dir/out"])
+        fetch(store, root, ["dir/out"])
     assert tree(root) == {"dir": b"a file"}
     with pytest.raises(ExecutionError, match="project"):
-        sent.fetch(JOB, arrived(sent), str(root / "absent"), ["dir/out", "first"])
+        fetch(store, root / "absent", ["dir/out", "first"])
     assert "Traceback" not in str(caught.value)
 
 

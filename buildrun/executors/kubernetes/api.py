@@ -99,21 +99,15 @@ class Api:
         """Merge into an object."""
         return self._json("PATCH", target, {}, body)
 
-    def delete(self, target: Target) -> bool:
-        """Delete an object and, in the background, what belongs to it; False if it is not there."""
+    def delete(self, target: Target) -> None:
+        """Delete an object, if it is there, and in the background what belongs to it."""
         # batch/v1 would leave a Job's pods alone if it were not told.
-        options = {
-            "kind": "DeleteOptions",
-            "apiVersion": "v1",
-            "propagationPolicy": "Background",
-        }
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         try:
             self._json("DELETE", target, {}, options)
         except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+            if error.status != 404:
+                raise
 
     def text(self, target: Target, **query: str) -> bytes:
         """Return what the server sends as it is."""

@@ -137,7 +137,7 @@ def _document(given: str, reader: DependencyTracker, cwd: str) -> Document:
 def _template(path: str, reader: DependencyTracker) -> Mapping[str, Any]:
     document = _sound(parse(path, _sound(read_text(path, reader))))
     findings = Findings(document)
-    check(findings)
+    _check(findings)
     for finding in findings.sorted():
         raise _error(finding)
     # What YAML takes for a date is a text in JSON.
@@ -194,7 +194,7 @@ _JOB: Any = {
 _WORDS = {dict: "mapping", list: "list", str: "text", int: "number"}
 
 
-def check(findings: Findings) -> None:
+def _check(findings: Findings) -> None:
     """Add what keeps the document from being the template of a Job."""
     value = findings.document.value
     if not isinstance(value, dict) or value.get("kind") != "Job":
