@@ -17,13 +17,12 @@ from buildrun.environments import (
     rattler,
     requirements,
     uv,
-    uv_lock,
     virtual_packages,
     virtualenv,
 )
 from buildrun.environments.base import EnvironmentRequest, Identity
 from buildrun.environments.condarc import Channel, without_secrets
-from buildrun.environments.lockfile import Lock, Package
+from buildrun.environments.lockfile import Lock, Package, requirement_lines
 from buildrun.environments.requirements import Line
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.model import CondaEnv
@@ -148,7 +147,7 @@ def pip_lines(declared: CondaEnv, reader: DependencyTracker) -> tuple[Line, ...]
 
 def locked_pip(packages: Sequence[Package]) -> list[str]:
     """Return the lines of the `pip:` section as they are locked."""
-    return uv_lock.lines([list(package) for package in packages]).get(_PIP_STAGE, [])
+    return requirement_lines(packages).get(_PIP_STAGE, [])
 
 
 def indexes(declared: CondaEnv, reader: DependencyTracker) -> list[str]:
@@ -210,13 +209,12 @@ def _resolve_pip(
     ours = {package.name: package.version for package in conda}
     lines = pip_lines(declared, DependencyTracker(request.environ))
     asked = {requirements.name_of(line.text) for line in lines}
-    pip, python = _tool(request, declared, console, -1).pip, ours["python"]
+    tool, python = _tool(request, declared, console, -1), ours["python"]
     with local_packages.build_copies(
         os.path.dirname(declared.path), request.project, known
     ) as copies:
-        found = uv_lock.resolve(
-            pip, {_PIP_STAGE: lines}, copies, declared.path, platform, python, previous
-        )
+        stages = {_PIP_STAGE: lines}
+        found = tool.resolve(stages, copies, declared.path, platform, python, previous)
     return [package for package in found if package.name in asked or package.name not in ours]
 
 

@@ -105,6 +105,16 @@ def check(
     return "stale" if stale else "unlocked", stale
 
 
+def requirement_lines(packages: Sequence[Sequence[Any]]) -> dict[str, list[str]]:
+    """Return locked packages as requirement lines with hashes, by stage."""
+    stages: dict[str, list[str]] = {}
+    for fields in packages:
+        package = Package(*fields)
+        hashes = "".join(f" --hash={item}" for item in package.hashes)
+        stages.setdefault(package.stage, []).append(package.line + hashes)
+    return stages
+
+
 def key_parts(lock: Lock, platform: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a fresh lock adds to a key: its packages, and the content of local ones."""
     lists = [value for value in inputs.values() if isinstance(value, list)]

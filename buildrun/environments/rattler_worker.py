@@ -9,6 +9,7 @@ for the end of its input, which says that its parent is gone; it writes lines of
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -16,12 +17,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote, urlsplit
 
 from buildrun.console import size
-from buildrun.environments import installed_files, rattler_cache
-from buildrun.environments.rattler_cache import Entry
+from buildrun.environments import installed_files
+from buildrun.store import locks
 
 # Seconds until a channel that has not delivered is asked whether it answers at all, and how long
 # it may take then.
@@ -56,7 +59,7 @@ def main() -> NoReturn:
         say("done", records=[json.loads(record.to_json()) for record in records])
     except Refusal as refusal:
         say("failure", kind=refusal.kind, reason=refusal.reason)
-    except rattler_cache.WrongHash as error:
+    except WrongHash as error:
         say("failure", kind="hash", reason=str(error))
     except BaseException as error:
         say("failure", kind=type(error).__name__, reason=str(error) or repr(error))
@@ -149,14 +152,14 @@ async def _install(
     rattler: Any, client: Any, order: Mapping[str, Any], records: Sequence[Any], say: Any
 ) -> None:
     entries = [_entry(record) for record in records]
-    wanted = rattler_cache.missing(entries, order["packages"])
+    wanted = _missing(entries, order["packages"])
     whole = sum(entry.size for entry in wanted)
     rest = f"{len(wanted)} to fetch, {size(whole)}" if wanted else "all of them at hand"
     say("note", text=f"{len(entries)} conda packages, {rest}")
     if order["offline"]:
         _refuse_remote(wanted)
     waiting = "waiting for another run that fetches conda packages"
-    rattler_cache.prepare(entries, order["packages"], lambda: say("note", text=waiting))
+    _prepare_cache(entries, order["packages"], lambda: say("note", text=waiting))
     for last in (False, True):
         await rattler.install(
             list(records),
@@ -177,7 +180,7 @@ async def _install(
         if last or order["offline"]:
             raise Refusal("damaged", f"packages differ from what they say of themselves: {names}")
         say("note", text=f"the cache has damaged files of {names}, which are fetched anew")
-        rattler_cache.discard(flawed, order["packages"])
+        _discard_all(flawed, order["packages"])
         shutil.rmtree(order["prefix"])
 
 
@@ -289,3 +292,103 @@ class _Reporter:
         speed = size(int(done / (now - self._started)))
         fetched = f"fetched {size(done)} of {size(self._whole)}, {speed}/s; " if done else ""
         self._say("progress", text=f"{fetched}linked {self._linked} of {self._packages} packages")
+
+
+# Three checks of rattler's cache of unpacked packages: each makes up for a hole in its own.
+
+_REVISION_BYTES = 8  # before the digest in the file beside each package
+
+
+class Entry(NamedTuple):
+    """A package that is to be installed.
+
+    digest: SHA-256 of its archive as the channel has it, hexadecimal; "" if it does not say.
+    size: bytes of the archive, 0 if unknown.
+    """
+
+    name: str
+    version: str
+    build: str
+    url: str
+    digest: str
+    size: int
+
+
+class WrongHash(Exception):
+    """An archive is not the one that its channel's index describes."""
+
+
+def _missing(entries: Sequence[Entry], directory: str) -> list[Entry]:
+    """Return those that the cache does not have."""
+    return [entry for entry in entries if not _has(entry, directory)]
+
+
+def _prepare_cache(entries: Iterable[Entry], directory: str, waiting: Callable[[], None]) -> None:
+    """Take out what rattler would wrongly use for one of the entries, and what kills have left.
+
+    waiting: is called once if another process fills the cache.
+    Raises WrongHash for a local archive that is not what its index says.
+    """
+    os.makedirs(directory, exist_ok=True)
+    with _alone(directory, waiting):
+        for name in os.listdir(directory):
+            if name.startswith(".") and os.path.isdir(os.path.join(directory, name)):
+                shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
+        for entry in entries:
+            if not _has(entry, directory):
+                _discard(entry, directory)
+    for entry in entries:
+        _verify_local(entry, directory)
+
+
+def _discard_all(entries: Iterable[Entry], directory: str) -> None:
+    """Take packages out."""
+    with _alone(directory, lambda: None):
+        for entry in entries:
+            _discard(entry, directory)
+
+
+@contextmanager
+def _alone(directory: str, waiting: Callable[[], None]) -> Iterator[None]:
+    # The very lock that rattler holds while it uses the cache.
+    with locks.exclusive(os.path.join(directory, ".cache.lock"), waiting=waiting):
+        yield
+
+
+def _has(entry: Entry, directory: str) -> bool:
+    path = _path(entry, directory)
+    try:
+        with open(path + ".lock", "rb") as file:
+            digest = file.read()[_REVISION_BYTES:].hex()
+    except OSError:
+        return False
+    return bool(entry.digest) and digest == entry.digest and os.path.isdir(path)
+
+
+def _path(entry: Entry, directory: str) -> str:
+    return os.path.join(directory, f"{entry.name}-{entry.version}-{entry.build}")
+
+
+def _discard(entry: Entry, directory: str) -> None:
+    path = _path(entry, directory)
+    if not os.path.isdir(path):
+        return
+    # A name that `prepare` sweeps away, should this be killed.
+    aside = os.path.join(directory, f".{os.path.basename(path)}.{os.getpid()}")
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _verify_local(entry: Entry, directory: str) -> None:
+    parts = urlsplit(entry.url)
+    if parts.scheme != "file" or not entry.digest or _has(entry, directory):
+        return
+    digest = hashlib.sha256()
+    with open(unquote(parts.path), "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != entry.digest:
+        raise WrongHash(
+            f"hash mismatch: {entry.url} has sha256 {digest.hexdigest()}, "
+            f"its channel says {entry.digest}"
+        )

@@ -1,4 +1,4 @@
-"""Calls of uv."""
+"""Calls of uv, which installs requirements and resolves them for locks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 
 from buildrun.console import Console
+from buildrun.environments import base
 from buildrun.environments.base import EnvironmentRequest
-from buildrun.environments.failures import ToolFailure
+from buildrun.environments.failures import ToolFailure, of_uv
+from buildrun.environments.local_packages import Copies
+from buildrun.environments.lockfile import Lock, Package
 from buildrun.environments.pip_config import Settings
-from buildrun.environments.requirements import expanded, name_of
+from buildrun.environments.requirements import Line, expanded, name_of
 from buildrun.errors import EnvironmentFailure
 from buildrun.project.rules.environments import parse
 from buildrun.store import home
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n]*\r(?!\n)")
+_VERSION = re.compile(r"===?\s*([^\s;]+)")
+_HASH = re.compile(r"--hash=([a-z0-9]+:[0-9a-f]+)")
 _KEPT_BYTES = 1 << 16
 
 # Variables of an active environment, which must not steer uv away from the one being built.
@@ -143,6 +149,85 @@ class Tool:
             words = [word for word in words if word != "--require-hashes"]
         text = "".join(f"{line}\n" for line in lines)
         return self.run("pip", verb, *given, *words, *arguments, text=text)
+
+    def export(self) -> list[str]:
+        """Return the packages of the project's own ``uv.lock``, as ``uv sync --no-dev`` has them.
+
+        Raises ToolFailure.
+        """
+        words = ("--frozen", "--no-dev", "--no-emit-project", "--quiet", "--no-header")
+        return _output(self.run, "export", *words, "--no-annotate").splitlines()
+
+    def resolve(
+        self,
+        stages: Mapping[str, Sequence[Line]],
+        copies: Copies,
+        default: str,
+        platform: str,
+        python: str,
+        previous: Lock | None,
+    ) -> tuple[Package, ...]:
+        """Return the packages of every stage for one platform and Python version.
+
+        copies: where packages given by path are built from. default: the place of what is in none
+        of the lines. previous: its versions are kept where they still fit.
+        Raises EnvironmentFailure with uv's reason.
+        """
+        target = base.UV_PLATFORMS[base.require_platform(platform)]
+        words = ("--quiet", "--generate-hashes", "--no-annotate", "--no-header")
+        where = ("--python-platform", target, "--python-version", python)
+        packages: list[Package] = []
+        for stage, requirements in stages.items():
+            text = "".join(f"{line}\n" for line in copies.rewrite(requirements))
+            if not text:
+                continue
+            before = previous.platforms.get(platform, ()) if previous else ()
+            kept = "".join(f"{item.line}\n" for item in before if item.stage == stage)
+            try:
+                made = _output(self.pip, "compile", "-", *words, *where, before=kept, text=text)
+            except ToolFailure as failure:
+                what = f"the requirements could not be resolved for {platform}"
+                failure.output = copies.restore_paths(failure.output)
+                raise of_uv(failure, what, requirements, default) from None
+            packages += _locked(copies.relative_paths(made), stage)
+        return tuple(packages)
+
+
+def _output(call: Callable[..., str], *words: str, before: str = "", **more: str) -> str:
+    """Return what uv writes into a file; before: what the file holds first."""
+    with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
+        output = os.path.join(directory, "requirements.txt")
+        if before:
+            with open(output, "w", encoding="utf-8") as file:
+                file.write(before)
+        call(*words, "--output-file", output, **more)
+        with open(output, encoding="utf-8") as file:
+            return file.read()
+
+
+def _locked(text: str, stage: str) -> list[Package]:
+    whole = re.sub(r"\\\n\s*", " ", text)
+    return [
+        _locked_package(line.strip(), stage)
+        for line in whole.splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+
+
+def _locked_package(text: str, stage: str) -> Package:
+    hashes = tuple(sorted(_HASH.findall(text)))
+    line = re.sub(r"\s*--hash=\S+", "", text).strip()
+    if line.startswith(("-e", "--editable")):
+        raise EnvironmentFailure(
+            f"`{line}` is an editable install, which has no version to lock",
+            hint="list the package without `-e`, or leave the environment unlocked",
+        )
+    version = _VERSION.search(line)
+    name, found = name_of(line), version.group(1) if version else ""
+    wheel = re.search(r"([^/\\]+?)-([^-/]+)-[^/]*\.whl(?=$|[\s;#])", line)
+    if not found and wheel:
+        name, found = name_of(wheel.group(1)), wheel.group(2)
+    return Package(name, found, line, hashes, stage)
 
 
 def _open_channel(console: Console) -> tuple[bool, int, int]:

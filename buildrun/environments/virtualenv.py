@@ -19,7 +19,6 @@ from buildrun.environments import (
     python,
     requirements,
     uv,
-    uv_lock,
 )
 from buildrun.environments.base import EnvironmentRequest, Identity, here
 from buildrun.environments.failures import ToolFailure
@@ -198,11 +197,11 @@ def lock(
     reader = DependencyTracker(request.environ)
     spec = read(request, reader)
     version = python.find(spec.declared, request, reader).version
-    pip = uv.Tool(request, spec.settings, console, -1).pip
+    tool = uv.Tool(request, spec.settings, console, -1)
     root, default = request.project.root, spec.declared.path or request.project.root
     with local_packages.build_copies(root, request.project, json.dumps(spec.inputs)) as copies:
         packages = {
-            name: uv_lock.resolve(pip, spec.lines, copies, default, name, version, previous)
+            name: tool.resolve(spec.lines, copies, default, name, version, previous)
             for name in platforms
         }
     return Lock(NAME, spec.inputs, _minor(version), packages)
@@ -252,10 +251,10 @@ def _stages(
 ) -> Mapping[str, Sequence[Line]]:
     """Return the requirements of each installation."""
     if UV_LOCK in spec.inputs:
-        return {"run": logical_lines(uv_lock.export(tool.run), os.path.join(root, UV_LOCK))}
+        return {"run": logical_lines(tool.export(), os.path.join(root, UV_LOCK))}
     if identity.lock == "locked":
         place = lockfile.path_for(spec.declared.path or root)
-        found = uv_lock.lines(identity.parts.get("packages", ()))
+        found = lockfile.requirement_lines(identity.parts.get("packages", ()))
         sources = requirements.sources(spec.all_lines)
         return {stage: [*sources, *logical_lines(texts, place)] for stage, texts in found.items()}
     return spec.lines

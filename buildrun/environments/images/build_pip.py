@@ -20,7 +20,6 @@ from buildrun.environments import (
     pip_config,
     requirements,
     uv,
-    uv_lock,
     virtualenv,
 )
 from buildrun.environments.base import EnvironmentRequest, Identity
@@ -95,7 +94,7 @@ def make(
     if UV_LOCK in spec.inputs:
         stages.add([stages.line(text) for text in _exported(request, spec, console)])
     elif "packages" in identity.parts:
-        for texts in uv_lock.lines(identity.parts["packages"]).values():
+        for texts in lockfile.requirement_lines(identity.parts["packages"]).values():
             stages.add_locked(texts, known)
     else:
         for lines in spec.lines.values():
@@ -298,7 +297,7 @@ def portable(items: Iterable[Mapping[str, str]], folder: str) -> list[Mapping[st
 
 def _exported(request: EnvironmentRequest, spec: VirtualenvSpec, console: Console) -> list[str]:
     try:
-        return uv_lock.export(uv.Tool(request, spec.settings, console, -1).run)
+        return uv.Tool(request, spec.settings, console, -1).export()
     except failures.ToolFailure as error:
         place = os.path.join(request.project.root, UV_LOCK)
         raise failures.of_uv(error, "the lock could not be read", (), place) from None
