@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 LOCAL = "--env-manager=local"
 # Says where it runs and what it found there.
 MLPROJECT = "name: p\nentry_points:\n  main:\n    command: 'pwd; cat data.txt'\n"
@@ -25,6 +27,13 @@ GIT_ENVIRON = {
     "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.org",
 }
+
+
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name, value in GIT_ENVIRON.items():
+        monkeypatch.setenv(name, value)
 
 
 class Repository(NamedTuple):

@@ -14,25 +14,18 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun
 from source_helpers import (
-    GIT_ENVIRON,
     LOCAL,
     Repository,
     daemon,
     files,
     http_backend,
+    plain_git,
     repository,
     working_directories,
 )
 from step_helpers import Gate, Start, a_gate, a_start
 
-assert a_gate, a_start  # fixtures
-
-
-@pytest.fixture(autouse=True)
-def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
-    for name, value in GIT_ENVIRON.items():
-        monkeypatch.setenv(name, value)
+assert all((a_gate, a_start, plain_git))  # fixtures
 
 
 @pytest.fixture
@@ -62,11 +55,9 @@ def lines(text: str) -> list[str]:
 
 
 def test_remote_head_runs_in_a_directory_of_its_own(
-    served: Repository, buildrun: Buildrun, store: Path
+    served: Repository, run: Run, store: Path
 ) -> None:
-    outcome = buildrun(served.url, LOCAL)
-    assert outcome.code == 0, outcome.err
-    where, data = lines(outcome.out)
+    where, data = run(served.url)
     assert data == "one"
     assert Path(where).name == "churn"
     assert not Path(where).exists()
@@ -177,15 +168,14 @@ def test_checkout_without_version_runs_in_place(tmp_path: Path, run: Run) -> Non
         assert run(uri) == [str(made.path), "being edited"]
 
 
-def test_version_of_a_directory_in_a_checkout(tmp_path: Path, buildrun: Buildrun) -> None:
+def test_version_of_a_directory_in_a_checkout(tmp_path: Path, run: Run) -> None:
     made = repository(tmp_path / "p", **{"sub--data__txt": "sub\n"})
     (made.path / "sub" / "MLproject").write_text(
         "name: s\nentry_points: {main: {command: 'pwd; cat data.txt'}}\n"
     )
     made.commit()
     for uri in (str(made.path / "sub"), f"{made.path}#sub"):
-        outcome = buildrun(uri, LOCAL, "-v", "main")
-        where, data = lines(outcome.out)
+        where, data = run(uri, "-v", "main")
         assert (Path(where).parts[-2:], data) == (("p", "sub"), "sub")
 
 

@@ -13,21 +13,16 @@ from pathlib import Path
 import pytest
 from conftest import Buildrun, Project
 from source_helpers import (
-    GIT_ENVIRON,
     LOCAL,
     daemon,
     http_backend,
+    plain_git,
     repository,
     silent,
     working_directories,
 )
 
-
-@pytest.fixture(autouse=True)
-def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
-    for name, value in GIT_ENVIRON.items():
-        monkeypatch.setenv(name, value)
+assert plain_git  # a fixture
 
 
 def test_no_such_repository(tmp_path: Path, buildrun: Buildrun, store: Path) -> None:
