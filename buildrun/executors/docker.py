@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from buildrun.executors.base import ContainerOptions, ExecutorContext
     from buildrun.store.home import Home
 
-# What `docker run` and `docker start` exit with when they themselves fail.
-DOCKER_FAILED = 125
-
 
 class DockerExecutor:
     """Runs the commands of one run in containers of this machine's engine."""
@@ -60,60 +57,51 @@ class DockerExecutor:
         """Run the job in a container of its own, see ``Executor``."""
         if job.task is None or job.image is None:
             raise AssertionError(job.command)
-        container = container_for(job, job.task, job.image, self._context)
-        if runner is None or sink is None:
-            return self._run_attached(job, container)
-        return self._run_captured(job, job.task, job.image, container, runner, sink)
+        context = self._context
+        container = container_for(job, job.task, job.image, context)
+        environ = docker_cli.cli_environ(context.environ, container)
+        lease = docker_reaper.lease(directory(context.home), container.name, context.environ)
+        removed = False
+        try:
+            if runner is not None and sink is not None:
+                return self._run_captured(job, container, environ, runner, sink)
+            terminal = sys.stdin.isatty() and sys.stdout.isatty()
+            argv = docker_cli.run_argv(container, stdin=True, terminal=terminal)
+            result = local.execute(Job("", job.cwd, environ, None, argv, job.log))
+            removed = result.exit_code == 0
+            return result
+        finally:
+            # Where the engine does not answer, a later run removes it.
+            if removed or docker_reaper.remove([container.name], context.environ):
+                lease.end()
+            # Also those of killed runs that have come only since this one began.
+            docker_reaper.reap_abandoned(lease.directory, context.environ)
 
     def close(self, *, interrupted: bool) -> None:
         """Do nothing: each container is removed when its command has ended."""
 
-    def _run_attached(self, job: Job, container: Container) -> Result:
-        """Run the container with our own streams and terminal."""
-        context = self._context
-        terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        argv = docker_cli.run_argv(container, stdin=True, terminal=terminal)
-        lease = docker_reaper.lease(directory(context.home), container.name, context.environ)
-        result = Result(DOCKER_FAILED)
-        try:
-            seen = docker_cli.cli_environ(context.environ, container)
-            result = local.execute(Job("", job.cwd, seen, None, argv, job.log))
-        finally:
-            _end(container, lease, context.environ, removed=result.exit_code == 0)
-        return result
-
     def _run_captured(
         self,
         job: Job,
-        task: Task,
-        image: ResolvedImage,
         container: Container,
+        environ: Mapping[str, str],
         runner: ProcessRunner,
         sink: OutputSink,
     ) -> Result:
         """Run one of several steps: its output to the sink, files into the container and out."""
         from buildrun.executors import docker_files
 
-        caller, workdir = self._context.environ, image.workdir
-        environ = docker_cli.cli_environ(caller, container)
-        lease = docker_reaper.lease(directory(self._context.home), container.name, caller)
-        try:
-            create = Job("", job.cwd, environ, None, docker_cli.create_argv(container))
-            result = runner.run(create, _errors_only(sink))
-            if result.exit_code == 0:
-                docker_files.copy_in(container.name, workdir, job.cwd, self._inputs(task), environ)
-                start = Job(
-                    "",
-                    job.cwd,
-                    environ,
-                    job.timeout,
-                    ("docker", "start", "--attach", container.name),
-                )
-                result = runner.run(start, sink)
-                if result.exit_code == 0 and result.interrupted is None:
-                    docker_files.copy_out(container.name, workdir, job.cwd, task.outputs, environ)
-        finally:
-            _end(container, lease, caller)
+        if job.task is None or job.image is None:
+            raise AssertionError(job.command)
+        place = (container.name, job.image.workdir, job.cwd)
+        create = Job("", job.cwd, environ, None, docker_cli.create_argv(container))
+        result = runner.run(create, _errors_only(sink))
+        if result.exit_code == 0:
+            docker_files.copy_in(*place, self._inputs(job.task), environ)
+            start = ("docker", "start", "--attach", container.name)
+            result = runner.run(Job("", job.cwd, environ, job.timeout, start), sink)
+            if result.exit_code == 0 and result.interrupted is None:
+                docker_files.copy_out(*place, job.task.outputs, environ)
         return result
 
     def _inputs(self, task: Task) -> list[str]:
@@ -198,22 +186,6 @@ def content(
 def directory(home: Home) -> str:
     """Return where containers that are attended are noted."""
     return os.path.join(home.root, "containers")
-
-
-def _end(
-    container: Container,
-    lease: docker_reaper.ContainerLease,
-    environ: Mapping[str, str],
-    *,
-    removed: bool = False,
-) -> None:
-    """See to it that the container is gone; where the engine does not answer, a later run will.
-
-    So it goes with those of killed runs that have come only since this one began.
-    """
-    if removed or docker_reaper.remove([container.name], environ):
-        lease.end()
-    docker_reaper.reap_abandoned(lease.directory, environ)
 
 
 def _artifact_volume(path: str | None) -> tuple[str, ...]:
