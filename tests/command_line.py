@@ -35,7 +35,7 @@ _AT_START = {name: value for name, value in os.environ.items() if name.startswit
 _ERRORS = sys.__stdout__.errors if sys.__stdout__ else None
 
 # Programs of their own, and what reads its variables when it is imported.
-_NOT_LOADED = ("__main__", "pod_runner", "_worker", "mlflow_server", "mlflow_backend")
+_NOT_LOADED = ("__main__", "pod_runner", "_worker", "mlflow_worker", "mlflow_backend")
 _LIBRARIES = (
     "blake3", "docker", "fsspec.implementations.local", "jsonschema", "packaging.requirements",
     "requests", "yaml",

@@ -21,7 +21,7 @@ _ANSWER = 120.0
 # Seconds that it may take to end.
 _END = 10.0
 
-_WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlflow_server.py")
+_WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlflow_worker.py")
 
 
 class MlflowProcess:

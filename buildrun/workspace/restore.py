@@ -83,7 +83,7 @@ class Fetcher:
         self._made: set[str] = set()
 
     def fetch(self, entry: Entry, path: str) -> None:
-        """Make what an entry says; raises Lost and OSError."""
+        """Make what an entry says; raises MissingBlob and OSError."""
         above = path.rpartition("/")[0]
         if above not in self._made:
             self._make(above)
