@@ -294,7 +294,7 @@ class StalenessCheck:
         """
         inside = self._inside(path)
         if inside is None:
-            return self._fingerprints.held(path)
+            return self._fingerprints.fingerprint(path)
         if self._upstream.maker(inside) is not None or _lies_in_any(inside, step.outputs):
             return f"project:{inside}", None  # made by a step, and counted as such
         if inside == ".":
@@ -302,7 +302,7 @@ class StalenessCheck:
             if files.problems:
                 raise OSError(errno.EIO, files.problems[0], path)
             return files.digest, files
-        return self._fingerprints.held(path, self._plan.outputs)
+        return self._fingerprints.fingerprint(path, self._plan.outputs)
 
     def _inside(self, path: str) -> str | None:
         """Return where in the project a path leads, or None where it leads out of it."""

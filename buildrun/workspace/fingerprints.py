@@ -30,7 +30,7 @@ _ATTEMPTS = 3
 Select = Callable[[bytes, GitIndex], Selection]
 
 # The kind of a walk, and the pattern, output or directory that it is about.
-Wanted = tuple[str, str]
+WalkKey = tuple[str, str]
 
 
 class Fingerprints:
@@ -49,34 +49,34 @@ class Fingerprints:
         self._lock = RLock()
         # Paths of inputs: a link in an output that leads to one is known by the step's key.
         self._inputs: set[bytes] = set()
-        self._walks: dict[Wanted, Selection] = {}
-        self._taken: dict[tuple[tuple[Wanted, ...], tuple[str, ...]], FileSet] = {}
+        self._walks: dict[WalkKey, Selection] = {}
+        self._file_sets: dict[tuple[tuple[WalkKey, ...], tuple[str, ...]], FileSet] = {}
         # Rows of racy files: they hold for the walks that are kept, and no longer.
         self._racy: dict[bytes, bytes] = {}
 
     def inputs(self, patterns: tuple[str, ...] | None, without: tuple[str, ...]) -> FileSet:
         """Return the inputs less some paths; patterns: None for all that git would not ignore."""
         if patterns is None:
-            taken = self._take((("project", ""),), without)
+            files = self._file_set((("project", ""),), without)
         else:
-            taken = self._take(tuple([("pattern", text) for text in patterns]), without)
-        self._inputs.update(taken.selection.paths)
-        return taken
+            files = self._file_set(tuple([("pattern", text) for text in patterns]), without)
+        self._inputs.update(files.selection.paths)
+        return files
 
     def outputs(self, paths: tuple[str, ...]) -> FileSet:
         """Return what the outputs are: whole trees, with their directories and links as such."""
-        return self._take(tuple([("output", path) for path in paths]), ())
+        return self._file_set(tuple([("output", path) for path in paths]), ())
 
     def selected(self, select: Select) -> FileSet:
         """Return what a selection of another kind is, such as the content of an image."""
         with self._lock:
-            return self._look(lambda _: select(self._root, self._tracked), 0)
+            return self._resolve(lambda _: select(self._root, self._tracked), 0)
 
     def content(self, path: str) -> str:
-        """Return the digest of what a file or a directory holds; see `held`."""
-        return self.held(path)[0]
+        """Return the digest of what a file or a directory holds; see `fingerprint`."""
+        return self.fingerprint(path)[0]
 
-    def held(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, FileSet]:
+    def fingerprint(self, path: str, without: tuple[str, ...] = ()) -> tuple[str, FileSet]:
         """Return the digest of what is at an absolute path, and how that was found.
 
         Of a file the right to execute it counts too. Raises OSError where something cannot be read
@@ -89,41 +89,41 @@ class Fingerprints:
         home = os.path.realpath(os.fsdecode(self._root))
         if name.startswith(home.rstrip("/") + "/"):
             name = os.path.relpath(name, home)
-        taken = self._take((("file" if stat.S_ISREG(mode) else "directory", name),), without)
-        if taken.problems:
+        files = self._file_set((("file" if stat.S_ISREG(mode) else "directory", name),), without)
+        if files.problems:
             os.close(os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-            raise OSError(errno.EIO, taken.problems[0], path)
+            raise OSError(errno.EIO, files.problems[0], path)
         if not stat.S_ISREG(mode):
-            return digest.key("directory", taken.digest), taken
-        entry = taken.entries()[0]
+            return digest.key("directory", files.digest), files
+        entry = files.entries()[0]
         executable = entry.kind == listing.EXECUTABLE
-        held = entry.content
-        return digest.key("executable", held) if executable else held, taken
+        content = entry.content
+        return digest.key("executable", content) if executable else content, files
 
-    def changed(self, taken: FileSet, made: FileSet | None = None) -> tuple[str, ...]:
+    def changed(self, files: FileSet, outputs: FileSet | None = None) -> tuple[str, ...]:
         """Return the paths of what was edited, added or removed since, by a look at the disk.
 
         A file that was written anew counts even with the same content: what it held in between is
-        not known. made: the outputs of a command that ran meanwhile; with them any change of a
+        not known. outputs: the outputs of a command that ran meanwhile; with them any change of a
         file counts, such as its rights, but not that it became another name of an output.
         """
-        signatures = made.selection.signatures if made is not None else ()
-        links = {stat_signature.place(seen) for seen in signatures}
+        signatures = outputs.selection.signatures if outputs is not None else ()
+        links = {stat_signature.place(signature) for signature in signatures}
         with self._lock:
-            now = taken.again()
-            before = dict(taken.selection.files())
+            now = files.again()
+            before = dict(files.selection.files())
             after = dict(now.files())
             names = before.keys() ^ after.keys()
             suspects = [
                 path
                 for path in before.keys() & after.keys()
-                if before[path] != after[path] or path in taken.racy
+                if before[path] != after[path] or path in files.racy
             ]
             if suspects:
-                entries = {entry.path: entry for entry in taken.entries()}
+                entries = {entry.path: entry for entry in files.entries()}
                 for path in suspects:
-                    entry = entries.get(os.fsdecode(path[taken.skip :]))
-                    touched = made is not None and before[path] != after[path]
+                    entry = entries.get(os.fsdecode(path[files.skip :]))
+                    touched = outputs is not None and before[path] != after[path]
                     touched = touched and stat_signature.place(after[path]) not in links
                     if (
                         touched
@@ -131,23 +131,23 @@ class Fingerprints:
                         or self._is_edited(path, before[path], after[path], entry)
                     ):
                         names.add(path)
-            names |= {path for path, _ in set(now.problems) - set(taken.selection.problems)}
+            names |= {path for path, _ in set(now.problems) - set(files.selection.problems)}
         return tuple([os.fsdecode(name) for name in sorted({path.rstrip(b"/") for path in names})])
 
     def forget(self) -> None:
         """Look at the disk anew from now on, since a command has run."""
         with self._lock:
             self._walks.clear()
-            self._taken.clear()
+            self._file_sets.clear()
             self._racy.clear()
 
-    def learn(self, made: Mapping[str, tuple[bytes, str]]) -> None:
+    def learn(self, written: Mapping[str, tuple[bytes, str]]) -> None:
         """Take over the digests of files that we have written, each with its signature then."""
         now = time.time_ns()
         with self._lock:
-            for path, (seen, content_digest) in made.items():
+            for path, (signature, content_digest) in written.items():
                 raw = bytes.fromhex(content_digest.removeprefix(digest.PREFIX))
-                self._remember(os.fsencode(path), seen, raw, now)
+                self._remember(os.fsencode(path), signature, raw, now)
 
     def save(self) -> None:
         """Publish the index if it has changed; a full or read-only disk costs speed only."""
@@ -155,52 +155,60 @@ class Fingerprints:
             if self._write:
                 self._index.save(self._tracked.remembered)
 
-    def _take(self, wanted: tuple[Wanted, ...], without: tuple[str, ...]) -> FileSet:
+    def _file_set(self, keys: tuple[WalkKey, ...], without: tuple[str, ...]) -> FileSet:
         with self._lock:
-            key = (wanted, without)
-            if key not in self._taken:
-                whole = wanted and wanted[0][0] in ("file", "directory")
-                skip = len(os.fsencode(wanted[0][1])) + 1 if whole else 0
-                self._taken[key] = self._look(
-                    lambda anew: self._selection(wanted, without, anew=anew), skip
+            key = (keys, without)
+            if key not in self._file_sets:
+                whole = keys and keys[0][0] in ("file", "directory")
+                skip = len(os.fsencode(keys[0][1])) + 1 if whole else 0
+                self._file_sets[key] = self._resolve(
+                    lambda rescan: self._selection(keys, without, rescan=rescan), skip
                 )
-            return self._taken[key]
+            return self._file_sets[key]
 
-    def _look(self, look: Callable[[bool], Selection], skip: int) -> FileSet:
+    def _resolve(self, find: Callable[[bool], Selection], skip: int) -> FileSet:
         """Return what a selection is; skip: how much of its paths does not count.
 
-        look: returns the selection, told whether the disk has to be looked at anew.
+        find: returns the selection, told whether the disk has to be looked at anew.
         """
-        select_anew = partial(look, True)
+        rescan_selection = partial(find, True)
         for attempt in range(_ATTEMPTS):
-            selection = look(attempt > 0)
+            selection = find(attempt > 0)
             stream = _stream(selection)
             known = None if selection.problems else self._index.listing(stream)
             if known is not None:
                 later = cache(partial(self._later, selection, skip))
-                return FileSet(known, selection, later, (), frozenset(), select_anew, skip)
+                return FileSet(known, selection, later, (), frozenset(), rescan_selection, skip)
             contents, failures = self._read(selection)
             if not any(isinstance(error, _PASSING) for _, error in failures):
                 break
         entries = _entries(selection, contents, skip)
-        made = digest.content(listing.encode(entries))
+        listing_digest = digest.content(listing.encode(entries))
         problems = [text for _, text in selection.problems]
         problems += [_explain(path, error) for path, error in failures]
         racy = frozenset([path for path in selection.paths if path in self._racy])
         if not problems and not racy:
-            self._index.learn(stream, made)
-        return FileSet(made, selection, lambda: entries, tuple(problems), racy, select_anew, skip)
+            self._index.learn(stream, listing_digest)
+        return FileSet(
+            listing_digest,
+            selection,
+            lambda: entries,
+            tuple(problems),
+            racy,
+            rescan_selection,
+            skip,
+        )
 
     def _selection(
-        self, wanted: tuple[Wanted, ...], without: tuple[str, ...], *, anew: bool
+        self, keys: tuple[WalkKey, ...], without: tuple[str, ...], *, rescan: bool
     ) -> Selection:
         found = []
-        for each in wanted:
-            if anew or each not in self._walks:
+        for each in keys:
+            if rescan or each not in self._walks:
                 self._walks[each] = self._walk(*each)
             found.append(self._walks[each])
         chosen = select.without(select.union(found), without)
-        kinds = {kind for kind, _ in wanted}
+        kinds = {kind for kind, _ in keys}
         named, outputs = kinds.isdisjoint(("project", "output")), "output" in kinds
         known = frozenset(self._inputs) if outputs else None
         return link_targets.follow(self._root, chosen, without, named=named, outputs=known)
@@ -228,61 +236,61 @@ class Fingerprints:
         failures: list[tuple[bytes, OSError]] = []
         large: list[tuple[bytes, bytes]] = []
         prefix, start = digest.PREFIX, stat_signature.SIZE
-        for path, seen in selection.files():
+        for path, signature in selection.files():
             try:
-                if stat_signature.is_link(seen):
-                    contents[path] = self._target(path, seen, began)
-                elif stat_signature.is_directory(seen):
+                if stat_signature.is_link(signature):
+                    contents[path] = self._target(path, signature, began)
+                elif stat_signature.is_directory(signature):
                     contents[path] = ""
-                elif (row := self._row(path, seen)) is not None:
+                elif (row := self._row(path, signature)) is not None:
                     contents[path] = prefix + row[start:].hex()
-                elif stat_signature.size(seen) < LARGE:
-                    contents[path] = prefix + self._hash(path, seen).hex()
+                elif stat_signature.size(signature) < LARGE:
+                    contents[path] = prefix + self._hash(path, signature).hex()
                 else:
-                    large.append((path, seen))
+                    large.append((path, signature))
             except OSError as error:
                 failures.append((path, error))
         calls = [partial(self._digest, *each) for each in large]
         results = in_parallel(calls) if calls else ()
-        for (path, seen), result in zip(large, results, strict=True):
+        for (path, signature), result in zip(large, results, strict=True):
             if isinstance(result, OSError):
                 failures.append((path, result))
             else:
-                self._remember(path, seen, result, began)
+                self._remember(path, signature, result, began)
                 contents[path] = prefix + result.hex()
         return contents, failures
 
-    def _row(self, path: bytes, seen: bytes) -> bytes | None:
+    def _row(self, path: bytes, signature: bytes) -> bytes | None:
         for rows in (self._racy, self._index.table):
             row = rows.get(path)
-            if row is not None and row.startswith(seen):
+            if row is not None and row.startswith(signature):
                 return row
         return None
 
-    def _hash(self, path: bytes, seen: bytes) -> bytes:
+    def _hash(self, path: bytes, signature: bytes) -> bytes:
         """Return the digest of a file that is still what was seen, and remember it."""
         began = time.time_ns()
-        made = self._digest(path, seen)
-        self._remember(path, seen, made, began)
-        return made
+        raw = self._digest(path, signature)
+        self._remember(path, signature, raw, began)
+        return raw
 
-    def _digest(self, path: bytes, seen: bytes) -> bytes:
+    def _digest(self, path: bytes, signature: bytes) -> bytes:
         place = os.path.join(self._root, path.rstrip(b"/"))
-        return hash_file(place, seen, follow=path.endswith(b"/"))
+        return hash_file(place, signature, follow=path.endswith(b"/"))
 
-    def _remember(self, path: bytes, seen: bytes, made: bytes, began: int) -> None:
-        if stat_signature.is_racy(seen, began):
-            self._racy[path] = seen + made
+    def _remember(self, path: bytes, signature: bytes, raw: bytes, began: int) -> None:
+        if stat_signature.is_racy(signature, began):
+            self._racy[path] = signature + raw
         else:
-            self._index.add(path, seen + made)
+            self._index.add(path, signature + raw)
 
-    def _target(self, path: bytes, seen: bytes, began: int) -> str:
+    def _target(self, path: bytes, signature: bytes, began: int) -> str:
         place = os.path.join(self._root, path)
         target = os.readlink(place)
-        if stat_signature.of(os.lstat(place)) != seen:
+        if stat_signature.of(os.lstat(place)) != signature:
             raise Changed
-        if stat_signature.is_racy(seen, began):
-            self._racy[path] = seen
+        if stat_signature.is_racy(signature, began):
+            self._racy[path] = signature
         return os.fsdecode(target)
 
     def _is_edited(self, path: bytes, before: bytes, after: bytes, entry: Entry) -> bool:
@@ -302,11 +310,13 @@ class Fingerprints:
 def _entries(selection: Selection, contents: Mapping[bytes, str], skip: int) -> tuple[Entry, ...]:
     """Return the listing, less what could not be read."""
     found: list[Entry] = []
-    for path, seen in selection.files():
-        if (held := contents.get(path)) is not None:
-            kind = stat_signature.kind(seen)
-            size = stat_signature.size(seen) if kind in (listing.FILE, listing.EXECUTABLE) else 0
-            found.append(Entry(os.fsdecode(path[skip:]), kind, held, size))
+    for path, signature in selection.files():
+        if (content := contents.get(path)) is not None:
+            kind = stat_signature.kind(signature)
+            size = (
+                stat_signature.size(signature) if kind in (listing.FILE, listing.EXECUTABLE) else 0
+            )
+            found.append(Entry(os.fsdecode(path[skip:]), kind, content, size))
     return tuple(found)
 
 
@@ -318,10 +328,10 @@ def _explain(path: bytes, error: OSError) -> str:
 
 def _stream(selection: Selection) -> str:
     """Return a digest of all paths and signatures."""
-    made = xxhash.xxh3_128(b"\0".join(selection.paths))
-    made.update(b"\0\0")
-    made.update(b"".join(selection.signatures))
-    return str(made.hexdigest())
+    hasher = xxhash.xxh3_128(b"\0".join(selection.paths))
+    hasher.update(b"\0\0")
+    hasher.update(b"".join(selection.signatures))
+    return str(hasher.hexdigest())
 
 
 _CHUNK = 1 << 20
@@ -346,7 +356,7 @@ class Changed(OSError):
 _PASSING = (FileNotFoundError, Changed)
 
 
-def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
+def hash_file(path: bytes, signature: bytes, *, follow: bool = False) -> bytes:
     """Return the digest of a regular file of this signature; raises Changed, or other OSErrors."""
     flags = _FLAGS if follow else _FLAGS | os.O_NOFOLLOW
     try:
@@ -357,19 +367,19 @@ def hash_file(path: bytes, seen: bytes, *, follow: bool = False) -> bytes:
         raise
     with closing(descriptor):
         # With O_NONBLOCK a pipe that took the file's place is not waited for.
-        if stat_signature.of(os.fstat(descriptor)) != seen:
+        if stat_signature.of(os.fstat(descriptor)) != signature:
             raise Changed
-        made, size = digest.new(), stat_signature.size(seen)
+        hasher, size = digest.new(), stat_signature.size(signature)
         first = os.read(descriptor, min(size, _CHUNK))
-        made.update(first)
+        hasher.update(first)
         if len(first) < size:
             buffer = bytearray(_CHUNK)
             view = memoryview(buffer)
             while count := os.readv(descriptor, [buffer]):
-                made.update(view[:count])
-        if stat_signature.of(os.fstat(descriptor)) != seen:
+                hasher.update(view[:count])
+        if stat_signature.of(os.fstat(descriptor)) != signature:
             raise Changed
-    return made.digest()
+    return hasher.digest()
 
 
 def in_parallel(calls: Sequence[Callable[[], bytes]]) -> list[Result]:

@@ -71,11 +71,13 @@ class _Follower:
             above, name = os.path.split(path)
             if not self._is_counted(os.path.join(self._place(above), name)):
                 select.add(self._sink, self._root, path, status)
-        waiting = sorted(
-            path for path, seen in self._sink.found.items() if stat_signature.is_link(seen)
+        pending = sorted(
+            path
+            for path, signature in self._sink.found.items()
+            if stat_signature.is_link(signature)
         )
-        for link in waiting:
-            waiting += self._follow(link)
+        for link in pending:
+            pending += self._follow(link)
         for each in linked:  # of what is there only that counts which is looked for
             select.add_link(self._sink, self._root, each.path)
         return self._sink.selection(*self._selection.unmatched)
@@ -107,30 +109,30 @@ class _Follower:
 
     def _enter(self, link: bytes, place: bytes) -> list[bytes]:
         """Add what a directory holds, and return the links there."""
-        met: list[bytes] = []
+        links: list[bytes] = []
 
-        def choose(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+        def choose(below: bytes, entries: list[bytes], descriptor: int) -> list[bytes]:
             del descriptor
-            if not self._named and any(mark in held for mark in names.ENVIRONMENT):
+            if not self._named and any(mark in entries for mark in names.ENVIRONMENT):
                 return []
             here = os.path.join(place, below[len(link) + 1 :])
-            kept = [
+            chosen = [
                 name
-                for name in held
+                for name in entries
                 if not names.is_always_ignored(name) and not self._is_elsewhere(here + name)
             ]
-            if self._named and not held:
+            if self._named and not entries:
                 self._sink.enter(below, empty=True)
-            return kept
+            return chosen
 
         for paths, signatures in walk(self._root, link + b"/", choose, self._sink):
-            for path, seen in zip(paths, signatures, strict=True):
-                self._sink.add(path, seen)
-                if stat_signature.is_link(seen):
-                    met.append(path)
-                elif not self._count(link, stat_signature.size(seen)):
+            for path, signature in zip(paths, signatures, strict=True):
+                self._sink.add(path, signature)
+                if stat_signature.is_link(signature):
+                    links.append(path)
+                elif not self._count(link, stat_signature.size(signature)):
                     return []
-        return met
+        return links
 
     def _count(self, link: bytes, size: int) -> bool:
         """Count a file behind a link; returns whether that is within the bounds."""

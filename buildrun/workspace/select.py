@@ -21,18 +21,18 @@ from buildrun.workspace.walk import Choose, Selection, Sink, everything, walk
 _MLPROJECT = "MLproject"
 
 
-def project(root: bytes, known: GitIndex) -> Selection:
+def project(root: bytes, git_index: GitIndex) -> Selection:
     """Return every file that git would not ignore, save what is left out of every project.
 
     Devices, sockets, pipes, and the files that our own output goes to are passed over.
     """
     git = gitignore.Filter(root)
-    return without_logs(without(filtered(root, known, git, git), (_MLPROJECT,)))
+    return without_logs(without(filtered(root, git_index, git, git), (_MLPROJECT,)))
 
 
 def filtered(
     root: bytes,
-    known: GitIndex,
+    git_index: GitIndex,
     git: gitignore.Filter,
     choose: Choose,
     is_out: Callable[[bytes], bool] = lambda _: False,
@@ -47,7 +47,7 @@ def filtered(
     for some, theirs in walk(root, b"", choose, sink):
         paths += some
         signatures += theirs
-    for path in set(git.tracked(known)).difference(paths):
+    for path in set(git.tracked(git_index)).difference(paths):
         if not is_out(path):
             add_link(sink, root, path)
     tracked = sink.selection()
@@ -61,7 +61,9 @@ def without_logs(selection: Selection) -> Selection:
     if not logs:
         return selection
     found = selection.files()
-    ours = [os.fsdecode(path) for path, seen in found if stat_signature.place(seen) in logs]
+    ours = [
+        os.fsdecode(path) for path, signature in found if stat_signature.place(signature) in logs
+    ]
     return without(selection, ours)
 
 
@@ -97,10 +99,10 @@ def directory(root: bytes, path: bytes) -> Selection:
 def file(root: bytes, path: bytes) -> Selection:
     """Return a file, or what a link leads to; absent, it is a selection of nothing."""
     try:
-        seen = stat_signature.of(os.stat(os.path.join(root, path)))
+        signature = stat_signature.of(os.stat(os.path.join(root, path)))
     except OSError:
         return Selection((), ())
-    return Selection((path + b"/",), (seen,))
+    return Selection((path + b"/",), (signature,))
 
 
 def outputs(root: bytes, path: str) -> Selection:
@@ -128,18 +130,18 @@ def outputs(root: bytes, path: str) -> Selection:
     _add_output(sink, root, name, stat_signature.of(status))
     if stat.S_ISDIR(status.st_mode):
         for paths, signatures in walk(root, name + b"/", everything, sink, directories=True):
-            for found, seen in zip(paths, signatures, strict=True):
-                _add_output(sink, root, found, seen)
+            for found, signature in zip(paths, signatures, strict=True):
+                _add_output(sink, root, found, signature)
     return sink.selection()
 
 
-def _add_output(sink: Sink, root: bytes, path: bytes, seen: bytes) -> None:
-    if stat_signature.is_directory(seen):
+def _add_output(sink: Sink, root: bytes, path: bytes, signature: bytes) -> None:
+    if stat_signature.is_directory(signature):
         sink.found[path] = stat_signature.DIRECTORY
-    elif stat_signature.is_file(seen):
-        sink.found[path] = seen
-    elif stat_signature.is_link(seen):
-        sink.found[path] = seen
+    elif stat_signature.is_file(signature):
+        sink.found[path] = signature
+    elif stat_signature.is_link(signature):
+        sink.found[path] = signature
         if leads_out(root, path):
             sink.problems[path] = f"`{display(path)}` is a link that leaves the project"
     else:
@@ -155,15 +157,15 @@ def add(sink: Sink, root: bytes, path: bytes, status: os.stat_result) -> None:
 
 
 def _add_tree(sink: Sink, root: bytes, below: bytes, leaves_out: Callable[[bytes], bool]) -> None:
-    def choose(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+    def choose(below: bytes, entries: list[bytes], descriptor: int) -> list[bytes]:
         del descriptor
-        kept = [name for name in held if not leaves_out(name)]
-        sink.enter(below, empty=not kept)
-        return kept
+        chosen = [name for name in entries if not leaves_out(name)]
+        sink.enter(below, empty=not chosen)
+        return chosen
 
     for paths, signatures in walk(root, below, choose, sink):
-        for path, seen in zip(paths, signatures, strict=True):
-            sink.add(path, seen)
+        for path, signature in zip(paths, signatures, strict=True):
+            sink.add(path, signature)
 
 
 def union(selections: Iterable[Selection]) -> Selection:
@@ -251,7 +253,9 @@ class FileSet(NamedTuple):
     def has_only_links_out(self) -> bool:
         """Return whether all problems are links, so that nothing is missing from the listing."""
         about = {path for path, _ in self.selection.problems}
-        about -= {path for path, seen in self.selection.files() if stat_signature.is_link(seen)}
+        about -= {
+            path for path, signature in self.selection.files() if stat_signature.is_link(signature)
+        }
         return not about and len(self.problems) == len(self.selection.problems)
 
 

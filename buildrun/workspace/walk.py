@@ -46,10 +46,10 @@ class Sink:
         if not self._passing_over:
             self.problems[path] = f"`{display(path)}` is neither a file nor a directory"
 
-    def add(self, path: bytes, seen: bytes) -> None:
+    def add(self, path: bytes, signature: bytes) -> None:
         """Take a file or a link."""
-        if stat_signature.is_file(seen) or stat_signature.is_link(seen):
-            self.found[path] = seen
+        if stat_signature.is_file(signature) or stat_signature.is_link(signature):
+            self.found[path] = signature
         else:
             self.on_special(path)
 
@@ -95,13 +95,13 @@ class _Level:
         self.paths: list[bytes] = []  # those of directories end in a slash
         self.signatures: list[bytes] = []
         self.directories: list[int] = []  # where they are, the first one last
-        self.told = 0
+        self.yielded = 0
 
 
-def everything(below: bytes, held: list[bytes], descriptor: int) -> list[bytes]:
+def everything(below: bytes, entries: list[bytes], descriptor: int) -> list[bytes]:
     """Choose all that a directory holds."""
     del below, descriptor
-    return held
+    return entries
 
 
 def walk(
@@ -117,11 +117,11 @@ def walk(
         level = stack[-1]
         if not level.directories:
             stack.pop()
-            yield level.paths[level.told :], level.signatures[level.told :]
+            yield level.paths[level.yielded :], level.signatures[level.yielded :]
             continue
         at = level.directories.pop()
-        yield level.paths[level.told : at], level.signatures[level.told : at]
-        level.told = at + 1
+        yield level.paths[level.yielded : at], level.signatures[level.yielded : at]
+        level.yielded = at + 1
         path = level.paths[at]
         if directories:
             yield [path[:-1]], [stat_signature.DIRECTORY]
@@ -132,15 +132,15 @@ def _level(root: bytes, below: bytes, choose: Choose, sink: Sink, *, flags: int)
     place = os.path.join(root, below[:-1])  # with its slash a link would be followed
     try:
         with closing(os.open(place, flags)) as descriptor:
-            held = choose(below, os.listdir(place), descriptor)
-            return _look(below, sorted(held), descriptor, sink)
+            entries = choose(below, os.listdir(place), descriptor)
+            return _read_entries(below, sorted(entries), descriptor, sink)
     except OSError as error:
         if error.errno not in _GONE:
             sink.on_error(below, error)
         return _Level()
 
 
-def _look(below: bytes, names: list[bytes], descriptor: int, sink: Sink) -> _Level:
+def _read_entries(below: bytes, names: list[bytes], descriptor: int, sink: Sink) -> _Level:
     level = _Level()
     paths, signatures = level.paths, level.signatures
     kind_of, lstat, sign = stat.S_IFMT, os.lstat, stat_signature.of
