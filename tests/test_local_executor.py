@@ -16,6 +16,7 @@ from executor_helpers import (  # noqa: F401
     CTRL_C,
     CTRL_Z,
     IMPATIENT,
+    NEVER,
     PATIENT,
     ROOT,
     SHELL,
@@ -181,47 +182,33 @@ def test_terminal_is_ours_again_after_a_failed_start(place: Place, screen: OpenS
     shown.talk("two\n", "then two")
 
 
-def test_ctrl_c_ends_all_that_the_command_started(
-    place: Place, screen: OpenScreen, gate: Gate
-) -> None:
-    place.prepare(f"{idle('IGN')} & {Gate.WAIT}; ({idle()}); true", grace=PATIENT._replace(rest=0))
+@pytest.mark.parametrize(
+    ("command", "rest", "ctrl_c", "number"),
+    [
+        (f"({idle()}); true", 0.0, 1, signal.SIGINT),
+        # the second one does not wait for the rest
+        (idle(), NEVER, 2, signal.SIGINT),
+        ("echo group=$$.; kill -TERM $$", NEVER, 0, signal.SIGTERM),
+    ],
+    ids=["ctrl-c", "twice", "killed"],
+)
+def test_command_on_a_terminal_takes_what_it_started_with_it(
+    command: str, rest: float, ctrl_c: int, number: int,
+    place: Place, screen: OpenScreen, gate: Gate,
+) -> None:  # fmt: skip
+    place.prepare(f"{idle('IGN')} & {Gate.WAIT}; {command}", grace=PATIENT._replace(rest=rest))
     shown = screen()
     shown.group()
     gate.open()
     group = shown.group()
-    shown.type(CTRL_C)
-    assert shown.wait() == 130
-    assert place.result == Result(130, signal.SIGINT)
-    assert group_has_ended(group)
-
-
-def test_killed_command_takes_what_it_started_with_it(
-    place: Place, screen: OpenScreen, gate: Gate
-) -> None:
-    place.prepare(f"{idle('IGN')} & {Gate.WAIT}; echo group=$$.; kill -TERM $$")
-    shown = screen()
-    shown.group()
-    gate.open()
-    group = shown.group()
-    assert shown.wait() == 143
-    assert place.result == Result(143, signal.SIGTERM)
-    assert group_has_ended(group)
-
-
-def test_second_ctrl_c_does_not_wait_for_the_rest(
-    place: Place, screen: OpenScreen, gate: Gate
-) -> None:
-    place.prepare(f"{idle('IGN')} & {Gate.WAIT}; {idle()}")
-    shown = screen()
-    shown.group()
-    gate.open()
-    group = shown.group()
-    shown.type(CTRL_C)
-    # only then does the key reach us
-    wait_until(lambda: os.tcgetpgrp(shown.master) == shown.pid)
-    shown.type(CTRL_C)
-    assert shown.wait() == 130
-    assert place.result == Result(130, signal.SIGINT)
+    if ctrl_c:
+        shown.type(CTRL_C)
+    if ctrl_c == 2:
+        # only then does the key reach us
+        wait_until(lambda: os.tcgetpgrp(shown.master) == shown.pid)
+        shown.type(CTRL_C)
+    assert shown.wait() == 128 + number
+    assert place.result == Result(128 + number, number)
     assert group_has_ended(group)
 
 

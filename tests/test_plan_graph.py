@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Project
+from step_helpers import LOCAL, Run, a_run  # noqa: F401
 
-LOCAL = "--env-manager=local"
 FORMATS = ("text", "json", "mermaid", "dot")
 DIAMOND = """\
 name: diamond
@@ -211,17 +211,12 @@ def test_uri_is_asked_for(buildrun: Buildrun) -> None:
     buildrun("plan", "--force").refused("URI is missing", code=2)
 
 
-def test_forced_step_runs_and_what_it_makes_anew_counts(
-    project: Project, buildrun: Buildrun, tmp_path: Path
-) -> None:
+def test_forced_step_runs_and_what_it_makes_anew_counts(project: Project, run: Run) -> None:
     directory = project(DIAMOND)
-    report = tmp_path / "report.json"
-    buildrun("run", directory, LOCAL)
-    assert buildrun("run", directory, LOCAL, "--force=top", "--report", report).code == 0
-    found = {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
-    assert found == {"top": "ok", "left": "up-to-date", "right": "up-to-date", "main": "up-to-date"}
-    reasons = json.loads(report.read_text())["steps"][0]["reasons"]
-    assert [reason["code"] for reason in reasons] == ["forced"]
+    assert run(directory).code == 0
+    forced = run(directory, "--force=top")
+    assert list(forced.states.values()) == ["ok", "up-to-date", "up-to-date", "up-to-date"]
+    assert [reason["code"] for reason in forced.report["steps"][0]["reasons"]] == ["forced"]
 
 
 def test_no_cache_runs_everything_and_keeps_nothing(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Project
+from step_helpers import LOCAL, Run, a_run  # noqa: F401
 
 from buildrun.console import is_named, redact
 
-LOCAL = "--env-manager=local"
 VALUE = "S3cr3tV4lue"
 
 
@@ -38,9 +38,9 @@ def holders(*roots: Path | str) -> list[str]:
 )
 def test_secret_is_neither_shown_nor_kept(
     project: Project,
+    run: Run,
     buildrun: Buildrun,
     store: Path,
-    tmp_path: Path,
     declared: str,
     name: str,
     outputs: str,
@@ -51,12 +51,12 @@ def test_secret_is_neither_shown_nor_kept(
         f"    command: 'touch out; true {placeholder}'\n    {outputs}\n"
     )
     (directory / "in").touch()
-    given, report = (LOCAL, "-P", f"{name}={VALUE}"), tmp_path / "report.json"
+    given = (LOCAL, "-P", f"{name}={VALUE}")
     for _ in range(2):
-        outcome = buildrun("run", directory, *given, "--report", report)
+        outcome = run(directory, *given)
         assert outcome.code == 0, outcome.err
         assert VALUE not in outcome.out + outcome.err
-        assert VALUE not in report.read_text()
+        assert VALUE not in json.dumps(outcome.report)
     for form in ("text", "json", "dot"):
         assert VALUE not in buildrun("plan", directory, *given, f"--format={form}").out
     assert VALUE not in buildrun("runs", "show").out
@@ -104,7 +104,7 @@ def test_another_secret_runs_the_step_again(project: Project, buildrun: Buildrun
 
 
 def test_what_is_made_from_a_secret_is_one_further_down(
-    project: Project, buildrun: Buildrun, store: Path, tmp_path: Path
+    project: Project, run: Run, store: Path
 ) -> None:
     directory = project(
         "entry_points:\n"
@@ -113,13 +113,11 @@ def test_what_is_made_from_a_secret_is_one_further_down(
         '      - {entry_point: load, parameters: {dsn: "db:{token}"}}\n'
         "      - {entry_point: load, parameters: {dsn: open}}\n    command: 'true {token}'\n"
     )
-    report = tmp_path / "report.json"
-    outcome = buildrun("run", directory, LOCAL, "-P", f"token={VALUE}", "--report", report)
+    outcome = run(directory, "-P", f"token={VALUE}")
     assert outcome.code == 0, outcome.err
-    assert VALUE not in outcome.err + report.read_text()
+    assert VALUE not in outcome.err + json.dumps(outcome.report)
     assert holders(store) == []
-    ids = [step["id"] for step in json.loads(report.read_text())["steps"]]
-    assert len(set(ids)) == 3
+    assert len(outcome.states) == 3
 
 
 def test_steps_that_differ_in_secrets_alone_are_counted(
