@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.errors import BuildrunError
-from buildrun.planning.plan_cache import PlanCache, PlanLease
+from buildrun.planning.plan_cache import PlanCache, PlanLease, PlanOutdated
 from buildrun.store import home, runs
 from buildrun.tracking.recorder import RunRecorder
 
@@ -322,7 +322,7 @@ def _run_remembered(
         record = cache.lookup(temporary=workdir is not None)
         if record is None:
             return None
-        from buildrun.environments.planned_run import PlanOutdated, RememberedRun
+        from buildrun.environments.planned_run import RememberedRun
 
         try:
             remembered = RememberedRun(record, environ, cwd)

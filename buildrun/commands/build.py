@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 
 from buildrun.commands import options as project_options
+from buildrun.environments.planned_run import open_provider
 from buildrun.environments.provider import PrefixProvider
-from buildrun.environments.resolve import open_provider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
 from buildrun.executors.base import Environment, ResolvedImage
 from buildrun.executors.docker import DockerExecutor

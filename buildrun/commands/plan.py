@@ -11,7 +11,8 @@ from typing import Any
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
 from buildrun.console import printable
-from buildrun.environments.resolve import manager_of, open_provider
+from buildrun.environments.planned_run import open_provider
+from buildrun.environments.resolve import manager_of
 from buildrun.errors import EnvironmentFailure
 from buildrun.planning import model, project_loader
 from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, new_context

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
 from buildrun.commands import options as command_options
-from buildrun.environments.resolve import manager_of, open_provider
+from buildrun.environments.planned_run import open_provider
+from buildrun.environments.resolve import manager_of
 from buildrun.errors import UsageError
 from buildrun.executors.output import MODES
 from buildrun.planning import model, plan_cache, project_loader, quick_check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,17 +18,14 @@ from buildrun.store import home, report_file
 from buildrun.store.memo import DependencyTracker, Memo, frozen
 
 if TYPE_CHECKING:
-    from buildrun.environments.provider import EnvironmentProvider
+    from buildrun.environments.images.provider import ImageProvider
+    from buildrun.environments.provider import EnvironmentProvider, PrefixProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
     from buildrun.planning.plan_cache import PlanLease, RunRecord
     from buildrun.planning.quick_check import Watched
     from buildrun.project.model import ProjectSpec
     from buildrun.tracking.config import RunSpec
-
-
-class PlanOutdated(Exception):
-    """What a remembered plan was made with is another one by now."""
 
 
 class PlannedRun(Protocol):
@@ -170,3 +167,36 @@ class RememberedRun:
         from buildrun.planning.project_loader import project_at
 
         return project_at(self.context, self._record["root"])
+
+
+def open_provider(
+    context: RunContext,
+    project: ProjectSpec,
+    commands: Sequence[str] = (),
+    *,
+    refresh: bool = False,
+) -> PrefixProvider | ImageProvider:
+    """Return the environment or the image that the executor of the user's choice needs.
+
+    commands: what is going to run in it. refresh: it is built anew. Raises UsageError where there
+    is no such executor, or it runs no containers and the project names an image.
+    """
+    from buildrun.executors import base as executors
+    from buildrun.planning.model import backend_of, docker_env
+
+    executor = backend_of(project, context.options.backend)
+    if executor != "databricks" and executors.load(executor).USES_IMAGE:
+        from buildrun.environments.images.provider import ImageProvider
+
+        return ImageProvider(context, project, commands, refresh=refresh)
+    if docker_env(project) is not None:
+        from buildrun.errors import UsageError
+
+        raise UsageError(
+            f"the executor `{executor}` runs no containers, and the project names an image",
+            place=project.file,
+            hint="use `-b docker` or `-b kubernetes`",
+        )
+    from buildrun.environments.provider import PrefixProvider
+
+    return PrefixProvider(context, lambda: project, refresh=refresh)

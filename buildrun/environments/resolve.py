@@ -1,53 +1,19 @@
-"""What a project's commands run in, before anything is built: which kind, and of what."""
+"""What a project's environment is made of, before anything is built."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from buildrun.console import Console
 from buildrun.environments import base
 from buildrun.environments.base import EnvironmentManager, EnvironmentRequest, Identity
 from buildrun.environments.prefix import prefix_of, why_unusable
-from buildrun.errors import EnvironmentFailure, UsageError
-from buildrun.executors import base as executors
+from buildrun.errors import EnvironmentFailure
 from buildrun.planning.context import RunContext
-from buildrun.planning.model import EnvironmentState, backend_of, docker_env
+from buildrun.planning.model import EnvironmentState
 from buildrun.project.model import ProjectSpec
 from buildrun.store.home import Home
 from buildrun.store.memo import DependencyTracker
-
-if TYPE_CHECKING:
-    from buildrun.environments.images.provider import ImageProvider
-    from buildrun.environments.provider import PrefixProvider
-
-
-def open_provider(
-    context: RunContext,
-    project: ProjectSpec,
-    commands: Sequence[str] = (),
-    *,
-    refresh: bool = False,
-) -> PrefixProvider | ImageProvider:
-    """Return the environment or the image that the executor of the user's choice needs.
-
-    commands: what is going to run in it. refresh: it is built anew. Raises UsageError where there
-    is no such executor, or it runs no containers and the project names an image.
-    """
-    executor = backend_of(project, context.options.backend)
-    if executor != "databricks" and executors.load(executor).USES_IMAGE:
-        from buildrun.environments.images.provider import ImageProvider
-
-        return ImageProvider(context, project, commands, refresh=refresh)
-    if docker_env(project) is not None:
-        raise UsageError(
-            f"the executor `{executor}` runs no containers, and the project names an image",
-            place=project.file,
-            hint="use `-b docker` or `-b kubernetes`",
-        )
-    from buildrun.environments.provider import PrefixProvider
-
-    return PrefixProvider(context, lambda: project, refresh=refresh)
 
 
 class ResolvedEnvironment(NamedTuple):

@@ -56,6 +56,10 @@ _FORMAT = 2
 _CHECKOUT = "checkout\0"
 
 
+class PlanOutdated(Exception):
+    """What a remembered plan was made with is another one by now."""
+
+
 class PlanLease:
     """The right to plan for a command line, while others of the same wait.
 

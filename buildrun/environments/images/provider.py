@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.environments.planned_run import PlanOutdated
 from buildrun.environments.resolve import manager_of
 from buildrun.errors import BuildrunError, ExecutionError
 from buildrun.executors.base import ContainerOptions, Environment, ResolvedImage
 from buildrun.planning.model import EnvironmentState, docker_env
+from buildrun.planning.plan_cache import PlanOutdated
 from buildrun.store.memo import frozen
 
 if TYPE_CHECKING:
