@@ -1,1 +1,5 @@
-"""What would run and why: steps, their keys, and the check whether they are up to date."""
+"""What would run and why: steps, their keys, and the check whether they are up to date.
+
+Its face: `context`, `graph`, `model`, `plan_cache`, `progress`, `project_loader`, `quick_check`,
+`result_publisher`, `state`, `step_history`, `uptodate`; the other modules are its own.
+"""

@@ -1,4 +1,7 @@
-"""MLflow tracking: what a run leaves at a tracking server, and what its command sees of that."""
+"""MLflow tracking: what a run leaves at a tracking server, and what its command sees of that.
+
+Its face: `config`, `recorder`, `session`; the other modules are its own.
+"""
 
 from collections.abc import Mapping
 
