@@ -105,11 +105,7 @@ class PlanCache:
 
     def lease(self) -> PlanLease:
         """Return the right to plan; others of the same command line are waited for."""
-        try:
-            lock = lock_of(self._memo, self._name, waiting=self._tell)
-        except OSError:
-            lock = None  # a store that may only be read
-        return PlanLease(self._argv, lock)
+        return PlanLease(self._argv, lock_of(self._memo, self._name, waiting=self._tell))
 
     def _tell(self) -> None:
         Console(self._environ).note("waiting for another run that prepares the same command")

@@ -93,22 +93,23 @@ class Mirror:
     def fetch(self, commit: str) -> Commit:
         """Fetch a commit if it is not there, and return what it needs; raises BuildrunError."""
         record = os.path.join(self._directory, "commits", commit)
-        known = _load(record, Commit)
-        if known is not None:
-            return known
-        if self._request.offline:
+        if self._request.offline and _load(record, Commit) is None:
             raise self._never_fetched(f"commit {commit[:12]} of ")
-        with self._writing():
+
+        def acquire() -> locks.Lock:
             os.makedirs(self._directory, exist_ok=True)
             note = f"waiting for another run that fetches {self._shown}"
             waiting = partial(self._request.console.note, note)
-            with locks.exclusive(self._directory + ".lock", waiting=waiting) as lock:
-                known = _load(record, Commit)
-                if known is None:
-                    self._fetch(commit, lock.descriptor)
-                    known = describe(self.repository, commit, self._request.environ)
-                    _save(record, known)
-                return known
+            return locks.exclusive(self._directory + ".lock", waiting=waiting)
+
+        def fetch(lock: locks.Lock) -> Commit:
+            self._fetch(commit, lock.descriptor)
+            described = describe(self.repository, commit, self._request.environ)
+            _save(record, described)
+            return described
+
+        with self._writing():
+            return locks.once(lambda: _load(record, Commit), fetch, acquire)
 
     def remove(self) -> None:
         """Remove it, since it has turned out to be damaged."""

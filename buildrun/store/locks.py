@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from buildrun.store.files import names_in
+
+_T = TypeVar("_T")
 
 
 class Lock:
@@ -65,6 +68,22 @@ def attempt(path: str, *, shared: bool = False) -> Lock | None:
         return _acquire(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return None
+
+
+def once(
+    find: Callable[[], _T | None], make: Callable[[Lock], _T], acquire: Callable[[], Lock]
+) -> _T:
+    """Return what is found; else one of many that come at once makes it, and the others wait.
+
+    acquire: returns the only right to make it.
+    """
+    found = find()
+    if found is None:
+        with acquire() as lock:
+            found = find()
+            if found is None:
+                found = make(lock)
+    return found
 
 
 def lease(path: str) -> Lock:

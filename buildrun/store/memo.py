@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import xxhash
@@ -112,25 +112,20 @@ def memoize(
     """
     if memory.directory is None:
         return compute(DependencyTracker(environ))
-    found = _current(memory, name, environ, subject)
-    if found is None:
-        # Of many that start at once, one computes and the others take over what it found.
+
+    def make(_: locks.Lock) -> tuple[Any]:
+        reader = DependencyTracker(environ)
         try:
-            lock = lock_of(memory, name)
-        except OSError:
-            lock = None  # a store that may only be read: everybody computes
-        with lock or nullcontext():
-            found = _current(memory, name, environ, subject) if lock is not None else None
-            if found is None:
-                reader = DependencyTracker(environ)
-                try:
-                    found = (compute(reader),)
-                finally:
-                    if memory.parent is not None:
-                        seen = reader.files, reader.variables
-                        memory.parent.add(*seen, volatile=reader.untrackable)
-                put(memory, name, reader, found[0], subject=subject)
-    return found[0]
+            value = compute(reader)
+        finally:
+            if memory.parent is not None:
+                seen = reader.files, reader.variables
+                memory.parent.add(*seen, volatile=reader.untrackable)
+        put(memory, name, reader, value, subject=subject)
+        return (value,)
+
+    find = partial(_current, memory, name, environ, subject)
+    return locks.once(find, make, lambda: lock_of(memory, name))[0]
 
 
 def get(memory: Memo, name: str, environ: Mapping[str, str], *, subject: Any = None) -> Any:
@@ -195,17 +190,18 @@ def _current(
     return (record["value"],)
 
 
-def lock_of(
-    memory: Memo, name: str, *, waiting: Callable[[], None] | None = None
-) -> locks.Lock | None:
-    """Return the only hold on a name, None for no memory; raises OSError.
+def lock_of(memory: Memo, name: str, *, waiting: Callable[[], None] | None = None) -> locks.Lock:
+    """Return the only hold on a name; one that holds nothing where the store may only be read.
 
     waiting: is called once if somebody else holds it.
     """
     if memory.directory is None or not memory.write:
-        return None
-    make_directory(memory.directory)
-    return locks.exclusive(_path(memory.directory, name) + ".lock", waiting=waiting)
+        return locks.Lock(-1)
+    try:
+        make_directory(memory.directory)
+        return locks.exclusive(_path(memory.directory, name) + ".lock", waiting=waiting)
+    except OSError:
+        return locks.Lock(-1)
 
 
 def _path(directory: str, name: str) -> str:

@@ -130,18 +130,23 @@ def layer_image(
     console: Console,
 ) -> DerivedImage:
     """Return the base with one more layer, made if it is not there; raises BuildrunError."""
-    if not refresh and (found := find(engine, home, recipe, base)) is not None:
-        use(home, found.key)
-        return found
-    told = f"waiting for another build of {recipe.reference}"
-    with lock(home, recipe.key, waiting=lambda: console.note(told)):
-        if not refresh and (found := find(engine, home, recipe, base)) is not None:
-            return found
+
+    def build(_: Lock) -> DerivedImage:
         # Written before there is an image, so that what a killed build leaves is found by its key.
         write(home, ImageRecord(recipe.key, "", recipe.reference, base.id, recipe.project))
         record = _make(engine, base, recipe, console)
         write(home, record)
-    return DerivedImage(record.key, record.id, record.reference, False)
+        return DerivedImage(record.key, record.id, record.reference, False)
+
+    note = f"waiting for another build of {recipe.reference}"
+    image = locks.once(
+        lambda: None if refresh else find(engine, home, recipe, base),
+        build,
+        lambda: lock(home, recipe.key, waiting=lambda: console.note(note)),
+    )
+    if image.reused:
+        use(home, image.key)
+    return image
 
 
 def _make(engine: Engine, base: Image, recipe: ImageRecipe, console: Console) -> ImageRecord:
