@@ -130,17 +130,18 @@ def test_leftovers_of_a_killed_run_go_where_all_is_up_to_date(
 # seconds only.
 COARSE = """
 import os, time
+from functools import partial
 
 NOW = 1_700_000_000 * 10**9
 
-def coarse(call):
-    def look(*arguments, **options):
-        status = call(*arguments, **options)
-        rest = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
-        return os.stat_result(tuple(status), {**rest, "st_mtime_ns": NOW, "st_ctime_ns": NOW})
-    return look
+def coarse(call, *arguments, **options):
+    status = call(*arguments, **options)
+    names = ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_blocks", "st_blksize", "st_rdev")
+    rest = {name: getattr(status, name) for name in names}
+    return os.stat_result(tuple(status), {**rest, "st_mtime_ns": NOW, "st_ctime_ns": NOW})
 
-os.stat, os.lstat, os.fstat = coarse(os.stat), coarse(os.lstat), coarse(os.fstat)
+# A function of Python would become a method where pathlib keeps it in a class.
+os.stat, os.lstat, os.fstat = (partial(coarse, each) for each in (os.stat, os.lstat, os.fstat))
 time.time_ns = lambda: NOW + 10**9 // 2
 """
 
