@@ -136,8 +136,8 @@ NOW = 1_700_000_000 * 10**9
 
 def coarse(call, *arguments, **options):
     status = call(*arguments, **options)
-    names = ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_blocks", "st_blksize", "st_rdev")
-    rest = {name: getattr(status, name) for name in names}
+    names = ("atime", "mtime", "ctime", "atime_ns", "blocks", "blksize", "rdev")
+    rest = {f"st_{name}": getattr(status, f"st_{name}") for name in names}
     return os.stat_result(tuple(status), {**rest, "st_mtime_ns": NOW, "st_ctime_ns": NOW})
 
 # A function of Python would become a method where pathlib keeps it in a class.
