@@ -75,7 +75,6 @@ def _make_channel(directory: str) -> str:
                     f"{maker['SITE']}/package_{number}/module_{file}.py": f"N = {file}\n{text}"
                     for file in range(FILES)
                 },
-                form=".conda",
             )
         )
     return str(maker["make"](Path(directory), packages))
