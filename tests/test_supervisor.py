@@ -377,9 +377,9 @@ def test_end_of_all_and_a_signal_may_come_together(tmp_path: Path, gate: Gate) -
 def test_output_after_the_signal_is_not_lost(place: Place, process: StartProcess) -> None:
     place.prepare(
         python(
-            "import signal, sys\n"
+            "import os, signal, sys\n"
             "def end(*_):\n"
-            "    sys.stdout.write('x' * 1_000_000 + '\\n')\n"
+            "    os.write(1, b'x' * 1_000_000 + b'\\n')\n"
             "    sys.exit(4)\n"
             "signal.signal(signal.SIGTERM, end)\n"
             "print('ready', flush=True)\n"

@@ -17,7 +17,6 @@ import http.client
 import json
 import random
 import re
-import shutil
 import signal
 import ssl
 import stat
@@ -259,22 +258,95 @@ def _download(
                 failures = client.wait_to_retry(error, failures, f"object {number} of {what}")
 
 
-class _Header(tarfile.TarInfo):
-    """A header of a kind that buildrun writes."""
+class _ArchiveReader:
+    """The members of an archive, of the kinds that buildrun writes.
 
-    @classmethod
-    def frombuf(cls, buf: "Any", encoding: str, errors: str) -> "_Header":
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the end of the archive
-            fact = "is damaged" if len(buf) == tarfile.BLOCKSIZE else "ends too early"
-            raise TransferError(f"the archive {fact}") from None
-        if not 0 <= header.size <= _SIZES.get(header.type, -1):
-            name = shown(_bytes(header.name))
-            raise TransferError(f"the archive holds `{name}` of a kind that is not used")
-        return header
+    Not by `tarfile`, where nothing keeps what is not wanted from being read.
+    """
+
+    def __init__(self, stream: "IO[bytes] | MultipartReader") -> None:
+        self._stream = stream
+        self._piece = memoryview(b"")
+
+    def members(self) -> "Iterator[tuple[bytes, bytes, int, int, bytes]]":
+        """Yield the name, kind, mode, size and link target of each; then its content is next."""
+        extra = {}  # type: dict[bytes, bytes]
+        while True:
+            block = self._read(tarfile.BLOCKSIZE)
+            if not any(block):
+                return
+            kind, mode, size = block[156:157], _octal(block[100:108]), _octal(block[124:136])
+            rest = block[:148] + b" " * 8 + block[156:]
+            if _octal(block[148:156]) != sum(rest):
+                raise TransferError("the archive is damaged")
+            name = extra.get(b"path", _text(block[345:500]) + _text(block[:100]))
+            if b"size" in extra:
+                size = _number(extra[b"size"], 10)
+            if not 0 <= size <= _SIZES.get(kind, -1):
+                raise TransferError(f"the archive holds `{shown(name)}` of a kind that is not used")
+            if kind == tarfile.XHDTYPE:
+                extra = _pax_records(b"".join(self.content(size)))
+                continue
+            if kind == tarfile.DIRTYPE:
+                name = name.rstrip(b"/")
+            target = extra.get(b"linkpath", _text(block[157:257]))
+            extra = {}
+            yield name, kind, mode, size, target
+
+    def content(self, size: int) -> "Iterator[bytes | memoryview]":
+        """Yield as many bytes, and pass over what fills the last block."""
+        left = size
+        while left:
+            piece = self._next(left)
+            left -= len(piece)
+            yield piece
+        self._read(-size % tarfile.BLOCKSIZE)
+
+    def _read(self, size: int) -> bytes:
+        pieces = []  # type: list[memoryview]
+        while size:
+            pieces.append(self._next(size))
+            size -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def _next(self, most: int) -> memoryview:
+        if not self._piece:
+            self._piece = memoryview(self._stream.read(_PIECE))
+        if not self._piece:
+            raise TransferError("the archive ends too early")
+        piece, self._piece = self._piece[:most], self._piece[most:]
+        return piece
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _octal(field: bytes) -> int:
+    return _number(_text(field).strip() or b"0", 8)
+
+
+def _number(text: bytes, base: int) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        raise TransferError("the archive is damaged") from None
+
+
+def _pax_records(content: bytes) -> "dict[bytes, bytes]":
+    """Return what a pax header says of the member behind it: POSIX.1-2001, "pax"."""
+    found = {}  # type: dict[bytes, bytes]
+    while content:
+        digits = content.partition(b" ")[0]
+        length = _number(digits, 10)
+        key, equals, value = content[len(digits) + 1 : length - 1].partition(b"=")
+        known = key in (b"path", b"linkpath", b"size", b"hdrcharset")
+        ends = length > len(digits) and content[length - 1 : length] == b"\n"
+        if not (equals and known and ends):
+            raise TransferError("the archive is damaged")
+        found[key] = value
+        content = content[length:]
+    return found
 
 
 class Unpacker:
@@ -298,53 +370,39 @@ class Unpacker:
 
         accept: is called with each name before it is made, and may raise.
         """
-        encoding, errors = _ENCODING
-        try:
-            with tarfile.open(  # type: ignore[call-overload]
-                fileobj=stream, mode="r|", tarinfo=_Header, encoding=encoding, errors=errors
-            ) as archive:
-                for member in iter(archive.next, None):
-                    archive.members = []  # or it would keep them all
-                    name = _bytes(member.name)
-                    if b"\0" in name or {b"", b".", b".."} & set(name.split(b"/")):
-                        text = f"the archive holds `{shown(name)}`, which lies outside"
-                        raise TransferError(text)
-                    if accept is not None:
-                        accept(name)
-                    self._make(name, member, archive)
-        except tarfile.ReadError:
-            raise TransferError("the archive ends too early") from None
-        except (tarfile.TarError, ValueError, RecursionError):
-            raise TransferError("the archive is damaged") from None
+        archive = _ArchiveReader(stream)
+        for name, kind, mode, size, target in archive.members():
+            if b"\0" in name or {b"", b".", b".."} & set(name.split(b"/")):
+                raise TransferError(f"the archive holds `{shown(name)}`, which lies outside")
+            if accept is not None:
+                accept(name)
+            if name in self._paths:
+                raise TransferError(f"the archive holds `{shown(name)}` twice")
+            path = self._path(name)
+            self._paths[name] = None
+            if kind == tarfile.SYMTYPE:
+                self._link(name, path, target)
+            elif kind == tarfile.DIRTYPE:
+                _remove(path)
+                try:
+                    os.mkdir(path)
+                except FileExistsError:
+                    pass  # it is a mount, which has been emptied
+                self._paths[name] = path
+            else:
+                _remove(path)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                with open(os.open(path, flags, 0o777 if mode & 0o100 else 0o666), "wb") as file:
+                    for piece in archive.content(size):
+                        file.write(piece)
 
-    def _make(self, name: bytes, member: "tarfile.TarInfo", archive: "tarfile.TarFile") -> None:
-        if name in self._paths:
-            raise TransferError(f"the archive holds `{shown(name)}` twice")
-        path = self._path(name)
-        self._paths[name] = None
-        if member.issym():
-            target = _bytes(member.linkname)
-            if not target or b"\0" in target:
-                raise TransferError("the archive is damaged")
-            if not self._any_links and not stays(name, target):
-                raise TransferError(f"`{shown(name)}` is a link that leads out")
-            _remove(path)
-            os.symlink(target, path)
-        elif member.isdir():
-            _remove(path)
-            try:
-                os.mkdir(path)
-            except FileExistsError:
-                pass  # it is a mount, which has been emptied
-            self._paths[name] = path
-        else:
-            _remove(path)
-            if member.size < 0 or member.issparse():  # as a pax header may say
-                raise TransferError("the archive is damaged")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            mode = 0o777 if member.mode & 0o100 else 0o666
-            with open(os.open(path, flags, mode), "wb") as file:
-                shutil.copyfileobj(archive.extractfile(member), file, _PIECE)  # type: ignore[arg-type]
+    def _link(self, name: bytes, path: bytes, target: bytes) -> None:
+        if not target or b"\0" in target:
+            raise TransferError("the archive is damaged")
+        if not self._any_links and not stays(name, target):
+            raise TransferError(f"`{shown(name)}` is a link that leads out")
+        _remove(path)
+        os.symlink(target, path)
 
     def _path(self, name: bytes) -> bytes:
         above, _, last = name.rpartition(b"/")
