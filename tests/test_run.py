@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -631,3 +632,19 @@ def test_too_few_descriptors_are_told_with_the_remedy(project: Project) -> None:
     assert done.stderr == (
         "error: too many open files\n\nhint: raise the limit with `ulimit -n 1024`\n"
     )
+
+
+def test_lone_command_that_is_killed_after_a_signal_ends_as_that_signal_says(
+    project: Project, tmp_path: Path
+) -> None:
+    command = "trap 'kill -KILL $$' TERM; echo up; sleep 1000 & wait"
+    directory = project(f'entry_points:\n  main:\n    command: "{command}"\n')
+    report = tmp_path / "report.json"
+    words = (sys.executable, "-m", "buildrun", LOCAL, "-q", ".", "--report", report)
+    with subprocess.Popen(words, cwd=directory, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        child.terminate()
+        assert child.wait(timeout=60) == 128 + signal.SIGTERM
+    told = json.loads(report.read_text())
+    assert (told["status"], told["exit_code"]) == ("cancelled", 143)

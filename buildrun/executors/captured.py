@@ -71,8 +71,11 @@ class CapturedProcess:
 
     def request_end(self, number: int) -> None:
         """Pass on a signal that asks us to end; a command that has just ended keeps its result."""
+        if self.ending.begun:
+            self.ending.request(number)
+            return
         self.poll(leader=True)
-        if self._code is None or self.ending.begun:
+        if self._code is None:
             self.ending.request(number)
         else:
             self._linger_end = 0.0

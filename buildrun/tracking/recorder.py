@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -75,8 +76,10 @@ class RunRecorder:
         return log
 
     def end_alone(self, exit_code: int, interrupted: int | None) -> None:
-        """Take how a lone command has ended."""
-        self.exit_code, self.interrupted = exit_code, interrupted
+        """Take how a lone command has ended; one that had to be killed ends as our signal says."""
+        killed = interrupted is not None and exit_code == 128 + signal.SIGKILL
+        self.exit_code = 128 + (interrupted or 0) if killed else exit_code
+        self.interrupted = interrupted
 
     def begin_steps(self, progress: Progress) -> None:
         """Record that a run of steps begins; progress: tells how far it has come."""
