@@ -309,14 +309,8 @@ class StepRunner:
             if ended_as == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
                 state.console.error(f"{label(step)} {_describe_end(result, step)}", hint)
-            return Outcome(
-                step,
-                ended_as,
-                status.reasons,
-                result.exit_code,
-                seconds,
-                log=log.path,
-            )
+            code = result.exit_code
+            return Outcome(step, ended_as, status.reasons, code, seconds, log=log.path)
         with self._mutex:
             state.fingerprints.forget()
             if step.outputs:
