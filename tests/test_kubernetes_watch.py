@@ -75,9 +75,7 @@ def test_many_jobs_are_known_by_one_watch_of_each_kind(
         for name in names:
             cluster.create("jobs", body(name))
         found = {name: until(watcher, name, 1) for name in names}
-        cluster.wait_until(
-            lambda: len(watches()) >= 2
-        )  # what is known may be from the lists before them
+        wait_until(lambda: len(watches()) >= 2)  # what is known may be from the lists
     for name, view in found.items():
         assert view.job is not None
         assert view.pods[0]["metadata"]["labels"]["job-name"] == name
