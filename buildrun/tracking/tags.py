@@ -95,8 +95,7 @@ def user(environ: Mapping[str, str]) -> str:
         return "unknown"
 
 
-# git would run what a repository's configuration names.
-_GIT = ("git", "-c", "core.fsmonitor=false")
+# Seconds that git may take.
 _SECONDS = 30
 
 
@@ -149,20 +148,4 @@ def _watch(seen: DependencyTracker, own: str, common: str) -> None:
 
 
 def _ask(directory: str, environ: Mapping[str, str], *words: str) -> str:
-    import subprocess
-
-    # What steers git elsewhere, as it does within a hook, is not meant for this repository.
-    own = {name: value for name, value in environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            (*_GIT, *words),
-            cwd=directory,
-            env={**own, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return os.fsdecode(done.stdout) if done.returncode == 0 else ""
+    return os.fsdecode(gitignore.ask_git(directory, environ, *words, seconds=_SECONDS))

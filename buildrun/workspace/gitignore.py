@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import xxhash
@@ -348,8 +348,10 @@ class Filter:
         self._seen.update(b"%d %d " % (len(place), len(content)) + place + content)
 
 
-# git would run what a repository's configuration names, and would look at the user's own rules.
-_GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.excludesFile=")
+# git would look at the user's own rules.
+_LS_FILES = (
+    "-c", "core.excludesFile=", "ls-files", "-z", "--cached", "--ignored", "--exclude-standard",
+)  # fmt: skip
 _SECONDS = 60
 
 
@@ -376,27 +378,35 @@ class GitIndex:
                 return tuple([os.fsencode(path) for path in self.remembered["paths"]])
         except (KeyError, TypeError, ValueError):
             pass
-        paths = _ask(root)
+        said = ask_git(root, os.environ, *_LS_FILES, seconds=_SECONDS)
+        paths = tuple(sorted(set(said.split(b"\0")) - {b""}))
         if not stat_signature.is_racy(seen, began):
             self.remembered = {"state": state, "paths": [os.fsdecode(path) for path in paths]}
         return paths
 
 
-def _ask(root: bytes) -> tuple[bytes, ...]:
+def ask_git(
+    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float
+) -> bytes:
+    """Return what git says in a directory; nothing where it is missing, slow or refuses.
+
+    seconds: that it may take.
+    """
     import subprocess
 
     # What steers git elsewhere, as it does within a hook, is not meant for this repository.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own = {name: value for name, value in environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            (*_GIT, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"),
-            cwd=root,
-            env={**environ, "GIT_OPTIONAL_LOCKS": "0"},
+            # git would run what a repository's configuration names.
+            ("git", "-c", "core.fsmonitor=false", *words),
+            cwd=directory,
+            env={**own, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(sorted(set(done.stdout.split(b"\0")) - {b""})) if done.returncode == 0 else ()
+        return b""
+    return done.stdout if done.returncode == 0 else b""
