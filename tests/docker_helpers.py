@@ -13,9 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import pytest
+from needs import missing
 
 from buildrun.environments.images import derive
 from buildrun.environments.images.engine import KEY, Engine
@@ -46,13 +47,6 @@ def containers(below: Path | None = None) -> set[str]:
     lines = docker("ps", "-a", "--no-trunc", "--filter", "label=buildrun", "--format", form)
     rows = [line.partition("\t") for line in lines.splitlines()]
     return {name for name, _, root in rows if below is None or root.startswith(f"{below}/")}
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip a test for want of a part of the system; in continuous integration fail."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def need_engine() -> None:

@@ -29,12 +29,12 @@ from docker_helpers import (  # noqa: F401
     an_engine,
     docker,
     imported,
-    missing,
     need_engine,
     registry,
 )
 from kube_cluster import Cluster
 from kube_kubelet import DockerKubelet, Pod, Scripted
+from needs import missing
 from remote_helpers import bucket
 
 from buildrun.environments.images import derive

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uv
 from conftest import REPOSITORY
-from docker_helpers import missing
+from needs import missing
 
 VERSION = "3.17.2"
 

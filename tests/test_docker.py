@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Project
-from docker_helpers import BASE, containers, docker, engine, missing
+from docker_helpers import BASE, containers, docker, engine
+from needs import missing
 
 from buildrun.environments.images.engine import Engine
 

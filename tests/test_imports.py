@@ -32,7 +32,8 @@ OWN = {
     "buildrun.planning.model",
     "buildrun.planning.plan_cache", "buildrun.project", "buildrun.project.locate",
     "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
-    "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",
+    "buildrun.store.locks", "buildrun.store.memo", "buildrun.reports",
+    "buildrun.reports.report_file",
     "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.tracking",
     "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip
@@ -45,7 +46,8 @@ STEPS = {
     "buildrun.planning.context", "buildrun.planning.plan_cache",
     "buildrun.planning.quick_check", "buildrun.project", "buildrun.project.locate",
     "buildrun.runner", "buildrun.store", "buildrun.store.files", "buildrun.store.home",
-    "buildrun.store.locks", "buildrun.store.memo", "buildrun.store.report_file",
+    "buildrun.store.locks", "buildrun.store.memo", "buildrun.reports",
+    "buildrun.reports.report_file",
     "buildrun.store.runs", "buildrun.store.stat_signature", "buildrun.tracking",
     "buildrun.tracking.recorder", "buildrun.tracking.session",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import command_line
 import pytest
 from conftest import Buildrun, Project
-from docker_helpers import missing
+from needs import missing
 from step_helpers import (  # noqa: F401
     LIMIT,
     LOCAL,

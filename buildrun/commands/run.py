@@ -23,8 +23,9 @@ from buildrun.planning.context import (
     new_context,
 )
 from buildrun.planning.project_loader import LoadedProject
+from buildrun.reports import report_file
 from buildrun.sources.path_downloads import PathDownloads
-from buildrun.store import digest, report_file
+from buildrun.store import digest
 from buildrun.tracking import config as tracking_config
 from buildrun.tracking.session import spec_for
 

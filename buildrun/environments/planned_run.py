@@ -14,7 +14,8 @@ from buildrun.planning.context import (
     RunContext,
     RunOptions,
 )
-from buildrun.store import home, report_file
+from buildrun.reports import report_file
+from buildrun.store import home
 from buildrun.store.memo import DependencyTracker, Memo, frozen
 
 if TYPE_CHECKING:

@@ -2,5 +2,5 @@
 
 Its face: `action_cache`, `cas`, `digest`, `files`, `fsck`, `gc`, `home`, `listing`, `locks`,
 `manifest`, `memo`, `remote.client`, `remote.errors`, `remote.fs`, `remote.transfer`,
-`report_file`, `runs`, `stat_signature`; the other modules are its own.
+`runs`, `stat_signature`; the other modules are its own.
 """

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun.console import has_credentials
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
-from buildrun.store import report_file, runs
+from buildrun.reports import report_file
+from buildrun.store import runs
 from buildrun.tracking.session import TrackingSession
 
 if TYPE_CHECKING:
