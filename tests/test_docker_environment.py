@@ -352,6 +352,9 @@ def test_conda_environment_is_at_its_place(
         f"{PREFIX} {PREFIX}/tool: hammer w there\ntool in {PREFIX}\nlinked after 3.0\n"
     ), first.err
     assert run("-q", directory, "-e", "pip").out == f"{PREFIX} 1.0\n"
+    # An active conda of the caller changes nothing.
+    active = run("-q", directory, environ={"CONDA_EXE": "/nowhere/bin/conda"})
+    assert active.out == first.out, active.err
     (made,) = environments(store)
     kept = docker("run", "--rm", made, "sh", "-c", f"cat {PREFIX}/conda-meta/*.json")
     assert '"name": "tool"' in kept

@@ -37,7 +37,7 @@ _HOLD = ("sh", "-c", "echo '{}'; read -r line")
 _OF_THIS_MACHINE = ("extracted_package_dir", "package_tarball_full_path", "link")
 
 # What names a conda executable, which could not install for another place.
-_EXECUTABLES = ("MLFLOW_CONDA_HOME", "MLFLOW_CONDA_CREATE_ENV_CMD")
+_EXECUTABLES = ("MLFLOW_CONDA_HOME", "CONDA_EXE", "MLFLOW_CONDA_CREATE_ENV_CMD")
 
 
 def identify(request: EnvironmentRequest, base: Image, reader: DependencyTracker) -> Identity:
