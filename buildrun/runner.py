@@ -72,7 +72,7 @@ def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
 
     lease: is released before commands start, when the plan is there for other runs.
     """
-    recorder = RunRecorder(planned.context, planned.options.report, planned.untracked)
+    recorder = RunRecorder(planned.context, planned.options.reports, planned.untracked)
     try:
         summary = planned.open()
         recorder.expect(summary)
@@ -114,7 +114,9 @@ class _Run:
             tracking.begin(spec, (), may_wait=False)
             if tracking.is_open:
                 tracking.tag_image(planned.provider.image)
-            self._recorder.nothing_to_do(quick.seconds)
+            self._recorder.nothing_to_do(
+                quick.seconds, lambda: (planned.plan, planned.provider.image)
+            )
             return
         from buildrun.executors import base
         from buildrun.planning.model import is_passthrough
@@ -132,6 +134,7 @@ class _Run:
         failed = True
         try:
             plan = planned.complete(executor)
+            self._recorder.image = planned.provider.image
             tracking.tag_image(planned.provider.image)
             alone = is_passthrough(plan) and self._options.output is None
             if alone and executor.HAS_TERMINAL:
@@ -199,7 +202,7 @@ class _Run:
         )
         console.note(console.style(f"[{step.id}] {step.shown}", "dim"))
         result = executor.run(job, None, None)
-        self._recorder.end_alone(result.exit_code, result.interrupted)
+        self._recorder.end_alone(result)
         if result.exit_code != 0 and result.interrupted is None:
             _look_for_damage(environment, console)
 

@@ -247,9 +247,10 @@ class StepRunner:
             try:
                 if displaced is not None:
                     _let_inherit(displaced.descriptor)
-                result, seconds = self._attempts(step, status, runner, environ, log)
+                result, started, seconds = self._attempts(step, status, runner, environ, log)
                 outcome = self._finish(step, status, result, seconds, log)
                 ended_as = outcome.state
+                outcome = self._detailed(outcome, status, started)._replace(usage=result.usage)
             finally:
                 if displaced is not None:
                     with self._mutex:
@@ -269,7 +270,9 @@ class StepRunner:
         runner: ProcessRunner,
         environ: Mapping[str, str],
         log: Log,
-    ) -> tuple[Result, float]:
+    ) -> tuple[Result, float, float]:
+        """Run the command, again where it may; returns when the last try began, and its seconds."""
+
         def identity() -> str:
             with self._mutex:
                 return status.key or self._state.staleness.identity(step)
@@ -283,9 +286,9 @@ class StepRunner:
             identity=identity,
         )
         for attempt in range(step.retries + 1):
-            started = time.monotonic()
+            started, began = time.time(), time.monotonic()
             result = self._perform(job, runner, log.sink)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - began
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
             if step.outputs:
@@ -293,10 +296,10 @@ class StepRunner:
 
                 displace(job.cwd, step.outputs).discard()
             self._state.console.warn(
-                f"{label(step)} {_describe_end(result, step)}; "
+                f"{label(step)} {result.describe(step.timeout)}; "
                 f"try {attempt + 2} of {step.retries + 1}"
             )
-        return result, seconds
+        return result, started, seconds
 
     def _finish(
         self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
@@ -308,7 +311,7 @@ class StepRunner:
             ended_as: OutcomeState = "cancelled" if result.interrupted is not None else "failed"
             if ended_as == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                state.console.error(f"{label(step)} {_describe_end(result, step)}", hint)
+                state.console.error(f"{label(step)} {result.describe(step.timeout)}", hint)
             code = result.exit_code
             return Outcome(step, ended_as, status.reasons, code, seconds, log=log.path)
         with self._mutex:
@@ -354,7 +357,14 @@ class StepRunner:
         self, step: Step, state: OutcomeState, status: StepStatus, started: float, *, saved: float
     ) -> Outcome:
         seconds = time.monotonic() - started
-        return Outcome(step, state, status.reasons, None, seconds, saved=saved)
+        outcome = Outcome(step, state, status.reasons, None, seconds, saved=saved)
+        return self._detailed(outcome, status, time.time() - seconds)
+
+    def _detailed(self, outcome: Outcome, status: StepStatus, started: float) -> Outcome:
+        """Return the outcome with its key, and with what it has made."""
+        files = self._outputs.get(outcome.step.id)
+        made = files.sizes() if files is not None else ()
+        return outcome._replace(started=started, key=status.key or None, outputs=made)
 
     def _log_path(self, step: Step) -> str:
         from buildrun.store.runs import file_name
@@ -438,13 +448,3 @@ def _release(lock: locks.Lock) -> None:
     # Closing alone would not do: what a command has left running may have inherited it.
     fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
     lock.release()
-
-
-def _describe_end(result: Result, step: Step) -> str:
-    if result.timed_out:
-        return f"the command was ended after its timeout of {step.timeout:g} s"
-    if result.exit_code > 128:
-        return (
-            f"the command ended with exit code {result.exit_code} (signal {result.exit_code - 128})"
-        )
-    return f"the command ended with exit code {result.exit_code}"

@@ -19,7 +19,7 @@ from typing import IO
 import pytest
 from processes import kill_session, processes, state_of
 
-from buildrun.executors.base import Job, OutputSink, Result
+from buildrun.executors.base import Job, OutputSink, Result, Usage
 from buildrun.executors.supervisor import Supervisor
 from buildrun.executors.termination import GracePeriods
 
@@ -111,9 +111,9 @@ class Place:
 
     @property
     def results(self) -> tuple[int | None, list[Result]]:
-        """The signal that ended the loop, and how each command ended."""
+        """The signal that ended the loop, and how each command ended, less what it has used."""
         number, results = json.loads((self.path / "result").read_text())
-        return number, [Result(*result) for result in results]
+        return number, [Result(*result)._replace(usage=None) for result in results]
 
 
 class _Shown:
@@ -270,6 +270,7 @@ class Run:
         grace: GracePeriods = IMPATIENT,
     ) -> None:
         self.result: Result | None = None
+        self.usage: Usage | None = None
         self.error: BaseException | None = None
         self.written = {1: bytearray(), 2: bytearray()}
         self._sink = sink
@@ -293,7 +294,8 @@ class Run:
 
     def _to_end(self, job: Job, grace: GracePeriods) -> None:
         try:
-            self.result = self._supervisor.run(job, self._take, grace=grace)
+            result = self._supervisor.run(job, self._take, grace=grace)
+            self.usage, self.result = result.usage, result._replace(usage=None)
         except BaseException as error:
             self.error = error
         self._supervisor.post(lambda: None)
@@ -333,6 +335,12 @@ class Gate:
 def python(code: str) -> str:
     """Return the shell command that becomes a Python program."""
     return f"exec {shlex.join([sys.executable, '-c', code])}"
+
+
+# Takes 0.3 s of the processor in one process, and 200 MB of memory in another one.
+_BURN = python("import time\nwhile time.process_time() < 0.3: pass")
+_FILL = python("len(b'x' * 200_000_000)")
+BUSY = f"({_BURN}) && ({_FILL})"
 
 
 def idle(on_ctrl_c: str = "DFL") -> str:

@@ -13,9 +13,9 @@ from conftest import Buildrun, Project
 WARM = {
     "__future__", "_bisect", "_collections", "base64", "bisect", "collections", "contextlib",
     "copyreg", "enum", "errno", "fcntl", "functools", "heapq", "importlib", "itertools", "json",
-    "keyword", "operator", "random", "re", "reprlib", "select", "signal", "string", "struct",
-    "sre_compile", "sre_constants", "sre_parse", "termios", "time", "types", "typing", "warnings",
-    "xxhash",
+    "keyword", "operator", "random", "re", "reprlib", "resource", "select", "signal", "string",
+    "struct", "sre_compile", "sre_constants", "sre_parse", "termios", "time", "types", "typing",
+    "warnings", "xxhash",
 }  # fmt: skip
 NEVER = {
     "argparse", "asyncio", "dataclasses", "docker", "fsspec", "hashlib", "inspect", "jsonschema",

@@ -13,6 +13,7 @@ import threading
 
 import pytest
 from executor_helpers import (  # noqa: F401
+    BUSY,
     CTRL_C,
     CTRL_Z,
     IMPATIENT,
@@ -83,7 +84,14 @@ def test_another_thread_can_execute(command: str, timeout: float | None, result:
     thread = threading.Thread(target=lambda: results.append(execute(job(command, timeout=timeout))))
     thread.start()
     thread.join()
-    assert results == [result]
+    assert [each._replace(usage=None) for each in results] == [result]
+
+
+def test_usage_is_that_of_all_processes_of_the_command() -> None:
+    usage = execute(job(BUSY)).usage
+    assert usage is not None
+    assert usage.cpu_seconds >= 0.3
+    assert usage.peak_memory >= 200_000_000
 
 
 def test_signals_taken_by_other_threads_arrive() -> None:
@@ -97,7 +105,7 @@ def test_signals_taken_by_other_threads_arrive() -> None:
     thread = threading.Thread(target=end.wait)
     thread.start()
     try:
-        result = execute(job(interrupt))
+        result = execute(job(interrupt))._replace(usage=None)
     finally:
         end.set()
         thread.join()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import Buildrun, Project
-from executor_helpers import LIMIT
+from executor_helpers import BUSY, LIMIT
 from processes import kill_session
 
 LOCAL = "--env-manager=local"
@@ -60,6 +61,69 @@ def test_steps_are_told_with_their_reasons(project: Project, buildrun: Buildrun)
     assert f"run {run['run_id']}\n" in text
     assert "  first: ok, " in text
     assert "; it has not run yet" in text
+
+
+def test_what_is_known_of_a_step_is_recorded(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        "name: recorded\nentry_points:\n"
+        "  first: {outputs: [a, d/], inputs: [MLproject], command: mkdir d; echo 1 > a; cp a d}\n"
+        "  main: {depends_on: [first], parameters: {n: float, token: string},"
+        ' command: "echo {n} {token}"}\n'
+    )
+    assert buildrun("run", directory, LOCAL, "-P", "n=1", "-P", "token=sesame").code == 0
+    (run,) = recorded(buildrun)
+    first, main = run["steps"]
+    assert first["outputs"] == [{"path": "a", "bytes": 2}, {"path": "d/a", "bytes": 2}]
+    assert first["key"].startswith("blake3:")
+    assert main["parameters"] == {"n": "1", "token": "***"}
+    assert "sesame" not in json.dumps(run)
+    assert (main["depends_on"], main["backend"], main["image"]) == (["first"], "local", None)
+    assert main["environment"] == {"manager": "local", "key": None}
+    assert run["started"] <= first["started"] <= main["started"]
+    for step in (first, main):
+        assert step["cpu_seconds"] >= 0
+        assert step["peak_memory"] > 1_000_000
+    used = r"  first: ok, \d\.\d s, \d\.\d s CPU, \d+\.\d MB; it has not run yet\n"
+    assert re.search(used, buildrun("runs", "show").out)
+
+
+def test_lone_command_is_recorded_with_what_it_used(project: Project, buildrun: Buildrun) -> None:
+    directory = project(f"entry_points: {{main: {{command: {json.dumps(BUSY)}}}}}\n")
+    for _ in range(2):
+        assert buildrun("run", directory, LOCAL).code == 0
+        (step,) = recorded(buildrun)[0]["steps"]
+        assert step["cpu_seconds"] >= 0.3
+        assert step["peak_memory"] >= 200_000_000
+
+
+def test_report_of_a_run_in_which_nothing_is_to_do_tells_as_much(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    directory, report = project(STEPS), tmp_path / "r.json"
+    told = []
+    for _ in range(4):
+        words = ("run", directory, LOCAL, "-e", "second", "--report", report)
+        assert buildrun(*words).code == 0
+        told.append(json.loads(report.read_text()))
+    made, *unchanged = told
+    for run in unchanged:
+        assert {"project", "root", "entry_point", "started", "seconds"} <= run.keys()
+        for step, before in zip(run["steps"], made["steps"], strict=True):
+            same = ("outputs", "key", "command", "depends_on", "environment", "backend")
+            assert [step[name] for name in same] == [before[name] for name in same]
+            assert (step["state"], step["saved"]) == ("up-to-date", before["seconds"])
+            assert step["cpu_seconds"] is None
+
+
+def test_older_record_is_still_shown(store: Path, buildrun: Buildrun) -> None:
+    step = {"id": "a", "entry_point": "a", "state": "ok", "exit_code": 0, "seconds": 1.0}
+    step |= {"log": None, "reasons": [{"code": "forced", "detail": "it was asked for"}]}
+    record = {"version": 1, "run_id": "old", "project": "p", "root": "/p", "entry_point": "a"}
+    record |= {"started": 1e9, "status": "ok", "exit_code": 0, "seconds": 1.0, "steps": [step]}
+    record |= {"pid": 1, "born": ""}
+    (store / "runs" / "old").mkdir(parents=True)
+    (store / "runs" / "old" / "run.jsonl").write_text(json.dumps(record) + "\n")
+    assert "  a: ok, 1.0 s; it was asked for\n" in buildrun("runs", "show", "old").printed()
 
 
 def test_latest_run_comes_first_and_their_number_is_bounded(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from executor_helpers import (  # noqa: F401
+    BUSY,
     CTRL_C,
     CTRL_Z,
     PATIENT,
@@ -74,6 +75,13 @@ class Enough(Exception):
 def test_all_that_is_written_arrives(command: str, written: str) -> None:
     (run,) = supervise(job(command))
     assert run.written[1].decode() == written
+
+
+def test_usage_is_that_of_all_processes_of_the_command() -> None:
+    for run in supervise(job(BUSY), job(f"{BUSY}; exit 3")):
+        assert run.usage is not None
+        assert run.usage.cpu_seconds >= 0.3
+        assert run.usage.peak_memory >= 200_000_000
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -94,14 +94,17 @@ class Run:
             return None
         status = self.get_status()
         word: Any = next(word for word, meant in _STATUS.items() if meant == status)
-        steps = list(self._record["steps"]) if self._record else []
-        return {
+        report: RunReport = {
             "version": 1,
             "run_id": self.run_id,
             "status": word,
             "exit_code": code,
-            "steps": steps,
+            "steps": [],
         }
+        if self._record:
+            names = ("project", "root", "entry_point", "started", "seconds", "steps")
+            report.update({name: self._record[name] for name in names})  # type: ignore[typeddict-item]
+        return report
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, and return whether the run was successful.

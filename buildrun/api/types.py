@@ -15,7 +15,38 @@ class ReasonReport(TypedDict):
     detail: str
 
 
-class StepReport(TypedDict):
+class OutputReport(TypedDict):
+    """A file that a step has made; path: relative to the project."""
+
+    path: str
+    bytes: int
+
+
+class EnvironmentKey(TypedDict):
+    """The environment of a step; key: None for the caller's own, and for images."""
+
+    manager: str
+    key: str | None
+
+
+class StepDetails(TypedDict, total=False):
+    """What else is known of a step; see ``buildrun.reports.model``."""
+
+    started: float | None
+    cpu_seconds: float | None
+    peak_memory: int | None
+    parameters: dict[str, str]
+    command: str
+    depends_on: list[str]
+    backend: str
+    environment: EnvironmentKey
+    image: str | None
+    key: str | None
+    saved: float
+    outputs: list[OutputReport]
+
+
+class StepReport(StepDetails):
     """How a step ended; exit_code: None where no command ran. log: a path, or None."""
 
     id: str
@@ -27,7 +58,17 @@ class StepReport(TypedDict):
     reasons: list[ReasonReport]
 
 
-class RunReport(TypedDict):
+class RunDetails(TypedDict, total=False):
+    """What is known of a run once its project could be read; see ``buildrun.reports.model``."""
+
+    project: str
+    root: str
+    entry_point: str
+    started: float
+    seconds: float
+
+
+class RunReport(RunDetails):
     """How a run went, as ``run --report`` writes it."""
 
     version: int

@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     option("--dry-run", action="store_true", help="show the plan and run nothing")
     option("--refresh", action="store_true", help="build the environment anew")
-    option("--report", metavar="FILE", help="write how the run went, as JSON")
+    option(
+        "--report", metavar="FILE", action="append", default=[],
+        help="write how the run went, as JSON; may be given several times",
+    )  # fmt: skip
     option(
         "--tracking", choices=tracking_config.MODES,
         help="whether MLflow records the run: also where nothing tells of a tracking server; with "
@@ -99,7 +102,7 @@ def execute(
         arguments.output,
         arguments.detach,
         arguments.quiet,
-        report_file.resolve(arguments.report, cwd),
+        tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
     return runner.carry_out(run, lease)

@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from buildrun.commands import table
-from buildrun.console import printable
+from buildrun.console import printable, size
 from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.executors.kubernetes.cluster import Submitted, recorded
 from buildrun.executors.kubernetes.detached import Detached, DetachedState
@@ -106,7 +107,7 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
     ]
     for step in record.steps:
         reasons = "; ".join(str(reason.get("detail")) for reason in step["reasons"])
-        line = f"{step['id']}: {step['state']}, {step['seconds']:.1f} s; {reasons}"
+        line = f"{step['id']}: {step['state']}, {step['seconds']:.1f} s{_usage(step)}; {reasons}"
         lines.append(f"  {printable(line)}")
         if step["log"]:
             lines.append(f"    {printable(step['log'])}")
@@ -115,6 +116,13 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
         lines.append(f"  Job {item.job.namespace}/{item.job.job}: {item.state}{ended}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _usage(step: Mapping[str, Any]) -> str:
+    """Return what a step's command has used, as far as that is recorded."""
+    cpu, memory = step.get("cpu_seconds"), step.get("peak_memory")
+    used = "" if cpu is None else f", {cpu:.1f} s CPU"
+    return used if memory is None else f"{used}, {size(memory)}"
 
 
 def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submitted]:

@@ -80,7 +80,11 @@ class RememberedRun:
         store = home.locate(environ)
         project, run = record["project_options"], record["run_options"]
         project = ProjectOptions(**{**project, "docker_args": frozen(project["docker_args"])})
-        self.options = RunOptions(**{**run, "cache": CacheSettings(*frozen(run["cache"]))})
+        frozen_options = {
+            "cache": CacheSettings(*frozen(run["cache"])),
+            "reports": frozen(run["reports"]),
+        }
+        self.options = RunOptions(**{**run, **frozen_options})
         tracker = DependencyTracker(environ)
         console = Console(environ, quiet=self.options.quiet)
         self.context = RunContext(
@@ -94,8 +98,8 @@ class RememberedRun:
     def open(self) -> PlanSummary:
         """See ``PlannedRun``; a line stands for the warnings that were said when it was made."""
         record = self._record
-        if self.options.report is not None:
-            report_file.resolve(self.options.report, self.context.cwd)
+        for report in self.options.reports:
+            report_file.resolve(report, self.context.cwd)
         if record["notice"]:
             self.context.console.note(record["notice"])
         steps = record["plan"]["steps"]

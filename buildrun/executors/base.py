@@ -122,6 +122,17 @@ class Job(NamedTuple):
         return self.argv or ("bash", "-c", self.command)
 
 
+class Usage(NamedTuple):
+    """What a command has taken of the machine it ran on.
+
+    cpu_seconds: of user and system, with all processes that it waited for. peak_memory: bytes, of
+    the largest of these processes.
+    """
+
+    cpu_seconds: float
+    peak_memory: int
+
+
 class Result(NamedTuple):
     """How a command ended.
 
@@ -131,12 +142,21 @@ class Result(NamedTuple):
         included), else None.
     timed_out: whether the command was ended by its timeout.
     detached: it was only handed over, and how it ends is not known yet.
+    usage: None where that is not known.
     """
 
     exit_code: int
     interrupted: int | None = None
     timed_out: bool = False
     detached: bool = False
+    usage: Usage | None = None
+
+    def describe(self, timeout: float | None) -> str:
+        """Return how it ended, for people; timeout: that it had, in seconds."""
+        if self.timed_out:
+            return f"the command was ended after its timeout of {timeout or 0:g} s"
+        number = f" (signal {self.exit_code - 128})" if self.exit_code > 128 else ""
+        return f"the command ended with exit code {self.exit_code}{number}"
 
 
 # Takes the stream, 1 or 2, and what was written to it.

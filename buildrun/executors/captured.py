@@ -11,8 +11,15 @@ import termios
 import time
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import Job, OutputSink, Result
-from buildrun.executors.process import destroy, find_program, open_pipe, shell_code, spawn
+from buildrun.executors.base import Job, OutputSink, Result, Usage
+from buildrun.executors.process import (
+    destroy,
+    find_program,
+    open_pipe,
+    shell_code,
+    spawn,
+    usage_of,
+)
 from buildrun.executors.termination import GracePeriods, Termination
 
 # What is read of one stream before the others have their turn; a Linux pipe holds as much.
@@ -50,6 +57,7 @@ class CapturedProcess:
         self.ending = Termination(self.group, grace, job.timeout)
         # The leader's, once it has ended; and until when the streams stay open after that.
         self._code: int | None = None
+        self._usage: Usage | None = None
         self._linger_end = 0.0
         try:
             for descriptor in self._streams:
@@ -111,7 +119,7 @@ class CapturedProcess:
 
     def _note_leader(self) -> None:
         try:
-            pid, status = os.waitpid(self.group, os.WNOHANG)
+            pid, status, told = os.wait4(self.group, os.WNOHANG)
         except ChildProcessError:
             self.error = self.error or ExecutionError(
                 "the command's exit code is lost: another part of this process has taken it"
@@ -121,6 +129,7 @@ class CapturedProcess:
             if pid == 0:
                 return
             self._code = shell_code(os.waitstatus_to_exitcode(status))
+            self._usage = usage_of(told)
         self.ending.leader_has_ended()
         self._linger_end = time.monotonic() + _LINGER
 
@@ -132,7 +141,7 @@ class CapturedProcess:
         for descriptor in tuple(self._streams):
             self._drain(descriptor)
             self._close(descriptor)
-        self.result = self.ending.result(code)
+        self.result = self.ending.result(code, self._usage)
 
     def _drain(self, descriptor: int) -> None:
         """Read what is there now; whoever goes on writing does not keep us."""

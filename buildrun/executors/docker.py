@@ -64,12 +64,13 @@ class DockerExecutor:
         removed = False
         try:
             if runner is not None and sink is not None:
-                return self._run_captured(job, container, environ, runner, sink)
+                result = self._run_captured(job, container, environ, runner, sink)
+                return result._replace(usage=None)
             terminal = sys.stdin.isatty() and sys.stdout.isatty()
             argv = docker_cli.run_argv(container, stdin=True, terminal=terminal)
             result = local.execute(Job("", job.cwd, environ, None, argv, job.log))
             removed = result.exit_code == 0
-            return result
+            return result._replace(usage=None)  # the CLI's own; a container takes its with it
         finally:
             # Where the engine does not answer, a later run removes it.
             if removed or docker_reaper.remove([container.name], context.environ):

@@ -14,8 +14,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from buildrun.executors.base import Job, Result
-from buildrun.executors.process import destroy, find_program, send_signal, shell_code, spawn
+from buildrun.executors.base import Job, Result, Usage
+from buildrun.executors.process import (
+    destroy,
+    find_program,
+    send_signal,
+    shell_code,
+    spawn,
+    usage_of,
+)
 from buildrun.executors.signals import ENDING, Signals
 from buildrun.executors.tee import logged
 from buildrun.executors.terminal import Terminal
@@ -100,7 +107,7 @@ class _AttachedProcess:
 
     def wait(self) -> Result:
         self._signals.unblock()
-        status = self._wait_for_leader()
+        status, usage = self._wait_for_leader()
         # Ctrl-C has then reached the command's group alone.
         was_given = self._terminal.given
         # Before the rest is ended, so that the user can hurry us with Ctrl-C.
@@ -112,15 +119,15 @@ class _AttachedProcess:
         while not self._ending.is_over():
             self._read_requests(self._ending.seconds())
             self._ending.escalate_if_due()
-        return self._ending.result(shell_code(status))
+        return self._ending.result(shell_code(status), usage)
 
-    def _wait_for_leader(self) -> int:
+    def _wait_for_leader(self) -> tuple[int, Usage]:
         # Asked without waiting, then waited for by reading: the byte of a SIGCHLD that arrives
         # in between is in the pipe.
         waits = not self._signals.active and self._ending.seconds() is None
         flags = os.WUNTRACED | (0 if waits else os.WNOHANG)
         while True:
-            pid, status = os.waitpid(self._group, flags)
+            pid, status, told = os.wait4(self._group, flags)
             if pid == 0:
                 for number in self._signals.read(self._pause()):
                     self._receive(number)
@@ -128,7 +135,7 @@ class _AttachedProcess:
             elif os.WIFSTOPPED(status):
                 self._stopped(os.WSTOPSIG(status))
             else:
-                return os.waitstatus_to_exitcode(status)
+                return os.waitstatus_to_exitcode(status), usage_of(told)
 
     def _pause(self) -> float | None:
         # Outside the main thread nothing tells of the command's end before its timeout.

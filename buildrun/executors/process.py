@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from typing import Any, NoReturn
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import Job
+from buildrun.executors.base import Job, Usage
 from buildrun.executors.signals import CAUGHT
 
 # What becomes a command's stdin, stdout and stderr, none of them itself one of ours; None where it
 # has our own.
 Streams = tuple[int, int, int] | None
+
+# Bytes of the unit in which systems tell the memory of a process.
+_MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
 # Python ignores them at its own start; commands such as `yes | head` rely on the default.
 _IGNORED_BY_PYTHON = tuple(
@@ -226,6 +230,14 @@ def destroy(group: int) -> None:
 def shell_code(code: int) -> int:
     """Return an exit code as shells have it: 128 and the number for the end by a signal."""
     return code if code >= 0 else 128 - code
+
+
+def usage_of(told: Any) -> Usage:
+    """Return what a process has used; told: as `os.wait4` returns it.
+
+    Linux counts for its memory also that of the process that has started it, which is us.
+    """
+    return Usage(told.ru_utime + told.ru_stime, told.ru_maxrss * _MEMORY_UNIT)
 
 
 class GroupMembers:

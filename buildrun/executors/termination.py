@@ -7,7 +7,7 @@ import signal
 import time
 from typing import NamedTuple
 
-from buildrun.executors.base import TIMED_OUT, Result
+from buildrun.executors.base import TIMED_OUT, Result, Usage
 from buildrun.executors.process import (
     GroupMembers,
     move_above_standard,
@@ -138,9 +138,10 @@ class Termination:
         self._pause = min(2 * self._pause, _LAST_PAUSE)
         return False
 
-    def result(self, code: int) -> Result:
+    def result(self, code: int, usage: Usage | None) -> Result:
         """Return how the command ended whose leader has exited with the code."""
-        return Result(TIMED_OUT if self.timed_out else code, self.interrupted, self.timed_out)
+        exit_code = TIMED_OUT if self.timed_out else code
+        return Result(exit_code, self.interrupted, self.timed_out, usage=usage)
 
     def _left(self) -> float:
         return max(0.0, self._due - time.monotonic())

@@ -49,7 +49,7 @@ class RunOptions(NamedTuple):
 
     jobs: how many steps at once. keep_going: whether a failure stops only what depends on it.
     output: how it is shown, None for what suits. detach: steps are only submitted.
-    report: the absolute path of the report, None for none.
+    reports: the absolute paths of reports.
     """
 
     cache: CacheSettings
@@ -58,7 +58,7 @@ class RunOptions(NamedTuple):
     output: str | None
     detach: bool
     quiet: bool
-    report: str | None
+    reports: tuple[str, ...]
 
 
 class PlanSummary(NamedTuple):

@@ -7,7 +7,7 @@ from buildrun.console import MASK, printable, redact
 from buildrun.errors import BuildrunError
 
 if TYPE_CHECKING:
-    from buildrun.executors.base import Task
+    from buildrun.executors.base import Task, Usage
     from buildrun.planning import graph
     from buildrun.planning.parameters import Download
     from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
@@ -214,7 +214,9 @@ class Outcome(NamedTuple):
     """How a step ended.
 
     exit_code: None where no command ran. seconds: that it took now; saved: that its command would
-    have taken. log: the path of what it wrote.
+    have taken. log: the path of what it wrote. started: seconds since the epoch, None where it has
+    not. usage: of its command. key: of its result. outputs: paths and bytes of the first
+    thousand files.
     """
 
     step: Step
@@ -224,6 +226,10 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     saved: float = 0.0
     log: str | None = None
+    started: float | None = None
+    usage: "Usage | None" = None
+    key: str | None = None
+    outputs: tuple[tuple[str, int], ...] = ()
 
 
 def label(step: Step) -> str:

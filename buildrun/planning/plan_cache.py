@@ -50,7 +50,7 @@ _VARIABLES = (
 )  # fmt: skip
 
 # Of the records; is raised with each change of their shape.
-_FORMAT = 2
+_FORMAT = 3
 
 # Before the name of a command line: how its temporary working directory is made again.
 _CHECKOUT = "checkout\0"

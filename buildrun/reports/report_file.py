@@ -9,13 +9,11 @@ from buildrun.errors import UsageError
 from buildrun.store.files import publish
 
 
-def resolve(given: str | None, cwd: str) -> str | None:
+def resolve(given: str, cwd: str) -> str:
     """Return the absolute path, links followed; raises UsageError where nothing can be written.
 
     Also for an ending that promises something else than JSON.
     """
-    if given is None:
-        return None
     name = os.path.basename(given)
     stem, ending = os.path.splitext(name)
     if ending.lower() not in ("", ".json") or stem.lower().endswith(".trace"):

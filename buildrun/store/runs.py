@@ -162,6 +162,8 @@ def _is_step(step: Mapping[str, Any]) -> bool:
         all(isinstance(step.get(name), str) for name in ("id", "entry_point", "state"))
         and isinstance(step.get("seconds"), (int, float))
         and isinstance(step.get("log"), (str, type(None)))
+        and isinstance(step.get("cpu_seconds"), (int, float, type(None)))
+        and isinstance(step.get("peak_memory"), (int, type(None)))
         and isinstance(step.get("reasons"), list)
         and all(isinstance(reason, dict) for reason in step["reasons"])
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun.console import has_credentials
@@ -15,9 +15,11 @@ from buildrun.store import runs
 from buildrun.tracking.session import TrackingSession
 
 if TYPE_CHECKING:
+    from buildrun.executors.base import ResolvedImage, Result, Usage
     from buildrun.planning.context import PlanSummary, RunContext
-    from buildrun.planning.model import Outcome, Step
+    from buildrun.planning.model import Outcome, Plan, Step
     from buildrun.planning.progress import Progress
+    from buildrun.reports.model import RunReport, StepReport
 
 _UNCHANGED = {"code": "unchanged", "detail": "nothing has changed since it was made"}
 
@@ -37,24 +39,27 @@ class RunRecorder:
     """What is known of a run at any moment, for its record, its report and its MLflow run.
 
     exit_code: that buildrun will exit with. interrupted: the signal that ended the run, else None.
+    image: that the commands run in, once it is known.
     """
 
     def __init__(
-        self, context: RunContext, report: str | None, untracked: Mapping[str, str | None]
+        self, context: RunContext, reports: Sequence[str], untracked: Mapping[str, str | None]
     ) -> None:
-        """Start with nothing known; report: a path."""
+        """Start with nothing known; reports: absolute paths."""
         self._context = context
-        self._report_path = report
+        self._report_paths = reports
         self.tracking = TrackingSession(context, untracked)
         self.exit_code = FAILURE
         self.interrupted: int | None = None
+        self.image: ResolvedImage | None = None
         self._summary: PlanSummary | None = None
         self._own_id = context.options.run_id or runs.new_id()
         self._started = time.monotonic()
         self._record: runs.Record | None = None
         self._progress: Progress | None = None
         self._alone: tuple[Step, float, str | None] | None = None
-        self._steps: Sequence[Any] | None = None
+        self._usage: Usage | None = None
+        self._steps: list[StepReport] | None = None
 
     @property
     def run_id(self) -> str:
@@ -76,11 +81,12 @@ class RunRecorder:
         self._begin()
         return log
 
-    def end_alone(self, exit_code: int, interrupted: int | None) -> None:
+    def end_alone(self, result: Result) -> None:
         """Take how a lone command has ended; one that had to be killed ends as our signal says."""
-        killed = interrupted is not None and exit_code == 128 + signal.SIGKILL
-        self.exit_code = 128 + (interrupted or 0) if killed else exit_code
-        self.interrupted = interrupted
+        number = result.interrupted
+        killed = number is not None and result.exit_code == 128 + signal.SIGKILL
+        self.exit_code = 128 + (number or 0) if killed else result.exit_code
+        self.interrupted, self._usage = number, result.usage
 
     def begin_steps(self, progress: Progress) -> None:
         """Record that a run of steps begins; progress: tells how far it has come."""
@@ -108,11 +114,20 @@ class RunRecorder:
                 "`buildrun runs show`, `runs logs -f` and `runs cancel` look after it"
             )
 
-    def nothing_to_do(self, saved: float) -> None:
-        """Record that every step is up to date; saved: the seconds that they once took."""
+    def nothing_to_do(
+        self, saved: float, decode: Callable[[], tuple[Plan, ResolvedImage | None]]
+    ) -> None:
+        """Record that every step is up to date.
+
+        saved: the seconds that they once took. decode: what a report tells of beyond that.
+        """
         steps = self._known().steps
         self.exit_code = 0
-        self._steps = [_step_to_json(*step, "up-to-date") for step in steps]
+        if self._report_paths:
+            plan, self.image = decode()
+            self._steps = [_step_report(each, self.image) for each in self._unchanged(plan)]
+        else:
+            self._steps = [_unchanged_report(*step) for step in steps]
         states = ["up-to-date"] * len(steps)
         self._begin(write=False)
         self._context.console.note(_summary(states, time.monotonic() - self._started, saved))
@@ -140,9 +155,8 @@ class RunRecorder:
             self._begin()  # its environment could not be built
         report = self._report()
         if self._record is not None:
-            seconds = time.monotonic() - self._started
             record = runs.end(
-                self._record, report["status"], report["exit_code"], seconds, report["steps"]
+                self._record, report["status"], self.exit_code, report["seconds"], report["steps"]
             )
             runs.write(self._context.home.runs, record)
         try:
@@ -151,8 +165,8 @@ class RunRecorder:
             else:
                 self.tracking.end(self.exit_code, self.interrupted)
         finally:
-            if self._report_path is not None:
-                report_file.write(self._report_path, report, self._context.console)
+            for path in self._report_paths:
+                report_file.write(path, report, self._context.console)
 
     def _begin(self, *, write: bool = True) -> None:
         known = self._known()
@@ -180,7 +194,7 @@ class RunRecorder:
         outcomes = self._progress.outcomes.values() if self._progress is not None else ()
         return any(outcome.state == "submitted" for outcome in outcomes)
 
-    def _report(self) -> Any:
+    def _report(self) -> RunReport:
         """Return the run in the stable shape of `run --report`."""
         status: Any = "ok" if self.exit_code == 0 else "failed"
         if self.interrupted is not None:
@@ -191,39 +205,93 @@ class RunRecorder:
             ended = [outcomes[step.id] for step in self._progress.plan.steps if step.id in outcomes]
             status = "submitted" if self._is_submitted and status == "ok" else status
         elif self._alone is not None:
-            from buildrun.planning import model
-
-            step, began, log = self._alone
-            log = log if log is not None and os.path.exists(log) else None
-            seconds = time.monotonic() - began
-            reasons = (model.NO_OUTPUTS,)
-            ended = [model.Outcome(step, status, reasons, self.exit_code, seconds, log=log)]
+            ended = [self._outcome_alone(status)]
         steps = self._steps
         if steps is None:
-            steps = [_outcome_to_json(outcome) for outcome in ended]
-        return {
+            steps = [_step_report(outcome, self.image) for outcome in ended]
+        seconds = round(time.monotonic() - self._started, 3)
+        report: RunReport = {
             "version": 1,
             "run_id": self.run_id,
             "status": status,
             "exit_code": self.exit_code,
+            "started": round(time.time() - seconds, 3),
+            "seconds": seconds,
             "steps": steps,
         }
+        if self._summary is not None:
+            report["project"] = self._summary.project
+            report["root"] = self._summary.where
+            report["entry_point"] = self._summary.steps[-1][1]
+        return report
+
+    def _outcome_alone(self, status: Any) -> Outcome:
+        from buildrun.planning import model
+
+        if self._alone is None:
+            raise AssertionError
+        step, began, log = self._alone
+        log = log if log is not None and os.path.exists(log) else None
+        seconds = time.monotonic() - began
+        return model.Outcome(
+            step, status, (model.NO_OUTPUTS,), self.exit_code, seconds,
+            log=log, started=time.time() - seconds, usage=self._usage,
+        )  # fmt: skip
+
+    def _unchanged(self, plan: Plan) -> Iterator[Outcome]:
+        """Yield the steps of a plan in which nothing has changed."""
+        from buildrun.planning.model import Outcome, Reason
+        from buildrun.planning.state import fingerprints_of
+        from buildrun.planning.step_history import History
+
+        home, now = self._context.home, time.time()
+        history = History(home.about(plan.root, "steps"), write=False)
+        fingerprints = fingerprints_of(plan.root, home, write=False)
+        for step in plan.steps:
+            last, made = history.last(step.id), fingerprints.outputs(step.outputs)
+            key, saved = (last.key, last.seconds) if last is not None else (None, 0.0)
+            yield Outcome(
+                step, "up-to-date", (Reason(**_UNCHANGED),),
+                saved=saved, started=now, key=key, outputs=made.sizes(),
+            )  # fmt: skip
 
 
-def _outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+def _step_report(outcome: Outcome, image: ResolvedImage | None) -> StepReport:
+    step, started, usage = outcome.step, outcome.started, outcome.usage
     return {
-        **_step_to_json(outcome.step.id, outcome.step.entry_point, outcome.state),
+        "id": step.id,
+        "entry_point": step.entry_point,
+        "state": outcome.state,
         "exit_code": outcome.exit_code,
         "seconds": round(outcome.seconds, 3),
         "log": outcome.log,
         "reasons": [reason._asdict() for reason in outcome.reasons],
+        "started": None if started is None else round(started, 3),
+        "cpu_seconds": None if usage is None else round(usage.cpu_seconds, 3),
+        "peak_memory": None if usage is None else usage.peak_memory,
+        "parameters": dict(step.shown_parameters),
+        "command": step.shown,
+        "depends_on": list(step.depends_on),
+        "backend": step.backend,
+        "environment": {"manager": step.environment.manager, "key": step.environment.key},
+        "image": None if image is None else image.pushed or image.id,
+        "key": outcome.key,
+        "saved": round(outcome.saved, 3),
+        "outputs": [{"path": path, "bytes": size} for path, size in outcome.outputs],
     }
 
 
-def _step_to_json(name: str, entry_point: str, state: str) -> dict[str, Any]:
-    """Return how a step ended of which no command ran, in the stable shape of `run --report`."""
-    how = {"state": state, "exit_code": None, "seconds": 0.0, "log": None}
-    return {"id": name, "entry_point": entry_point, **how, "reasons": [_UNCHANGED]}
+def _unchanged_report(name: str, entry_point: str) -> StepReport:
+    """Return what is known of a step that is up to date before its plan is decoded."""
+    return {
+        "id": name,
+        "entry_point": entry_point,
+        "state": "up-to-date",
+        "exit_code": None,
+        "seconds": 0.0,
+        "log": None,
+        "reasons": [_UNCHANGED],
+    }
 
 
 def _summary(states: Sequence[str], seconds: float, saved: float) -> str:

@@ -7,7 +7,7 @@ import posixpath
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress
+from itertools import compress, islice
 from typing import NamedTuple
 
 from buildrun.console import display
@@ -249,6 +249,13 @@ class FileSet(NamedTuple):
     def unmatched(self) -> tuple[str, ...]:
         """Return the patterns that match nothing, or the outputs that do not exist."""
         return self.selection.unmatched
+
+    def sizes(self) -> tuple[tuple[str, int], ...]:
+        """Return the paths of the first thousand files, with their bytes."""
+        found = (item for item in self.selection.files() if stat_signature.is_file(item[1]))
+        return tuple(
+            (os.fsdecode(path), stat_signature.size(each)) for path, each in islice(found, 1000)
+        )
 
     def has_only_links_out(self) -> bool:
         """Return whether all problems are links, so that nothing is missing from the listing."""
