@@ -111,6 +111,21 @@ def test_lone_command_runs_each_time(project: Project, where: Where, run: Run) -
         assert (outcome.code, outcome.out) == (5, f"number {number}\n"), outcome.err
 
 
+def test_usage_is_told_where_it_is_known(
+    project: Project, where: Where, run: Run, request: pytest.FixtureRequest
+) -> None:
+    directory = project(where.head + GRAPH, in__txt="text\n")
+    executor = request.node.callspec.params["where"]
+    for step in run(directory).report["steps"]:
+        told = (step["cpu_seconds"], step["peak_memory"])
+        if executor in ("shell", "docker"):
+            assert told == (None, None)  # an engine keeps it for running containers alone
+        else:
+            assert told[0] >= 0
+            assert told[1] > 1_000_000
+        assert (step["image"] is None) == (executor in ("local", "shell"))
+
+
 def test_interrupted_run_ends_its_command(project: Project, where: Where, tmp_path: Path) -> None:
     text = GRAPH.replace(
         "cat first.txt tree/copy > main.txt", "echo half > main.txt; echo up; sleep 1000"

@@ -473,6 +473,14 @@ def test_as_first_process_it_ends_what_the_command_leaves(pod: Pod) -> None:
     assert pod.done()["parts"] == 1
 
 
+def test_usage_of_all_processes_of_the_command_is_delivered(pod: Pod) -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    script = f"{pod.python} -c '{burn}'; {pod.python} -c 'len(b\"x\" * 200_000_000)'; touch made"
+    assert pod.run(("bash", "-c", script), outputs=["made"])[0] == 0
+    assert pod.done()["cpu_seconds"] >= 0.3
+    assert pod.done()["peak_memory"] >= 200_000_000
+
+
 def test_outputs_are_delivered(pod: Pod) -> None:
     script = (
         "mkdir -p data/empty data/deep; echo one >data/one; : >data/zero; ln -s one data/link;"
@@ -481,7 +489,9 @@ def test_outputs_are_delivered(pod: Pod) -> None:
     code, _, err = pod.run(("bash", "-c", script), outputs=["model.pkl", "data/", "absent", "n/o"])
     assert (code, err) == (0, "")
     done = pod.done()
-    assert done.keys() == {"version", "parts", "size", "sha256", "exit_code", "seconds"}
+    assert done.keys() == {
+        "version", "parts", "size", "sha256", "exit_code", "seconds", "cpu_seconds", "peak_memory",
+    }  # fmt: skip
     assert (done["version"], done["exit_code"]) == (1, 0)
     with pod.delivered() as delivered:
         assert delivered.getnames() == [

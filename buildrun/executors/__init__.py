@@ -15,6 +15,7 @@ from buildrun.executors.base import (
     ResolvedImage,
     Result,
     Task,
+    Usage,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "ResolvedImage",
     "Result",
     "Task",
+    "Usage",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import OutputSink, ProcessRunner, Result
+from buildrun.executors.base import OutputSink, ProcessRunner, Result, Usage
 from buildrun.executors.kubernetes import manifest
 from buildrun.executors.kubernetes.errors import ApiError, NoAnswer, admission_hint
 from buildrun.executors.kubernetes.job_state import (
@@ -59,14 +59,15 @@ def run_job(
     job_spec: JobSpec,
     runner: ProcessRunner,
     sink: OutputSink,
-    collect_outputs: Callable[[bool], None],
+    collect_outputs: Callable[[bool], Usage | None],
     *,
     detach: bool = False,
 ) -> Result:
     """Run a step as a Job, or attach to the one that runs it already.
 
     collect_outputs: is called when it has succeeded, before the Job goes, with whether nobody else
-    needs what it has delivered. detach: return as soon as it is submitted.
+    needs what it has delivered, and returns what the command has used. detach: return as soon as
+    it is submitted.
     Raises BuildrunError where the cluster does not run it; then it is deleted.
     """
     run = _JobRun(cluster, job_spec, runner, sink)
@@ -198,7 +199,7 @@ class _JobRun:
 
     # -- on its way ----------------------------------------------------------------------------
 
-    def to_its_end(self, collect_outputs: Callable[[bool], None]) -> Result:
+    def to_its_end(self, collect_outputs: Callable[[bool], Usage | None]) -> Result:
         """Follow the Job until it has ended."""
         revision, looked = -1, False
         seconds: float | None = 0.0
@@ -300,7 +301,7 @@ class _JobRun:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _end(self, state: Ended, collect_outputs: Callable[[bool], None]) -> Result:
+    def _end(self, state: Ended, collect_outputs: Callable[[bool], Usage | None]) -> Result:
         if state.pod and not state.init:
             self._log.follow(state.pod, state.restarts)
         self._log.finish()
@@ -308,9 +309,10 @@ class _JobRun:
             self._show_end_of(state.pod, state.init)
         failure = _of_pod_runner(state.message)
         late = state.timed_out and self._spec.timeout is None
+        usage = None
         if state.exit_code == 0:
             try:
-                collect_outputs(self._is_for_us(self._seen_job()))
+                usage = collect_outputs(self._is_for_us(self._seen_job()))
             except BaseException:
                 self._clean(failed=True, ended=True)
                 raise
@@ -320,7 +322,7 @@ class _JobRun:
             hint = write_hint(failure) or _REACH if "in the pod" in failure else state.hint
             self._error(failure or state.fact, hint)
         self._clean(failed=state.exit_code != 0, ended=True)
-        return Result(state.exit_code, timed_out=state.timed_out and not late)
+        return Result(state.exit_code, timed_out=state.timed_out and not late, usage=usage)
 
     def _show_end_of(self, pod: str, container: str) -> None:
         """Pass on the last lines of an init container, as what its step says on standard error."""
@@ -333,12 +335,11 @@ class _JobRun:
             return  # what it ended with is told all the same
         self._runner.call_in_loop(lambda: self._sink(2, text))
 
-    def _vanished(self, collect_outputs: Callable[[bool], None]) -> Result:
+    def _vanished(self, collect_outputs: Callable[[bool], Usage | None]) -> Result:
         """Take the result of a Job that somebody has deleted, if it has left one."""
         if self._spec.files:
             with suppress(ExecutionError):
-                collect_outputs(True)
-                return Result(0)
+                return Result(0, usage=collect_outputs(True))
         raise ExecutionError(
             f"the Job `{self._spec.name}` was deleted before its end was known",
             hint="another buildrun, a user or a time to live may have done that; run again",

@@ -17,6 +17,7 @@ import http.client
 import json
 import random
 import re
+import resource
 import signal
 import ssl
 import stat
@@ -637,7 +638,11 @@ def _fetch(client: "HttpClient", inputs: "Any", workdir: bytes) -> None:
 def _deliver(client: "HttpClient", task: "Any", workdir: bytes, seconds: float) -> None:
     outputs = [_bytes(path).rstrip(b"/") for path in task["outputs"]]
     delivery = upload(client, task["deliver"], task["part"], packed(workdir, outputs))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     delivery.update(version=1, exit_code=0, seconds=round(seconds, 3))
+    delivery.update(
+        cpu_seconds=round(used.ru_utime + used.ru_stime, 3), peak_memory=used.ru_maxrss * 1024
+    )
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps(delivery, sort_keys=True).encode())
         client.put(task["done"], file, "the end of the outputs")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
-from buildrun.executors.base import upstream
+from buildrun.executors.base import Usage, upstream
 from buildrun.executors.docker_cli import CODE
 from buildrun.workspace import glob
 from buildrun.workspace.names import is_always_ignored
@@ -98,13 +98,13 @@ class FileStaging:
         text = transfer.task(program, workdir, archives, task.outputs, order)
         return {"pod_runner.py": transfer.program(), "task.json": text}
 
-    def collect_outputs(self, task: Task, job: str, *, last: bool) -> None:
-        """Bring a task's outputs into the project.
+    def collect_outputs(self, task: Task, job: str, *, last: bool) -> Usage | None:
+        """Bring a task's outputs into the project, and return what its command has used.
 
         last: nobody else will need what its Job has delivered.
         """
         if not task.outputs:
-            return
+            return None
         there = self._transfer()
         done = there.arrived(job)
         if done is None:
@@ -117,6 +117,7 @@ class FileStaging:
             self._delivered[task.id] = (job, done)
             if last:
                 self._own.append(job)
+        return done.usage
 
     def discard(self) -> None:
         """Delete what was delivered, now that it is in the project."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError
+from buildrun.executors.base import Usage
 from buildrun.executors.kubernetes import archive, pod_runner
 from buildrun.executors.kubernetes.object_store import LONGEST, UNTRUSTED, ObjectStore
 from buildrun.store.manifest import DeclaredOutputs
@@ -50,13 +51,14 @@ class Delivery(NamedTuple):
     """What a Job has delivered.
 
     parts: how many objects. size: bytes of the archive. sha256: its digest in hexadecimal.
-    seconds: that the command took.
+    seconds: that the command took; usage: what it has used, None where that is not told.
     """
 
     parts: int
     size: int
     sha256: str
     seconds: float
+    usage: Usage | None = None
 
 
 class ArtifactTransfer:
@@ -212,7 +214,14 @@ def _delivery(record: Any) -> Delivery:
         raise ValueError("no digest")
     if not 0 <= parts <= min(size, _MOST_PARTS) or (parts == 0) != (size == 0):
         raise ValueError("no delivery")
-    return Delivery(parts, size, sha256, float(seconds))
+    return Delivery(parts, size, sha256, float(seconds), _usage(record))
+
+
+def _usage(record: Mapping[str, Any]) -> Usage | None:
+    cpu: Any = record.get("cpu_seconds")
+    memory: Any = record.get("peak_memory")
+    is_sound = type(cpu) in (int, float) and 0 <= cpu < 1e12 and type(memory) is int
+    return Usage(float(cpu), memory) if is_sound else None
 
 
 def _unpack(
