@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "show what would run and why",
     "build": "prepare the environment a run needs, without running",
     "lock": "pin the environment to versions and hashes",
+    "ls": "list entry points with their parameters",
     "runs": "list past runs, how they went and what they wrote",
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",
@@ -123,16 +124,14 @@ def _dispatch(
     """Parse the arguments and execute their command; lease: for `run`."""
     from importlib import import_module
 
-    from buildrun.commands.options import Parser
+    from buildrun.commands.parser import parser_of
 
     given = tuple(arguments)
     verb = arguments.pop(0) if arguments[0] in COMMANDS else "run"
     if verb == "run" and len(given) == len(arguments):
         _refuse_typing_error(given, cwd)
     module = import_module(f"buildrun.commands.{verb}")
-    parser = Parser(prog=f"buildrun {verb}", description=COMMANDS[verb], allow_abbrev=False)
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
+    parser = parser_of(verb, COMMANDS[verb])
     try:
         parsed = parser.parse_args(_joined(arguments))
     except SystemExit as request:
@@ -180,12 +179,16 @@ def _refuse_typing_error(arguments: Sequence[str], cwd: str) -> None:
 def _overview(environ: Mapping[str, str]) -> str:
     import textwrap
 
+    from buildrun.commands.examples import USES
     from buildrun.commands.table import width
 
-    columns, indent = max(width(environ) or 100, 20), " " * 13
+    columns, indent = max(width(environ) or 100, 20), " " * 14
     lines = ["usage: buildrun [COMMAND] …", "", "Run MLflow Projects, fast and safely.", ""]
+    for command, what in USES:
+        lines += [f"  {command}", textwrap.indent(textwrap.fill(what, columns - 6), " " * 6)]
+    lines += ["", "commands:"]
     for verb, text in COMMANDS.items():
-        lines += textwrap.wrap(f"  {verb:<10} {text}", columns, subsequent_indent=indent)
+        lines += textwrap.wrap(f"  {verb:<11} {text}", columns, subsequent_indent=indent)
     lines += ["", *(line for text in _EPILOG for line in textwrap.wrap(text, columns))]
     return "\n".join([*lines, ""])
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
-_STYLES = {"error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "good": "32"}
+_STYLES = {"error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "good": "32", "bold": "1"}
 
 
 class Console:
@@ -32,6 +32,10 @@ class Console:
     def style(self, text: str, name: str) -> str:
         """Return the text in a style, where colours are on."""
         return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self.colour else text
+
+    def bold(self, text: str) -> str:
+        """Return a heading, or the name of what is told about."""
+        return self.style(text, "bold")
 
     def note(self, text: str) -> None:
         """Say what happens; left out when quiet."""

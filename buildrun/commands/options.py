@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any
 
-from buildrun.console import did_you_mean, printable
+from buildrun.commands.parser import group
+from buildrun.console import printable
 from buildrun.environments.base import MANAGERS
 from buildrun.errors import UsageError
 from buildrun.executors.base import EXECUTORS, is_known
@@ -19,49 +19,14 @@ from buildrun.planning.model import Plan
 from buildrun.project.locate import find_mlproject, projects_below
 from buildrun.store import files
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (?P<word>-[^\s=]*)")
-_CHOICE = re.compile(
-    r".*: invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL
-)
-
-# What is meant by words that are unlike ours: MLflow's of earlier times, and short names.
-_MEANT = {
-    "--no-conda": "--env-manager local",
-    "--use-conda": "--env-manager conda",
-    "-p": "-P",
-    "k8s": "kubernetes",
-    "kube": "kubernetes",
-    "venv": "virtualenv",
-    "mamba": "conda",
-}
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError with a remedy, where argparse prints and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise; an unknown option or choice comes with the one that it is like."""
-        hint = ""
-        if match := _UNKNOWN.match(message):
-            hint = did_you_mean(match["word"], _options(self), _MEANT)
-        elif match := _CHOICE.fullmatch(message):
-            hint = did_you_mean(match["word"], re.findall(r"[\w-]+", match["choices"]), _MEANT)
-        raise UsageError(message, hint=hint or f"`{self.prog} --help` tells its options")
-
-
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the options of a parser and of its subcommands."""
-    yield from parser._option_string_actions
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _options(verb)
-
-
 URI_HELP = (
     "a directory, a git URL, or an archive or its URL; `#subdirectory` may follow; "
     "default: the current directory, where it has an MLproject file"
 )
+
+# The titles of groups of options.
+PROJECT, ENVIRONMENT, PLACE = "the project", "the environment", "how and where it runs"
+CACHE, MLFLOW, OUTPUT = "the cache", "MLflow", "output"
 
 # Projects below the current directory that a hint names.
 _LISTED = 10
@@ -79,41 +44,54 @@ class _Backends:
         return name == "databricks" or (isinstance(name, str) and is_known(name))
 
 
-def add_project_options(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
-    """Declare the options; uri: False leaves the URI to `cache_options`."""
-    option = parser.add_argument
-    if uri:
-        option("uri", metavar="URI", nargs="?", help=URI_HELP)
-    option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say where a project comes from, without its URI."""
+    option = group(parser, PROJECT).add_argument
     option("-v", "--version", metavar="VERSION", help="a branch, tag or commit of a git project")
-    option(
-        "-P", "--param-list", metavar="NAME=VALUE", action="append", default=[], dest="param_list",
-        help="a parameter; repeatable; one that is not declared is added as `--NAME VALUE`",
-    )  # fmt: skip
-    option(
-        "-A", "--docker-args", metavar="NAME=VALUE", action="append", default=[],
-        help="an argument or flag for `docker run`; repeatable",
-    )  # fmt: skip
-    option("--experiment-name", metavar="NAME", help="the MLflow experiment of the run")
-    option("--experiment-id", metavar="ID", help="the MLflow experiment of the run")
-    option("-b", "--backend", choices=_Backends(), help="where to run; default: local")
-    option(
-        "-c", "--backend-config", metavar="FILE|JSON", help="a file ending in .json, or JSON text"
-    )
-    option(
-        "--env-manager", choices=tuple(MANAGERS),
-        help="default: BUILDRUN_ENV_MANAGER, or what the project declares; local is your own",
-    )  # fmt: skip
-    option("--storage-dir", metavar="DIR", help="where remote `path` parameters are downloaded to")
-    option("--run-id", metavar="ID", help="the MLflow run to use")
-    option("--run-name", metavar="NAME", help="the MLflow run's name")
-    option("--build-image", action="store_true", help="build an image with the project's code")
-    option("--locked", action="store_true", help="refuse an environment without a fresh lock")
     option("--offline", action="store_true", help="fetch nothing from the network")
     option(
         "--keep-workdir", action="store_true",
         help="leave the temporary directory of a project from git or an archive, and say where",
     )  # fmt: skip
+
+
+def add_project_options(parser: argparse.ArgumentParser, *, uri: bool = True) -> None:
+    """Declare the options; uri: False leaves the URI to `cache_options`."""
+    option = group(parser, PROJECT).add_argument
+    if uri:
+        option("uri", metavar="URI", nargs="?", help=URI_HELP)
+    option("-e", "--entry-point", metavar="NAME", default="main", help="default: main")
+    option(
+        "-P", "--param-list", metavar="NAME=VALUE", action="append", default=[], dest="param_list",
+        help="a parameter; repeatable; one that is not declared is added as `--NAME VALUE`",
+    )  # fmt: skip
+    add_source_options(parser)
+    option("--storage-dir", metavar="DIR", help="where remote `path` parameters are downloaded to")
+    option = group(parser, ENVIRONMENT).add_argument
+    option(
+        "--env-manager", metavar="MANAGER", choices=tuple(MANAGERS),
+        help=f"{', '.join(MANAGERS)}; local and system are your own; default: "
+        "BUILDRUN_ENV_MANAGER, or what the project declares",
+    )  # fmt: skip
+    option("--build-image", action="store_true", help="build an image with the project's code")
+    option("--locked", action="store_true", help="refuse an environment without a fresh lock")
+    option = group(parser, PLACE).add_argument
+    option(
+        "-b", "--backend", metavar="BACKEND", choices=_Backends(),
+        help=f"where to run: {', '.join(EXECUTORS)}; default: local",
+    )  # fmt: skip
+    option(
+        "-c", "--backend-config", metavar="FILE|JSON", help="a file ending in .json, or JSON text"
+    )
+    option(
+        "-A", "--docker-args", metavar="NAME=VALUE", action="append", default=[],
+        help="an argument or flag for `docker run`; repeatable",
+    )  # fmt: skip
+    option = group(parser, MLFLOW).add_argument
+    option("--experiment-name", metavar="NAME", help="the MLflow experiment of the run")
+    option("--experiment-id", metavar="ID", help="the MLflow experiment of the run")
+    option("--run-id", metavar="ID", help="the MLflow run to use")
+    option("--run-name", metavar="NAME", help="the MLflow run's name")
 
 
 def read_project_options(
@@ -133,7 +111,7 @@ def read_project_options(
             "see docs/kubernetes.md",
         )
     return ProjectOptions(
-        uri=_here(cwd) if arguments.uri is None else arguments.uri,
+        uri=here(cwd) if arguments.uri is None else arguments.uri,
         entry_point=arguments.entry_point,
         version=arguments.version,
         parameters=parse_parameters(arguments.param_list),
@@ -154,7 +132,7 @@ def read_project_options(
     )
 
 
-def _here(cwd: str) -> str:
+def here(cwd: str) -> str:
     """Return the URI of the current directory; raises UsageError where it is no project."""
     if find_mlproject(cwd) is not None:
         return "."
@@ -216,10 +194,10 @@ _YES = frozenset({"1", "true", "yes", "on"})
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options, and the URI before them."""
-    option = parser.add_argument
+    """Declare the options, and the URI."""
     # Not required by argparse: `--force .` means the project `.`, not a step of that name.
-    option("uri", metavar="URI", nargs="?", help=URI_HELP)
+    group(parser, PROJECT).add_argument("uri", metavar="URI", nargs="?", help=URI_HELP)
+    option = group(parser, CACHE).add_argument
     option(
         "--force", metavar="STEP", nargs="?", const="", action="append", default=[],
         help="run the step though it is up to date; without a name, every step; repeatable",

@@ -57,8 +57,8 @@ FORMATS = ("text", "json", "mermaid", "dot")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add_project_options(parser, uri=False)
     cache_options.add_cache_options(parser)
+    project_options.add_project_options(parser, uri=False)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
 from buildrun.commands import options as command_options
+from buildrun.commands.parser import group
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
 from buildrun.errors import UsageError
@@ -41,35 +42,38 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    command_options.add_project_options(parser, uri=False)
     command_options.add_cache_options(parser)
-    option = parser.add_argument
+    command_options.add_project_options(parser, uri=False)
+    group(parser, command_options.ENVIRONMENT).add_argument(
+        "--refresh", action="store_true", help="build the environment anew"
+    )
+    option = group(parser, command_options.PLACE).add_argument
     option("-j", "--jobs", metavar="N", default="1", help="how many steps at once; default: 1")
     option(
         "-k", "--keep-going", action="store_true",
         help="after a failure, go on with what does not depend on it",
     )  # fmt: skip
-    option(
-        "--output", choices=MODES,
-        help="what steps write: as it comes, behind their names, when they end, or only of those "
-        "that fail; default: stream, and prefixed where several run at once",
-    )  # fmt: skip
     option("--watch", action="store_true", help="run again whenever an input changes")
-    option("-q", "--quiet", action="store_true", help="say only what went wrong")
     option(
         "--detach", action="store_true",
         help="with Kubernetes: return as soon as what can start is submitted",
     )  # fmt: skip
     option("--dry-run", action="store_true", help="show the plan and run nothing")
-    option("--refresh", action="store_true", help="build the environment anew")
-    option(
-        "--report", metavar="FILE", action="append", default=[],
-        help="write how the run went, as JSON; may be given several times",
-    )  # fmt: skip
-    option(
+    group(parser, command_options.MLFLOW).add_argument(
         "--tracking", choices=tracking_config.MODES,
         help="whether MLflow records the run: also where nothing tells of a tracking server; with "
         "a mere warning where that fails; or not at all",
+    )  # fmt: skip
+    option = group(parser, command_options.OUTPUT).add_argument
+    option(
+        "--output", metavar="MODE", choices=MODES,
+        help=f"{', '.join(MODES)}: what steps write, as it comes, behind their names, when they "
+        "end, or only of those that fail; default: stream, and prefixed where several run at once",
+    )  # fmt: skip
+    option("-q", "--quiet", action="store_true", help="say only what went wrong")
+    option(
+        "--report", metavar="FILE", action="append", default=[],
+        help="write how the run went, as JSON; may be given several times",
     )  # fmt: skip
 
 

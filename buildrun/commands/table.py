@@ -36,3 +36,24 @@ def width(environ: Mapping[str, str]) -> int | None:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except (OSError, ValueError):
         return None
+
+
+def labelled(label: str, text: str, size: int, columns: int | None) -> list[str]:
+    """Return the lines of a text beside its label, which is padded to a size.
+
+    A label that is longer, or leaves no room, stands above. None stands for any width.
+    """
+    start = f"    {label:<{size}}  "
+    rest = " " * (size + 6 if columns is None or size + 6 <= columns // 2 else 8)
+    lines: list[str] = []
+    for line in text.splitlines() or [""]:
+        if columns is None:
+            lines.append(rest + line)
+        else:
+            lines += textwrap.wrap(
+                line, max(columns, 20), initial_indent=rest, subsequent_indent=rest,
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    if len(start) > len(rest):
+        return [start.rstrip(), *lines]
+    return [start + lines[0][len(rest) :], *lines[1:]]

@@ -12,22 +12,22 @@ class ProjectOptions(NamedTuple):
     """What the command line says of a project, see its help texts; JSON values."""
 
     uri: str
-    entry_point: str
-    version: str | None
-    parameters: Mapping[str, str]
-    docker_args: tuple[tuple[str, str | bool], ...]
-    experiment_name: str | None
-    experiment_id: str | None
-    backend: str | None
-    backend_config: Mapping[str, Any]
-    config_given: str | None
-    env_manager: str | None
-    storage_dir: str | None
-    run_id: str | None
-    run_name: str | None
-    build_image: bool
-    offline: bool
-    locked: bool
+    entry_point: str = "main"
+    version: str | None = None
+    parameters: Mapping[str, str] = {}
+    docker_args: tuple[tuple[str, str | bool], ...] = ()
+    experiment_name: str | None = None
+    experiment_id: str | None = None
+    backend: str | None = None
+    backend_config: Mapping[str, Any] = {}
+    config_given: str | None = None
+    env_manager: str | None = None
+    storage_dir: str | None = None
+    run_id: str | None = None
+    run_name: str | None = None
+    build_image: bool = False
+    offline: bool = False
+    locked: bool = False
     keep_workdir: bool = False
 
 

@@ -11,6 +11,7 @@ from buildrun.console import nearest
 from buildrun.errors import BuildrunError, ProjectError
 from buildrun.planning import parameters as command
 from buildrun.planning.parameters import Download, RenderedCommand
+from buildrun.project.locate import scripts_in
 from buildrun.project.model import Dependency, EntryPoint, ProjectSpec
 from buildrun.store import digest
 
@@ -225,9 +226,7 @@ def _unknown(spec: ProjectSpec, name: str) -> ProjectError:
 
 
 def _choices(spec: ProjectSpec, name: str, names: list[str]) -> str:
-    scripts = [
-        file for file in sorted(os.listdir(spec.root)) if file.endswith((".py", ".sh", ".R"))
-    ]
+    scripts = scripts_in(spec.root)
     meant = nearest(name, names + scripts)
     if meant is not None:
         return f"did you mean `-e {meant}`?"

@@ -32,6 +32,15 @@ def find_mlproject(root: str) -> str | None:
     return os.path.join(root, min(matches, key=lambda name: (name != "MLproject", name)))
 
 
+def scripts_in(root: str) -> list[str]:
+    """Return the files in a directory that run as entry points without being declared."""
+    return [
+        name
+        for name in sorted(os.listdir(root))
+        if name.endswith((".py", ".sh", ".R")) and os.path.isfile(os.path.join(root, name))
+    ]
+
+
 def projects_below(root: str) -> list[str]:
     """Return the directories below with an MLproject, relative to `root`; large trees in part."""
     found: list[str] = []
