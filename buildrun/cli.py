@@ -31,6 +31,7 @@ COMMANDS = {
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",
     "schema": "print a JSON Schema for editors",
+    "completion": "print what completes command lines in bash, zsh or fish",
 }
 
 _ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
@@ -105,6 +106,10 @@ def _run_command(arguments: list[str], environ: Mapping[str, str], cwd: str) -> 
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"buildrun {__version__}\n")
         return 0
+    if arguments[0] == "__complete":
+        from buildrun.commands import completion
+
+        return completion.answer(arguments[1:], COMMANDS, cwd)
     if arguments[0] in COMMANDS and arguments[0] != "run":
         return _dispatch(arguments, dict(environ), cwd)
     _unwind_on_signals()

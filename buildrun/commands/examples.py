@@ -55,4 +55,8 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("buildrun schema MLproject", "for editors that check YAML as you type"),
         ("buildrun schema python_env", "of another file"),
     ),
+    "completion": (
+        ('eval "$(buildrun completion bash)"', "in ~/.bashrc; zsh: in ~/.zshrc, behind compinit"),
+        ("buildrun completion fish | source", "in ~/.config/fish/config.fish"),
+    ),
 }
