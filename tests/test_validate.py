@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from conftest import Buildrun, Project
 
-from buildrun.commands import validate
+from buildrun.project.places import Style
 from buildrun.project.read import check_files
-from buildrun.project.report import FORMATS, Style
+from buildrun.project.report import FORMATS
 from buildrun.store.memo import DependencyTracker
 
 GOOD = "name: good\nentry_points:\n  main: {command: echo}\n"
@@ -173,51 +172,6 @@ def test_kubernetes_configuration(buildrun: Buildrun, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_github_annotations_are_escaped(buildrun: Buildrun, project: Project) -> None:
-    directory = project(BAD, name="50%, a:b")
-    done = buildrun("validate", "--format", "github", directory.name, cwd=directory.parent)
-    assert done.code == 1
-    assert done.out.startswith(
-        "::error file=50%25%2C a%3Ab/MLproject,line=4,col=19,title=buildrun unknown-placeholder::"
-        "no parameter fills `{alpha}`%0Ahint: "
-    )
-    assert done.out.count("\n") == 1
-
-
-def test_sarif_names_rules_and_places(buildrun: Buildrun, project: Project) -> None:
-    directory = project(BAD, name="a b")
-    log = buildrun("validate", "--format", "sarif", directory, cwd=directory.parent).data
-    assert log["version"] == "2.1.0"
-    (run,) = log["runs"]
-    assert run["tool"]["driver"]["name"] == "buildrun"
-    assert run["tool"]["driver"]["rules"] == [{"id": "unknown-placeholder"}]
-    (result,) = run["results"]
-    assert (result["ruleId"], result["level"]) == ("unknown-placeholder", "error")
-    assert result["locations"][0]["physicalLocation"] == {
-        "artifactLocation": {"uri": "a%20b/MLproject"},
-        "region": {"startLine": 4, "startColumn": 19},
-    }
-    assert "hint" not in result["message"]["text"]
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("name", ["line\nbreak", os.fsdecode(b"by\xffte"), "émoji 🎉", "\x1b[31m"])
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_unusual_names_break_no_format(
-    buildrun: Buildrun, project: Project, kind: str, name: str, encoding: str
-) -> None:
-    directory = project(BAD.replace("alpha", name.encode("unicode_escape").decode()), name=name)
-    environ = {"PYTHONIOENCODING": encoding}
-    done = buildrun("validate", "--format", kind, name, cwd=directory.parent, environ=environ)
-    assert done.code == 1
-    assert "Traceback" not in done.err
-    assert "\x1b" not in done.out
-    if kind in ("json", "sarif"):
-        assert done.data
-    elif kind == "github":
-        assert done.out.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     "content",
     [b"\0", b"\xff\xfe", b"a: [" * 100_000, b"? {a: b}\n: c\n", b'"\\ud800": 1\n', b"\t", b"-"],
@@ -234,10 +188,6 @@ def test_colour_is_the_callers_choice(project: Project, colour: bool) -> None:
     rows = check_files([str(project(BAD))], "/", DependencyTracker({}))
     text = FORMATS["text"](rows, Style("/", colour=colour))
     assert ("\x1b[1;31merror[unknown-placeholder]\x1b[0m" in text) is colour
-
-
-def test_every_format_can_be_asked_for() -> None:
-    assert tuple(FORMATS) == validate.FORMATS
 
 
 def test_many_projects_are_checked_in_one_call(buildrun: Buildrun, project: Project) -> None:

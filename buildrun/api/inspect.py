@@ -76,6 +76,7 @@ def validate(
     ours. The shape is that of ``buildrun validate --format json``.
     """
     from buildrun.project import report
+    from buildrun.project.places import Style
     from buildrun.project.read import check_files
     from buildrun.store.memo import DependencyTracker
 
@@ -88,5 +89,5 @@ def validate(
     rows = check_files(
         [os.fsdecode(path) for path in given], directory, DependencyTracker(os.environ)
     )
-    text = report.as_json(rows, report.Style(directory, strict=strict))
+    text = report.as_json(rows, Style(directory, strict=strict))
     return cast(ValidationReport, json.loads(text))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-FORMATS = ("text", "json", "github", "sarif")
+FORMATS = ("text", "json", "github", "sarif", "gitlab", "junit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
     from buildrun.project import report
+    from buildrun.project.places import Style
     from buildrun.project.read import check_files
     from buildrun.store.memo import DependencyTracker
 
     rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
     colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-    style = report.Style(cwd, strict=arguments.strict, quiet=arguments.quiet, colour=colour)
+    workspace = environ.get("GITHUB_WORKSPACE") or environ.get("CI_PROJECT_DIR") or ""
+    style = Style(cwd, arguments.strict, arguments.quiet, colour, workspace)
     _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
     if arguments.format == "text" and not arguments.quiet:
         _write(sys.stderr, report.summary(rows) + "\n")
