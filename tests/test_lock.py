@@ -163,3 +163,16 @@ def test_project_without_environment_has_nothing_to_lock(project: Project, offli
     outcome = offline("lock", project("entry_points: {main: {command: 'true'}}\n"))
     assert outcome.code == 1
     assert "nothing to lock" in outcome.err
+
+
+def test_locked_wheel_that_is_named_by_its_file_is_installed(
+    project: Project, offline: Call, tmp_path: Path
+) -> None:
+    wheel = write_wheel(tmp_path / "other", "gamma", "4.0")
+    place = project(
+        "python_env: python_env.yaml\n"
+        'entry_points: {main: {command: python -c "import gamma; print(gamma.VERSION)"}}\n',
+        python_env__yaml=f"dependencies: ['gamma @ file://{wheel}']\n",
+    )
+    assert offline("lock", place).code == 0
+    assert offline("-q", "--locked", place).printed() == "4.0\n"

@@ -79,7 +79,7 @@ def local_path(line: Line, root: str) -> str | None:
     target = editable.group(1) if editable else line.text
     if direct := _DIRECT.match(target):
         target = direct.group(1)
-    target = target.split(" ;")[0].strip()
+    target = re.split(r" (?:;|--hash=)", target)[0].strip()
     if target.startswith("file:"):
         target = unquote(re.sub(r"^file:(//(localhost)?)?", "", target).split("#")[0])
     elif "://" in target or not (editable or _looks_local(target)):
