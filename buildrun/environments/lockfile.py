@@ -147,10 +147,15 @@ def changes(lock: Lock, inputs: Mapping[str, Any], platform: str, python: str) -
     found = [_change(name, lock.inputs.get(name), now[name]) for name in sorted(now)]
     reasons = [text for group in found for text in group]
     if platform not in lock.platforms:
-        reasons.append(f"it has no packages for {platform}")
+        reasons.append(lacks(platform))
     if python != lock.python:
         reasons.append(f"it is for Python {lock.python}, and the environment has {python}")
     return reasons
+
+
+def lacks(platform: str) -> str:
+    """Return, in words, that a lock does not serve a platform."""
+    return f"it has no packages for {platform}"
 
 
 def difference(old: Sequence[Package], new: Sequence[Package]) -> list[str]:

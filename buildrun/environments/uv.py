@@ -192,6 +192,21 @@ class Tool:
             packages += _locked(copies.relative_paths(made), stage)
         return tuple(packages)
 
+    def locate(self, lines: Sequence[str], platform: str, python: str) -> tuple[str, str]:
+        """Return uv's `pylock.toml` of pinned requirements, and what its paths are relative to.
+
+        platform, python: as for ``resolve``. Raises ToolFailure.
+        """
+        target = base.UV_PLATFORMS[base.require_platform(platform)]
+        words = ("--format=pylock.toml", "--no-deps", "--quiet", "--no-header")
+        where = ("--python-platform", target, "--python-version", python)
+        with tempfile.TemporaryDirectory(prefix="buildrun-") as directory:
+            output = os.path.join(directory, "pylock.toml")
+            text = "".join(f"{line}\n" for line in lines)
+            self.pip("compile", "-", *words, *where, "--output-file", output, text=text)
+            with open(output, encoding="utf-8") as file:
+                return file.read(), directory
+
 
 def _output(call: Callable[..., str], *words: str, before: str = "", **more: str) -> str:
     """Return what uv writes into a file; before: what the file holds first."""

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import AnyStr, BinaryIO
 
-from buildrun.errors import StoreError
+from buildrun.errors import StoreError, UsageError
 
 # Bytes that a file may have which is read as a whole.
 LARGEST = 64 << 20
@@ -108,6 +108,40 @@ def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
         except OSError:
             pass
         raise
+
+
+def destination(given: str | None, cwd: str, option: str) -> str | None:
+    """Return the absolute path of a file that an option names, links followed.
+
+    Raises UsageError where nothing can be written.
+    """
+    if given is None:
+        return None
+    name = os.path.basename(given)
+    try:
+        path = os.path.join(cwd, given)
+        real = os.path.realpath(path)
+        if os.path.exists(real) or not os.path.exists(path):  # else a pipe, such as /dev/stdout
+            path = real
+        there = path if os.path.exists(path) else os.path.dirname(path)
+        fits = bool(name) and not os.path.isdir(path) and os.access(there, os.W_OK)
+    except ValueError:
+        path, fits = given, False
+    if not fits:
+        raise UsageError("nothing can be written there", place=path, hint=f"check `{option}`")
+    return path
+
+
+def overwrite(path: str, content: bytes) -> None:
+    """Replace a file in one step, or write into a pipe or terminal; raises OSError."""
+    if not os.path.exists(path) or os.path.isfile(path):
+        publish(path, content)
+        return
+    # One that nobody reads would keep us waiting.
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "wb") as device:
+        device.write(content)
 
 
 def make_directory(path: str) -> None:

@@ -1,0 +1,113 @@
+"""A lock in the forms that other tools read: requirements, PEP 751 and CycloneDX."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from buildrun.console import Console, redact
+from buildrun.environments import requirements
+from buildrun.environments.base import EnvironmentRequest
+from buildrun.environments.lockfile import Lock, Package
+from buildrun.environments.requirements import Line
+from buildrun.errors import EnvironmentFailure
+
+FORMATS = ("pylock", "requirements", "cyclonedx")
+
+_OF_CONDA = "conda"
+_VCS = re.compile(r"(?:^|\s)(?:git|hg|svn|bzr)\+\S+")
+
+
+class ExportRequest(NamedTuple):
+    """What is exported.
+
+    path: of the lock. platforms: those asked for, all of them in the lock. directory: what paths
+    in the result are relative to.
+    """
+
+    environment: EnvironmentRequest
+    lock: Lock
+    path: str
+    platforms: Sequence[str]
+    directory: str
+    console: Console
+
+
+def export(form: str, request: ExportRequest) -> bytes:
+    """Return the lock in one of FORMATS; the same lock gives the same bytes.
+
+    Raises EnvironmentFailure for what the form cannot hold.
+    """
+    if form == "cyclonedx":
+        from buildrun.environments import cyclonedx
+
+        return cyclonedx.encode(request, installed(request.lock, request.platforms[0]))
+    packages = {name: _of_pip(request, name) for name in request.platforms}
+    if form == "pylock":
+        from buildrun.environments import pylock
+
+        return pylock.encode(request, packages)
+    return _requirements(request, packages[request.platforms[0]])
+
+
+def installed(lock: Lock, platform: str) -> list[Package]:
+    """Return what is there in the end: of a package in several stages, the last one's."""
+    found = {package.name or package.line: package for package in lock.platforms[platform]}
+    return sorted(found.values(), key=lambda package: (package.name, package.line))
+
+
+def is_conda(package: Package) -> bool:
+    """Return whether conda installs it, and not pip."""
+    return package.stage == _OF_CONDA
+
+
+def is_vcs(package: Package) -> bool:
+    """Return whether it comes from a repository."""
+    return _VCS.search(package.line) is not None
+
+
+def sources(inputs: Mapping[str, object]) -> list[str]:
+    """Return the indexes and directories that requirements name, without credentials."""
+    lists = [value for value in inputs.values() if isinstance(value, list)]
+    texts = [item["text"] for each in lists for item in each if isinstance(item, dict)]
+    lines = requirements.sources([Line(text, "", 0) for text in texts])
+    return list(dict.fromkeys(line.text for line in lines))
+
+
+def _of_pip(request: ExportRequest, platform: str) -> list[Package]:
+    """Return the packages that pip can install; says which ones are left out."""
+    every = installed(request.lock, platform)
+    found = [package for package in every if not is_conda(package)]
+    if len(found) == len(every):
+        return found
+    what = f"{len(every) - len(found)} packages are conda's"
+    if not found:
+        raise EnvironmentFailure(
+            f"{what}, and pip installs none of them",
+            place=request.path,
+            hint="`--export cyclonedx` holds them all",
+        )
+    request.console.warn(f"{what} and left out; the rest is what pip installs beside them")
+    return found
+
+
+def _requirements(request: ExportRequest, packages: Sequence[Package]) -> bytes:
+    """Return them in pip's syntax; pip takes only what has a hash, and the rest is a comment."""
+    name, python = os.path.basename(request.path), request.lock.python
+    where = f"{request.platforms[0]}{f', Python {python}' if python else ''}"
+    lines = [f"# The packages of {name} for {where}, made by `buildrun lock --export`."]
+    lines += sources(request.lock.inputs)
+    for package in packages:
+        text = redact(package.line)
+        if package.hashes:
+            lines.append(" \\\n    ".join([text, *(f"--hash={each}" for each in package.hashes)]))
+            continue
+        kind = "a repository" if is_vcs(package) else "a directory"
+        lines.append(f"# from {kind}, which has no hash: {text}")
+        request.console.warn(
+            f"`{text}` is from {kind}, which has no hash that pip could verify; it is a comment",
+            "install it by itself, with `pip install --no-deps`",
+        )
+    return "".join(f"{line}\n" for line in lines).encode()
