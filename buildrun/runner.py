@@ -72,7 +72,8 @@ def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
 
     lease: is released before commands start, when the plan is there for other runs.
     """
-    recorder = RunRecorder(planned.context, planned.options.reports, planned.untracked)
+    options = planned.options
+    recorder = RunRecorder(planned.context, options.reports, planned.untracked, options.provenance)
     try:
         summary = planned.open()
         recorder.expect(summary)
@@ -85,9 +86,12 @@ def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
         raise
     finally:
         try:
-            planned.close()
+            recorder.attest()
         finally:
-            recorder.close()
+            try:
+                planned.close()
+            finally:
+                recorder.close()
     return recorder.exit_code
 
 

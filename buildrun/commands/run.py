@@ -27,6 +27,7 @@ from buildrun.planning.project_loader import LoadedProject
 from buildrun.reports import report_file
 from buildrun.sources.path_downloads import PathDownloads
 from buildrun.store import digest
+from buildrun.store.files import destination
 from buildrun.tracking import config as tracking_config
 from buildrun.tracking.session import spec_for
 
@@ -75,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", metavar="FILE", action="append", default=[],
         help="write how the run went, as JSON; may be given several times",
     )  # fmt: skip
+    option(
+        "--provenance", metavar="FILE",
+        help="write what the outputs were made from and how, as an in-toto statement with SLSA's "
+        "predicate",
+    )  # fmt: skip
 
 
 def execute(
@@ -87,6 +93,11 @@ def execute(
     if arguments.detach and options.backend != "kubernetes":
         raise UsageError(
             "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
+        )
+    if arguments.provenance and not settings.cache:
+        raise UsageError(
+            "`--provenance` tells what is kept of each result, and `--no-cache` keeps nothing",
+            hint="leave one of them out; `--force` runs every step anew",
         )
     if arguments.dry_run:
         from buildrun.commands import plan as plan_command
@@ -107,6 +118,7 @@ def execute(
         arguments.detach,
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
+        destination(arguments.provenance, cwd, "--provenance"),
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
     return runner.carry_out(run, lease)
@@ -158,6 +170,12 @@ class NewRun:
         command_options.refuse_unknown(self.options.cache, plan)
         for problem in plan.problems:
             raise problem
+        if self.options.provenance and not any(step.outputs for step in plan.steps):
+            raise UsageError(
+                "no step declares outputs, so there is nothing that `--provenance` could tell of",
+                place=project.file or project.root,
+                hint="declare what the command makes under `outputs`",
+            )
         step = plan.steps[-1]
         if step.backend == "databricks":
             raise UsageError(

@@ -16,6 +16,7 @@ from buildrun.planning.context import (
 )
 from buildrun.reports import report_file
 from buildrun.store import home
+from buildrun.store.files import destination
 from buildrun.store.memo import DependencyTracker, Memo, frozen
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class RememberedRun:
         record = self._record
         for report in self.options.reports:
             report_file.resolve(report, self.context.cwd)
+        destination(self.options.provenance, self.context.cwd, "--provenance")
         if record["notice"]:
             self.context.console.note(record["notice"])
         steps = record["plan"]["steps"]

@@ -49,7 +49,7 @@ class RunOptions(NamedTuple):
 
     jobs: how many steps at once. keep_going: whether a failure stops only what depends on it.
     output: how it is shown, None for what suits. detach: steps are only submitted.
-    reports: the absolute paths of reports.
+    reports: the absolute paths of reports. provenance: that of the statement on what was made.
     """
 
     cache: CacheSettings
@@ -59,6 +59,7 @@ class RunOptions(NamedTuple):
     detach: bool
     quiet: bool
     reports: tuple[str, ...]
+    provenance: str | None = None
 
 
 class PlanSummary(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -115,7 +116,7 @@ class ResultPublisher:
             seconds=round(seconds, 3),
             created=time.time(),
             producer=__version__,
-            details=self._details(step, status),
+            details={**self._details(step, status), "run": os.path.basename(self._state.logs)},
         )
 
     def record(self, step: Step, status: StepStatus, outputs: str, seconds: float) -> None:

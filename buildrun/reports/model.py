@@ -16,8 +16,8 @@ class StepReport(TypedDict, total=False):
     log: the path of what it wrote. reasons: each a ``code`` and a ``detail``, why it is in its
     state. started: seconds since the epoch. cpu_seconds: of user and system, with all processes
     that it waited for. peak_memory: bytes, of the largest of its processes, or of its container.
-    parameters, command: without secrets. environment: ``manager`` and ``key``. image: by digest.
-    key: of its result. saved: seconds that its command would have taken.
+    parameters, command: without secrets. environment: ``manager``, ``key`` and ``lock``, as in
+    plans. image: by digest. key: of its result. saved: seconds that its command would have taken.
     """
 
     id: str

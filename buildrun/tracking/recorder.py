@@ -43,11 +43,16 @@ class RunRecorder:
     """
 
     def __init__(
-        self, context: RunContext, reports: Sequence[str], untracked: Mapping[str, str | None]
+        self,
+        context: RunContext,
+        reports: Sequence[str],
+        untracked: Mapping[str, str | None],
+        provenance: str | None = None,
     ) -> None:
-        """Start with nothing known; reports: absolute paths."""
+        """Start with nothing known; reports, provenance: absolute paths."""
         self._context = context
         self._report_paths = reports
+        self._provenance_path = provenance
         self.tracking = TrackingSession(context, untracked)
         self.exit_code = FAILURE
         self.interrupted: int | None = None
@@ -123,7 +128,7 @@ class RunRecorder:
         """
         steps = self._known().steps
         self.exit_code = 0
-        if self._report_paths:
+        if self._report_paths or self._provenance_path is not None:
             plan, self.image = decode()
             self._steps = [_step_report(each, self.image) for each in self._unchanged(plan)]
         else:
@@ -146,6 +151,14 @@ class RunRecorder:
             self.interrupt(error.exit_code - 128)
         else:
             self.exit_code = error.exit_code
+
+    def attest(self) -> None:
+        """Write the run's provenance, while the project's directory is there."""
+        if self._provenance_path is not None:
+            from buildrun.tracking import attestation
+
+            root = self._summary.root if self._summary is not None else ""
+            attestation.write(self._provenance_path, self._report(), root, self._context)
 
     def close(self) -> None:
         """Record how the run went, and tell the tracking server."""
@@ -273,7 +286,11 @@ def _step_report(outcome: Outcome, image: ResolvedImage | None) -> StepReport:
         "command": step.shown,
         "depends_on": list(step.depends_on),
         "backend": step.backend,
-        "environment": {"manager": step.environment.manager, "key": step.environment.key},
+        "environment": {
+            "manager": step.environment.manager,
+            "key": step.environment.key,
+            "lock": step.environment.lock,
+        },
         "image": None if image is None else image.pushed or image.id,
         "key": outcome.key,
         "saved": round(outcome.saved, 3),

@@ -1,0 +1,61 @@
+"""What a run's provenance tells of its project: the commit, and the lock of its environment."""
+
+from __future__ import annotations
+
+import os
+
+from buildrun.console import redact
+from buildrun.planning import project_loader
+from buildrun.planning.context import RunContext
+from buildrun.project.model import DockerEnv
+from buildrun.reports import provenance
+from buildrun.reports.model import RunReport
+from buildrun.reports.provenance import Origin
+from buildrun.store.memo import DependencyTracker
+from buildrun.tracking import tags
+from buildrun.workspace import gitignore
+
+# Seconds that git may take to compare the project with its commit.
+_SECONDS = 60.0
+
+
+def write(path: str, report: RunReport, root: str, context: RunContext) -> None:
+    """Write the provenance of a run that has ended; what is wrong is told, and raised never."""
+    home, console = context.home, context.console
+    provenance.write(path, report, lambda: _origin(report, root, context), home, console)
+
+
+def _origin(report: RunReport, root: str, context: RunContext) -> Origin:
+    environ = context.environ
+    checkout = tags.look(root, environ, DependencyTracker(environ))
+    changed = b""
+    if checkout is not None and checkout.commit:
+        words = ("status", "--porcelain", "--untracked-files=no", "--", ".")
+        changed = gitignore.ask_git(root, environ, *words, seconds=_SECONDS)
+    return Origin(
+        uri=redact(context.options.uri),
+        root=root,
+        commit=checkout.commit if checkout is not None else "",
+        url=_as_url(checkout.url) if checkout is not None else "",
+        modified=bool(changed),
+        lock=_lock(report, root, context),
+    )
+
+
+def _as_url(remote: str) -> str:
+    """Return a remote as a URL: `host:path` is what git calls one of ssh."""
+    if "://" in remote or not remote:
+        return remote
+    host, colon, path = remote.partition(":")
+    if colon and "/" not in host:
+        return f"ssh://{host}/{path.lstrip('/')}"
+    return f"file://{os.path.abspath(remote)}"
+
+
+def _lock(report: RunReport, root: str, context: RunContext) -> str | None:
+    if not any(step["environment"]["lock"] == "locked" for step in report["steps"]):
+        return None
+    environment = project_loader.project_at(context, root).environment
+    if isinstance(environment, DockerEnv) or environment.path is None:
+        return None
+    return os.path.splitext(environment.path)[0] + ".lock"  # as `lockfile.path_for` has it
