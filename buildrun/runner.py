@@ -228,9 +228,12 @@ class _Run:
             plan, context.home, options.cache, context.environ, context.console,
             logs=runs.directory(context.home.runs, self._recorder.run_id),
         )._replace(origins=origins)  # fmt: skip
-        mode = output.choose(options.output, jobs=options.jobs, steps=plan.steps)
+        display = output.open_display(
+            options.output, context.console, context.environ,
+            at_once=options.jobs > 1 and len(plan.steps) > 1,
+        )  # fmt: skip
         perform = tracking.with_nested_runs(self._performing(executor), origins)
-        step_runner = StepRunner(state, output.Display(mode, context.console), perform)
+        step_runner = StepRunner(state, display, perform)
         try:
             self._go_through(progress, step_runner, state.history.seconds)
             if origins is not None:

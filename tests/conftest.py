@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """Give each test an empty store, so that none can touch the user's."""
     directory = tmp_path_factory.mktemp("store")
     monkeypatch.setenv("BUILDRUN_HOME", str(directory))
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "GITHUB_", "GITLAB_"))]:
         monkeypatch.delenv(name)
     return directory
 

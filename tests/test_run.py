@@ -239,9 +239,9 @@ def test_report_that_cannot_be_written_is_refused_before_the_run(
     directory = project(f"entry_points: {{main: {{command: touch {tmp_path}/ran}}}}\n")
     for path in (".", "no/such/r.json"):
         assert buildrun(directory, LOCAL, "--report", path).code == 2
-    for path in ("r.html", "r.xml", "r.md", "r.trace.json", "r.JSON.gz", "r.jsn", "r\udcff.svg"):
+    for path in ("r.htm", "xml.r", "r.JSON.gz", "r.jsn", "r\udcff.svg"):
         buildrun(directory, LOCAL, "--report", path).refused(
-            "hint: name a file that ends in `.json`", code=2
+            "hint: name a file that ends in `.json`, `.md`, `.trace.json` or `.xml`", code=2
         )
     assert not (tmp_path / "ran").exists()
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, Literal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from buildrun.console import Console, printable
 from buildrun.store.files import make_directory
+
+if TYPE_CHECKING:
+    from buildrun.reports.ci import Folds
 
 Mode = Literal["stream", "prefixed", "grouped", "errors"]
 MODES: tuple[Mode, ...] = ("stream", "prefixed", "grouped", "errors")
@@ -28,19 +34,44 @@ class Display:
     that failed.
     """
 
-    def __init__(self, mode: Mode, console: Console) -> None:
-        """Take the mode; console: whose live line has to give way."""
+    def __init__(self, mode: Mode, console: Console, folds: Folds | None = None) -> None:
+        """Take the mode; console: whose live line has to give way.
+
+        folds: what is around each step's output in a CI log. All of it then goes to one stream:
+        GitHub shows what comes by another one earlier or later.
+        """
         self.mode = mode
         self.console = console
-        self._lock = threading.Lock()
+        self._folds = folds
+        self._lock = threading.RLock()
+        self._is_line_open = False
+
+    @contextmanager
+    def together(self, step: str, began: float, *, failed: bool = False) -> Iterator[None]:
+        """Let no other step write in the block, whose output is one fold; see ``Folds.begin``."""
+        with self._lock:
+            self.unfold(step, began, failed=failed)
+            yield
+            self.fold()
+
+    def unfold(self, step: str, began: float, *, failed: bool = False) -> None:
+        """Begin a fold, where there are any; see ``Folds.begin``."""
+        if self._folds is not None:
+            self.write(1, self._folds.begin(step, began, failed=failed))
+
+    def fold(self) -> None:
+        """End the fold, on a line of its own."""
+        if self._folds is not None:
+            self.write(1, (b"\n" if self._is_line_open else b"") + self._folds.end())
 
     def write(self, stream: int, data: bytes | memoryview) -> None:
         """Write to our standard output or error; raises BrokenPipeError where nobody reads."""
-        target = _stream(stream)
+        target = _stream(stream if self._folds is None else 1)
         with self._lock:
             self.console.done()
             target.write(data)
             target.flush()
+            self._is_line_open = bytes(data[-1:]) != b"\n"
 
 
 class Log:
@@ -55,9 +86,12 @@ class Log:
         self.path: str | None = path
         self.streams: list[tuple[int, int]] = []
         self.flaw = ""
+        self._step, self._began = step, time.time()
         self._display = display
         self._lines = _Lines(step, display)
         self._file = -1
+        if display.mode == "stream":
+            display.unfold(step, self._began)
         try:
             make_directory(os.path.dirname(path))
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -80,9 +114,12 @@ class Log:
         self._close()
         self._lines.end()
         mode = self._display.mode
+        if mode == "stream":
+            self._display.fold()
         kept_back = mode == "grouped" or (mode == "errors" and failed)
         if kept_back and self.path is not None and not self.flaw:
-            show(self.path, self.streams, self._display)
+            with self._display.together(self._step, self._began, failed=failed):
+                show(self.path, self.streams, self._display)
 
     def _keep(self, stream: int, chunk: bytes) -> None:
         try:
@@ -142,7 +179,8 @@ def replay(path: str, streams: Iterable[tuple[int, int]], step: str, display: Di
     if display.mode == "errors":
         return
     if display.mode != "prefixed":
-        show(path, streams, display)
+        with display.together(step, time.time()):
+            show(path, streams, display)
         return
     lines = _Lines(step, display)
     for stream, chunk in _parts(path, streams):
@@ -159,12 +197,30 @@ def _parts(path: str, streams: Iterable[tuple[int, int]]) -> Iterator[tuple[int,
                 left -= len(chunk)
 
 
-def choose(given: str | None, *, jobs: int, steps: Sequence[object]) -> Mode:
-    """Return the mode: as given, else prefixed where several steps may write at once."""
+def open_display(
+    given: str | None, console: Console, environ: Mapping[str, str], *, at_once: bool
+) -> Display:
+    """Return the display: as given, else what suits; at_once: several steps may write at once.
+
+    A CI log gets folds, unless standard output is a file, which is to have the output alone.
+    """
     for mode in MODES:
         if mode == given:
-            return mode
-    return "prefixed" if jobs > 1 and len(steps) > 1 else "stream"
+            return Display(mode, console)
+    folds = None
+    if "GITHUB_ACTIONS" in environ or "GITLAB_CI" in environ:
+        from buildrun.reports import ci
+
+        folds = None if _is_file(1) else ci.folds(environ)
+    several: Mode = "prefixed" if folds is None else "grouped"
+    return Display(several if at_once else "stream", console, folds)
+
+
+def _is_file(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return True  # closed: nobody reads it
 
 
 def _stream(number: int) -> BinaryIO:

@@ -42,7 +42,11 @@ class StepReport(TypedDict, total=False):
 
 
 class RunReport(TypedDict, total=False):
-    """A run. root: the project's directory or URI. started: seconds since the epoch."""
+    """A run. root: the project's directory or URI. started: seconds since the epoch.
+
+    error: what has stopped it, beside failures of steps. Before the project could be read, neither
+    it nor its root and entry point are known.
+    """
 
     version: int
     run_id: str
@@ -53,4 +57,5 @@ class RunReport(TypedDict, total=False):
     entry_point: str
     started: float
     seconds: float
+    error: str
     steps: list[StepReport]

@@ -1,24 +1,39 @@
-"""The file that `--report` names."""
+"""The files that `--report` names, each in the form that its ending asks for."""
+
+from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from buildrun.console import Console
 from buildrun.errors import UsageError
 from buildrun.store.files import publish
 
+if TYPE_CHECKING:
+    from buildrun.reports.model import RunReport
+
+# By the ending of a name, the first that fits: the module of this package whose ``render`` returns
+# the report as text. JSON is what everything else is made from; so are names without an ending.
+_FORMS = {
+    ".trace.json": "trace",
+    ".json": "",
+    ".md": "markdown",
+    ".xml": "junit",
+}
+
 
 def resolve(given: str, cwd: str) -> str:
     """Return the absolute path, links followed; raises UsageError where nothing can be written.
 
-    Also for an ending that promises something else than JSON.
+    Also for an ending that no form has.
     """
     name = os.path.basename(given)
-    stem, ending = os.path.splitext(name)
-    if ending.lower() not in ("", ".json") or stem.lower().endswith(".trace"):
+    if _form(name) is None:
+        *first, last = (f"`{ending}`" for ending in sorted(_FORMS))
         raise UsageError(
-            f"there is no report of the form `{name}`", hint="name a file that ends in `.json`"
+            f"there is no report of the form `{name}`",
+            hint=f"name a file that ends in {', '.join(first)} or {last}",
         )
     try:
         path = os.path.join(cwd, given)
@@ -35,17 +50,32 @@ def resolve(given: str, cwd: str) -> str:
     return path
 
 
-def write(path: str, report: Any, console: Console) -> None:
+def write(path: str, report: RunReport, console: Console) -> None:
     """Write it; a failure is told, and changes nothing about how the run ended."""
     try:
-        _write(path, report)
+        _write(path, _render(path, report).encode(errors="backslashreplace"))
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"{path}: the report could not be written: {reason or error}")
 
 
-def _write(path: str, value: Any) -> None:
-    text = (json.dumps(value, indent=2) + "\n").encode()
+def _form(name: str) -> str | None:
+    """Return the module for a name, "" for JSON itself and None where there is none."""
+    found = [module for ending, module in _FORMS.items() if name.lower().endswith(ending)]
+    if not found and not os.path.splitext(name)[1]:
+        return ""
+    return found[0] if found else None
+
+
+def _render(path: str, report: RunReport) -> str:
+    if module := _form(os.path.basename(path)):
+        from importlib import import_module
+
+        return str(import_module(f"buildrun.reports.{module}").render(report))
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _write(path: str, text: bytes) -> None:
     if not os.path.exists(path) or os.path.isfile(path):
         publish(path, text)
         return

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import has_credentials
+from buildrun.console import has_credentials, printable, redact
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.reports import report_file
 from buildrun.store import runs
@@ -55,6 +55,7 @@ class RunRecorder:
         self._provenance_path = provenance
         self.tracking = TrackingSession(context, untracked)
         self.exit_code = FAILURE
+        self._error: BuildrunError | None = None
         self.interrupted: int | None = None
         self.image: ResolvedImage | None = None
         self._summary: PlanSummary | None = None
@@ -128,7 +129,7 @@ class RunRecorder:
         """
         steps = self._known().steps
         self.exit_code = 0
-        if self._report_paths or self._provenance_path is not None:
+        if self._report_paths or self._provenance_path is not None or self._is_on_github:
             plan, self.image = decode()
             self._steps = [_step_report(each, self.image) for each in self._unchanged(plan)]
         else:
@@ -150,7 +151,7 @@ class RunRecorder:
         if isinstance(error, Interrupted):
             self.interrupt(error.exit_code - 128)
         else:
-            self.exit_code = error.exit_code
+            self.exit_code, self._error = error.exit_code, error
 
     def attest(self) -> None:
         """Write the run's provenance, while the project's directory is there."""
@@ -180,6 +181,10 @@ class RunRecorder:
         finally:
             for path in self._report_paths:
                 report_file.write(path, report, self._context.console)
+            if self._is_on_github:
+                from buildrun.reports import ci
+
+                ci.tell(report, self._context.environ, self._context.console)
 
     def _begin(self, *, write: bool = True) -> None:
         known = self._known()
@@ -200,6 +205,10 @@ class RunRecorder:
         if self._summary is None:
             raise AssertionError
         return self._summary
+
+    @property
+    def _is_on_github(self) -> bool:
+        return self._context.environ.get("GITHUB_ACTIONS") == "true"
 
     @property
     def _is_submitted(self) -> bool:
@@ -236,6 +245,9 @@ class RunRecorder:
             report["project"] = self._summary.project
             report["root"] = self._summary.where
             report["entry_point"] = self._summary.steps[-1][1]
+        if self._error is not None:
+            place = f"{self._error.place}: " if self._error.place else ""
+            report["error"] = printable(redact(f"{place}{self._error.message}"))
         return report
 
     def _outcome_alone(self, status: Any) -> Outcome:

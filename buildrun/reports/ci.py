@@ -1,0 +1,94 @@
+"""What services of continuous integration understand: folds in a log, summaries, annotations.
+
+GitHub: https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions
+GitLab: https://docs.gitlab.com/ci/jobs/job_logs/#custom-collapsible-sections
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+
+from buildrun.console import Console, printable
+from buildrun.reports import log_end, markdown
+from buildrun.reports.model import RunReport, StepReport
+
+# Bytes that GitHub takes of a summary, and that are shown of a log's end.
+SUMMARY, _LOG = 1 << 20, 2048
+# Lines of a log in an annotation.
+_LINES = 10
+
+
+class Folds:
+    """Makes the lines between which a service folds up what a step writes; one fold at a time."""
+
+    def __init__(self, service: str) -> None:
+        """Take the service, ``github`` or ``gitlab``."""
+        self._is_github = service == "github"
+        self._count = 0
+        self._section = ""
+
+    def begin(self, step: str, began: float, *, failed: bool = False) -> bytes:
+        """Return the line before it; began: when the step did, in seconds since the epoch.
+
+        failed: GitLab is to show it unfolded.
+        """
+        name = printable(step)
+        if self._is_github:
+            return f"::group::{_data(name)}\n".encode()
+        self._count += 1
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        self._section = f"buildrun_{self._count}_{safe}"
+        how = "" if failed else "[collapsed=true]"
+        start = f"section_start:{int(began)}:{self._section}{how}"
+        return f"\x1b[0K{start}\r\x1b[0K{name}\n".encode()
+
+    def end(self) -> bytes:
+        """Return the line behind it."""
+        if self._is_github:
+            return b"::endgroup::\n"
+        return f"\x1b[0Ksection_end:{int(time.time())}:{self._section}\r\x1b[0K\n".encode()
+
+
+def folds(environ: Mapping[str, str]) -> Folds | None:
+    """Return what folds the output of steps, None outside of the services that can."""
+    if environ.get("GITHUB_ACTIONS") == "true":
+        return Folds("github")
+    return Folds("gitlab") if environ.get("GITLAB_CI") == "true" else None
+
+
+def tell(report: RunReport, environ: Mapping[str, str], console: Console) -> None:
+    """Annotate a job of GitHub with the steps that failed, and add to its summary."""
+    for step in report["steps"]:
+        if step["state"] == "failed":
+            console.raw(_annotation(step, report).encode())
+    path = environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            _add_summary(path, report)
+        except OSError as error:
+            console.warn(f"{path}: the summary could not be written: {error.strerror}")
+
+
+def _annotation(step: StepReport, report: RunReport) -> str:
+    title = f"{report.get('project', '')}: {step['id']} failed"
+    lines = log_end.read(step, _LOG).splitlines()[-_LINES:]
+    text = "\n".join([log_end.failure(step), *lines])
+    return f"::error title={_property(printable(title))}::{_data(text)}\n"
+
+
+def _add_summary(path: str, report: RunReport) -> None:
+    with open(path, "ab") as file:
+        room = SUMMARY - os.fstat(file.fileno()).st_size
+        if text := markdown.render(report, room - 1):
+            file.write(f"{text}\n".encode(errors="backslashreplace"))
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,53 @@
+"""What a step that failed has to say, as plain text: in a word, and the end of its log."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from buildrun.console import printable, redact
+from buildrun.reports.model import StepReport
+from buildrun.store.files import open_regular
+
+# What a terminal would act on: colours, titles, movements of the cursor (ECMA-48).
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.S)
+
+
+# Codes of reasons that tell of a failure, and not of why the step ran.
+_FAILURES = ("error", "output-not-made")
+
+
+def failure(step: StepReport) -> str:
+    """Return in a word why a step has failed."""
+    told = [reason["detail"] for reason in step["reasons"] if reason["code"] in _FAILURES]
+    return printable("; ".join(told) or f"exit code {step['exit_code']}")
+
+
+def read(step: StepReport, limit: int) -> str:
+    """Return the last whole lines of a step's log, "" where there is none; limit: bytes of it."""
+    path = step.get("log")
+    if path is None:
+        return ""
+    try:
+        with open_regular(path) as file:
+            left_out = max(0, os.fstat(file.fileno()).st_size - limit)
+            file.seek(left_out)
+            data = file.read(limit)
+    except (OSError, ValueError):
+        return ""
+    text = plain(data.decode(errors="replace"))
+    if not left_out:
+        return text
+    _, _, rest = text.partition("\n")
+    return f"[the beginning of the log is left out]\n{rest or text}"
+
+
+def plain(text: str) -> str:
+    """Return what a terminal would show in the end: no colours, nor lines that were overwritten."""
+    lines = _SEQUENCES.sub("", text).replace("\r\n", "\n").split("\n")
+    shown = (line.rstrip("\r").rpartition("\r")[2] for line in lines)
+    return redact("\n".join(map(_printable, shown)))
+
+
+def _printable(line: str) -> str:
+    return "\t".join(map(printable, line.split("\t")))
