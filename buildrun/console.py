@@ -184,6 +184,20 @@ def nearest(
     return lowered[near[0]] if near else None
 
 
+def is_slip(word: str, meant: str) -> bool:
+    """Return whether at most one letter too many, too few or wrong, or two swapped, differ.
+
+    Short words, which are easily others, are no slips of each other; letter case does not count.
+    """
+    word, meant = word.lower(), meant.lower()
+    pairs = enumerate(zip(word, meant, strict=False))
+    start = next((i for i, (one, other) in pairs if one != other), min(len(word), len(meant)))
+    rest, other = word[start:], meant[start:]
+    swapped = rest[:2] == other[1::-1] and rest[2:] == other[2:]
+    one = other in (rest, rest[1:]) or other[1:] in (rest, rest[1:])
+    return len(meant) > 3 and (one or swapped)
+
+
 def did_you_mean(
     word: object, options: Iterable[str], synonyms: Mapping[str, str] | None = None
 ) -> str:

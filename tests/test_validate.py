@@ -87,6 +87,7 @@ def test_json_has_the_documented_shape(buildrun: Buildrun, project: Project) -> 
                         "column": 9,
                         "pointer": "/python",
                         "hint": 'put it in quotes: `python: "3.10"`',
+                        "fixable": True,
                     }
                 ],
             },

@@ -124,7 +124,11 @@ class PlanReport(TypedDict):
     steps: list[PlanStep]
 
 
-class Finding(TypedDict):
+class _Fixable(TypedDict, total=False):
+    fixable: bool  # there, and true, where `validate --fix` mends it
+
+
+class Finding(_Fixable):
     """A finding about a file; line and column count from 1, pointer is a JSON pointer."""
 
     severity: Literal["error", "warning"]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from buildrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildrun.project.read import Row
 
 FORMATS = ("text", "json", "github", "sarif", "gitlab", "junit")
 
@@ -19,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument("--strict", action="store_true", help="make warnings fail")
     parser.add_argument(
+        "--fix", action="store_true", help="mend in the files what certainly can be"
+    )
+    parser.add_argument(
+        "--diff", action="store_true", help="write what --fix would change, and change nothing"
+    )
+    parser.add_argument(
         "-q", "--quiet", action="store_true", help="show errors only, and no summary"
     )
 
@@ -31,13 +42,33 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     from buildrun.store.memo import DependencyTracker
 
     rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
+    if arguments.fix or arguments.diff:
+        _fix(rows, arguments, environ, cwd)
+        rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
     colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     workspace = environ.get("GITHUB_WORKSPACE") or environ.get("CI_PROJECT_DIR") or ""
     style = Style(cwd, arguments.strict, arguments.quiet, colour, workspace)
-    _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
+    if not arguments.diff:
+        _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
     if arguments.format == "text" and not arguments.quiet:
-        _write(sys.stderr, report.summary(rows) + "\n")
+        _write(sys.stderr, report.summary(rows, offer=not arguments.fix) + "\n")
     return 0 if all(row.is_valid(strict=arguments.strict) for row in rows) else 1
+
+
+def _fix(
+    rows: Sequence[Row], arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
+) -> None:
+    from buildrun.project import fix, report
+
+    if arguments.diff and arguments.format != "text":
+        raise UsageError(f"`--diff` writes a diff, not `{arguments.format}`")
+    for mended in fix.mend(rows, cwd, environ):
+        if arguments.diff:
+            _write(sys.stdout, report.diff(mended, cwd))
+            continue
+        fix.write(mended)
+        if not arguments.quiet:
+            _write(sys.stderr, report.fixes(mended, cwd))
 
 
 def _write(stream: TextIO, text: str) -> None:

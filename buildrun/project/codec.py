@@ -56,8 +56,8 @@ def _decode_entry_point(
 
 
 def encode_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> list[list[Any]]:
-    """Return findings as JSON values."""
-    return [list(diagnostic) for diagnostic in diagnostics]
+    """Return findings as JSON values, without what would mend them."""
+    return [list(diagnostic._replace(fix=())) for diagnostic in diagnostics]
 
 
 def decode_diagnostics(value: list[list[Any]]) -> tuple[Diagnostic, ...]:

@@ -13,6 +13,15 @@ Path = tuple[Any, ...]
 Severity = Literal["error", "warning"]
 
 
+class Edit(NamedTuple):
+    """A text in the line of a finding that is certainly meant to be another one."""
+
+    column: int  # from 1
+    old: str
+    new: str
+    changes: tuple[Path, ...]  # where the document's value differs afterwards
+
+
 class Diagnostic(NamedTuple):
     """One finding."""
 
@@ -24,6 +33,7 @@ class Diagnostic(NamedTuple):
     column: int = 1
     pointer: str = ""  # an RFC 6901 JSON pointer, "" for the whole
     hint: str = ""  # the remedy
+    fix: tuple[Edit, ...] = ()  # what mends it, where that is certain
 
     @property
     def place(self) -> str:
@@ -70,11 +80,12 @@ class Findings:
         key: bool = False,
         place: tuple[int, int] | None = None,
         hint: str = "",
+        fix: tuple[Edit, ...] = (),
     ) -> None:
         """Add a finding about a value, about its key, or at another place."""
         where = place if place is not None else self.document.place(path, key=key)
         finding = Diagnostic(
-            severity, code, message, self.document.path, *where, pointer(path), hint
+            severity, code, message, self.document.path, *where, pointer(path), hint, fix
         )
         identity = (code, finding.pointer, where)
         known = self._found.setdefault(identity, finding)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from buildrun.console import printable
 from buildrun.project.ci_formats import as_github, as_gitlab, as_junit, as_sarif
 from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.fix import Mended
 from buildrun.project.places import Style, shown
 from buildrun.project.read import Row
 
@@ -30,10 +34,7 @@ def as_json(rows: Sequence[Row], style: Style) -> str:
             "argument": row.argument,
             "path": shown(row.path, style.cwd),
             "valid": row.is_valid(strict=style.strict),
-            "diagnostics": [
-                {name: value for name, value in finding._asdict().items() if name != "path"}
-                for finding in row.diagnostics
-            ],
+            "diagnostics": [_json(finding) for finding in row.diagnostics],
         }
         for row in rows
     ]
@@ -51,14 +52,46 @@ FORMATS: Mapping[str, Callable[[Sequence[Row], Style], str]] = {
 }
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Return one line that counts files, errors and warnings."""
+def diff(mended: Mended, cwd: str) -> str:
+    """Return what mending changes in a file as a unified diff."""
+    name = printable(shown(mended.path, cwd).lstrip("/"))
+    before, after = (
+        re.findall(r"[^\n]*\n|[^\n]+", content.decode())
+        for content in (mended.before, mended.after)
+    )
+    lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def fixes(mended: Mended, cwd: str) -> str:
+    """Return a line for each finding of a file that was mended."""
+    path = printable(shown(mended.path, cwd))
+    return "".join(
+        f"{path}:{item.line}:{item.column}: fixed[{item.code}]: "
+        + ", ".join(f"`{printable(edit.old)}` is now `{printable(edit.new)}`" for edit in item.fix)
+        + "\n"
+        for item in mended.findings
+    )
+
+
+def summary(rows: Sequence[Row], *, offer: bool = True) -> str:
+    """Return one line that counts files, errors and warnings; offer: and what can be fixed."""
     findings = _all(rows)
     errors = sum(finding.severity == "error" for finding in findings)
+    fixable = sum(bool(finding.fix) for finding in findings) if offer else 0
     return (
         f"{_count(len(rows), 'file')} checked: "
         f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
+        + (f"; `--fix` mends {fixable} of them" if fixable else "")
     )
+
+
+def _json(finding: Diagnostic) -> dict[str, Any]:
+    value = finding._asdict()
+    del value["path"]
+    return {**value, "fixable": True} if value.pop("fix") else value
 
 
 def _count(number: int, noun: str) -> str:

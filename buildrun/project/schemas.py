@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.console import did_you_mean, nearest
-from buildrun.project.diagnostics import Findings, Path, describe
+from buildrun.console import did_you_mean, is_slip, nearest
+from buildrun.project.diagnostics import Edit, Findings, Path, describe
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -60,6 +60,7 @@ _TYPES = {
     "object": "a mapping",
     "null": "empty",
 }
+_VERSION = re.compile(r"\d+(\.\d+)*")
 _LOST_SPACE = re.compile(r"(?P<key>[\w-]+)\s*[:=\s]\s*(?P<value>.*)", re.DOTALL)
 
 
@@ -122,13 +123,18 @@ def _report(failure: _Failure, findings: Findings) -> None:
         default = "`{label}` does not fit: " + error.message.replace("{", "{{").replace("}", "}}")
     message = str(rule.get("message") or default).format(**words)
     hint = str(rule.get("hint", "")).format(**words)
+    code = rule.get("code", _CODES.get(str(error.validator), "bad-value"))
+    fix: tuple[Edit, ...] = ()
+    if code == "unquoted-version" and _VERSION.fullmatch(words["value"]):
+        fix = findings.document.edit(path, f'"{words["value"]}"', (path,))
     findings.add(
         rule.get("severity", "error"),
-        rule.get("code", _CODES.get(str(error.validator), "bad-value")),
+        code,
         message,
         path,
         key=error.validator == "required" and bool(path),
         hint=hint,
+        fix=fix,
     )
 
 
@@ -172,7 +178,8 @@ def _unknown_keys(failure: _Failure, findings: Findings) -> None:
         if "default" in known:
             message = f"{message}; {_what_is_read(instance)}"
         hint = f"write `{{{meant}}}`: a space belongs after each colon"
-        findings.warning("lost-space", message, (*failure.path, key), key=True, hint=hint)
+        fix = _spaces(failure, lost, findings)
+        findings.warning("lost-space", message, (*failure.path, key), key=True, hint=hint, fix=fix)
     for key in unknown:
         if key not in lost:
             _unknown_key(failure, key, known, findings)
@@ -187,11 +194,40 @@ def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Fin
         hint = _parameter_hint(failure.error.instance, key) or hint
     hint = hint or f"the known keys are {_listed(known)}"
     code = rule.get("code", _CODES["additionalProperties"])
-    findings.add(severity, code, message, (*failure.path, key), key=True, hint=hint)
+    where, fix = (*failure.path, key), _renamed(failure, key, known, findings)
+    findings.add(severity, code, message, where, key=True, hint=hint, fix=fix)
+
+
+def _renamed(
+    failure: _Failure, key: object, known: list[str], findings: Findings
+) -> tuple[Edit, ...]:
+    """Return the edit that makes a misspelt key the one that is certainly meant."""
+    near = [name for name in known if is_slip(str(key), name)]
+    meant = nearest(key, known, failure.rule.get("synonyms"))
+    if near != [meant] or near[0] in failure.error.instance:
+        return ()
+    path, new = (*failure.path, key), (*failure.path, near[0])
+    return findings.document.edit(path, near[0], (path, new), key=True)
+
+
+def _spaces(failure: _Failure, lost: Iterable[Any], findings: Findings) -> tuple[Edit, ...]:
+    """Return the edits that give keys such as ``type:int`` their space, all on one line."""
+    document, path, present = findings.document, failure.path, set(failure.error.instance)
+    edits: tuple[Edit, ...] = ()
+    lines = set()
+    for key in lost:
+        name, _, value = key.partition(":")
+        lines.add(document.place((*path, key), key=True)[0])
+        if name not in failure.error.schema["properties"] or name in present or len(lines) > 1:
+            return ()
+        present.add(name)
+        changes = ((*path, key), (*path, name))
+        edits += document.edit((*path, key), f"{name}: {value}", changes, key=True)
+    return edits
 
 
 def _unknown_types(paths: Mapping[str, list[Path]], findings: Findings) -> None:
-    """Report types that MLflow does not know: words with a plain meaning once for the file."""
+    """Report types that MLflow does not know: only slips that can be mended at each place."""
     part = _type_schema()
     rule: Rule = part["x-buildrun"]["enum"]
     known = {word: word for word in part["enum"]} | rule["synonyms"]
@@ -205,7 +241,12 @@ def _unknown_types(paths: Mapping[str, list[Path]], findings: Findings) -> None:
         message = f"`{word}` is none of MLflow's types; the value is treated as text"
         meant = nearest(word, known)
         hint = f"did you mean `{known[meant]}`?" if meant is not None else rule["hint"]
-        findings.warning(rule["code"], message, first[word], hint=hint)
+        near = [kind for kind in known if is_slip(word, kind)]
+        certain = near == [meant] and meant in part["enum"]
+        places = {place(path): path for path in paths[word]}
+        for path in places.values() if certain else [first[word]]:
+            fix = findings.document.edit(path, near[0], (path,)) if certain else ()
+            findings.warning(rule["code"], message, path, hint=hint, fix=fix)
     if plain:
         words = [word for those in plain.values() for word in those]
         message = f"MLflow takes any text for {_listed(words)}; buildrun warns of what does not fit"

@@ -24,7 +24,7 @@ from yaml.events import (
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from buildrun.console import near_path
-from buildrun.project.diagnostics import Diagnostic, Path
+from buildrun.project.diagnostics import Diagnostic, Edit, Path
 from buildrun.store.memo import DependencyTracker
 
 SIZE_LIMIT = 1 << 20  # bytes
@@ -78,6 +78,20 @@ class Document:
         """Return whether the value is a scalar written without quotes."""
         node, _ = self._find(path, exact=True)
         return isinstance(node, ScalarNode) and not node.style
+
+    def edit(
+        self, path: Path, new: str, changes: tuple[Path, ...], *, key: bool = False
+    ) -> tuple[Edit, ...]:
+        """Return the replacement of a scalar's text, or none where that is not what is written."""
+        node, key_node = self._find(path, exact=True)
+        node = key_node if key else node
+        if not isinstance(node, ScalarNode) or node.end_mark is None:
+            return ()
+        start, quotes = node.start_mark, len(node.style or "")
+        source = self.text[start.index : node.end_mark.index]
+        if source[quotes : len(source) - quotes] != node.value:
+            return ()
+        return (Edit(start.column + 1 + quotes, node.value, new, changes),)
 
     def lends(self, path: Path) -> bool:
         """Return whether an alias elsewhere repeats the value or a part of it."""

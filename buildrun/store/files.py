@@ -94,13 +94,21 @@ def text(path: str) -> str:
 _OTHER = "this is a device, pipe or socket, not a file"
 
 
-def publish(path: str, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file in one step; raises OSError, and then the old one is untouched."""
+def publish(
+    path: str, content: bytes, *, mode: int = 0o644, like: os.stat_result | None = None
+) -> None:
+    """Replace a file in one step; raises OSError, and then the old one is untouched.
+
+    like: of the file whose owner, group and rights it gets.
+    """
     temporary = f"{path}.{os.getpid()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
         os.replace(temporary, path)
     except BaseException:
         try:
