@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,117 @@ def test_plain_types_are_one_line_of_validate_and_of_plan(
     for _ in range(2):
         done = buildrun("plan", ".", "--env-manager", "local", cwd=directory)
         assert (done.code, done.err.count("unknown-type")) == (0, 1)
+
+
+# -- without arguments, from standard input, and of what a commit names ------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a repository with two projects, one of which names an environment file elsewhere."""
+    files = {
+        "a/MLproject": GOOD,
+        "b/c/MLproject": GOOD + "conda_env: ../../envs/train.yaml\n",
+        "envs/train.yaml": "dependencies: 5\n",
+        "envs/others.yaml": "dependencies: 5\n",
+        "src/code.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    subprocess.run(("git", "init", "-q", tmp_path), check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["", "b", "b/c", "src"])
+def test_without_arguments_all_projects_of_the_repository_are_checked(
+    buildrun: Buildrun, repository: Path, where: str
+) -> None:
+    done = buildrun("validate", cwd=repository / where)
+    assert done.code == 1
+    assert done.out.count("error[wrong-type]") == 1
+    assert done.err == "3 files checked: 1 error, 0 warnings\n"
+    rows = buildrun("validate", "--format", "json", cwd=repository / where).data["files"]
+    assert [row["argument"] for row in rows] == [
+        os.path.relpath(repository / name, repository / where) for name in ("a", "b/c", "b/c")
+    ]
+
+
+def test_nothing_to_check_is_no_success(buildrun: Buildrun, tmp_path: Path) -> None:
+    fact = f"{tmp_path}: there is no MLproject file in this directory or below"
+    buildrun("validate", cwd=tmp_path).refused(fact)
+    done = buildrun("validate", ".", cwd=tmp_path)
+    assert done.code == 1
+    assert ".:1:1: error[no-project]: there is neither an MLproject nor" in done.out
+    (row,) = buildrun("validate", "--format", "json", tmp_path, cwd=tmp_path).data["files"]
+    assert [item["code"] for item in row["diagnostics"]] == ["no-project"]
+    (tmp_path / "train.py").touch()  # MLflow runs it by its name
+    done = buildrun("validate", ".", cwd=tmp_path)
+    assert (done.code, done.err) == (
+        0, "0 files checked, 1 directory without an MLproject: 0 errors, 0 warnings\n",
+    )  # fmt: skip
+    (tmp_path / "conda.yaml").write_text("dependencies: 5\n")
+    assert "conda.yaml:1:15: error" in buildrun("validate", cwd=tmp_path).out
+
+
+def test_text_on_standard_input_is_judged_by_where_it_belongs(
+    buildrun: Buildrun, repository: Path
+) -> None:
+    text = GOOD + "python_env: env.yaml\n"
+    done = buildrun("validate", "-", stdin=text, cwd=repository / "a")
+    assert done.out.startswith("MLproject:4:13: error[missing-environment-file]")
+    (repository / "a" / "env.yaml").write_text("dependencies: []\n")
+    assert buildrun("validate", "-", stdin=text, cwd=repository / "a").code == 0
+    for name, code in (("a/MLproject", 0), ("b/c/MLproject", 1), ("new/MLproject", 1)):
+        words = ("validate", "-", "--stdin-filename", name, "--format", "json")
+        done = buildrun(*words, stdin=text, cwd=repository)
+        (row,) = done.data["files"]
+        assert (done.code, row["argument"], row["path"]) == (code, "-", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("python_env.yaml", "unknown: 1\n", "unknown-key"),
+        ("k8s.json", '{"kube-context": 5}', "wrong-type"),
+        ("notes.yaml", "some: thing\n", "unknown-file"),
+        ("MLproject", "a: [\n", "yaml-syntax"),
+        ("MLproject", "\0", "bad-character"),
+        ("MLproject", "a" * 2**20 + "b", "too-large"),
+    ],
+)
+def test_text_that_is_wrong(
+    buildrun: Buildrun, tmp_path: Path, name: str, text: str, code: str
+) -> None:
+    done = buildrun(
+        "validate", "-", "--stdin-filename", name, "--format", "json", stdin=text, cwd=tmp_path
+    )
+    assert done.code == 1
+    assert code in [item["code"] for item in done.data["files"][0]["diagnostics"]]
+
+
+def test_of_files_that_are_given_those_of_projects_are_checked(
+    buildrun: Buildrun, repository: Path
+) -> None:
+    words = ("validate", "--of-projects", "--format", "json")
+    files = ("envs/others.yaml", "envs/train.yaml", "src/code.py", "b/c/MLproject", "absent.yaml")
+    done = buildrun(*words, *files, cwd=repository)
+    assert [(row["argument"], row["valid"]) for row in done.data["files"]] == [
+        ("b/c/MLproject", True),
+        ("envs/train.yaml", False),
+    ]
+    for _ in range(2):  # also by what is remembered of the projects
+        assert buildrun(*words, "envs/train.yaml", cwd=repository).code == 1
+    (repository / "envs/train.yaml").write_text("dependencies: []\n")
+    assert buildrun(*words, "envs/train.yaml", cwd=repository).code == 0
+    done = buildrun("validate", "--of-projects", "envs/others.yaml", cwd=repository)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    (repository / "a/MLproject").write_text(GOOD + "python_env: ../envs/others.yaml\n")
+    assert buildrun("validate", "--of-projects", "envs/others.yaml", cwd=repository).code == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("--stdin-filename", "x"), ("--since", "HEAD", "a"), ("--since", "HEAD", "-")]
+)
+def test_what_does_not_go_together(buildrun: Buildrun, tmp_path: Path, words: list[str]) -> None:
+    buildrun("validate", *words, cwd=tmp_path).refused("hint: ", code=2)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from buildrun.commands import validate_targets
 from buildrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +18,7 @@ FORMATS = ("text", "json", "github", "sarif", "gitlab", "junit")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument(
-        "paths", metavar="PATH", nargs="*", default=["."],
-        help="a project's directory, an MLproject, or an environment file; default: .",
-    )  # fmt: skip
+    validate_targets.add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument("--strict", action="store_true", help="make warnings fail")
     parser.add_argument(
@@ -38,19 +36,17 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Write the findings to standard output; return 0 where all is valid, else 1."""
     from buildrun.project import report
     from buildrun.project.places import Style
-    from buildrun.project.read import check_files
-    from buildrun.store.memo import DependencyTracker
 
-    rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
+    rows = validate_targets.check(arguments, environ, cwd)
     if arguments.fix or arguments.diff:
         _fix(rows, arguments, environ, cwd)
-        rows = check_files(arguments.paths or ["."], cwd, DependencyTracker(environ))
+        rows = validate_targets.check(arguments, environ, cwd)
     colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     workspace = environ.get("GITHUB_WORKSPACE") or environ.get("CI_PROJECT_DIR") or ""
     style = Style(cwd, arguments.strict, arguments.quiet, colour, workspace)
     if not arguments.diff:
         _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
-    if arguments.format == "text" and not arguments.quiet:
+    if rows and arguments.format == "text" and not arguments.quiet:
         _write(sys.stderr, report.summary(rows, offer=not arguments.fix) + "\n")
     return 0 if all(row.is_valid(strict=arguments.strict) for row in rows) else 1
 
@@ -60,6 +56,10 @@ def _fix(
 ) -> None:
     from buildrun.project import fix, report
 
+    if arguments.paths == ["-"]:
+        raise UsageError(
+            "`--fix` and `--diff` are for files, not for standard input", hint="name the file"
+        )
     if arguments.diff and arguments.format != "text":
         raise UsageError(f"`--diff` writes a diff, not `{arguments.format}`")
     for mended in fix.mend(rows, cwd, environ):

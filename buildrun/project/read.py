@@ -249,10 +249,34 @@ def check_files(arguments: Sequence[str], cwd: str, reader: DependencyTracker) -
             missing = Diagnostic("error", "missing-file", "the path is empty", cwd)
             rows.append(Row(argument, cwd, (missing,)))
         elif os.path.isdir(path):
-            rows += [Row(argument, *file) for file in _with_unmatched(read_project(path, reader))]
+            rows += [Row(argument, *file) for file in check_project(path, reader)]
         else:
             rows.append(Row(argument, path, _check_file(path, cwd, reader)))
     return tuple(rows)
+
+
+def check_project(root: str, reader: DependencyTracker) -> tuple[FileReading, ...]:
+    """Check a project's files; a directory without any is an error of its own."""
+    found = read_project(root, reader)
+    files = _with_unmatched(found)
+    empty = found.spec is not None and not found.spec.file and len(files) == 1
+    if not empty or files[0].diagnostics or _has_scripts(root):
+        return files
+    message = "there is neither an MLproject nor an environment file here, nor a script to run"
+    hint = "name a project's directory; `buildrun validate` alone finds all of the repository"
+    path = files[0].path
+    return (FileReading(path, (Diagnostic("error", "no-project", message, path, hint=hint),)),)
+
+
+def _has_scripts(root: str) -> bool:
+    """Return whether MLflow would run a file of the directory that no MLproject declares."""
+    return any(name.endswith((".py", ".sh", ".R")) for name in os.listdir(root))
+
+
+def check_content(content: bytes, path: str, cwd: str, environ: Mapping[str, str]) -> Row:
+    """Check a file by content that may not be on the disk yet; never raises."""
+    reader = DependencyTracker(environ, {path: content})
+    return Row("-", path, _check_file(path, cwd, reader))
 
 
 def _check_file(path: str, cwd: str, reader: DependencyTracker) -> tuple[Diagnostic, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -81,8 +82,11 @@ def summary(rows: Sequence[Row], *, offer: bool = True) -> str:
     findings = _all(rows)
     errors = sum(finding.severity == "error" for finding in findings)
     fixable = sum(bool(finding.fix) for finding in findings) if offer else 0
+    bare = len({row.path for row in rows if os.path.isdir(row.path)})
+    noun = "directory" if bare == 1 else "directories"
+    without = f", {bare} {noun} without an MLproject" if bare else ""
     return (
-        f"{_count(len(rows), 'file')} checked: "
+        f"{_count(len(rows) - bare, 'file')} checked{without}: "
         f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
         + (f"; `--fix` mends {fixable} of them" if fixable else "")
     )

@@ -147,12 +147,13 @@ def load(path: str, reader: DependencyTracker) -> Document | Diagnostic:
 
 def read_text(path: str, reader: DependencyTracker) -> str | Diagnostic:
     """Read a regular file that is not too large as Python's text mode does."""
-    refusal = _refuse(path)
+    content = reader.given.get(path)
+    refusal = _refuse(path) if content is None else _refuse_size(path, len(content))
     if refusal is not None:
         reader.executable(path)  # keeps its state, so that the refusal is not remembered for ever
         return refusal
     try:
-        content = reader.read(path)
+        content = reader.read(path) if content is None else content
     except OSError as error:
         return _unreadable(path, error)
     try:
@@ -211,10 +212,14 @@ def _refuse(path: str) -> Diagnostic | None:
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "device, pipe or socket"
         message = f"this is a {kind}, not a file"
         return Diagnostic("error", "not-a-file", message, path, hint="put a file in its place")
-    if status.st_size > SIZE_LIMIT:
-        message = f"the file has {status.st_size} bytes; more than {SIZE_LIMIT} are not read"
-        return Diagnostic("error", "too-large", message, path, hint=_TOO_LARGE)
-    return None
+    return _refuse_size(path, status.st_size)
+
+
+def _refuse_size(path: str, size: int) -> Diagnostic | None:
+    if size <= SIZE_LIMIT:
+        return None
+    message = f"the file has {size} bytes; more than {SIZE_LIMIT} are not read"
+    return Diagnostic("error", "too-large", message, path, hint=_TOO_LARGE)
 
 
 def _unreadable(path: str, error: OSError) -> Diagnostic:

@@ -18,9 +18,12 @@ from buildrun.store.stat_signature import fields, is_young
 class DependencyTracker:
     """Reads files and variables, and keeps what it saw."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        """Start with nothing seen."""
+    def __init__(
+        self, environ: Mapping[str, str], given: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Start with nothing seen; given: contents by path, in place of what is on the disk."""
         self._environ = environ
+        self.given = given or {}
         self.files: dict[str, Any] = {}
         self.variables: dict[str, str | None] = {}
         # Set where something was looked at that no record can watch, such as a source tree.

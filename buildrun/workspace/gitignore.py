@@ -392,6 +392,13 @@ def ask_git(
 
     seconds: that it may take.
     """
+    return git_answer(directory, environ, *words, seconds=seconds) or b""
+
+
+def git_answer(
+    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float
+) -> bytes | None:
+    """Return the same, and None where it is missing, slow or refuses."""
     import subprocess
 
     # What steers git elsewhere, as it does within a hook, is not meant for this repository.
@@ -408,5 +415,5 @@ def ask_git(
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
-        return b""
-    return done.stdout if done.returncode == 0 else b""
+        return None
+    return done.stdout if done.returncode == 0 else None
