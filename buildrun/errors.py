@@ -41,6 +41,10 @@ class ProjectError(BuildrunError):
     """The project cannot be found, read or run as it is declared."""
 
 
+class NoEntryPoint(ProjectError):
+    """The project has not the entry point that was asked for."""
+
+
 class ParameterError(BuildrunError):
     """A parameter's value is missing or does not fit."""
 

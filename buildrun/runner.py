@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from buildrun.step_runner import StepRunner
 
 
-# Options of `run` with which nothing is run, or by other processes.
-_REQUESTS_NO_RUN = frozenset({"--dry-run", "--watch", "--help", "-h"})
+# Options of `run` with which nothing is run, or not by this command line.
+_REQUESTS_NO_RUN = frozenset({"--dry-run", "--watch", "--all", "--help", "-h"})
 
 
 def run(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+from buildrun.commands import many
 from buildrun.commands import options as project_options
+from buildrun.console import Console, printable
 from buildrun.environments import base, lock_export, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lock_export import ExportRequest
@@ -18,14 +21,21 @@ from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
 from buildrun.planning.project_loader import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
+from buildrun.store import home
 from buildrun.store.files import destination, overwrite, publish
-from buildrun.store.memo import DependencyTracker
+from buildrun.store.memo import DependencyTracker, Memo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add_project_options(parser)
+    project_options.add_project_options(parser, uri=False)
     option = parser.add_argument
+    option("uris", metavar="URI", nargs="*", help=project_options.URI_HELP)
+    many.add_arguments(parser)
+    option(
+        "--of-projects", action="store_true",
+        help="take the URIs for files, and mean the projects of the repository that these concern",
+    )  # fmt: skip
     option(
         "--platform", metavar="PLATFORM", action="append", default=[],
         help="such as linux-x86_64; repeatable; those of the lock stay; default: this one",
@@ -43,11 +53,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
-    """Lock, and show what changed."""
+    """Lock one project or several, and show what changed."""
     _refuse_contradiction(arguments)
+    uris = arguments.uris
+    if len(uris) > 1 and not arguments.of_projects:
+        raise UsageError("name one project", hint="or a directory, and give `--all`")
+    arguments.uri = uris[0] if uris else None
+    if not many.asked_for(arguments) and not arguments.of_projects:
+        return _open(arguments, environ, cwd, several=False)
+    if arguments.format != "text":
+        raise UsageError("`--format` is for one project", hint="leave it out")
+    projects = (
+        _concerned(uris, environ, cwd)
+        if arguments.of_projects
+        else many.select(arguments, environ, cwd, write=True)
+    )
+
+    def lock_one(root: str) -> int:
+        return _open(many.alone(arguments, root), environ, cwd, several=True)
+
+    return many.each(projects, lock_one, cwd, Console(environ, quiet=True))
+
+
+def _concerned(files: Sequence[str], environ: Mapping[str, str], cwd: str) -> list[str]:
+    """Return the projects of the repository that these files lie in, or are named or locked by."""
+    from buildrun.project import discover
+    from buildrun.workspace.changes import repository_top
+
+    locked = [
+        os.path.splitext(file)[0] + ending
+        for file in files
+        if file.endswith(".lock")
+        for ending in (".yaml", ".yml")
+    ]
+    paths = [os.path.join(cwd, file) for file in (*files, *locked)]
+    projects = discover.find_projects(repository_top(cwd) or cwd, environ)
+    return discover.concerned(projects, paths, environ, Memo(home.locate(environ).memo))
+
+
+def _open(
+    arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, *, several: bool
+) -> int:
+    """Lock a project; of several those without an environment are passed over."""
     options = project_options.read_project_options(arguments, environ, cwd)
     context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     with project_loader.open_project(context) as loaded:
+        environment = loaded.project.environment
+        if several and (isinstance(environment, DockerEnv) or environment.path is None):
+            return 0
         return _lock(context, loaded, arguments)
 
 
@@ -75,7 +128,10 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
     if arguments.export:
         return _export(context, request, path, previous, reasons, arguments)
     if arguments.check:
-        return _say_state(lockfile.path_for(path), reasons)
+        code = _say_state(lockfile.path_for(path), reasons)
+        if reasons and loaded.source.workdir is None:
+            context.console.note(f"hint: `{_command(context, loaded)}` makes it fresh")
+        return code
     platforms = _platforms(arguments.platform, previous)
     fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
     if fresh and not arguments.update:
@@ -117,12 +173,21 @@ def _state(request: EnvironmentRequest, path: str) -> tuple[Lock | None, Sequenc
     return previous, identity.stale if identity.lock == "stale" else ()
 
 
+def _command(context: RunContext, loaded: LoadedProject) -> str:
+    """Return the command that makes the lock fresh."""
+    manager = context.options.env_manager
+    given = [] if manager is None else ["--env-manager", manager]
+    directory = os.path.relpath(loaded.project.root, context.cwd)
+    return printable(shlex.join(["buildrun", "lock", *given, directory]))
+
+
 def _say_state(path: str, reasons: Sequence[str]) -> int:
     if not reasons:
         sys.stdout.write(f"{path}: fresh\n")
         return 0
     for reason in reasons:
         sys.stdout.write(f"{path}: {reason}\n")
+    sys.stdout.flush()  # what else is said comes after it
     return FAILURE
 
 

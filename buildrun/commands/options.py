@@ -221,6 +221,7 @@ def read_cache_options(
     if arguments.uri is None and (taken := _taken_for_a_step(arguments.command_line, cwd)):
         arguments.uri = taken
         forced[forced.index(taken)] = ""
+        arguments.force = forced
     given = arguments.remote_cache or environ.get("BUILDRUN_REMOTE_CACHE") or None
     if given is not None and "://" not in given:
         given = os.path.join(cwd, os.path.expanduser(given))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from buildrun.commands import many
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
 from buildrun.console import printable
@@ -58,12 +59,15 @@ FORMATS = ("text", "json", "mermaid", "dot")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     cache_options.add_cache_options(parser)
+    many.add_arguments(parser)
     project_options.add_project_options(parser, uri=False)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
-    """Show the plan."""
+    """Show the plan, or those of all projects."""
+    if many.asked_for(arguments):
+        return many.plan(arguments, environ, cwd)
     settings = cache_options.read_cache_options(arguments, environ, cwd)
     options = project_options.read_project_options(arguments, environ, cwd)
     return show(options, settings, environ, cwd, form=arguments.format)
@@ -77,13 +81,23 @@ def show(
     *,
     form: str,
 ) -> int:
-    """Write the plan to standard output; what would stop a run is warned of."""
+    """Write the plan to standard output; raises BuildrunError."""
+    sys.stdout.write(WRITERS[form](*make(options, settings, environ, cwd)))
+    return 0
+
+
+def make(
+    options: ProjectOptions, settings: CacheSettings, environ: Mapping[str, str], cwd: str
+) -> tuple[Plan, list[StepStatus]]:
+    """Return the plan and how its steps stand; what would stop a run is warned of."""
     context = new_context(options, environ, cwd, quiet=False, write=False)
     with project_loader.open_project(context) as loaded:
-        return _show(context, loaded, settings, form)
+        return _make(context, loaded, settings)
 
 
-def _show(context: RunContext, loaded: LoadedProject, settings: CacheSettings, form: str) -> int:
+def _make(
+    context: RunContext, loaded: LoadedProject, settings: CacheSettings
+) -> tuple[Plan, list[StepStatus]]:
     project_loader.require_valid(context, loaded)
     content: str | None = None
     try:
@@ -97,8 +111,7 @@ def _show(context: RunContext, loaded: LoadedProject, settings: CacheSettings, f
     cache_options.refuse_unknown(settings, plan)
     for problem in plan.problems:
         context.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
-    sys.stdout.write(_WRITERS[form](plan, _check(context, plan, settings)))
-    return 0
+    return plan, _check(context, plan, settings)
 
 
 def _check(context: RunContext, plan: model.Plan, settings: CacheSettings) -> list[StepStatus]:
@@ -177,4 +190,4 @@ def _text(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_WRITERS = {"text": _text, "json": _json, "mermaid": mermaid, "dot": dot}
+WRITERS = {"text": _text, "json": _json, "mermaid": mermaid, "dot": dot}

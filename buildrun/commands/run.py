@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
+from buildrun.commands import many
 from buildrun.commands import options as command_options
 from buildrun.commands.parser import group
 from buildrun.environments.planned_run import open_provider
@@ -44,12 +45,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     command_options.add_cache_options(parser)
+    many.add_arguments(parser)
     command_options.add_project_options(parser, uri=False)
     group(parser, command_options.ENVIRONMENT).add_argument(
         "--refresh", action="store_true", help="build the environment anew"
     )
     option = group(parser, command_options.PLACE).add_argument
-    option("-j", "--jobs", metavar="N", default="1", help="how many steps at once; default: 1")
+    option(
+        "-j", "--jobs", metavar="N", type=_jobs, default="1",
+        help="how many steps at once; default: 1",
+    )  # fmt: skip
     option(
         "-k", "--keep-going", action="store_true",
         help="after a failure, go on with what does not depend on it",
@@ -88,9 +93,10 @@ def execute(
     arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, lease: PlanLease
 ) -> int:
     """Run, and return the command's own exit code; lease: see ``runner.carry_out``."""
+    if many.asked_for(arguments):
+        return many.run(arguments, environ, cwd, execute)
     settings = command_options.read_cache_options(arguments, environ, cwd)
     options = command_options.read_project_options(arguments, environ, cwd)
-    jobs = _jobs(arguments.jobs)
     if arguments.detach and options.backend != "kubernetes":
         raise UsageError(
             "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
@@ -113,7 +119,7 @@ def execute(
     context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     run_options = RunOptions(
         settings,
-        jobs,
+        arguments.jobs,
         arguments.keep_going,
         arguments.output,
         arguments.detach,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from buildrun.console import nearest
-from buildrun.errors import BuildrunError, ProjectError
+from buildrun.errors import BuildrunError, NoEntryPoint, ProjectError
 from buildrun.planning import parameters as command
 from buildrun.planning.parameters import Download, RenderedCommand
 from buildrun.project.locate import scripts_in
@@ -98,7 +98,7 @@ def critical_path(
 def _node(project: ProjectSpec, item: _Frame, ids: Mapping[_Identity, str]) -> ResolvedStep:
     problems: list[BuildrunError] = list(item.rendered.problems)
     if missing := missing_script(project, item.entry_point):
-        problems.append(ProjectError(missing, hint="check the name given with `-e`"))
+        problems.append(NoEntryPoint(missing, hint="check the name given with `-e`"))
     values = dict(item.rendered.parameters)
     local = dict(item.rendered.paths)
     downloads = tuple(
@@ -187,7 +187,7 @@ def find_entry_point(spec: ProjectSpec, name: str, environ: Mapping[str, str]) -
 
     The commands for scripts are MLflow's: ``.py`` by python, ``.sh`` by the caller's shell,
     ``.R`` through MLflow's R package.
-    Raises ProjectError where the name is neither.
+    Raises NoEntryPoint where the name is neither.
     """
     declared = spec.entry_point(name)
     if declared is not None:
@@ -215,9 +215,9 @@ def missing_script(spec: ProjectSpec, entry_point: EntryPoint) -> str | None:
     return f"there is no script `{entry_point.name}` in {spec.root}"
 
 
-def _unknown(spec: ProjectSpec, name: str) -> ProjectError:
+def _unknown(spec: ProjectSpec, name: str) -> NoEntryPoint:
     names = [entry_point.name for entry_point in spec.entry_points]
-    return ProjectError(
+    return NoEntryPoint(
         f"could not find `{name}` among the entry points, "
         "nor is it the name of a script (.py, .sh or .R)",
         place=spec.file or spec.root,
