@@ -1,4 +1,4 @@
-"""The hook, as the real pre-commit installs it from git; needs a package index."""
+"""The hooks, as the real pre-commit installs them from git; needs a package index."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Buildrun
 
 SHIPPED = (
     "buildrun",
@@ -20,6 +21,7 @@ SHIPPED = (
     "LICENSE",
     ".pre-commit-hooks.yaml",
 )
+GOOD = "entry_points: {main: {command: x}}\n"
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -28,17 +30,16 @@ def git(directory: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture
-def environ(tmp_path: Path) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return {**kept, "PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+class Hooks(NamedTuple):
+    """A git repository with this working tree's package, and where pre-commit installs it."""
+
+    repository: Path
+    home: Path
 
 
-@pytest.fixture
-def hooks(tmp_path: Path) -> Path:
-    """Return a git repository with this working tree's package as its only commit."""
-    directory = tmp_path / "hooks"
-    directory.mkdir()
+@pytest.fixture(scope="module")
+def hooks(tmp_path_factory: pytest.TempPathFactory) -> Hooks:
+    directory = tmp_path_factory.mktemp("hooks")
     for name in SHIPPED:
         source = REPOSITORY / name
         if source.is_dir():
@@ -50,38 +51,105 @@ def hooks(tmp_path: Path) -> Path:
     git(directory, "init", "-q")
     git(directory, "add", "-A")
     git(directory, "commit", "-q", "-m", "all")
+    return Hooks(directory, tmp_path_factory.mktemp("pre-commit"))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    git(directory, "init", "-q")
     return directory
 
 
-def test_hook_checks_the_files_of_a_commit(
-    tmp_path: Path, hooks: Path, environ: Mapping[str, str]
-) -> None:
-    work = tmp_path / "work"
-    (work / "sub").mkdir(parents=True)
-    git(work, "init", "-q")
-    (work / ".pre-commit-config.yaml").write_text(
-        f"repos:\n- repo: {hooks}\n  rev: {git(hooks, 'rev-parse', 'HEAD')}\n"
-        "  hooks:\n  - id: buildrun-validate\n"
-    )
-    (work / "sub" / "mlproject").write_text("name: a\nentry_points: {main: {command: 'x {b}'}}\n")
-    (work / "PYTHON_ENV.yaml").write_text("unknown: 1\n")
-    (work / "notes.yaml").write_text("not: ours\n")
-    git(work, "add", "-A")
+Check = Callable[..., subprocess.CompletedProcess[str]]
 
-    def run() -> subprocess.CompletedProcess[str]:
-        command = (sys.executable, "-m", "pre_commit", "run", "--color=never")
+
+@pytest.fixture
+def check(work: Path, hooks: Hooks) -> Check:
+    """Return a function that stages files by their paths and calls one hook, as a commit would."""
+    (work / ".pre-commit-config.yaml").write_text(
+        f"repos:\n- repo: {hooks.repository}\n  rev: {git(hooks.repository, 'rev-parse', 'HEAD')}\n"
+        "  hooks:\n  - id: buildrun-validate\n  - id: buildrun-lock\n    exclude: ^unlocked/\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ: Mapping[str, str] = {**kept, "PRE_COMMIT_HOME": str(hooks.home)}
+
+    def run(hook: str, files: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        for name, text in files.items():
+            path = work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        git(work, "add", "-A")
+        command = (sys.executable, "-m", "pre_commit", "run", hook, "--color=never")
         return subprocess.run(
             command, cwd=work, env=environ, capture_output=True, text=True, check=False
         )
 
-    failed = run()
+    return run
+
+
+def test_files_of_projects_are_checked_by_their_names(check: Check) -> None:
+    bad = {
+        "sub/mlproject": "name: a\nentry_points: {main: {command: 'x {b}'}}\n",
+        "PYTHON_ENV.yaml": "unknown: 1\n",
+        "notes.yaml": "not: ours\n",
+    }
+    failed = check("buildrun-validate", bad)
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert "sub/mlproject:2:35: error[unknown-placeholder]" in failed.stdout
     assert "PYTHON_ENV.yaml:1:1: error[unknown-key]" in failed.stdout
     assert "2 files checked: 2 errors, 0 warnings" in failed.stdout
 
-    (work / "sub" / "mlproject").write_text("name: a\nentry_points: {main: {command: x}}\n")
-    (work / "PYTHON_ENV.yaml").write_text('python: "3.12"\n')
-    git(work, "add", "-A")
-    passed = run()
+    passed = check("buildrun-validate", {"sub/mlproject": GOOD, "PYTHON_ENV.yaml": "python: '3'\n"})
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+
+
+def test_environment_file_is_checked_wherever_it_lies(check: Check, work: Path) -> None:
+    naming = GOOD + "conda_env: ../../envs/train.yaml\n"
+    first = check(
+        "buildrun-validate", {"a/b/MLproject": naming, "envs/train.yaml": "dependencies: [pip]\n"}
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    git(work, "commit", "-q", "-m", "all")
+
+    files = ("envs/train.yaml", "others.yaml")
+    broken = check("buildrun-validate", dict.fromkeys(files, "dependencies: 5\n"))
+    assert broken.returncode == 1
+    assert "envs/train.yaml:1:15: error[wrong-type]" in broken.stdout
+    assert "1 file checked: 1 error" in broken.stdout
+
+
+def test_warnings_are_seen_though_the_hook_passes(check: Check) -> None:
+    done = check("buildrun-validate", {"a/MLproject": GOOD + "nmae: x\n"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a/MLproject:2:1: warning[unknown-key]" in done.stdout
+
+
+def test_locks_of_all_projects_that_a_commit_concerns_must_be_fresh(
+    check: Check, work: Path, buildrun: Buildrun
+) -> None:
+    project = {"MLproject": GOOD, "python_env.yaml": "dependencies: []\n"}
+    files = {f"{name}/{file}": text for name in ("a", "b c") for file, text in project.items()}
+    missing = check("buildrun-lock", files)
+    assert missing.returncode == 1
+    assert "/a/python_env.lock: there is no lock\nhint: `buildrun lock a` makes" in missing.stdout
+    assert "hint: `buildrun lock 'b c'` makes it fresh" in missing.stdout
+    assert "error: 2 of 2 projects failed: `a`, `b c`" in missing.stdout
+    for name in ("a", "b c"):
+        assert buildrun("lock", name, cwd=work).code == 0
+    fresh = check("buildrun-lock", {})
+    assert fresh.returncode == 0, fresh.stdout + fresh.stderr
+
+    stale = check("buildrun-lock", {"a/python_env.yaml": "dependencies: [alpha]\n"})
+    assert stale.returncode == 1
+    assert "error: 1 of 2 projects failed: `a`" in stale.stdout
+    git(work, "commit", "-q", "-m", "all")
+    others = {
+        "b c/conf.yaml": "",
+        "unlocked/conda.yaml": "",
+        "unlocked/MLproject": "",
+        "d/mlproject": "",
+    }
+    passed = check("buildrun-lock", others)
     assert passed.returncode == 0, passed.stdout + passed.stderr
