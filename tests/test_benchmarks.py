@@ -34,6 +34,7 @@ def test_list_names_every_case() -> None:
         "warm-run",
         "first-environment",
         "validate-300",
+        "many-projects",
         "warm-check",
         "twenty-at-once",
         "first-conda",
