@@ -31,8 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(directory.glob("*.whl"))
 
 
-def test_wheel_holds_the_schemas_and_the_types_marker(wheel: Path) -> None:
+def test_wheel_holds_the_schemas_the_report_and_the_types_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"buildrun/reports/report.{kind}" for kind in ("html", "css", "js")} <= names
     assert {f"buildrun/schemas/{name}.schema.json" for name in SCHEMAS} <= names
     assert "buildrun/py.typed" in names
 
@@ -49,6 +50,7 @@ def test_wheel_works_in_a_fresh_virtualenv(wheel: Path, tmp_path: Path) -> None:
     (project / "MLproject").write_text("entry_points: {main: {command: echo it works}}\n")
     assert json.loads(run(buildrun, "validate", "--format=json", project, cwd=tmp_path))["valid"]
     assert run(buildrun, "-q", project, cwd=tmp_path) == "it works\n"
+    assert run(buildrun, "runs", "report", cwd=tmp_path).startswith("<!doctype html>")
 
 
 def test_checkout_finds_its_schemas(tmp_path: Path) -> None:

@@ -23,19 +23,22 @@ from buildrun.store.runs import Record
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
-    verbs = parser.add_subparsers(dest="verb", metavar="ls|show|logs|cancel", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="ls|show|logs|report|cancel", required=True)
     listing = verbs.add_parser("ls", help="the latest runs", description="the latest runs")
     listing.add_argument("-n", "--number", type=int, default=20, help="how many; default: 20")
     show = verbs.add_parser("show", help="how a run went", description="how a run went")
     logs = verbs.add_parser(
         "logs", help="what its steps wrote", description="what the steps of a run wrote"
     )
+    report = verbs.add_parser(
+        "report", help="a run as one HTML file", description="a run as one HTML file"
+    )
     cancel = verbs.add_parser(
         "cancel",
         help="end a run",
         description="end a run on this machine, or the Kubernetes Jobs that it has left",
     )
-    for verb in (show, logs, cancel):
+    for verb in (show, logs, report, cancel):
         verb.add_argument(
             "run",
             metavar="RUN",
@@ -46,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     logs.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     logs.add_argument(
         "-f", "--follow", action="store_true", help="with Kubernetes: to the end of its Jobs"
+    )
+    report.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: standard output, or on a terminal a file named for the run",
     )
     for verb in (listing, show):
         verb.add_argument("--format", choices=("text", "json"), default="text")
@@ -65,6 +73,10 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     )
     if arguments.verb == "show":
         return _show(directory, record, arguments.format, environ)
+    if arguments.verb == "report":
+        from buildrun.commands import run_report
+
+        return run_report.write(directory, record, arguments.output, cwd)
     if arguments.verb == "cancel":
         return cancel(directory, record, environ)
     if found := _on_cluster(directory, record, arguments.step):

@@ -49,19 +49,20 @@ class Attachments:
                 tail = file.read(TAIL)
         except (OSError, ValueError):
             return _note(f"The log is gone: {printable(path)}")
+        if not whole:
+            return ""
         if len(head) + len(tail) > self._logs:
             return _note(
                 f"The log has {size(whole)}, for which there was no room: {printable(path)}"
             )
         self._logs -= len(head) + len(tail)
-        title = "Log" if whole else "Log, empty"
         missing = whole - len(head) - len(tail)
         gap = (
             _note(f"{size(missing)} left out here; all of it: {printable(path)}") if missing else ""
         )
         shown = "".join((_pre(head), gap, _pre(tail)))
         is_open = " open" if step.get("state") == "failed" else ""
-        summary = f"<summary>{title}<u>{size(whole)}</u></summary>"
+        summary = f"<summary>Log<u>{size(whole)}</u></summary>"
         return f"<details class=log{is_open}>{summary}{shown}</details>"
 
     def pictures(self, outputs: Sequence[Output]) -> str:

@@ -24,8 +24,8 @@ BEGINNING = "<!doctype html>\n<!-- a report of buildrun -->\n"
 _MOST_PLAIN = 200
 # Outputs of one step that are told.
 _MOST_OUTPUTS = 50
-# Characters of a key that are told in longer runs.
-_SHORT_KEY = 16
+# Characters of a key that are told in longer runs: `blake3:` and 64 bits.
+_SHORT_KEY = 23
 
 # By the state of a step: its mark, and its word.
 STATES = {
@@ -38,6 +38,7 @@ STATES = {
     "up-to-date": ("=", "up to date"),
 }
 _UNKNOWN = ("?", "unknown")
+_NO_STEPS = "<p class=note>No step of it is recorded.</p>"
 
 
 def render(report: RunReport) -> str:
@@ -53,7 +54,7 @@ def render(report: RunReport) -> str:
         "script": _asset("report.js"),
         "head": page.head(),
         "failures": page.failures(),
-        "steps": "".join(map(page.step, range(len(steps)))),
+        "steps": "".join(map(page.step, range(len(steps)))) or _NO_STEPS,
         "run": page.about(),
     }
     parts["packed"] = page.packed()

@@ -10,7 +10,7 @@ function make(tag, className, text) {
   return element;
 }
 
-const steps = [...byId("list").children].map((element, number) => {
+const steps = [...byId("list").querySelectorAll(":scope > details")].map((element, number) => {
   const [mark, name, reason, word, took] = [...element.firstElementChild.children].map((part) => part.textContent);
   const [start, seconds] = (element.dataset.t ?? "").split(" ").map(Number);
   const state = element.className;
@@ -117,10 +117,10 @@ function assignLanes(timed, total) {
 
 function drawTimeline() {
   const timed = steps.filter((step) => step.start !== null).sort((a, b) => a.start - b.start);
-  if (timed.length < 2) return;
+  if (timed.length < 2 || !timed.some((step) => step.seconds)) return;
   const chart = document.querySelector("#timeline .chart");
   byId("timeline").hidden = false;
-  const total = timed.reduce((most, step) => Math.max(most, step.start + step.seconds), 0) || .001;
+  const total = timed.reduce((most, step) => Math.max(most, step.start + step.seconds), 0);
   const lanes = assignLanes(timed, total);
   const height = Math.max(4, Math.min(26, 420 / lanes));
   chart.style.height = `${lanes * height + 8}px`;
@@ -445,7 +445,7 @@ function equipSearch() {
     event.preventDefault();
     byId("query").focus();
   });
-  byId("tools").hidden = false;
+  byId("tools").hidden = !steps.length;
 }
 
 /* Theme */
@@ -453,12 +453,14 @@ function equipSearch() {
 function equipTheme() {
   const root = document.documentElement;
   const button = byId("theme");
-  const isDark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
   const tell = () => { button.textContent = isDark() ? "Light" : "Dark"; };
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     tell();
   });
+  system.addEventListener("change", tell);
   tell();
   button.hidden = false;
 }
@@ -475,6 +477,7 @@ async function start() {
   for (const pre of document.querySelectorAll(".failed .log[open] pre:last-of-type")) pre.scrollTop = pre.scrollHeight;
   addEventListener("hashchange", openFromAddress);
   openFromAddress();
+  document.body.dataset.ready = "";
 }
 
 start();

@@ -8,16 +8,13 @@ from collections.abc import Iterator
 
 # Select Graphic Rendition; other control sequences; operating system commands; other escapes.
 _ESCAPE = re.compile(
-    r"\x1b\[([0-9;]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?",
-    re.DOTALL | re.MULTILINE,
+    r"\x1b\[([0-9;]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
+    r"|\x1b[ -/]*[0-~]?"
 )
 # Control characters, those that turn the direction of text, and halves of characters.
 _CONTROL = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-# What a carriage return has overwritten, as the bars of progress do.
-_OVERWRITTEN = re.compile(r"[^\n]*\r+(?!\r*\n|\r*$)", re.MULTILINE)
-
 _OFF = {22: "bd", 23: "i", 24: "u", 39: "f"}
 _ON = {1: "b", 2: "d", 3: "i", 4: "u"}
 _COLOURS = {first + number: f"f{number}" for first in (30, 90) for number in range(8)}
@@ -25,12 +22,17 @@ _COLOURS = {first + number: f"f{number}" for first in (30, 90) for number in ran
 
 def to_html(text: str) -> str:
     """Return text that a program wrote as HTML; colours are ``span`` with the classes f0 to f7."""
-    return "".join(_runs(_OVERWRITTEN.sub("", text)))
+    return "".join(_runs("\n".join(map(_last_written, text.split("\n")))))
 
 
 def plain(text: str) -> str:
     """Return text with what would move, hide or turn it replaced; lines stay."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _last_written(line: str) -> str:
+    """Return what carriage returns have left of a line, as the bars of progress write it."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _runs(text: str) -> Iterator[str]:
