@@ -14,7 +14,7 @@ from typing import Any
 import needs
 import pytest
 from conftest import Buildrun, Project
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from buildrun.reports import html
 from buildrun.reports.attachments import HEAD, TAIL
@@ -86,6 +86,10 @@ def a_show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     told: list[str] = []
     contexts = []
 
+    def refuse(dialog: Dialog) -> None:
+        told.append(dialog.message)
+        dialog.dismiss()
+
     def show(shown: RunReport | str, width: int = 1280, *, script: bool = True) -> Page:
         text = shown if isinstance(shown, str) else html.render(shown)
         path = tmp_path / "report.html"
@@ -100,7 +104,7 @@ def a_show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         page.set_default_timeout(20_000)
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", refuse)
         page.on("request", lambda request: told.append(request.url))
         page.goto(path.as_uri())
         if script:
@@ -360,11 +364,14 @@ def test_pictures_are_those_of_the_project_as_they_are_now(show: Open, tmp_path:
     names = ("as-made.PNG", "changed.png", "text.png", "drawn.svg", "link.png", "pipe.png")
     outputs = [{"path": name, "bytes": len(PNG)} for name in (*names, "gone.png", "../other.png")]
     page = show(report(step("a", outputs=outputs), root=str(root)))
-    assert page.locator("img").evaluate_all("all => all.map(each => each.alt)") == [
+    assert page.locator("#list img").evaluate_all("all => all.map(each => each.alt)") == [
         "as-made.PNG", "changed.png", "drawn.svg",
     ]  # fmt: skip
     assert page.locator("img").first.evaluate("image => image.naturalWidth") == 1
-    assert page.locator("figcaption").all_inner_texts()[:2] == [
+    assert page.locator("#pictures img").count() == 3
+    page.locator("#pictures a").first.click()
+    expect(page.locator("#list > details")).to_have_attribute("open", "")
+    assert page.locator("#list figcaption").all_inner_texts()[:2] == [
         "as-made.PNG",
         "changed.png has changed since",
     ]
@@ -431,8 +438,8 @@ def test_past_run_is_shown_with_its_picture(show: Open, buildrun: Buildrun, tmp_
     expect(page.locator(".how")).to_contain_text("failed with exit code 4")
     expect(page.locator("h1")).to_have_text("drawn")
     page.locator("#list > details > summary").first.click()
-    expect(page.locator("figure img")).to_be_visible()
-    assert page.locator("img").evaluate("image => image.naturalWidth") == 1
+    expect(page.locator("#list img")).to_be_visible()
+    assert page.locator("#list img").evaluate("image => image.naturalWidth") == 1
     expect(page.locator(".failed pre")).to_have_text("shown\n")
 
 

@@ -326,6 +326,20 @@ function nodePart(node, isFirst) {
   return part;
 }
 
+/* Pictures of all steps, small */
+
+function showPictures() {
+  const place = document.querySelector("#pictures .pictures");
+  for (const step of steps) {
+    for (const image of step.element.querySelectorAll("img")) {
+      const part = link(step, "picture");
+      part.append(image.cloneNode());
+      place.append(part);
+    }
+  }
+  byId("pictures").hidden = !place.children.length;
+}
+
 /* Filter and search */
 
 const MOST_MATCHES = 5000;
@@ -472,6 +486,7 @@ async function start() {
   byId("list").style.setProperty("--name", `${Math.min(longest + 2, 30)}ch`);
   drawTimeline();
   drawGraph();
+  showPictures();
   makeFilters();
   equipSearch();
   for (const pre of document.querySelectorAll(".failed .log[open] pre:last-of-type")) pre.scrollTop = pre.scrollHeight;
