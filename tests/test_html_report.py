@@ -451,13 +451,34 @@ def test_past_run_is_written_to_standard_output(failed: Path, buildrun: Buildrun
     assert "plot.png is gone" in buildrun("runs", "report").printed()
 
 
+def test_run_writes_its_report_at_its_end(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: echo https://me:sesame@host/ }}\n")
+    words = ("run", LOCAL, "--output=stream", "--report", "r.html", "--report", "r.md", ".")
+    assert buildrun(*words, cwd=directory).code == 0
+    text = (directory / "r.html").read_text()
+    assert text.startswith(html.BEGINNING)
+    assert text.count("https://host/") == 2
+    assert "sesame" not in text
+    past = buildrun("runs", "report", "--output", "past.md", cwd=directory).printed()
+    assert past == f"{directory / 'past.md'}\n"
+    assert (directory / "past.md").read_text() == (directory / "r.md").read_text()
+
+
+def test_run_that_could_not_begin_is_told(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: [}}\n")
+    assert buildrun("run", "--report", "r.html", ".", cwd=directory).code == 1
+    assert "MLproject" in (directory / "r.html").read_text()
+
+
 def test_only_a_report_is_replaced(failed: Path, buildrun: Buildrun, tmp_path: Path) -> None:
     (tmp_path / "notes.html").write_text("mine")
-    for output in ("notes.html", failed, "/dev/full"):
+    (failed / "pipe").symlink_to("/dev/null")
+    for output in ("notes.html", failed / "pipe"):
         refused = buildrun("runs", "report", "--output", output, cwd=tmp_path)
         refused.refused("something else is there", "--output", code=2)
     assert (tmp_path / "notes.html").read_text() == "mine"
-    buildrun("runs", "report", "--output", "no/r.html").refused("cannot be written there", code=2)
+    for output in ("no/r.html", "r.pdf", failed):
+        buildrun("runs", "report", "--output", output).refused("hint: ", code=2)
     for _ in range(2):
         assert buildrun("runs", "report", "--output", "r.html", cwd=tmp_path).code == 0
 

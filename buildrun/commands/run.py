@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("-q", "--quiet", action="store_true", help="say only what went wrong")
     option(
         "--report", metavar="FILE", action="append", default=[],
-        help="write how the run went, in the form that its ending asks for: .json, .md, "
+        help="write how the run went, in the form that its ending asks for: .html, .json, .md, "
         ".trace.json for Perfetto, .xml for JUnit; may be given several times",
     )  # fmt: skip
     option(

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "logs", help="what its steps wrote", description="what the steps of a run wrote"
     )
     report = verbs.add_parser(
-        "report", help="a run as one HTML file", description="a run as one HTML file"
+        "report",
+        help="a run as one HTML file",
+        description="a run as one HTML file, or in another form of `run --report`",
     )
     cancel = verbs.add_parser(
         "cancel",
@@ -53,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument(
         "--output",
         metavar="FILE",
-        help="default: standard output, or on a terminal a file named for the run",
+        help="its ending asks for the form, as with `run --report`; default: HTML on standard "
+        "output, or on a terminal in a file named for the run",
     )
     for verb in (listing, show):
         verb.add_argument("--format", choices=("text", "json"), default="text")

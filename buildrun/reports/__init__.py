@@ -1,4 +1,4 @@
 """Reports of runs: what is told of a run, and the files that tell it.
 
-Its face: `ci`, `model`, `provenance`, `report_file`; the other modules are its own.
+Its face: `ci`, `html`, `model`, `provenance`, `report_file`; the other modules are its own.
 """

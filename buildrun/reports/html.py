@@ -115,9 +115,10 @@ class _Page:
         )
 
     def failures(self) -> str:
-        """Return links to the steps that failed."""
+        """Return what has stopped the run, and links to the steps that failed."""
         links = [self._link(step["id"]) for step in self._steps if step["state"] == "failed"]
-        return f"<p class=failures>Failed: {', '.join(links)}</p>" if links else ""
+        told = [_text(self._report.get("error", "")), links and f"Failed: {', '.join(links)}"]
+        return "".join(f"<p class=failures>{line}</p>" for line in told if line)
 
     def step(self, number: int) -> str:
         """Return a step: a line, and what unfolds below it."""

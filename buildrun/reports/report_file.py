@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 # the report as text. JSON is what everything else is made from; so are names without an ending.
 _FORMS = {
     ".trace.json": "trace",
+    ".html": "html",
     ".json": "",
     ".md": "markdown",
     ".xml": "junit",
 }
 
 
-def resolve(given: str, cwd: str) -> str:
+def resolve(given: str, cwd: str, option: str = "--report") -> str:
     """Return the absolute path, links followed; raises UsageError where nothing can be written.
 
     Also for an ending that no form has.
@@ -46,17 +47,28 @@ def resolve(given: str, cwd: str) -> str:
     except ValueError:
         path, fits = given, False
     if not fits:
-        raise UsageError("the report cannot be written there", place=path, hint="check `--report`")
+        raise UsageError("the report cannot be written there", place=path, hint=f"check `{option}`")
     return path
 
 
 def write(path: str, report: RunReport, console: Console) -> None:
     """Write it; a failure is told, and changes nothing about how the run ended."""
     try:
-        _write(path, _render(path, report).encode(errors="backslashreplace"))
+        _write(path, render(path, report))
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"{path}: the report could not be written: {reason or error}")
+
+
+def render(path: str, report: RunReport) -> bytes:
+    """Return the report in the form that a path asks for."""
+    module = _form(os.path.basename(path))
+    if not module:
+        return json.dumps(report, indent=2).encode() + b"\n"
+    from importlib import import_module
+
+    text: str = import_module(f"buildrun.reports.{module}").render(report)
+    return text.encode(errors="backslashreplace")
 
 
 def _form(name: str) -> str | None:
@@ -65,14 +77,6 @@ def _form(name: str) -> str | None:
     if not found and not os.path.splitext(name)[1]:
         return ""
     return found[0] if found else None
-
-
-def _render(path: str, report: RunReport) -> str:
-    if module := _form(os.path.basename(path)):
-        from importlib import import_module
-
-        return str(import_module(f"buildrun.reports.{module}").render(report))
-    return json.dumps(report, indent=2) + "\n"
 
 
 def _write(path: str, text: bytes) -> None:

@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Iterator
 
+from buildrun.console import redact
+
 # Select Graphic Rendition; other control sequences; operating system commands; other escapes.
 _ESCAPE = re.compile(
     r"\x1b\[([0-9;]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
@@ -21,8 +23,11 @@ _COLOURS = {first + number: f"f{number}" for first in (30, 90) for number in ran
 
 
 def to_html(text: str) -> str:
-    """Return text that a program wrote as HTML; colours are ``span`` with the classes f0 to f7."""
-    return "".join(_runs("\n".join(map(_last_written, text.split("\n")))))
+    """Return text that a program wrote as HTML, without passwords in URLs.
+
+    Colours are ``span`` with the classes f0 to f7.
+    """
+    return "".join(_runs("\n".join(map(_last_written, redact(text).split("\n")))))
 
 
 def plain(text: str) -> str:
