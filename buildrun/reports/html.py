@@ -131,7 +131,7 @@ class _Page:
         if self._is_long and state != "failed":
             self._packed.append(f"<div data-of={number}>{body}</div>")
             body = ""
-        took = duration(step["seconds"]) if step["seconds"] else ""
+        took = duration(step["seconds"]) if step["seconds"] >= 0.005 else ""
         shown = " open" if is_open else ""
         return (
             f"<details id=s{number} class={_class(state)}{self._times(step)}{shown}>"
