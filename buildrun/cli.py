@@ -30,6 +30,7 @@ COMMANDS = {
     "runs": "list past runs, how they went and what they wrote",
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",
+    "init": "write a project's first files, from scripts, a template or dvc.yaml",
     "schema": "print a JSON Schema for editors",
     "completion": "print what completes command lines in bash, zsh or fish",
 }
