@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from buildrun.init.draft import Draft
+from buildrun.init.draft import Draft, scalar
 from buildrun.init.python_env import minor_version
 from buildrun.store.files import names_in
 
@@ -24,7 +24,8 @@ def load(name: str, image: str | None) -> Draft:
     for file in sorted(names_in(directory), key=lambda file: (file == "MLproject", file)):
         with open(os.path.join(directory, file), encoding="utf-8") as opened:
             text = opened.read()
-        files[file] = text.replace(_PYTHON, f'"{minor_version()}"').replace(_IMAGE, image or _IMAGE)
+        text = text.replace(_PYTHON, f'"{minor_version()}"')
+        files[file] = text.replace(_IMAGE, scalar(image)) if image else text
     return Draft(files, ("main",))
 
 
