@@ -102,7 +102,9 @@ def _entry_point(proposal: Proposal) -> Iterator[str]:
         for parameter in proposal.parameters:
             yield f"      {scalar(parameter.name)}: {scalar(_declaration(parameter))}"
     if proposal.depends_on:
-        yield f"    depends_on: {scalar(list(map(_dependency, proposal.depends_on.items())))}"
+        yield "    depends_on:"
+        for item in proposal.depends_on.items():
+            yield f"      - {scalar(_dependency(item))}"
     for key, paths in (("inputs", proposal.inputs), ("outputs", proposal.outputs)):
         if paths:
             yield f"    {key}: {scalar(list(paths))}"

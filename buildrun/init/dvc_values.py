@@ -37,6 +37,15 @@ class Reference(NamedTuple):
     name: str  # with dots, as `train.alpha`
     text: str  # of its value, as DVC writes it
 
+    def __str__(self) -> str:
+        """Return the value's text."""
+        return self.text
+
+    @property
+    def parameter(self) -> str:
+        """Return the name of a parameter for it, where that is an identifier."""
+        return re.sub(r"[.-]", "_", self.name)
+
 
 class Values:
     """The values that templates see; local: names that only some stages have."""
@@ -62,9 +71,7 @@ class Values:
 
     def text(self, value: str) -> str:
         """Return a text with its templates filled in; raises Unreadable."""
-        return "".join(
-            piece if isinstance(piece, str) else piece.text for piece in self.pieces(value)
-        )
+        return "".join(map(str, self.pieces(value)))
 
     def names(self, value: str) -> set[str]:
         """Return the names that a text refers to."""

@@ -170,7 +170,7 @@ def _is_program(script: Script, imported: set[str]) -> bool:
         return True
     does = (ast.For, ast.While, ast.With)
     return any(
-        (isinstance(node, ast.If) and arguments.is_main_guard(node))
+        arguments.is_main_guard(node)
         or (script.name not in imported and (isinstance(node, does) or _is_call(node)))
         for node in script.tree.body
     )
