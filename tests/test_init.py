@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,8 @@ command()
 """
 
 
-def local(directory: Path) -> Mapping[str, str]:
-    """Return variables for commands that run in the tests' own Python."""
-    del directory
-    return {"PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))}
+# For commands that run in the tests' own Python.
+LOCAL = {"PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))}
 
 
 def write(directory: Path, **files: str) -> Path:
@@ -112,7 +109,7 @@ def test_entry_point_gives_a_program_the_values_that_it_has_by_itself(
     alone = subprocess.run(
         (sys.executable, name), cwd=directory, capture_output=True, text=True, check=True
     )
-    outcome = buildrun("-q", "--env-manager=local", directory, environ=local(directory))
+    outcome = buildrun("-q", "--env-manager=local", directory, environ=LOCAL)
     assert outcome.printed() == alone.stdout
 
 
@@ -159,7 +156,7 @@ def test_undeclared_option_can_be_handed_over_as_the_note_says(
     directory = write(tmp_path / "scripts", train__py=ARGPARSE)
     buildrun("init", directory).printed()
     arguments = ("-q", "--env-manager=local", directory, "-P", "none=some", "-P", "place=-1")
-    printed = buildrun(*arguments, environ=local(directory)).printed()
+    printed = buildrun(*arguments, environ=LOCAL).printed()
     assert "none='some'" in printed
     assert "place='-1'" in printed
 
@@ -232,6 +229,7 @@ def test_programs_are_found_among_modules_tests_and_what_git_ignores(
         ignored__py="print(1)\n",
         main__sh="#!/bin/bash\necho main\n",
         sourced__sh="export A=1\n",
+        odd__sh="#!/bin/sh -c {x}\necho odd\n",
         tool="#!/usr/bin/env python3\nprint('tool')\n",
         notes="text\n",
     )
@@ -273,7 +271,7 @@ def test_hostile_names_are_quoted(buildrun: Buildrun, tmp_path: Path) -> None:
     before = state(directory)
     for name in names:
         arguments = ("run", "-q", "--env-manager=local", f"-e{name}", directory)
-        assert buildrun(*arguments, environ=local(directory)).printed() == "done\n", name
+        assert buildrun(*arguments, environ=LOCAL).printed() == "done\n", name
     assert state(directory) == before
 
 
@@ -395,8 +393,7 @@ def test_every_file_in_the_way_is_named(buildrun: Buildrun, tmp_path: Path) -> N
     outcome.refused("`MLproject`, `train.py` would be overwritten")
 
 
-def test_full_disk_leaves_nothing(buildrun: Buildrun, tmp_path: Path) -> None:
-    del buildrun
+def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     done = 0
 
     def fail(event: str, arguments: Any) -> None:
@@ -407,11 +404,10 @@ def test_full_disk_leaves_nothing(buildrun: Buildrun, tmp_path: Path) -> None:
             if done == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-    directory = write(tmp_path / "project")
-    words = ("init", "--template", "sklearn", directory)
+    words = ("init", "--template", "sklearn", tmp_path / "starter")
     outcome = command_line.call(words, tmp_path, dict(os.environ), at=fail)
     outcome.refused("cannot be written: No space left on device", "nothing was written")
-    assert list(directory.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_kill_leaves_whole_files_and_the_mlproject_last(tmp_path: Path) -> None:

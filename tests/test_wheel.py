@@ -36,6 +36,7 @@ def test_wheel_holds_the_schemas_the_report_and_the_types_marker(wheel: Path) ->
     assert {f"buildrun/reports/report.{kind}" for kind in ("html", "css", "js")} <= names
     assert {f"buildrun/schemas/{name}.schema.json" for name in SCHEMAS} <= names
     assert "buildrun/py.typed" in names
+    assert "buildrun/templates/pipeline/MLproject" in names
 
 
 def test_wheel_works_in_a_fresh_virtualenv(wheel: Path, tmp_path: Path) -> None:
@@ -51,6 +52,8 @@ def test_wheel_works_in_a_fresh_virtualenv(wheel: Path, tmp_path: Path) -> None:
     assert json.loads(run(buildrun, "validate", "--format=json", project, cwd=tmp_path))["valid"]
     assert run(buildrun, "-q", project, cwd=tmp_path) == "it works\n"
     assert run(buildrun, "runs", "report", cwd=tmp_path).startswith("<!doctype html>")
+    run(buildrun, "init", "--template", "pipeline", "starter", cwd=tmp_path)
+    run(buildrun, "validate", "--strict", "starter", cwd=tmp_path)
 
 
 def test_checkout_finds_its_schemas(tmp_path: Path) -> None:

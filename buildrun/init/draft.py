@@ -50,7 +50,9 @@ def draft(
 ) -> Draft:
     """Return the files of a project; name: its own. notes: what is said of the whole."""
     files = {environment.file: environment.text} if environment.text else {}
-    lines = [*_comments(notes, ""), f"name: {scalar(name)}"]
+    lines = list(_comments(notes, ""))
+    if name.isprintable():
+        lines.append(f"name: {scalar(name)}")
     if environment.key:
         lines.append(f"{environment.key}: {scalar(environment.file)}")
     lines += ["", "entry_points:"]

@@ -26,6 +26,7 @@ def write(directory: str, files: Mapping[str, str]) -> None:
     Raises ProjectError, and then nothing is there that was not there before.
     """
     made: list[str] = []
+    is_new = not os.path.isdir(directory)
     try:
         os.makedirs(directory, exist_ok=True)
         require_free(directory, files)
@@ -39,6 +40,8 @@ def write(directory: str, files: Mapping[str, str]) -> None:
     except BaseException as error:
         for name in made:
             os.unlink(os.path.join(directory, name))
+        if is_new and os.path.isdir(directory):
+            os.rmdir(directory)
         if isinstance(error, FileExistsError):
             raise _taken(directory, [os.path.basename(error.filename2 or directory)]) from None
         if isinstance(error, OSError):

@@ -29,6 +29,7 @@ _SUFFIXES = (".py", ".sh", ".bash")
 _NO_PROGRAM = re.compile(r"(test_.*|.*_test|conftest|setup|noxfile|__init__)\.py|.*_test\.sh")
 _NO_PROGRAMS = frozenset(("test", "tests", "docs"))
 _SHELLS = ("bash", "sh", "dash", "ksh", "zsh")
+_INTERPRETER = re.compile(r"#![\w ./=+-]+")
 _READS_ARGUMENTS = re.compile(r"\$\{?[1-9@*]|\bgetopts\b")
 
 
@@ -132,7 +133,7 @@ def _read(root: str, path: str) -> Script | str:
 def _interpreter(content: bytes) -> str:
     """Return what a `#!` line names, without its directory."""
     line = content[:200].split(b"\n")[0].decode(errors="replace").strip()
-    words = line.removeprefix("#!").split() if line.startswith("#!") else []
+    words = line[2:].split() if _INTERPRETER.fullmatch(line) else []
     if words and os.path.basename(words[0]) == "env":
         words = words[2:] if words[1:2] == ["-S"] else words[1:]
     return " ".join([os.path.basename(words[0]), *words[1:]]) if words else ""
@@ -187,7 +188,7 @@ def _names(programs: Sequence[Script]) -> dict[str, str]:
     plain = {item.path: _plain_name(item) for item in programs}
     count = Counter(plain.values())
     return {
-        path: name if name and count[name] == 1 else path.removeprefix("-")
+        path: name if name and count[name] == 1 else path.lstrip("-")
         for path, name in plain.items()
     }
 
