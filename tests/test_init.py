@@ -305,10 +305,13 @@ def test_directory_without_programs_names_the_templates(buildrun: Buildrun, tmp_
     buildrun("init", tmp_path / "absent").refused("there is no such directory")
 
 
-def test_too_many_scripts_are_refused(buildrun: Buildrun, tmp_path: Path) -> None:
-    for number in range(2001):
-        (tmp_path / f"s{number}.py").write_text("print(1)\n")
-    buildrun("init").refused("more than 2000 scripts", "name the directory of one project")
+def test_too_many_scripts_and_programs_are_refused(buildrun: Buildrun, tmp_path: Path) -> None:
+    for number in range(501):
+        (tmp_path / f"program{number}.py").write_text("print(1)\n")
+    buildrun("init").refused("more than 500 programs", "name the directory of one project")
+    for number in range(1500):
+        (tmp_path / f"module{number}.py").write_text("a = 1\n")
+    buildrun("init").refused("more than 2000 scripts")
 
 
 @pytest.mark.parametrize(

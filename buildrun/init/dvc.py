@@ -74,7 +74,7 @@ def convert(path: str, environ: Mapping[str, str]) -> Draft:
     if not stages:
         message = "; ".join(("no stage can be taken over", *pipeline.notes))
         raise ProjectError(message, place=path, hint=_HINT)
-    environment = python_env.environment(root, scripts.find(root).trees)
+    environment = python_env.environment(root, lambda: scripts.find(root).trees)
     head = [f"Taken over from {os.path.basename(path)} by `buildrun init`.", *pipeline.notes]
     proposals = _proposals(stages, pipeline.fixed)
     made = draft(os.path.basename(root) or "project", environment, proposals, head)

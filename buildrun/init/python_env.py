@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 
 from buildrun.init.draft import Environment, comments, scalar
@@ -38,13 +38,14 @@ def minor_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def environment(root: str, trees: Mapping[str, ast.Module]) -> Environment:
-    """Return the environment for a project; trees: its Python files by relative path."""
+def environment(root: str, python_files: Callable[[], Mapping[str, ast.Module]]) -> Environment:
+    """Return the environment for a project; python_files: by relative path, read where needed."""
     for file, key in _THERE.items():
         if os.path.isfile(os.path.join(root, file)):
             return Environment(key, file)
     if os.path.isfile(os.path.join(root, _REQUIREMENTS)):
         return Environment("python_env", PYTHON_ENV, _text([f"-r {_REQUIREMENTS}"], ()))
+    trees = python_files()
     if not trees:
         return Environment()
     packages: set[str] = set()

@@ -23,7 +23,7 @@ from buildrun.store.files import read
 from buildrun.workspace import gitignore
 from buildrun.workspace.walk import Sink, walk
 
-_MOST_SCRIPTS = 2000
+_MOST_SCRIPTS, _MOST_PROGRAMS = 2000, 500
 _LARGEST = 1 << 20  # bytes
 _SUFFIXES = (".py", ".sh", ".bash")
 _NO_PROGRAM = re.compile(r"(test_.*|.*_test|conftest|setup|noxfile|__init__)\.py|.*_test\.sh")
@@ -66,13 +66,15 @@ def propose(root: str) -> Draft:
     programs = [item for item in found.scripts if _is_program(item, imported)]
     if not programs:
         raise _nothing(root, found)
+    if len(programs) > _MOST_PROGRAMS:
+        raise _too_many(root, f"{_MOST_PROGRAMS} programs")
     names = _names(programs)
     proposals = [_proposal(item, names[item.path]) for item in programs]
     proposals.sort(key=lambda item: (item.name != "main", item.name))
     notes = list(found.notes)
     if proposals[0].name != "main":
         notes.append("no entry point is called `main`: name one with `-e`")
-    environment = python_env.environment(root, found.trees)
+    environment = python_env.environment(root, lambda: found.trees)
     return draft(os.path.basename(root) or "project", environment, proposals, notes)
 
 
@@ -91,11 +93,7 @@ def find(root: str) -> Found:
             elif script:
                 notes.append(f"{path}: {script}")
         if len(scripts) > _MOST_SCRIPTS:
-            raise ProjectError(
-                f"there are more than {_MOST_SCRIPTS} scripts here",
-                place=printable(root),
-                hint="name the directory of one project",
-            )
+            raise _too_many(root, f"{_MOST_SCRIPTS} scripts")
     return Found(scripts, notes)
 
 
@@ -220,6 +218,11 @@ def _python(script: Script, tree: ast.Module) -> str:
 
 def _word(path: str) -> str:
     return template(shlex.quote(f"./{path}" if path.startswith("-") else path))
+
+
+def _too_many(root: str, what: str) -> ProjectError:
+    message, hint = f"there are more than {what} here", "name the directory of one project"
+    return ProjectError(message, place=printable(root), hint=hint)
 
 
 def _nothing(root: str, found: Found) -> ProjectError:

@@ -22,7 +22,10 @@ def load(name: str, image: str | None) -> Draft:
     directory = _directory(name)
     files = {}
     for file in sorted(names_in(directory), key=lambda file: (file == "MLproject", file)):
-        with open(os.path.join(directory, file), encoding="utf-8") as opened:
+        path = os.path.join(directory, file)
+        if os.path.isdir(path):
+            continue  # pip compiles what it installs
+        with open(path, encoding="utf-8") as opened:
             text = opened.read()
         text = text.replace(_PYTHON, f'"{minor_version()}"')
         files[file] = text.replace(_IMAGE, scalar(image)) if image else text
