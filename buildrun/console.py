@@ -1,4 +1,12 @@
-"""Progress and messages on standard error; credentials and control characters left out."""
+"""Progress and messages on standard error; credentials and control characters left out.
+
+What a terminal shows. Bold: the names of steps and entry points that a listing is about. Dim: what
+buildrun does on the way. Green: done; red: failed; yellow: warnings, and what was skipped; cyan:
+hints. A word says the same each time, so that nothing needs its colour. A message begins in lower
+case, has `quotes` around what may be typed, and no period at its end; its hint says what to do.
+Lines break between words and go on further in, paths stay whole, and states stand below each other.
+What programs write, and their commands as they begin, stay as they are; so does what programs read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +16,17 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
-_STYLES = {"error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "good": "32", "bold": "1"}
+_STYLES = {
+    "error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "bold": "1",
+    "good": "32", "bad": "31", "stopped": "33",
+}  # fmt: skip
+
+# The styles of states of steps and runs; what is still to come has none.
+_STATES = {
+    **dict.fromkeys(("ok", "cached", "up-to-date", "hit"), "good"),
+    **dict.fromkeys(("failed", "lost"), "bad"),
+    **dict.fromkeys(("skipped", "cancelled"), "stopped"),
+}
 
 
 class Console:
@@ -31,11 +49,19 @@ class Console:
 
     def style(self, text: str, name: str) -> str:
         """Return the text in a style, where colours are on."""
-        return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if self.colour else text
+        return styled(text, name) if self.colour else text
 
-    def bold(self, text: str) -> str:
-        """Return a heading, or the name of what is told about."""
-        return self.style(text, "bold")
+    @property
+    def columns(self) -> int | None:
+        """Return the terminal's width, or None where programs read, which want whole lines."""
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or None
+        except (OSError, ValueError):
+            return None
+
+    def state(self, state: str, text: str = "") -> str:
+        """Return a state of a step or run, or what is said of it, in the state's colour."""
+        return self.style(text or state, _STATES[state]) if state in _STATES else text or state
 
     def note(self, text: str) -> None:
         """Say what happens; left out when quiet."""
@@ -44,11 +70,11 @@ class Console:
 
     def warn(self, text: str, hint: str = "") -> None:
         """Say what the user should know."""
-        self._write(f"{self.style('warning:', 'warning')} {text}\n{self._hint(hint)}")
+        self._write(self._labelled("warning", text) + self._hint(hint))
 
     def error(self, text: str, hint: str = "") -> None:
         """Say what stopped the work."""
-        self._write(f"{self.style('error:', 'error')} {text}\n{self._hint(hint)}")
+        self._write(self._labelled("error", text) + self._hint(hint))
 
     def progress(self, text: str) -> None:
         """Replace the live line; without a terminal, keep it as the latest that is known."""
@@ -70,7 +96,11 @@ class Console:
             self._open_line = False
 
     def _hint(self, hint: str) -> str:
-        return f"\n{self.style('hint:', 'hint')} {hint}\n" if hint else ""
+        return "\n" + self._labelled("hint", hint) if hint else ""
+
+    def _labelled(self, name: str, text: str) -> str:
+        message = wrapped(f"{name}: {text}", self.columns)
+        return f"{self.style(f'{name}:', name)}{message.removeprefix(f'{name}:')}\n"
 
     def _write(self, text: str) -> None:
         self.done()
@@ -84,6 +114,31 @@ class Console:
             self.stream.write(text.encode("ascii", "backslashreplace").decode())
         except (OSError, ValueError):
             pass  # whoever read our messages is gone; the work goes on
+
+
+def styled(text: str, name: str) -> str:
+    """Return the text in a style."""
+    return f"\x1b[{_STYLES[name]}m{text}\x1b[0m"
+
+
+def wrapped(text: str, columns: int | None) -> str:
+    """Return the text with its lines broken between words; None stands for any width."""
+    if columns is None:
+        return text
+    import textwrap
+
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(),
+            max(columns, 20),
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def size(count: int) -> str:

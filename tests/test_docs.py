@@ -39,7 +39,7 @@ _FENCE = re.compile(
 )
 
 # Programs of others that a console block may call.
-OTHERS = {"docker", "eval", "export", "git", "kubectl", "mlflow", "pip", "python"}
+OTHERS = {"cosign", "docker", "eval", "export", "git", "kubectl", "mlflow", "pip", "python", "uv"}
 
 
 # What stands in the form of a command, for something else.

@@ -102,11 +102,11 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _write(value: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    bold = Console(environ, stream=sys.stdout).bold
+    console = Console(environ, stream=sys.stdout)
     project, environment, points = value["project"], value["environment"], value["entry_points"]
     where = environment["image"] or environment["file"] or "the default"
     lines = [
-        f"{bold(printable(project['name']))} ({printable(project['root'])})",
+        f"{printable(project['name'])} ({printable(project['root'])})",
         f"environment: {environment['manager']}, {printable(where)}",
     ]
     if not points:
@@ -117,7 +117,7 @@ def _write(value: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     size = min(_LABEL, max((len(label) for told in rows for label, _ in told), default=0))
     columns = table.width(environ)
     for point, told in zip(points, rows, strict=True):
-        lines += ["", bold(printable(point["name"]))]
+        lines += ["", console.style(printable(point["name"]), "bold")]
         for label, text in told:
             lines += table.labelled(label, text, size, columns)
     sys.stdout.write("\n".join(lines) + "\n")

@@ -163,7 +163,8 @@ def plan(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) ->
         if arguments.format == "json":
             plans.append(plan_command.to_json(*made))
         else:
-            sys.stdout.write(plan_command.WRITERS["text"](*made) + "\n")
+            plan_command.write(*made, environ, "text")
+            sys.stdout.write("\n")
         return 0
 
     projects = select(arguments, environ, cwd, write=False)

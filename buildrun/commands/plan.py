@@ -11,6 +11,7 @@ from typing import Any
 from buildrun.commands import many
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
+from buildrun.commands import table
 from buildrun.console import printable
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
@@ -82,8 +83,19 @@ def show(
     form: str,
 ) -> int:
     """Write the plan to standard output; raises BuildrunError."""
-    sys.stdout.write(WRITERS[form](*make(options, settings, environ, cwd)))
+    write(*make(options, settings, environ, cwd), environ, form)
     return 0
+
+
+def write(
+    plan: Plan, statuses: Sequence[StepStatus], environ: Mapping[str, str], form: str
+) -> None:
+    """Write a plan to standard output in one of the forms."""
+    if form == "text":
+        steps = [(step.id, status.state) for step, status in zip(plan.steps, statuses, strict=True)]
+        table.tell(_lines(plan, statuses), steps, environ)
+    else:
+        sys.stdout.write(_WRITERS[form](plan, statuses))
 
 
 def make(
@@ -174,7 +186,7 @@ def _json(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
     return json.dumps(to_json(plan, statuses), indent=2) + "\n"
 
 
-def _text(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
+def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
     lines = [f"{plan.project} ({printable(plan.root)})"]
     for step, status in zip(plan.steps, statuses, strict=True):
         state = step.environment
@@ -187,7 +199,7 @@ def _text(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
             *(f"    {printable(line)}" for line in step.shown.splitlines()),
             *(f"  because {printable(reason.detail)}" for reason in status.reasons),
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-WRITERS = {"text": _text, "json": _json, "mermaid": mermaid, "dot": dot}
+_WRITERS = {"json": _json, "mermaid": mermaid, "dot": dot}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.commands import table
-from buildrun.console import printable, size
+from buildrun.console import Console, printable, size
 from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.executors.kubernetes.cluster import Submitted, recorded
 from buildrun.executors.kubernetes.detached import Detached, DetachedState
@@ -92,11 +92,13 @@ def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
         rows = [_to_json(record) for record in records]
         sys.stdout.write(json.dumps({"version": 1, "runs": rows}, indent=2) + "\n")
         return 0
+    state = Console(environ, stream=sys.stdout).state
     for record in records:
         seconds = "" if record.seconds is None else f"{record.seconds:.1f} s"
         name, project = printable(record.run_id[:12]), printable(record.project)
         cells = [name, _when(record), f"{record.status:<9}", f"{seconds:>9}", project]
-        table.write([*cells, printable(record.entry_point)], environ)
+        row = table.fitted([*cells, printable(record.entry_point)], table.width(environ))
+        sys.stdout.write(row.replace(record.status, state(record.status), 1) + "\n")
     return 0
 
 
@@ -129,7 +131,7 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
     for item in left:
         ended = "" if item.exit_code is None else f" with exit code {item.exit_code}"
         lines.append(f"  Job {item.job.namespace}/{item.job.job}: {item.state}{ended}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    table.tell(lines, [(step["id"], step["state"]) for step in record.steps], environ)
     return 0
 
 

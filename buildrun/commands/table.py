@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from buildrun.console import Console, printable, wrapped
 
 
 def write(cells: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -16,15 +18,41 @@ def write(cells: Sequence[str], environ: Mapping[str, str]) -> None:
 def fitted(cells: Sequence[str], columns: int | None) -> str:
     """Return a row, on several lines where it is wider than so many columns.
 
-    A cell stays whole where it can. None stands for any width.
+    Every cell stays whole, and below its like. None stands for any width.
     """
     row = "  ".join(cells)
     if columns is None or len(row) <= columns:
         return row
-    # What does not break is put back afterwards.
-    kept = "  ".join(cell.strip().replace(" ", "\N{NO-BREAK SPACE}") for cell in cells)
-    lines = textwrap.wrap(kept, max(columns, 10), subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    lines = [cells[0]]
+    for cell in cells[1:]:
+        longer = f"{lines[-1]}  {cell}"
+        if len(longer.rstrip()) <= columns:
+            lines[-1] = longer
+        else:
+            lines.append(f"  {cell}")
+    return "\n".join(map(str.rstrip, lines))
+
+
+def tell(
+    lines: Iterable[str], steps: Iterable[tuple[str, str]], environ: Mapping[str, str]
+) -> None:
+    """Write lines; where people look, states of steps are put in order and coloured.
+
+    steps: ids and states; a line about one begins with ``ID: STATE``.
+    """
+    console = Console(environ, stream=sys.stdout)
+    columns = console.columns
+    heads = {f"{printable(name)}: {state}": (printable(name), state) for name, state in steps}
+    size = max((len(name) for name, _ in heads.values()), default=0) if columns else 0
+    for line in lines:
+        head = line.strip().partition(",")[0]
+        name, state = heads.get(head, ("", ""))
+        aligned = f"{name + ':':<{size + 1}} {state}" if name else head
+        text = wrapped(line.replace(head, aligned, 1), columns)
+        if name:
+            shown = f"{console.style(name, 'bold')}{aligned[len(name) : -len(state)]}"
+            text = text.replace(aligned, shown + console.state(state), 1)
+        sys.stdout.write(text + "\n")
 
 
 def width(environ: Mapping[str, str]) -> int | None:

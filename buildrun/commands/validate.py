@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
+    from buildrun.console import Console
     from buildrun.project import report
     from buildrun.project.places import Style
 
@@ -41,9 +42,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.fix or arguments.diff:
         _fix(rows, arguments, environ, cwd)
         rows = validate_targets.check(arguments, environ, cwd)
-    colour = sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    console = Console(environ, stream=sys.stdout)
     workspace = environ.get("GITHUB_WORKSPACE") or environ.get("CI_PROJECT_DIR") or ""
-    style = Style(cwd, arguments.strict, arguments.quiet, colour, workspace)
+    style = Style(
+        cwd, arguments.strict, arguments.quiet, console.colour, workspace, console.columns
+    )
     if not arguments.diff:
         _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
     if rows and arguments.format == "text" and not arguments.quiet:

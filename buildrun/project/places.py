@@ -14,6 +14,7 @@ class Style(NamedTuple):
     quiet: bool = False  # text without warnings, except when strict
     colour: bool = False
     workspace: str = ""  # the absolute directory that a CI service reads paths from, if known
+    columns: int | None = None  # of the terminal
 
 
 def shown(path: str, cwd: str) -> str:

@@ -9,14 +9,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from buildrun.console import printable
+from buildrun.console import printable, styled, wrapped
 from buildrun.project.ci_formats import as_github, as_gitlab, as_junit, as_sarif
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.fix import Mended
 from buildrun.project.places import Style, shown
 from buildrun.project.read import Row
-
-_COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "hint": "\x1b[36m"}
 
 
 def as_text(rows: Sequence[Row], style: Style) -> str:
@@ -109,12 +107,10 @@ def _all(rows: Sequence[Row]) -> list[Diagnostic]:
 def _text(finding: Diagnostic, style: Style) -> str:
     path = printable(shown(finding.path, style.cwd))
     label = f"{finding.severity}[{finding.code}]"
-    hint = f"    {_colour('hint:', 'hint', style)} {printable(finding.hint)}\n"
-    return (
-        f"{path}:{finding.line}:{finding.column}: {_colour(label, finding.severity, style)}: "
-        f"{printable(finding.message)}\n{hint if finding.hint else ''}"
-    )
-
-
-def _colour(text: str, name: str, style: Style) -> str:
-    return f"{_COLOURS[name]}{text}\x1b[0m" if style.colour else text
+    place = f"{path}:{finding.line}:{finding.column}"
+    text = wrapped(f"{place}: {label}: {printable(finding.message)}", style.columns)
+    hint = wrapped(f"    hint: {printable(finding.hint)}", style.columns)
+    if style.colour:
+        text = text.replace(label, styled(label, finding.severity), 1)
+        hint = hint.replace("hint:", styled("hint:", "hint"), 1)
+    return f"{text}\n{hint}\n" if finding.hint else f"{text}\n"

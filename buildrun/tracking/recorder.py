@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import has_credentials, printable, redact
+from buildrun.console import Console, has_credentials, printable, redact
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.reports import report_file
 from buildrun.store import runs
@@ -109,7 +109,7 @@ class RunRecorder:
         outcomes = progress.outcomes.values()
         states = [outcome.state for outcome in outcomes]
         saved = sum(outcome.saved for outcome in outcomes)
-        console.note(_summary(states, time.monotonic() - self._started, saved))
+        console.note(_summary(console, states, time.monotonic() - self._started, saved))
         self.tracking.log_outcomes(
             [(step.id, progress.outcomes[step.id].state) for step in progress.plan.steps],
             lambda: origins,
@@ -136,7 +136,8 @@ class RunRecorder:
             self._steps = [_unchanged_report(*step) for step in steps]
         states = ["up-to-date"] * len(steps)
         self._begin(write=False)
-        self._context.console.note(_summary(states, time.monotonic() - self._started, saved))
+        console = self._context.console
+        console.note(_summary(console, states, time.monotonic() - self._started, saved))
         names = [name for name, _ in steps]
         self.tracking.log_outcomes([(name, "up-to-date") for name in names], self._origins)
 
@@ -323,9 +324,13 @@ def _unchanged_report(name: str, entry_point: str) -> StepReport:
     }
 
 
-def _summary(states: Sequence[str], seconds: float, saved: float) -> str:
+def _summary(console: Console, states: Sequence[str], seconds: float, saved: float) -> str:
     """Return one line on how the steps went and what the cache saved."""
-    counts = [f"{states.count(state)} {word}" for state, word in _WORDS if state in states]
+    counts = [
+        console.state(state, f"{states.count(state)} {word}")
+        for state, word in _WORDS
+        if state in states
+    ]
     steps = "1 step" if len(states) == 1 else f"{len(states)} steps"
     rest = f", {saved:.1f} s saved" if saved >= 0.05 else ""
     return f"{steps}: {', '.join(counts)} in {seconds:.1f} s{rest}"
