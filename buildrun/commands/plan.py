@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun.commands import many
+from buildrun.commands import many, table
 from buildrun.commands import options as cache_options
 from buildrun.commands import options as project_options
-from buildrun.commands import table
 from buildrun.console import printable
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
