@@ -69,7 +69,7 @@ def run(captured: bool, capfd: pytest.CaptureFixture[str]) -> Run:
 
     def call(job: Job, grace: GracePeriods = IMPATIENT) -> Ended:
         if not captured:
-            return Ended(execute(job, grace=grace), *capfd.readouterr())
+            return Ended(execute(job, grace=grace)._replace(usage=None), *capfd.readouterr())
         (ended,) = supervise(job, grace=grace)
         if ended.error is not None:
             raise ended.error

@@ -241,8 +241,7 @@ def test_report_that_cannot_be_written_is_refused_before_the_run(
         assert buildrun(directory, LOCAL, "--report", path).code == 2
     for path in ("r.htm", "xml.r", "r.JSON.gz", "r.jsn", "r\udcff.svg"):
         buildrun(directory, LOCAL, "--report", path).refused(
-            "hint: name a file that ends in `.html`, `.json`, `.md`, `.trace.json` or `.xml`",
-            code=2,
+            "hint: name a file that ends in", "`.json`", code=2
         )
     assert not (tmp_path / "ran").exists()
 

@@ -103,7 +103,8 @@ class Run:
         }
         if self._record:
             names = ("project", "root", "entry_point", "started", "seconds", "steps")
-            report.update({name: self._record[name] for name in names})  # type: ignore[typeddict-item]
+            known = {name: self._record[name] for name in names}
+            report.update({name: value for name, value in known.items() if value is not None})  # type: ignore[typeddict-item]
         return report
 
     def wait(self, timeout: float | None = None) -> bool:

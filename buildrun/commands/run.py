@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option(
         "--output", metavar="MODE", choices=MODES,
         help=f"{', '.join(MODES)}: what steps write, as it comes, behind their names, when they "
-        "end, or only of those that fail; default: stream, and prefixed where several run at once",
+        "end, or only of those that fail; default: stream, and where several run at "
+        "once prefixed, in jobs of GitHub and GitLab grouped",
     )  # fmt: skip
     option("-q", "--quiet", action="store_true", help="say only what went wrong")
     option(

@@ -216,7 +216,7 @@ class Outcome(NamedTuple):
     exit_code: None where no command ran. seconds: that it took now; saved: that its command would
     have taken. log: the path of what it wrote. started: seconds since the epoch, None where it has
     not. usage: of its command. key: of its result. outputs: paths and bytes of the first
-    thousand files.
+    hundred files.
     """
 
     step: Step

@@ -10,7 +10,9 @@ from buildrun.reports.model import StepReport
 from buildrun.store.files import open_regular
 
 # What a terminal would act on: colours, titles, movements of the cursor (ECMA-48).
-_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.S)
+_SEQUENCES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
+)
 
 
 # Codes of reasons that tell of a failure, and not of why the step ran.

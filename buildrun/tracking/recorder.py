@@ -275,7 +275,7 @@ class RunRecorder:
         fingerprints = fingerprints_of(plan.root, home, write=False)
         for step in plan.steps:
             last, made = history.last(step.id), fingerprints.outputs(step.outputs)
-            key, saved = (last.key, last.seconds) if last is not None else (None, 0.0)
+            key, saved = (last.key or None, last.seconds) if last is not None else (None, 0.0)
             yield Outcome(
                 step, "up-to-date", (Reason(**_UNCHANGED),),
                 saved=saved, started=now, key=key, outputs=made.sizes(),

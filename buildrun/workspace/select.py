@@ -251,10 +251,10 @@ class FileSet(NamedTuple):
         return self.selection.unmatched
 
     def sizes(self) -> tuple[tuple[str, int], ...]:
-        """Return the paths of the first thousand files, with their bytes."""
+        """Return the paths of the first hundred files, with their bytes."""
         found = (item for item in self.selection.files() if stat_signature.is_file(item[1]))
         return tuple(
-            (os.fsdecode(path), stat_signature.size(each)) for path, each in islice(found, 1000)
+            (os.fsdecode(path), stat_signature.size(each)) for path, each in islice(found, 100)
         )
 
     def has_only_links_out(self) -> bool:
