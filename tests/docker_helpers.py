@@ -63,11 +63,16 @@ def an_engine(store: Path) -> Iterator[Engine]:
     need_engine()
     found = Engine(os.environ)
     yield found
+    remove_images(store)
+    found.close()
+
+
+def remove_images(store: Path) -> None:
+    """Remove the images that were made with a store."""
     for key in derive.keys(Home(str(store))):
         images = docker("images", "-aq", "--no-trunc", "--filter", f"label={KEY}={key}").split()
         if images:
             docker("rmi", "--force", *sorted(set(images)), check=False)
-    found.close()
 
 
 engine = an_engine

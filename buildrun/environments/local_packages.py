@@ -236,7 +236,9 @@ class Copies:
     def _rewritten(self, line: Line) -> str:
         def address(link: str, base: str) -> str:
             there = os.path.abspath(os.path.join(base, link))
-            return there if "://" not in link and os.path.exists(there) else link
+            if "://" in link or not os.path.exists(there):
+                return link
+            return f"file://{quote(there)}" if " " in there else there
 
         return requirements.rewrite_paths(line, self._root, partial(self._target, line), address)
 
