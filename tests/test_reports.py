@@ -80,7 +80,7 @@ def is_junit(root: Element) -> bool:
         order = [each.tag for each in case]
         assert order in (
             [], ["skipped"], ["failure"], ["error"], ["system-out"], ["failure", "system-out"],
-            ["error", "system-out"],
+            ["error", "system-out"], ["skipped", "system-out"],
         )  # fmt: skip
     for attribute, path in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         assert int(suite.attrib[attribute]) == len(suite.findall(f"testcase/{path}"))
@@ -132,6 +132,17 @@ def test_run_that_could_not_begin_is_an_error(
     assert "'v'" in error.attrib["message"]
     assert "'v'" in (tmp_path / "r.md").read_text()
     assert "'v'" in json.loads((tmp_path / "r.json").read_text())["error"]
+
+
+def test_what_xml_cannot_hold_is_escaped(tmp_path: Path) -> None:
+    hostile, log = "\0\ufffe\ud800]]>\x1b[1m&", tmp_path / "log"
+    log.write_bytes(hostile.encode(errors="surrogatepass"))
+    step: StepReport = {**step_report(hostile), "log": str(log), "state": "skipped"}
+    report = run_report(step, project=hostile, status="failed", error=hostile, run_id=hostile)
+    root = ElementTree.fromstring(rendered(tmp_path, "r.xml", report))
+    assert is_junit(root)
+    shown = "\\x00\\ufffe\\ud800]]>\\x1b[1m&"
+    assert [case.attrib["name"] for case in root.iter("testcase")] == [shown, "(run)"]
 
 
 def test_long_log_is_cut_at_its_beginning(tmp_path: Path) -> None:
@@ -370,6 +381,15 @@ def test_summary_has_no_more_than_github_takes(project: Project, tmp_path: Path)
         assert ("The rest is left out" in added) == (size == 2**20 - 200)
 
 
+def test_what_stopped_the_run_is_an_annotation(project: Project, tmp_path: Path) -> None:
+    outcome = in_ci(github(tmp_path), project(GRAPH), "-e", "none")
+    assert outcome.code == 1
+    told = re.findall(r"(?m)^::error title=(\w+)::(.+)$", outcome.err)
+    assert [title for title, _ in told] == ["buildrun"]
+    assert "`none`" in told[0][1]
+    assert "&#96;none&#96;" in (tmp_path / "summary.md").read_text()
+
+
 def test_summary_that_cannot_be_written_is_said(project: Project, tmp_path: Path) -> None:
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path)}
     outcome = in_ci(environ, project(GRAPH), "-e", "one")
@@ -390,3 +410,4 @@ def test_gitlab_gets_sections(project: Project) -> None:
     ]
     assert re.sub(section, "", outcome.out) == ""
     assert "::error" not in outcome.err
+    assert "collapsed" not in in_ci({"GITLAB_CI": "true"}, project(GRAPH), "-e", "two").out

@@ -47,17 +47,17 @@ class Display:
         self._is_line_open = False
 
     @contextmanager
-    def together(self, step: str, began: float, *, failed: bool = False) -> Iterator[None]:
+    def together(self, step: str, began: float, *, collapsed: bool) -> Iterator[None]:
         """Let no other step write in the block, whose output is one fold; see ``Folds.begin``."""
         with self._lock:
-            self.unfold(step, began, failed=failed)
+            self.unfold(step, began, collapsed=collapsed)
             yield
             self.fold()
 
-    def unfold(self, step: str, began: float, *, failed: bool = False) -> None:
+    def unfold(self, step: str, began: float, *, collapsed: bool) -> None:
         """Begin a fold, where there are any; see ``Folds.begin``."""
         if self._folds is not None:
-            self.write(1, self._folds.begin(step, began, failed=failed))
+            self.write(1, self._folds.begin(step, began, collapsed=collapsed))
 
     def fold(self) -> None:
         """End the fold, on a line of its own."""
@@ -91,7 +91,7 @@ class Log:
         self._lines = _Lines(step, display)
         self._file = -1
         if display.mode == "stream":
-            display.unfold(step, self._began)
+            display.unfold(step, self._began, collapsed=False)  # it may fail
         try:
             make_directory(os.path.dirname(path))
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -118,7 +118,7 @@ class Log:
             self._display.fold()
         kept_back = mode == "grouped" or (mode == "errors" and failed)
         if kept_back and self.path is not None and not self.flaw:
-            with self._display.together(self._step, self._began, failed=failed):
+            with self._display.together(self._step, self._began, collapsed=not failed):
                 show(self.path, self.streams, self._display)
 
     def _keep(self, stream: int, chunk: bytes) -> None:
@@ -179,7 +179,7 @@ def replay(path: str, streams: Iterable[tuple[int, int]], step: str, display: Di
     if display.mode == "errors":
         return
     if display.mode != "prefixed":
-        with display.together(step, time.time()):
+        with display.together(step, time.time(), collapsed=True):
             show(path, streams, display)
         return
     lines = _Lines(step, display)

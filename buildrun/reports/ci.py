@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from buildrun.console import Console, printable
 from buildrun.reports import log_end, markdown
-from buildrun.reports.model import RunReport, StepReport
+from buildrun.reports.model import RunReport
 
 # Bytes that GitHub takes of a summary, and that are shown of a log's end.
 SUMMARY, _LOG = 1 << 20, 2048
@@ -30,10 +30,10 @@ class Folds:
         self._count = 0
         self._section = ""
 
-    def begin(self, step: str, began: float, *, failed: bool = False) -> bytes:
+    def begin(self, step: str, began: float, *, collapsed: bool) -> bytes:
         """Return the line before it; began: when the step did, in seconds since the epoch.
 
-        failed: GitLab is to show it unfolded.
+        collapsed: GitLab shows it only to who asks for it; GitHub does so in any case.
         """
         name = printable(step)
         if self._is_github:
@@ -41,7 +41,7 @@ class Folds:
         self._count += 1
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
         self._section = f"buildrun_{self._count}_{safe}"
-        how = "" if failed else "[collapsed=true]"
+        how = "[collapsed=true]" if collapsed else ""
         start = f"section_start:{int(began)}:{self._section}{how}"
         return f"\x1b[0K{start}\r\x1b[0K{name}\n".encode()
 
@@ -60,23 +60,28 @@ def folds(environ: Mapping[str, str]) -> Folds | None:
 
 
 def tell(report: RunReport, environ: Mapping[str, str], console: Console) -> None:
-    """Annotate a job of GitHub with the steps that failed, and add to its summary."""
+    """Annotate a job of GitHub with what went wrong, and add to its summary.
+
+    A failure is told, and changes nothing about how the run ended.
+    """
+    name = report.get("project", "buildrun")
+    if "error" in report:
+        console.raw(_annotation(name, report["error"]))
     for step in report["steps"]:
         if step["state"] == "failed":
-            console.raw(_annotation(step, report).encode())
-    path = environ.get("GITHUB_STEP_SUMMARY")
-    if path:
+            lines = log_end.read(step, _LOG).splitlines()[-_LINES:]
+            text = "\n".join([log_end.failure(step), *lines])
+            console.raw(_annotation(f"{name}: {step['id']} failed", text))
+    if path := environ.get("GITHUB_STEP_SUMMARY"):
         try:
             _add_summary(path, report)
-        except OSError as error:
-            console.warn(f"{path}: the summary could not be written: {error.strerror}")
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            console.warn(f"{path}: the summary could not be written: {reason}")
 
 
-def _annotation(step: StepReport, report: RunReport) -> str:
-    title = f"{report.get('project', '')}: {step['id']} failed"
-    lines = log_end.read(step, _LOG).splitlines()[-_LINES:]
-    text = "\n".join([log_end.failure(step), *lines])
-    return f"::error title={_property(printable(title))}::{_data(text)}\n"
+def _annotation(title: str, text: str) -> bytes:
+    return f"::error title={_property(printable(title))}::{_data(text)}\n".encode()
 
 
 def _add_summary(path: str, report: RunReport) -> None:

@@ -66,5 +66,7 @@ def _case(step: StepReport, project: str) -> Element:
 def _failed_run(report: RunReport, project: str) -> Element:
     """Return what stands for a run that no step has made fail."""
     case = Element("testcase", name="(run)", classname=project, time="0.000")
-    SubElement(case, "error", type="failed", message=report.get("error", "the run failed"))
+    SubElement(
+        case, "error", type="failed", message=printable(report.get("error", "the run failed"))
+    )
     return case
