@@ -297,7 +297,7 @@ def test_hostile_run_is_only_shown(show: Open, tmp_path: Path, count: int) -> No
         "reasons": [{"code": HOSTILE, "detail": HOSTILE}] * 2,
         "parameters": {HOSTILE: HOSTILE},
         "command": HOSTILE,
-        "depends_on": [HOSTILE, HOSTILE + "0"],
+        "depends_on": [HOSTILE, HOSTILE + "0", HOSTILE + "1"],
         "backend": HOSTILE,
         "environment": {"manager": HOSTILE, "key": HOSTILE},
         "image": HOSTILE,

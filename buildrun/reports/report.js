@@ -20,7 +20,7 @@ const steps = [...byId("list").querySelectorAll(":scope > details")].map((elemen
 /** Puts back what is packed of long runs; all of it was escaped when the file was written. */
 async function unpack() {
   const text = byId("packed").content.textContent;
-  if (!text) return;
+  if (!text || !window.DecompressionStream) return; // an old browser shows the lines alone
   const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const parsed = new DOMParser().parseFromString(await new Response(stream).text(), "text/html");
@@ -54,6 +54,8 @@ function showTip(part, text) {
 }
 
 const hideTip = () => { tip.hidden = true; };
+addEventListener("scroll", hideTip, { capture: true, passive: true });
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 
 function equip(part, text, isFirst) {
   part.tabIndex = isFirst ? 0 : -1;
@@ -85,8 +87,9 @@ function link(step, className) {
 }
 
 function describe(step) {
-  const began = step.start === null ? "" : `, from ${step.start.toFixed(2)} s on`;
-  return `${step.name}\n${step.mark} ${step.word}, ${step.took}${began}\n${step.reason}`;
+  const began = step.start === null ? "" : `from ${step.start.toFixed(2)} s on`;
+  const how = [`${step.mark} ${step.word}`, step.took, began].filter(Boolean).join(", ");
+  return `${step.name}\n${how}\n${step.reason}`;
 }
 
 /* Timeline */
@@ -134,12 +137,13 @@ function drawTimeline() {
   for (const [index, step] of timed.entries()) {
     const bar = link(step, "bar");
     const width = 100 * step.seconds / total;
+    const pixels = chart.clientWidth * step.seconds / total;
     bar.style.left = `min(${100 * step.start / total}%, 100% - 4px)`;
     bar.style.width = `${width}%`;
     bar.style.top = `${step.lane * height + 4}px`;
     bar.style.height = bar.style.lineHeight = `${height > 8 ? height - 4 : height - 1}px`;
-    if (width * chart.clientWidth > 7000 && height > 15) bar.textContent = `${step.mark} ${step.name}`;
-    else bar.classList.add("thin");
+    if (pixels > 70 && height > 15) bar.textContent = `${step.mark} ${step.name}`;
+    bar.classList.toggle("thin", pixels < 8);
     equip(bar, describe(step), index === 0);
     chart.append(bar);
   }
@@ -185,12 +189,14 @@ function makeNodes() {
   const ways = [
     [(step) => step.number, (step) => step.name],
     [(step) => `${step.level} ${entryPoint(step)}`, entryPoint],
-    [(step) => Math.floor(step.level / band), (step) => `level ${step.level + 1}`],
+    [(step) => Math.floor(step.level / band), (step) => nameBand(step.level - step.level % band + 1, band)],
   ];
   const [groups, label] = ways.map(([key, label]) => [groupBy(steps, key), label])
     .find(([groups], index) => groups.length <= MOST_NODES || index === 2);
   return groups.map((members) => makeNode(members, label(members[0])));
 }
+
+const nameBand = (first, size) => (size === 1 ? `level ${first}` : `${first}–${first + size - 1}`);
 
 function groupBy(items, key) {
   const groups = new Map();
@@ -210,8 +216,8 @@ function makeLayers(nodes) {
   }
   for (const node of nodes) {
     const sources = new Set(node.members.flatMap((step) => step.after.map((other) => nodeOf.get(other))));
-    sources.delete(node);
-    node.paths = [...sources].map((source) => [...passBy(source, node, layers), node]);
+    const earlier = [...sources].filter((source) => source.layer < node.layer);
+    node.paths = earlier.map((source) => [...passBy(source, node, layers), node]);
   }
   return layers;
 }
@@ -279,8 +285,8 @@ function draw(way) {
 }
 
 function drawGraph() {
-  if (steps.length < 2) return;
   findLevels();
+  if (!steps.some((step) => step.after.length)) return;
   const nodes = makeNodes();
   const layers = makeLayers(nodes);
   const height = arrange(layers);
@@ -455,7 +461,7 @@ function equipSearch() {
     if (event.key === "Enter") goTo(event.shiftKey ? -1 : 1);
   });
   addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.closest("input")) return;
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input")) return;
     event.preventDefault();
     byId("query").focus();
   });

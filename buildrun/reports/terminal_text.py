@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from buildrun.console import redact
 
 # Select Graphic Rendition; other control sequences; operating system commands; other escapes.
-_ESCAPE = re.compile(
+ESCAPE = re.compile(
     r"\x1b\[([0-9;]*)m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
 )
@@ -27,7 +27,7 @@ def to_html(text: str) -> str:
 
     Colours are ``span`` with the classes f0 to f7.
     """
-    return "".join(_runs("\n".join(map(_last_written, redact(text).split("\n")))))
+    return "".join(_runs("\n".join(map(last_written, redact(text).split("\n")))))
 
 
 def plain(text: str) -> str:
@@ -35,7 +35,7 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _last_written(line: str) -> str:
+def last_written(line: str) -> str:
     """Return what carriage returns have left of a line, as the bars of progress write it."""
     return line.rstrip("\r").rpartition("\r")[2]
 
@@ -43,7 +43,7 @@ def _last_written(line: str) -> str:
 def _runs(text: str) -> Iterator[str]:
     style: dict[str, str] = {}
     end = 0
-    for match in _ESCAPE.finditer(text):
+    for match in ESCAPE.finditer(text):
         yield _run(text[end : match.start()], style)
         end = match.end()
         if match[1] is not None:
