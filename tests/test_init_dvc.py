@@ -169,6 +169,8 @@ def test_stage_that_cannot_be_read_is_left_out_with_its_place(pipeline: Any) -> 
         "  above:\n    wdir: ..\n    cmd: echo\n"
         "  pattern:\n    cmd: echo\n    outs: ['*.txt']\n"
         "  away:\n    cmd: echo\n    outs: [/tmp/x]\n"
+        "  own:\n    cmd: echo\n    deps: [d/x]\n    outs: [d]\n"
+        "  text:\n    cmd: echo\n    deps: x\n"
     )
     outcome, project = pipeline(dvc, code=1, params__yaml="a: 1\n")
     assert list(project["entry_points"]) == ["good", "main"]
@@ -181,6 +183,8 @@ def test_stage_that_cannot_be_read_is_left_out_with_its_place(pipeline: Any) -> 
         "the stage `above` is left out: the directory `..` is not below",
         "the stage `pattern` is left out: the output `*.txt` cannot be one here",
         "the stage `away` is left out: the output `/tmp/x` cannot be one here",
+        "the stage `own` is left out: it both reads and makes `d/x`",
+        "the stage `text` is left out: `deps` is no list",
     ):
         assert told in outcome.err
 

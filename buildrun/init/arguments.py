@@ -217,8 +217,8 @@ def _default(given: Mapping[str, ast.expr], shown: str) -> Any:
     """Return the default, of `Path("…")` its text; raises _Unclear."""
     node = given.get("default", ast.Constant(None))
     if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
-        is_path = getattr(node.func, "attr", getattr(node.func, "id", "")) == "Path"
-        node = node.args[0] if is_path and "type" in given else node
+        is_path = ast.dump(node.func) == ast.dump(given.get("type", node))
+        node = node.args[0] if is_path and ast.unparse(node.func).endswith("Path") else node
     value = _literal(node)
     if value is not None:
         return value

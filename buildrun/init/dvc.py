@@ -141,6 +141,10 @@ class _Pipeline:
         ]
         outputs = list(self._outputs(given, notes))
         inputs = list(dict.fromkeys(self._inputs(given, notes)))
+        if own := [
+            each for each in inputs if any(f"{each}/".startswith(f"{out}/") for out in outputs)
+        ]:
+            raise Unreadable(f"it both reads and makes `{own[0]}`")
         always = bool(definition.get("always_changed")) or any(map(_is_outside, inputs))
         if definition.get("always_changed"):
             notes.append(
@@ -160,7 +164,7 @@ class _Pipeline:
 
     def _outputs(self, given: _Given, notes: list[str]) -> Iterator[str]:
         for key in ("outs", "metrics", "plots"):
-            for index, item in enumerate(_listed(given.definition.get(key))):
+            for index, item in enumerate(_listed(given, key)):
                 for text, flags in (item if isinstance(item, dict) else {str(item): {}}).items():
                     path = self._path(given, str(text))
                     if _is_outside(path) or "*" in path or "?" in path:
@@ -180,14 +184,14 @@ class _Pipeline:
                     yield path
 
     def _inputs(self, given: _Given, notes: list[str]) -> Iterator[str]:
-        for index, text in enumerate(_listed(given.definition.get("deps"))):
+        for index, text in enumerate(_listed(given, "deps")):
             path = self._path(given, str(text))
             if _is_outside(path):
                 fact = f"`{path}` is not in the project, so the stage runs each time"
                 notes.append(self._told((*given.where, "deps", index), fact))
             yield path
         files: dict[str, None] = {}
-        for item in _listed(given.definition.get("params")):
+        for item in _listed(given, "params"):
             files |= dict.fromkeys(map(str, item) if isinstance(item, dict) else (_PARAMS,))
         for file in files:
             path = self._path(given, file)
@@ -254,8 +258,11 @@ def _combinations(axes: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield "-".join(words), {axis: value for axis, (_, value) in named}
 
 
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else []
+def _listed(given: _Given, key: str) -> Sequence[Any]:
+    value = given.definition.get(key) or []
+    if not isinstance(value, list):
+        raise Unreadable(f"`{key}` is no list")
+    return value
 
 
 def _is_outside(path: str) -> bool:
