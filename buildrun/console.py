@@ -80,7 +80,8 @@ class Console:
         """Replace the live line; without a terminal, keep it as the latest that is known."""
         self.latest = text
         if self.live:
-            self._emit(f"\r\x1b[2K{text}")
+            # A longer one would go on in a second line, which the next could not replace.
+            self._emit(f"\r\x1b[2K{text[: (self.columns or 121) - 1]}")
             self._open_line = True
 
     def raw(self, chunk: bytes) -> None:

@@ -19,7 +19,7 @@ from conftest import Buildrun, Project
 from step_helpers import LIMIT
 
 from buildrun.commands.table import fitted
-from buildrun.console import wrapped
+from buildrun.console import Console, wrapped
 
 ROW = ("80b9660786e3", "2026-11-28 23:48:25", "ok       ", "    1.5 s", "hello", "main")
 
@@ -147,6 +147,15 @@ def test_words_say_what_colours_say(steps: Path, environ: dict[str, str]) -> Non
     shown = on_terminal(100, *words, cwd=steps, environ=environ)
     assert shown == plain(on_terminal(100, *words, cwd=steps))
     assert not any("\x1b" in line for line in shown)
+
+
+def test_live_line_stays_on_one_line() -> None:
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    with open(writer, "w") as stream:
+        Console({"TERM": "xterm"}, stream=stream).progress("[1/5] a-step-with-a-long-name 12 s")
+        assert os.read(reader, 4096) == b"\r\x1b[2K[1/5] a-step-with-a"
+    os.close(reader)
 
 
 def test_programs_read_whole_lines(steps: Path, buildrun: Buildrun) -> None:
