@@ -49,6 +49,7 @@ def test_examples_are_understood(line: str) -> None:
 @pytest.mark.parametrize("verb", ["run", "plan", "build", "lock"])
 def test_long_lists_of_options_are_grouped(verb: str, buildrun: Buildrun) -> None:
     lines = buildrun(verb, "--help").printed().splitlines()
-    assert lines[0] == f"usage: buildrun {verb} [URI] [OPTIONS]"
+    assert lines[0].startswith(f"usage: buildrun {verb} [URI")
+    assert lines[0].endswith("] [OPTIONS]")
     for title in ("the project:", "the environment:", "how and where it runs:", "MLflow:"):
         assert lines.count(title) == 1

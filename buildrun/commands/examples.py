@@ -51,6 +51,11 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("buildrun validate a b/MLproject", "several"),
         ("buildrun validate --strict", "warnings fail as well"),
     ),
+    "init": (
+        ("buildrun init", "from the scripts that are here"),
+        ("buildrun init --template sklearn", "a project to start from"),
+        ("buildrun init --from dvc.yaml", "take over a DVC pipeline"),
+    ),
     "schema": (
         ("buildrun schema MLproject", "for editors that check YAML as you type"),
         ("buildrun schema python_env", "of another file"),
