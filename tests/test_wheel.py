@@ -45,7 +45,7 @@ def test_wheel_works_in_a_fresh_virtualenv(wheel: Path, tmp_path: Path) -> None:
     run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
     buildrun = tmp_path / "fresh" / "bin" / "buildrun"
     schema = json.loads(run(buildrun, "schema", "MLproject", cwd=tmp_path))
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     project = tmp_path / "project"
     project.mkdir()
     (project / "MLproject").write_text("entry_points: {main: {command: echo it works}}\n")

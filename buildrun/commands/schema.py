@@ -12,12 +12,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     from buildrun.project.schemas import NAMES
 
+    parser.add_argument(
+        "--strict", action="store_true", help="a schema that refuses what is only warned of, too"
+    )
     parser.add_argument("name", metavar="NAME", choices=tuple(NAMES), help=", ".join(NAMES))
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:  # noqa: ARG001
     """Write the schema to standard output."""
-    from buildrun.project.schemas import load
+    from buildrun.project.schemas import load, strict
 
-    sys.stdout.write(json.dumps(load(arguments.name), indent=2) + "\n")
+    schema = load(arguments.name)
+    sys.stdout.write(json.dumps(strict(schema) if arguments.strict else schema, indent=2) + "\n")
     return 0

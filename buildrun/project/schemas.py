@@ -1,6 +1,7 @@
 """The JSON Schemas that editors and `buildrun validate` share, and documents against them.
 
-The schemas say, under `x-buildrun`, how each failing keyword is reported.
+The schemas accept what `validate` accepts, also with warnings. Under `x-buildrun` they say how each
+failing keyword is reported, and what a keyword is in the strict schema, which refuses the rest too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from buildrun.console import did_you_mean, is_slip, nearest
 from buildrun.project.diagnostics import Edit, Findings, Path, describe
 
 if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft7Validator
 
 NAMES = ("MLproject", "conda", "kubernetes_config", "python_env")
 
@@ -43,6 +44,17 @@ def load(name: str) -> dict[str, Any]:
     return schema
 
 
+def strict(schema: Any) -> Any:
+    """Return a schema that refuses as well what the given one only warns of."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rules: dict[str, Rule] = schema.get("x-buildrun", {})
+    more = {key: rule["strict"] for key, rule in rules.items() if "strict" in rule}
+    return {key: strict(part) for key, part in schema.items()} | more
+
+
 Rule = Mapping[str, Any]
 
 # By the keyword of a schema that a value fails.
@@ -65,16 +77,16 @@ _LOST_SPACE = re.compile(r"(?P<key>[\w-]+)\s*[:=\s]\s*(?P<value>.*)", re.DOTALL)
 
 
 @functools.cache
-def validator(name: str) -> Draft202012Validator:
-    """Return the validator of a schema, made once a process; raises as `load` does."""
-    from jsonschema import Draft202012Validator
+def validator(name: str) -> Draft7Validator:
+    """Return the validator of a strict schema, made once a process; raises as `load` does."""
+    from jsonschema import Draft7Validator
 
-    return Draft202012Validator(load(name))
+    return Draft7Validator(strict(load(name)))
 
 
 def _type_schema() -> Any:
     schema: Any = validator("MLproject").schema
-    return schema["$defs"]["type"]
+    return schema["definitions"]["type"]
 
 
 def check_schema(name: str, findings: Findings) -> None:
