@@ -53,12 +53,14 @@ def fixed(buildrun: Buildrun, directory: Path, text: str, name: str = "MLproject
         ("entrypoints: {main: {command: a}}\n", "entry_points: {main: {command: a}}\n"),
         (NAME + "entry_points:\n  main:\n    comand: |\n      a\n       b\n",
          NAME + "entry_points:\n  main:\n    command: |\n      a\n       b\n"),
-        (NAME + "entry_points:\n  main:\n    paramters: {a: {type: flaot}}\n    comand: x {a}\n",
+        (NAME + "entry_points:\n  main:\n    paramters:\n      a: flaot\n    comand: x {a}\n",
          None),  # what the misspelt key hides is wrong as well
         (NAME + "entry_points:\n  main:\n    paramters: {a: float}\n    comand: x {a}\n",
          NAME + "entry_points:\n  main:\n    parameters: {a: float}\n    command: x {a}\n"),
         (flow("a: flaot, b: {type: 'flaot'}", "{a} {b}"),
          flow("a: float, b: {type: 'float'}", "{a} {b}")),
+        (flow("a: {tpye: flaot}", "{a}"), flow("a: {type: float}", "{a}")),
+        (flow("a: {type:flaot}", "{a}"), flow("a: {type: float}", "{a}")),
         (flow("a: {type:float, default:1}", "{a}"), flow("a: {type: float, default: 1}", "{a}")),
         (flow("", "x").replace("command: ", "command:").replace("'", ""),
          flow("", "x").replace("'", "")),
@@ -82,7 +84,8 @@ def test_certain_mistakes_are_mended(
         ("python: !!float 3.10\n", None),
         ("python: 3.1e1\n", None),
         ("python: 3_1\n", None),
-        ("pyhton: 3.10\n", None),  # the version is to be quoted as well
+        ("pyhton: 3.10\n", 'python: "3.10"\n'),
+        ("pyhton: [3.10]\n", None),
         ('pyhton: "3.10"\n', 'python: "3.10"\n'),
         ("dependencies: []\ndependancies: [a]\n", None),  # which of the two?
         ("x: &a 3.10\npython: *a\n", None),

@@ -84,10 +84,10 @@ def _mend(argument: str, cwd: str, reader: _Drafts) -> Iterator[Diagnostic]:
         batch = [item for item in findings if item.fix and _identity(item) not in refused][:size]
         if not batch:
             return
-        after, size = _try(batch, findings, (argument, cwd), reader), None
-        if after is not None:
-            yield from batch
-            findings = after
+        done, size = _try(batch, findings, (argument, cwd), reader), None
+        if done is not None:
+            findings, mended = done
+            yield from mended
             refused.clear()  # what stood in the way may be gone
         elif len(batch) > 1:
             size = len(batch) // 2
@@ -109,17 +109,29 @@ def _try(
     findings: Sequence[Diagnostic],
     check: tuple[str, str],
     reader: _Drafts,
-) -> list[Diagnostic] | None:
-    """Make drafts of edits; return what is found then, or None where that is not just right."""
-    before = dict(reader.drafts)
+) -> tuple[list[Diagnostic], list[Diagnostic]] | None:
+    """Make drafts of edits; return what is found then and what they mend; None if anything is new.
+
+    What comes to light on the same lines, and certainly can be mended, is mended as well.
+    """
+    before, mended = dict(reader.drafts), list(batch)
     groups = [[item for item in batch if item.path == path] for path in {i.path for i in batch}]
     if all(_draft(group, reader) for group in groups):
-        after = _check(*check, reader)
-        known, left = Counter(map(_kind, findings)), Counter(map(_kind, after))
-        if not left - known and known - left >= Counter(map(_kind, batch)):
-            return after
+        after, lines = _check(*check, reader), {(item.path, item.line) for item in batch}
+        more = _added(findings, after)
+        if more and all(item.fix and (item.path, item.line) in lines for item in more):
+            after, further = _try(more, after, check, reader) or (after, [])
+            mended += further
+        gone = Counter(map(_kind, findings)) - Counter(map(_kind, after))
+        if not _added(findings, after) and gone >= Counter(map(_kind, batch)):
+            return after, mended
     reader.drafts = before
     return None
+
+
+def _added(before: Sequence[Diagnostic], after: Sequence[Diagnostic]) -> list[Diagnostic]:
+    new = Counter(map(_kind, after)) - Counter(map(_kind, before))
+    return [item for item in after if _kind(item) in new]
 
 
 def _kind(finding: Diagnostic) -> tuple[str, str, str, int]:
