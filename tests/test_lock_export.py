@@ -283,6 +283,8 @@ def test_platform_that_the_lock_lacks_is_refused(directory: Path, offline: Call)
         ("--output=x",),
         ("--export=pylock", "--check"),
         ("--export=pylock", "--update"),
+        ("--export=pylock", "--all"),
+        ("--export=pylock", "--of-projects"),
         ("--export=requirements", "--platform=darwin-arm64", "--platform=linux-x86_64"),
         ("--export=pylock", "--output=none/x"),
     ],

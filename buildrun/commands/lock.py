@@ -9,12 +9,11 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from buildrun.commands import many
+from buildrun.commands import export, many
 from buildrun.commands import options as project_options
 from buildrun.console import Console, printable
-from buildrun.environments import base, lock_export, lockfile
+from buildrun.environments import base, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
-from buildrun.environments.lock_export import ExportRequest
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
 from buildrun.planning import project_loader
@@ -22,7 +21,7 @@ from buildrun.planning.context import RunContext, new_context
 from buildrun.planning.project_loader import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store import home
-from buildrun.store.files import destination, overwrite, publish
+from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker, Memo
 
 
@@ -43,18 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--update", action="store_true", help="take the newest versions that fit")
     option("--check", action="store_true", help="only say whether the lock is fresh; exit 1 if not")
     option("--dry-run", action="store_true", help="show what would change and write nothing")
-    option(
-        "--export", choices=lock_export.FORMATS,
-        help="print the lock that is there in a form of others: PEP 751, pip's or CycloneDX",
-    )  # fmt: skip
-    option("--output", metavar="FILE", help="where the export is written; default: standard output")
+    export.add_arguments(parser)
     option("--format", choices=("text", "json"), default="text", help="default: text")
     option("-q", "--quiet", action="store_true", help="say only what went wrong")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Lock one project or several, and show what changed."""
-    _refuse_contradiction(arguments)
+    export.check_options(arguments)
     uris = arguments.uris
     if len(uris) > 1 and not arguments.of_projects:
         raise UsageError("name one project", hint="or a directory, and give `--all`")
@@ -126,7 +121,7 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
         return 0
     previous, reasons = _state(request, path)
     if arguments.export:
-        return _export(context, request, path, previous, reasons, arguments)
+        return export.write(context, request, path, previous, reasons, arguments)
     if arguments.check:
         code = _say_state(lockfile.path_for(path), reasons)
         if reasons and loaded.source.workdir is None:
@@ -189,54 +184,6 @@ def _say_state(path: str, reasons: Sequence[str]) -> int:
         sys.stdout.write(f"{path}: {reason}\n")
     sys.stdout.flush()  # what else is said comes after it
     return FAILURE
-
-
-def _export(
-    context: RunContext,
-    request: EnvironmentRequest,
-    path: str,
-    lock: Lock | None,
-    reasons: Sequence[str],
-    arguments: argparse.Namespace,
-) -> int:
-    form, place = arguments.export, lockfile.path_for(path)
-    every = list(lock.platforms) if lock is not None and form == "pylock" else [here()]
-    platforms = list(map(base.require_platform, dict.fromkeys(arguments.platform))) or every
-    # What the lock lacks for this machine does not matter for another one.
-    reasons = [reason for reason in reasons if lock is None or reason != lockfile.lacks(here())]
-    if lock is not None:
-        reasons += [lockfile.lacks(name) for name in platforms if name not in lock.platforms]
-    if lock is None or reasons:
-        fact = f"only a fresh lock is exported: {'; '.join(reasons)}"
-        raise EnvironmentFailure(fact, place=place, hint="run `buildrun lock`")
-    output = destination(arguments.output, context.cwd, "--output")
-    directory = os.path.dirname(output) if output else request.project.root
-    wanted = ExportRequest(request, lock, place, platforms, directory, context.console)
-    content = lock_export.export(form, wanted)
-    if output is None:
-        sys.stdout.write(content.decode())
-        return 0
-    try:
-        overwrite(output, content)
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error.strerror}", place=output) from None
-    return 0
-
-
-def _refuse_contradiction(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for options that do not go together."""
-    form = arguments.export
-    if form is None and arguments.output is not None:
-        raise UsageError("`--output` is for `--export`", hint="add `--export pylock`, for example")
-    if form and (arguments.check or arguments.update or arguments.dry_run):
-        raise UsageError(
-            "`--export` takes the lock as it is, without `--check`, `--update` and `--dry-run`",
-            hint="call `buildrun lock` twice",
-        )
-    if form in ("requirements", "cyclonedx") and len(set(arguments.platform)) > 1:
-        raise UsageError(
-            f"`--export {form}` holds one platform", hint="call it for each, or export `pylock`"
-        )
 
 
 def _platforms(asked: Sequence[str], previous: Lock | None) -> list[str]:

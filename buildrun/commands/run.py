@@ -126,7 +126,7 @@ def execute(
         arguments.detach,
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
-        destination(arguments.provenance, cwd, "--provenance"),
+        arguments.provenance and destination(arguments.provenance, cwd, "--provenance"),
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
     return runner.carry_out(run, lease)

@@ -101,7 +101,8 @@ class RememberedRun:
         record = self._record
         for report in self.options.reports:
             report_file.resolve(report, self.context.cwd)
-        destination(self.options.provenance, self.context.cwd, "--provenance")
+        if self.options.provenance:
+            destination(self.options.provenance, self.context.cwd, "--provenance")
         if record["notice"]:
             self.context.console.note(record["notice"])
         steps = record["plan"]["steps"]

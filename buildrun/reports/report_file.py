@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import Console
 from buildrun.errors import UsageError
-from buildrun.store.files import publish
+from buildrun.store.files import destination, overwrite
 
 if TYPE_CHECKING:
     from buildrun.reports.model import RunReport
@@ -36,25 +36,13 @@ def resolve(given: str, cwd: str, option: str = "--report") -> str:
             f"there is no report of the form `{name}`",
             hint=f"name a file that ends in {', '.join(first)} or {last}",
         )
-    try:
-        path = os.path.join(cwd, given)
-        real = os.path.realpath(path)
-        if os.path.exists(real) or not os.path.exists(path):  # else a pipe, such as /dev/stdout
-            path = real
-        directory = os.path.dirname(path)
-        there = path if os.path.exists(path) else directory
-        fits = bool(name) and not os.path.isdir(path) and os.access(there, os.W_OK)
-    except ValueError:
-        path, fits = given, False
-    if not fits:
-        raise UsageError("the report cannot be written there", place=path, hint=f"check `{option}`")
-    return path
+    return destination(given, cwd, option)
 
 
 def write(path: str, report: RunReport, console: Console) -> None:
     """Write it; a failure is told, and changes nothing about how the run ended."""
     try:
-        _write(path, render(path, report))
+        overwrite(path, render(path, report))
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"{path}: the report could not be written: {reason or error}")
@@ -77,14 +65,3 @@ def _form(name: str) -> str | None:
     if not found and not os.path.splitext(name)[1]:
         return ""
     return found[0] if found else None
-
-
-def _write(path: str, text: bytes) -> None:
-    if not os.path.exists(path) or os.path.isfile(path):
-        publish(path, text)
-        return
-    # A pipe or a terminal is written to, not replaced; one that nobody reads would keep us waiting.
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    os.set_blocking(descriptor, True)
-    with open(descriptor, "wb") as device:
-        device.write(text)

@@ -118,13 +118,11 @@ def publish(
         raise
 
 
-def destination(given: str | None, cwd: str, option: str) -> str | None:
+def destination(given: str, cwd: str, option: str) -> str:
     """Return the absolute path of a file that an option names, links followed.
 
     Raises UsageError where nothing can be written.
     """
-    if given is None:
-        return None
     name = os.path.basename(given)
     try:
         path = os.path.join(cwd, given)
