@@ -207,7 +207,7 @@ def test_what_has_no_counterpart_is_told_with_its_place(
         "fetch: dvc.yaml:4:5: runs each time, without `outputs`",
         "old: dvc.yaml:8:5: frozen: nothing depends on it",
         "use: dvc.yaml:13:5: `meta` has no counterpart",
-        "use: dvc.yaml:15:9: `persist`: what is in `b.txt` is put aside",
+        "use: dvc.yaml:15:9: `persist` of `b.txt` has no counterpart",
         "use: dvc.yaml:15:9: `remote` of `b.txt` has no counterpart",
         "use: it depends on what runs each time, so it does as well",
         "away: dvc.yaml:20:12: `s3://bucket/x` is not in the project, so the stage runs each time",

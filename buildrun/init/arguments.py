@@ -75,7 +75,9 @@ def read(tree: ast.Module) -> Arguments:
     roots = {name.split(".")[0] for name in names.values()}
     notes = [f"what it reads by `{name}` is not known" for name in sorted(roots & _OTHER_LIBRARIES)]
     if any(_dotted(node, names) == "sys.argv" for node in ast.walk(tree)):
-        notes.append("it reads `sys.argv`: what it takes there is not known")
+        notes.append(
+            "it reads `sys.argv`: declare what it takes there, and add that to the command"
+        )
     commands = _commands(tree, names)
     found = _of_click(commands, names) if commands else _of_argparse(tree, names)
     return found._replace(notes=[*notes, *found.notes])

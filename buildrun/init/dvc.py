@@ -34,10 +34,14 @@ _READ = frozenset(
     ("cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "vars", "frozen",
      "always_changed", "desc", "matrix")
 )  # fmt: skip
-# What an output may say without a difference here, and what is told in words of its own.
+_TOLD = {
+    "always_changed": "runs each time, without `outputs`",
+    "frozen": "frozen: nothing depends on it, and it runs only when asked for with `-e`",
+}
+# What an output may say without a difference here.
 _OUTPUT = frozenset(
     ("cache", "desc", "type", "labels", "meta", "x", "y", "x_label", "y_label", "title", "template",
-     "header", "persist")
+     "header")
 )  # fmt: skip
 _GLOB = re.compile(r"([*?\[\\])")
 
@@ -146,13 +150,9 @@ class _Pipeline:
         ]:
             raise Unreadable(f"it both reads and makes `{own[0]}`")
         always = bool(definition.get("always_changed")) or any(map(_is_outside, inputs))
-        if definition.get("always_changed"):
-            notes.append(
-                self._told((*where, "always_changed"), "runs each time, without `outputs`")
-            )
-        if definition.get("frozen"):
-            text = "frozen: nothing depends on it, and it runs only when asked for with `-e`"
-            notes.append(self._told((*where, "frozen"), text))
+        notes += [
+            self._told((*where, key), text) for key, text in _TOLD.items() if definition.get(key)
+        ]
         if not inputs and outputs and not always:
             notes.append(self._told(where, "there are no `deps`: every file of the project counts"))
         description = values.text(str(definition.get("desc") or ""))
@@ -171,11 +171,6 @@ class _Pipeline:
                         raise Unreadable(f"the output `{path}` cannot be one here", str(text))
                     at = (*given.where, key, index, text)
                     flags = flags if isinstance(flags, dict) else {}  # noqa: PLW2901
-                    if flags.get("persist"):
-                        fact = (
-                            f"`persist`: what is in `{path}` is put aside before the command runs"
-                        )
-                        notes.append(self._told(at, fact))
                     notes += [
                         self._told(at, f"`{flag}` of `{path}` has no counterpart")
                         for flag in flags
