@@ -286,8 +286,9 @@ def test_findings_are_those_of_the_readme(project: Project, buildrun: Buildrun) 
     assert (outcome.code, f"$ buildrun validate\n{outcome.out}") == (1, sample)
 
 
-def test_complete_project_runs_as_its_page_says(project: Project, buildrun: Buildrun) -> None:
-    page = "docs/mlproject.md"
+@pytest.fixture
+def complete(project: Project) -> Path:
+    """Return the complete project of docs/mlproject.md, with scripts that do what it says."""
     scripts = {
         "prepare": "open('data/clean.csv', 'w').write(sys.argv[2])",
         "features": "os.mkdir('data/features'); open('data/features/a', 'w').write('0')",
@@ -295,20 +296,25 @@ def test_complete_project_runs_as_its_page_says(project: Project, buildrun: Buil
         "evaluate": "os.mkdir('metrics'); open('metrics/a', 'w')",
     }
     files = {f"{name}__py": f"import os, sys\n{text}\n" for name, text in scripts.items()}
-    directory = project(
-        block_with(page, "yaml", "name: wine-quality").text,
-        python_env__yaml="dependencies: []\n",
-        **files,
-    )
+    mlproject = block_with("docs/mlproject.md", "yaml", "name: wine-quality").text
+    directory = project(mlproject, python_env__yaml="dependencies: []\n", **files)
     for name in ("raw", "data"):
         (directory / name).mkdir()
     (directory / "raw/1.csv").touch()
+    return directory
 
+
+def test_readme_begins_with_commands_that_work(complete: Path, buildrun: Buildrun) -> None:
+    for line in block_with("README.md", "console", "instead of `mlflow run .`").text.splitlines():
+        for words in commands(line.removeprefix("$ ")):
+            outcome = buildrun(*words[1:], cwd=complete)
+            assert outcome.code == 0, outcome.err
+
+
+def test_complete_project_runs_as_its_page_says(complete: Path, buildrun: Buildrun) -> None:
     def states(*arguments: str) -> dict[str, str]:
-        report = directory.parent / "report.json"
-        outcome = buildrun(
-            ".", "--env-manager=local", "--report", report, *arguments, cwd=directory
-        )
+        report = complete.parent / "report.json"
+        outcome = buildrun(".", "--env-manager=local", "--report", report, *arguments, cwd=complete)
         assert outcome.code == 0, outcome.err
         return {step["id"]: step["state"] for step in json.loads(report.read_text())["steps"]}
 
@@ -317,7 +323,8 @@ def test_complete_project_runs_as_its_page_says(project: Project, buildrun: Buil
     assert states("-P", "alpha=0.1") == {
         "prepare": "up-to-date", "features": "up-to-date", "train": "ok", "main": "ok",
     }  # fmt: skip
-    (directory / "features.py").write_text(files["features__py"].replace("'0'", "'1'"))
+    features = complete / "features.py"
+    features.write_text(features.read_text().replace("'0'", "'1'"))
     assert states("-P", "alpha=0.1") == {
         "prepare": "up-to-date", "features": "ok", "train": "ok", "main": "ok",
     }  # fmt: skip
