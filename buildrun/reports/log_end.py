@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 
 from buildrun.console import printable, redact
 from buildrun.reports.model import StepReport
+from buildrun.reports.terminal_text import ESCAPE, last_written
 from buildrun.store.files import open_regular
-
-# What a terminal would act on: colours, titles, movements of the cursor (ECMA-48).
-_SEQUENCES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"
-)
-
 
 # Codes of reasons that tell of a failure, and not of why the step ran.
 _FAILURES = ("error", "output-not-made")
@@ -46,9 +40,8 @@ def read(step: StepReport, limit: int) -> str:
 
 def plain(text: str) -> str:
     """Return what a terminal would show in the end: no colours, nor lines that were overwritten."""
-    lines = _SEQUENCES.sub("", text).replace("\r\n", "\n").split("\n")
-    shown = (line.rstrip("\r").rpartition("\r")[2] for line in lines)
-    return redact("\n".join(map(_printable, shown)))
+    lines = ESCAPE.sub("", text).split("\n")
+    return redact("\n".join(_printable(last_written(line)) for line in lines))
 
 
 def _printable(line: str) -> str:
