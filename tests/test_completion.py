@@ -148,7 +148,7 @@ def test_fish_shows_what_each_word_means(directory: Path, environ: dict[str, str
     [
         ("buildrun . --env-manager v", ["virtualenv"]),
         ("buildrun --remote-cache-", ["--remote-cache-write"]),
-        ("buildrun runs ", ["ls", "show", "logs", "cancel"]),
+        ("buildrun cache ", ["info", "ls", "gc", "verify", "clear"]),
         ("buildrun runs show --f", ["--format"]),
         ("buildrun completion ", ["bash", "zsh", "fish"]),
         ("buildrun . -Pal", ["-Palpha="]),
@@ -160,6 +160,8 @@ def test_fish_shows_what_each_word_means(directory: Path, environ: dict[str, str
         ("buildrun git@host:x/y -e ", []),
         ("buildrun . -e 'no such' -P ", []),
         ('buildrun "', ["run"]),
+        ("A=1 ~/bin/buildrun . -e ma", ["main"]),
+        ("alias-of-ours . -e ma", ["main"]),
     ],
 )
 def test_words_that_may_stand_there(
@@ -179,6 +181,15 @@ def test_broken_files_are_passed_over_in_silence(
 ) -> None:
     outcome = buildrun("__complete", "bash", "buildrun . -e ", cwd=project(text))
     assert (outcome.out, outcome.err) == ("", "")
+
+
+def test_hostile_words_and_texts_do_no_harm(project: Project, buildrun: Buildrun) -> None:
+    directory = project(
+        'entry_points: {"a\\e[31m": {command: x},'
+        ' b: {description: "\\e[31m\\n\\tred", command: x}}\n'
+    )
+    outcome = buildrun("__complete", "fish", "buildrun . -e ", cwd=directory)
+    assert outcome.out == "b\t\\x1b[31m red\n"
 
 
 def test_unknown_shell_is_refused(buildrun: Buildrun) -> None:

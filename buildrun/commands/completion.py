@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from buildrun.commands.parser import parser_of
-from buildrun.console import is_named, redact
+from buildrun.console import is_named, printable, redact
 from buildrun.project.locate import find_mlproject, scripts_in
 from buildrun.project.yaml_loader import Document, load
 from buildrun.store.memo import DependencyTracker
@@ -92,12 +92,19 @@ def answer(arguments: Sequence[str], commands: Mapping[str, str], cwd: str) -> i
     try:
         shell, line = arguments
         form = _FORMS[shell]
-        for suggestion in suggest(split(line)[1:], commands, cwd):
+        words = split(line)
+        # Before our name may stand variables, or `sudo`.
+        names = [index for index, word in enumerate(words) if _is_ours(word)]
+        for suggestion in suggest(words[min(names, default=0) + 1 :], commands, cwd):
             if suggestion.word.isprintable():
                 sys.stdout.write(form(suggestion, line) + "\n")
     except Exception:
         return 1  # whoever is typing wants no messages between the words
     return 0
+
+
+def _is_ours(word: str) -> bool:
+    return os.path.basename(word) == "buildrun"
 
 
 def split(line: str) -> list[str]:
@@ -125,7 +132,7 @@ def suggest(words: Sequence[str], commands: Mapping[str, str], cwd: str) -> Iter
         found += [Suggestion(name, text) for name, text in commands.items()]
     for name, text in found:
         if (prefix + name).startswith(word):
-            yield Suggestion(prefix + name, " ".join(text.split()))
+            yield Suggestion(prefix + name, printable(" ".join(text.split())))
 
 
 class _Place(NamedTuple):
