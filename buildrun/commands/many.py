@@ -222,7 +222,9 @@ def _tell(
     count: int, failed: Sequence[str], skipped: int, seconds: float, console: Console
 ) -> None:
     counts = {"ok": count - len(failed) - skipped, "failed": len(failed), "skipped": skipped}
-    told = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
+    told = ", ".join(
+        console.state(word, f"{number} {word}") for word, number in counts.items() if number
+    )
     if count:
         console.note(f"{_projects(count)}: {told} in {seconds:.1f} s")
     if failed:
