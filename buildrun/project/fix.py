@@ -38,7 +38,7 @@ def mend(rows: Sequence[Row], cwd: str, environ: Mapping[str, str]) -> tuple[Men
         for finding in _mend(argument, cwd, reader):
             done.setdefault(os.path.realpath(finding.path), []).append(finding)
     return tuple(
-        Mended(found[0].path, read(real), reader.drafts[real], tuple(found))
+        Mended(found[0].path, reader.originals[real], reader.drafts[real], tuple(found))
         for real, found in done.items()
     )
 
@@ -69,6 +69,7 @@ class _Drafts(DependencyTracker):
         """Start without any."""
         super().__init__(environ)
         self.drafts: dict[str, bytes] = {}  # by real path
+        self.originals: dict[str, bytes] = {}  # what the first draft of each was made from
 
     def read(self, path: str) -> bytes:
         """Return the draft of a file, else what it holds; raises OSError."""
@@ -142,17 +143,18 @@ def _draft(findings: Sequence[Diagnostic], reader: _Drafts) -> bool:
     """Make the draft of their file; return whether its value changes as intended and no more."""
     path = findings[0].path
     load_file = load_json if path.lower().endswith(".json") else load
-    old, text = load_file(path, reader), _edited(reader.read(path), findings)
+    real, old = os.path.realpath(path), load_file(path, reader)
+    if not isinstance(old, Document):
+        return False
+    content = reader.read(path)
+    text = _edited(content, findings)
     if text is None:
         return False
-    reader.drafts[os.path.realpath(path)] = text
+    reader.originals.setdefault(real, content)
+    reader.drafts[real] = text
     new = load_file(path, reader)
     intended = {path for item in findings for edit in item.fix for path in edit.changes}
-    return (
-        isinstance(old, Document)
-        and isinstance(new, Document)
-        and set(_differences(old.value, new.value, ())) == intended
-    )
+    return isinstance(new, Document) and set(_differences(old.value, new.value, ())) == intended
 
 
 def _edited(content: bytes, findings: Sequence[Diagnostic]) -> bytes | None:

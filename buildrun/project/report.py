@@ -86,7 +86,7 @@ def summary(rows: Sequence[Row], *, offer: bool = True) -> str:
     return (
         f"{_count(len(rows) - bare, 'file')} checked{without}: "
         f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
-        + (f"; `--fix` mends {fixable} of them" if fixable else "")
+        + (f"; `--fix` may mend {fixable} of them" if fixable else "")
     )
 
 
