@@ -21,7 +21,7 @@ from buildrun.project.read import Row, check_files
 from buildrun.store.memo import DependencyTracker
 
 CASES = Path(__file__).parent / "cases"
-CORPUS = REPOSITORY.parent / "shared" / "corpus" / "mlproject_cases.json"
+CORPUS = REPOSITORY.parent / "shared" / "corpus"
 NAME = "name: x\n"
 
 
@@ -223,19 +223,21 @@ def mended_only_where_found(path: Path) -> None:
 
 
 def shapes() -> Iterator[object]:
-    """Yield the projects of the corpus, where it is, and of our own cases."""
-    if CORPUS.is_file():
-        for case in json.loads(CORPUS.read_text()):
-            yield pytest.param(case["mlproject"], id=case["id"])
+    """Yield the files of the corpus, where it is, and of our own cases: names and texts."""
+    for name in ("mlproject_cases.json", "env_cases.json") if CORPUS.is_dir() else ():
+        for case in json.loads((CORPUS / name).read_text()):
+            file = f"{case['kind']}.yaml" if "kind" in case else "MLproject"
+            text = case["text"] if "kind" in case else case["mlproject"]
+            yield pytest.param(file, text, id=case["id"])
     for path in sorted(CASES.glob("*/*/*")):
-        if path.name.lower() == "mlproject" and path.is_file():
-            yield pytest.param(path.read_text(), id=path.parent.name)
+        if path.is_file():
+            yield pytest.param(path.name, path.read_text(), id=f"{path.parent.name}-{path.name}")
 
 
-@pytest.mark.parametrize("text", list(shapes()))
-def test_no_project_gets_worse(tmp_path: Path, text: str) -> None:
-    (tmp_path / "MLproject").write_text(text)
-    mended_only_where_found(tmp_path)
+@pytest.mark.parametrize(("name", "text"), list(shapes()))
+def test_no_file_gets_worse(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    mended_only_where_found(tmp_path / name)
 
 
 KEYS = ["name", "nmae", "Name", "entry_points", "entry_point", "python_env", "pythn_env", "x"]

@@ -7,9 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
-from urllib.parse import quote
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
 from buildrun import __version__
 from buildrun.console import printable
@@ -17,6 +15,9 @@ from buildrun.project.codes import MEANINGS
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.places import Style, from_root, root_of, shown
 from buildrun.project.read import Row
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _HINT = "\n    hint: "
@@ -67,6 +68,8 @@ def as_gitlab(rows: Sequence[Row], style: Style) -> str:
 
 def as_junit(rows: Sequence[Row], style: Style) -> str:
     """Return JUnit XML with a test case for each file; warnings that do not fail are its output."""
+    from xml.etree import ElementTree
+
     failed = sum(not row.is_valid(strict=style.strict) for row in rows)
     counts = {"name": "buildrun validate", "tests": str(len(rows)), "failures": str(failed)}
     top = ElementTree.Element("testsuites", counts)
@@ -124,6 +127,8 @@ def _rule(code: str) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
+    from urllib.parse import quote
+
     uri = quote(os.fsencode(path))
     return f"file://{uri}" if path.startswith("/") else uri
 
@@ -143,9 +148,11 @@ def _result(finding: Diagnostic, root: str) -> dict[str, Any]:
     }
 
 
-def _case(suite: ElementTree.Element, row: Row, style: Style) -> None:
+def _case(suite: Element, row: Row, style: Style) -> None:
+    from xml.etree.ElementTree import SubElement
+
     path = printable(from_root(row.path, style))
-    case = ElementTree.SubElement(
+    case = SubElement(
         suite, "testcase", {"classname": "buildrun", "name": path, "file": path, "time": "0"}
     )
     failing = [item for item in row.diagnostics if style.strict or item.severity == "error"]
@@ -153,9 +160,9 @@ def _case(suite: ElementTree.Element, row: Row, style: Style) -> None:
     if failing:
         more = f" and {len(failing) - 1} more" if len(failing) > 1 else ""
         why = {"message": printable(failing[0].message) + more, "type": failing[0].severity}
-        ElementTree.SubElement(case, "failure", why).text = _lines(failing, style)
+        SubElement(case, "failure", why).text = _lines(failing, style)
     if others:
-        ElementTree.SubElement(case, "system-out").text = _lines(others, style)
+        SubElement(case, "system-out").text = _lines(others, style)
 
 
 def _lines(findings: Sequence[Diagnostic], style: Style) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -53,12 +52,14 @@ FORMATS: Mapping[str, Callable[[Sequence[Row], Style], str]] = {
 
 def diff(mended: Mended, cwd: str) -> str:
     """Return what mending changes in a file as a unified diff."""
+    from difflib import unified_diff
+
     name = printable(shown(mended.path, cwd).lstrip("/"))
     before, after = (
         re.findall(r"[^\n]*\n|[^\n]+", content.decode())
         for content in (mended.before, mended.after)
     )
-    lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
+    lines = unified_diff(before, after, f"a/{name}", f"b/{name}")
     return "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
     )
