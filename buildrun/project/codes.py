@@ -52,6 +52,7 @@ MEANINGS: Mapping[str, str] = {
     "multiple-environments": "more than one of `python_env`, `conda_env` and `docker_env`",
     "nested-pip": "a `pip:` section in a python_env file",
     "no-effect": "`inputs` without `outputs`, and nothing depends on the entry point",
+    "no-project": "a directory without an MLproject, an environment file or a script",
     "not-a-file": "a directory, device or pipe in place of a file",
     "not-filled-in": "`{name}` or `$NAME` in a path, which stays as it is",
     "not-utf-8": "the file is not UTF-8",
