@@ -113,6 +113,12 @@ def test_environment_file_is_checked_wherever_it_lies(check: Check, work: Path) 
     assert first.returncode == 0, first.stdout + first.stderr
     git(work, "commit", "-q", "-m", "all")
 
+    git(work, "mv", "envs/train.yaml", "envs/renamed.yaml")
+    renamed = check("buildrun-validate", {})
+    assert renamed.returncode == 1
+    assert "a/b/MLproject:2:12: error[missing-environment-file]" in renamed.stdout
+    git(work, "reset", "-q", "--hard")
+
     files = ("envs/train.yaml", "others.yaml")
     broken = check("buildrun-validate", dict.fromkeys(files, "dependencies: 5\n"))
     assert broken.returncode == 1

@@ -71,17 +71,13 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
 
 
 def _concerned(files: Sequence[str], environ: Mapping[str, str], cwd: str) -> list[str]:
-    """Return the projects of the repository that these files lie in, or are named or locked by."""
+    """Return the projects in which these files lie, or which name them or are locked by them."""
     from buildrun.project import discover
     from buildrun.workspace.changes import repository_top
 
-    locked = [
-        os.path.splitext(file)[0] + ending
-        for file in files
-        if file.endswith(".lock")
-        for ending in (".yaml", ".yml")
-    ]
-    paths = [os.path.join(cwd, file) for file in (*files, *locked)]
+    locked = [file.removesuffix("lock") for file in files if file.endswith(".lock")]
+    named = [stem + ending for stem in locked for ending in ("yaml", "yml")]
+    paths = [os.path.join(cwd, file) for file in (*files, *named)]
     projects = discover.find_projects(repository_top(cwd) or cwd, environ)
     return discover.concerned(projects, paths, environ, Memo(home.locate(environ).memo))
 

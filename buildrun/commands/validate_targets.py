@@ -16,7 +16,7 @@ from buildrun.project.read import Row, check_content, check_files, check_project
 from buildrun.project.yaml_loader import SIZE_LIMIT
 from buildrun.store import home
 from buildrun.store.memo import DependencyTracker, Memo
-from buildrun.workspace.changes import changed_since, repository_top
+from buildrun.workspace.changes import changed_since, repository_top, staged_deletions
 
 # Files that are of a project by their names alone.
 _BY_NAME = re.compile(r"mlproject|(python_env|conda)\.ya?ml", re.IGNORECASE)
@@ -89,16 +89,26 @@ def _is_project(directory: str) -> bool:
 def _check_those_of_projects(
     paths: Sequence[str], environ: Mapping[str, str], cwd: str
 ) -> list[Row]:
-    """Check what a project names or what has the name of a project's file, and nothing else."""
+    """Check what a project names or what has the name of a project's file, and nothing else.
+
+    Where a file that it names is going to be deleted, the project's MLproject is checked as well.
+    """
     memory, reader = Memo(home.locate(environ).memo), DependencyTracker(environ)
+    top = repository_top(cwd) or cwd
     given = {os.path.realpath(os.path.join(cwd, path)): path for path in paths}
+    deleted = set(map(os.path.realpath, staged_deletions(top, environ)))
     rows: dict[Row, None] = {}
-    for root in discover.find_projects(repository_top(cwd) or cwd, environ):
-        if not given.keys().isdisjoint(discover.files_of(root, environ, memory)):
-            for file in check_project(root, reader):
-                path = given.get(os.path.realpath(file.path))
-                if path is not None:
-                    rows[Row(path, *file)] = None
+    for root in discover.find_projects(top, environ):
+        named = discover.files_of(root, environ, memory)
+        if given.keys().isdisjoint(named) and deleted.isdisjoint(named):
+            continue
+        files = check_project(root, reader)
+        if not deleted.isdisjoint(named):
+            path = files[0].path
+            given.setdefault(os.path.realpath(path), os.path.relpath(path, cwd))
+        for file in files:
+            if os.path.realpath(file.path) in given:
+                rows[Row(given[os.path.realpath(file.path)], *file)] = None
     checked = {row.argument for row in rows}
     rest = [
         path

@@ -55,6 +55,13 @@ def changed_since(directory: str, revision: str, environ: Mapping[str, str]) -> 
     return frozenset(os.path.join(top, path) for path in paths)
 
 
+def staged_deletions(top: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the absolute paths of what the next commit deletes or renames."""
+    words = ("diff", "--cached", "--name-only", "-z", "--no-renames", "--diff-filter=D")
+    said = git_answer(top, environ, *words, seconds=_SECONDS) or b""
+    return [os.path.join(top, os.fsdecode(path)) for path in said.split(b"\0") if path]
+
+
 def _ask(top: str, environ: Mapping[str, str], *words: str) -> str:
     return os.fsdecode((git_answer(top, environ, *words, seconds=_SECONDS) or b"").strip())
 
