@@ -320,7 +320,8 @@ def test_of_files_that_are_given_those_of_projects_are_checked(
 
 
 @pytest.mark.parametrize(
-    "words", [("--stdin-filename", "x"), ("--since", "HEAD", "a"), ("--since", "HEAD", "-")]
+    "words",
+    [("--stdin-filename", "x"), ("-", "a"), ("--since", "HEAD", "a"), ("--since", "HEAD", "-")],
 )
 def test_what_does_not_go_together(buildrun: Buildrun, tmp_path: Path, words: list[str]) -> None:
     buildrun("validate", *words, cwd=tmp_path).refused("hint: ", code=2)

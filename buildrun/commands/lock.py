@@ -20,9 +20,8 @@ from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
 from buildrun.planning.project_loader import LoadedProject
 from buildrun.project.model import DockerEnv, ProjectSpec
-from buildrun.store import home
 from buildrun.store.files import publish
-from buildrun.store.memo import DependencyTracker, Memo
+from buildrun.store.memo import DependencyTracker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +78,7 @@ def _concerned(files: Sequence[str], environ: Mapping[str, str], cwd: str) -> li
     named = [stem + ending for stem in locked for ending in ("yaml", "yml")]
     paths = [os.path.join(cwd, file) for file in (*files, *named)]
     projects = discover.find_projects(repository_top(cwd) or cwd, environ)
-    return discover.concerned(projects, paths, environ, Memo(home.locate(environ).memo))
+    return discover.concerned(projects, paths, environ)
 
 
 def _open(

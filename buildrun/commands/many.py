@@ -18,8 +18,7 @@ from buildrun.commands import options as command_options
 from buildrun.commands.parser import group
 from buildrun.console import Console, near_path, printable, redact
 from buildrun.errors import BuildrunError, Interrupted, NoEntryPoint, ProjectError, UsageError
-from buildrun.store import home, runs
-from buildrun.store.memo import Memo
+from buildrun.store import runs
 
 if TYPE_CHECKING:
     from buildrun.planning.context import CacheSettings, ProjectOptions
@@ -82,9 +81,8 @@ def select(
         raise discover.none_below(directory)
     said = _projects(len(found))
     if arguments.since is not None:
-        memory = Memo(home.locate(environ).memo, write)
         changes = changed_since(directory, arguments.since, environ)
-        found = discover.concerned(found, changes, environ, memory)
+        found = discover.concerned(found, changes, environ, write=write)
         said = f"{len(found)} of {said} changed since `{printable(arguments.since)}`"
     if shares > 1:
         count, found = len(found), found[share - 1 :: shares]

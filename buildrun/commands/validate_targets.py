@@ -14,8 +14,7 @@ from buildrun.project import discover
 from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject
 from buildrun.project.read import Row, check_content, check_files, check_project
 from buildrun.project.yaml_loader import SIZE_LIMIT
-from buildrun.store import home
-from buildrun.store.memo import DependencyTracker, Memo
+from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.changes import changed_since, repository_top, staged_deletions
 
 # Files that are of a project by their names alone.
@@ -47,8 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> Sequence[Row]:
     """Return the verdicts; raises UsageError, and ProjectError where there is nothing to check."""
     paths = arguments.paths
-    if arguments.stdin_filename is not None and paths != ["-"]:
-        raise UsageError("`--stdin-filename` is for a text on standard input", hint="add `-`")
+    if paths != ["-"] and ("-" in paths or arguments.stdin_filename is not None):
+        raise UsageError(
+            "a text on standard input is checked alone",
+            hint="`buildrun validate - --stdin-filename PATH`; a file of that name is `./-`",
+        )
     if arguments.since is not None and (paths or arguments.of_projects):
         raise UsageError(
             "`--since` chooses among all projects of the repository",
@@ -72,8 +74,7 @@ def _projects(since: str | None, environ: Mapping[str, str], cwd: str) -> list[s
     if not found:
         raise discover.none_below(top)
     if since is not None:
-        memory = Memo(home.locate(environ).memo)
-        found = discover.concerned(found, changed_since(top, since, environ), environ, memory)
+        found = discover.concerned(found, changed_since(top, since, environ), environ)
         if not found:
             Console(environ).note(f"no project has changed since `{printable(since)}`")
     return [os.path.relpath(root, cwd) for root in found]
@@ -93,13 +94,13 @@ def _check_those_of_projects(
 
     Where a file that it names is going to be deleted, the project's MLproject is checked as well.
     """
-    memory, reader = Memo(home.locate(environ).memo), DependencyTracker(environ)
+    reader = DependencyTracker(environ)
     top = repository_top(cwd) or cwd
     given = {os.path.realpath(os.path.join(cwd, path)): path for path in paths}
     deleted = set(map(os.path.realpath, staged_deletions(top, environ)))
     rows: dict[Row, None] = {}
     for root in discover.find_projects(top, environ):
-        named = discover.files_of(root, environ, memory)
+        named = discover.files_of(root, environ)
         if given.keys().isdisjoint(named) and deleted.isdisjoint(named):
             continue
         files = check_project(root, reader)

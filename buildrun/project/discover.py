@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buildrun.console import printable
 from buildrun.errors import ProjectError
+from buildrun.store import home
 from buildrun.store.memo import DependencyTracker, Memo, memoize
 from buildrun.workspace import names
 from buildrun.workspace.gitignore import Filter, ask_git
@@ -58,11 +59,16 @@ def _walk(directory: bytes) -> list[bytes]:
 
 
 def concerned(
-    projects: Sequence[str], paths: Iterable[str], environ: Mapping[str, str], memory: Memo
+    projects: Sequence[str],
+    paths: Iterable[str],
+    environ: Mapping[str, str],
+    *,
+    write: bool = True,
 ) -> list[str]:
     """Return the projects that a change of these paths concerns.
 
     One of them lies in the project, or is a file that its MLproject or environment file names.
+    write: False leaves the store alone.
     """
     changed: set[str] = set()
     above: set[str] = set()
@@ -82,12 +88,12 @@ def concerned(
         if changed
         and (
             os.path.realpath(root) in above
-            or not changed.isdisjoint(files_of(root, environ, memory))
+            or not changed.isdisjoint(files_of(root, environ, write=write))
         )
     ]
 
 
-def files_of(root: str, environ: Mapping[str, str], memory: Memo) -> Sequence[str]:
+def files_of(root: str, environ: Mapping[str, str], *, write: bool = True) -> list[str]:
     """Return the MLproject, the environment files and what they name, links followed; remembered.
 
     A file that is named counts also where it does not exist.
@@ -99,5 +105,6 @@ def files_of(root: str, environ: Mapping[str, str], memory: Memo) -> Sequence[st
         read_project(root, reader)
         return sorted(path for path in reader.files if "\0" not in path)
 
+    memory = Memo(home.locate(environ).memo, write)
     found = memoize(memory, f"files of {root}", environ, compute)
     return [os.path.realpath(path) for path in found]
