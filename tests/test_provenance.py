@@ -207,6 +207,8 @@ def test_failed_run_leaves_no_statement(two: Path, buildrun: Buildrun, tmp_path:
     assert outcome.code == 1
     assert "no provenance is written: the run ended as `failed`" in outcome.err
     assert not file.exists()
+    buildrun(LOCAL, two, "--provenance", two / "train.sh")
+    assert (two / "train.sh").read_text() == "train\n"
 
 
 @pytest.mark.parametrize(

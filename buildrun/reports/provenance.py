@@ -26,6 +26,7 @@ from buildrun.store.manifest import Manifest
 BUILD_TYPE = "urn:buildrun:run:v1"
 BUILDER = "urn:buildrun:local:v1"
 
+_STATEMENT = "https://in-toto.io/Statement/v1"
 _CHUNK = 1 << 20
 
 
@@ -58,8 +59,18 @@ def write(
         reason = error.strerror if isinstance(error, OSError) else error.message
         hint = None if isinstance(error, OSError) else error.hint
         console.warn(f"{printable(path)}: no provenance is written: {reason}", hint or "")
-        if os.path.isfile(path):
+        _remove_earlier(path)
+
+
+def _remove_earlier(path: str) -> None:
+    """Remove a statement, so that nobody takes it for this run's; anything else stays."""
+    try:
+        with open_regular(path) as file:
+            is_statement = json.load(file)["_type"] == _STATEMENT
+        if is_statement:
             os.unlink(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
 
 
 def _statement(report: RunReport, origin: Origin, home: Home) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def _statement(report: RunReport, origin: Origin, home: Home) -> dict[str, Any]:
         inputs.update(dict.fromkeys(_inputs(name, manifest, home)))
     asked = report["steps"][-1]
     return {
-        "_type": "https://in-toto.io/Statement/v1",
+        "_type": _STATEMENT,
         "subject": subjects,
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
