@@ -57,11 +57,10 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 class Command(NamedTuple):
-    """A line of a job; what an action stands for has no line."""
+    """A line of a job, or the action that stands for one."""
 
     text: str
     environ: Mapping[str, str]
-    secrets: bool = False
 
 
 class Job(NamedTuple):
@@ -91,7 +90,7 @@ class Place(NamedTuple):
         }
 
     def run(self, job: Job) -> str:
-        """Run all lines of a job that can be run here; return what they say on standard error."""
+        """Run all lines of a job that can be run here; return what they write."""
         said = ""
         for command in job.commands:
             if command.text in NOT_RUN:
@@ -106,13 +105,14 @@ class Place(NamedTuple):
                 timeout=300,
             )
             assert done.returncode == 0, (command.text, done.stdout, done.stderr)
-            said += done.stderr
+            said += done.stdout + done.stderr
         return said
 
     def _environ(self, command: Command) -> dict[str, str]:
         given = {
             name: text.replace(READ, self.cache.as_uri()) for name, text in command.environ.items()
         }
+        given["GITHUB_STEP_SUMMARY"] = os.devnull
         path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
         kept = {name: text for name, text in os.environ.items() if not name.startswith("BUILDRUN_")}
         return {**kept, "PATH": path, "PIP_NO_INDEX": "1", **given}
@@ -153,7 +153,7 @@ def _github(job: str, values: Mapping[str, str]) -> Iterator[Job]:
             environ = {name: _filled(str(text), cell) for name, text in given.items()}
             text = step.get("run") or step["uses"]
             assert "${{" not in text, "a value of others is no part of a script"
-            commands.append(Command(text, environ, "secrets." in json.dumps(step)))
+            commands.append(Command(text, {**environ, "GITHUB_ACTIONS": "true"}))
         yield Job(job, tuple(commands))
 
 
@@ -176,7 +176,9 @@ def _gitlab(job: str, values: Mapping[str, str]) -> Iterator[Job]:
         given = {**recipe["variables"], **found.get("variables", {})}
         environ = {name: _expanded(text, own) for name, text in given.items()}
         lines = [*recipe["default"]["before_script"], *found["script"]]
-        yield Job(job, tuple(Command(line, {**own, **environ}) for line in lines))
+        yield Job(
+            job, tuple(Command(line, {**own, **environ, "GITLAB_CI": "true"}) for line in lines)
+        )
 
 
 def _expanded(text: str, values: Mapping[str, str]) -> str:

@@ -191,7 +191,7 @@ def test_local_packages_and_repositories_are_told(
     assert offline("lock", place).code == 0
     asked = offline("lock", place, "--export=requirements")
     assert re.findall(r"^\w+==\S+", asked.out, re.MULTILINE) == ["beta==1.5"]
-    assert "`./lib` is from a directory" in asked.err
+    assert "`./lib` is from a directory without hashes" in asked.err
     assert "is from a repository" in asked.err
     packages = _pylock(_export(offline, place, "pylock")).packages
     found = {str(each.name): each for each in packages}

@@ -96,18 +96,19 @@ def _of_pip(request: ExportRequest, platform: str) -> list[Package]:
 def _requirements(request: ExportRequest, packages: Sequence[Package]) -> bytes:
     """Return them in pip's syntax; pip takes only what has a hash, and the rest is a comment."""
     name, python = os.path.basename(request.path), request.lock.python
-    where = f"{request.platforms[0]}{f', Python {python}' if python else ''}"
-    lines = [f"# The packages of {name} for {where}, made by `buildrun lock --export`."]
+    target = f"{request.platforms[0]}{f', Python {python}' if python else ''}"
+    lines = [f"# The packages of {name} for {target}, made by `buildrun lock --export`."]
     lines += sources(request.lock.inputs)
     for package in packages:
         text = redact(package.line)
         if package.hashes:
             lines.append(" \\\n    ".join([text, *(f"--hash={each}" for each in package.hashes)]))
             continue
-        kind = "a repository" if is_vcs(package) else "a directory"
-        lines.append(f"# from {kind}, which has no hash: {text}")
+        where = "an index" if package.version else "a directory"
+        where = "a repository" if is_vcs(package) else where
+        lines.append(f"# from {where} without hashes: {text}")
         request.console.warn(
-            f"`{text}` is from {kind}, which has no hash that pip could verify; it is a comment",
+            f"`{text}` is from {where} without hashes for pip to verify, and only a comment",
             "install it by itself, with `pip install --no-deps`",
         )
     return "".join(f"{line}\n" for line in lines).encode()
