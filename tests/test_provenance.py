@@ -238,6 +238,9 @@ def test_nothing_is_promised_that_cannot_be_told(
     outcome = buildrun(LOCAL, bare, "--provenance", file)
     outcome.refused("no step declares outputs", code=2)
     assert outcome.out == ""
+    empty = project("entry_points: {main: {outputs: [d/], command: 'mkdir d'}}\n", name="empty")
+    assert "no file among the outputs" in buildrun(LOCAL, empty, "--provenance", file).err
+    assert not file.exists()
     buildrun(LOCAL, two, "--no-cache", "--provenance", file).refused("`--no-cache`", code=2)
     buildrun(LOCAL, two, "--provenance", tmp_path / "none" / "p").refused("none/p", code=2)
 

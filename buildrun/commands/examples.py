@@ -32,6 +32,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("buildrun lock .", "pin all packages with their hashes"),
         ("buildrun lock . --check", "whether the lock is fresh, for CI"),
         ("buildrun lock . --update", "the newest versions that fit"),
+        ("buildrun lock . --export cyclonedx", "what is locked, as an SBOM"),
     ),
     "ls": (
         ("buildrun ls", "of the project here"),

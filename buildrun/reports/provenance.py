@@ -81,6 +81,8 @@ def _statement(report: RunReport, origin: Origin, home: Home) -> dict[str, Any]:
     for name, manifest in results.items():
         subjects += _subjects(name, manifest, origin.root, home)
         inputs.update(dict.fromkeys(_inputs(name, manifest, home)))
+    if not subjects:
+        raise StoreError("there is no file among the outputs")
     asked = report["steps"][-1]
     return {
         "_type": _STATEMENT,
@@ -214,9 +216,9 @@ def _source(origin: Origin) -> Iterator[dict[str, Any]]:
 def _images(steps: Iterable[StepReport]) -> Iterator[dict[str, Any]]:
     for image in dict.fromkeys(step["image"] for step in steps):
         if image is not None:
-            name, _, found = image.rpartition("sha256:")
-            uri = {"uri": f"docker://{image}"} if name else {}
-            yield {"name": "image", **uri, "digest": {"sha256": found}}
+            name, kind, found = image.rpartition("sha256:")
+            uri = {"uri": f"docker://{image}"} if name or not kind else {}
+            yield {"name": "image", **uri, **({"digest": {"sha256": found}} if kind else {})}
 
 
 def _lock(origin: Origin) -> Iterator[Mapping[str, Any]]:
