@@ -264,7 +264,7 @@ def anchors(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+    for target in re.findall(r"(?:\]\(|<img src=\")([^)\s\"]+)[)\"]", prose(path)):
         if "://" in target:
             continue
         name, _, anchor = target.partition("#")

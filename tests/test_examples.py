@@ -127,10 +127,3 @@ def test_pipeline_runs_only_what_changed_here_and_through_s3(
         assert states(buildrun, other, environ=second) == "cached cached cached cached ok"
         assert (other / "metrics.json").read_bytes() == metrics
         assert shared.names() == before
-
-
-def test_readme_shows_the_commands_there_are(buildrun: Buildrun) -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    verbs = re.findall(r"^  (\w+) ", buildrun("--help").out, re.MULTILINE)
-    assert "run" in verbs
-    assert [verb for verb in verbs if f"`buildrun {verb} " not in readme] == []

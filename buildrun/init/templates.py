@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import yaml
+
 from buildrun.init.draft import Draft, scalar
 from buildrun.init.python_env import minor_version
 from buildrun.store.files import names_in
@@ -29,7 +31,7 @@ def load(name: str, image: str | None) -> Draft:
             text = opened.read()
         text = text.replace(_PYTHON, f'"{minor_version()}"')
         files[file] = text.replace(_IMAGE, scalar(image)) if image else text
-    return Draft(files, ("main",))
+    return Draft(files, tuple(yaml.safe_load(files["MLproject"])["entry_points"]))
 
 
 def _directory(name: str) -> str:
