@@ -20,6 +20,7 @@ from conftest import Buildrun, Outcome, Project
 from buildrun.console import Console
 from buildrun.reports import report_file
 from buildrun.reports.model import RunReport, StepReport
+from buildrun.store.home import Home
 
 LOCAL = "--env-manager=local"
 HOSTILE = "a|b <i>`x`</i> [l](u) *s* _e_ & $p #1"
@@ -58,8 +59,32 @@ def step_report(name: str, started: float | None = None, seconds: float = 0.0) -
 
 
 def rendered(tmp_path: Path, name: str, report: RunReport) -> str:
-    report_file.write(str(tmp_path / name), report, Console({}))
+    report_file.write(str(tmp_path / name), report, Home(str(tmp_path / "store")), Console({}))
     return (tmp_path / name).read_text()
+
+
+def test_reports_in_the_project_are_no_inputs_of_its_steps(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {outputs: [out], command: date > out}}\n")
+    reports = ("--report", directory / "r.html", "--report", directory / "r.json")
+    assert "1 ran" in buildrun(directory, LOCAL).err
+    for arguments in (reports, reports, ()):
+        assert "1 up to date" in buildrun(directory, LOCAL, *arguments).err
+    buildrun("runs", "report", "--output", directory / "again.xml", cwd=directory).printed()
+    assert "1 up to date" in buildrun(directory, LOCAL).err
+    (directory / "r.html").write_text("data of the user's own")
+    assert "1 ran" in buildrun(directory, LOCAL).err
+
+
+def test_store_in_the_project_is_no_input_of_its_steps(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {outputs: [out], command: date > out}}\n")
+    environ = {"BUILDRUN_HOME": str(directory / ".store")}
+    first = buildrun(directory, LOCAL, environ=environ)
+    assert ("1 ran" in first.err, "not cached" in first.err) == (True, False)
+    assert "1 up to date" in buildrun(directory, LOCAL, environ=environ).err
 
 
 # -- JUnit -------------------------------------------------------------------------------------

@@ -10,16 +10,18 @@ from buildrun.console import printable
 from buildrun.errors import UsageError
 from buildrun.reports import html, report_file
 from buildrun.reports.model import RunReport
-from buildrun.store import files, runs
+from buildrun.store import files, own_files, runs
+from buildrun.store.home import Home
 from buildrun.store.runs import Record
 
 
-def write(directory: str, record: Record, output: str | None, cwd: str) -> int:
+def write(place: Home, record: Record, output: str | None, cwd: str) -> int:
     """Write the report to a file, and its path to standard output.
 
-    directory: of all runs. output: a path, whose ending asks for the form; None: standard output
+    place: the store. output: a path, whose ending asks for the form; None: standard output
     itself, or where that is a terminal, a file that is named for the run. Raises UsageError.
     """
+    directory = place.runs
     report = report_of(directory, record)
     if output is None and not sys.stdout.isatty():
         sys.stdout.buffer.write(html.render(report).encode())
@@ -29,6 +31,7 @@ def write(directory: str, record: Record, output: str | None, cwd: str) -> int:
     _require_replaceable(path)
     try:
         files.publish(path, report_file.render(path, report))
+        own_files.note(place, path)
     except OSError as error:
         raise UsageError(f"the report cannot be written: {error.strerror}", place=path) from None
     sys.stdout.write(f"{printable(path)}\n")

@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Do one of the subcommands."""
-    directory = home.locate(environ).runs
+    place = home.locate(environ)
+    directory = place.runs
     if arguments.verb == "ls":
         return _list(
             runs.list_runs(directory)[: max(0, arguments.number)], arguments.format, environ
@@ -79,7 +80,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if arguments.verb == "report":
         from buildrun.commands import run_report
 
-        return run_report.write(directory, record, arguments.output, cwd)
+        return run_report.write(place, record, arguments.output, cwd)
     if arguments.verb == "cancel":
         return cancel(directory, record, environ)
     if found := _on_cluster(directory, record, arguments.step):

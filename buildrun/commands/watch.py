@@ -20,6 +20,7 @@ from buildrun.console import printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
 from buildrun.planning import model, project_loader
 from buildrun.planning.context import new_context
+from buildrun.store import home, own_files
 from buildrun.store.memo import DependencyTracker
 from buildrun.workspace.fingerprints import Fingerprints
 
@@ -237,7 +238,8 @@ class _Snapshot:
     def __init__(
         self, root: str, options: ProjectOptions, environ: Mapping[str, str], cwd: str
     ) -> None:
-        self._fingerprints = Fingerprints(root, None, write=False)
+        ours = own_files.below(home.locate(environ), root)
+        self._fingerprints = Fingerprints(root, None, write=False, without=ours)
         # With each whether its files are named by patterns.
         self._inputs: list[tuple[FileSet, bool]] = []
         self._contents: dict[str, str] = {}

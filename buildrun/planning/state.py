@@ -7,6 +7,7 @@ from buildrun.planning.context import CacheSettings
 from buildrun.planning.model import Plan
 from buildrun.planning.step_history import History
 from buildrun.planning.uptodate import CheckOptions, StalenessCheck
+from buildrun.store import own_files
 from buildrun.store.action_cache import ActionCache
 from buildrun.store.home import Home
 from buildrun.workspace.fingerprints import Fingerprints
@@ -76,7 +77,8 @@ def open_state(
 
 def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:
     """Return what knows the files of a project; see ``open_state``."""
-    return Fingerprints(root, home.about(root, "index"), write=write)
+    ours = own_files.below(home, root)
+    return Fingerprints(root, home.about(root, "index"), write=write, without=ours)
 
 
 def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:

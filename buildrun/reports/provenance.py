@@ -17,7 +17,7 @@ from buildrun import __version__
 from buildrun.console import Console, printable
 from buildrun.errors import ProjectError, StoreError
 from buildrun.reports.model import RunReport, StepReport
-from buildrun.store import action_cache, cas, digest, listing
+from buildrun.store import action_cache, cas, digest, listing, own_files
 from buildrun.store.files import open_regular, overwrite
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
@@ -55,6 +55,7 @@ def write(
             raise StoreError(f"the run ended as `{report['status']}`")
         statement = _statement(report, find(), home)
         overwrite(path, (json.dumps(statement, indent=2) + "\n").encode())
+        own_files.note(home, path)
     except (ProjectError, StoreError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message
         hint = None if isinstance(error, OSError) else error.hint

@@ -12,6 +12,7 @@ from buildrun.store.files import destination, overwrite
 
 if TYPE_CHECKING:
     from buildrun.reports.model import RunReport
+    from buildrun.store.home import Home
 
 # By the ending of a name, the first that fits: the module of this package whose ``render`` returns
 # the report as text. JSON is what everything else is made from; so are names without an ending.
@@ -39,10 +40,13 @@ def resolve(given: str, cwd: str, option: str = "--report") -> str:
     return destination(given, cwd, option)
 
 
-def write(path: str, report: RunReport, console: Console) -> None:
+def write(path: str, report: RunReport, home: Home, console: Console) -> None:
     """Write it; a failure is told, and changes nothing about how the run ended."""
+    from buildrun.store import own_files
+
     try:
         overwrite(path, render(path, report))
+        own_files.note(home, path)
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else error
         console.warn(f"{path}: the report could not be written: {reason or error}")

@@ -181,7 +181,7 @@ class RunRecorder:
                 self.tracking.end(self.exit_code, self.interrupted)
         finally:
             for path in self._report_paths:
-                report_file.write(path, report, self._context.console)
+                report_file.write(path, report, self._context.home, self._context.console)
             if self._is_on_github:
                 from buildrun.reports import ci
 

@@ -20,7 +20,7 @@ from buildrun.store.listing import Entry
 from buildrun.workspace import link_targets, select
 from buildrun.workspace.gitignore import GitIndex
 from buildrun.workspace.index import Index
-from buildrun.workspace.select import FileSet
+from buildrun.workspace.select import FileSet, without
 from buildrun.workspace.walk import Selection
 
 # How often files that change under our eyes are looked at before that is told as a problem.
@@ -40,8 +40,14 @@ class Fingerprints:
     the disk alone. Within one process a walk is kept until ``forget`` is called.
     """
 
-    def __init__(self, root: str, index: str | None, *, write: bool = True) -> None:
-        """Read the index; nothing is looked at yet."""
+    def __init__(
+        self, root: str, index: str | None, *, write: bool = True, without: Sequence[str] = ()
+    ) -> None:
+        """Read the index; nothing is looked at yet.
+
+        without: relative paths that are no part of the project, unless a pattern names them.
+        """
+        self._without = without
         self._root = os.fsencode(os.path.abspath(root))
         self._index = Index(index, self._root)
         self._tracked = GitIndex(self._index.tracked)
@@ -70,7 +76,9 @@ class Fingerprints:
     def selected(self, select: Select) -> FileSet:
         """Return what a selection of another kind is, such as the content of an image."""
         with self._lock:
-            return self._resolve(lambda _: select(self._root, self._tracked), 0)
+            return self._resolve(
+                lambda _: without(select(self._root, self._tracked), self._without), 0
+            )
 
     def content(self, path: str) -> str:
         """Return the digest of what a file or a directory holds; see `fingerprint`."""
@@ -215,7 +223,7 @@ class Fingerprints:
 
     def _walk(self, kind: str, text: str) -> Selection:
         if kind == "project":
-            return select.project(self._root, self._tracked)
+            return without(select.project(self._root, self._tracked), self._without)
         if kind == "file":
             return select.file(self._root, os.fsencode(text))
         if kind == "directory":

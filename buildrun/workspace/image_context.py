@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.errors import ProjectError
-from buildrun.store import files
+from buildrun.store import files, own_files
 from buildrun.workspace import gitignore, glob, names, select
 from buildrun.workspace.fingerprints import Fingerprints
 from buildrun.workspace.walk import Selection
@@ -39,7 +39,8 @@ class Content(NamedTuple):
 
 def fingerprints(home: Home, root: str) -> Fingerprints:
     """Return what knows the files of a project's image."""
-    return Fingerprints(root, home.about(root, "image"))
+    ours = own_files.below(home, root)
+    return Fingerprints(root, home.about(root, "image"), without=ours)
 
 
 def content(
