@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from buildrun.planning.model import Plan
     from buildrun.planning.progress import Progress
     from buildrun.planning.quick_check import QuickCheck, Watched
+    from buildrun.planning.state import ProjectState
     from buildrun.step_runner import StepRunner
 
 
@@ -235,7 +236,7 @@ class _Run:
         perform = tracking.with_nested_runs(self._performing(executor), origins)
         step_runner = StepRunner(state, display, perform)
         try:
-            self._go_through(progress, step_runner, state.history.seconds)
+            self._go_through(progress, step_runner, state)
             if origins is not None:
                 earlier = origins_of(state.history, [step.id for step in plan.steps])
                 origins.update({**earlier, **origins})
@@ -253,9 +254,9 @@ class _Run:
         self,
         progress: Progress,
         step_runner: StepRunner,
-        seconds: Callable[[], Mapping[str, float]],
+        state: ProjectState,
     ) -> None:
-        """Do what needs no command, then the rest; seconds: returns what steps once took."""
+        """Do what needs no command, then the rest."""
         from buildrun import scheduler
         from buildrun.planning import graph
 
@@ -264,13 +265,14 @@ class _Run:
         scheduler.resolve_cached(progress, step_runner, context.console)
         if not scheduler.may_continue(progress, limits):
             return
+        state.staleness.require_inputs(progress.remaining())
         environment = self._provide()
         changes = {**environment.variables, **self._tracking.variables}
         environ = _environ(context.environ, changes)
         # Its output goes through a pipe: without this a Python program's lines come late.
         environ.setdefault("PYTHONUNBUFFERED", "1")
         depends_on = {step.id: step.depends_on for step in progress.plan.steps}
-        weights = graph.critical_path(depends_on, seconds())
+        weights = graph.critical_path(depends_on, state.history.seconds())
         scheduler.run_remaining(progress, step_runner, environ, weights, limits, context.console)
         if progress.failures():
             _look_for_damage(environment, context.console)

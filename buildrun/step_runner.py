@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
@@ -177,8 +177,8 @@ class StepRunner:
         from buildrun.workspace.outputs import displace
 
         with self._mutex:
-            known = self._previous.are_known(step, status.on_disk)
-        if known:
+            unknown = self._previous.unknown(step, status.on_disk)
+        if not unknown:
             return self._restore_outputs(manifest, status.on_disk)
         displaced = displace(self._state.plan.root, step.outputs)
         try:
@@ -187,7 +187,7 @@ class StepRunner:
             displaced.put_back()
             raise
         with self._mutex:
-            self._previous.rescue(displaced)
+            self._previous.rescue(displaced, unknown)
         displaced.discard()
         return restored
 
@@ -237,10 +237,11 @@ class StepRunner:
         ended_as: OutcomeState = "failed"
         console.note(console.style(f"{label(step)} {step.shown}", "dim"))
         try:
-            known, displaced = True, None
+            unknown: Sequence[str] = ()
+            displaced = None
             if step.outputs:
                 with self._mutex:
-                    known = self._previous.are_known(step, status.on_disk)
+                    unknown = self._previous.unknown(step, status.on_disk)
                 displaced = displace(root, step.outputs)
                 with self._mutex:
                     self._previous.note_running(step)
@@ -255,9 +256,9 @@ class StepRunner:
                 if displaced is not None:
                     with self._mutex:
                         if ended_as != "ok":
-                            self._previous.put_back(step, displaced, known=known)
-                        elif not known:
-                            self._previous.rescue(displaced)
+                            self._previous.put_back(step, displaced, unknown)
+                        elif unknown:
+                            self._previous.rescue(displaced, unknown)
                     displaced.discard()
         finally:
             log.close(failed=ended_as == "failed")
@@ -312,8 +313,8 @@ class StepRunner:
             if ended_as == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
                 state.console.error(f"{label(step)} {result.describe(step.timeout)}", hint)
-            code = result.exit_code
-            return Outcome(step, ended_as, status.reasons, code, seconds, log=log.path)
+            reasons, code = (*status.reasons, *_failures(result, step)), result.exit_code
+            return Outcome(step, ended_as, reasons, code, seconds, log=log.path)
         with self._mutex:
             state.fingerprints.forget()
             if step.outputs:
@@ -448,3 +449,12 @@ def _release(lock: locks.Lock) -> None:
     # Closing alone would not do: what a command has left running may have inherited it.
     fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
     lock.release()
+
+
+def _failures(result: Result, step: Step) -> list[Reason]:
+    """Return what a report tells of a failure, where the exit code is not all of it."""
+    if result.interrupted is not None or not (result.timed_out or step.retries):
+        return []
+    tries = f", in the last of {step.retries + 1} tries" if step.retries else ""
+    code = "timed-out" if result.timed_out else "retried"
+    return [Reason(code, result.describe(step.timeout) + tries)]

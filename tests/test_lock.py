@@ -103,6 +103,28 @@ def test_check_tells_fresh_from_stale(directory: Path, offline: Call) -> None:
     assert "`alpha` was removed" in outcome.out
 
 
+def test_check_looks_for_each_platform_that_is_named(directory: Path, offline: Call) -> None:
+    offline("lock", directory, "--platform=linux-x86_64")
+    assert offline("lock", "--check", directory, "--platform=linux-x86_64").code == 0
+    outcome = offline("lock", "--check", directory, "--platform=darwin-arm64")
+    assert outcome.code == 1
+    assert "python_env.lock: it has no packages for darwin-arm64" in outcome.out
+    assert "`buildrun lock --platform=darwin-arm64 " in outcome.err
+
+
+def test_check_of_what_installs_nothing_needs_no_lock(directory: Path, offline: Call) -> None:
+    (directory / "python_env.yaml").write_text("dependencies: []\n")
+    outcome = offline("lock", "--check", directory)
+    assert outcome.code == 0
+    assert "installs nothing" in outcome.out
+
+
+def test_check_does_not_pass_where_there_is_no_project(tmp_path: Path, offline: Call) -> None:
+    outcome = offline("lock", "--check", tmp_path)
+    assert outcome.code == 1
+    assert "there is no MLproject" in outcome.err
+
+
 def test_new_lock_keeps_versions_and_update_takes_the_newest(
     directory: Path, offline: Call, links: Path
 ) -> None:

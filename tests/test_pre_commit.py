@@ -135,14 +135,15 @@ def test_warnings_are_seen_though_the_hook_passes(check: Check) -> None:
 def test_locks_of_all_projects_that_a_commit_concerns_must_be_fresh(
     check: Check, work: Path, buildrun: Buildrun
 ) -> None:
-    project = {"MLproject": GOOD, "python_env.yaml": "dependencies: []\n"}
+    project = {"MLproject": GOOD, "python_env.yaml": "dependencies: [alpha]\n"}
     files = {f"{name}/{file}": text for name in ("a", "b c") for file, text in project.items()}
     missing = check("buildrun-lock", files)
     assert missing.returncode == 1
     assert "/a/python_env.lock: there is no lock\nhint: `buildrun lock a` makes" in missing.stdout
-    assert "hint: `buildrun lock 'b c'` makes it fresh" in missing.stdout
+    assert "hint: `buildrun lock 'b c'` makes a fresh one" in missing.stdout
     assert "error: 2 of 2 projects failed: `a`, `b c`" in missing.stdout
     for name in ("a", "b c"):
+        (work / name / "python_env.yaml").write_text("dependencies: []\n")
         assert buildrun("lock", name, cwd=work).code == 0
     fresh = check("buildrun-lock", {})
     assert fresh.returncode == 0, fresh.stdout + fresh.stderr

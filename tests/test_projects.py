@@ -301,8 +301,8 @@ def test_plans_of_all_are_shown_one_after_another(repository: Path, buildrun: Bu
 
 
 def test_locks_of_all_are_checked(repository: Path, buildrun: Buildrun) -> None:
-    for name in ("a", "b"):
-        write(repository, {f"{name}/python_env.yaml": "dependencies: []\n"})
+    for name, packages in (("a", ""), ("b", "one")):
+        write(repository, {f"{name}/python_env.yaml": f"dependencies: [{packages}]\n"})
     write(repository, {"b/within/mlproject": "docker_env: {image: x}\n" + ECHO % "x"})
     write(repository, {"c/MLproject": ECHO % "without an environment"})
     assert buildrun("lock", "a", cwd=repository).code == 0
@@ -310,7 +310,8 @@ def test_locks_of_all_are_checked(repository: Path, buildrun: Buildrun) -> None:
     assert done.code == 1
     assert f"{repository}/a/python_env.lock: fresh\n" in done.out
     assert f"{repository}/b/python_env.lock: there is no lock\n" in done.out
-    assert "hint: `buildrun lock b` makes it fresh" in done.err
+    assert "hint: `buildrun lock b` makes a fresh one" in done.err
+    write(repository, {"b/python_env.yaml": "dependencies: []\n"})
     assert buildrun("lock", "--all", cwd=repository).code == 0
     assert buildrun("lock", "--check", "--all", cwd=repository).code == 0
     buildrun("lock", "--check", "a", "b", cwd=repository).refused("name one project", code=2)

@@ -87,6 +87,16 @@ def test_store_in_the_project_is_no_input_of_its_steps(
     assert "1 up to date" in buildrun(directory, LOCAL, environ=environ).err
 
 
+def test_timeout_and_tries_are_in_every_report(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {timeout: 0.05, retries: 1, command: sleep 60}}\n")
+    names = ("r.json", "r.xml", "r.md", "r.html")
+    reports = [word for name in names for word in ("--report", directory / name)]
+    assert buildrun(directory, LOCAL, *reports).code == 124
+    for name in names:
+        text = (directory / name).read_text()
+        assert "ended after its timeout of 0.05 s, in the last of 2 tries" in text
+
+
 # -- JUnit -------------------------------------------------------------------------------------
 
 

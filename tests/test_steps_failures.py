@@ -52,6 +52,35 @@ def test_old_output_is_put_back_where_a_failed_command_left_nothing(
     assert sorted(os.listdir(directory)) == ["MLproject", "in.txt", "out"]
 
 
+def test_input_that_is_not_there_is_told_before_anything_runs(project: Project, run: Run) -> None:
+    directory = project(
+        "entry_points:\n  first: {inputs: [in.txt], outputs: [a], command: touch a ran}\n"
+        "  main: {depends_on: [first], inputs: [a, gone.py], outputs: [b], command: touch b}\n",
+        in__txt="", gone__py="",
+    )  # fmt: skip
+    assert run(directory).code == 0  # and leaves a plan to the next run
+    for name in ("gone.py", "a", "b", "ran"):
+        (directory / name).unlink()
+    (directory / "in.txt").write_text("changed")
+    outcome = run(directory)
+    assert outcome.code == 1
+    assert "MLproject:3:43: the input pattern `gone.py` of `main` matches nothing" in outcome.err
+    assert not (directory / "ran").exists()
+
+
+def test_only_outputs_that_were_edited_are_rescued(project: Project, run: Run, store: Path) -> None:
+    text = one("echo a > out; echo b > other", outputs="[out, other]")
+    directory = project(text, in__txt="")
+    run(directory)
+    (directory / "other").write_text("mine")
+    outcome = run(directory)
+    assert outcome.states == {"main": "cached"}
+    previous = store / "runs" / outcome.report["run_id"] / "previous"
+    assert [path.name for path in previous.iterdir()] == ["other"]
+    assert (previous / "other").read_text() == "mine"
+    assert outcome.err.count("was not made by buildrun") == 1
+
+
 def test_old_output_that_the_cache_does_not_know_is_kept_when_a_command_fails(
     project: Project, run: Run, store: Path
 ) -> None:

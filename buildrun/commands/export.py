@@ -66,7 +66,8 @@ def write(
         reasons += [lockfile.lacks(name) for name in platforms if name not in lock.platforms]
     if lock is None or reasons:
         fact = f"only a fresh lock is exported: {'; '.join(reasons)}"
-        raise EnvironmentFailure(fact, place=place, hint="run `buildrun lock`")
+        words = ["buildrun lock", *(f"--platform={name}" for name in arguments.platform)]
+        raise EnvironmentFailure(fact, place=place, hint=f"run `{' '.join(words)}`")
     output, directory = arguments.output, request.project.root
     if output is not None:
         output = destination(output, context.cwd, "--output")

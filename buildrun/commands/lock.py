@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from buildrun.commands import export, many
 from buildrun.commands import options as project_options
@@ -118,9 +118,14 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
     if arguments.export:
         return export.write(context, request, path, previous, reasons, arguments)
     if arguments.check:
+        if previous is None and not _installs(request):
+            sys.stdout.write("the environment installs nothing; there is nothing to lock\n")
+            return 0
+        absent = set(arguments.platform).difference(previous.platforms if previous else ())
+        reasons = [*reasons, *(lockfile.lacks(name) for name in sorted(absent))]
         code = _say_state(lockfile.path_for(path), reasons)
         if reasons and loaded.source.workdir is None:
-            context.console.note(f"hint: `{_command(context, loaded)}` makes it fresh")
+            context.console.note(f"hint: `{_command(context, loaded, absent)}` makes a fresh one")
         return code
     platforms = _platforms(arguments.platform, previous)
     fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
@@ -140,13 +145,15 @@ def _environment_file(project: ProjectSpec, *, is_checked: bool) -> str:
             place=project.file,
             hint="name the image by its digest instead: `image: NAME@sha256:…`",
         )
-    if environment.path is None and is_checked:
+    if environment.path is None and is_checked and project.file is not None:
         return ""
     if environment.path is None:
+        fact = "the project declares no environment" if project.file else "there is no MLproject"
         raise ProjectError(
-            "the project declares no environment, so there is nothing to lock",
+            f"{fact}, so there is nothing to lock",
             place=project.file or project.root,
-            hint="list its dependencies in `python_env.yaml`",
+            hint="list its dependencies in `python_env.yaml`"
+            + ("" if project.file else ", or name the directory of a project"),
         )
     return environment.path
 
@@ -163,10 +170,16 @@ def _state(request: EnvironmentRequest, path: str) -> tuple[Lock | None, Sequenc
     return previous, identity.stale if identity.lock == "stale" else ()
 
 
-def _command(context: RunContext, loaded: LoadedProject) -> str:
+def _installs(request: EnvironmentRequest) -> bool:
+    """Return whether the environment has anything that a lock could pin."""
+    return identify(base.load(request.manager), request).lock != "locked"
+
+
+def _command(context: RunContext, loaded: LoadedProject, platforms: Iterable[str]) -> str:
     """Return the command that makes the lock fresh."""
     manager = context.options.env_manager
     given = [] if manager is None else ["--env-manager", manager]
+    given += [f"--platform={name}" for name in sorted(platforms)]
     directory = os.path.relpath(loaded.project.root, context.cwd)
     return printable(shlex.join(["buildrun", "lock", *given, directory]))
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
@@ -273,6 +273,19 @@ class StalenessCheck:
             if pattern.text in files.unmatched and not _may_match(pattern, upstream_outputs):
                 raise self._unmatched(step, pattern)
         return files
+
+    def require_inputs(self, steps: Iterable[Step]) -> None:
+        """Raise ProjectError for an input that is not there, and that no step before makes."""
+        from buildrun.workspace.glob import exists
+
+        for step in steps:
+            for pattern in step.inputs or ():
+                if not exists(self._plan.root, pattern.text):
+                    made = [
+                        path for name in self.upstream(step) for path in self._steps[name].outputs
+                    ]
+                    if not _may_match(pattern, made):
+                        raise self._unmatched(step, pattern)
 
     def _unmatched(self, step: Step, pattern: "Pattern") -> ProjectError:
         from buildrun.project.read import read_project

@@ -10,7 +10,7 @@ from buildrun.reports.terminal_text import ESCAPE, last_written
 from buildrun.store.files import open_regular
 
 # Codes of reasons that tell of a failure, and not of why the step ran.
-_FAILURES = ("error", "output-not-made")
+_FAILURES = ("error", "output-not-made", "timed-out", "retried")
 
 
 def failure(step: StepReport) -> str:

@@ -84,13 +84,17 @@ class Staging:
         if paths is None:
             self.discard()
 
-    def rescue(self, directory: str) -> list[tuple[str, str]]:
+    def rescue(self, directory: str, paths: Sequence[str] | None = None) -> list[tuple[str, str]]:
         """Move old outputs that are still here to a directory, or to one beside it that has room.
 
-        Returns each path with where it is now. Raises OSError and StoreError.
+        paths: of all or some, as declared. Returns each with where it is now. Raises OSError and
+        StoreError.
         """
         found = []
+        chosen = None if paths is None else [path.rstrip("/") for path in paths]
         for number, path, _, state in self._moved.values():
+            if chosen is not None and path not in chosen:
+                continue
             with self._opened("old") as old:
                 if state == _GIVEN or not _is_there(str(number), old):
                     continue

@@ -29,16 +29,21 @@ class PreviousOutputs:
         self._state = place
         self.previous = previous_of(place.logs)
 
-    def are_known(self, step: Step, outputs: FileSet | None) -> bool:
-        """Return whether nothing is lost when these outputs go.
+    def unknown(self, step: Step, outputs: FileSet | None) -> Sequence[str]:
+        """Return those of a step's outputs with which something would be lost.
 
         outputs: what is on the disk; None where nobody has looked yet.
         """
+        look = self._state.fingerprints.outputs
+        if self._is_known(step, look(step.outputs) if outputs is None else outputs):
+            return ()
+        found = [path for path in step.outputs if not self._is_known(step, look((path,)))]
+        return found or step.outputs
+
+    def _is_known(self, step: Step, outputs: FileSet) -> bool:
         from buildrun.store import cas
 
         place = self._state
-        if outputs is None:
-            outputs = place.fingerprints.outputs(step.outputs)
         if outputs.problems and not outputs.has_only_links_out():
             return False
         entries = outputs.entries()
@@ -55,18 +60,18 @@ class PreviousOutputs:
             cas.has(place.home, entry.content, entry.size) for entry in entries if entry.is_file
         )
 
-    def put_back(self, step: Step, displaced: Staging, *, known: bool) -> None:
+    def put_back(self, step: Step, displaced: Staging, unknown: Sequence[str]) -> None:
         """Put old outputs back where a command that failed left nothing, and lose none."""
-        if known:
+        if not unknown:
             displaced.put_back()
         else:
             displaced.put_back(step.outputs)
-            say_rescued(self._rescue(displaced), self._state.console)
+            say_rescued(self._rescue(displaced, unknown), self._state.console)
         self.note_left(step)
 
-    def rescue(self, displaced: Staging) -> None:
+    def rescue(self, displaced: Staging, unknown: Sequence[str]) -> None:
         """Move old outputs, which new ones have replaced, to where they can be had from."""
-        for path, place in self._rescue(displaced):
+        for path, place in self._rescue(displaced, unknown):
             self._state.console.warn(
                 f"`{printable(path)}` was replaced; what was there before was not made by "
                 f"buildrun, and is now `{printable(place)}`",
@@ -83,10 +88,10 @@ class PreviousOutputs:
         place.fingerprints.forget()
         place.history.record_leftover(step.id, place.fingerprints.outputs(step.outputs).digest)
 
-    def _rescue(self, displaced: Staging) -> list[tuple[str, str]]:
+    def _rescue(self, displaced: Staging, unknown: Sequence[str]) -> list[tuple[str, str]]:
         """Return what was moved; what cannot be is left in the project, and that is said."""
         try:
-            return displaced.rescue(self.previous)
+            return displaced.rescue(self.previous, unknown)
         except (OSError, StoreError) as error:
             fact = error.message if isinstance(error, StoreError) else error.strerror or str(error)
         place = displaced.leave()
