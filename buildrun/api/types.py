@@ -4,78 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from buildrun.reports.model import ReasonReport, RunReport
+
+__all__ = ["PlanReport", "RunReport", "Status", "ValidationReport"]
+
 # MLflow's words for how a run stands.
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
-class ReasonReport(TypedDict):
-    """Why a step is in its state; ``code`` is stable."""
-
-    code: str
-    detail: str
-
-
-class OutputReport(TypedDict):
-    """A file that a step has made; path: relative to the project."""
-
-    path: str
-    bytes: int
-
-
-class EnvironmentKey(TypedDict):
-    """The environment of a step; key: None for the caller's own, and for images."""
-
-    manager: str
-    key: str | None
-
-
-class StepDetails(TypedDict, total=False):
-    """What else is known of a step; see ``buildrun.reports.model``."""
-
-    started: float | None
-    cpu_seconds: float | None
-    peak_memory: int | None
-    parameters: dict[str, str]
-    command: str
-    depends_on: list[str]
-    backend: str
-    environment: EnvironmentKey
-    image: str | None
-    key: str | None
-    saved: float
-    outputs: list[OutputReport]
-
-
-class StepReport(StepDetails):
-    """How a step ended; exit_code: None where no command ran. log: a path, or None."""
-
-    id: str
-    entry_point: str
-    state: Literal["ok", "cached", "up-to-date", "failed", "skipped", "cancelled"]
-    exit_code: int | None
-    seconds: float
-    log: str | None
-    reasons: list[ReasonReport]
-
-
-class RunDetails(TypedDict, total=False):
-    """What is known of a run once its project could be read; see ``buildrun.reports.model``."""
-
-    project: str
-    root: str
-    entry_point: str
-    started: float
-    seconds: float
-
-
-class RunReport(RunDetails):
-    """How a run went, as ``run --report`` writes it."""
-
-    version: int
-    run_id: str
-    status: Literal["ok", "failed", "cancelled"]
-    exit_code: int
-    steps: list[StepReport]
 
 
 class ProjectReport(TypedDict):

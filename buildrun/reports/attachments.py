@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from buildrun.console import printable, size
 from buildrun.reports import terminal_text
-from buildrun.reports.model import Output, StepReport
+from buildrun.reports.model import OutputReport, StepReport
 from buildrun.store import files
 
 # Bytes of each log: of its beginning and its end, where it is longer than both; and of all logs.
@@ -65,13 +65,13 @@ class Attachments:
         summary = f"<summary>Log<u>{size(whole)}</u></summary>"
         return f"<details class=log{is_open}>{summary}{shown}</details>"
 
-    def pictures(self, outputs: Sequence[Output]) -> str:
+    def pictures(self, outputs: Sequence[OutputReport]) -> str:
         """Return the pictures among the outputs, as they are now, as HTML."""
         found = [item for item in outputs if str(item.get("path")).lower().endswith(_ENDINGS)]
         shown = "".join(map(self._picture, found))
         return f"<div class=pictures>{shown}</div>" if shown else ""
 
-    def _picture(self, output: Output) -> str:
+    def _picture(self, output: OutputReport) -> str:
         name = printable(output["path"])
         limit = min(PICTURE, self._pictures)
         try:

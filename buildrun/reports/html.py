@@ -112,7 +112,6 @@ class _Page:
         step = self._steps[number]
         state = step["state"]
         mark, word = parts.STATES.get(state, parts.UNKNOWN)
-        reasons = step.get("reasons") or [{}]
         body = self._body(step)
         is_open = state == "failed" or len(self._steps) == 1
         if self._is_long and state != "failed":
@@ -123,7 +122,7 @@ class _Page:
         return (
             f"<details id=s{number} class={parts.css_class(state)}{self._times(step)}{shown}>"
             f"<summary><i>{mark}</i><b>{parts.text(step['id'])}</b>"
-            f"<span>{self._varied(step)}{parts.reason(reasons[0])}</span>"
+            f"<span>{self._varied(step)}{''.join(map(parts.reason, step['reasons'][:1]))}</span>"
             f"<em>{word}</em><u>{took}</u></summary>{body}</details>\n"
         )
 
@@ -168,7 +167,7 @@ class _Page:
         facts = [
             ("Command", parts.code(step.get("command"))),
             ("Parameters", parts.parameters(step.get("parameters") or {})),
-            ("Because", parts.reasons(step.get("reasons") or [])),
+            ("Because", parts.reasons(step["reasons"])),
             ("Depends on", ", ".join(map(self._link, step.get("depends_on") or ()))),
             ("Exit code", str(step.get("exit_code") or "")),
             ("Resources", parts.resources(step)),

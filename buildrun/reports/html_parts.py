@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buildrun.console import printable, size
 from buildrun.reports import terminal_text
-from buildrun.reports.model import Output, StepReport
+from buildrun.reports.model import OutputReport, ReasonReport, StepReport
 
 # Outputs of one step that are told.
 _MOST_OUTPUTS = 50
@@ -63,12 +63,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(f"<dt>{name}<dd>{value}" for name, value in pairs if value)
 
 
-def reason(told: Mapping[str, str]) -> str:
+def reason(told: ReasonReport) -> str:
     """Return a reason; names in it stand in backticks."""
     return re.sub("`([^`]*)`", r"<q>\1</q>", text(told.get("detail", "")))
 
 
-def reasons(told: Sequence[Mapping[str, str]]) -> str:
+def reasons(told: Sequence[ReasonReport]) -> str:
     """Return why a step is in its state; a lone reason is told in its line."""
     return "<br>".join(map(reason, told)) if len(told) > 1 else ""
 
@@ -89,7 +89,7 @@ def resources(step: StepReport) -> str:
     return ", ".join(filter(None, parts))
 
 
-def outputs(made: Sequence[Output]) -> str:
+def outputs(made: Sequence[OutputReport]) -> str:
     """Return files with their sizes, a line each, and how many more there are."""
     lines = [
         f"{text(output['path'])} <small>{size(output['bytes'])}</small>"
@@ -102,8 +102,8 @@ def outputs(made: Sequence[Output]) -> str:
 
 def surroundings(step: StepReport) -> dict[str, str]:
     """Return what a step ran in, as HTML."""
-    environment = step.get("environment") or {}
-    key = code(environment.get("key"))
+    environment: Mapping[str, object] = step.get("environment") or {}
+    key = code(str(environment.get("key") or ""))
     return {
         "Backend": text(step.get("backend") or ""),
         "Environment": f"{text(environment.get('manager') or '')} {key}".strip(),

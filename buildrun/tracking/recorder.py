@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from buildrun.planning.context import PlanSummary, RunContext
     from buildrun.planning.model import Outcome, Plan, Step
     from buildrun.planning.progress import Progress
-    from buildrun.reports.model import RunReport, StepReport
+    from buildrun.reports.model import ReasonReport, RunReport, StepReport
 
-_UNCHANGED = {"code": "unchanged", "detail": "nothing has changed since it was made"}
+_UNCHANGED: ReasonReport = {"code": "unchanged", "detail": "nothing has changed since it was made"}
 
 # States of steps, in the words of the line at the end.
 _WORDS = (
@@ -291,7 +291,7 @@ def _step_report(outcome: Outcome, image: ResolvedImage | None) -> StepReport:
         "exit_code": outcome.exit_code,
         "seconds": round(outcome.seconds, 3),
         "log": outcome.log,
-        "reasons": [reason._asdict() for reason in outcome.reasons],
+        "reasons": [{"code": code, "detail": detail} for code, detail in outcome.reasons],
         "started": None if started is None else round(started, 3),
         "cpu_seconds": None if usage is None else round(usage.cpu_seconds, 3),
         "peak_memory": None if usage is None else usage.peak_memory,
