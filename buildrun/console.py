@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 _STYLES = {
@@ -26,6 +26,17 @@ _STATES = {
     **dict.fromkeys(("ok", "cached", "up-to-date", "hit"), "good"),
     **dict.fromkeys(("failed", "lost"), "bad"),
     **dict.fromkeys(("skipped", "cancelled"), "stopped"),
+}
+
+# What is said of a step in a state.
+WORDS = {
+    "ok": "ran",
+    "cached": "from the cache",
+    "up-to-date": "up to date",
+    "failed": "failed",
+    "skipped": "skipped",
+    "cancelled": "cancelled",
+    "submitted": "submitted",
 }
 
 
@@ -150,6 +161,26 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, such as ``3 min 12 s``."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something, such as ``2 steps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names in backticks, and how many more there are than so many."""
+    shown = ", ".join(f"`{printable(name)}`" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -207,7 +207,7 @@ def test_markdown_shows_steps_and_the_log_of_the_failure(
     rows = [row.strip("|").split("|") for row in table.splitlines()]
     assert {len(row) for row in rows} == {7}
     assert [row[1].strip() for row in rows[2:]] == ["good", "bad", "after"]
-    assert re.fullmatch(r" \d+\.\d s ", rows[2][4])
+    assert re.fullmatch(r" \d+\.\d+ s ", rows[2][4])
     assert re.fullmatch(r" \d+\.\d MB ", rows[2][5])
     assert title == "#### bad failed: exit code 3"
     assert log == "`````text\nred \\x01� ]]>\n````\n``` </b>\n100%\n`````"

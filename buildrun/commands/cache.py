@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from buildrun.commands import table
-from buildrun.console import Console, printable, size
+from buildrun.console import Console, counted, printable, size
 from buildrun.environments import gc as environments
 from buildrun.environments.images import gc as images
 from buildrun.environments.images.engine import Engine
@@ -184,7 +184,7 @@ def _remove(chosen: _Entries, form: str, environ: Mapping[str, str]) -> None:
     _write(gone, form, environ)
     total = sum(item.cost for _, items in gone for item in items)
     counts = [
-        _count(len(left), kind.name)
+        counted(len(left), kind.name)
         for (kind, left), (_, items) in zip(gone, chosen, strict=True)
         if items or kind.name != "image"
     ]
@@ -204,10 +204,6 @@ def _is_removed(kind: _Kind, item: CacheEntry, console: Console) -> bool:
     return False
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
 def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     built, made = environments.verify(store), fsck.verify(store)
     there = images.list_entries(store, Engine(environ))
@@ -222,9 +218,9 @@ def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
         for name, reason in made:
             sys.stdout.write(f"{name}: {printable(reason)}; it is made anew when next needed\n")
         counts = [
-            _count(len(environments.list_entries(store)), "environment"),
-            _count(results.total(store)[0], "result"),
-            *([_count(len(there), "image")] if there else ()),
+            counted(len(environments.list_entries(store)), "environment"),
+            counted(results.total(store)[0], "result"),
+            *([counted(len(there), "image")] if there else ()),
         ]
         sys.stdout.write(f"{' and '.join(counts)} checked, {len(damaged) or 'none'} damaged\n")
     return 1 if damaged else 0

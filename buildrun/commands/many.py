@@ -16,7 +16,7 @@ from urllib.parse import quote
 from buildrun import runner
 from buildrun.commands import options as command_options
 from buildrun.commands.parser import group
-from buildrun.console import Console, near_path, printable, redact
+from buildrun.console import Console, counted, listed, near_path, printable, redact
 from buildrun.errors import BuildrunError, Interrupted, NoEntryPoint, ProjectError, UsageError
 from buildrun.store import runs
 
@@ -79,7 +79,7 @@ def select(
     found = discover.find_projects(directory, environ)
     if not found:
         raise discover.none_below(directory)
-    said = _projects(len(found))
+    said = counted(len(found), "project")
     if arguments.since is not None:
         changes = changed_since(directory, arguments.since, environ)
         found = discover.concerned(found, changes, environ, write=write)
@@ -209,7 +209,7 @@ def each(projects: Sequence[str], act: Callable[[str], int], cwd: str, console: 
             code = code or ended
     if skipped and skipped == len(projects):
         raise NoEntryPoint(
-            f"of {_projects(skipped)} none has this entry point",
+            f"of {counted(skipped, 'project')} none has this entry point",
             hint="check the name given with `-e`",
         )
     _tell(len(projects), failed, skipped, time.monotonic() - began, console)
@@ -224,12 +224,7 @@ def _tell(
         console.state(word, f"{number} {word}") for word, number in counts.items() if number
     )
     if count:
-        console.note(f"{_projects(count)}: {told} in {seconds:.1f} s")
+        console.note(f"{counted(count, 'project')}: {told} in {seconds:.1f} s")
     if failed:
-        names = ", ".join(f"`{name}`" for name in failed[:_LISTED])
-        more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
-        console.error(f"{len(failed)} of {_projects(count)} failed: {names}{more}")
-
-
-def _projects(count: int) -> str:
-    return "1 project" if count == 1 else f"{count} projects"
+        names = listed(failed, _LISTED)
+        console.error(f"{len(failed)} of {counted(count, 'project')} failed: {names}")

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from buildrun.commands.parser import group
-from buildrun.console import printable
+from buildrun.console import listed, printable
 from buildrun.environments.base import MANAGERS
 from buildrun.errors import UsageError
 from buildrun.executors.base import EXECUTORS, is_known
@@ -136,11 +136,10 @@ def here(cwd: str) -> str:
     """Return the URI of the current directory; raises UsageError where it is no project."""
     if find_mlproject(cwd) is not None:
         return "."
-    below = [f"`{printable(path)}`" for path in projects_below(cwd)]
-    more = [f"and {len(below) - _LISTED} more"] if len(below) > _LISTED else []
+    below = projects_below(cwd)
     raise UsageError(
         "there is no MLproject file in the current directory, and the project's URI is missing",
-        hint=f"give one of the projects below: {', '.join([*below[:_LISTED], *more])}"
+        hint=f"give one of the projects below: {listed(below, _LISTED)}"
         if below
         else "give a directory, also `.` for one without an MLproject file, or a git URL; "
         "`buildrun --help` lists the commands",

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.console import printable
+from buildrun.console import listed, printable
 from buildrun.errors import BuildrunError, ExecutionError, Interrupted, UsageError
 from buildrun.planning import model, project_loader
 from buildrun.planning.context import new_context
@@ -345,8 +345,7 @@ def _require() -> None:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{printable(_short(name))}`" for name in names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+    return listed(list(map(_short, names)), 3)
 
 
 def _short(name: str) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from buildrun.console import has_credentials, holds, nearest, printable, redact
+from buildrun.console import counted, has_credentials, holds, nearest, printable, redact
 from buildrun.errors import ProjectError
 from buildrun.planning import model
 from buildrun.planning.context import RunContext
@@ -113,8 +113,7 @@ def notice(opened: LoadedProject, cwd: str) -> str:
     if not count:
         return ""
     file = _relative(opened.project.file or opened.project.root, cwd)
-    warnings = "1 warning" if count == 1 else f"{count} warnings"
-    return f"{file}: {warnings}; `buildrun validate` shows them"
+    return f"{file}: {counted(count, 'warning')}; `buildrun validate` shows them"
 
 
 def require_valid(context: RunContext, opened: LoadedProject, *, entry_point: bool = True) -> None:

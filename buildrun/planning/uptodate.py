@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from buildrun.console import printable
+from buildrun.console import listed, printable
 from buildrun.errors import ProjectError
 from buildrun.planning import action_key
 from buildrun.planning.action_key import ActionKey
@@ -205,11 +205,9 @@ class StalenessCheck:
         old = {entry.path: entry[1:3] for entry in before}
         new = {entry.path: entry[1:3] for entry in on_disk.entries()}
         changed = sorted(path for path in {**old, **new} if old.get(path) != new.get(path))
-        names = ", ".join(f"`{printable(path)}`" for path in changed[:3])
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         code = "output-modified" if any(path in new for path in changed) else "output-missing"
         what = "changed since it was made" if code == "output-modified" else "is missing"
-        return [Reason(code, f"output {names}{more} {what}")]
+        return [Reason(code, f"output {listed(changed, 3)} {what}")]
 
     def _nearest(self, step: Step, action: ActionKey, inputs: "FileSet") -> list[Reason]:
         """Explain what is new against the most similar result that anybody has made."""

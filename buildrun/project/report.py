@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from buildrun.console import printable, styled, wrapped
+from buildrun.console import counted, printable, styled, wrapped
 from buildrun.project.ci_formats import as_github, as_gitlab, as_junit, as_sarif
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.fix import Mended
@@ -85,8 +85,8 @@ def summary(rows: Sequence[Row], *, offer: bool = True) -> str:
     noun = "directory" if bare == 1 else "directories"
     without = f", {bare} {noun} without an MLproject" if bare else ""
     return (
-        f"{_count(len(rows) - bare, 'file')} checked{without}: "
-        f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"
+        f"{counted(len(rows) - bare, 'file')} checked{without}: "
+        f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}"
         + (f"; `--fix` may mend {fixable} of them" if fixable else "")
     )
 
@@ -95,10 +95,6 @@ def _json(finding: Diagnostic) -> dict[str, Any]:
     value = finding._asdict()
     del value["path"]
     return {**value, "fixable": True} if value.pop("fix") else value
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _all(rows: Sequence[Row]) -> list[Diagnostic]:

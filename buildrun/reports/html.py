@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 import buildrun
-from buildrun.console import printable, size
+from buildrun.console import WORDS, duration, printable, size
 from buildrun.reports import html_parts as parts
 from buildrun.reports.attachments import Attachments
 from buildrun.reports.model import RunReport, StepReport
@@ -73,7 +73,6 @@ class _Page:
         """Return how the run went as a whole."""
         report, steps = self._report, self._steps
         status = report.get("status", "")
-        mark, _ = parts.STATES.get(status, ("…", ""))
         ended = {"ok": "succeeded"}.get(status, printable(status))
         code = report.get("exit_code")
         known = f" with exit code {code}" if code and status in ("failed", "cancelled") else ""
@@ -84,14 +83,14 @@ class _Page:
         saved = sum(step.get("saved") or 0 for step in steps)
         seconds = report.get("seconds")
         facts = [
-            ("duration", "" if seconds is None else parts.duration(seconds)),
+            ("duration", "" if seconds is None else duration(seconds)),
             ("step" if len(steps) == 1 else "steps", f"{len(steps):,}"),
-            ("saved by the cache", parts.duration(saved) if saved else ""),
-            ("CPU time", parts.duration(cpu) if cpu else ""),
+            ("saved by the cache", duration(saved) if saved else ""),
+            ("CPU time", duration(cpu) if cpu else ""),
             ("peak memory", size(memory) if memory else ""),
         ]
         told = "".join(f"<div>{parts.facts([fact])}</div>" for fact in facts if fact[1])
-        state = f"<i aria-hidden=true>{mark}</i> {parts.text(ended)}{known}"
+        state = f"<i aria-hidden=true>{parts.MARKS.get(status, '…')}</i> {parts.text(ended)}{known}"
         return (
             f"<h1>{parts.text(report.get('project') or 'run')}</h1>"
             f'<p class=how><strong class="{parts.text(status)}">{state}</strong>'
@@ -111,13 +110,13 @@ class _Page:
         """Return a step: a line, and what unfolds below it."""
         step = self._steps[number]
         state = step["state"]
-        mark, word = parts.STATES.get(state, parts.UNKNOWN)
+        mark, word = parts.MARKS.get(state, "?"), WORDS.get(state, "unknown")
         body = self._body(step)
         is_open = state == "failed" or len(self._steps) == 1
         if self._is_long and state != "failed":
             self._packed.append(f"<div data-of={number}>{body}</div>")
             body = ""
-        took = parts.duration(step["seconds"]) if step["seconds"] >= 0.005 else ""
+        took = duration(step["seconds"]) if step["seconds"] >= 0.005 else ""
         shown = " open" if is_open else ""
         return (
             f"<details id=s{number} class={parts.css_class(state)}{self._times(step)}{shown}>"

@@ -7,38 +7,28 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from buildrun.console import printable, size
+from buildrun.console import duration, printable, size
 from buildrun.reports import terminal_text
 from buildrun.reports.model import OutputReport, ReasonReport, StepReport
 
 # Outputs of one step that are told.
 _MOST_OUTPUTS = 50
 
-# By the state of a step: its mark, and its word.
-STATES = {
-    "failed": ("✗", "failed"),
-    "cancelled": ("⊘", "cancelled"),
-    "skipped": ("–", "skipped"),
-    "submitted": ("→", "submitted"),
-    "ok": ("✓", "ran"),
-    "cached": ("↻", "from the cache"),
-    "up-to-date": ("=", "up to date"),
+# By the state of a step or a run.
+MARKS = {
+    "failed": "✗",
+    "cancelled": "⊘",
+    "skipped": "–",
+    "submitted": "→",
+    "ok": "✓",
+    "cached": "↻",
+    "up-to-date": "=",
 }
-UNKNOWN = ("?", "unknown")
-
-
-def duration(seconds: float) -> str:
-    """Return seconds for people, such as ``3 min 12 s``."""
-    if seconds < 59.95:
-        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def css_class(state: str) -> str:
     """Return a class for a state, which may be of a later version."""
-    return state if state in STATES else "unknown"
+    return state if state in MARKS else "unknown"
 
 
 def text(value: object) -> str:

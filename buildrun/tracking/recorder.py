@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import Console, has_credentials, printable, redact
+from buildrun.console import WORDS, Console, counted, has_credentials, printable, redact
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.reports import report_file
 from buildrun.store import runs
@@ -22,17 +22,6 @@ if TYPE_CHECKING:
     from buildrun.reports.model import ReasonReport, RunReport, StepReport
 
 _UNCHANGED: ReasonReport = {"code": "unchanged", "detail": "nothing has changed since it was made"}
-
-# States of steps, in the words of the line at the end.
-_WORDS = (
-    ("ok", "ran"),
-    ("cached", "from the cache"),
-    ("up-to-date", "up to date"),
-    ("failed", "failed"),
-    ("skipped", "skipped"),
-    ("cancelled", "cancelled"),
-    ("submitted", "submitted"),
-)
 
 
 class RunRecorder:
@@ -328,9 +317,8 @@ def _summary(console: Console, states: Sequence[str], seconds: float, saved: flo
     """Return one line on how the steps went and what the cache saved."""
     counts = [
         console.state(state, f"{states.count(state)} {word}")
-        for state, word in _WORDS
+        for state, word in WORDS.items()
         if state in states
     ]
-    steps = "1 step" if len(states) == 1 else f"{len(states)} steps"
     rest = f", {saved:.1f} s saved" if saved >= 0.05 else ""
-    return f"{steps}: {', '.join(counts)} in {seconds:.1f} s{rest}"
+    return f"{counted(len(states), 'step')}: {', '.join(counts)} in {seconds:.1f} s{rest}"
