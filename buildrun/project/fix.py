@@ -38,7 +38,7 @@ def mend(rows: Sequence[Row], cwd: str, environ: Mapping[str, str]) -> tuple[Men
         for finding in _mend(argument, cwd, reader):
             done.setdefault(os.path.realpath(finding.path), []).append(finding)
     return tuple(
-        Mended(found[0].path, reader.originals[real], reader.drafts[real], tuple(found))
+        Mended(found[0].path, reader.originals[real], reader.given[real], tuple(found))
         for real, found in done.items()
     )
 
@@ -68,13 +68,7 @@ class _Drafts(DependencyTracker):
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Start without any."""
         super().__init__(environ)
-        self.drafts: dict[str, bytes] = {}  # by real path
         self.originals: dict[str, bytes] = {}  # what the first draft of each was made from
-
-    def read(self, path: str) -> bytes:
-        """Return the draft of a file, else what it holds; raises OSError."""
-        draft = self.drafts.get(os.path.realpath(path))
-        return super().read(path) if draft is None else draft
 
 
 def _mend(argument: str, cwd: str, reader: _Drafts) -> Iterator[Diagnostic]:
@@ -115,7 +109,7 @@ def _try(
 
     What comes to light on the same lines, and certainly can be mended, is mended as well.
     """
-    before, mended = dict(reader.drafts), list(batch)
+    before, mended = dict(reader.given), list(batch)
     groups = [[item for item in batch if item.path == path] for path in {i.path for i in batch}]
     if all(_draft(group, reader) for group in groups):
         after, lines = _check(*check, reader), {(item.path, item.line) for item in batch}
@@ -126,7 +120,7 @@ def _try(
         gone = Counter(map(_kind, findings)) - Counter(map(_kind, after))
         if not _added(findings, after) and gone >= Counter(map(_kind, batch)):
             return after, mended
-    reader.drafts = before
+    reader.given = before
     return None
 
 
@@ -146,12 +140,12 @@ def _draft(findings: Sequence[Diagnostic], reader: _Drafts) -> bool:
     real, old = os.path.realpath(path), load_file(path, reader)
     if not isinstance(old, Document):
         return False
-    content = reader.read(path)
+    content = reader.given[real] if real in reader.given else reader.read(path)
     text = _edited(content, findings)
     if text is None:
         return False
     reader.originals.setdefault(real, content)
-    reader.drafts[real] = text
+    reader.given[real] = text
     new = load_file(path, reader)
     intended = {path for item in findings for edit in item.fix for path in edit.changes}
     return isinstance(new, Document) and set(_differences(old.value, new.value, ())) == intended

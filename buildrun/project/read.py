@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from buildrun.console import did_you_mean
 from buildrun.errors import ProjectError
 from buildrun.project.diagnostics import Diagnostic, Findings
-from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject
+from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject, scripts_in
 from buildrun.project.model import DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
 from buildrun.project.rules.backends import (
     KEYS,
@@ -260,7 +260,7 @@ def check_project(root: str, reader: DependencyTracker) -> tuple[FileReading, ..
     found = read_project(root, reader)
     files = _with_unmatched(found)
     empty = found.spec is not None and not found.spec.file and len(files) == 1
-    if not empty or files[0].diagnostics or _has_scripts(root):
+    if not empty or files[0].diagnostics or scripts_in(root):
         return files
     message = "there is neither an MLproject nor an environment file here, nor a script to run"
     hint = "name a project's directory; `buildrun validate` alone finds all of the repository"
@@ -268,14 +268,9 @@ def check_project(root: str, reader: DependencyTracker) -> tuple[FileReading, ..
     return (FileReading(path, (Diagnostic("error", "no-project", message, path, hint=hint),)),)
 
 
-def _has_scripts(root: str) -> bool:
-    """Return whether MLflow would run a file of the directory that no MLproject declares."""
-    return any(name.endswith((".py", ".sh", ".R")) for name in os.listdir(root))
-
-
 def check_content(content: bytes, path: str, cwd: str, environ: Mapping[str, str]) -> Row:
     """Check a file by content that may not be on the disk yet; never raises."""
-    reader = DependencyTracker(environ, {path: content})
+    reader = DependencyTracker(environ, {os.path.realpath(path): content})
     return Row("-", path, _check_file(path, cwd, reader))
 
 

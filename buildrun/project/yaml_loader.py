@@ -147,7 +147,7 @@ def load(path: str, reader: DependencyTracker) -> Document | Diagnostic:
 
 def read_text(path: str, reader: DependencyTracker) -> str | Diagnostic:
     """Read a regular file that is not too large as Python's text mode does."""
-    content = reader.given.get(path)
+    content = reader.given.get(os.path.realpath(path)) if reader.given else None
     refusal = _refuse(path) if content is None else _refuse_size(path, len(content))
     if refusal is not None:
         reader.executable(path)  # keeps its state, so that the refusal is not remembered for ever

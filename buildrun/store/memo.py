@@ -21,9 +21,9 @@ class DependencyTracker:
     def __init__(
         self, environ: Mapping[str, str], given: Mapping[str, bytes] | None = None
     ) -> None:
-        """Start with nothing seen; given: contents by path, in place of what is on the disk."""
+        """Start with nothing seen; given: contents by real path, in place of those on the disk."""
         self._environ = environ
-        self.given = given or {}
+        self.given = dict(given or {})
         self.files: dict[str, Any] = {}
         self.variables: dict[str, str | None] = {}
         # Set where something was looked at that no record can watch, such as a source tree.
