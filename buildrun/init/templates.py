@@ -8,7 +8,7 @@ import yaml
 
 from buildrun.init.draft import Draft, scalar
 from buildrun.init.python_env import minor_version
-from buildrun.store.files import names_in
+from buildrun.store.files import names_in, shipped
 
 NAMES = ("sklearn", "docker", "pipeline")
 
@@ -21,7 +21,7 @@ def load(name: str, image: str | None) -> Draft:
 
     Raises FileNotFoundError where the templates are lost.
     """
-    directory = _directory(name)
+    directory = os.path.dirname(shipped(f"templates/{name}/MLproject"))
     files = {}
     for file in sorted(names_in(directory), key=lambda file: (file == "MLproject", file)):
         path = os.path.join(directory, file)
@@ -32,13 +32,3 @@ def load(name: str, image: str | None) -> Draft:
         text = text.replace(_PYTHON, f'"{minor_version()}"')
         files[file] = text.replace(_IMAGE, scalar(image)) if image else text
     return Draft(files, tuple(yaml.safe_load(files["MLproject"])["entry_points"]))
-
-
-def _directory(name: str) -> str:
-    """Return where a template lies: in a wheel inside the package, in a checkout beside it."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for directory in (package, os.path.dirname(package)):
-        candidate = os.path.join(directory, "templates", name)
-        if os.path.isfile(os.path.join(candidate, "MLproject")):
-            return candidate
-    raise FileNotFoundError(f"the template {name} is missing from this installation of buildrun")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import did_you_mean, is_slip, nearest
 from buildrun.project.diagnostics import Edit, Findings, Path, describe
+from buildrun.store.files import shipped
 
 if TYPE_CHECKING:
     from jsonschema import Draft7Validator
@@ -23,18 +23,13 @@ NAMES = ("MLproject", "conda", "kubernetes_config", "python_env")
 
 
 def path(name: str) -> str:
-    """Return a schema's absolute path: in a wheel inside the package, in a checkout beside it.
+    """Return a schema's absolute path.
 
     Raises KeyError for an unknown name, FileNotFoundError where the schemas are lost.
     """
     if name not in NAMES:
         raise KeyError(name)
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for directory in (package, os.path.dirname(package)):
-        candidate = os.path.join(directory, "schemas", f"{name}.schema.json")
-        if os.path.isfile(candidate):
-            return candidate
-    raise FileNotFoundError(f"the schema {name} is missing from this installation of buildrun")
+    return shipped(f"schemas/{name}.schema.json")
 
 
 def load(name: str) -> dict[str, Any]:

@@ -91,6 +91,19 @@ def text(path: str) -> str:
         return ""
 
 
+def shipped(path: str) -> str:
+    """Return where a file of buildrun's own lies that is no code.
+
+    In a wheel that is inside the package, in a checkout beside it. Raises FileNotFoundError.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for directory in (package, os.path.dirname(package)):
+        candidate = os.path.join(directory, path)
+        if os.path.isfile(candidate):
+            return candidate
+    raise FileNotFoundError(f"{path} is missing from this installation of buildrun")
+
+
 _OTHER = "this is a device, pipe or socket, not a file"
 
 
