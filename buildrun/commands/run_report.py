@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, cast
+from typing import cast
 
 from buildrun.console import printable
 from buildrun.errors import UsageError
@@ -40,14 +40,12 @@ def write(place: Home, record: Record, output: str | None, cwd: str) -> int:
 
 def report_of(directory: str, record: Record) -> RunReport:
     """Return what is recorded of a run, with its logs where they are now."""
-    there = {os.path.basename(path): path for path in runs.logs(directory, record.run_id)}
-    told: dict[str, Any] = {"version": 1, **record._asdict()}
-    del told["pid"], told["born"]
-    told["steps"] = [
+    there = runs.logs(directory, record.run_id)
+    steps = [
         {**step, "log": there.get(os.path.basename(step["log"] or ""), step["log"])}
         for step in record.steps
     ]
-    return cast("RunReport", told)
+    return cast("RunReport", {"version": 1, **runs.told(record), "steps": steps})
 
 
 def _require_replaceable(path: str) -> None:

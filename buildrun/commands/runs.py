@@ -90,7 +90,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
 
 def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
-        rows = [_to_json(record) for record in records]
+        rows = [runs.told(record) for record in records]
         sys.stdout.write(json.dumps({"version": 1, "runs": rows}, indent=2) + "\n")
         return 0
     state = Console(environ, stream=sys.stdout).state
@@ -107,7 +107,7 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
     jobs = _on_cluster(directory, record, None)
     left = Detached(jobs, environ).look() if jobs else []
     if form == "json":
-        value = {"version": 1, **_to_json(record)}
+        value = {"version": 1, **runs.told(record)}
         if left:
             value["jobs"] = [
                 {**item.job._asdict(), "state": item.state, "exit_code": item.exit_code}
@@ -187,7 +187,7 @@ def _logs(directory: str, record: Record, step: str | None) -> int:
 
 def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str, str]]:
     """Return the names of steps and the paths of their logs; raises UsageError, StoreError."""
-    there = {os.path.basename(path): path for path in runs.logs(directory, record.run_id)}
+    there = runs.logs(directory, record.run_id)
     if record.status in ("running", "lost"):
         # Its steps are told at the end, but the logs grow as it goes on.
         wanted = None if step is None else runs.file_name(0, step).partition("-")[2]
@@ -230,12 +230,6 @@ def _find(directory: str, start: str) -> Record:
             f"{fact} whose id begins with `{start}`", hint="`buildrun runs ls` lists them"
         )
     return found[0]
-
-
-def _to_json(record: Record) -> dict[str, object]:
-    value = record._asdict()
-    del value["pid"], value["born"]
-    return value
 
 
 def _when(record: Record) -> str:

@@ -37,6 +37,13 @@ class Record(NamedTuple):
     born: str
 
 
+def told(record: Record) -> dict[str, Any]:
+    """Return what others are told of a run: all but its process."""
+    value = record._asdict()
+    del value["pid"], value["born"]
+    return value
+
+
 # Called with each record that is written, and with the id of a run before anything is built for it.
 listeners: list[Callable[[Record], None]] = []
 id_listeners: list[Callable[[str], None]] = []
@@ -91,11 +98,10 @@ def load(runs: str, run_id: str) -> Record | None:
     return record
 
 
-def logs(runs: str, run_id: str) -> list[str]:
-    """Return the paths of the logs that are there, in the order of the steps."""
+def logs(runs: str, run_id: str) -> dict[str, str]:
+    """Return the paths of the logs that are there by their names, in the order of the steps."""
     place = directory(runs, run_id)
-    names = sorted(names_in(place))
-    return [os.path.join(place, name) for name in names if name.endswith(".log")]
+    return {name: os.path.join(place, name) for name in names_in(place) if name.endswith(".log")}
 
 
 def file_name(number: int, step: str) -> str:
