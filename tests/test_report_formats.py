@@ -14,7 +14,6 @@ import pytest
 from conftest import REPOSITORY, Buildrun, Project
 from jsonschema import Draft4Validator
 
-from buildrun.commands import validate
 from buildrun.project.codes import MEANINGS
 from buildrun.project.report import FORMATS
 
@@ -135,10 +134,6 @@ def test_unusual_names_break_no_format(
         assert ElementTree.fromstring(done.out).find(".//failure") is not None
     elif kind == "github":
         assert done.out.count("\n") == 1
-
-
-def test_every_format_can_be_asked_for() -> None:
-    assert tuple(FORMATS) == validate.FORMATS
 
 
 def test_sarif_is_what_its_schema_says(buildrun: Buildrun) -> None:

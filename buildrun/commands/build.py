@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from buildrun.commands import options as project_options
+from buildrun.commands import options as command_options
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.provider import PrefixProvider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
@@ -22,7 +22,7 @@ from buildrun.store import runs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add_project_options(parser)
+    command_options.add_project_options(parser)
     parser.add_argument("--refresh", action="store_true", help="build it anew")
     parser.add_argument(
         "--push", metavar="REPOSITORY", help="put the image there, such as registry:5000/team/churn"
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Build, and say where the environment is, its key, and whether it was there already."""
-    options = project_options.read_project_options(arguments, environ, cwd)
+    options = command_options.read_project_options(arguments, environ, cwd)
     context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     with project_loader.open_project(context) as loaded:
         return _build(context, loaded, arguments)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from buildrun.commands import export, many
-from buildrun.commands import options as project_options
+from buildrun.commands import options as command_options
 from buildrun.console import Console, printable
 from buildrun.environments import base, lockfile
 from buildrun.environments.base import EnvironmentRequest, here, identify
@@ -26,9 +26,9 @@ from buildrun.store.memo import DependencyTracker
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    project_options.add_project_options(parser, uri=False)
+    command_options.add_project_options(parser, uri=False)
     option = parser.add_argument
-    option("uris", metavar="URI", nargs="*", help=project_options.URI_HELP)
+    option("uris", metavar="URI", nargs="*", help=command_options.URI_HELP)
     many.add_arguments(parser)
     option(
         "--of-projects", action="store_true",
@@ -85,7 +85,7 @@ def _open(
     arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, *, several: bool
 ) -> int:
     """Lock a project; of several those without an environment are passed over."""
-    options = project_options.read_project_options(arguments, environ, cwd)
+    options = command_options.read_project_options(arguments, environ, cwd)
     context = new_context(options, environ, cwd, quiet=arguments.quiet, write=True)
     with project_loader.open_project(context) as loaded:
         environment = loaded.project.environment

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.commands import many, table
-from buildrun.commands import options as cache_options
-from buildrun.commands import options as project_options
+from buildrun.commands import options as command_options
 from buildrun.console import printable
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
@@ -58,9 +57,9 @@ FORMATS = ("text", "json", "mermaid", "dot")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    cache_options.add_cache_options(parser)
+    command_options.add_cache_options(parser)
     many.add_arguments(parser)
-    project_options.add_project_options(parser, uri=False)
+    command_options.add_project_options(parser, uri=False)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
@@ -68,8 +67,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     """Show the plan, or those of all projects."""
     if many.asked_for(arguments):
         return many.plan(arguments, environ, cwd)
-    settings = cache_options.read_cache_options(arguments, environ, cwd)
-    options = project_options.read_project_options(arguments, environ, cwd)
+    settings = command_options.read_cache_options(arguments, environ, cwd)
+    options = command_options.read_project_options(arguments, environ, cwd)
     return show(options, settings, environ, cwd, form=arguments.format)
 
 
@@ -119,7 +118,7 @@ def _make(
     plan = model.make_plan(
         loaded.project, project_loader.plan_request(context), state, content=content
     )
-    cache_options.refuse_unknown(settings, plan)
+    command_options.refuse_unknown(settings, plan)
     for problem in plan.problems:
         context.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
     return plan, _check(context, plan, settings)

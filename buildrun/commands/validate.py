@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from buildrun.commands import validate_targets
+from buildrun.console import Console
 from buildrun.errors import UsageError
-
-if TYPE_CHECKING:
-    from buildrun.project.read import Row
-
-FORMATS = ("text", "json", "github", "sarif", "gitlab", "junit")
+from buildrun.project import fix, report
+from buildrun.project.places import Style
+from buildrun.project.read import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     validate_targets.add_arguments(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument(
+        "--format", choices=tuple(report.FORMATS), default="text", help="default: text"
+    )
     parser.add_argument("--strict", action="store_true", help="make warnings fail")
     parser.add_argument(
         "--fix", action="store_true", help="mend in the files what certainly can be"
@@ -34,10 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
-    from buildrun.console import Console
-    from buildrun.project import report
-    from buildrun.project.places import Style
-
     rows = validate_targets.check(arguments, environ, cwd)
     if arguments.fix or arguments.diff:
         _fix(rows, arguments, environ, cwd)
@@ -57,8 +54,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
 def _fix(
     rows: Sequence[Row], arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
 ) -> None:
-    from buildrun.project import fix, report
-
     if arguments.paths == ["-"]:
         raise UsageError(
             "`--fix` and `--diff` are for files, not for standard input", hint="name the file"
