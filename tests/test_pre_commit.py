@@ -16,6 +16,7 @@ from conftest import REPOSITORY, Buildrun
 SHIPPED = (
     "buildrun",
     "schemas",
+    "templates",
     "pyproject.toml",
     "README.md",
     "LICENSE",
