@@ -13,6 +13,7 @@ from buildrun.environments.lock_export import ExportRequest
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import EnvironmentFailure, StoreError, UsageError
 from buildrun.planning.context import RunContext
+from buildrun.project.locate import lock_path
 from buildrun.store.files import destination, overwrite
 
 
@@ -57,7 +58,7 @@ def write(
     path: of the environment file. lock: None where there is none. reasons: why it does not serve.
     Raises EnvironmentFailure, UsageError and StoreError.
     """
-    form, place = arguments.export, lockfile.path_for(path)
+    form, place = arguments.export, lock_path(path)
     every = list(lock.platforms) if lock is not None and form == "pylock" else [here()]
     platforms = list(map(base.require_platform, dict.fromkeys(arguments.platform))) or every
     # What the lock lacks for this machine does not matter for another one.
@@ -75,7 +76,7 @@ def write(
     wanted = ExportRequest(request, lock, place, platforms, directory, context.console)
     content = lock_export.export(form, wanted)
     if output is None:
-        sys.stdout.write(content.decode())
+        sys.stdout.buffer.write(content)
         return 0
     try:
         overwrite(output, content)

@@ -19,6 +19,7 @@ from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreErro
 from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
 from buildrun.planning.project_loader import LoadedProject
+from buildrun.project.locate import lock_path
 from buildrun.project.model import DockerEnv, ProjectSpec
 from buildrun.store.files import publish
 from buildrun.store.memo import DependencyTracker
@@ -123,18 +124,18 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
             return 0
         absent = set(arguments.platform).difference(previous.platforms if previous else ())
         reasons = [*reasons, *(lockfile.lacks(name) for name in sorted(absent))]
-        code = _say_state(lockfile.path_for(path), reasons)
+        code = _say_state(lock_path(path), reasons)
         if reasons and loaded.source.workdir is None:
             context.console.note(f"hint: `{_command(context, loaded, absent)}` makes a fresh one")
         return code
     platforms = _platforms(arguments.platform, previous)
     fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
     if fresh and not arguments.update:
-        return _show(lockfile.path_for(path), previous, previous, arguments.format)
+        return _show(lock_path(path), previous, previous, arguments.format)
     lock = manager.lock(request, platforms, None if arguments.update else previous, context.console)
     if not arguments.dry_run:
-        _write(lockfile.path_for(path), lock)
-    return _show(lockfile.path_for(path), previous, lock, arguments.format)
+        _write(lock_path(path), lock)
+    return _show(lock_path(path), previous, lock, arguments.format)
 
 
 def _environment_file(project: ProjectSpec, *, is_checked: bool) -> str:

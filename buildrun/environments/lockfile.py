@@ -7,11 +7,11 @@ JSON. A lock is fresh while what it was resolved from is unchanged.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.locate import lock_path
 from buildrun.store import digest
 from buildrun.store.memo import DependencyTracker
 
@@ -45,11 +45,6 @@ class Lock(NamedTuple):
     platforms: Mapping[str, tuple[Package, ...]]
 
 
-def path_for(environment_file: str) -> str:
-    """Return where the lock of an environment file lies."""
-    return os.path.splitext(environment_file)[0] + ".lock"
-
-
 def load(environment_file: str | None, reader: DependencyTracker, manager: str = "") -> Lock | None:
     """Return the lock beside an environment file, or None where there is none.
 
@@ -58,7 +53,7 @@ def load(environment_file: str | None, reader: DependencyTracker, manager: str =
     """
     if environment_file is None:
         return None
-    path = path_for(environment_file)
+    path = lock_path(environment_file)
     try:
         text = reader.read(path)
     except FileNotFoundError:
@@ -100,7 +95,7 @@ def check(
         fact = (
             "the lock is stale: " + "; ".join(stale) if stale else "the environment is not locked"
         )
-        place = path_for(environment_file) if environment_file else None
+        place = lock_path(environment_file) if environment_file else None
         raise EnvironmentFailure(fact, place=place, hint="run `buildrun lock` and commit its file")
     return "stale" if stale else "unlocked", stale
 

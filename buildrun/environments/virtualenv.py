@@ -27,6 +27,7 @@ from buildrun.environments.pip_config import Settings
 from buildrun.environments.python import Interpreter
 from buildrun.environments.requirements import Line, logical_lines, name_of
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.locate import lock_path
 from buildrun.project.model import CondaEnv, EnvironmentSpec, PythonEnv
 from buildrun.project.rules.environments import as_python_env, fits
 from buildrun.store import digest, files
@@ -239,7 +240,7 @@ def _explained(
 ) -> EnvironmentFailure:
     known, default = spec.all_lines, request.project.file or request.project.root
     if identity.lock == "locked":
-        known, default = [], lockfile.path_for(spec.declared.path or "")
+        known, default = [], lock_path(spec.declared.path or "")
     error = failures.of_uv(failure, "the environment could not be built", known, default)
     if request.offline:
         error.hint = "what is not in uv's cache must be fetched once: run without `--offline`"
@@ -253,7 +254,7 @@ def _stages(
     if UV_LOCK in spec.inputs:
         return {"run": logical_lines(tool.export(), os.path.join(root, UV_LOCK))}
     if identity.lock == "locked":
-        place = lockfile.path_for(spec.declared.path or root)
+        place = lock_path(spec.declared.path or root)
         found = lockfile.requirement_lines(identity.parts.get("packages", ()))
         sources = requirements.sources(spec.all_lines)
         return {stage: [*sources, *logical_lines(texts, place)] for stage, texts in found.items()}

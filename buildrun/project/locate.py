@@ -32,6 +32,11 @@ def find_mlproject(root: str) -> str | None:
     return os.path.join(root, min(matches, key=lambda name: (name != "MLproject", name)))
 
 
+def lock_path(environment_file: str) -> str:
+    """Return where the lock of an environment file is."""
+    return os.path.splitext(environment_file)[0] + ".lock"
+
+
 def scripts_in(root: str) -> list[str]:
     """Return the files in a directory that run as entry points without being declared."""
     return [

@@ -34,6 +34,7 @@ from buildrun.environments.images.engine import Image
 from buildrun.environments.requirements import Line
 from buildrun.environments.virtualenv import UV_LOCK, VirtualenvSpec
 from buildrun.errors import EnvironmentFailure
+from buildrun.project.locate import lock_path
 from buildrun.project.model import PythonEnv
 from buildrun.project.rules.environments import fits
 from buildrun.store.memo import DependencyTracker
@@ -242,7 +243,7 @@ class PipStages:
 
 def _refuse_version(have: str, declared: PythonEnv, identity: Identity, base_name: str) -> None:
     """Raise EnvironmentFailure where the base has another Python than is wanted."""
-    lock = lockfile.path_for(declared.path or "")
+    lock = lock_path(declared.path or "")
     for python, wants, place in (
         (declared.python, "the project asks for", declared.path),
         (identity.parts.get("python"), "the lock is for", lock),
