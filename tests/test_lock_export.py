@@ -253,6 +253,9 @@ def test_conda_locks_export_what_each_form_can_hold(
         assert "beta" in outcome.printed()
         assert "tool" not in outcome.out
         assert "2 packages are conda's and left out" in outcome.err
+    (place / "conda.yaml").write_text(f"channels: ['{channel}']\ndependencies: []\n")
+    assert offline("lock", place).code == 0
+    offline("lock", place, "--export=pylock").refused("no Python", "list `python`")
 
 
 # --- what is refused

@@ -68,13 +68,13 @@ def _timestamp(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _component(package: Package) -> dict[str, Any]:
-    named = bool(package.name)
-    purl = _purl(package) if named else ""
+    line = redact(package.line)
+    purl = _purl(package) if package.name else ""
     hashes = [item.split(":", 1) for item in package.hashes]
     return {
         "type": "library",
-        "bom-ref": purl or f"local:{package.line}",
-        "name": package.name or package.line,
+        "bom-ref": purl or f"local:{line}",
+        "name": package.name or line,
         **({"version": package.version} if package.version else {}),
         **({"purl": purl} if purl else {}),
         "hashes": [

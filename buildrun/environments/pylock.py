@@ -64,12 +64,15 @@ def encode(request: ExportRequest, packages: Mapping[str, Sequence[Package]]) ->
 
 
 def _python(request: ExportRequest) -> str:
-    """Return the ``major.minor`` that the lock is for; conda brings its own."""
-    found = [
-        package.version
-        for package in request.lock.platforms[request.platforms[0]]
-        if package.name == "python"
-    ]
+    """Return the ``major.minor`` that the lock is for; conda brings its own, or none."""
+    platform = request.lock.platforms[request.platforms[0]]
+    found = [package.version for package in platform if package.name == "python"]
+    if not request.lock.python and not found:
+        raise EnvironmentFailure(
+            "the lock has no Python, and pip installs nothing without one",
+            place=request.path,
+            hint="list `python` among the dependencies",
+        )
     return request.lock.python or ".".join(found[0].split(".")[:2])
 
 
