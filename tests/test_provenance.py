@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +145,25 @@ def test_commit_is_named_and_whether_files_differ_from_it(
     buildrun(LOCAL, two, "--provenance", file).printed()
     edited = {**source, "annotations": {"modified": True}}
     assert _part(_read(file), "resolvedDependencies")[0] == edited
+
+
+def test_commit_is_not_named_where_git_does_not_compare_files_with_it(
+    two: Path, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    repository = Repository(two)
+    repository.git("init", "-q")
+    repository.commit(**{".gitignore": "out/\nclean.txt\n"})
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase " $* " in *" status "*) exit 1;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    outcome = buildrun(LOCAL, two, "--provenance", tmp_path / "p.json", environ={"PATH": path})
+    assert outcome.code == 0
+    assert "git does not tell whether files differ from the commit" in outcome.err
+    assert not (tmp_path / "p.json").exists()
 
 
 def test_project_from_git_is_told_by_its_commit(

@@ -13,7 +13,6 @@ from buildrun.workspace import names
 from buildrun.workspace.gitignore import Filter, ask_git
 from buildrun.workspace.walk import Sink, walk
 
-_SECONDS = 60
 _LS_FILES = (
     "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--",
     ":(glob,icase)**/MLproject",
@@ -26,7 +25,7 @@ def find_projects(directory: str, environ: Mapping[str, str]) -> list[str]:
     Those of which git tracks the MLproject file or would not ignore it; where there is no git, what
     no ignore file leaves out.
     """
-    said = ask_git(directory, environ, *_LS_FILES, seconds=_SECONDS)
+    said = ask_git(directory, environ, *_LS_FILES) or b""
     top = os.fsencode(directory)
     files = set(said.split(b"\0")) - {b""} or _walk(top)
     found = {

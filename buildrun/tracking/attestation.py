@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from buildrun.console import redact
+from buildrun.errors import ProjectError
 from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext
+from buildrun.project.locate import lock_path
 from buildrun.project.model import DockerEnv
 from buildrun.reports import provenance
 from buildrun.reports.model import RunReport
@@ -14,9 +16,6 @@ from buildrun.reports.provenance import Origin
 from buildrun.store.memo import DependencyTracker
 from buildrun.tracking import tags
 from buildrun.workspace import gitignore
-
-# Seconds that git may take to compare the project with its commit.
-_SECONDS = 60.0
 
 
 def write(path: str, report: RunReport, root: str, context: RunContext) -> None:
@@ -28,10 +27,15 @@ def write(path: str, report: RunReport, root: str, context: RunContext) -> None:
 def _origin(report: RunReport, root: str, context: RunContext) -> Origin:
     environ = context.environ
     checkout = tags.look(root, environ, DependencyTracker(environ))
-    changed = b""
+    changed: bytes | None = b""
     if checkout is not None and checkout.commit:
         words = ("status", "--porcelain", "--untracked-files=no", "--", ".")
-        changed = gitignore.ask_git(root, environ, *words, seconds=_SECONDS)
+        changed = gitignore.ask_git(root, environ, *words)
+    if changed is None:
+        raise ProjectError(
+            "git does not tell whether files differ from the commit",
+            hint="see what `git status` says there",
+        )
     return Origin(
         uri=redact(context.options.uri),
         root=root,
@@ -58,4 +62,4 @@ def _lock(report: RunReport, root: str, context: RunContext) -> str | None:
     environment = project_loader.project_at(context, root).environment
     if isinstance(environment, DockerEnv) or environment.path is None:
         return None
-    return os.path.splitext(environment.path)[0] + ".lock"  # as `lockfile.path_for` has it
+    return lock_path(environment.path)

@@ -148,4 +148,4 @@ def _watch(seen: DependencyTracker, own: str, common: str) -> None:
 
 
 def _ask(directory: str, environ: Mapping[str, str], *words: str) -> str:
-    return os.fsdecode(gitignore.ask_git(directory, environ, *words, seconds=_SECONDS))
+    return os.fsdecode(gitignore.ask_git(directory, environ, *words, seconds=_SECONDS) or b"")

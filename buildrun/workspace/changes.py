@@ -7,9 +7,7 @@ from collections.abc import Mapping
 
 from buildrun.console import printable
 from buildrun.errors import ProjectError
-from buildrun.workspace.gitignore import git_answer, repository
-
-_SECONDS = 60
+from buildrun.workspace.gitignore import ask_git, repository
 
 _DIFF = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff")
 _UNTRACKED = ("ls-files", "-z", "--others", "--exclude-standard")
@@ -42,9 +40,7 @@ def changed_since(directory: str, revision: str, environ: Mapping[str, str]) -> 
     base = _ask(top, environ, "merge-base", "HEAD", commit)
     if not base:
         raise _unknown(top, environ, f"git finds no commit that `{name}` and HEAD have in common")
-    answers = [
-        git_answer(top, environ, *words, seconds=_SECONDS) for words in ((*_DIFF, base), _UNTRACKED)
-    ]
+    answers = [ask_git(top, environ, *words) for words in ((*_DIFF, base), _UNTRACKED)]
     paths = [os.fsdecode(path) for said in answers for path in (said or b"").split(b"\0") if path]
     if None in answers:
         raise ProjectError(
@@ -58,12 +54,12 @@ def changed_since(directory: str, revision: str, environ: Mapping[str, str]) -> 
 def staged_deletions(top: str, environ: Mapping[str, str]) -> list[str]:
     """Return the absolute paths of what the next commit deletes or renames."""
     words = ("diff", "--cached", "--name-only", "-z", "--no-renames", "--diff-filter=D")
-    said = git_answer(top, environ, *words, seconds=_SECONDS) or b""
+    said = ask_git(top, environ, *words) or b""
     return [os.path.join(top, os.fsdecode(path)) for path in said.split(b"\0") if path]
 
 
 def _ask(top: str, environ: Mapping[str, str], *words: str) -> str:
-    return os.fsdecode((git_answer(top, environ, *words, seconds=_SECONDS) or b"").strip())
+    return os.fsdecode((ask_git(top, environ, *words) or b"").strip())
 
 
 def _unknown(top: str, environ: Mapping[str, str], fact: str) -> ProjectError:

@@ -352,7 +352,6 @@ class Filter:
 _LS_FILES = (
     "-c", "core.excludesFile=", "ls-files", "-z", "--cached", "--ignored", "--exclude-standard",
 )  # fmt: skip
-_SECONDS = 60
 
 
 class GitIndex:
@@ -378,7 +377,7 @@ class GitIndex:
                 return tuple([os.fsencode(path) for path in self.remembered["paths"]])
         except (KeyError, TypeError, ValueError):
             pass
-        said = ask_git(root, os.environ, *_LS_FILES, seconds=_SECONDS)
+        said = ask_git(root, os.environ, *_LS_FILES) or b""
         paths = tuple(sorted(set(said.split(b"\0")) - {b""}))
         if not stat_signature.is_racy(seen, began):
             self.remembered = {"state": state, "paths": [os.fsdecode(path) for path in paths]}
@@ -386,19 +385,12 @@ class GitIndex:
 
 
 def ask_git(
-    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float
-) -> bytes:
-    """Return what git says in a directory; nothing where it is missing, slow or refuses.
+    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float = 60
+) -> bytes | None:
+    """Return what git says in a directory; None where it is missing, slow or refuses.
 
     seconds: that it may take.
     """
-    return git_answer(directory, environ, *words, seconds=seconds) or b""
-
-
-def git_answer(
-    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float
-) -> bytes | None:
-    """Return the same, and None where it is missing, slow or refuses."""
     import subprocess
 
     # What steers git elsewhere, as it does within a hook, is not meant for this repository.
