@@ -15,6 +15,7 @@ from buildrun.project.codes import MEANINGS
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.places import Style, from_root, root_of, shown
 from buildrun.project.read import Row
+from buildrun.reports import ci
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -68,17 +69,14 @@ def as_gitlab(rows: Sequence[Row], style: Style) -> str:
 
 def as_junit(rows: Sequence[Row], style: Style) -> str:
     """Return JUnit XML with a test case for each file; warnings that do not fail are its output."""
-    from xml.etree import ElementTree
+    from xml.etree.ElementTree import Element
 
-    failed = sum(not row.is_valid(strict=style.strict) for row in rows)
-    counts = {"name": "buildrun validate", "tests": str(len(rows)), "failures": str(failed)}
-    top = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(top, "testsuite", counts | {"errors": "0", "skipped": "0"})
+    from buildrun.reports import junit
+
+    suite = Element("testsuite", name="buildrun validate")
     for row in rows:
         _case(suite, row, style)
-    ElementTree.indent(top)
-    text: bytes = ElementTree.tostring(top, "us-ascii", xml_declaration=True)
-    return text.decode() + "\n"
+    return junit.document(suite, "buildrun validate")
 
 
 def _json(value: object) -> str:
@@ -91,24 +89,13 @@ def _told(finding: Diagnostic, joint: str) -> str:
 
 
 def _annotation(finding: Diagnostic, style: Style) -> str:
-    """Escapes: https://github.com/actions/toolkit, packages/core/src/command.ts."""
     properties = {
         "file": from_root(finding.path, style),
         "line": str(finding.line),
         "col": str(finding.column),
         "title": f"buildrun {finding.code}",
     }
-    listed = ",".join(
-        f"{name}={_escape(value).replace(':', '%3A').replace(',', '%2C')}"
-        for name, value in properties.items()
-    )
-    text = _escape(_told(finding, "\nhint: "))
-    return f"::{finding.severity} {listed}::{text}\n"
-
-
-def _escape(text: str) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return printable(text)
+    return ci.annotation(finding.severity, _told(finding, "\nhint: "), properties)
 
 
 def _fingerprinted(rows: Sequence[Row], style: Style) -> Iterator[tuple[Diagnostic, str]]:

@@ -66,12 +66,12 @@ def tell(report: RunReport, environ: Mapping[str, str], console: Console) -> Non
     """
     name = report.get("project", "buildrun")
     if "error" in report:
-        console.raw(_annotation(name, report["error"]))
+        console.raw(_error(name, report["error"]))
     for step in report["steps"]:
         if step["state"] == "failed":
             lines = log_end.read(step, _LOG).splitlines()[-_LINES:]
             text = "\n".join([log_end.failure(step), *lines])
-            console.raw(_annotation(f"{name}: {step['id']} failed", text))
+            console.raw(_error(f"{name}: {step['id']} failed", text))
     if path := environ.get("GITHUB_STEP_SUMMARY"):
         try:
             _add_summary(path, report)
@@ -80,8 +80,17 @@ def tell(report: RunReport, environ: Mapping[str, str], console: Console) -> Non
             console.warn(f"{path}: the summary could not be written: {reason}")
 
 
-def _annotation(title: str, text: str) -> bytes:
-    return f"::error title={_property(printable(title))}::{_data(text)}\n".encode()
+def _error(title: str, text: str) -> bytes:
+    return annotation("error", text, {"title": title}).encode()
+
+
+def annotation(severity: str, text: str, properties: Mapping[str, str]) -> str:
+    """Return the line that makes a message on a job's page of GitHub; text: printable.
+
+    Escapes: https://github.com/actions/toolkit, packages/core/src/command.ts.
+    """
+    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    return f"::{severity} {listed}::{_data(text)}\n"
 
 
 def _add_summary(path: str, report: RunReport) -> None:
@@ -96,4 +105,4 @@ def _data(text: str) -> str:
 
 
 def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return printable(_data(text).replace(":", "%3A").replace(",", "%2C"))

@@ -17,7 +17,8 @@ LOG = 65536
 def render(report: RunReport) -> str:
     """Return the report as XML; what is up to date or restored passes, and took no time."""
     project = printable(report.get("project", "buildrun"))
-    suite = Element("testsuite", name=project)
+    began = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(report.get("started", 0)))
+    suite = Element("testsuite", name=project, timestamp=began)
     properties = SubElement(suite, "properties")
     for name, value in (("run_id", report["run_id"]), ("status", report["status"])):
         SubElement(properties, "property", name=name, value=printable(value))
@@ -25,24 +26,19 @@ def render(report: RunReport) -> str:
         suite.append(_case(step, project))
     if report["status"] == "failed" and suite.find("testcase/failure") is None:
         suite.append(_failed_run(report, project))
-    counts = {
-        "tests": len(suite.findall("testcase")),
-        "failures": len(suite.findall("testcase/failure")),
-        "errors": len(suite.findall("testcase/error")),
-    }
-    whole = {name: str(count) for name, count in counts.items()}
-    whole["time"] = f"{report.get('seconds', 0):.3f}"
-    began = time.gmtime(report.get("started", 0))
-    suite.attrib.update(
-        whole,
-        skipped=str(len(suite.findall("testcase/skipped"))),
-        timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", began),
-    )
-    suites = Element("testsuites", {"name": "buildrun", **whole})
+    return document(suite, "buildrun", time=f"{report.get('seconds', 0):.3f}")
+
+
+def document(suite: Element, name: str, **more: str) -> str:
+    """Return XML with one suite of test cases, which are counted; more: attributes of all."""
+    paths = {"tests": "testcase", "failures": "testcase/failure", "errors": "testcase/error"}
+    counts = {each: str(len(suite.findall(path))) for each, path in paths.items()} | more
+    suite.attrib.update(counts, skipped=str(len(suite.findall("testcase/skipped"))))
+    suites = Element("testsuites", {"name": name, **counts})
     suites.append(suite)
     ElementTree.indent(suites)
-    text = ElementTree.tostring(suites, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+    text: bytes = ElementTree.tostring(suites, "us-ascii", xml_declaration=True)
+    return text.decode() + "\n"
 
 
 def _case(step: StepReport, project: str) -> Element:
