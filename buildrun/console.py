@@ -195,6 +195,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def printable_lines(text: str) -> str:
+    """Return text as ``printable`` does, but for its lines and tabs."""
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), text)
+
+
 def _shown(char: str) -> str:
     if char.isprintable():
         return char

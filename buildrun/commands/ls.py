@@ -12,7 +12,7 @@ from typing import Any
 from buildrun.commands import options as command_options
 from buildrun.commands import table
 from buildrun.commands.parser import group
-from buildrun.console import MASK, Console, printable, redact
+from buildrun.console import MASK, Console, printable, printable_lines, redact
 from buildrun.environments.base import choose
 from buildrun.planning import project_loader
 from buildrun.planning.context import ProjectOptions, new_context
@@ -137,4 +137,4 @@ def _rows(point: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "reads", printable(files) or "nothing"
     if point["outputs"]:
         yield "makes", printable(", ".join(point["outputs"]))
-    yield "runs", "\n".join(map(printable, point["command"].strip().splitlines()))
+    yield "runs", printable_lines(point["command"].strip())

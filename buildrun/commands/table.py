@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,10 +59,7 @@ def width(environ: Mapping[str, str]) -> int | None:
     given = environ.get("COLUMNS", "")
     if given.isascii() and given.isdigit() and int(given) > 0:
         return int(given)
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
-    except (OSError, ValueError):
-        return None
+    return Console(environ, stream=sys.stdout).columns
 
 
 def labelled(label: str, text: str, size: int, columns: int | None) -> list[str]:

@@ -34,7 +34,9 @@ def mend(rows: Sequence[Row], cwd: str, environ: Mapping[str, str]) -> tuple[Men
     """Return the files that change when all is mended that certainly can be; nothing is written."""
     reader = _Drafts(environ)
     done: dict[str, list[Diagnostic]] = {}
-    for argument in dict.fromkeys(row.argument for row in rows if row.is_fixable):
+    for argument in dict.fromkeys(
+        row.argument for row in rows if any(item.fix for item in row.diagnostics)
+    ):
         for finding in _mend(argument, cwd, reader):
             done.setdefault(os.path.realpath(finding.path), []).append(finding)
     return tuple(

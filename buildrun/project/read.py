@@ -234,11 +234,6 @@ class Row(NamedTuple):
         """Return whether there is no error and, when strict, no warning either."""
         return not any(strict or found.severity == "error" for found in self.diagnostics)
 
-    @property
-    def is_fixable(self) -> bool:
-        """Return whether a finding has a fix that may be made."""
-        return any(found.fix for found in self.diagnostics)
-
 
 def check_files(arguments: Sequence[str], cwd: str, reader: DependencyTracker) -> tuple[Row, ...]:
     """Check files, and projects with the environment files that they use; never raises."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from buildrun.console import printable, size
-from buildrun.reports import terminal_text
+from buildrun.reports import log_end, terminal_text
 from buildrun.reports.model import OutputReport, StepReport
 from buildrun.store import files
 
@@ -42,11 +42,7 @@ class Attachments:
         if not path:
             return ""
         try:
-            with files.open_regular(path) as file:
-                whole = os.fstat(file.fileno()).st_size
-                head = file.read(HEAD if whole > HEAD + TAIL else HEAD + TAIL)
-                file.seek(max(len(head), whole - TAIL))
-                tail = file.read(TAIL)
+            head, tail, whole = log_end.ends(path, HEAD, TAIL)
         except (OSError, ValueError):
             return _note(f"The log is gone: {printable(path)}")
         if not whole:

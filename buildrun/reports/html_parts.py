@@ -7,8 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from buildrun.console import duration, printable, size
-from buildrun.reports import terminal_text
+from buildrun.console import duration, printable, printable_lines, size
 from buildrun.reports.model import OutputReport, ReasonReport, StepReport
 
 # Outputs of one step that are told.
@@ -45,7 +44,7 @@ def moment(seconds: float) -> str:
 
 def code(source: str | None) -> str:
     """Return code with its lines, "" where there is none."""
-    return f"<code>{html.escape(terminal_text.plain(source))}</code>" if source else ""
+    return f"<code>{html.escape(printable_lines(source))}</code>" if source else ""
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from buildrun.console import printable, redact
+from buildrun.console import printable, printable_lines, redact
 from buildrun.reports.model import StepReport
 from buildrun.reports.terminal_text import ESCAPE, last_written
 from buildrun.store.files import open_regular
@@ -25,24 +25,29 @@ def read(step: StepReport, limit: int) -> str:
     if path is None:
         return ""
     try:
-        with open_regular(path) as file:
-            left_out = max(0, os.fstat(file.fileno()).st_size - limit)
-            file.seek(left_out)
-            data = file.read(limit)
+        first, last, size = ends(path, 0, limit)
     except (OSError, ValueError):
         return ""
-    text = plain(data.decode(errors="replace"))
-    if not left_out:
+    text = plain((first + last).decode(errors="replace"))
+    if len(first + last) >= size:
         return text
     _, _, rest = text.partition("\n")
     return f"[the beginning of the log is left out]\n{rest or text}"
 
 
+def ends(path: str, head: int, tail: int) -> tuple[bytes, bytes, int]:
+    """Return the first and the last bytes of a file, and how many it has in all.
+
+    What is no longer than both is all in the first. Raises OSError and ValueError.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(head if size > head + tail else head + tail)
+        file.seek(max(len(first), size - tail))
+        return first, file.read(tail), size
+
+
 def plain(text: str) -> str:
     """Return what a terminal would show in the end: no colours, nor lines that were overwritten."""
     lines = ESCAPE.sub("", text).split("\n")
-    return redact("\n".join(_printable(last_written(line)) for line in lines))
-
-
-def _printable(line: str) -> str:
-    return "\t".join(map(printable, line.split("\t")))
+    return redact(printable_lines("\n".join(map(last_written, lines))))

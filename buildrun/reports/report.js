@@ -200,7 +200,11 @@ const nameBand = (first, size) => (size === 1 ? `level ${first}` : `${first}–$
 
 function groupBy(items, key) {
   const groups = new Map();
-  for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+  for (const item of items) {
+    const name = key(item);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(item);
+  }
   return [...groups.values()];
 }
 

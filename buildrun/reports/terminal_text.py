@@ -30,11 +30,6 @@ def to_html(text: str) -> str:
     return "".join(_runs("\n".join(map(last_written, redact(text).split("\n")))))
 
 
-def plain(text: str) -> str:
-    """Return text with what would move, hide or turn it replaced; lines stay."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def last_written(line: str) -> str:
     """Return what carriage returns have left of a line, as the bars of progress write it."""
     return line.rstrip("\r").rpartition("\r")[2]

@@ -49,7 +49,7 @@ class RunRecorder:
         self.image: ResolvedImage | None = None
         self._summary: PlanSummary | None = None
         self._own_id = context.options.run_id or runs.new_id()
-        self._started = time.monotonic()
+        self._began, self._started = time.time(), time.monotonic()
         self._record: runs.Record | None = None
         self._progress: Progress | None = None
         self._alone: tuple[Step, float, str | None] | None = None
@@ -227,7 +227,7 @@ class RunRecorder:
             "run_id": self.run_id,
             "status": status,
             "exit_code": self.exit_code,
-            "started": round(time.time() - seconds, 3),
+            "started": round(self._began, 3),
             "seconds": seconds,
             "steps": steps,
         }
