@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from buildrun.commands import options as command_options
+from buildrun.commands import table
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.provider import PrefixProvider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
@@ -63,7 +64,10 @@ def _provide(context: RunContext, loaded: LoadedProject, arguments: argparse.Nam
             )
         environment = provider.provide()
         provider.close()
-        sys.stdout.write(_json(environment) if arguments.format == "json" else _text(environment))
+        if arguments.format == "json":
+            table.write_json(_to_json(environment))
+        else:
+            sys.stdout.write(_text(environment))
         return 0
     DockerExecutor.reap_abandoned(context.home, context.environ)
     _, content = provider.identify(arguments.push)
@@ -86,14 +90,14 @@ def _write_image(image: ResolvedImage, key: str, form: str) -> None:
             "reference": reference,
             "digest": image.id,
         }
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
     else:
         how = "reused" if image.reused else "built"
         sys.stdout.write(f"{reference}\n{image.id}\n{how}\n")
 
 
-def _json(environment: Environment) -> str:
-    value = {
+def _to_json(environment: Environment) -> dict[str, Any]:
+    return {
         "version": 1,
         "kind": "environment",
         "key": environment.key,
@@ -101,7 +105,6 @@ def _json(environment: Environment) -> str:
         "path": environment.prefix,
         "reference": None,
     }
-    return json.dumps(value, indent=2) + "\n"
 
 
 def _text(environment: Environment) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -145,7 +144,7 @@ def _info(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
         value = {"version": 1, "root": store.root}
         value |= {name: {"count": count, "bytes": taken} for name, (count, taken) in counts.items()}
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
         return 0
     lines = [store.root]
     for name, (count, taken) in counts.items():
@@ -163,7 +162,7 @@ def _write(kept: _Entries, form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
         value: dict[str, Any] = {"version": 1}
         value |= {f"{kind.name}s": [item.row for item in items] for kind, items in kept}
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
         return 0
     # An image is seen before the results that were made in it.
     for _, items in sorted(kept, key=lambda each: each[0].name):
@@ -211,7 +210,7 @@ def _verify(store: home.Home, form: str, environ: Mapping[str, str]) -> int:
     damaged = [*built, *made]
     if form == "json":
         rows = [{"name": name, "reason": reason} for name, reason in damaged]
-        sys.stdout.write(json.dumps({"version": 1, "damaged": rows}, indent=2) + "\n")
+        table.write_json({"version": 1, "damaged": rows})
     else:
         for name, reason in built:
             sys.stdout.write(f"{name}: {reason}; it is built anew when next needed\n")

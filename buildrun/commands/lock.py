@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from buildrun.commands import export, many
+from buildrun.commands import export, many, table
 from buildrun.commands import options as command_options
 from buildrun.console import Console, printable
 from buildrun.environments import base, lockfile
@@ -218,7 +217,7 @@ def _show(path: str, old: Lock | None, new: Lock | None, form: str) -> int:
     }
     if form == "json":
         value = {"version": 1, "path": path, "changes": changes}
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
         return 0
     sys.stdout.write(f"{path}\n")
     for name, lines in changes.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -50,7 +49,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
             )
         value = to_json(loaded.project, loaded.source.where or loaded.project.root, environ)
     if arguments.format == "json":
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
     else:
         _write(value, environ)
     return 0

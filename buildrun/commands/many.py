@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from buildrun import runner
 from buildrun.commands import options as command_options
+from buildrun.commands import table
 from buildrun.commands.parser import group
 from buildrun.console import Console, counted, listed, near_path, printable, redact
 from buildrun.errors import BuildrunError, Interrupted, NoEntryPoint, ProjectError, UsageError
@@ -168,7 +169,7 @@ def plan(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) ->
     projects = select(arguments, environ, cwd, write=False)
     code = each(projects, plan_one, cwd, Console(environ))
     if arguments.format == "json":
-        sys.stdout.write(json.dumps({"version": 1, "projects": plans}, indent=2) + "\n")
+        table.write_json({"version": 1, "projects": plans})
     return code
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,8 +91,10 @@ def write(
     if form == "text":
         steps = [(step.id, status.state) for step, status in zip(plan.steps, statuses, strict=True)]
         table.tell(_lines(plan, statuses), steps, environ)
+    elif form == "json":
+        table.write_json(to_json(plan, statuses))
     else:
-        sys.stdout.write(_WRITERS[form](plan, statuses))
+        sys.stdout.write({"mermaid": mermaid, "dot": dot}[form](plan, statuses))
 
 
 def make(
@@ -180,10 +181,6 @@ def _step_to_json(step: model.Step, status: StepStatus) -> dict[str, Any]:
     }
 
 
-def _json(plan: model.Plan, statuses: Sequence[StepStatus]) -> str:
-    return json.dumps(to_json(plan, statuses), indent=2) + "\n"
-
-
 def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
     lines = [f"{plan.project} ({printable(plan.root)})"]
     for step, status in zip(plan.steps, statuses, strict=True):
@@ -198,6 +195,3 @@ def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
             *(f"  because {printable(reason.detail)}" for reason in status.reasons),
         ]
     return lines
-
-
-_WRITERS = {"json": _json, "mermaid": mermaid, "dot": dot}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -91,7 +90,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
 def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
     if form == "json":
         rows = [runs.told(record) for record in records]
-        sys.stdout.write(json.dumps({"version": 1, "runs": rows}, indent=2) + "\n")
+        table.write_json({"version": 1, "runs": rows})
         return 0
     state = Console(environ, stream=sys.stdout).state
     for record in records:
@@ -113,7 +112,7 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
                 {**item.job._asdict(), "state": item.state, "exit_code": item.exit_code}
                 for item in left
             ]
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        table.write_json(value)
         return 0
     known = record.exit_code is not None and record.status != "submitted"
     code = f", exit code {record.exit_code}" if known else ""

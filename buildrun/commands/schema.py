@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Mapping
+
+from buildrun.commands import table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +23,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     from buildrun.project.schemas import load, strict
 
     schema = load(arguments.name)
-    sys.stdout.write(json.dumps(strict(schema) if arguments.strict else schema, indent=2) + "\n")
+    table.write_json(strict(schema) if arguments.strict else schema)
     return 0

@@ -1,7 +1,8 @@
-"""Rows of cells on standard output, as wide as what shows them."""
+"""What commands write to standard output: rows of cells as wide as what shows them, and JSON."""
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,11 @@ from buildrun.console import Console, printable, wrapped
 def write(cells: Sequence[str], environ: Mapping[str, str]) -> None:
     """Write one row; cells are padded by the caller, so that columns stand below each other."""
     sys.stdout.write(fitted(cells, width(environ)) + "\n")
+
+
+def write_json(value: object) -> None:
+    """Write a value for programs."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def fitted(cells: Sequence[str], columns: int | None) -> str:
