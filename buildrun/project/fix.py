@@ -54,7 +54,7 @@ def write(mended: Mended) -> None:
     try:
         status, now = os.stat(real), read(real)
         if now == mended.before:
-            publish(real, mended.after, like=status)
+            publish(real, mended.after, mode=0o600, like=status)
             return
     except OSError as error:
         message = f"the file cannot be mended: {error.strerror or error}"
