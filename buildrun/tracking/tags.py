@@ -95,10 +95,6 @@ def user(environ: Mapping[str, str]) -> str:
         return "unknown"
 
 
-# Seconds that git may take.
-_SECONDS = 30
-
-
 class Checkout(NamedTuple):
     """A directory in a repository."""
 
@@ -148,4 +144,4 @@ def _watch(seen: DependencyTracker, own: str, common: str) -> None:
 
 
 def _ask(directory: str, environ: Mapping[str, str], *words: str) -> str:
-    return os.fsdecode(gitignore.ask_git(directory, environ, *words, seconds=_SECONDS) or b"")
+    return os.fsdecode(gitignore.ask_git(directory, environ, *words) or b"")

@@ -384,13 +384,8 @@ class GitIndex:
         return paths
 
 
-def ask_git(
-    directory: str | bytes, environ: Mapping[str, str], *words: str, seconds: float = 60
-) -> bytes | None:
-    """Return what git says in a directory; None where it is missing, slow or refuses.
-
-    seconds: that it may take.
-    """
+def ask_git(directory: str | bytes, environ: Mapping[str, str], *words: str) -> bytes | None:
+    """Return what git says in a directory; None where it is missing, slow or refuses."""
     import subprocess
 
     # What steers git elsewhere, as it does within a hook, is not meant for this repository.
@@ -403,7 +398,7 @@ def ask_git(
             env={**own, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=seconds,
+            timeout=60,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
