@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from buildrun.console import Console
+from buildrun.console import Console, printable
 from buildrun.errors import UsageError
 from buildrun.store.files import destination, overwrite
 
@@ -49,7 +49,7 @@ def write(path: str, report: RunReport, home: Home, console: Console) -> None:
         own_files.note(home, path)
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        console.warn(f"{path}: the report could not be written: {reason or error}")
+        console.warn(f"{printable(path)}: the report could not be written: {reason or error}")
 
 
 def render(path: str, report: RunReport) -> bytes:
