@@ -26,6 +26,7 @@ from buildrun.init.dvc_values import (
 )
 from buildrun.project.diagnostics import Path
 from buildrun.project.model import Parameter
+from buildrun.store.files import is_within
 from buildrun.store.memo import DependencyTracker
 
 _PARAMS = "params.yaml"
@@ -145,9 +146,7 @@ class _Pipeline:
         ]
         outputs = list(self._outputs(given, notes))
         inputs = list(dict.fromkeys(self._inputs(given, notes)))
-        if own := [
-            each for each in inputs if any(f"{each}/".startswith(f"{out}/") for out in outputs)
-        ]:
+        if own := [each for each in inputs if any(is_within(each, out) for out in outputs)]:
             raise Unreadable(f"it both reads and makes `{own[0]}`")
         always = bool(definition.get("always_changed")) or any(map(_is_outside, inputs))
         notes += [
@@ -318,4 +317,4 @@ def _makers(stage: _Stage, stages: Sequence[_Stage]) -> list[str]:
 
 
 def _overlap(first: str, second: str) -> bool:
-    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")
+    return is_within(first, second) or is_within(second, first)

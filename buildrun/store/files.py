@@ -63,7 +63,7 @@ def names_in(directory: str) -> list[str]:
 
 
 def is_within(path: AnyStr, directory: AnyStr) -> bool:
-    """Return whether a path is a directory or lies in it; both are absolute."""
+    """Return whether a path is a directory or lies in it; both are absolute, or none."""
     return path == directory or path.startswith(os.path.join(directory, directory[:0]))
 
 
