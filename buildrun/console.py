@@ -29,7 +29,7 @@ _STATES = {
 }
 
 # What is said of a step in a state.
-WORDS = {
+STATE_WORDS = {
     "ok": "ran",
     "cached": "from the cache",
     "up-to-date": "up to date",
@@ -137,20 +137,21 @@ def wrapped(text: str, columns: int | None) -> str:
     """Return the text with its lines broken between words; None stands for any width."""
     if columns is None:
         return text
-    import textwrap
-
     lines = []
     for line in text.split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
-        lines += textwrap.wrap(
-            line.strip(),
-            max(columns, 20),
-            initial_indent=indent,
-            subsequent_indent=f"{indent}  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [""]
+        lines += broken(line.strip(), columns, indent, f"{indent}  ") or [""]
     return "\n".join(lines)
+
+
+def broken(line: str, columns: int, first: str, rest: str) -> list[str]:
+    """Return the lines of a text, broken between words; first, rest: what they begin with."""
+    import textwrap
+
+    return textwrap.wrap(
+        line, max(columns, 20), initial_indent=first, subsequent_indent=rest,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def size(count: int) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from buildrun.console import Console, printable, wrapped
+from buildrun.console import Console, broken, printable, wrapped
 
 
 def write(cells: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -80,10 +79,7 @@ def labelled(label: str, text: str, size: int, columns: int | None) -> list[str]
         if columns is None:
             lines.append(rest + line)
         else:
-            lines += textwrap.wrap(
-                line, max(columns, 20), initial_indent=rest, subsequent_indent=rest,
-                break_long_words=False, break_on_hyphens=False,
-            )  # fmt: skip
+            lines += broken(line, columns, rest, rest)
     if len(start) > len(rest):
         return [start.rstrip(), *lines]
     return [start + lines[0][len(rest) :], *lines[1:]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
-from buildrun.console import printable
+from buildrun.console import broken, printable
 from buildrun.project.model import Parameter
 
 _WIDTH = 100  # columns
@@ -84,14 +83,7 @@ def comments(notes: Iterable[str]) -> str:
 
 def _comments(notes: Iterable[str], indent: str) -> Iterator[str]:
     for note in notes:
-        yield from textwrap.wrap(
-            printable(note),
-            _WIDTH,
-            initial_indent=f"{indent}# ",
-            subsequent_indent=f"{indent}#   ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        yield from broken(printable(note), _WIDTH, f"{indent}# ", f"{indent}#   ")
 
 
 def _entry_point(proposal: Proposal) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 import buildrun
-from buildrun.console import WORDS, duration, printable, size
+from buildrun.console import STATE_WORDS, duration, printable, size
 from buildrun.reports import html_parts as parts
 from buildrun.reports.attachments import Attachments
 from buildrun.reports.model import RunReport, StepReport
@@ -110,7 +110,7 @@ class _Page:
         """Return a step: a line, and what unfolds below it."""
         step = self._steps[number]
         state = step["state"]
-        mark, word = parts.MARKS.get(state, "?"), WORDS.get(state, "unknown")
+        mark, word = parts.MARKS.get(state, "?"), STATE_WORDS.get(state, "unknown")
         body = self._body(step)
         is_open = state == "failed" or len(self._steps) == 1
         if self._is_long and state != "failed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from buildrun.console import WORDS, duration, printable, size
+from buildrun.console import STATE_WORDS, duration, printable, size
 from buildrun.reports import log_end
 from buildrun.reports.model import RunReport, StepReport
 
@@ -59,7 +59,9 @@ def _parts(report: RunReport) -> Iterator[str]:
 
 def _summary(report: RunReport) -> str:
     states = [step["state"] for step in report["steps"]]
-    counts = [f"{states.count(state)} {word}" for state, word in WORDS.items() if state in states]
+    counts = [
+        f"{states.count(state)} {word}" for state, word in STATE_WORDS.items() if state in states
+    ]
     saved = sum(step.get("saved", 0.0) for step in report["steps"])
     facts = [", ".join(counts), duration(report.get("seconds", 0.0))]
     facts += [f"{duration(saved)} saved"] if saved >= 0.05 else []
@@ -73,7 +75,7 @@ def _row(step: StepReport) -> str:
     cells = [
         _MARKS.get(state, ""),
         _escape(step["id"]),
-        WORDS.get(state, state),
+        STATE_WORDS.get(state, state),
         duration(step["seconds"]) if step["exit_code"] is not None else "",
         "" if cpu is None else duration(cpu),
         "" if memory is None else size(memory),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import WORDS, Console, counted, has_credentials, printable, redact
+from buildrun.console import STATE_WORDS, Console, counted, has_credentials, printable, redact
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.reports import report_file
 from buildrun.store import runs
@@ -317,7 +317,7 @@ def _summary(console: Console, states: Sequence[str], seconds: float, saved: flo
     """Return one line on how the steps went and what the cache saved."""
     counts = [
         console.state(state, f"{states.count(state)} {word}")
-        for state, word in WORDS.items()
+        for state, word in STATE_WORDS.items()
         if state in states
     ]
     rest = f", {saved:.1f} s saved" if saved >= 0.05 else ""
