@@ -51,8 +51,10 @@ class Display:
         """Let no other step write in the block, whose output is one fold; see ``Folds.begin``."""
         with self._lock:
             self.unfold(step, began, collapsed=collapsed)
-            yield
-            self.fold()
+            try:
+                yield
+            finally:
+                self.fold()
 
     def unfold(self, step: str, began: float, *, collapsed: bool) -> None:
         """Begin a fold, where there are any; see ``Folds.begin``."""

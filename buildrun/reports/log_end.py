@@ -1,4 +1,4 @@
-"""What a step that failed has to say, as plain text: in a word, and the end of its log."""
+"""The ends of logs; and as plain text, what a step that failed has to say."""
 
 from __future__ import annotations
 
