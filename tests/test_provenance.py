@@ -147,6 +147,18 @@ def test_commit_is_named_and_whether_files_differ_from_it(
     assert _part(_read(file), "resolvedDependencies")[0] == edited
 
 
+def test_remote_that_is_a_path_begins_at_the_repository(
+    two: Path, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    file, repository = tmp_path / "p.json", Repository(two)
+    repository.git("init", "-q")
+    repository.git("remote", "add", "origin", "../origin")
+    commit = repository.commit(**{".gitignore": "out/\nclean.txt\n"})
+    buildrun(LOCAL, two, "--provenance", file, cwd=two.parent.parent).printed()
+    source = _part(_read(file), "resolvedDependencies")[0]
+    assert source["uri"] == f"git+file://{two.parent / 'origin'}@{commit}"
+
+
 def test_commit_is_not_named_where_git_does_not_compare_files_with_it(
     two: Path, buildrun: Buildrun, tmp_path: Path
 ) -> None:

@@ -40,20 +40,20 @@ def _origin(report: RunReport, root: str, context: RunContext) -> Origin:
         uri=redact(context.options.uri),
         root=root,
         commit=checkout.commit if checkout is not None else "",
-        url=_as_url(checkout.url) if checkout is not None else "",
+        url=_as_url(checkout.url, checkout.top) if checkout is not None else "",
         modified=bool(changed),
         lock=_lock(report, root, context),
     )
 
 
-def _as_url(remote: str) -> str:
-    """Return a remote as a URL: `host:path` is what git calls one of ssh."""
+def _as_url(remote: str, top: str) -> str:
+    """Return a remote as a URL: `host:path` is what git calls one of ssh; paths begin at `top`."""
     if "://" in remote or not remote:
         return remote
     host, colon, path = remote.partition(":")
     if colon and "/" not in host:
         return f"ssh://{host}/{path.lstrip('/')}"
-    return f"file://{os.path.abspath(remote)}"
+    return f"file://{os.path.abspath(os.path.join(top, remote))}"
 
 
 def _lock(report: RunReport, root: str, context: RunContext) -> str | None:
