@@ -127,6 +127,16 @@ def test_environment_file_is_checked_wherever_it_lies(check: Check, work: Path) 
     assert "1 file checked: 1 error" in broken.stdout
 
 
+def test_requirements_file_that_a_commit_deletes_is_missed(check: Check, work: Path) -> None:
+    names = {"a/MLproject": GOOD + "python_env: e.yaml\n", "a/e.yaml": "dependencies: [-r b.txt]\n"}
+    assert check("buildrun-validate", {**names, "a/b.txt": ""}).returncode == 0
+    git(work, "commit", "-q", "-m", "all")
+    git(work, "rm", "-q", "a/b.txt")
+    done = check("buildrun-validate", {"another.yaml": ""})
+    assert done.returncode == 1
+    assert "a/e.yaml:1:16: error[missing-requirements-file]" in done.stdout
+
+
 def test_warnings_are_seen_though_the_hook_passes(check: Check) -> None:
     done = check("buildrun-validate", {"a/MLproject": GOOD + "nmae: x\n"})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,8 @@ entry_points:
   main: {inputs: [in.txt], outputs: [out.txt], command: cp in.txt out.txt}
   fail: {command: "echo failing; exit 7"}
 """
+# Root may read everything, unless it gives that up.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 ECHO = "entry_points: {main: {command: 'echo %s'}}\n"
 
 
@@ -117,6 +119,17 @@ def test_odd_trees_do_no_harm(repository: Path, buildrun: Buildrun, has_git: boo
     assert sorted(done.out.splitlines()) == ["b", "odd", "odd", "odd", "within"]
     assert "gone/MLproject:1:1: no such file" in done.err
     assert "6 projects: 5 ok, 1 failed" in done.err
+
+
+def test_project_in_a_directory_that_cannot_be_read_is_not_passed_over(repository: Path) -> None:
+    (repository / "b").chmod(0)
+    done = subprocess.run(
+        (*UNPRIVILEGED, sys.executable, "-m", "buildrun", "validate"),
+        cwd=repository, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (repository / "b").chmod(0o755)
+    assert done.returncode == 1
+    assert "b:1:1: error[unreadable-file]: the directory cannot be read" in done.stdout
 
 
 def test_directory_without_projects_is_an_error(tmp_path: Path, buildrun: Buildrun) -> None:

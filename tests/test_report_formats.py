@@ -73,6 +73,19 @@ def test_paths_are_relative_to_the_repository(
         assert found == expected
 
 
+def test_paths_of_files_above_the_project_have_no_dots(
+    buildrun: Buildrun, repository: Path
+) -> None:
+    directory = repository / "sub" / "project"
+    mlproject = (directory / "MLproject").read_text()
+    (directory / "MLproject").write_text(mlproject.replace("env.yaml", "../../env.yaml"))
+    (directory / "env.yaml").rename(repository / "env.yaml")
+    for kind in ("github", "sarif"):
+        for environ in ({}, {"GITHUB_WORKSPACE": str(repository)}):
+            found = places(buildrun, kind, directory, **environ)
+            assert found == {"sub/project/MLproject", "env.yaml"}
+
+
 def test_paths_outside_of_a_repository_are_the_callers(
     buildrun: Buildrun, project: Project
 ) -> None:

@@ -92,7 +92,7 @@ def _check_those_of_projects(
 ) -> list[Row]:
     """Check what a project names or what has the name of a project's file, and nothing else.
 
-    Where a file that it names is going to be deleted, the project's MLproject is checked as well.
+    Where a file that it names is going to be deleted, all files of the project are checked.
     """
     reader = DependencyTracker(environ)
     top = repository_top(cwd) or cwd
@@ -104,8 +104,7 @@ def _check_those_of_projects(
         if given.keys().isdisjoint(named) and deleted.isdisjoint(named):
             continue
         files = check_project(root, reader)
-        if not deleted.isdisjoint(named):
-            path = files[0].path
+        for path in () if deleted.isdisjoint(named) else [file.path for file in files]:
             given.setdefault(os.path.realpath(path), os.path.relpath(path, cwd))
         for file in files:
             if os.path.realpath(file.path) in given:

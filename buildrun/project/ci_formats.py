@@ -13,7 +13,7 @@ from buildrun import __version__
 from buildrun.console import printable
 from buildrun.project.codes import MEANINGS
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.places import Style, from_root, root_of, shown
+from buildrun.project.places import Style, below, from_root, root_of
 from buildrun.project.read import Row
 from buildrun.reports import ci
 
@@ -121,7 +121,7 @@ def _uri(path: str) -> str:
 
 
 def _result(finding: Diagnostic, root: str) -> dict[str, Any]:
-    path = shown(finding.path, root)
+    path = below(finding.path, root)
     base = {} if path.startswith("/") else {"uriBaseId": _SRCROOT}
     place = {
         "artifactLocation": {"uri": _uri(path), **base},

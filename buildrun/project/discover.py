@@ -32,9 +32,20 @@ def find_projects(directory: str, environ: Mapping[str, str]) -> list[str]:
         os.path.dirname(os.path.join(top, file))
         for file in files
         if not any(map(names.is_always_ignored, file.split(b"/")))
-        and os.path.lexists(os.path.join(top, file))
+        and _may_exist(os.path.join(top, file))
     }
     return sorted(map(os.fsdecode, found))
+
+
+def _may_exist(path: bytes) -> bool:
+    """Return whether a file is there, also where its directory cannot be read."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def none_below(directory: str) -> ProjectError:

@@ -43,4 +43,12 @@ def root_of(path: str, style: Style) -> str:
 
 def from_root(path: str, style: Style) -> str:
     """Return a file's path as services read it, absolute where its root is not known."""
-    return shown(path, root_of(path, style))
+    return below(path, root_of(path, style))
+
+
+def below(path: str, root: str) -> str:
+    """Return a path relative to a directory above, without `..`; as it is where there is none."""
+    if os.pardir in path.split(os.sep):
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        root = os.path.realpath(root)
+    return shown(path, root)

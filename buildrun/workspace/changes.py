@@ -9,7 +9,9 @@ from buildrun.console import printable
 from buildrun.errors import ProjectError
 from buildrun.workspace.gitignore import ask_git, repository
 
-_DIFF = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff")
+_DIFF = (
+    "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none",
+)  # fmt: skip
 _UNTRACKED = ("ls-files", "-z", "--others", "--exclude-standard")
 
 
