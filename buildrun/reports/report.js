@@ -326,13 +326,21 @@ function nodePart(node, isFirst) {
   part.style.top = `${node.y - HEIGHT / 2}px`;
   part.style.width = `${width}px`;
   part.style.height = `${HEIGHT}px`;
-  part.append(make("i", "", worst.mark), make("b", "", node.label));
+  part.append(make("i", "", worst.mark), cutInTheMiddle(node.label));
   if (members.length > 1) part.append(make("small", "", `× ${members.length}`));
   const counts = groupBy(members, severity).map((same) => `${same.length} ${same[0].word}`).join(", ");
   equip(part, members.length > 1 ? `${node.label}\n${counts}` : describe(worst), isFirst);
   const mark = (on) => () => node.lines?.forEach((line) => line.classList.toggle("near", on));
   for (const name of ["mouseenter", "focus"]) part.addEventListener(name, mark(true));
   for (const name of ["mouseleave", "blur"]) part.addEventListener(name, mark(false));
+  return part;
+}
+
+/** Returns a name that, where there is no room for it, keeps its end: names often begin alike. */
+function cutInTheMiddle(name) {
+  const part = make("b", "");
+  const end = name.length > 12 ? name.slice(-7) : "";
+  part.append(make("span", "", name.slice(0, name.length - end.length)), make("span", "", end));
   return part;
 }
 
@@ -343,7 +351,7 @@ function showPictures() {
   for (const step of steps) {
     for (const image of step.element.querySelectorAll("img")) {
       const part = link(step, "picture");
-      part.append(image.cloneNode());
+      part.append(image.cloneNode(), make("small", "", image.alt));
       place.append(part);
     }
   }
