@@ -388,6 +388,7 @@ def test_runs_that_waited_for_the_first_go_on_together(project: Project, tmp_pat
         ((".", "-b", "k8s"), "invalid choice: 'k8s'", "did you mean `kubernetes`?"),
         ((".", "--env-manager", "Conda"), "invalid choice", "did you mean `conda`?"),
         ((".", "--no-conda"), "--no-conda", "did you mean `--env-manager local`?"),
+        ((".", "--depth=3"), "--depth", "parameters are given as `-P depth=VALUE`"),
         ((".", "-p", "a=1"), "-p", "did you mean `-P`?"),
     ],
 )

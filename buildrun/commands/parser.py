@@ -66,12 +66,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise; an unknown option or choice comes with the one that it is like."""
-        hint = ""
+        hint, more = "", ""
         if match := _UNKNOWN.match(message):
             hint = did_you_mean(match["word"], _options(self), _MEANT)
+            if "-P" in self._option_string_actions and match["word"].startswith("--"):
+                more = f"; parameters are given as `-P {match['word'][2:]}=VALUE`"
         elif match := _CHOICE.fullmatch(message):
             hint = did_you_mean(match["word"], re.findall(r"[\w-]+", match["choices"]), _MEANT)
-        raise UsageError(message, hint=hint or f"`{self.prog} --help` tells its options")
+        hint = hint or f"`{self.prog} --help` tells its options"
+        raise UsageError(message, hint=hint + more)
 
 
 def parser_of(verb: str, text: str) -> Parser:
