@@ -325,3 +325,10 @@ def test_of_files_that_are_given_those_of_projects_are_checked(
 )
 def test_what_does_not_go_together(buildrun: Buildrun, tmp_path: Path, words: list[str]) -> None:
     buildrun("validate", *words, cwd=tmp_path).refused("hint: ", code=2)
+
+
+def test_command_that_is_misspelt_is_named_where_it_is_missed(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("name: x\nentry_points: {main: {comand: a}}\n")
+    buildrun(directory).refused("`main` has no `command`", "hint: write `command` for `comand`")

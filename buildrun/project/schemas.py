@@ -130,6 +130,8 @@ def _report(failure: _Failure, findings: Findings) -> None:
         default = "`{label}` does not fit: " + error.message.replace("{", "{{").replace("}", "}}")
     message = str(rule.get("message") or default).format(**words)
     hint = str(rule.get("hint", "")).format(**words)
+    if words["key"] and (written := nearest(words["key"], _unknown(error))):
+        hint = f"write `{words['key']}` for `{_short(written)}`"
     code = rule.get("code", _CODES.get(str(error.validator), "bad-value"))
     fix: tuple[Edit, ...] = ()
     if code == "unquoted-version" and _VERSION.fullmatch(words["value"]):
@@ -159,6 +161,11 @@ def _words(failure: _Failure, findings: Findings) -> dict[str, str]:
         "key": next((key for key in missing if error.message.startswith(repr(key))), ""),
         "expected": " or ".join(_TYPES[kind] for kind in types),
     }
+
+
+def _unknown(error: Any) -> list[str]:
+    """Return the keys of what was looked at that its schema does not have."""
+    return [key for key in map(str, error.instance) if key not in error.schema["properties"]]
 
 
 def _label(path: Path) -> str:
