@@ -322,14 +322,14 @@ def test_hostile_run_is_only_shown(show: Open, tmp_path: Path, count: int) -> No
 
 def test_log_is_cut_in_its_middle_and_keeps_colours(show: Open, tmp_path: Path) -> None:
     beginning = "\x1b[1;31mred\x1b[0m\r\n 10%\r 50%\r100%\n\x1b[2Jcleared\x1b]0;title\x07\n"
-    path = log(tmp_path, beginning + "." * 200_000 + "the end\n")
+    path = log(tmp_path, beginning + ". " * 100_000 + "the end\n")
     page = show(report(step("a", "failed", log=path)))
     head, tail = page.locator("pre").all()
     shown = head.text_content() or ""
-    assert shown.startswith("red\n100%\ncleared\n...")
+    assert shown.startswith("red\n100%\ncleared\n")
     assert len(shown) < HEAD
     assert head.locator("span").evaluate("span => getComputedStyle(span).fontWeight") == "700"
-    assert len(tail.text_content() or "") == TAIL
+    assert TAIL - 3 < len(tail.text_content() or "") <= TAIL
     assert tail.evaluate("pre => pre.scrollTop + pre.clientHeight > pre.scrollHeight - 2")
     expect(page.locator(".log .note")).to_contain_text("left out here")
     expect(page.locator(".log .note")).to_contain_text(path)

@@ -320,6 +320,32 @@ def test_secrets_are_in_no_report(
     assert "hunter2" not in text
 
 
+# Where a log is cut, its URLs are too: each line's place is another one.
+URLS = """\
+import sys
+line = "connecting to https://bob:SECRETWORD%04d@h.example/ ok"
+print(*(line % number for number in range(3000)), sep=sys.argv[1])
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("blank", ["\n", " ", "\r", "_"])
+def test_logs_are_not_cut_within_urls(project: Project, tmp_path: Path, blank: str) -> None:
+    mlproject = {"entry_points": {"main": {"command": 'python main.py "$BLANK"'}}}
+    directory = project(json.dumps(mlproject), main__py=URLS)
+    names = (*FORMS, "r.html")
+    words = [word for name in names for word in ("--report", str(tmp_path / name))]
+    environ = {**github(tmp_path), "BLANK": blank}
+    outcome = in_ci(environ, directory, *words, "--output", "errors")
+    assert outcome.code == 3
+    annotations = [line for line in outcome.err.splitlines() if line.startswith("::error")]
+    files = [(tmp_path / name).read_text() for name in (*names, "summary.md")]
+    assert len(annotations) == 1
+    for text in (*annotations, *files):
+        assert "SECRETWORD" not in text
+    assert blank == "_" or all("h.example" in text for text in files[1:3])
+
+
 # -- CI ----------------------------------------------------------------------------------------
 
 

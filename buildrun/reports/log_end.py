@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from buildrun.console import printable, printable_lines, redact
 from buildrun.reports.model import StepReport
@@ -29,22 +30,34 @@ def read(step: StepReport, limit: int) -> str:
     except (OSError, ValueError):
         return ""
     text = plain((first + last).decode(errors="replace"))
-    if len(first + last) >= size:
-        return text
-    _, _, rest = text.partition("\n")
-    return f"[the beginning of the log is left out]\n{rest or text}"
+    return text if len(first + last) >= size else f"[the beginning of the log is left out]\n{text}"
 
 
 def ends(path: str, head: int, tail: int) -> tuple[bytes, bytes, int]:
-    """Return the first and the last bytes of a file, and how many it has in all.
+    """Return the beginning and the end of a file, and how many bytes it has in all.
 
-    What is no longer than both is all in the first. Raises OSError and ValueError.
+    head, tail: bytes of both at most. What is no longer than both is all in the first. Else they
+    are cut between lines, or where a line is too long between words: part of a URL would not be
+    known as one, and show its password. Raises OSError and ValueError.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        first = file.read(head if size > head + tail else head + tail)
-        file.seek(max(len(first), size - tail))
-        return first, file.read(tail), size
+        if size <= head + tail:
+            return file.read(size), b"", size
+        first = file.read(head)
+        file.seek(size - tail)
+        return _to_break(first), _from_break(file.read(tail)), size
+
+
+def _to_break(start: bytes) -> bytes:
+    """Return the whole lines that bytes begin with, or the whole words of the first."""
+    return start[: start.rfind(b"\n") + 1] or b"".join(re.findall(rb"\S*\s+", start))
+
+
+def _from_break(end: bytes) -> bytes:
+    """Return the whole lines that bytes end with, or the whole words of the last."""
+    _, _, lines = end.partition(b"\n")
+    return lines or b"".join(re.findall(rb"\s+\S*", end)).lstrip()
 
 
 def plain(text: str) -> str:
