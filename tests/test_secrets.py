@@ -225,3 +225,24 @@ def test_store_in_a_directory_of_a_group_is_the_groups(
     files = {path for path in rights if (store / path).is_file()}
     assert {mode for path, mode in rights.items() if path in files} == {0o440}
     assert {mode for path, mode in rights.items() if path not in files} == {0o2770}
+
+
+@pytest.mark.parametrize(
+    "given", [["http://127.0.0.1:9/"], ["http://127.0.0.1:9/", "--offline"], ["nothing://"]]
+)
+def test_secret_address_that_is_not_downloaded_is_not_shown(
+    project: Project, buildrun: Buildrun, store: Path, given: list[str]
+) -> None:
+    uri, *words = given
+    directory = project(
+        "entry_points:\n"
+        "  main: {depends_on: [{entry_point: get, parameters: {file: '{api_key}'}}],\n"
+        "    parameters: {api_key: path}, command: 'true {api_key}'}\n"
+        "  get: {parameters: {file: path}, command: 'true {file}'}\n"
+    )
+    reports = [word for name in ("r.json", "r.html") for word in ("--report", directory / name)]
+    outcome = buildrun(directory, LOCAL, "-P", f"api_key={uri}{VALUE}", *words, *reports)
+    assert outcome.code == 1
+    assert "`***`" in outcome.err
+    assert VALUE not in outcome.out + outcome.err
+    assert holders(store, directory) == []

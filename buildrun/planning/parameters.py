@@ -8,8 +8,9 @@ from buildrun.console import MASK, is_named, redact
 from buildrun.errors import BuildrunError, ParameterError, ProjectError
 from buildrun.project.model import EntryPoint, Parameter
 
-# Takes a parameter's name and the URI given for it, and returns the path of a local copy.
-Download = Callable[[str, str], str]
+# Takes a parameter's name, the URI given for it and whether that is secret, and returns the path
+# of a local copy.
+Download = Callable[[str, str, bool], str]
 
 
 class RenderedCommand(NamedTuple):
@@ -50,9 +51,12 @@ def render(
     _require(entry_point, values)
     problems: list[ParameterError] = []
     declared = {
-        parameter.name: _resolve(parameter, values, cwd, download, problems)
+        parameter.name: _resolve(
+            parameter._replace(secret=parameter.secret or parameter.name in secrets),
+            values, cwd, download, problems,
+        )
         for parameter in entry_point.parameters
-    }
+    }  # fmt: skip
     extra = {name: value for name, value in values.items() if name not in declared}
     text = _text(entry_point, declared, extra)
     paths = {
@@ -200,7 +204,7 @@ def _resolve_path(
     if os.path.exists(local):
         return local
     if is_remote(value):
-        return download(name, value) if download else value
+        return download(name, value, parameter.secret) if download else value
     problems.append(
         ParameterError(
             f"got value `{_told(parameter, value)}` for parameter `{name}`, but there is no such "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from buildrun.console import redact
+from buildrun.console import MASK, redact
 from buildrun.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -21,17 +21,24 @@ class PathDownloads:
         self._offline = offline
         self._temporary: str | None = None
 
-    def fetch(self, name: str, uri: str) -> str:
-        """Return the path of a local copy."""
+    def fetch(self, name: str, uri: str, is_secret: bool) -> str:
+        """Return the path of a local copy; a secret URI is in no message."""
+        shown = MASK if is_secret else redact(uri)
         if self._offline:
             raise ParameterError(
-                f"parameter `{name}`: `{redact(uri)}` would have to be downloaded",
+                f"parameter `{name}`: `{shown}` would have to be downloaded",
                 hint="give a local path, or run without `--offline`",
             )
         from buildrun.sources.download import fetch, showing
 
         with showing(self._console, "downloading") as progress:
-            return fetch(name, uri, self._directory(), progress)
+            if not is_secret:
+                return fetch(name, uri, self._directory(), progress)
+            try:
+                return fetch(name, uri, self._directory(), lambda *_: None)
+            except ParameterError as error:
+                fact = f"parameter `{name}`: could not download `{shown}`"
+                raise ParameterError(fact, hint=error.hint) from None
 
     def _directory(self) -> str:
         if self._kept is not None:
