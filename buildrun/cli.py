@@ -245,10 +245,10 @@ def _attach_listener(option: str) -> None:
 
 def _report_error(error: BuildrunError, environ: Mapping[str, str], *, silent: bool = False) -> int:
     from buildrun.commands.notify import notify_error
-    from buildrun.console import Console
+    from buildrun.console import Console, printable
 
     notify_error(error)
-    text = f"{error.place}: {error.message}" if error.place else error.message
+    text = f"{printable(error.place)}: {error.message}" if error.place else error.message
     if not silent:
         Console(environ).error(text, error.hint or "")
     return error.exit_code

@@ -111,7 +111,7 @@ class Console:
         return "\n" + self._labelled("hint", hint) if hint else ""
 
     def _labelled(self, name: str, text: str) -> str:
-        message = wrapped(f"{name}: {text}", self.columns)
+        message = wrapped(f"{name}: {printable_lines(text)}", self.columns)
         return f"{self.style(f'{name}:', name)}{message.removeprefix(f'{name}:')}\n"
 
     def _write(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -160,3 +161,24 @@ def test_hostile_names_are_shown_harmless(project: Project, buildrun: Buildrun) 
 
 def test_missing_project_is_refused(buildrun: Buildrun) -> None:
     buildrun("ls", "nowhere").refused("there is no project at `nowhere`")
+
+
+@pytest.mark.parametrize("verb", ["run", "ls", "plan"])
+def test_findings_are_told_on_lines_of_their_own(
+    project: Project, buildrun: Buildrun, verb: str
+) -> None:
+    injected = "\x1b]0;pwn\x07\n::error::injected"
+    key = json.dumps(f"a{injected}")
+    directory = project(
+        f"{key}: 1\n"
+        f"entry_points: {{main: {{parameters: {{{key}: strin}}, command: 'true'}}}}\n"
+        "python_env: none.yaml\n",
+        name=f"p{injected}",
+    )
+    for broken in (False, True):
+        if broken:
+            (directory / "MLproject").write_text(f"entry_points: {{main: {{{key}: 1, b: 2}}}}\n")
+        outcome = buildrun(verb, directory)
+        assert "injected" in outcome.err
+        assert "\x1b" not in outcome.err
+        assert not [line for line in outcome.err.splitlines() if line.startswith("::")]

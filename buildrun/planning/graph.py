@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from buildrun.console import nearest
+from buildrun.console import nearest, printable
 from buildrun.errors import BuildrunError, NoEntryPoint, ProjectError
 from buildrun.planning import parameters as command
 from buildrun.planning.parameters import Download, RenderedCommand
@@ -126,8 +126,8 @@ def _handed_down(dependency: Dependency, dependent: _Frame) -> tuple[dict[str, s
                 secrets.append(name)
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ProjectError(
-                f"the parameter `{name}` for `{dependency.entry_point}` cannot be filled in: "
-                f"{error}",
+                f"the parameter `{printable(name)}` for `{printable(dependency.entry_point)}` "
+                f"cannot be filled in: {printable(str(error))}",
                 place=f"entry point `{dependent.entry_point.name}`",
                 hint="use `{name}` of a parameter of this entry point, `{{` for a brace",
             ) from None
@@ -139,7 +139,7 @@ def _refuse_cycle(project: ProjectSpec, path: Sequence[_Frame], name: str) -> No
     if name in names:
         cycle = " -> ".join([*names[names.index(name) :], name])
         raise ProjectError(
-            f"the entry points depend on each other in a cycle: {cycle}",
+            f"the entry points depend on each other in a cycle: {printable(cycle)}",
             place=project.file,
             hint="remove one of these from `depends_on`",
         )
@@ -153,8 +153,9 @@ def _refuse_same_outputs(project: ProjectSpec, nodes: Sequence[ResolvedStep]) ->
             pairs = dict(set(known.rendered.parameters) ^ set(node.rendered.parameters))
             which = ", ".join(f"`{name}`" for name in sorted(pairs))
             raise ProjectError(
-                f"`{node.entry_point.name}` is needed twice with different parameters, {which}, "
-                f"and both would write `{node.entry_point.outputs[0]}`",
+                f"`{printable(node.entry_point.name)}` is needed twice with different parameters, "
+                f"{printable(which)}, and both would write "
+                f"`{printable(node.entry_point.outputs[0])}`",
                 place=project.file,
                 hint="hand down the same parameters, or make it two entry points",
             )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from buildrun.console import MASK, is_named, redact
+from buildrun.console import MASK, is_named, printable, redact
 from buildrun.errors import BuildrunError, ParameterError, ProjectError
 from buildrun.project.model import EntryPoint, Parameter
 
@@ -104,7 +104,7 @@ def _text(entry_point: EntryPoint, declared: Mapping[str, str], extra: Mapping[s
         error.place = f"entry point `{entry_point.name}`"
         raise
     except KeyError as error:
-        fact = f"nothing fills the placeholder {{{error.args[0]}}}"
+        fact = f"nothing fills the placeholder {{{printable(str(error.args[0]))}}}"
     except (ValueError, IndexError, AttributeError, TypeError) as error:
         fact = f"the command is not a valid format string: {error}"
     raise ProjectError(
@@ -148,7 +148,7 @@ def has_scheme(value: str) -> bool:
 
 def _require(entry_point: EntryPoint, values: Mapping[str, str]) -> None:
     missing = [
-        parameter.name
+        printable(parameter.name)
         for parameter in entry_point.parameters
         if parameter.default is None and parameter.name not in values
     ]
@@ -182,7 +182,7 @@ def _resolve(
 
 
 def _check_number(parameter: Parameter, value: str) -> None:
-    name = parameter.name
+    name = printable(parameter.name)
     try:
         float(value)
     except ValueError:
@@ -199,12 +199,12 @@ def _resolve_path(
     download: Download | None,
     problems: list[ParameterError],
 ) -> str:
-    name = parameter.name
+    name = printable(parameter.name)
     local = os.path.abspath(os.path.join(cwd, _without_scheme(value)))
     if os.path.exists(local):
         return local
     if is_remote(value):
-        return download(name, value, parameter.secret) if download else value
+        return download(parameter.name, value, parameter.secret) if download else value
     problems.append(
         ParameterError(
             f"got value `{_told(parameter, value)}` for parameter `{name}`, but there is no such "
@@ -217,7 +217,7 @@ def _resolve_path(
 
 
 def _told(parameter: Parameter, value: str) -> str:
-    return MASK if parameter.secret else redact(value)
+    return MASK if parameter.secret else printable(redact(value))
 
 
 def _without_scheme(value: str) -> str:

@@ -134,7 +134,7 @@ def require_valid(context: RunContext, opened: LoadedProject, *, entry_point: bo
     if opened.fresh:
         for item in concerned[:_SHOWN]:
             place = _relative(item.place, context.cwd)
-            context.console.warn(f"{place}: {item.message} [{item.code}]", item.hint)
+            context.console.warn(f"{place}: {_fact(item)}", printable(item.hint))
         if len(concerned) > _SHOWN:
             more = len(concerned) - _SHOWN
             context.console.warn(f"and {more} more; `buildrun validate` shows them all")
@@ -195,19 +195,23 @@ def _refusal(context: RunContext, diagnostics: "tuple[Diagnostic, ...]") -> Proj
     first, *rest = [item for item in diagnostics if item.severity == "error"]
     place = _relative(first.place, context.cwd)
     if not rest:
-        hint = first.hint or "`buildrun validate` shows every finding"
-        return ProjectError(f"{first.message} [{first.code}]", place=place, hint=hint)
+        hint = printable(first.hint) or "`buildrun validate` shows every finding"
+        return ProjectError(_fact(first), place=place, hint=hint)
     lines: list[str] = []
     for item in (first, *rest[: _SHOWN - 1]):
         where = f"{_relative(item.place, context.cwd)}: " if lines else ""
-        lines.append(f"{where}{item.message} [{item.code}]")
-        lines += [f"    hint: {item.hint}"] if item.hint else []
+        lines.append(f"{where}{_fact(item)}")
+        lines += [f"    hint: {printable(item.hint)}"] if item.hint else []
     if len(rest) >= _SHOWN:
         more = len(rest) - _SHOWN + 1
         lines.append(f"and {more} more; `buildrun validate` shows them all")
     return ProjectError("\n".join(lines), place=place)
 
 
+def _fact(diagnostic: "Diagnostic") -> str:
+    return f"{printable(diagnostic.message)} [{diagnostic.code}]"
+
+
 def _relative(place: str, cwd: str) -> str:
     inside = cwd.rstrip(os.sep) + os.sep
-    return place[len(inside) :] if place.startswith(inside) else place
+    return printable(place[len(inside) :] if place.startswith(inside) else place)

@@ -51,7 +51,8 @@ def fetch(name: str, uri: str, directory: str, progress: Progress) -> str:
             place=directory,
             hint="choose another one with `--storage-dir`",
         ) from None
-    with _explained(ParameterError, f"parameter `{name}`: could not download `{redact(uri)}`", uri):
+    fact = printable(f"parameter `{name}`: could not download `{redact(uri)}`")
+    with _explained(ParameterError, fact, uri):
         if uri.startswith(_MLFLOW_SCHEMES):
             return _from_mlflow(name, uri, directory)
         return download(uri, directory, progress)

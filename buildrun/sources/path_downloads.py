@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from buildrun.console import MASK, redact
+from buildrun.console import MASK, printable, redact
 from buildrun.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ class PathDownloads:
 
     def fetch(self, name: str, uri: str, is_secret: bool) -> str:
         """Return the path of a local copy; a secret URI is in no message."""
-        shown = MASK if is_secret else redact(uri)
+        label = f"parameter `{printable(name)}`"
+        shown = MASK if is_secret else printable(redact(uri))
         if self._offline:
             raise ParameterError(
-                f"parameter `{name}`: `{shown}` would have to be downloaded",
+                f"{label}: `{shown}` would have to be downloaded",
                 hint="give a local path, or run without `--offline`",
             )
         from buildrun.sources.download import fetch, showing
@@ -37,7 +38,7 @@ class PathDownloads:
             try:
                 return fetch(name, uri, self._directory(), lambda *_: None)
             except ParameterError as error:
-                fact = f"parameter `{name}`: could not download `{shown}`"
+                fact = f"{label}: could not download `{shown}`"
                 raise ParameterError(fact, hint=error.hint) from None
 
     def _directory(self) -> str:
