@@ -227,14 +227,32 @@ _HUMP = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|-"
 # The last `@` before a slash ends it. A password with a slash in it is no URL, but is met all the
 # same: no host has a colon behind it and then anything but a port.
 _USERINFO = r"(://)(?!git@|\[)(?:[^/\s\"'\\]+@|[^/@:\s\"'\\]*:(?!\d{0,5}/)[^\s\"'\\]*@)"
-_QUERY = rf"(?i)([?&](?:[\w.-]*[_.-])?(?:{_WORDS.replace('_?', '[_-]?')})=)[^&#\s\"']+"
+_IN_QUERY = _WORDS.replace("_?", "[_-]?")
+_VALUE = r"=)[^&#\s\"']+"
+_KEYED_QUERY = rf"(?i)([?&](?:[\w.-]*[_.-])?(?:{_IN_QUERY}){_VALUE}"
+_QUERY = (
+    rf"(?i)([?&](?:[\w.-]*(?:token|secret|password)|"
+    rf"(?:[\w.-]*[_.-])?(?:{_IN_QUERY}|pass|pw|jwt|sas)){_VALUE}"
+)
 
 
 def redact(text: str) -> str:
     """Return the text with users, passwords and tokens of every URL in it left out."""
+    return _redacted(text, _QUERY)
+
+
+def redact_in_key(text: str) -> str:
+    """Return what stands for the text in keys and locks, which stay as they are.
+
+    Not for what is shown: ``redact`` has come to know more names of secrets.
+    """
+    return _redacted(text, _KEYED_QUERY)
+
+
+def _redacted(text: str, query: str) -> str:
     if "://" not in text:
         return text
-    return re.sub(_QUERY, rf"\1{MASK}", re.sub(_USERINFO, r"\1", text))
+    return re.sub(query, rf"\1{MASK}", re.sub(_USERINFO, r"\1", text))
 
 
 def has_credentials(text: str) -> bool:

@@ -16,6 +16,7 @@ from conda_channel import module, python
 from conftest import Project
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from environment_harness import Serve, served_files  # noqa: F401
 from packageurl import PackageURL
 from packaging.pylock import Pylock
 from wheels import Call, only_wheels, some_wheels, write_source, write_wheel  # noqa: F401
@@ -132,6 +133,25 @@ def test_places_of_packages_are_exported_without_credentials(
     for form in ("pylock", "cyclonedx"):
         exported += _export(offline, place, form)
     assert "bob" not in exported
+
+
+def test_credentials_in_queries_are_exported_in_no_form(
+    project: Project, offline: Call, serve: Serve, tmp_path: Path
+) -> None:
+    wheel = write_wheel(tmp_path / "served", "alpha", "3.0")
+    server = serve(wheel.parent)
+    lines = (f"--find-links {server}/?access_token=tok777", "beta")
+    direct = f"alpha @ {server}/{wheel.name}?authToken=tok888"
+    listed = "".join(f"- {line}\n" for line in (*lines, direct))
+    place = project(MLPROJECT, python_env__yaml=f"dependencies:\n{listed}")
+    assert offline("lock", place, PIP_NO_INDEX=None, UV_NO_INDEX="1").code == 0
+    exported = _export(offline, place, "requirements")
+    kept = [line for line in exported.splitlines() if not line.startswith(("#", " "))]
+    assert [line.split()[0] for line in kept] == ["beta==1.5"]
+    for form in ("pylock", "cyclonedx"):
+        exported += _export(offline, place, form)
+    assert "alpha" in exported
+    assert "tok" not in re.sub("(?i)(access_|auth)token", "", exported)
 
 
 # --- pylock.toml

@@ -159,6 +159,20 @@ def test_secret_in_the_project_file_is_not_kept_in_the_store(
         ("https://h/x?token=a&b=c", "https://h/x?token=***&b=c"),
         ("https://h/x?X-Amz-Signature=ff", "https://h/x?X-Amz-Signature=***"),
         ("https://h/x?key=1&page=2", "https://h/x?key=1&page=2"),
+        ("https://h/x?token_type=1&bypass=2", "https://h/x?token_type=1&bypass=2"),
+        *(
+            (f"https://h/x?{name}=a#c", f"https://h/x?{name}=***#c")
+            for name in (
+                "accessToken",
+                "authToken",
+                "clientSecret",
+                "sslpassword",
+                "pass",
+                "pw",
+                "jwt",
+                "sas",
+            )
+        ),
     ],
 )
 def test_credentials_are_left_out_of_urls(text: str, shown: str) -> None:

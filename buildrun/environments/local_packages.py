@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from urllib.parse import quote, unquote
 
-from buildrun.console import redact
+from buildrun.console import redact_in_key
 from buildrun.environments import requirements
 from buildrun.environments.failures import ToolFailure
 from buildrun.environments.requirements import Line
@@ -82,7 +82,7 @@ def describe(
     files that its build reads. Variables in a line count with a digest of their values, unless they
     stand where a URL has its credentials.
     """
-    parts = {"text": redact(line.text)}
+    parts = {"text": redact_in_key(line.text)}
     if line.constraint:
         parts["kind"] = "constraint"
     for name in requirements.VARIABLE.findall(line.text):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from buildrun.console import Console, redact
+from buildrun.console import MASK, Console, redact
 from buildrun.environments import requirements
 from buildrun.environments.base import EnvironmentRequest
 from buildrun.environments.lockfile import Lock, Package
@@ -69,11 +69,14 @@ def is_vcs(package: Package) -> bool:
 
 
 def sources(inputs: Mapping[str, object]) -> list[str]:
-    """Return the indexes and directories that requirements name, without credentials."""
+    """Return the indexes and directories that requirements name, without credentials.
+
+    Where one stands in a query, it is masked.
+    """
     lists = [value for value in inputs.values() if isinstance(value, list)]
     texts = [item["text"] for each in lists for item in each if isinstance(item, dict)]
     lines = requirements.sources([Line(text, "", 0) for text in texts])
-    return list(dict.fromkeys(line.text for line in lines))
+    return list(dict.fromkeys(redact(line.text) for line in lines))
 
 
 def _of_pip(request: ExportRequest, platform: str) -> list[Package]:
@@ -98,9 +101,13 @@ def _requirements(request: ExportRequest, packages: Sequence[Package]) -> bytes:
     name, python = os.path.basename(request.path), request.lock.python
     target = f"{request.platforms[0]}{f', Python {python}' if python else ''}"
     lines = [f"# The packages of {name} for {target}, made by `buildrun lock --export`."]
-    lines += sources(request.lock.inputs)
+    for text in sources(request.lock.inputs):
+        lines.append(_commented(text, request) if MASK in text else text)
     for package in packages:
         text = redact(package.line)
+        if MASK in text:
+            lines.append(_commented(text, request))
+            continue
         if package.hashes:
             lines.append(" \\\n    ".join([text, *(f"--hash={each}" for each in package.hashes)]))
             continue
@@ -112,3 +119,14 @@ def _requirements(request: ExportRequest, packages: Sequence[Package]) -> bytes:
             "install it by itself, with `pip install --no-deps`",
         )
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _commented(text: str, request: ExportRequest) -> str:
+    """Return a line that pip could not use as a comment, and say so."""
+    text = text.replace("\n", " ")
+    request.console.warn(
+        f"`{text}` would need the credentials of its address, which are not exported, and is only "
+        "a comment",
+        "give pip the whole address by itself",
+    )
+    return f"# needs credentials: {text}"

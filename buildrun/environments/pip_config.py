@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from buildrun.console import redact
+from buildrun.console import redact_in_key
 from buildrun.errors import EnvironmentFailure
 from buildrun.store import digest
 from buildrun.store.files import NotAFile
@@ -47,7 +47,7 @@ def read(reader: DependencyTracker) -> Settings:
         for item in values.get(key, "").replace(",", " ").split()
     ]
     arguments += ["--no-index"] if _is_true(values, "no-index") else []
-    indexes = tuple(f"{key}={redact(values[key])}" for key in _CHOICES if key in values)
+    indexes = tuple(f"{key}={redact_in_key(values[key])}" for key in _CHOICES if key in values)
     return Settings(tuple(arguments), _variables(values, reader), indexes)
 
 
@@ -141,7 +141,7 @@ def choices(root: str, reader: DependencyTracker) -> list[str]:
     found = []
     for name in _UV_CHOICES:
         if value := reader.variable(name):
-            found.append(f"{name}={redact(value)}")
+            found.append(f"{name}={redact_in_key(value)}")
     config = reader.variable("XDG_CONFIG_HOME") or os.path.join(reader.home(), ".config")
     for directory in ("/etc/uv", os.path.join(config, "uv"), root):
         found += contents(directory, ("uv.toml",), reader)
