@@ -286,3 +286,11 @@ def test_statement_can_go_through_a_pipe(two: Path) -> None:
         check=True,
     )
     assert json.loads(done.stdout)["_type"] == "https://in-toto.io/Statement/v1"
+
+
+def test_what_is_open_is_never_removed(two: Path, tmp_path: Path) -> None:
+    argv = (sys.executable, "-m", "buildrun", "-q", LOCAL, two, "--provenance", "/dev/fd/1")
+    for more in ((), ("-P", "nothing=1", "-e", "none")):
+        with (tmp_path / "all").open("r+" if more else "w") as file:
+            subprocess.run((*argv, *more), stdout=file, timeout=120, check=not more)
+        assert json.loads((tmp_path / "all").read_text())["_type"]

@@ -456,6 +456,9 @@ def test_summary_that_cannot_be_written_is_said(project: Project, tmp_path: Path
     outcome = in_ci(environ, project(GRAPH), "-e", "one")
     assert outcome.code == 0
     assert "the summary could not be written: Is a directory" in outcome.err
+    os.mkfifo(tmp_path / "unread")
+    outcome = in_ci({**environ, "GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}, project(GRAPH))
+    assert "unread: the summary could not be written: No such device" in outcome.err
 
 
 def test_gitlab_gets_sections(project: Project) -> None:

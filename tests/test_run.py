@@ -224,6 +224,28 @@ def test_report_follows_links_and_leaves_devices_alone(
     os.close(reader)
 
 
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/stderr"])
+def test_report_goes_behind_what_the_command_writes(
+    project: Project, tmp_path: Path, place: str
+) -> None:
+    directory = project("entry_points: {main: {command: 'echo before'}}\n")
+    words = ("-q", directory, LOCAL, "--report", place)
+    for _ in range(2):
+        with (tmp_path / "all").open("w") as file:
+            argv = (sys.executable, "-m", "buildrun", *words)
+            subprocess.run(argv, stdout=file, stderr=file, check=True, timeout=120)
+        first, *told = (tmp_path / "all").read_text().splitlines()
+        assert first == "before"
+        assert json.loads("".join(told))["status"] == "ok"
+
+
+def test_report_into_what_is_not_open_is_refused(project: Project, buildrun: Buildrun) -> None:
+    directory = project("entry_points: {main: {command: 'echo ran'}}\n")
+    outcome = buildrun(directory, LOCAL, "--report", "/dev/fd/199")
+    outcome.refused("nothing can be written there", code=2)
+    assert outcome.out == ""
+
+
 def test_report_is_written_by_warm_runs_too(
     project: Project, buildrun: Buildrun, tmp_path: Path
 ) -> None:

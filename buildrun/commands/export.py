@@ -14,7 +14,7 @@ from buildrun.environments.lockfile import Lock
 from buildrun.errors import EnvironmentFailure, StoreError, UsageError
 from buildrun.planning.context import RunContext
 from buildrun.project.locate import lock_path
-from buildrun.store.files import destination, overwrite
+from buildrun.store.files import destination, is_descriptor, overwrite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def write(
     output, directory = arguments.output, request.project.root
     if output is not None:
         output = destination(output, context.cwd, "--output")
-        directory = os.path.dirname(output)
+        directory = directory if is_descriptor(output) else os.path.dirname(output)
     wanted = ExportRequest(request, lock, place, platforms, directory, context.console)
     content = lock_export.export(form, wanted)
     if output is None:

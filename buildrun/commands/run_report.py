@@ -30,7 +30,7 @@ def write(place: Home, record: Record, output: str | None, cwd: str) -> int:
     path = report_file.resolve(output or f"report-{name}.html", cwd, "--output")
     _require_replaceable(path)
     try:
-        files.publish(path, report_file.render(path, report))
+        files.overwrite(path, report_file.render(path, report))
         own_files.note(place, path)
     except OSError as error:
         raise UsageError(f"the report cannot be written: {error.strerror}", place=path) from None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from buildrun.console import Console, printable
 from buildrun.reports import log_end, markdown
 from buildrun.reports.model import RunReport
+from buildrun.store.files import open_to_append
 
 # Bytes that GitHub takes of a summary, and that are shown of a log's end.
 SUMMARY, _LOG = 1 << 20, 2048
@@ -94,7 +95,7 @@ def annotation(severity: str, text: str, properties: Mapping[str, str]) -> str:
 
 
 def _add_summary(path: str, report: RunReport) -> None:
-    with open(path, "ab") as file:
+    with open_to_append(path, create=True) as file:
         room = SUMMARY - os.fstat(file.fileno()).st_size
         if text := markdown.render(report, room - 1):
             file.write(f"{text}\n".encode(errors="backslashreplace"))

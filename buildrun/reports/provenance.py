@@ -18,7 +18,7 @@ from buildrun.console import Console, printable
 from buildrun.errors import ProjectError, StoreError
 from buildrun.reports.model import RunReport, StepReport
 from buildrun.store import action_cache, cas, digest, listing, own_files
-from buildrun.store.files import open_regular, overwrite
+from buildrun.store.files import is_descriptor, open_regular, overwrite
 from buildrun.store.home import Home
 from buildrun.store.listing import Entry
 from buildrun.store.manifest import Manifest
@@ -68,7 +68,7 @@ def _remove_earlier(path: str) -> None:
     try:
         with open_regular(path) as file:
             is_statement = json.load(file)["_type"] == _STATEMENT
-        if is_statement:
+        if is_statement and not is_descriptor(path):
             os.unlink(path)
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -134,16 +134,18 @@ def publish(
 def destination(given: str, cwd: str, option: str) -> str:
     """Return the absolute path of a file that an option names, links followed.
 
-    Raises UsageError where nothing can be written.
+    One that stands for an open file, such as ``/dev/stdout``, stays as it is. Raises UsageError
+    where nothing can be written.
     """
     name = os.path.basename(given)
     try:
-        path = os.path.join(cwd, given)
-        real = os.path.realpath(path)
-        if os.path.exists(real) or not os.path.exists(path):  # else a pipe, such as /dev/stdout
+        path = os.path.normpath(os.path.join(cwd, given))
+        real = path if is_descriptor(path) else os.path.realpath(os.path.join(cwd, given))
+        if os.path.exists(real) or not os.path.exists(path):  # else a pipe behind a link
             path = real
         there = path if os.path.exists(path) else os.path.dirname(path)
         fits = bool(name) and not os.path.isdir(path) and os.access(there, os.W_OK)
+        fits = fits and (there == path or not is_descriptor(path))
     except ValueError:
         path, fits = given, False
     if not fits:
@@ -151,16 +153,37 @@ def destination(given: str, cwd: str, option: str) -> str:
     return path
 
 
+_DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
+
+
+def is_descriptor(path: str) -> bool:
+    """Return whether a path stands for a file that this or another process has open."""
+    directory, _, name = path.rpartition("/")
+    of_process = directory.startswith("/proc/") and directory.endswith("/fd")
+    return path in _DESCRIPTORS or (name.isdecimal() and (directory == "/dev/fd" or of_process))
+
+
 def overwrite(path: str, content: bytes) -> None:
-    """Replace a file in one step, or write into a pipe or terminal; raises OSError."""
-    if not os.path.exists(path) or os.path.isfile(path):
+    """Replace a file in one step, or write into a pipe, a terminal or what is open.
+
+    Raises OSError.
+    """
+    if not is_descriptor(path) and (not os.path.exists(path) or os.path.isfile(path)):
         publish(path, content)
         return
-    # One that nobody reads would keep us waiting.
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    number = path.removeprefix("/proc/self/fd/").removeprefix("/dev/fd/")
+    own = int(number) if number.isdecimal() else _DESCRIPTORS.get(path)
+    # With the place in it that its other writers share.
+    with open_to_append(path) if own is None else open(own, "wb", closefd=False) as file:
+        file.write(content)
+
+
+def open_to_append(path: str, *, create: bool = False) -> BinaryIO:
+    """Open a file, pipe or device; raises OSError, also for a pipe that nobody reads."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    descriptor = os.open(path, flags | os.O_CREAT if create else flags, 0o666)
     os.set_blocking(descriptor, True)
-    with open(descriptor, "wb") as device:
-        device.write(content)
+    return open(descriptor, "wb")
 
 
 def make_directory(path: str) -> None:
