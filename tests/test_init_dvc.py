@@ -108,7 +108,8 @@ train:
 def test_pipeline_makes_what_dvc_makes(buildrun: Buildrun, pipeline: Any, tmp_path: Path) -> None:
     files = {"params__yaml": PARAMS, "more__yaml": "extra: [1, 2.50]\nother: 1\n"}
     outcome, _ = pipeline(WHOLE, **files, sub_DIR_keep="")
-    assert "dvc.yaml:10:7: `params.yaml` counts as a whole" in outcome.err
+    assert outcome.err.count("counts as a whole") == 1
+    assert "`train@small`, `train@big`: `params.yaml` counts as a whole" in outcome.err
     buildrun("validate", "--strict", "pipeline").printed()
     run(buildrun, tmp_path, "-j2")
     directory = tmp_path / "pipeline"
@@ -181,8 +182,8 @@ def test_stage_that_cannot_be_read_is_left_out_with_its_place(pipeline: Any) -> 
         "dvc.yaml:12:3: the stage `each` is left out: `foreach` is neither",
         "dvc.yaml:16:3: the stage `empty` is left out: there is no `cmd`",
         "the stage `above` is left out: the directory `..` is not below",
-        "the stage `pattern` is left out: the output `*.txt` cannot be one here",
-        "the stage `away` is left out: the output `/tmp/x` cannot be one here",
+        "the stage `pattern` is left out: the output `*.txt` is a pattern",
+        "the stage `away` is left out: the output `/tmp/x` is an absolute path",
         "the stage `own` is left out: it both reads and makes `d/x`",
         "the stage `text` is left out: `deps` is no list",
     ):
@@ -204,14 +205,14 @@ def test_what_has_no_counterpart_is_told_with_its_place(
     )
     outcome, project = pipeline(dvc, old__txt="old\n")
     for told in (
-        "fetch: dvc.yaml:4:5: runs each time, without `outputs`",
-        "old: dvc.yaml:8:5: frozen: nothing depends on it",
-        "use: dvc.yaml:13:5: `meta` has no counterpart",
-        "use: dvc.yaml:15:9: `persist` of `b.txt` has no counterpart",
-        "use: dvc.yaml:15:9: `remote` of `b.txt` has no counterpart",
-        "use: it depends on what runs each time, so it does as well",
-        "away: dvc.yaml:20:12: `s3://bucket/x` is not in the project, so the stage runs each time",
-        "alone: dvc.yaml:22:3: there are no `deps`: every file of the project counts",
+        "`fetch`: dvc.yaml:4:5: runs each time, without `outputs`",
+        "`old`: dvc.yaml:8:5: frozen: nothing depends on it",
+        "`use`: dvc.yaml:13:5: `meta` has no counterpart",
+        "`use`: dvc.yaml:15:9: `persist` of `b.txt` has no counterpart",
+        "`use`: dvc.yaml:15:9: `remote` of `b.txt` has no counterpart",
+        "`use`: it depends on what runs each time, so it does as well",
+        "`away`: dvc.yaml:20:12: `s3://bucket/x` is not in the project, so the stage runs each",
+        "`old`, `alone`: there are no `deps`: every file of the project counts",
         "dvc.yaml:25:1: `metrics` at the top has no counterpart",
         "dvc.yaml:26:1: `artifacts` at the top has no counterpart",
     ):
@@ -257,6 +258,7 @@ def test_values_are_read_as_yaml_1_2(buildrun: Buildrun, pipeline: Any, tmp_path
         ("stages: {a: {}}\n", ["no stage can be taken over", "there is no `cmd`"]),
         ("vars: [p.toml]\nstages: {a: {cmd: x}}\n", ["p.toml", "from YAML and JSON only"]),
         ("vars: [no.yaml]\nstages: {a: {cmd: x}}\n", ["no.yaml", "no such file"]),
+        ("vars: 3\nstages: {a: {cmd: x}}\n", ["dvc.yaml:1:1", "`vars` is no list"]),
         ("vars: [5]\nstages: {a: {cmd: x}}\n", ["`vars` holds neither files nor values"]),
         (
             "stages:\n  a: {cmd: x, deps: [b], outs: [a]}\n  b: {cmd: x, deps: [a], outs: [b]}\n",
@@ -294,3 +296,88 @@ def test_existing_mlproject_is_kept(buildrun: Buildrun, tmp_path: Path) -> None:
     buildrun("init", "--from", "dvc.yaml").refused("`MLproject` would be overwritten")
     assert (tmp_path / "MLproject").read_text() == "mine\n"
     buildrun("init", "--from", "dvc.yaml", tmp_path).refused("`--from` goes with neither", code=2)
+
+
+def test_texts_with_control_characters_stay_what_they_are(
+    buildrun: Buildrun, pipeline: Any
+) -> None:
+    texts = ["g\nh", "a\x85b", "t\tb", "blank ", " ", "", "\u2028", "\u2029x", "x: y", "...", "---"]
+    dvc = {
+        "stages": {
+            "each": {
+                "foreach": texts,
+                "do": {"cmd": ["true ${item}x\n", "true"], "desc": "${item}", "deps": ["${item}f"]},
+            }
+        }
+    }
+    _, project = pipeline(yaml.safe_dump(dvc))
+    buildrun("validate", "--strict", "pipeline").printed()
+    for text in texts:
+        entry_point = project["entry_points"][f"each@{text}"]
+        assert entry_point["command"].startswith(f"true {text}x")
+        assert entry_point.get("description", "") == text
+
+
+def test_stage_that_would_make_the_mlproject_invalid_is_left_out(
+    buildrun: Buildrun, pipeline: Any
+) -> None:
+    dvc = (
+        "stages:\n  good: {cmd: echo, outs: [a/b]}\n"
+        "  all: {cmd: echo, outs: [.]}\n"
+        "  nothing: {cmd: echo, outs: ['']}\n"
+        "  itself: {cmd: echo, outs: [MLproject]}\n"
+        "  git: {cmd: echo, outs: [.git]}\n"
+        "  above: {cmd: echo, outs: [a]}\n"
+        '  path: {cmd: echo, deps: ["a\\0b"], outs: [c]}\n'
+        '  command: {cmd: "echo \\0"}\n'
+        '  directory: {cmd: echo, wdir: "a\\0b"}\n'
+        "  mapping: {cmd: {b: c}}\n"
+        "  list: {cmd: [x, {b: c}]}\n"
+        "  truth: {cmd: true}\n"
+        "  absent: {cmd: echo, vars: [no.yaml]}\n"
+        "  number: {cmd: echo, vars: 3}\n"
+    )
+    outcome, project = pipeline(dvc, code=1)
+    assert list(project["entry_points"]) == ["good", "main"]
+    buildrun("validate", "--strict", "pipeline").printed()
+    for told in (
+        "dvc.yaml:3:3: the stage `all` is left out: the output `.` is the project itself",
+        "the stage `nothing` is left out: the output `.` is the project itself",
+        "the stage `itself` is left out: the output `MLproject` is the MLproject file",
+        "the stage `git` is left out: the output `.git` belongs to git",
+        "the stage `above` is left out: the output `a` of `above` overlaps with `a/b` of `good`\n",
+        "the stage `path` is left out: a path holds a NUL byte",
+        "the stage `command` is left out: its command holds a NUL byte",
+        "the stage `directory` is left out: a path holds a NUL byte",
+        "the stage `mapping` is left out: `cmd` is neither a text nor a list of texts",
+        "the stage `list` is left out: `cmd` is neither",
+        "the stage `truth` is left out: `cmd` is neither",
+        "the stage `absent` is left out: no.yaml:1:1: no such file",
+        "the stage `number` is left out: `vars` is no list",
+    ):
+        assert told in outcome.err
+
+
+def test_pipeline_whose_mlproject_would_be_invalid_is_refused(
+    buildrun: Buildrun, tmp_path: Path
+) -> None:
+    key = "x" * 1000  # with the item it is longer than a key of YAML may be
+    dvc = f"stages:\n  {key}: {{foreach: [{key}], do: {{cmd: echo}}}}\n"
+    (tmp_path / "dvc.yaml").write_text(dvc)
+    buildrun("init", "--from", "dvc.yaml").refused("the MLproject would be invalid")
+    assert not (tmp_path / "MLproject").exists()
+
+
+def test_stages_of_one_name_are_told(pipeline: Any) -> None:
+    dvc = (
+        "stages:\n  1: {cmd: echo one}\n  '1': {cmd: echo two}\n  a@x: {cmd: echo A}\n"
+        "  a: {foreach: [x, y, y], do: {cmd: echo B}}\n"
+    )
+    outcome, project = pipeline(dvc, code=1)
+    commands = {name: item["command"] for name, item in project["entry_points"].items()}
+    assert commands == {
+        "1": "echo one", "a@x": "echo A", "a@y": "echo B", "main": "true"
+    }  # fmt: skip
+    assert "dvc.yaml:3:3: the stage `1` is left out: another one has its name" in outcome.err
+    assert "the stage `a@x` is left out: another one has its name" in outcome.err
+    assert "the stage `a@y` is left out: another one has its name" in outcome.err

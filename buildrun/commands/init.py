@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from buildrun.console import Console, printable
 from buildrun.errors import FAILURE, ProjectError, UsageError
 from buildrun.init import new_files, templates
-from buildrun.init.draft import Draft
+from buildrun.init.draft import Draft, errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
         raise ProjectError("there is no such directory", place=printable(directory),
                            hint="name the directory that holds your scripts")  # fmt: skip
     draft = _draft(arguments, environ, cwd, directory)
+    for error in errors(draft, directory):
+        message = f"the MLproject would be invalid, so nothing was written: {error.message}"
+        raise ProjectError(message, place=printable(directory), hint=error.hint)
     if arguments.dry_run:
         sys.stdout.writelines(f"==> {name} <==\n{text}\n" for name, text in draft.files.items())
     else:

@@ -30,7 +30,7 @@ _TYPES = {
 # The defaults that a program has in common with who gives their text, by the type.
 _SAME: Mapping[str, tuple[type, ...]] = {"float": (float, int, str), "int": (int, str)}
 _FLAGS = ("store_true", "store_false")
-_FLAG = "is a flag, which no parameter can express"
+_FLAG = "is a flag, no parameter: add it to the command, or to that of another entry point"
 _READ = frozenset(
     ("action", "choices", "default", "dest", "help", "hidden", "metavar", "nargs", "required",
      "show_default", "type")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
-from buildrun.console import broken, printable
+from buildrun.console import broken, listed, printable
+from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.model import Parameter
+from buildrun.project.read import read_project
+from buildrun.store.memo import DependencyTracker
 
 _WIDTH = 100  # columns
+_MOST_NAMES = 8  # in a note about several entry points
+_WRITTEN_TOO = "missing-environment-file"  # no error: the file may be one of the draft's
 
 
 class Proposal(NamedTuple):
@@ -58,16 +64,38 @@ def draft(
     for proposal in proposals:
         lines += [*_entry_point(proposal), ""]
     files["MLproject"] = "\n".join(lines)
-    told = [f"{item.name}: {note}" for item in proposals for note in item.notes]
+    owners: dict[str, list[str]] = {}
+    for item in proposals:
+        for note in item.notes:
+            owners.setdefault(note, []).append(item.name)
+    told = [f"{listed(of, _MOST_NAMES)}: {note}" for note, of in owners.items()]
     names = [item.name for item in proposals]
     return Draft(files, names, [*notes, *told, *environment.notes])
 
 
+def errors(made: Draft, root: str) -> list[Diagnostic]:
+    """Return what makes a draft's MLproject invalid in a directory."""
+    path = os.path.join(root, "MLproject")
+    given = {os.path.realpath(path): made.files["MLproject"].encode()}
+    found = read_project(root, DependencyTracker({}, given), path).files[0].diagnostics
+    return [each for each in found if each.severity == "error" and each.code != _WRITTEN_TOO]
+
+
+class _OneLine(yaml.SafeDumper):
+    """Writes with escapes what could not stand on one line."""
+
+    def choose_scalar_style(self) -> Any:
+        """Return PyYAML's own choice, or double quotes where there are control characters."""
+        text = str(getattr(self.event, "value", ""))
+        return super().choose_scalar_style() if text.isprintable() else '"'
+
+
 def scalar(value: object) -> str:
     """Return a value as YAML on one line, in quotes where it would be read otherwise."""
-    text = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False
-    )
+    text = yaml.dump(
+        value, Dumper=_OneLine, default_flow_style=True, allow_unicode=True, width=float("inf"),
+        sort_keys=False,
+    )  # fmt: skip
     return str(text).removesuffix("\n").removesuffix("\n...")
 
 

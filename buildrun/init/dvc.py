@@ -7,13 +7,13 @@ import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ProjectError
 from buildrun.init import dvc_command, python_env, scripts
-from buildrun.init.draft import Draft, Proposal, draft
+from buildrun.init.draft import Draft, Proposal, draft, errors
 from buildrun.init.dvc_values import (
     Reference,
     Unreadable,
@@ -24,7 +24,7 @@ from buildrun.init.dvc_values import (
     read_value,
     to_text,
 )
-from buildrun.project.diagnostics import Path
+from buildrun.project.diagnostics import Diagnostic, Path, pointer
 from buildrun.project.model import Parameter
 from buildrun.store.files import is_within
 from buildrun.store.memo import DependencyTracker
@@ -61,6 +61,7 @@ class _Stage(NamedTuple):
     """A stage that was read, all but the parameters of its command."""
 
     name: str
+    given: _Given
     pieces: Sequence[str | Reference]
     local: frozenset[str]  # names whose values belong to this stage alone
     inputs: Sequence[str]
@@ -76,14 +77,17 @@ def convert(path: str, environ: Mapping[str, str]) -> Draft:
     root = os.path.dirname(os.path.abspath(path))
     pipeline = _Pipeline(path, root, DependencyTracker(environ))
     stages = list(pipeline.stages())
-    if not stages:
-        message = "; ".join(("no stage can be taken over", *pipeline.notes))
-        raise ProjectError(message, place=path, hint=_HINT)
     environment = python_env.environment(root, lambda: scripts.find(root).trees)
-    head = [f"Taken over from {os.path.basename(path)} by `buildrun init`.", *pipeline.notes]
-    proposals = _proposals(stages, pipeline.fixed)
-    made = draft(os.path.basename(root) or "project", environment, proposals, head)
-    return made._replace(notes=made.notes[1:], is_complete=not pipeline.is_lossy)
+    while stages:
+        head = [f"Taken over from {os.path.basename(path)} by `buildrun init`.", *pipeline.notes]
+        proposals = _proposals(stages, pipeline.fixed)
+        made = draft(os.path.basename(root) or "project", environment, proposals, head)
+        kept = list(pipeline.valid(stages, errors(made, root)))
+        if len(kept) == len(stages):
+            return made._replace(notes=made.notes[1:], is_complete=not pipeline.is_lossy)
+        stages = kept
+    message = "; ".join(("no stage can be taken over", *pipeline.notes))
+    raise ProjectError(message, place=path, hint=_HINT)
 
 
 class _Pipeline:
@@ -106,6 +110,7 @@ class _Pipeline:
     def stages(self) -> Iterator[_Stage]:
         """Yield the stages that can be read; the others are noted."""
         values = self._values()
+        names: set[str] = set()
         for name, definition in self._value["stages"].items():
             given = _Given(str(name), definition, values, ("stages", name))
             try:
@@ -115,16 +120,29 @@ class _Pipeline:
                 continue
             for each in every:
                 try:
+                    if each.name in names:
+                        raise Unreadable("another one has its name")
+                    names.add(each.name)
                     yield self._stage(each)
-                except Unreadable as unreadable:
-                    self._leave_out(each, unreadable)
+                except (Unreadable, ProjectError) as error:
+                    self._leave_out(each, error)
+
+    def valid(self, stages: Sequence[_Stage], found: Sequence[Diagnostic]) -> Iterator[_Stage]:
+        """Yield the stages about which no error was found in the MLproject; note the others."""
+        bad = {"/".join(error.pointer.split("/")[:3]): error.message for error in reversed(found)}
+        for stage in stages:
+            if message := bad.get(pointer(("entry_points", stage.name))):
+                # Without a place in a file that is not there.
+                self._leave_out(stage.given, Unreadable(message.partition(", in line ")[0]))
+            else:
+                yield stage
 
     def _values(self) -> Values:
         default = os.path.join(self._root, _PARAMS)
         values = load_file(default, self._reader) if os.path.exists(default) else {}
-        listed = [item for item in self._value.get("vars") or () if item != _PARAMS]
         try:
-            return Values({**values, **load_vars(listed, self._root, self._reader)})
+            listed = load_vars(self._value.get("vars") or [], self._root, self._reader)
+            return Values({**values, **listed})
         except Unreadable as unreadable:
             raise ProjectError(str(unreadable), place=self._place(("vars",))) from None
 
@@ -136,7 +154,7 @@ class _Pipeline:
         if _is_outside(given.wdir):
             raise Unreadable(f"the directory `{given.wdir}` is not below the pipeline's")
         if definition.get("vars"):
-            directory = os.path.join(self._root, given.wdir)
+            directory = os.path.normpath(os.path.join(self._root, given.wdir))
             values = values.within(load_vars(definition["vars"], directory, self._reader))
             given = given._replace(values=values)
         notes = [
@@ -153,12 +171,14 @@ class _Pipeline:
             self._told((*where, key), text) for key, text in _TOLD.items() if definition.get(key)
         ]
         if not inputs and outputs and not always:
-            notes.append(self._told(where, "there are no `deps`: every file of the project counts"))
+            notes.append("there are no `deps`: every file of the project counts")
         description = values.text(str(definition.get("desc") or ""))
         pieces = list(dvc_command.pieces(definition["cmd"], given.wdir, values))
+        if any("\0" in str(piece) for piece in pieces):
+            raise Unreadable("its command holds a NUL byte")
         frozen = bool(definition.get("frozen"))
         return _Stage(
-            name, pieces, values.local, inputs, outputs, description, notes, frozen, always
+            name, given, pieces, values.local, inputs, outputs, description, notes, frozen, always
         )
 
     def _outputs(self, given: _Given, notes: list[str]) -> Iterator[str]:
@@ -166,8 +186,6 @@ class _Pipeline:
             for index, item in enumerate(_listed(given, key)):
                 for text, flags in (item if isinstance(item, dict) else {str(item): {}}).items():
                     path = self._path(given, str(text))
-                    if _is_outside(path) or "*" in path or "?" in path:
-                        raise Unreadable(f"the output `{path}` cannot be one here", str(text))
                     at = (*given.where, key, index, text)
                     flags = flags if isinstance(flags, dict) else {}  # noqa: PLW2901
                     notes += [
@@ -189,19 +207,21 @@ class _Pipeline:
             files |= dict.fromkeys(map(str, item) if isinstance(item, dict) else (_PARAMS,))
         for file in files:
             path = self._path(given, file)
-            fact = f"`{path}` counts as a whole, and not only the parameters named"
-            notes.append(self._told((*given.where, "params"), fact))
+            notes.append(f"`{path}` counts as a whole, and not only the parameters named")
             yield path
 
     def _path(self, given: _Given, text: str) -> str:
         self.fixed |= given.values.names(text)
         path = given.values.text(text)
+        if "\0" in path:
+            raise Unreadable("a path holds a NUL byte")
         return path if "://" in path else posixpath.normpath(posixpath.join(given.wdir, path))
 
-    def _leave_out(self, given: _Given, unreadable: Unreadable) -> None:
+    def _leave_out(self, given: _Given, error: Exception) -> None:
         self.is_lossy = True
-        text = f"the stage `{given.name}` is left out: {unreadable}"
-        self.notes.append(self._told(given.where, text, unreadable.source))
+        reason = str(error).replace(os.path.join(self._root, ""), "").partition("\n")[0]
+        text = f"the stage `{given.name}` is left out: {reason}"
+        self.notes.append(self._told(given.where, text, getattr(error, "source", "")))
 
     def _told(self, where: Path, text: str, source: str = "") -> str:
         return f"{self._place(where, source)}: {printable(text)}"
@@ -219,7 +239,7 @@ class _Pipeline:
 def _expanded(given: _Given) -> Iterator[_Given]:
     """Yield a stage, or all that `foreach` or `matrix` make of it."""
     definition, values = given.definition, given.values
-    items: Mapping[str, Any]
+    items: Iterable[tuple[str, Any]]
     if not isinstance(definition, dict) or not definition.keys() & {"foreach", "matrix"}:
         yield given
         return
@@ -227,14 +247,15 @@ def _expanded(given: _Given) -> Iterator[_Given]:
         found = values.resolve(definition["foreach"])
         if isinstance(found, list):
             deep = any(isinstance(item, (dict, list)) for item in found)
-            found = {str(at) if deep else to_text(item): item for at, item in enumerate(found)}
-        if not isinstance(found, dict):
+            items = [(str(at) if deep else to_text(item), item) for at, item in enumerate(found)]
+        elif isinstance(found, dict):
+            items = [(to_text(key), item) for key, item in found.items()]
+        else:
             raise Unreadable("`foreach` is neither a list nor a mapping")
-        items = {to_text(key): item for key, item in found.items()}
         given = given._replace(definition=definition.get("do"), where=(*given.where, "do"))
     else:
-        items = dict(_combinations(values.resolve(definition["matrix"])))
-    for key, item in items.items():
+        items = _combinations(values.resolve(definition["matrix"]))
+    for key, item in items:
         inner = values.within({"item": item, "key": key})
         yield given._replace(name=f"{given.name}@{key}", values=inner)
 

@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 
 from buildrun.init.draft import template
-from buildrun.init.dvc_values import Reference, Values
+from buildrun.init.dvc_values import Reference, Unreadable, Values
 from buildrun.project.model import Parameter
 from buildrun.project.quoting import is_plain, places
 
-_SHELL = re.compile(r"[;&|#()`\\]|<<")
+_SHELL = re.compile(r"[;&|#()`\\\n]|<<")
 
 
 def pieces(cmd: object, wdir: str, values: Values) -> Iterator[str | Reference]:
@@ -19,8 +19,10 @@ def pieces(cmd: object, wdir: str, values: Values) -> Iterator[str | Reference]:
 
     DVC gives each line to a shell of its own, and ends at the first that fails.
     """
-    given = cmd if isinstance(cmd, list) else str(cmd).splitlines()
-    lines = [line for line in map(str, given) if line.strip()]
+    given = cmd.splitlines() if isinstance(cmd, str) else cmd
+    if not isinstance(given, list) or not all(isinstance(line, str) for line in given):
+        raise Unreadable("`cmd` is neither a text nor a list of texts")
+    lines = [line.strip("\n") for line in given if line.strip()]
     if wdir != ".":
         yield f"cd {shlex.quote(wdir if wdir[0] != '-' else f'./{wdir}')} || exit\n"
     plain = len(lines) == 1 or not any(_SHELL.search(line) for line in lines)

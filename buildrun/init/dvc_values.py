@@ -62,7 +62,10 @@ class Values:
     def resolve(self, value: Any) -> Any:
         """Return data with all templates filled in; one that is all of a text keeps its type."""
         if isinstance(value, dict):
-            return {self.resolve(key): self.resolve(item) for key, item in value.items()}
+            return {
+                self.text(key) if isinstance(key, str) else key: self.resolve(item)
+                for key, item in value.items()
+            }
         if isinstance(value, list):
             return [self.resolve(item) for item in value]
         if isinstance(value, str) and (found := _FIELD.fullmatch(value)):
@@ -142,7 +145,9 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 def load_vars(listed: object, directory: str, reader: DependencyTracker) -> dict[str, Any]:
     """Return what a list under `vars` holds, files read; raises ProjectError and Unreadable."""
     found: dict[str, Any] = {}
-    for item in listed if isinstance(listed, list) else []:
+    if not isinstance(listed, list):
+        raise Unreadable("`vars` is no list")
+    for item in listed:
         if isinstance(item, dict):
             found = _merged(found, item)
         elif isinstance(item, str) and not _FIELD.search(item):
@@ -207,7 +212,7 @@ def _integer(loader: _Core, node: yaml.ScalarNode) -> int:
 
 for _tag, _first, _pattern in (
     ("bool", "tTfF", r"true|True|TRUE|false|False|FALSE"),
-    ("int", "-+0123456789", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+"),
+    ("int", "-+0123456789", r"[-+]?[0-9][0-9_]{0,999}|0o[0-7]{1,999}|0x[0-9a-fA-F]{1,999}"),
     (
         "float",
         "-+0123456789.",

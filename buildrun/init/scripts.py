@@ -80,8 +80,8 @@ def propose(root: str) -> Draft:
 
 def find(root: str) -> Found:
     """Return all scripts that git would not ignore, in order; raises ProjectError for too many."""
-    scripts, notes = [], []
-    for path, is_link in _paths(root):
+    scripts, notes, sink = [], [], Sink(passing_over=True)
+    for path, is_link in _paths(root, sink):
         if not path.isprintable():
             notes.append(f"{path}: passed over for its name")
         elif is_link:
@@ -94,10 +94,11 @@ def find(root: str) -> Found:
                 notes.append(f"{path}: {script}")
         if len(scripts) > _MOST_SCRIPTS:
             raise _too_many(root, f"{_MOST_SCRIPTS} scripts")
+    notes += [f"{problem}, so it is passed over" for problem in sink.problems.values()]
     return Found(scripts, notes)
 
 
-def _paths(root: str) -> Iterator[tuple[str, bool]]:
+def _paths(root: str, sink: Sink) -> Iterator[tuple[str, bool]]:
     """Yield what may be a script by its name, and whether it is a symbolic link."""
     git = gitignore.Filter(os.fsencode(root))
 
@@ -106,7 +107,7 @@ def _paths(root: str) -> Iterator[tuple[str, bool]]:
             return []  # a virtualenv
         return [name for name in git(below, entries, descriptor) if name[:1] != b"."]
 
-    for paths, signatures in walk(os.fsencode(root), b"", choose, Sink(passing_over=True)):
+    for paths, signatures in walk(os.fsencode(root), b"", choose, sink):
         for path, signature in zip(map(os.fsdecode, paths), signatures, strict=True):
             suffix = os.path.splitext(path)[1]
             is_link = stat_signature.is_link(signature)
@@ -228,7 +229,7 @@ def _too_many(root: str, what: str) -> ProjectError:
 def _nothing(root: str, found: Found) -> ProjectError:
     fact = "no Python or shell script here looks like a program"
     if not found.scripts:
-        fact = "there is no Python or shell script here"
+        fact = "there is no Python or shell script here; R scripts and notebooks are not read"
     hint = "`--template sklearn`, `docker` or `pipeline` writes a project to start from"
     if found.scripts:
         hint += '; a program has `if __name__ == "__main__":` or a `#!` line'
