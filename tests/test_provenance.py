@@ -294,3 +294,42 @@ def test_what_is_open_is_never_removed(two: Path, tmp_path: Path) -> None:
         with (tmp_path / "all").open("r+" if more else "w") as file:
             subprocess.run((*argv, *more), stdout=file, timeout=120, check=not more)
         assert json.loads((tmp_path / "all").read_text())["_type"]
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--report", "MLproject"), ("--report", "notes.html"), ("--provenance", "MLproject")],
+)
+def test_only_a_file_of_its_kind_is_replaced(
+    project: Project, buildrun: Buildrun, option: str, name: str
+) -> None:
+    text = "entry_points: {main: {outputs: [a], command: 'echo ran; touch a'}}\n"
+    directory = project(text, notes__html="<p>mine\n")
+    before = (directory / name).read_text()
+    outcome = buildrun(LOCAL, ".", option, name, cwd=directory)
+    outcome.refused("something else is there", option, code=2)
+    assert outcome.out == ""
+    assert (directory / name).read_text() == before
+    for _ in range(2):
+        assert buildrun(LOCAL, ".", option, "new.html", cwd=directory).code == 0
+        (directory / "a").unlink()
+
+
+def test_environment_without_packages_has_no_lock_to_tell(
+    project: Project, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    text = "python_env: env.yaml\nentry_points: {main: {outputs: [a], command: 'touch a'}}\n"
+    directory = project(text, env__yaml="dependencies: []\n")
+    outcome = buildrun(directory, "--provenance", "p.json")
+    assert "no provenance" not in outcome.err
+    assert json.loads((tmp_path / "p.json").read_text())["_type"]
+
+
+def test_run_that_is_killed_leaves_no_earlier_statement(project: Project, tmp_path: Path) -> None:
+    text = "entry_points: {main: {outputs: [a], inputs: [in], command: 'touch a; $(cat in)'}}\n"
+    directory, file = project(text, **{"in": "true"}), tmp_path / "p.json"
+    words = (sys.executable, "-m", "buildrun", "-q", LOCAL, directory, "--provenance", file)
+    assert subprocess.run(words, timeout=120, check=False).returncode == 0
+    assert file.exists()
+    (directory / "in").write_text(f"test ! -e {file}")
+    assert subprocess.run(words, timeout=120, check=False).returncode == 0

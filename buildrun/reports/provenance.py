@@ -60,10 +60,10 @@ def write(
         reason = error.strerror if isinstance(error, OSError) else error.message
         hint = None if isinstance(error, OSError) else error.hint
         console.warn(f"{printable(path)}: no provenance is written: {reason}", hint or "")
-        _remove_earlier(path)
+        remove_earlier(path)
 
 
-def _remove_earlier(path: str) -> None:
+def remove_earlier(path: str) -> None:
     """Remove a statement, so that nobody takes it for this run's; anything else stays."""
     try:
         with open_regular(path) as file:

@@ -62,4 +62,5 @@ def _lock(report: RunReport, root: str, context: RunContext) -> str | None:
     environment = project_loader.project_at(context, root).environment
     if isinstance(environment, DockerEnv) or environment.path is None:
         return None
-    return lock_path(environment.path)
+    path = lock_path(environment.path)
+    return path if os.path.exists(path) else None  # where nothing is installed, none is needed

@@ -42,6 +42,10 @@ class RunRecorder:
         self._context = context
         self._report_paths = reports
         self._provenance_path = provenance
+        if provenance is not None:
+            from buildrun.reports.provenance import remove_earlier
+
+            remove_earlier(provenance)  # a run that is killed leaves none
         self.tracking = TrackingSession(context, untracked)
         self.exit_code = FAILURE
         self._error: BuildrunError | None = None
