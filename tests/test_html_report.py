@@ -472,15 +472,17 @@ def test_run_that_could_not_begin_is_told(project: Project, buildrun: Buildrun) 
 
 def test_only_a_report_is_replaced(failed: Path, buildrun: Buildrun, tmp_path: Path) -> None:
     (tmp_path / "notes.html").write_text("mine")
-    (failed / "pipe").symlink_to("/dev/null")
-    for output in ("notes.html", failed / "pipe"):
-        refused = buildrun("runs", "report", "--output", output, cwd=tmp_path)
-        refused.refused("something else is there", "--output", code=2)
+    refused = buildrun("runs", "report", "--output", "notes.html", cwd=tmp_path)
+    refused.refused("something else is there", "--output", code=2)
     assert (tmp_path / "notes.html").read_text() == "mine"
     for output in ("no/r.html", "r.pdf", failed):
         buildrun("runs", "report", "--output", output).refused("hint: ", code=2)
-    for _ in range(2):
-        assert buildrun("runs", "report", "--output", "r.html", cwd=tmp_path).code == 0
+    for output in ("r.html", "r.xml", "r.md", "r.json", "/dev/null"):
+        for _ in range(2):
+            assert buildrun("runs", "report", "--output", output, cwd=tmp_path).code == 0
+    (tmp_path / "r.md").write_text("mine")
+    refused = buildrun("runs", "report", "--output", "r.md", cwd=tmp_path)
+    refused.refused("something else is there", code=2)
 
 
 @pytest.mark.usefixtures("failed")

@@ -135,6 +135,14 @@ def test_places_of_packages_are_exported_without_credentials(
     assert "bob" not in exported
 
 
+@pytest.mark.parametrize("name", ["python_env.lock", "python_env.yaml", "MLproject"])
+def test_files_of_the_project_are_not_replaced(directory: Path, offline: Call, name: str) -> None:
+    before = (directory / name).read_text()
+    outcome = offline("lock", directory, "--export=pylock", "--output", directory / name)
+    outcome.refused("the project's own", "--output", code=2)
+    assert (directory / name).read_text() == before
+
+
 def test_credentials_in_queries_are_exported_in_no_form(
     project: Project, offline: Call, serve: Serve, tmp_path: Path
 ) -> None:

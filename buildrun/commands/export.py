@@ -72,6 +72,12 @@ def write(
     output, directory = arguments.output, request.project.root
     if output is not None:
         output = destination(output, context.cwd, "--output")
+        if output in map(os.path.realpath, filter(None, (place, path, request.project.file))):
+            raise UsageError(
+                "this is the project's own, which the export would replace",
+                place=output,
+                hint="name another file with `--output`",
+            )
         directory = directory if is_descriptor(output) else os.path.dirname(output)
     wanted = ExportRequest(request, lock, place, platforms, directory, context.console)
     content = lock_export.export(form, wanted)

@@ -28,7 +28,6 @@ from buildrun.planning.project_loader import LoadedProject
 from buildrun.reports import report_file
 from buildrun.sources.path_downloads import PathDownloads
 from buildrun.store import digest
-from buildrun.store.files import destination
 from buildrun.tracking import config as tracking_config
 from buildrun.tracking.session import spec_for
 
@@ -126,7 +125,7 @@ def execute(
         arguments.detach,
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
-        arguments.provenance and destination(arguments.provenance, cwd, "--provenance"),
+        arguments.provenance and report_file.resolve_provenance(arguments.provenance, cwd),
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
     return runner.carry_out(run, lease)

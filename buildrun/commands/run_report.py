@@ -28,7 +28,8 @@ def write(place: Home, record: Record, output: str | None, cwd: str) -> int:
         return 0
     name = os.path.basename(runs.directory(directory, record.run_id))[:12]
     path = report_file.resolve(output or f"report-{name}.html", cwd, "--output")
-    _require_replaceable(path)
+    if not own_files.is_ours(place, path):
+        files.require_replaceable(path, html.BEGINNING.encode(), "--output")
     try:
         files.overwrite(path, report_file.render(path, report))
         own_files.note(place, path)
@@ -46,21 +47,3 @@ def report_of(directory: str, record: Record) -> RunReport:
         for step in record.steps
     ]
     return cast("RunReport", {"version": 1, **runs.told(record), "steps": steps})
-
-
-def _require_replaceable(path: str) -> None:
-    """Raise UsageError where something other than an HTML report would be lost."""
-    beginning = html.BEGINNING.encode()
-    try:
-        with files.open_regular(path) as file:
-            is_report = file.read(len(beginning)) == beginning
-    except FileNotFoundError:
-        return
-    except OSError:
-        is_report = False
-    if not is_report:
-        raise UsageError(
-            "something else is there, which the report would replace",
-            place=path,
-            hint="name another file with `--output`, or remove this one",
-        )

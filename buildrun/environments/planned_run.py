@@ -16,7 +16,6 @@ from buildrun.planning.context import (
 )
 from buildrun.reports import report_file
 from buildrun.store import home
-from buildrun.store.files import destination
 from buildrun.store.memo import DependencyTracker, Memo, frozen
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class RememberedRun:
         for report in self.options.reports:
             report_file.resolve(report, self.context.cwd)
         if self.options.provenance:
-            destination(self.options.provenance, self.context.cwd, "--provenance")
+            report_file.resolve_provenance(self.options.provenance, self.context.cwd)
         if record["notice"]:
             self.context.console.note(record["notice"])
         steps = record["plan"]["steps"]

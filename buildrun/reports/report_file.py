@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import Console, printable
 from buildrun.errors import UsageError
-from buildrun.store.files import destination, overwrite
+from buildrun.store.files import destination, overwrite, require_replaceable
 
 if TYPE_CHECKING:
     from buildrun.reports.model import RunReport
@@ -24,20 +24,33 @@ _FORMS = {
     ".xml": "junit",
 }
 
+# What files begin with, by the module, where that tells them from others.
+HTML_BEGINNING = "<!doctype html>\n<!-- a report of buildrun -->\n"
+_BEGINNINGS = {"": b"{", "trace": b"{", "html": HTML_BEGINNING.encode()}
+
 
 def resolve(given: str, cwd: str, option: str = "--report") -> str:
     """Return the absolute path, links followed; raises UsageError where nothing can be written.
 
-    Also for an ending that no form has.
+    Also for an ending that no form has, and where a file would be lost that is no such report.
     """
-    name = os.path.basename(given)
-    if _form(name) is None:
+    form = _form(os.path.basename(given))
+    if form is None:
         *first, last = (f"`{ending}`" for ending in sorted(_FORMS))
         raise UsageError(
-            f"there is no report of the form `{name}`",
+            f"there is no report of the form `{os.path.basename(given)}`",
             hint=f"name a file that ends in {', '.join(first)} or {last}",
         )
-    return destination(given, cwd, option)
+    path = destination(given, cwd, option)
+    require_replaceable(path, _BEGINNINGS.get(form, b""), option)
+    return path
+
+
+def resolve_provenance(given: str, cwd: str) -> str:
+    """Return the absolute path for a statement of provenance, as ``resolve`` does."""
+    path = destination(given, cwd, "--provenance")
+    require_replaceable(path, b"{", "--provenance")
+    return path
 
 
 def write(path: str, report: RunReport, home: Home, console: Console) -> None:

@@ -153,6 +153,27 @@ def destination(given: str, cwd: str, option: str) -> str:
     return path
 
 
+def require_replaceable(path: str, beginning: bytes, option: str) -> None:
+    """Raise UsageError for a file that holds something, and does not begin so.
+
+    option: that has named the file.
+    """
+    found: bytes | None
+    try:
+        with open_regular(path) as file:
+            found = b"" if is_descriptor(path) else file.read(len(beginning))
+    except (FileNotFoundError, NotAFile):
+        return  # nothing is there that could be lost
+    except OSError:
+        found = None
+    if found not in (b"", beginning):
+        raise UsageError(
+            "something else is there, which would be replaced",
+            place=path,
+            hint=f"name another file with `{option}`, or remove this one",
+        )
+
+
 _DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 

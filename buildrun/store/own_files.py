@@ -28,6 +28,12 @@ def note(home: Home, path: str) -> None:
         pass
 
 
+def is_ours(home: Home, path: str) -> bool:
+    """Return whether a file is as it was written; path: absolute, links followed."""
+    signature = _known(home).get(path)
+    return signature is not None and signature == _signature(path)
+
+
 def below(home: Home, root: str) -> list[str]:
     """Return the paths in a project that are ours, relative to it."""
     root = os.path.realpath(root)
