@@ -112,13 +112,6 @@ def test_check_looks_for_each_platform_that_is_named(directory: Path, offline: C
     assert "`buildrun lock --platform=darwin-arm64 " in outcome.err
 
 
-def test_check_of_what_installs_nothing_needs_no_lock(directory: Path, offline: Call) -> None:
-    (directory / "python_env.yaml").write_text("dependencies: []\n")
-    outcome = offline("lock", "--check", directory)
-    assert outcome.code == 0
-    assert "installs nothing" in outcome.out
-
-
 def test_check_does_not_pass_where_there_is_no_project(tmp_path: Path, offline: Call) -> None:
     outcome = offline("lock", "--check", tmp_path)
     assert outcome.code == 1

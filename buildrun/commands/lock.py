@@ -118,9 +118,6 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
     if arguments.export:
         return export.write(context, request, path, previous, reasons, arguments)
     if arguments.check:
-        if previous is None and not _installs(request):
-            sys.stdout.write("the environment installs nothing; there is nothing to lock\n")
-            return 0
         absent = set(arguments.platform).difference(previous.platforms if previous else ())
         reasons = [*reasons, *(lockfile.lacks(name) for name in sorted(absent))]
         code = _say_state(lock_path(path), reasons)
@@ -168,11 +165,6 @@ def _state(request: EnvironmentRequest, path: str) -> tuple[Lock | None, Sequenc
         return None, ["there is no lock"]
     identity = identify(base.load(request.manager), request)
     return previous, identity.stale if identity.lock == "stale" else ()
-
-
-def _installs(request: EnvironmentRequest) -> bool:
-    """Return whether the environment has anything that a lock could pin."""
-    return identify(base.load(request.manager), request).lock != "locked"
 
 
 def _command(context: RunContext, loaded: LoadedProject, platforms: Iterable[str]) -> str:
