@@ -159,6 +159,20 @@ def test_remote_that_is_a_path_begins_at_the_repository(
     assert source["uri"] == f"git+file://{two.parent / 'origin'}@{commit}"
 
 
+def test_commit_made_while_the_run_goes_on_is_not_vouched_for(
+    two: Path, buildrun: Buildrun, tmp_path: Path
+) -> None:
+    repository = Repository(two)
+    repository.git("init", "-q")
+    commit = "git -c user.name=a -c user.email=a@b.c commit -q --allow-empty -m x"
+    (two / "MLproject").write_text(TWO.replace("cp raw.txt", f"{commit}; cp raw.txt"))
+    repository.commit(**{".gitignore": "out/\nclean.txt\n"})
+    outcome = buildrun(LOCAL, two, "--provenance", tmp_path / "p.json")
+    assert outcome.code == 0, outcome.err
+    assert "no provenance is written: the commit or the lock changed while it ran" in outcome.err
+    assert not (tmp_path / "p.json").exists()
+
+
 def test_commit_is_not_named_where_git_does_not_compare_files_with_it(
     two: Path, buildrun: Buildrun, tmp_path: Path
 ) -> None:

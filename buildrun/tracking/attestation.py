@@ -13,15 +13,37 @@ from buildrun.project.model import DockerEnv
 from buildrun.reports import provenance
 from buildrun.reports.model import RunReport
 from buildrun.reports.provenance import Origin
+from buildrun.store import files
 from buildrun.store.memo import DependencyTracker
 from buildrun.tracking import tags
 from buildrun.workspace import gitignore
 
+# The commit of a project, and the content of its lock.
+State = tuple[str, bytes | None]
 
-def write(path: str, report: RunReport, root: str, context: RunContext) -> None:
-    """Write the provenance of a run that has ended; what is wrong is told, and raised never."""
-    home, console = context.home, context.console
-    provenance.write(path, report, lambda: _origin(report, root, context), home, console)
+
+def look(root: str, context: RunContext) -> State:
+    """Return what a run is made from, beside the files that are in its keys."""
+    checkout = tags.look(root, context.environ, DependencyTracker(context.environ))
+    path = _lock_path(root, context)
+    lock = files.read_or_none(path) if path is not None else None
+    return checkout.commit if checkout is not None else "", lock
+
+
+def write(
+    path: str, report: RunReport, root: str, context: RunContext, before: State | None
+) -> None:
+    """Write the provenance of a run that has ended; what is wrong is told, and raised never.
+
+    before: what was there when it began.
+    """
+
+    def find() -> Origin:
+        if before != look(root, context):
+            raise ProjectError("the commit or the lock changed while it ran", hint="run again")
+        return _origin(report, root, context)
+
+    provenance.write(path, report, find, context.home, context.console)
 
 
 def _origin(report: RunReport, root: str, context: RunContext) -> Origin:
@@ -59,6 +81,10 @@ def _as_url(remote: str, top: str) -> str:
 def _lock(report: RunReport, root: str, context: RunContext) -> str | None:
     if not any(step["environment"]["lock"] == "locked" for step in report["steps"]):
         return None
+    return _lock_path(root, context)
+
+
+def _lock_path(root: str, context: RunContext) -> str | None:
     environment = project_loader.project_at(context, root).environment
     if isinstance(environment, DockerEnv) or environment.path is None:
         return None

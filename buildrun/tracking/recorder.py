@@ -42,6 +42,7 @@ class RunRecorder:
         self._context = context
         self._report_paths = reports
         self._provenance_path = provenance
+        self._made_from: tuple[str, bytes | None] | None = None
         if provenance is not None:
             from buildrun.reports.provenance import remove_earlier
 
@@ -68,6 +69,10 @@ class RunRecorder:
     def expect(self, summary: PlanSummary) -> None:
         """Note what is going to run, also for the record of a run that ends before it begins."""
         self._summary = summary
+        if self._provenance_path is not None:
+            from buildrun.tracking import attestation
+
+            self._made_from = attestation.look(summary.root, self._context)
 
     def begin_alone(self, step: Step, changes: Mapping[str, str | None]) -> str | None:
         """Record that a lone command begins; return where its output is kept, unless secret."""
@@ -153,7 +158,9 @@ class RunRecorder:
             from buildrun.tracking import attestation
 
             root = self._summary.root if self._summary is not None else ""
-            attestation.write(self._provenance_path, self._report(), root, self._context)
+            attestation.write(
+                self._provenance_path, self._report(), root, self._context, self._made_from
+            )
 
     def close(self) -> None:
         """Record how the run went, and tell the tracking server."""
