@@ -65,10 +65,12 @@ def write(
 
 def remove_earlier(path: str) -> None:
     """Remove a statement, so that nobody takes it for this run's; anything else stays."""
+    if is_descriptor(path):
+        return
     try:
         with open_regular(path) as file:
             is_statement = json.load(file)["_type"] == _STATEMENT
-        if is_statement and not is_descriptor(path):
+        if is_statement:
             os.unlink(path)
     except (OSError, ValueError, KeyError, TypeError):
         pass

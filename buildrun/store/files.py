@@ -159,9 +159,11 @@ def require_replaceable(path: str, beginning: bytes, option: str) -> None:
     option: that has named the file.
     """
     found: bytes | None
+    if is_descriptor(path):
+        return
     try:
         with open_regular(path) as file:
-            found = b"" if is_descriptor(path) else file.read(len(beginning))
+            found = file.read(len(beginning))
     except (FileNotFoundError, NotAFile):
         return  # nothing is there that could be lost
     except OSError:
