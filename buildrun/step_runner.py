@@ -15,7 +15,7 @@ import xxhash
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, Perform, ProcessRunner, Result
-from buildrun.planning.model import Outcome, OutcomeState, Reason, Step, label
+from buildrun.planning.model import Outcome, OutcomeState, Reason, Step, failure_reasons, label
 from buildrun.planning.result_publisher import ResultPublisher
 from buildrun.store import locks
 from buildrun.store.files import make_directory
@@ -313,7 +313,7 @@ class StepRunner:
             if ended_as == "failed":
                 hint = f"its log: {printable(log.path)}" if log.path is not None else ""
                 state.console.error(f"{label(step)} {result.describe(step.timeout)}", hint)
-            reasons, code = (*status.reasons, *_failures(result, step)), result.exit_code
+            reasons, code = (*status.reasons, *failure_reasons(result, step)), result.exit_code
             return Outcome(step, ended_as, reasons, code, seconds, log=log.path)
         with self._mutex:
             state.fingerprints.forget()
@@ -449,12 +449,3 @@ def _release(lock: locks.Lock) -> None:
     # Closing alone would not do: what a command has left running may have inherited it.
     fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
     lock.release()
-
-
-def _failures(result: Result, step: Step) -> list[Reason]:
-    """Return what a report tells of a failure, where the exit code is not all of it."""
-    if result.interrupted is not None or not (result.timed_out or step.retries):
-        return []
-    tries = f", in the last of {step.retries + 1} tries" if step.retries else ""
-    code = "timed-out" if result.timed_out else "retried"
-    return [Reason(code, result.describe(step.timeout) + tries)]

@@ -70,7 +70,7 @@ class Step(NamedTuple):
 
     def task(self) -> "Task":
         """Return what an executor is told of the step."""
-        from buildrun.executors.base import Task
+        from buildrun.executors.base import Result, Task
 
         return Task(
             id=self.id,
@@ -235,3 +235,12 @@ class Outcome(NamedTuple):
 def label(step: Step) -> str:
     """Return what a message about a step begins with."""
     return f"[{printable(step.id)}]"
+
+
+def failure_reasons(result: "Result", step: Step) -> list[Reason]:
+    """Return what a report tells of a failure, where the exit code is not all of it."""
+    if result.interrupted is not None or not (result.timed_out or step.retries):
+        return []
+    tries = f", in the last of {step.retries + 1} tries" if step.retries else ""
+    code = "timed-out" if result.timed_out else "retried"
+    return [Reason(code, result.describe(step.timeout) + tries)]
