@@ -7,7 +7,7 @@ from buildrun.console import MASK, printable, redact
 from buildrun.errors import BuildrunError
 
 if TYPE_CHECKING:
-    from buildrun.executors.base import Task, Usage
+    from buildrun.executors.base import Result, Task, Usage
     from buildrun.planning import graph
     from buildrun.planning.parameters import Download
     from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
@@ -70,7 +70,7 @@ class Step(NamedTuple):
 
     def task(self) -> "Task":
         """Return what an executor is told of the step."""
-        from buildrun.executors.base import Result, Task
+        from buildrun.executors.base import Task
 
         return Task(
             id=self.id,

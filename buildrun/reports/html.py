@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import buildrun
 from buildrun.console import STATE_WORDS, duration, printable, size
 from buildrun.reports import html_parts as parts
-from buildrun.reports import report_file
 from buildrun.reports.attachments import Attachments
 from buildrun.reports.model import RunReport, StepReport
 
 # A file that begins so is such a report.
-BEGINNING = report_file.HTML_BEGINNING
+BEGINNING = "<!doctype html>\n<!-- a report of buildrun -->\n"
 
 # In longer runs, what is told of steps that went well is packed, and needs JavaScript to be read.
 _MOST_PLAIN = 200

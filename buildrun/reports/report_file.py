@@ -24,25 +24,22 @@ _FORMS = {
     ".xml": "junit",
 }
 
-# What files begin with, by the module, where that tells them from others.
-HTML_BEGINNING = "<!doctype html>\n<!-- a report of buildrun -->\n"
-_BEGINNINGS = {"": b"{", "trace": b"{", "html": HTML_BEGINNING.encode()}
-
 
 def resolve(given: str, cwd: str, option: str = "--report") -> str:
     """Return the absolute path, links followed; raises UsageError where nothing can be written.
 
-    Also for an ending that no form has, and where a file would be lost that is no such report.
+    Also for an ending that no form has, and where a file without one holds something else, such as
+    an MLproject.
     """
-    form = _form(os.path.basename(given))
-    if form is None:
+    if _form(os.path.basename(given)) is None:
         *first, last = (f"`{ending}`" for ending in sorted(_FORMS))
         raise UsageError(
             f"there is no report of the form `{os.path.basename(given)}`",
             hint=f"name a file that ends in {', '.join(first)} or {last}",
         )
     path = destination(given, cwd, option)
-    require_replaceable(path, _BEGINNINGS.get(form, b""), option)
+    if not os.path.splitext(path)[1]:
+        require_replaceable(path, b"{", option)
     return path
 
 
