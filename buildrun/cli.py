@@ -54,6 +54,8 @@ def entry() -> None:
         if _signal.getsignal(number) is not _signal.SIG_IGN:
             _signal.signal(number, _end)
     _open_missing_streams()
+    # It comes with Jupyter, and takes jsonschema a second to load; our schemas have no such format.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     try:
         code = main(sys.argv[1:], os.environ, os.getcwd)
         try:

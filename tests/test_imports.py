@@ -128,3 +128,12 @@ def _modules_of_a_run(directory: Path, tmp_path: Path, *verb: str) -> set[str]:
     assert not roots & NEVER
     assert {name for name in roots if not name.startswith("_")} <= WARM
     return {name for name in modules if name.split(".")[0] == "buildrun"}
+
+
+def test_validate_loads_no_check_of_formats_that_schemas_do_not_have(project: Project) -> None:
+    directory = project("entry_points: {main: {command: a}}\n")
+    command = (sys.executable, "-X", "importtime", "-m", "buildrun", "validate", directory)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "jsonschema" in loaded
+    assert "rfc3987_syntax.syntax_helpers" not in loaded
