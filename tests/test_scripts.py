@@ -14,6 +14,7 @@ from conftest import REPOSITORY, Outcome
 GOOD = """\
 *-m?venv*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/uv;
     cp "$0" .venv/bin/buildrun;;
+*_base_executable*) echo "$0";;
 """
 OLD = "*version_info*) exit 1;;\n*--version*) echo 'Python 3.8.10';;\n"
 WITHOUT_VENV = "*ensurepip*) exit 1;;\n"
@@ -95,6 +96,14 @@ def test_setup_installs_what_is_asked_for_and_once(
     log.unlink()
     assert call("setup", user=1000) == Outcome(0, "", "")
     assert not log.exists()
+
+
+def test_python_of_an_active_virtualenv_does_not_make_the_new_one(
+    call: Call, tmp_path: Path
+) -> None:
+    active = f"*_base_executable*) echo {tmp_path}/tools/base;;\n"
+    assert call("setup", user=1000, python3=active, base=GOOD).code == 0
+    assert "\nbase -m venv .venv\n" in (tmp_path / "log").read_text()
 
 
 def test_demo_needs_no_more_than_what_the_tests_have(call: Call, tmp_path: Path) -> None:
