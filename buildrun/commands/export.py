@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from buildrun.environments import base, lock_export, lockfile
 from buildrun.environments.base import EnvironmentRequest, here
-from buildrun.environments.lock_export import ExportRequest
+from buildrun.environments.export_request import ExportRequest
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import EnvironmentFailure, StoreError, UsageError
 from buildrun.planning.context import RunContext

@@ -7,15 +7,13 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from buildrun import runner
 from buildrun.commands import options as command_options
-from buildrun.commands import table
 from buildrun.commands.parser import group
 from buildrun.console import Console, counted, listed, near_path, printable, redact
 from buildrun.errors import BuildrunError, Interrupted, NoEntryPoint, ProjectError, UsageError
@@ -104,11 +102,11 @@ def _shard(given: str | None) -> tuple[int, int]:
 
 def alone(arguments: argparse.Namespace, root: str) -> argparse.Namespace:
     """Return the arguments for one of the projects."""
-    one = {"uri": _uri(root), "all": False, "since": None, "shard": None}
+    one = {"uri": uri_of(root), "all": False, "since": None, "shard": None}
     return argparse.Namespace(**{**vars(arguments), **one})
 
 
-def _uri(directory: str) -> str:
+def uri_of(directory: str) -> str:
     """Return a directory as a URI, in which `#` and quotes at the ends mean something else."""
     plain = "#" not in directory and not directory.endswith(("'", '"'))
     return directory if plain else "file://" + quote(os.fsencode(directory))
@@ -124,7 +122,7 @@ def run(
 
     execute: runs one. A project that fails does not stop the others; what interrupts one does.
     """
-    _check_options(arguments, environ, cwd)
+    check_options(arguments, environ, cwd)
     given = {name: value for name, value in vars(arguments).items() if name not in _CHOOSING}
     key = json.dumps(given, sort_keys=True)
     records: list[runs.Record] = []
@@ -145,35 +143,7 @@ def run(
     return each(select(arguments, environ, cwd, write=True), run_one, cwd, console)
 
 
-def plan(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
-    """Show the plan of each project; return the first code that is not 0."""
-    from buildrun.commands import plan as plan_command
-
-    if arguments.format not in ("text", "json"):
-        raise UsageError(
-            f"`--format {arguments.format}` is for one project",
-            hint="with `--all` there are `text` and `json`",
-        )
-    options, settings = _check_options(arguments, environ, cwd)
-    plans: list[Any] = []
-
-    def plan_one(root: str) -> int:
-        made = plan_command.make(options._replace(uri=_uri(root)), settings, environ, cwd)
-        if arguments.format == "json":
-            plans.append(plan_command.to_json(*made))
-        else:
-            plan_command.write(*made, environ, "text")
-            sys.stdout.write("\n")
-        return 0
-
-    projects = select(arguments, environ, cwd, write=False)
-    code = each(projects, plan_one, cwd, Console(environ))
-    if arguments.format == "json":
-        table.write_json({"version": 1, "projects": plans})
-    return code
-
-
-def _check_options(
+def check_options(
     arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
 ) -> tuple[ProjectOptions, CacheSettings]:
     """Return the options, with the URI put right; raises UsageError once for all projects."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from buildrun.commands import many, table
 from buildrun.commands import options as command_options
-from buildrun.console import printable
+from buildrun.console import Console, printable
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
-from buildrun.errors import EnvironmentFailure
+from buildrun.errors import EnvironmentFailure, UsageError
 from buildrun.planning import model, project_loader
 from buildrun.planning.context import CacheSettings, ProjectOptions, RunContext, new_context
 from buildrun.planning.model import Plan
@@ -65,10 +65,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Show the plan, or those of all projects."""
     if many.asked_for(arguments):
-        return many.plan(arguments, environ, cwd)
+        return _show_all(arguments, environ, cwd)
     settings = command_options.read_cache_options(arguments, environ, cwd)
     options = command_options.read_project_options(arguments, environ, cwd)
     return show(options, settings, environ, cwd, form=arguments.format)
+
+
+def _show_all(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
+    """Show the plan of each project; return the first code that is not 0."""
+    if arguments.format not in ("text", "json"):
+        raise UsageError(
+            f"`--format {arguments.format}` is for one project",
+            hint="with `--all` there are `text` and `json`",
+        )
+    options, settings = many.check_options(arguments, environ, cwd)
+    plans: list[Any] = []
+
+    def show_one(root: str) -> int:
+        made = make(options._replace(uri=many.uri_of(root)), settings, environ, cwd)
+        if arguments.format == "json":
+            plans.append(to_json(*made))
+        else:
+            write(*made, environ, "text")
+            sys.stdout.write("\n")
+        return 0
+
+    projects = many.select(arguments, environ, cwd, write=False)
+    code = many.each(projects, show_one, cwd, Console(environ))
+    if arguments.format == "json":
+        table.write_json({"version": 1, "projects": plans})
+    return code
 
 
 def show(

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from buildrun import __version__
 from buildrun.console import redact
 from buildrun.environments import lockfile
-from buildrun.environments.lock_export import ExportRequest, is_conda, is_vcs
+from buildrun.environments.export_request import ExportRequest, is_conda, is_vcs
 from buildrun.environments.lockfile import Package
 from buildrun.errors import UsageError
 from buildrun.store import digest

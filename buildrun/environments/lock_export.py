@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-from buildrun.console import MASK, Console, redact
+from buildrun.console import MASK, redact
 from buildrun.environments import requirements
-from buildrun.environments.base import EnvironmentRequest
+from buildrun.environments.export_request import ExportRequest, is_conda, is_vcs
 from buildrun.environments.lockfile import Lock, Package
 from buildrun.environments.requirements import Line
 from buildrun.errors import EnvironmentFailure
 
 FORMATS = ("pylock", "requirements", "cyclonedx")
-
-_OF_CONDA = "conda"
-_VCS = re.compile(r"(?:^|\s)(?:git|hg|svn|bzr)\+\S+")
-
-
-class ExportRequest(NamedTuple):
-    """What is exported.
-
-    path: of the lock. platforms: those asked for, all of them in the lock. directory: what paths
-    in the result are relative to.
-    """
-
-    environment: EnvironmentRequest
-    lock: Lock
-    path: str
-    platforms: Sequence[str]
-    directory: str
-    console: Console
 
 
 def export(form: str, request: ExportRequest) -> bytes:
@@ -56,16 +36,6 @@ def installed(lock: Lock, platform: str) -> list[Package]:
     """Return what is there in the end: of a package in several stages, the last one's."""
     found = {package.name or package.line: package for package in lock.platforms[platform]}
     return sorted(found.values(), key=lambda package: (package.name, package.line))
-
-
-def is_conda(package: Package) -> bool:
-    """Return whether conda installs it, and not pip."""
-    return package.stage == _OF_CONDA
-
-
-def is_vcs(package: Package) -> bool:
-    """Return whether it comes from a repository."""
-    return _VCS.search(package.line) is not None
 
 
 def sources(inputs: Mapping[str, object]) -> list[str]:

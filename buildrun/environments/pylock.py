@@ -23,8 +23,8 @@ from buildrun.environments import (
     uv,
     virtualenv,
 )
+from buildrun.environments.export_request import ExportRequest
 from buildrun.environments.local_packages import Copies
-from buildrun.environments.lock_export import ExportRequest
 from buildrun.environments.lockfile import Package, requirement_lines
 from buildrun.environments.requirements import Line, logical_lines
 from buildrun.errors import EnvironmentFailure
