@@ -173,6 +173,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def state_counts(states: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each state that is among these, with how many there are of it, such as ``3 ran``."""
+    return [
+        (state, f"{states.count(state)} {word}")
+        for state, word in STATE_WORDS.items()
+        if state in states
+    ]
+
+
 def counted(number: int, noun: str) -> str:
     """Return how many there are of something, such as ``2 steps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from buildrun.console import STATE_WORDS, duration, printable, size
+from buildrun.console import STATE_WORDS, duration, printable, size, state_counts
 from buildrun.reports import log_end
 from buildrun.reports.model import RunReport, StepReport
 
@@ -58,10 +58,7 @@ def _parts(report: RunReport) -> Iterator[str]:
 
 
 def _summary(report: RunReport) -> str:
-    states = [step["state"] for step in report["steps"]]
-    counts = [
-        f"{states.count(state)} {word}" for state, word in STATE_WORDS.items() if state in states
-    ]
+    counts = [text for _, text in state_counts([step["state"] for step in report["steps"]])]
     saved = sum(step.get("saved", 0.0) for step in report["steps"])
     facts = [", ".join(counts), duration(report.get("seconds", 0.0))]
     facts += [f"{duration(saved)} saved"] if saved >= 0.05 else []

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import STATE_WORDS, Console, counted, has_credentials, printable, redact
+from buildrun.console import Console, counted, has_credentials, printable, redact, state_counts
 from buildrun.errors import FAILURE, BuildrunError, Interrupted
 from buildrun.reports import report_file
 from buildrun.store import runs
@@ -326,10 +326,6 @@ def _unchanged_report(name: str, entry_point: str) -> StepReport:
 
 def _summary(console: Console, states: Sequence[str], seconds: float, saved: float) -> str:
     """Return one line on how the steps went and what the cache saved."""
-    counts = [
-        console.state(state, f"{states.count(state)} {word}")
-        for state, word in STATE_WORDS.items()
-        if state in states
-    ]
+    counts = [console.state(state, text) for state, text in state_counts(states)]
     rest = f", {saved:.1f} s saved" if saved >= 0.05 else ""
     return f"{counted(len(states), 'step')}: {', '.join(counts)} in {seconds:.1f} s{rest}"
