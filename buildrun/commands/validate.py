@@ -35,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Write the findings to standard output; return 0 where all is valid, else 1."""
+    if arguments.fix or arguments.diff:
+        _require_files(arguments)
     rows = validate_targets.check(arguments, environ, cwd)
     if arguments.fix or arguments.diff:
-        _fix(rows, arguments, environ, cwd)
+        _mend(rows, arguments, environ, cwd)
+    if arguments.fix and not arguments.diff:
         rows = validate_targets.check(arguments, environ, cwd)
     console = Console(environ, stream=sys.stdout)
     workspace = environ.get("GITHUB_WORKSPACE") or environ.get("CI_PROJECT_DIR") or ""
@@ -51,15 +54,20 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     return 0 if all(row.is_valid(strict=arguments.strict) for row in rows) else 1
 
 
-def _fix(
-    rows: Sequence[Row], arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
-) -> None:
+def _require_files(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what goes with neither `--fix` nor `--diff`."""
     if arguments.paths == ["-"]:
         raise UsageError(
             "`--fix` and `--diff` are for files, not for standard input", hint="name the file"
         )
     if arguments.diff and arguments.format != "text":
         raise UsageError(f"`--diff` writes a diff, not `{arguments.format}`")
+
+
+def _mend(
+    rows: Sequence[Row], arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str
+) -> None:
+    """Mend the files, or show what that would change."""
     for mended in fix.mend(rows, cwd, environ):
         if arguments.diff:
             _write(sys.stdout, report.diff(mended, cwd))
