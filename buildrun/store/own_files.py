@@ -37,9 +37,14 @@ def is_ours(home: Home, path: str) -> bool:
 def below(home: Home, root: str) -> list[str]:
     """Return the paths in a project that are ours, relative to it."""
     root = os.path.realpath(root)
-    ours = [path for path, signature in _known(home).items() if _signature(path) == signature]
-    ours.append(os.path.realpath(home.root))
-    return [os.path.relpath(path, root) for path in ours if path != root and is_within(path, root)]
+    place, known = os.path.realpath(home.root), _known(home)
+    return [
+        os.path.relpath(path, root)
+        for path in (*known, place)
+        if path != root
+        and is_within(path, root)
+        and (path == place or _signature(path) == known[path])
+    ]
 
 
 def _path(home: Home) -> str:
