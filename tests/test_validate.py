@@ -12,7 +12,7 @@ from conftest import Buildrun, Project
 
 from buildrun.project.places import Style
 from buildrun.project.read import check_files
-from buildrun.project.report import FORMATS
+from buildrun.project.report import render
 from buildrun.store.memo import DependencyTracker
 
 GOOD = "name: good\nentry_points:\n  main: {command: echo}\n"
@@ -189,7 +189,7 @@ def test_bad_bytes_end_in_a_finding(buildrun: Buildrun, tmp_path: Path, content:
 @pytest.mark.parametrize("colour", [True, False])
 def test_colour_is_the_callers_choice(project: Project, colour: bool) -> None:
     rows = check_files([str(project(BAD))], "/", DependencyTracker({}))
-    text = FORMATS["text"](rows, Style("/", colour=colour))
+    text = render("text", rows, Style("/", colour=colour))
     assert ("\x1b[1;31merror[unknown-placeholder]\x1b[0m" in text) is colour
 
 

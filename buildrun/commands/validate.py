@@ -18,9 +18,7 @@ from buildrun.project.read import Row
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     validate_targets.add_arguments(parser)
-    parser.add_argument(
-        "--format", choices=tuple(report.FORMATS), default="text", help="default: text"
-    )
+    parser.add_argument("--format", choices=report.FORMATS, default="text", help="default: text")
     parser.add_argument("--strict", action="store_true", help="make warnings fail")
     parser.add_argument(
         "--fix", action="store_true", help="mend in the files what certainly can be"
@@ -48,7 +46,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
         cwd, arguments.strict, arguments.quiet, console.colour, workspace, console.columns
     )
     if not arguments.diff:
-        _write(sys.stdout, report.FORMATS[arguments.format](rows, style))
+        _write(sys.stdout, report.render(arguments.format, rows, style))
     if rows and arguments.format == "text" and not arguments.quiet:
         _write(sys.stderr, report.summary(rows, offer=not arguments.fix) + "\n")
     return 0 if all(row.is_valid(strict=arguments.strict) for row in rows) else 1

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from buildrun import __version__
@@ -77,6 +77,14 @@ def as_junit(rows: Sequence[Row], style: Style) -> str:
     for row in rows:
         _case(suite, row, style)
     return junit.document(suite, "buildrun validate")
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Row], Style], str]] = {
+    "github": as_github,
+    "sarif": as_sarif,
+    "gitlab": as_gitlab,
+    "junit": as_junit,
+}
 
 
 def _json(value: object) -> str:

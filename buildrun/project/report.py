@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from buildrun.console import counted, printable, styled, wrapped
-from buildrun.project.ci_formats import as_github, as_gitlab, as_junit, as_sarif
 from buildrun.project.diagnostics import Diagnostic
 from buildrun.project.fix import Mended
 from buildrun.project.places import Style, shown
@@ -40,14 +39,17 @@ def as_json(rows: Sequence[Row], style: Style) -> str:
     return json.dumps({"version": 1, "valid": valid, "files": files}, indent=2) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Row], Style], str]] = {
-    "text": as_text,
-    "json": as_json,
-    "github": as_github,
-    "sarif": as_sarif,
-    "gitlab": as_gitlab,
-    "junit": as_junit,
-}
+FORMATS = ("text", "json", "github", "sarif", "gitlab", "junit")
+
+
+def render(form: str, rows: Sequence[Row], style: Style) -> str:
+    """Return findings in one of FORMATS."""
+    own = {"text": as_text, "json": as_json}
+    if form in own:
+        return own[form](rows, style)
+    from buildrun.project import ci_formats
+
+    return ci_formats.FORMATS[form](rows, style)
 
 
 def diff(mended: Mended, cwd: str) -> str:
