@@ -87,7 +87,7 @@ def carry_out(planned: PlannedRun, lease: PlanLease) -> int:
         raise
     finally:
         try:
-            recorder.attest()
+            recorder.write_provenance()
         finally:
             try:
                 planned.close()

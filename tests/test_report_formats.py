@@ -14,7 +14,7 @@ import pytest
 from conftest import REPOSITORY, Buildrun, Project
 from jsonschema import Draft4Validator
 
-from buildrun.project.codes import MEANINGS
+from buildrun.project.finding_codes import MEANINGS
 from buildrun.project.report import FORMATS
 
 WARNED = "name: good\nnmae: x\n"

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from buildrun.commands import export, many, table
+from buildrun.commands import all_projects, export, table
 from buildrun.commands import options as command_options
 from buildrun.console import Console, printable
 from buildrun.environments import base, lockfile
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command_options.add_project_options(parser, uri=False)
     option = parser.add_argument
     option("uris", metavar="URI", nargs="*", help=command_options.URI_HELP)
-    many.add_arguments(parser)
+    all_projects.add_arguments(parser)
     option(
         "--of-projects", action="store_true",
         help="take the URIs for files, and mean the projects of the repository that these concern",
@@ -53,20 +53,20 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str)
     if len(uris) > 1 and not arguments.of_projects:
         raise UsageError("name one project", hint="or a directory, and give `--all`")
     arguments.uri = uris[0] if uris else None
-    if not many.asked_for(arguments) and not arguments.of_projects:
+    if not all_projects.asked_for(arguments) and not arguments.of_projects:
         return _open(arguments, environ, cwd, several=False)
     if arguments.format != "text":
         raise UsageError("`--format` is for one project", hint="leave it out")
     projects = (
         _concerned(uris, environ, cwd)
         if arguments.of_projects
-        else many.select(arguments, environ, cwd, write=True)
+        else all_projects.select(arguments, environ, cwd, write=True)
     )
 
     def lock_one(root: str) -> int:
-        return _open(many.alone(arguments, root), environ, cwd, several=True)
+        return _open(all_projects.alone(arguments, root), environ, cwd, several=True)
 
-    return many.each(projects, lock_one, cwd, Console(environ, quiet=True))
+    return all_projects.each(projects, lock_one, cwd, Console(environ, quiet=True))
 
 
 def _concerned(files: Sequence[str], environ: Mapping[str, str], cwd: str) -> list[str]:

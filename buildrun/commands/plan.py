@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildrun.commands import many, table
+from buildrun.commands import all_projects, table
 from buildrun.commands import options as command_options
 from buildrun.console import Console, printable
 from buildrun.environments.planned_run import open_provider
@@ -57,14 +57,14 @@ FORMATS = ("text", "json", "mermaid", "dot")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     command_options.add_cache_options(parser)
-    many.add_arguments(parser)
+    all_projects.add_arguments(parser)
     command_options.add_project_options(parser, uri=False)
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str) -> int:
     """Show the plan, or those of all projects."""
-    if many.asked_for(arguments):
+    if all_projects.asked_for(arguments):
         return _show_all(arguments, environ, cwd)
     settings = command_options.read_cache_options(arguments, environ, cwd)
     options = command_options.read_project_options(arguments, environ, cwd)
@@ -78,11 +78,11 @@ def _show_all(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: st
             f"`--format {arguments.format}` is for one project",
             hint="with `--all` there are `text` and `json`",
         )
-    options, settings = many.check_options(arguments, environ, cwd)
+    options, settings = all_projects.check_options(arguments, environ, cwd)
     plans: list[Any] = []
 
     def show_one(root: str) -> int:
-        made = make(options._replace(uri=many.uri_of(root)), settings, environ, cwd)
+        made = make(options._replace(uri=all_projects.uri_of(root)), settings, environ, cwd)
         if arguments.format == "json":
             plans.append(to_json(*made))
         else:
@@ -90,8 +90,8 @@ def _show_all(arguments: argparse.Namespace, environ: Mapping[str, str], cwd: st
             sys.stdout.write("\n")
         return 0
 
-    projects = many.select(arguments, environ, cwd, write=False)
-    code = many.each(projects, show_one, cwd, Console(environ))
+    projects = all_projects.select(arguments, environ, cwd, write=False)
+    code = all_projects.each(projects, show_one, cwd, Console(environ))
     if arguments.format == "json":
         table.write_json({"version": 1, "projects": plans})
     return code

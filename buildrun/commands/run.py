@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from buildrun import runner, tracking
-from buildrun.commands import many
+from buildrun.commands import all_projects
 from buildrun.commands import options as command_options
 from buildrun.commands.parser import group
 from buildrun.environments.planned_run import open_provider
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     command_options.add_cache_options(parser)
-    many.add_arguments(parser)
+    all_projects.add_arguments(parser)
     command_options.add_project_options(parser, uri=False)
     group(parser, command_options.ENVIRONMENT).add_argument(
         "--refresh", action="store_true", help="build the environment anew"
@@ -93,8 +93,8 @@ def execute(
     arguments: argparse.Namespace, environ: Mapping[str, str], cwd: str, lease: PlanLease
 ) -> int:
     """Run, and return the command's own exit code; lease: see ``runner.carry_out``."""
-    if many.asked_for(arguments):
-        return many.run(arguments, environ, cwd, execute)
+    if all_projects.asked_for(arguments):
+        return all_projects.run(arguments, environ, cwd, execute)
     settings = command_options.read_cache_options(arguments, environ, cwd)
     options = command_options.read_project_options(arguments, environ, cwd)
     if arguments.detach and options.backend != "kubernetes":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from buildrun import __version__
 from buildrun.console import printable
-from buildrun.project.codes import MEANINGS
 from buildrun.project.diagnostics import Diagnostic
+from buildrun.project.finding_codes import MEANINGS
 from buildrun.project.places import Style, below, from_root, root_of
 from buildrun.project.read import Row
 from buildrun.reports import ci

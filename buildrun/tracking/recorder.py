@@ -70,9 +70,9 @@ class RunRecorder:
         """Note what is going to run, also for the record of a run that ends before it begins."""
         self._summary = summary
         if self._provenance_path is not None:
-            from buildrun.tracking import attestation
+            from buildrun.tracking import provenance
 
-            self._made_from = attestation.look(summary.root, self._context)
+            self._made_from = provenance.look(summary.root, self._context)
 
     def begin_alone(self, step: Step, changes: Mapping[str, str | None]) -> str | None:
         """Record that a lone command begins; return where its output is kept, unless secret."""
@@ -152,13 +152,13 @@ class RunRecorder:
         else:
             self.exit_code, self._error = error.exit_code, error
 
-    def attest(self) -> None:
+    def write_provenance(self) -> None:
         """Write the run's provenance, while the project's directory is there."""
         if self._provenance_path is not None:
-            from buildrun.tracking import attestation
+            from buildrun.tracking import provenance
 
             root = self._summary.root if self._summary is not None else ""
-            attestation.write(
+            provenance.write(
                 self._provenance_path, self._report(), root, self._context, self._made_from
             )
 
