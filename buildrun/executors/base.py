@@ -59,7 +59,8 @@ class Task(NamedTuple):
     secret: whether it has any. depends_on: ids of the tasks before it. inputs: patterns, and
     outputs: paths, below the project's directory. paths: names and values of `path` parameters.
     env: variables with values; pass_env: names of the caller's variables for containers.
-    timeout: seconds. retries: how often it may run again after a failure.
+    timeout: seconds. retries: how often it may run again after a failure. declared_only: it is to
+    find no file of the project but its inputs, and outputs of steps before it.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Task(NamedTuple):
     timeout: float | None = None
     retries: int = 0
     secret: bool = False
+    declared_only: bool = False
 
 
 def upstream(tasks: Mapping[str, Task], task: Task) -> list[Task]:
@@ -102,6 +104,8 @@ class Job(NamedTuple):
     tracking: the variables that tell of its MLflow run; artifacts: the directory of this machine
         where the artifacts of that run go, else None.
     identity: returns the key of all that decides the step's result, or "" where that is unknown.
+    restrict: is called in the new process of a command of this machine, just before its program is
+        loaded; what it raises as OSError is why the command cannot be started.
     """
 
     command: str
@@ -115,6 +119,7 @@ class Job(NamedTuple):
     tracking: Mapping[str, str | None] = {}
     artifacts: str | None = None
     identity: Callable[[], str] = str
+    restrict: Callable[[], None] | None = None
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def spawn(
     inherited because Python opens them close-on-exec; what our own caller passed on deliberately,
     such as make's job server or bash's ``<(...)``, is.
     """
-    if terminal is None and _is_here(job.cwd):
+    if terminal is None and job.restrict is None and _is_here(job.cwd):
         try:
             return _posix_spawn(program, job, mask, streams)
         except NotImplementedError:
@@ -175,6 +175,9 @@ def _exec_child(
             os.dup2(descriptor, number)
         step = "cwd"
         os.chdir(job.cwd)
+        if job.restrict is not None:
+            step = "restrict"
+            job.restrict()
         step = "exec"
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.execve(program, job.words, job.environ)
@@ -198,6 +201,8 @@ def _failure(job: Job, step: str, number: int, reason: str) -> ExecutionError:
         if number == errno.ENOENT:
             return ExecutionError("the working directory does not exist", place=job.cwd)
         return ExecutionError(f"the working directory cannot be entered: {reason}", place=job.cwd)
+    if step == "restrict":
+        return ExecutionError(f"the command cannot be watched or kept from files: {reason}")
     if number == errno.E2BIG:
         return ExecutionError(
             "the command and its environment are longer than the system allows",

@@ -35,13 +35,17 @@ class CacheSettings(NamedTuple):
     """What the user asked of the cache; JSON values.
 
     force: ids or entry points that run in any case; None means all. remote: the URL of a shared
-    cache. remote_write: whether results are put there as well.
+    cache. remote_write: whether results are put there as well. strict: whether only results count
+    whose inputs were checked or that were made in a sandbox; remote_strict: whether of the shared
+    cache.
     """
 
     force: tuple[str, ...] | None = ()
     cache: bool = True
     remote: str | None = None
     remote_write: bool = False
+    strict: bool = False
+    remote_strict: bool = False
 
 
 class RunOptions(NamedTuple):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from buildrun.executors.base import Result, Task, Usage
     from buildrun.planning import graph
     from buildrun.planning.parameters import Download
-    from buildrun.project.model import DockerEnv, Pattern, ProjectSpec
+    from buildrun.project.model import DockerEnv, Pattern, ProjectSpec, Sandbox
 
 CacheState = Literal["uncached", "up-to-date", "hit", "miss"]
 
@@ -45,6 +45,8 @@ class Step(NamedTuple):
     inputs: None stands for every project file that git would not ignore.
     downloads: ``path`` parameters that only a run fetches, so that their content is not known.
     secrets, shown: the parameters that are not to be shown, and the command without their values.
+    key_env: variables of the caller with digests of their values, "" for one that is not set.
+    check_inputs, sandbox: as declared, or as the command line asks for.
     The rest is as declared, see ``EntryPoint``.
     """
 
@@ -67,6 +69,9 @@ class Step(NamedTuple):
     downloads: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     shown: str = ""
+    key_env: tuple[tuple[str, str], ...] = ()
+    check_inputs: bool = False
+    sandbox: "Sandbox | None" = None
 
     def task(self) -> "Task":
         """Return what an executor is told of the step."""
@@ -81,10 +86,11 @@ class Step(NamedTuple):
             outputs=self.outputs,
             paths=self.paths,
             env=self.env,
-            pass_env=self.pass_env,
+            pass_env=(*self.pass_env, *(name for name, _ in self.key_env)),
             timeout=self.timeout,
             retries=self.retries,
             secret=bool(self.secrets),
+            declared_only=self.sandbox is not None and self.inputs is not None,
         )
 
     @property
@@ -160,7 +166,9 @@ def with_environment(plan: Plan, state: EnvironmentState, content: str | None) -
 def is_passthrough(plan: Plan) -> bool:
     """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
     (first, *rest) = plan.steps
-    return not rest and not first.outputs and first.timeout is None and not first.retries
+    watched = first.check_inputs or first.sandbox is not None
+    limited = first.timeout is not None or bool(first.retries)
+    return not (rest or first.outputs or limited or watched)
 
 
 def _step(
@@ -187,6 +195,8 @@ def _step(
         downloads=node.downloads,
         secrets=rendered.secrets,
         shown=redact(rendered.shown),
+        check_inputs=chosen.check_inputs,
+        sandbox=chosen.sandbox,
     )
 
 

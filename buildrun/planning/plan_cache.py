@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 # Variables of the caller that a plan depends on, beside those that are noted when they are read.
 _VARIABLES = (
-    "BUILDRUN_ENV_MANAGER", "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE",
+    "BUILDRUN_CHECK_INPUTS", "BUILDRUN_ENV_MANAGER", "BUILDRUN_HOME", "BUILDRUN_REMOTE_CACHE",
     "BUILDRUN_REMOTE_CACHE_WRITE", "BUILDRUN_SALT", "HOME", "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TMP_DIR", "MLFLOW_TRACKING_URI", "PATH", "SHELL",
     "XDG_CACHE_HOME",
 )  # fmt: skip
 
 # Of the records; is raised with each change of their shape.
-_FORMAT = 3
+_FORMAT = 4
 
 # Before the name of a command line: how its temporary working directory is made again.
 _CHECKOUT = "checkout\0"
@@ -181,6 +181,10 @@ def _step(fields: dict[str, Any]) -> "Step":
     values = frozen(list(fields.values()))
     step = Step(**dict(zip(fields, values, strict=True)))
     step = step._replace(environment=EnvironmentState(*step.environment))
+    if step.sandbox is not None:
+        from buildrun.project.model import Sandbox
+
+        step = step._replace(sandbox=Sandbox(*step.sandbox))
     if step.inputs is None:
         return step
     from buildrun.project.model import Pattern

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from buildrun import __version__
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, StoreError
+from buildrun.planning.evidence import DECLARED, Evidence
 from buildrun.planning.model import Step, label
 from buildrun.planning.state import MADE_BY, ProjectState
 from buildrun.planning.step_history import StepRecord
@@ -44,15 +45,17 @@ class ResultPublisher:
         seconds: float,
         log: Log,
         upstream: Mapping[str, FileSet],
+        evidence: Evidence = DECLARED,
     ) -> None:
         """Keep the result, if what it was made from is known for certain; else say why not.
 
         outputs: the outputs. seconds: that the command took. upstream: what it may have read of
-        other steps' outputs, by step.
+        other steps' outputs, by step. evidence: what is known of what it read.
         """
         state = self._state
         with self._mutex:
             obstacle, hint = status.obstacle or (outputs.problems or ("",))[0], ""
+            obstacle = obstacle or evidence.obstacle
             if not obstacle and (obstacle := self._changed(status, outputs, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:

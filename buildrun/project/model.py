@@ -31,6 +31,18 @@ class Pattern(NamedTuple):
     column: int
 
 
+class Sandbox(NamedTuple):
+    """What a command is kept from: project files that it does not declare, and perhaps more.
+
+    required: False where it may run without, if this machine cannot do it. network: whether it may
+    use the network. allow: paths out of the project that it may read; absolute, or below `~`.
+    """
+
+    required: bool = True
+    network: bool = True
+    allow: tuple[str, ...] = ()
+
+
 class EntryPoint(NamedTuple):
     """A command that the project offers."""
 
@@ -44,6 +56,9 @@ class EntryPoint(NamedTuple):
     pass_env: tuple[str, ...] = ()  # taken from the caller, no part of the key
     timeout: float | None = None  # seconds
     retries: int = 0  # how often a failed command is tried again
+    key_env: tuple[str, ...] = ()  # taken from the caller, part of the key
+    check_inputs: bool = False  # whether it is watched for what it reads and does not declare
+    sandbox: Sandbox | None = None  # None: it may read all that its user may
 
 
 class PythonEnv(NamedTuple):
