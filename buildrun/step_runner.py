@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-import xxhash
-
+from buildrun import step_locks
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, Perform, ProcessRunner, Result
+from buildrun.planning.evidence import DECLARED
 from buildrun.planning.model import Outcome, OutcomeState, Reason, Step, failure_reasons, label
 from buildrun.planning.result_publisher import ResultPublisher
-from buildrun.store import locks
+from buildrun.step_locks import WaitNotice
 from buildrun.store.files import make_directory
 from buildrun.workspace.previous_outputs import PreviousOutputs, mend
 
 if TYPE_CHECKING:
     from buildrun.executors.output import Display, Log
+    from buildrun.input_check import InputCheck, Verdict
     from buildrun.planning.state import ProjectState
     from buildrun.planning.uptodate import StepStatus
     from buildrun.store.manifest import Manifest
     from buildrun.workspace.select import FileSet
-
-# Entered while another process, or another step, holds what is needed.
-WaitNotice = Callable[[], AbstractContextManager[None]]
 
 _LOST = Reason("result-lost", "the stored result is incomplete")
 
@@ -101,7 +98,7 @@ class StepRunner:
                 # Another process may make it while we wait, and inputs may change.
                 key = status.key
                 key_lock.close()
-                others_held = self._lock(key, key_lock, on_wait)
+                others_held = step_locks.hold(self._state.home, key, key_lock, on_wait)
                 status = self._check(step, rescan=others_held)
             self._lock_upstream(step, stack, on_wait)
             return self._run(step, status, runner, environ)
@@ -247,9 +244,11 @@ class StepRunner:
                     self._previous.note_running(step)
             try:
                 if displaced is not None:
-                    _let_inherit(displaced.descriptor)
-                result, started, seconds = self._attempts(step, status, runner, environ, log)
-                outcome = self._finish(step, status, result, seconds, log)
+                    step_locks.let_inherit(displaced.descriptor)
+                check = self._input_check(step, status)
+                result, started, seconds = self._attempts(step, status, runner, environ, log, check)
+                verdict = check.conclude(result, log.path) if check is not None else None
+                outcome = self._finish(step, status, result, seconds, log, verdict)
                 ended_as = outcome.state
                 outcome = self._detailed(outcome, status, started)._replace(usage=result.usage)
             finally:
@@ -271,6 +270,7 @@ class StepRunner:
         runner: ProcessRunner,
         environ: Mapping[str, str],
         log: Log,
+        check: InputCheck | None,
     ) -> tuple[Result, float, float]:
         """Run the command, again where it may; returns when the last try began, and its seconds."""
 
@@ -288,7 +288,8 @@ class StepRunner:
         )
         for attempt in range(step.retries + 1):
             started, began = time.time(), time.monotonic()
-            result = self._perform(job, runner, log.sink)
+            with check.watch(job) if check is not None else nullcontext(job) as watched:
+                result = self._perform(watched, runner, log.sink)
             seconds = time.monotonic() - began
             if result.exit_code == 0 or result.interrupted is not None or attempt == step.retries:
                 break
@@ -303,9 +304,17 @@ class StepRunner:
         return result, started, seconds
 
     def _finish(
-        self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
+        self,
+        step: Step,
+        status: StepStatus,
+        result: Result,
+        seconds: float,
+        log: Log,
+        verdict: Verdict | None,
     ) -> Outcome:
         state = self._state
+        if verdict is not None:
+            status = status._replace(reasons=(*status.reasons, *verdict.reasons()))
         if result.detached:
             return Outcome(step, "submitted", status.reasons, None, seconds)
         if result.interrupted is not None or result.exit_code != 0:
@@ -315,6 +324,9 @@ class StepRunner:
                 state.console.error(f"{label(step)} {result.describe(step.timeout)}", hint)
             reasons, code = (*status.reasons, *failure_reasons(result, step)), result.exit_code
             return Outcome(step, ended_as, reasons, code, seconds, log=log.path)
+        if verdict is not None and verdict.refused:
+            state.console.error(f"{label(step)} the command needs what it does not declare")
+            return Outcome(step, "failed", status.reasons, 1, seconds, log=log.path)
         with self._mutex:
             state.fingerprints.forget()
             if step.outputs:
@@ -330,11 +342,25 @@ class StepRunner:
                 if state.store_results:  # for the order of steps
                     state.history.record_duration(step.id, seconds)
         if step.outputs and state.store_results:
-            self._publisher.publish(step, status, outputs, seconds, log, self._upstream(step))
+            evidence = verdict.evidence if verdict is not None else DECLARED
+            upstream = self._upstream(step)
+            self._publisher.publish(step, status, outputs, seconds, log, upstream, evidence)
         elif step.outputs:
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
         return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path)
+
+    def _input_check(self, step: Step, status: StepStatus) -> InputCheck | None:
+        """Return what watches the step's command, None where nobody asks or it runs elsewhere."""
+        if not (step.check_inputs or step.sandbox) or step.backend != "local":
+            return None
+        from buildrun.input_check import InputCheck
+
+        with self._mutex:
+            staleness = self._state.staleness
+            inputs = status.inputs or staleness.inputs(step)
+            made = [path for name in staleness.upstream(step) for path in self._steps[name].outputs]
+        return InputCheck(self._state, step, inputs, made)
 
     def _without_output(
         self, step: Step, status: StepStatus, outputs: FileSet, seconds: float, log: Log
@@ -377,7 +403,9 @@ class StepRunner:
         if not step.outputs:
             return  # nobody is kept from running such a command twice at once
         root = self._state.plan.root
-        self._lock(f"{root}\0{step.entry_point}", stack, on_wait, until_command_ends=True)
+        step_locks.hold(
+            self._state.home, f"{root}\0{step.entry_point}", stack, on_wait, until_command_ends=True
+        )
         self.recover()
 
     def _lock_upstream(self, step: Step, stack: ExitStack, on_wait: WaitNotice) -> None:
@@ -390,7 +418,7 @@ class StepRunner:
         upstream = self._upstream(step)
         for name in upstream:
             entry_point = self._steps[name].entry_point
-            self._lock(f"{root}\0{entry_point}", stack, on_wait, shared=True)
+            step_locks.hold(self._state.home, f"{root}\0{entry_point}", stack, on_wait, shared=True)
         for name, outputs in upstream.items():
             with self._mutex:
                 changed = self._state.fingerprints.changed(outputs)
@@ -400,52 +428,3 @@ class StepRunner:
                     hint="run again; runs with other parameters at the same time need a checkout "
                     "each",
                 )
-
-    def _lock(
-        self,
-        name: str,
-        stack: ExitStack,
-        on_wait: WaitNotice,
-        *,
-        until_command_ends: bool = False,
-        shared: bool = False,
-    ) -> bool:
-        """Hold a name in the whole store; returns whether somebody else had it.
-
-        until_command_ends: if we are killed, it is held until the command that we have started
-        ends.
-        shared: others may hold it in the same way.
-        """
-        directory = os.path.join(self._state.home.memo, "locks")
-        path = os.path.join(
-            directory, xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
-        )
-        others_held = False
-
-        def wait() -> None:
-            nonlocal others_held
-            others_held = True
-            waiting.enter_context(on_wait())
-
-        with ExitStack() as waiting:
-            try:
-                os.makedirs(directory, exist_ok=True)
-                lock = (locks.shared if shared else locks.exclusive)(path, waiting=wait)
-            except OSError:
-                return False  # a store that may only be read: nobody else can wait either
-            stack.callback(_release, lock)
-            if until_command_ends:
-                _let_inherit(lock.descriptor)
-        return others_held
-
-
-def _let_inherit(descriptor: int) -> None:
-    """Let commands inherit a lock, so that others wait for them even if we are killed."""
-    if descriptor >= 0:
-        os.set_inheritable(descriptor, True)
-
-
-def _release(lock: locks.Lock) -> None:
-    # Closing alone would not do: what a command has left running may have inherited it.
-    fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
-    lock.release()

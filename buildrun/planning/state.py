@@ -25,7 +25,8 @@ class ProjectState(NamedTuple):
     """Where a plan is worked on, and with what.
 
     logs: the run's directory for them. store_results: whether results are kept. origins: the
-    MLflow runs that make the results, by step; None where nothing is tracked.
+    MLflow runs that make the results, by step; None where nothing is tracked. environ: the caller's
+    variables.
     """
 
     plan: Plan
@@ -37,6 +38,7 @@ class ProjectState(NamedTuple):
     console: "Console"
     logs: str
     store_results: bool
+    environ: Mapping[str, str]
     origins: dict[str, str] | None = None
 
 
@@ -72,7 +74,9 @@ def open_state(
         explain=explain,
     )
     keep = write and settings.cache
-    return ProjectState(plan, home, staleness, fingerprints, results, history, console, logs, keep)
+    return ProjectState(
+        plan, home, staleness, fingerprints, results, history, console, logs, keep, environ
+    )
 
 
 def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:

@@ -261,6 +261,10 @@ class StalenessCheck:
         )
         return action, inputs, tuple(files for _, files in contents.values() if files is not None)
 
+    def inputs(self, step: Step) -> "FileSet":
+        """Return the step's inputs; raises ProjectError for a pattern that matches nothing."""
+        return self._inputs(step, self.upstream(step))
+
     def _inputs(self, step: Step, upstream: Sequence[str]) -> "FileSet":
         if step.inputs is None:
             return self._fingerprints.inputs(None, self._plan.outputs)

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import xxhash
 
@@ -12,27 +12,28 @@ from buildrun.workspace.names import is_always_ignored
 NAMES = "names:"
 
 
-def observe(root: str, path: str, *, names: bool = False) -> str:
+def observe(root: str, path: str, *, names: bool = False, outputs: Collection[str] = ()) -> str:
     """Return what is there: "", ``file`` or ``directory``; names: of a directory its names too.
 
-    path: relative to the root. What programs leave behind does not count among names.
+    path: relative to the root. Outputs, and what programs leave behind, do not count among names.
     """
     place = os.path.join(root, path)
     try:
         is_directory = stat.S_ISDIR(os.stat(place).st_mode)
         if not names:
             return "directory" if is_directory else "file"
-        held = sorted(
-            name for name in os.listdir(os.fsencode(place)) if not is_always_ignored(name)
-        )
+        held = [name for name in os.listdir(os.fsencode(place)) if not is_always_ignored(name)]
     except OSError:
         return ""
-    return NAMES + xxhash.xxh3_128_hexdigest(b"\0".join(held))
+    made = {os.fsencode(os.path.normpath(output)) for output in outputs}
+    below = b"" if path in ("", ".") else os.fsencode(path) + b"/"
+    counted = sorted(name for name in held if below + name not in made)
+    return NAMES + xxhash.xxh3_128_hexdigest(b"\0".join(counted))
 
 
-def broken(root: str, conditions: Mapping[str, str]) -> str | None:
-    """Return the first path where there is something else than was, or None."""
+def broken(root: str, conditions: Mapping[str, str], outputs: Collection[str] = ()) -> str | None:
+    """Return the first path where there is something else than was, or None; see ``observe``."""
     for path, was in conditions.items():
-        if observe(root, path, names=was.startswith(NAMES)) != was:
+        if observe(root, path, names=was.startswith(NAMES), outputs=outputs) != was:
             return path
     return None

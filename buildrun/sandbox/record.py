@@ -1,0 +1,172 @@
+"""What a command has done with files so far, kept in the order in which it happens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+from buildrun.sandbox.accesses import Accesses
+from buildrun.sandbox.paths import Paths
+from buildrun.sandbox.syscalls import Call
+
+# Files that are looked for and that a record can hold; far more than any program's own.
+_MOST = 20_000
+
+
+class Record:
+    """The accesses of one command; each method is called before what it tells of is done."""
+
+    def __init__(self, paths: Paths, outputs: Collection[bytes]) -> None:
+        """Take what resolves paths; outputs: absolute paths that the command makes."""
+        self._paths = paths
+        self.unseen = ""
+        self._read: dict[bytes, None] = {}
+        self._written: dict[bytes, None] = {}
+        # Of these the command has made all of the content.
+        self._own = set(outputs)
+        self._looked_up: dict[bytes, str] = {}
+        self._opened: Counter[bytes] = Counter()
+        self._listed: dict[bytes, None] = {}
+
+    def opening(self, path: bytes, flags: int) -> bytes | None:
+        """Note that a file is opened; return where it really is, None where that is no matter."""
+        found = self._find(path, follow=not flags & os.O_NOFOLLOW)
+        if found is None:
+            return None
+        what = _what(found)
+        if what == "directory":
+            self._opened[found] += 1
+        if flags & os.O_PATH or what == "directory" or (not what and not flags & os.O_CREAT):
+            self._look_up(found, what)
+        elif what == "":
+            self._make(found)
+        elif what == "file":
+            self._open_file(found, flags)
+        return found
+
+    def is_quiet(self, path: bytes) -> bool:
+        """Return whether a path is known to be of no matter; the others may be."""
+        return self._paths.is_quiet(path)
+
+    def reached(self, call: Call, path: bytes) -> None:
+        """Note a call other than ``open`` with one path."""
+        found = self._find(path, follow=call.follow)
+        if found is None:
+            return
+        what = _what(found)
+        if call.kind == "make" and not os.path.lexists(found):
+            self._make(found)
+            self._paths.forget()
+        elif call.kind in ("remove", "change") and os.path.lexists(found):
+            self._written[found] = None
+        elif (call.kind == "run" and what == "file") or (
+            call.kind == "readlink" and os.path.islink(found)
+        ):
+            self._note_read(found)
+        else:
+            self._look_up(found, what)
+
+    def moved(self, call: Call, old: bytes, new: bytes) -> None:
+        """Note that a file gets another name, or one more."""
+        source, target = self._find(old, follow=False), self._find(new, follow=False)
+        if source is not None and not os.path.lexists(source):
+            self._look_up(source, "")
+            return
+        if source is not None:
+            if not self.is_own(source):
+                self._note_read(source)
+            if call.kind == "rename":
+                self._written[source] = None
+        if target is not None:
+            self._make(target)
+            for path in [each for each in self._own if _is_beneath(each, source or b"\0")]:
+                self._make(target + path[len(source or b"") :])
+        self._paths.forget()
+
+    def listing(self, directory: bytes) -> None:
+        """Note that the names in a directory are read; directory: as the kernel tells it."""
+        if self._paths.counts(directory):
+            self._listed[directory] = None
+
+    def is_own(self, path: bytes) -> bool:
+        """Return whether the command has made all of a file, or of a directory above it."""
+        while path not in self._own:
+            if path == b"/":
+                return False
+            path = path.rpartition(b"/")[0] or b"/"
+        return True
+
+    def accesses(self, imports: Mapping[bytes, int], variables: Iterable[str]) -> Accesses:
+        """Return what was done in all.
+
+        imports: how often Python's import system has listed a directory. variables: those that
+        Python programs have read.
+        """
+        looked_up = {
+            path: what
+            for path, what in self._looked_up.items()
+            if path not in self._read and path not in self._written and not self.is_own(path)
+        }
+        if len(looked_up) > _MOST:
+            looked_up, self.unseen = {}, self.unseen or "it looked for too many files"
+        listed = (path for path in self._listed if self._opened[path] > imports.get(path, 0))
+        return Accesses(
+            _texts(self._read),
+            _texts(self._written),
+            _texts(path for path in listed if not self.is_own(path)),
+            {os.fsdecode(path): what for path, what in looked_up.items()},
+            tuple(sorted(variables)),
+            self.unseen,
+        )
+
+    def _find(self, path: bytes, *, follow: bool) -> bytes | None:
+        found = self._paths.file(path, follow=follow)
+        if found is None:
+            return None
+        real, links = found
+        for link in links:
+            self._note_read(link)
+        return real if self._paths.counts(real) else None
+
+    def _open_file(self, path: bytes, flags: int) -> None:
+        access = flags & os.O_ACCMODE
+        if flags & os.O_TRUNC:
+            self._make(path)
+        elif access == os.O_RDONLY:
+            self._note_read(path)
+        else:
+            if access == os.O_RDWR:
+                self._note_read(path)
+            self._written[path] = None
+
+    def _note_read(self, path: bytes) -> None:
+        if path not in self._read and not self.is_own(path):
+            self._read[path] = None
+
+    def _make(self, path: bytes) -> None:
+        self._written[path] = None
+        self._own.add(path)
+
+    def _look_up(self, path: bytes, what: str) -> None:
+        if what != "other":
+            self._looked_up.setdefault(path, what)
+
+
+def _what(path: bytes) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def _is_beneath(path: bytes, directory: bytes) -> bool:
+    return path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def _texts(paths: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(map(os.fsdecode, paths))

@@ -1,0 +1,90 @@
+"""What every command may read: the system, programs and their libraries, and caches."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+
+_SYSTEM = (
+    "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/opt", "/proc", "/sys",
+    "/dev", "/run", "/var", "/snap", "/nix", "/gnu", "/boot",
+)  # fmt: skip
+
+# Directories of programs, beside which their libraries lie.
+_PROGRAMS = frozenset({"bin", "sbin", "shims", "condabin"})
+
+# Variables that name certificates.
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def environment(environ: Mapping[str, str]) -> list[str]:
+    """Return the system's directories and those of the programs and libraries on a path.
+
+    environ: of the command. Paths are absolute and without links.
+    """
+    found = [path for path in _SYSTEM if os.path.isdir(path)]
+    home = _home(environ)
+    for directory in _split(environ.get("PATH", os.defpath)):
+        found += _prefix(directory, home)
+        for python in glob.glob(os.path.join(glob.escape(directory), "python*")):
+            found += _prefix(os.path.dirname(os.path.realpath(python)), home)
+    found += _split(environ.get("LD_LIBRARY_PATH", ""))
+    found += (environ[name] for name in _CERTIFICATES if os.path.isabs(environ.get(name, "")))
+    found += (sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__)))
+    return list(dict.fromkeys(map(os.path.realpath, found)))
+
+
+def caches(environ: Mapping[str, str]) -> list[str]:
+    """Return where programs keep what they could make again."""
+    home = _home(environ)
+    given = environ.get("XDG_CACHE_HOME", "")
+    found = [given] if os.path.isabs(given) else [os.path.join(home, ".cache")] if home else []
+    return list(map(os.path.realpath, found))
+
+
+def around(roots: Iterable[str], holes: Iterable[str]) -> Iterator[str]:
+    """Yield directories that hold all that is in the roots but not what is in the holes.
+
+    A root within a hole counts as a whole.
+    """
+    avoided = [hole for hole in holes if hole != "/"]
+    for root in roots:
+        yield from _around(root, [hole for hole in avoided if _is_in(hole, root)])
+
+
+def _around(root: str, holes: list[str]) -> Iterator[str]:
+    if not holes:
+        yield root
+    elif root not in holes:
+        for name in _names(root):
+            path = os.path.join(root, name)
+            yield from _around(path, [hole for hole in holes if _is_in(hole, path)])
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _split(text: str) -> list[str]:
+    return [path for path in text.split(os.pathsep) if os.path.isabs(path)]
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME", "")
+    return os.path.realpath(home) if os.path.isabs(home) and home != "/" else ""
+
+
+def _prefix(directory: str, home: str) -> list[str]:
+    """Return a directory of programs with all that lies beside it, unless that is a home."""
+    above = os.path.dirname(os.path.realpath(directory))
+    is_prefix = os.path.basename(directory) in _PROGRAMS and above not in ("/", home)
+    return [directory, above] if is_prefix else [directory]

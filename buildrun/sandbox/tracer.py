@@ -1,0 +1,292 @@
+"""Watches a command: every file that it, or anything it starts, reaches for."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from buildrun.sandbox import python_log, syscalls
+from buildrun.sandbox.accesses import Accesses
+from buildrun.sandbox.landlock import Ruleset
+from buildrun.sandbox.paths import Paths
+from buildrun.sandbox.record import Record
+from buildrun.sandbox.seccomp import Filter, Listener, Memory, Notification
+from buildrun.sandbox.syscalls import Call
+
+# Seconds that what a command has started may take to end after it.
+_LEFT = 1.0
+
+_WORKING_DIRECTORY = 0xFFFFFF9C  # AT_FDCWD in an unsigned number
+
+
+@functools.cache
+def unavailable() -> str:
+    """Return why not all programs can be watched on this machine, or ""."""
+    there = syscalls.here()
+    if there is None or not hasattr(os, "O_PATH"):
+        return f"it takes Linux on {' or '.join(syscalls.ARCHITECTURES)}"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                Filter(there).install(theirs)
+                os._exit(0)
+            except OSError as error:
+                os._exit(error.errno or 1)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == errno.EBUSY:
+        return "buildrun is watched itself, and nothing can be watched twice"
+    return "the kernel has no filters of system calls that ask, or allows none" if code else ""
+
+
+class Tracer:
+    """One command under watch, from before its start to its end; a context manager."""
+
+    def __init__(
+        self,
+        project: str,
+        quiet: Iterable[str],
+        outputs: Iterable[str],
+        *,
+        network: bool = True,
+    ) -> None:
+        """Take what is of interest, see ``Paths``; all paths are absolute and without links.
+
+        outputs: what the command makes. network: whether it may use that. Where ``unavailable``
+        says so, only Python programs are watched.
+        """
+        self.directory = os.path.realpath(tempfile.mkdtemp(prefix="buildrun-"))
+        # For what the command may read; outputs, and all other files that it makes itself, it may
+        # read in spite of them. Set before this is entered.
+        self.rules: Ruleset | None = None
+        self._log = os.path.join(self.directory, "python.log")
+        self._network = network
+        ignored = [os.fsencode(path) for path in (*quiet, self.directory)]
+        paths = Paths(os.fsencode(project), ignored)
+        self._record = Record(paths, [os.fsencode(path) for path in outputs])
+        self._watcher: _Watcher | None = None
+
+    def __enter__(self) -> Tracer:
+        """Begin to wait for the command's process."""
+        there = syscalls.here()
+        if there is not None and not unavailable():
+            self._watcher = _Watcher(self._record, there, self.rules, network=self._network)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching, and remove what is temporary."""
+        if self._watcher is not None:
+            self._watcher.finish()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def make_temporary(self) -> str:
+        """Make a directory that lasts as long as this is entered, and return its path."""
+        path = os.path.join(self.directory, "tmp")
+        os.mkdir(path)
+        return path
+
+    def variables(self, environ: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what the command has to see in addition to its variables."""
+        return python_log.variables(environ, self._log, files=self._watcher is None)
+
+    def restrict(self) -> None:
+        """Put rules and filter on this process, for good; raises OSError.
+
+        To be called in the command's process, before its program is loaded.
+        """
+        if self._watcher is not None:
+            self._watcher.restrict()
+
+    def accesses(self) -> Accesses:
+        """Return what was done; the command has ended."""
+        told = python_log.read(self._log)
+        if self._watcher is not None:
+            self._watcher.finish()
+        else:
+            self._record.unseen = f"only Python programs were watched: {unavailable()}"
+            for path, flags in told.opened:
+                if self._record.opening(path, flags) and flags & os.O_DIRECTORY:
+                    self._record.listing(path)
+        return self._record.accesses(told.imports, told.variables)
+
+    @property
+    def tried_network(self) -> bool:
+        """Return whether it was kept from using the network."""
+        return self._watcher is not None and self._watcher.tried_network
+
+
+class _Opening(NamedTuple):
+    """A file to be opened in a program's place."""
+
+    path: bytes
+    flags: int
+    mode: int
+
+
+class _Watcher:
+    """Answers each call that the filter asks about, in a thread of its own."""
+
+    def __init__(
+        self,
+        record: Record,
+        there: syscalls.Architecture,
+        rules: Ruleset | None,
+        *,
+        network: bool,
+    ) -> None:
+        self._record = record
+        self._there = there
+        self._rules = rules
+        self._filter = Filter(there, network=network)
+        self._calls = {
+            number: (name, syscalls.CALLS[name]) for name, number in there.numbers.items()
+        }
+        self._memory = Memory()
+        self.tried_network = False
+        self._ours, self._theirs = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="tracer", daemon=True)
+        self._thread.start()
+
+    def restrict(self) -> None:
+        if self._rules is not None:
+            self._rules.restrict()
+        self._filter.install(self._theirs)
+
+    def finish(self) -> None:
+        """Wait for the end of what is watched; calling it again is harmless.
+
+        What is left running goes on, watched in vain, as long as this process does.
+        """
+        self._theirs.close()
+        self._thread.join(_LEFT)
+        if self._thread.is_alive():
+            self._record.unseen = "it has left processes running"
+
+    # -- in the thread --------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        with self._ours:
+            _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1)
+        if not descriptors:
+            return  # it was never started
+        listener = Listener(descriptors[0], self._there.audit)
+        try:
+            while (asked := listener.receive()) is not None:
+                self._answer(asked, listener)
+        finally:
+            listener.close()
+
+    def _answer(self, asked: Notification, listener: Listener) -> None:
+        """Note a call, and have it done."""
+        opening = None
+        try:
+            if asked.number == self._there.socket and not asked.foreign:
+                self.tried_network = True
+                listener.fail(asked, errno.EACCES)
+                return
+            opening = self._note(asked)
+        except OSError:
+            pass  # a path that is no path, or a process that is gone
+        except Exception as error:  # the command must not wait for ever
+            self._record.unseen = f"a call was not understood: {error!r}"
+        if opening is None:
+            listener.proceed(asked)
+        else:
+            _open_for(asked, opening, listener)
+
+    def _note(self, asked: Notification) -> _Opening | None:
+        """Note a call; return what is to be opened in its caller's place, if anything."""
+        found = None if asked.foreign else self._calls.get(asked.number)
+        if found is None:
+            self._record.unseen = "it ran a program for another architecture"
+            return None
+        name, call = found
+        if call.kind == "hide":
+            self._record.unseen = f"`{name}` has changed what paths mean to it"
+        elif call.kind == "list":
+            here = os.readlink(_own(asked.thread, b"fd/%d" % (asked.arguments[call.directory])))
+            self._record.listing(here)
+        elif call.other >= 0:
+            path = self._path(asked, call.path, call.directory)
+            other = self._path(asked, call.other, call.other_directory)
+            self._record.moved(call, path, other)
+        else:
+            path = self._path(asked, call.path, call.directory)
+            if self._record.is_quiet(path):
+                return None  # most are
+            if call.kind == "open":
+                return self._note_open(path, asked, name, call)
+            self._record.reached(call, path)
+        return None
+
+    def _note_open(
+        self, path: bytes, asked: Notification, name: str, call: Call
+    ) -> _Opening | None:
+        flags, mode = call.given, 0
+        if name == syscalls.OPENAT2:
+            how = self._memory.read(asked.thread, asked.arguments[2], 16)
+            flags, mode = struct.unpack("=QQ", how)
+        elif call.flags >= 0:
+            flags, mode = asked.arguments[call.flags] & 0xFFFFFFFF, asked.arguments[call.flags + 1]
+        real = self._record.opening(path, flags)
+        if real is None or self._rules is None or flags & os.O_ACCMODE == os.O_WRONLY:
+            return None
+        if not self._record.is_own(real) or os.path.isdir(real):
+            return None
+        return _Opening(real, flags, mode & ~_umask(asked.thread))
+
+    def _path(self, asked: Notification, argument: int, directory: int) -> bytes:
+        """Return a path that a call was given, made absolute; raises OSError."""
+        thread, text = asked.thread, self._memory.text(asked.thread, asked.arguments[argument])
+        if text.startswith(b"/"):
+            if text.startswith((b"/proc/", b"/dev/")):
+                return _own_path(thread, text)
+            return text
+        number = asked.arguments[directory] & 0xFFFFFFFF if directory >= 0 else _WORKING_DIRECTORY
+        base = b"cwd" if number == _WORKING_DIRECTORY else b"fd/%d" % number
+        return os.path.join(os.readlink(_own(thread, base)), text)
+
+
+def _open_for(asked: Notification, opening: _Opening, listener: Listener) -> None:
+    """Open a file that the rules keep its program from, and that it has made itself."""
+    flags = opening.flags | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(opening.path, flags, opening.mode)
+    except OSError as error:
+        listener.fail(asked, error.errno or errno.EACCES)
+        return
+    try:
+        listener.give(asked, descriptor, on_exec=not opening.flags & os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
+
+
+def _own(thread: int, name: bytes) -> bytes:
+    return b"/proc/%d/%s" % (thread, name)
+
+
+def _own_path(thread: int, path: bytes) -> bytes:
+    """Return a path with what means another process for us than for the one that uses it."""
+    for start, end in ((b"/proc/self/", b""), (b"/proc/thread-self/", b""), (b"/dev/fd/", b"fd/")):
+        if path.startswith(start):
+            return _own(thread, end + path[len(start) :])
+    return path
+
+
+def _umask(thread: int) -> int:
+    with open(_own(thread, b"status"), "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
