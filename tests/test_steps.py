@@ -311,6 +311,15 @@ def test_nothing_else_causes_a_run(name: str, parts: Path, buildrun: Buildrun) -
     assert (after["state"], after["key"]) == ("up-to-date", before["key"])
 
 
+def test_parameters_that_are_no_text_have_keys_of_their_own(project: Project, run: Run) -> None:
+    directory = project(
+        "entry_points: {main: {parameters: {p: string}, outputs: [out], command: 'echo {p} >out'}}"
+    )
+    for value in (b"\xff", b"\xfe"):
+        assert run(directory, "-P", "p=" + os.fsdecode(value)).states == {"main": "ok"}
+        assert (directory / "out").read_bytes() == value + b"\n"
+
+
 def test_key_is_the_same_in_another_place(parts: Path, buildrun: Buildrun) -> None:
     one = planned(buildrun, parts)["key"]
     other = parts.rename(parts.parent / "moved")

@@ -57,17 +57,11 @@ def compute(
     text = step.key_text
     for name, content in contents.items():
         text = text.replace(f"\0{name}\0", content)
-    secret = {
-        name: digest.content(value.encode(errors="replace"))
-        for name, value in (
-            ("command", text),
-            *((f"env {name}", value) for name, value in step.env),
-        )
-    }
+    env = {name: digest.of_text(value) for name, value in step.env}
     key_parts = {
-        "command": secret.pop("command"),
+        "command": digest.of_text(text),
         "entry_point": step.entry_point,
-        "env": {name[4:]: value for name, value in secret.items()},
+        "env": env,
         "environment": environment,
         "inputs": inputs,
         "outputs": sorted(step.outputs),
@@ -77,7 +71,7 @@ def compute(
     }
     details = {
         "parameters": {
-            name: contents.get(name) or digest.content(value.encode(errors="replace"))
+            name: contents.get(name) or digest.of_text(value)
             for name, value in step.parameters
             # Whoever may read a shared cache could try guesses of a secret against its digest.
             if name not in step.secrets

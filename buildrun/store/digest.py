@@ -42,6 +42,11 @@ def key(domain: str, parts: Any) -> str:
     return content(text.encode())
 
 
+def of_text(value: str) -> str:
+    """Return the digest of a text, which may hold bytes that are none."""
+    return content(value.encode("utf-8", "surrogatepass"))
+
+
 def content(data: bytes | bytearray) -> str:
     """Return the digest of bytes."""
     made = new()

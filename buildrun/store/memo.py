@@ -62,7 +62,8 @@ class DependencyTracker:
     def variable(self, name: str) -> str | None:
         """Return an environment variable; only a digest of its value is kept."""
         value = self._environ.get(name)
-        self.variables[name] = None if value is None else _digest(value.encode(errors="replace"))
+        data = None if value is None else value.encode("utf-8", "surrogatepass")
+        self.variables[name] = None if data is None else _digest(data)
         return value
 
     def home(self) -> str:
