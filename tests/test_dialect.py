@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from buildrun.project import codec
 from buildrun.project.diagnostics import Diagnostic
-from buildrun.project.model import Dependency, EntryPoint, Parameter, Pattern, ProjectSpec
+from buildrun.project.model import (
+    Dependency,
+    EntryPoint,
+    Parameter,
+    Pattern,
+    ProjectSpec,
+    Sandbox,
+)
 from buildrun.project.read import check_files, read_project
 from buildrun.project.rules.dependencies import cycles, graph_of, needed
 from buildrun.project.rules.entry_points import seconds
@@ -67,11 +74,15 @@ def test_entry_point_is_read_whole() -> None:
         ("AWS_PROFILE", "_x"),
         5400.0,
         1,
+        ("API_URL",),
+        True,
+        Sandbox(network=False, allow=("~/.netrc", "/data/models")),
     )
     assert features.depends_on == (
         Dependency("prepare", (("rows", "{rows}"), ("source", "raw.csv"))),
     )
     assert features.timeout == 90.0
+    assert (features.key_env, features.check_inputs, features.sandbox) == ((), False, None)
     assert spec.entry_points[-1].inputs is None
 
 
@@ -146,6 +157,18 @@ def test_retries_are_read(project: Project, value: str, expected: int) -> None:
     found = entry_point(project, f"retries: {value}").retries
     assert found == expected
     assert isinstance(found, int)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("true", Sandbox()), ("false", None), ("", None), ("{}", Sandbox()),
+        ("auto", Sandbox(required=False)), ("{network: false}", Sandbox(network=False)),
+        ("{network: true, allow: [/a]}", Sandbox(allow=("/a",))),
+    ],
+)  # fmt: skip
+def test_sandbox_is_read(project: Project, value: str, expected: Sandbox | None) -> None:
+    assert entry_point(project, f"sandbox: {value}").sandbox == expected
 
 
 def test_pattern_knows_its_place(project: Project) -> None:
@@ -353,7 +376,10 @@ def test_error_elsewhere_is_of_no_concern(buildrun: Buildrun, project: Project) 
     assert "output-outside" not in done.err
 
 
-KEYS = ("depends_on", "inputs", "outputs", "env", "pass_env", "timeout", "retries")
+KEYS = (
+    "depends_on", "inputs", "outputs", "env", "pass_env", "key_env", "timeout", "retries",
+    "check_inputs", "sandbox",
+)  # fmt: skip
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
     | st.sampled_from(["a", "b", "../x", "*", "**/x", "[", "~", "{p}", "{", "1h", "s3://x", "/"])
@@ -363,7 +389,9 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["entry_point", "parameters", "p", "A"]), inner, max_size=3
+            st.sampled_from(["entry_point", "parameters", "p", "A", "allow", "network"]),
+            inner,
+            max_size=3,
         )
     ),
     max_leaves=8,

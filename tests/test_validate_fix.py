@@ -50,6 +50,8 @@ def fixed(buildrun: Buildrun, directory: Path, text: str, name: str = "MLproject
         ("nmae: x\n", "name: x\n"),
         ("Name: x\n", "name: x\n"),
         ("'nmae' :  x  # nmae\n", "'name' :  x  # nmae\n"),
+        (NAME + "entry_points: {main: {command: a, key_evn: [A], sandbox: {netwrok: false}}}\n",
+         NAME + "entry_points: {main: {command: a, key_env: [A], sandbox: {network: false}}}\n"),
         ("entrypoints: {main: {command: a}}\n", "entry_points: {main: {command: a}}\n"),
         (NAME + "entry_points:\n  main:\n    comand: |\n      a\n       b\n",
          NAME + "entry_points:\n  main:\n    command: |\n      a\n       b\n"),

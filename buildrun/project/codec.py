@@ -14,6 +14,7 @@ from buildrun.project.model import (
     Pattern,
     ProjectSpec,
     PythonEnv,
+    Sandbox,
 )
 from buildrun.store.memo import frozen
 
@@ -45,7 +46,7 @@ def _decode_entry_point(
     inputs: list[Any] | None,
     *rest: Any,
 ) -> EntryPoint:
-    return EntryPoint(
+    made = EntryPoint(
         name,
         tuple(Parameter(*item) for item in parameters),
         command,
@@ -53,6 +54,7 @@ def _decode_entry_point(
         None if inputs is None else tuple(Pattern(*item) for item in inputs),
         *(frozen(item) for item in rest),
     )
+    return made if made.sandbox is None else made._replace(sandbox=Sandbox(*made.sandbox))
 
 
 def encode_diagnostics(diagnostics: tuple[Diagnostic, ...]) -> list[list[Any]]:

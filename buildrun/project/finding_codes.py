@@ -18,11 +18,16 @@ MEANINGS: Mapping[str, str] = {
         "the project's definition"
     ),
     "bad-retries": "`retries` is no integer from 0 to 100",
+    "bad-sandbox": (
+        "`sandbox` is none of `true`, `false`, `auto` and a mapping, or allows a path that is "
+        "neither absolute nor begins with `~/`"
+    ),
     "bad-template": "a command or a value that is no format string",
     "bad-timeout": "`timeout` is no time, or none between 0 seconds and 366 days",
     "bad-value": "a value that the schema does not allow",
     "bad-variable": (
-        "a variable's name or value that cannot be one, or a name under both `env` and `pass_env`"
+        "a variable's name or value that cannot be one, or a name under two of `env`, `pass_env` "
+        "and `key_env`, or of `key_env` and `variables` of the conda environment"
     ),
     "bad-version": "a Python version that nobody can read",
     "bad-yaml-value": "a value that is not what its form promises, such as the date `2020-13-45`",
@@ -76,8 +81,8 @@ MEANINGS: Mapping[str, str] = {
     "unknown-dependency": "an entry point in `depends_on` that there is not",
     "unknown-file": "neither an MLproject nor an environment file",
     "unknown-key": (
-        "a key that has no meaning and holds nothing that an alias repeats; an error in a "
-        "python_env file, which MLflow refuses"
+        "a key that has no meaning and holds nothing that an alias repeats; an error under "
+        "`sandbox`, and in a python_env file, which MLflow refuses"
     ),
     "unknown-placeholder": "`{name}` that no parameter fills",
     "unknown-type": (

@@ -8,7 +8,7 @@ from typing import Any
 
 from buildrun.console import is_named
 from buildrun.project.diagnostics import Findings, Path
-from buildrun.project.model import Declared, EntryPoint, Parameter
+from buildrun.project.model import Declared, EntryPoint, Parameter, Sandbox
 from buildrun.project.rules.command import check_command
 from buildrun.project.rules.dependencies import (
     check_dependencies,
@@ -17,7 +17,15 @@ from buildrun.project.rules.dependencies import (
 )
 from buildrun.project.rules.inputs import all_inputs, check_effect, check_origins, read_inputs
 from buildrun.project.rules.outputs import check_overlaps, read_outputs
-from buildrun.project.rules.values import check_scalar, is_number, misfit, read_env, read_pass_env
+from buildrun.project.rules.values import (
+    check_scalar,
+    is_number,
+    is_passable,
+    items,
+    misfit,
+    read_env,
+    read_names,
+)
 
 
 def read_entry_point(
@@ -26,8 +34,10 @@ def read_entry_point(
     """Return an entry point as it is declared, and as it runs: None without a command."""
     declared = _declared(findings, path, value, reserved)
     env = read_env(findings, (*path, "env"), value.get("env"))
-    names = [name for name, _ in env]
-    pass_env = read_pass_env(findings, (*path, "pass_env"), value.get("pass_env"), names)
+    taken = {"env": [name for name, _ in env]}
+    pass_env = read_names(findings, (*path, "pass_env"), value.get("pass_env"), taken)
+    taken["pass_env"] = [*pass_env]
+    key_env = read_names(findings, (*path, "key_env"), value.get("key_env"), taken)
     timeout = read_timeout(findings, (*path, "timeout"), value.get("timeout"))
     command = value.get("command")
     if declared.defaults is not None:
@@ -47,6 +57,9 @@ def read_entry_point(
         pass_env,
         timeout,
         read_retries(value.get("retries")),
+        key_env,
+        value.get("check_inputs") is True,
+        read_sandbox(findings, (*path, "sandbox"), value.get("sandbox")),
     )
 
 
@@ -168,3 +181,22 @@ def read_retries(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0
     return int(value) if value in range(_MOST_RETRIES + 1) else 0
+
+
+def read_sandbox(findings: Findings, path: Path, value: object) -> Sandbox | None:
+    """Return the sandbox; None where there is none, or for what the schema refuses."""
+    if not isinstance(value, dict):
+        return Sandbox(required=value is True) if value is True or value == "auto" else None
+    allow = []
+    for where, item in items((*path, "allow"), value.get("allow")):
+        if not isinstance(item, str):
+            continue  # the schema says so
+        allow.append(item)
+        if not item.startswith(("/", "~/")) or not is_passable(item):
+            message = f"`{item[:60]}` is no path that a sandbox can allow"
+            hint = (
+                "write an absolute path, or one that begins with `~/`; a file of the project "
+                "belongs under `inputs`"
+            )
+            findings.error("bad-sandbox", message, where, hint=hint)
+    return Sandbox(network=value.get("network") is not False, allow=tuple(allow))

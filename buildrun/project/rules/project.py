@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.project.diagnostics import Findings
-from buildrun.project.model import EntryPoint
+from buildrun.project.model import CondaEnv, EntryPoint
 from buildrun.project.rules.entry_points import check_steps, read_entry_point
 from buildrun.project.rules.values import check_scalar
 
@@ -59,6 +60,19 @@ def check_environment_keys(findings: Findings) -> None:
         message = "the project has no `name`; MLflow runs no docker project without"
         hint = "add `name: …`; buildrun uses the directory's name"
         findings.warning("missing-name", message, ("docker_env",), key=True, hint=hint)
+
+
+def check_key_env(
+    findings: Findings, environment: CondaEnv, entry_points: Sequence[EntryPoint]
+) -> None:
+    """Refuse variables of the caller that the environment would replace."""
+    names = {name for name, _ in environment.variables}
+    for entry_point in entry_points:
+        for name in (name for name in entry_point.key_env if name in names):
+            path = ("entry_points", entry_point.name, "key_env")
+            message = f"`{name}` is set by the conda environment and cannot come from the caller"
+            hint = f"remove it here, or from `variables` in {os.path.basename(environment.path)}"
+            findings.error("bad-variable", message, path, hint=hint)
 
 
 def check_databricks(findings: Findings) -> None:

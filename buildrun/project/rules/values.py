@@ -1,11 +1,11 @@
-"""Rules of scalars and of `env` and `pass_env`."""
+"""Rules of scalars and of `env`, `pass_env` and `key_env`."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from buildrun.console import holds
@@ -75,17 +75,23 @@ def read_env(findings: Findings, path: Path, value: object) -> tuple[tuple[str, 
     return tuple(found)
 
 
-def read_pass_env(
-    findings: Findings, path: Path, value: object, env: Collection[str]
+def read_names(
+    findings: Findings, path: Path, value: object, others: Mapping[str, Collection[str]]
 ) -> tuple[str, ...]:
-    """Return the names that are in order, each once; env: the names that are set."""
+    """Return the names of the caller's variables that are in order, each once.
+
+    others: the names under other keys of the entry point, by key.
+    """
     found = []
     for where, name in items(path, value):
         if not isinstance(name, str) or not _check_name(findings, where, name, is_key=False):
             continue
-        if name in env:
-            message = f"`{name}` is set under `env` and cannot come from the caller as well"
-            hint = "keep it under `env` or under `pass_env`"
+        for key in (key for key, names in others.items() if name in names):
+            message = f"`{name}` stands under `{key}` and under `{path[-1]}`"
+            hint = (
+                "keep one: `env` sets a value, `pass_env` and `key_env` take the caller's, "
+                "which with `key_env` is part of the key"
+            )
             findings.error("bad-variable", message, where, hint=hint)
         found.append(name)
     return tuple(dict.fromkeys(found))
