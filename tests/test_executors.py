@@ -73,7 +73,12 @@ def run(where: Where, buildrun: Buildrun, tmp_path: Path) -> Run:
     """Return buildrun with the executor."""
     report = tmp_path / "report.json"
     words = (*where.words, "--report", report)
-    return lambda *more: Ran.of(buildrun("run", *more, *words, environ=where.environ), report)
+
+    def call(*more: str | Path, **variables: str) -> Ran:
+        environ = {**where.environ, **variables}
+        return Ran.of(buildrun("run", *more, *words, environ=environ), report)
+
+    return call
 
 
 def test_graph_runs_and_its_results_are_there_again(
@@ -89,6 +94,17 @@ def test_graph_runs_and_its_results_are_there_again(
     (directory / "main.txt").unlink()
     assert run(directory).states == {"first": "up-to-date", "main": "cached"}
     assert (directory / "main.txt").read_text() == "text\ntext\n"
+
+
+def test_variable_of_the_key_reaches_the_command(project: Project, where: Where, run: Run) -> None:
+    text = (
+        "name: variable\nentry_points:\n  main:\n    inputs: [in.txt]\n    outputs: [out]\n"
+        "    key_env: [API_URL]\n    command: echo ${{API_URL-none}} > out\n"
+    )
+    directory = project(where.head + text, in__txt="")
+    for variables, state in (({}, "ok"), ({"API_URL": "a"}, "ok"), ({}, "cached")):
+        assert run(directory, **variables).states == {"main": state}
+        assert (directory / "out").read_text() == variables.get("API_URL", "none") + "\n"
 
 
 def test_exit_code_is_the_commands_and_outputs_are_not_lost(

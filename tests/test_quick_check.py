@@ -134,6 +134,21 @@ def test_other_value_of_a_parameter_and_back(settled: Path, run: Run) -> None:
     assert run(settled) == _ALL
 
 
+def test_other_value_of_a_variable_in_the_key_and_back(settled: Path, run: Run) -> None:
+    file = settled / "MLproject"
+    text = file.read_text().replace("{word}", "{word} $WORD")
+    file.write_text(text.replace("    inputs: [out/", "    key_env: [WORD]\n    inputs: [out/"))
+    assert run(settled) == "2 steps: 1 ran, 1 up to date"
+    for _ in range(2):
+        assert run(settled) == _ALL
+    assert run(settled, environ={"WORD": ""}) == "2 steps: 1 ran, 1 up to date"
+    assert run(settled, environ={"WORD": "y"}) == "2 steps: 1 ran, 1 up to date"
+    for _ in range(2):
+        assert run(settled, environ={"WORD": "y", "OTHER": "z"}) == _ALL
+    assert run(settled) == "2 steps: 1 from the cache, 1 up to date"
+    assert run(settled) == _ALL
+
+
 def test_other_salt_and_an_edit_of_the_project_file_are_seen(settled: Path, run: Run) -> None:
     assert run(settled, environ={"BUILDRUN_SALT": "new"}) == "2 steps: 2 ran"
     file = settled / "MLproject"

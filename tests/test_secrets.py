@@ -63,6 +63,30 @@ def test_secret_is_neither_shown_nor_kept(
     assert holders(store, directory) == []
 
 
+def test_variable_in_the_key_is_neither_shown_nor_kept(
+    project: Project, run: Run, buildrun: Buildrun, store: Path, tmp_path: Path
+) -> None:
+    directory = project(
+        "entry_points: {main: {inputs: [in], outputs: [out], key_env: [API_URL], "
+        "command: 'printenv API_URL | wc -c > out'}}\n",
+        **{"in": ""},
+    )
+    given, statement = {"API_URL": VALUE}, tmp_path / "provenance.json"
+    for state in ("ok", "up-to-date"):
+        outcome = run(directory, "--provenance", statement, environ=given)
+        assert outcome.states == {"main": state}
+        assert VALUE not in outcome.err + json.dumps(outcome.report) + statement.read_text()
+    assert (directory / "out").read_text() == f"{len(VALUE) + 1}\n"
+    other = {"API_URL": "other"}
+    for environ in (given, other):
+        planned = buildrun("plan", directory, LOCAL, "--format=json", environ=environ)
+        assert VALUE not in planned.out
+    (reason,) = planned.data["steps"][0]["cache"]["reasons"]
+    assert reason == {"code": "variable-changed", "detail": "the variable `API_URL` changed"}
+    assert VALUE not in buildrun("runs", "show").out
+    assert holders(store, directory) == []
+
+
 def test_secret_shows_as_a_mask_and_reaches_the_command(
     project: Project, buildrun: Buildrun
 ) -> None:

@@ -206,6 +206,7 @@ entry_points:
     inputs: ["*.txt"]
     outputs: [out]
     env: {{MODE: fast}}
+    key_env: [API_URL]
     command: "cat {{f}} *.txt > out; echo {{p}} $MODE >> out"
 """
 
@@ -245,6 +246,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str], dict[str, str], st
     "variable": (edit("MLproject", "MODE: fast", "MODE: slow"), [], {}, "variable-changed"),
     "new variable": (edit("MLproject", "MODE: fast", "MODE: fast, X: y"), [], {},
                      "variable-changed"),
+    "variable of the caller": (lambda _: None, [], {"API_URL": "x"}, "variable-changed"),
+    "empty variable of the caller": (lambda _: None, [], {"API_URL": ""}, "variable-changed"),
+    "new name under key_env": (edit("MLproject", "[API_URL]", "[API_URL, X]"), [], {},
+                               "variable-changed"),
     "environment": (write("python_env.yaml", "python: '3'\ndependencies: []\n"), [], {},
                     "environment-changed"),
     "outputs": (edit("MLproject", "[out]", "[out, more]"), [], {}, "outputs-changed"),
@@ -263,6 +268,8 @@ NO_CHANGES: dict[str, Callable[[Path], object]] = {
     "timeout and retries": edit("MLproject", "    outputs",
                                 "    timeout: 5m\n    retries: 2\n    outputs"),
     "pass_env": edit("MLproject", "    outputs", "    pass_env: [FLAVOUR]\n    outputs"),
+    "check_inputs and sandbox": edit("MLproject", "    outputs",
+                                     "    check_inputs: true\n    sandbox: auto\n    outputs"),
     "group's rights": lambda d: (d / "a.txt").chmod(0o640),
 }  # fmt: skip
 
@@ -309,6 +316,23 @@ def test_nothing_else_causes_a_run(name: str, parts: Path, buildrun: Buildrun) -
     NO_CHANGES[name](parts)
     after = planned(buildrun, parts, environ={"FLAVOUR": "mint", "USER": "else"})
     assert (after["state"], after["key"]) == ("up-to-date", before["key"])
+
+
+def test_result_is_that_of_the_callers_variable(project: Project, run: Run) -> None:
+    directory = project(
+        "entry_points: {main: {inputs: [in], outputs: [out], key_env: [URL], "
+        "command: 'echo ${{URL-none}} > out'}}\n",
+        **{"in": ""},
+    )
+    invalid = os.fsdecode(b"\xff"), os.fsdecode(b"\xfe")
+    for value, state in (
+        ("a", "ok"), ("b", "ok"), ("b", "up-to-date"), ("a", "cached"), ("", "ok"), (None, "ok"),
+        (None, "up-to-date"), ("", "cached"), *((text, "ok") for text in invalid),
+    ):  # fmt: skip
+        environ = {} if value is None else {"URL": value}
+        assert run(directory, environ=environ).states == {"main": state}, value
+        shown = "none" if value is None else value
+        assert (directory / "out").read_bytes() == os.fsencode(shown) + b"\n"
 
 
 def test_parameters_that_are_no_text_have_keys_of_their_own(project: Project, run: Run) -> None:

@@ -237,7 +237,7 @@ class NewRun:
         for name in self.untracked:
             context.tracker.variable(name)
         for step in plan.steps:
-            for name, _ in step.env:
+            for name, _ in (*step.env, *step.key_env):
                 context.tracker.variable(name)
         plan_cache.keep(
             lease, context.cwd, context.memo, context.tracker, record, paths, loaded.source.recipe

@@ -61,7 +61,7 @@ def compute(
     key_parts = {
         "command": digest.of_text(text),
         "entry_point": step.entry_point,
-        "env": env,
+        "env": env | dict(step.key_env),
         "environment": environment,
         "inputs": inputs,
         "outputs": sorted(step.outputs),

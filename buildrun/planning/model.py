@@ -1,6 +1,6 @@
 """The records of a plan: what is asked for, its steps, and how each of them ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from buildrun.console import MASK, printable, redact
@@ -152,7 +152,7 @@ def make_plan(
     )
     backend, docker = backend_of(project, request.backend), docker_env(project)
     image = docker.image if docker else None
-    steps = tuple(_step(node, backend, environment, image) for node in nodes)
+    steps = tuple(_step(node, backend, environment, image, request.environ) for node in nodes)
     problems = tuple(problem for node in nodes for problem in node.problems)
     return Plan(project.name, project.root, steps, problems, project.outputs, content, project)
 
@@ -172,7 +172,11 @@ def is_passthrough(plan: Plan) -> bool:
 
 
 def _step(
-    node: "graph.ResolvedStep", backend: str, environment: EnvironmentState, image: str | None
+    node: "graph.ResolvedStep",
+    backend: str,
+    environment: EnvironmentState,
+    image: str | None,
+    environ: Mapping[str, str],
 ) -> Step:
     chosen, rendered = node.entry_point, node.rendered
     return Step(
@@ -195,9 +199,19 @@ def _step(
         downloads=node.downloads,
         secrets=rendered.secrets,
         shown=redact(rendered.shown),
+        key_env=_digests(chosen.key_env, environ),
         check_inputs=chosen.check_inputs,
         sandbox=chosen.sandbox,
     )
+
+
+def _digests(names: Sequence[str], environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return variables with digests of their values, "" for one that is not set."""
+    if not names:
+        return ()
+    from buildrun.store import digest
+
+    return tuple((name, digest.of_text(environ[name]) if name in environ else "") for name in names)
 
 
 def docker_env(project: "ProjectSpec") -> "DockerEnv | None":
