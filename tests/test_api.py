@@ -293,6 +293,7 @@ def test_asynchronous_run_keeps_every_option(
             output="grouped",
             quiet=True,
             tracking="off",
+            check_inputs=True,
         )
         assert run.run_id == "mine"
         assert run.wait()

@@ -11,6 +11,12 @@ import pytest
 from conftest import Buildrun, Project
 from step_helpers import LOCAL, Run, a_run  # noqa: F401
 
+from buildrun.planning import model
+from buildrun.planning.plan_cache import dump_plan, load_plan
+from buildrun.project.model import Sandbox
+from buildrun.project.read import read_project
+from buildrun.store.memo import DependencyTracker
+
 FORMATS = ("text", "json", "mermaid", "dot")
 DIAMOND = """\
 name: diamond
@@ -242,3 +248,32 @@ def test_dry_run_is_the_plan(project: Project, buildrun: Buildrun, store: Path) 
     assert "because `--force` was given" in (
         buildrun("run", directory, LOCAL, "--dry-run", "--force=main").out
     )
+
+
+@pytest.mark.parametrize(
+    ("declared", "sandbox", "expected"),
+    [
+        ("", False, None),
+        ("", True, Sandbox()),
+        ("sandbox: auto, ", False, Sandbox(required=False)),
+        ("sandbox: auto, ", True, Sandbox()),
+        ("sandbox: {allow: [/a]}, ", True, Sandbox(allow=("/a",))),
+        ("sandbox: false, ", True, Sandbox()),
+    ],
+)
+@pytest.mark.parametrize("check_inputs", [True, False])
+def test_options_add_to_what_steps_declare(
+    project: Project, declared: str, sandbox: bool, expected: Sandbox | None, check_inputs: bool
+) -> None:
+    directory = project(f"entry_points: {{main: {{{declared}key_env: [A, B], command: x}}}}\n")
+    spec = read_project(str(directory), DependencyTracker({})).spec
+    assert spec is not None
+    request = model.PlanRequest("main", {}, str(directory), {"A": ""})
+    made = model.make_plan(spec, request, model.EnvironmentState("local", None, True))
+    made = model.guarded(made, check_inputs=check_inputs, sandbox=sandbox)
+    (step,) = made.steps
+    assert (step.check_inputs, step.sandbox) == (check_inputs, expected)
+    assert step.task().pass_env == ("A", "B")
+    assert [bool(digest) for _, digest in step.key_env] == [True, False]
+    remembered = load_plan(json.loads(json.dumps(dump_plan(made))))
+    assert remembered == made._replace(spec=None)

@@ -671,3 +671,21 @@ def test_lone_command_that_is_killed_after_a_signal_ends_as_that_signal_says(
         assert child.wait(timeout=60) == 128 + signal.SIGTERM
     told = json.loads(report.read_text())
     assert (told["status"], told["exit_code"]) == ("cancelled", 143)
+
+
+def test_lone_command_that_is_to_be_checked_runs_as_a_step(
+    project: Project, buildrun: Buildrun
+) -> None:
+    directory = project("entry_points: {main: {command: test -t 0 || echo hi}}\n")
+
+    def ending(*options: str, **variables: str) -> str:
+        outcome = buildrun(directory, LOCAL, *options, environ=variables)
+        assert (outcome.code, outcome.out) == (0, "hi\n"), outcome.err
+        return outcome.err.splitlines()[-1].partition(" in ")[0]
+
+    step, alone = "1 step: 1 ran", "[main] test -t 0 || echo hi"
+    for _ in range(2):
+        assert ending() == alone
+        assert ending(BUILDRUN_CHECK_INPUTS="1") == step
+        assert ending(BUILDRUN_CHECK_INPUTS="0") == alone
+        assert ending("--check-inputs") == step

@@ -16,8 +16,8 @@ _TRACKING = ("on", "optional", "off")
 
 _FLAGS = frozenset(
     {
-        "build_image", "keep_going", "keep_workdir", "locked", "no_cache", "offline", "quiet",
-        "refresh", "remote_cache_write",
+        "build_image", "check_inputs", "keep_going", "keep_workdir", "locked", "no_cache",
+        "offline", "quiet", "refresh", "remote_cache_write", "sandbox",
     }
 )  # fmt: skip
 

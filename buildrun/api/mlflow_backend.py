@@ -35,9 +35,9 @@ _PASSED = {
 # What the user may put there: `backend` and `backend_config` are those of buildrun.
 _OWN = frozenset(
     {
-        "backend", "backend_config", "cache", "force", "jobs", "keep_going", "keep_workdir",
-        "locked", "offline", "output", "quiet", "refresh", "remote_cache", "remote_cache_write",
-        "run_id",
+        "backend", "backend_config", "cache", "check_inputs", "force", "jobs", "keep_going",
+        "keep_workdir", "locked", "offline", "output", "quiet", "refresh", "remote_cache",
+        "remote_cache_write", "run_id", "sandbox",
     }
 )  # fmt: skip
 

@@ -189,7 +189,9 @@ def _parse_config(given: str | None) -> Mapping[str, Any]:
     return config
 
 
-_YES = frozenset({"1", "true", "yes", "on"})
+def is_set(environ: Mapping[str, str], name: str) -> bool:
+    """Return whether the variable says yes."""
+    return environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -229,7 +231,7 @@ def read_cache_options(
             "`--remote-cache-write` has nowhere to write to",
             hint="give `--remote-cache URL`, or set BUILDRUN_REMOTE_CACHE",
         )
-    write = environ.get("BUILDRUN_REMOTE_CACHE_WRITE", "").lower() in _YES
+    write = is_set(environ, "BUILDRUN_REMOTE_CACHE_WRITE")
     return CacheSettings(
         force=None if "" in forced else tuple(forced),
         cache=not arguments.no_cache,

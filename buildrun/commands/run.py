@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from buildrun.environments.provider import PrefixProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
+    from buildrun.planning.parameters import Download
     from buildrun.planning.plan_cache import PlanLease, RunRecord
     from buildrun.planning.quick_check import Watched
+    from buildrun.project.model import ProjectSpec
     from buildrun.tracking.config import RunSpec
 
 
@@ -64,6 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with Kubernetes: return as soon as what can start is submitted",
     )  # fmt: skip
     option("--dry-run", action="store_true", help="show the plan and run nothing")
+    option(
+        "--check-inputs", action="store_true",
+        help="tell of files that commands read or write and do not declare, and keep no result "
+        "that was made from one; or set BUILDRUN_CHECK_INPUTS=1",
+    )  # fmt: skip
+    option(
+        "--sandbox", action="store_true",
+        help="keep commands from files of the project that they do not declare",
+    )  # fmt: skip
     group(parser, command_options.MLFLOW).add_argument(
         "--tracking", choices=tracking_config.MODES,
         help="whether MLflow records the run: also where nothing tells of a tracking server; with "
@@ -126,6 +137,8 @@ def execute(
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
         arguments.provenance and report_file.resolve_provenance(arguments.provenance, cwd),
+        arguments.check_inputs or command_options.is_set(environ, "BUILDRUN_CHECK_INPUTS"),
+        arguments.sandbox,
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
     return runner.carry_out(run, lease)
@@ -171,7 +184,7 @@ class NewRun:
         project_loader.require_valid(context, loaded)
         project = loaded.project
         # What no environment can mend is found before one is built.
-        plan = model.make_plan(project, project_loader.plan_request(context), _UNKNOWN)
+        plan = self._make_plan(project)
         if self._refresh or any(step.secrets for step in plan.steps):
             context.tracker.untrackable = True  # no record for the next run, which would hold them
         command_options.refuse_unknown(self.options.cache, plan)
@@ -201,8 +214,7 @@ class NewRun:
         """Return the plan with its downloads and its environment; raises BuildrunError."""
         context, plan = self.context, self.plan
         if plan.spec is not None and any(step.downloads for step in plan.steps):
-            request = project_loader.plan_request(context)
-            plan = model.make_plan(plan.spec, request, _UNKNOWN, self._downloads.fetch)
+            plan = self._make_plan(plan.spec, self._downloads.fetch)
             context.tracker.untrackable = True  # they are there for this run alone
         executor.check([step.task() for step in plan.steps])
         state, content = self.provider.identify(executor.repository)
@@ -246,6 +258,11 @@ class NewRun:
     def close(self) -> None:
         """Remove what is temporary, and let go of the environment."""
         self._cleanup.close()
+
+    def _make_plan(self, project: ProjectSpec, download: Download | None = None) -> Plan:
+        request, options = project_loader.plan_request(self.context), self.options
+        plan = model.make_plan(project, request, _UNKNOWN, download)
+        return model.guarded(plan, check_inputs=options.check_inputs, sandbox=options.sandbox)
 
     def _watched(self, plan: Plan, encoded: Any) -> Watched | None:
         """Return what tells that all steps are up to date, None where a look at files does not."""

@@ -54,6 +54,7 @@ class RunOptions(NamedTuple):
     jobs: how many steps at once. keep_going: whether a failure stops only what depends on it.
     output: how it is shown, None for what suits. detach: steps are only submitted.
     reports: the absolute paths of reports. provenance: that of the statement on what was made.
+    check_inputs, sandbox: whether all steps are checked, or kept from what they do not declare.
     """
 
     cache: CacheSettings
@@ -64,6 +65,8 @@ class RunOptions(NamedTuple):
     quiet: bool
     reports: tuple[str, ...]
     provenance: str | None = None
+    check_inputs: bool = False
+    sandbox: bool = False
 
 
 class PlanSummary(NamedTuple):

@@ -163,6 +163,22 @@ def with_environment(plan: Plan, state: EnvironmentState, content: str | None) -
     return plan._replace(steps=steps, content=content)
 
 
+def guarded(plan: Plan, *, check_inputs: bool, sandbox: bool) -> Plan:
+    """Return the plan with all its steps checked, sandboxed, or both, as the user asks for."""
+    if check_inputs:
+        plan = plan._replace(steps=tuple(step._replace(check_inputs=True) for step in plan.steps))
+    if not sandbox:
+        return plan
+    from buildrun.project.model import Sandbox
+
+    return plan._replace(
+        steps=tuple(
+            step._replace(sandbox=(step.sandbox or Sandbox())._replace(required=True))
+            for step in plan.steps
+        )
+    )
+
+
 def is_passthrough(plan: Plan) -> bool:
     """Return whether the plan is a lone command that runs as with MLflow: always, and directly."""
     (first, *rest) = plan.steps
