@@ -215,7 +215,7 @@ class _Run:
         """Run the steps whose results are not there yet, and account for all."""
         from buildrun.executors import output
         from buildrun.planning.progress import Progress
-        from buildrun.planning.state import close, open_state, origins_of
+        from buildrun.planning.state import close, conditions_of, open_state, origins_of
         from buildrun.step_runner import StepRunner
 
         context, options, tracking = self._context, self._options, self._tracking
@@ -248,7 +248,8 @@ class _Run:
                 state.results.finish()
         self._recorder.finish_steps(origins or {})
         if quick is not None:
-            quick.note(progress.outcomes.values())
+            names = [step.id for step in plan.steps]
+            quick.note(progress.outcomes.values(), lambda: conditions_of(state.history, names))
 
     def _go_through(
         self,

@@ -384,7 +384,9 @@ class StepRunner:
         self, step: Step, state: OutcomeState, status: StepStatus, started: float, *, saved: float
     ) -> Outcome:
         seconds = time.monotonic() - started
-        outcome = Outcome(step, state, status.reasons, None, seconds, saved=saved)
+        outcome = Outcome(
+            step, state, status.reasons, None, seconds, saved=saved, assurance=status.assurance
+        )
         return self._detailed(outcome, status, time.time() - seconds)
 
     def _detailed(self, outcome: Outcome, status: StepStatus, started: float) -> Outcome:

@@ -151,7 +151,8 @@ def again(buildrun: Buildrun, directory: Path) -> str:
 @pytest.mark.usefixtures("made")
 def test_ls_tells_of_results(buildrun: Buildrun) -> None:
     (row,) = results(buildrun, "ls")
-    assert set(row) == {"key", "project", "step", "entry_point", "bytes", "created", "used"}
+    names = {"key", "project", "step", "entry_point", "bytes", "created", "used", "assurance"}
+    assert set(row) == names
     assert (row["project"], row["step"], row["entry_point"]) == ("steps", "main", "main")
     assert row["key"].startswith("blake3:")
     assert "steps: main" in buildrun("cache", "ls").out

@@ -212,6 +212,11 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
         "--remote-cache-write", action="store_true",
         help="put results there as well; or set BUILDRUN_REMOTE_CACHE_WRITE=1",
     )  # fmt: skip
+    option(
+        "--strict-cache", action="store_true",
+        help="check the inputs of every step that runs, and take and keep only results of steps "
+        "that were checked or ran in a sandbox; or set BUILDRUN_STRICT_CACHE=1",
+    )  # fmt: skip
 
 
 def read_cache_options(
@@ -231,12 +236,13 @@ def read_cache_options(
             "`--remote-cache-write` has nowhere to write to",
             hint="give `--remote-cache URL`, or set BUILDRUN_REMOTE_CACHE",
         )
-    write = is_set(environ, "BUILDRUN_REMOTE_CACHE_WRITE")
     return CacheSettings(
         force=None if "" in forced else tuple(forced),
         cache=not arguments.no_cache,
         remote=given,
-        remote_write=arguments.remote_cache_write or write,
+        remote_write=arguments.remote_cache_write or is_set(environ, "BUILDRUN_REMOTE_CACHE_WRITE"),
+        strict=arguments.strict_cache or is_set(environ, "BUILDRUN_STRICT_CACHE"),
+        remote_strict=is_set(environ, "BUILDRUN_REMOTE_CACHE_STRICT"),
     )
 
 

@@ -203,6 +203,7 @@ def _step_to_json(step: model.Step, status: StepStatus) -> dict[str, Any]:
             "key": status.key,
             "state": status.state,
             "reasons": [reason._asdict() for reason in status.reasons],
+            "assurance": status.assurance,
         },
     }
 
@@ -213,10 +214,11 @@ def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
         state = step.environment
         ready = "ready" if state.ready else "to be built"
         ready += f", {state.lock}" if state.lock else ""
+        sure = "" if status.assurance in (None, "declared") else f"{status.assurance}, "
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",
-            f"{printable(step.id)}: {status.state}, on {step.backend}, {where}",
+            f"{printable(step.id)}: {status.state}, {sure}on {step.backend}, {where}",
             *(f"    {printable(line)}" for line in step.shown.splitlines()),
             *(f"  because {printable(reason.detail)}" for reason in status.reasons),
         ]

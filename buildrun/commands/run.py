@@ -137,7 +137,9 @@ def execute(
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
         arguments.provenance and report_file.resolve_provenance(arguments.provenance, cwd),
-        arguments.check_inputs or command_options.is_set(environ, "BUILDRUN_CHECK_INPUTS"),
+        settings.strict
+        or arguments.check_inputs
+        or command_options.is_set(environ, "BUILDRUN_CHECK_INPUTS"),
         arguments.sandbox,
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
@@ -267,9 +269,10 @@ class NewRun:
     def _watched(self, plan: Plan, encoded: Any) -> Watched | None:
         """Return what tells that all steps are up to date, None where a look at files does not."""
         settings = self.options.cache
-        if settings != CacheSettings(remote=settings.remote, remote_write=settings.remote_write):
+        plain = CacheSettings()
+        if (settings.force, settings.cache) != (plain.force, plain.cache):
             return None
-        return quick_check.watched(plan, digest.key("plan", encoded))
+        return quick_check.watched(plan, digest.key("plan", [encoded, settings.strict]))
 
 
 _UNKNOWN = model.EnvironmentState("", None, False)

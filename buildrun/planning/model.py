@@ -9,6 +9,7 @@ from buildrun.errors import BuildrunError
 if TYPE_CHECKING:
     from buildrun.executors.base import Result, Task, Usage
     from buildrun.planning import graph
+    from buildrun.planning.evidence import Assurance
     from buildrun.planning.parameters import Download
     from buildrun.project.model import DockerEnv, Pattern, ProjectSpec, Sandbox
 
@@ -256,7 +257,7 @@ class Outcome(NamedTuple):
     exit_code: None where no command ran. seconds: that it took now; saved: that its command would
     have taken. log: the path of what it wrote. started: seconds since the epoch, None where it has
     not. usage: of its command. key: of its result. outputs: paths and bytes of the first
-    hundred files.
+    hundred files. assurance: of its result, see ``evidence``; None where none is kept.
     """
 
     step: Step
@@ -270,6 +271,7 @@ class Outcome(NamedTuple):
     usage: "Usage | None" = None
     key: str | None = None
     outputs: tuple[tuple[str, int], ...] = ()
+    assurance: "Assurance | None" = None
 
 
 def label(step: Step) -> str:

@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
@@ -85,10 +85,16 @@ class QuickCheck:
         if self._token is not None:
             known = memo.get(self._memo, watched.name, context.environ, subject=self._subject)
             if known is not None and known["token"] == self._token:
-                self.is_up_to_date, self.seconds = True, float(known["seconds"])
+                self.is_up_to_date = _hold(watched.root, known["conditions"])
+                self.seconds = float(known["seconds"])
 
-    def note(self, outcomes: "Collection[Outcome]") -> None:
-        """Remember that all steps are up to date, if they are, and the files as at first."""
+    def note(
+        self, outcomes: "Collection[Outcome]", conditions: Callable[[], Sequence[Mapping[str, str]]]
+    ) -> None:
+        """Remember that all steps are up to date, if they are, and the files as at first.
+
+        conditions: returns under which the results of the steps count, see ``workspace.conditions``.
+        """
         if (
             self._token is None
             or self._racy  # a file may change again without that being seen
@@ -97,7 +103,11 @@ class QuickCheck:
         ):
             return
         tracker = DependencyTracker(self._context.environ)
-        record = {"token": self._token, "seconds": sum(outcome.saved for outcome in outcomes)}
+        record = {
+            "token": self._token,
+            "seconds": sum(outcome.saved for outcome in outcomes),
+            "conditions": conditions(),
+        }
         memo.put(self._memo, self._watched.name, tracker, record, subject=self._subject)
 
     def _look(self) -> tuple[str | None, bool]:
@@ -124,6 +134,14 @@ class QuickCheck:
             parts += others
         token = xxhash.xxh3_128_hexdigest("\0".join(parts).encode("utf-8", "surrogateescape"))
         return token, any(stat_signature.is_racy(each, began) for each in seen)
+
+
+def _hold(root: str, conditions: Sequence[Mapping[str, str]]) -> bool:
+    if not conditions:
+        return True
+    from buildrun.workspace.conditions import broken
+
+    return all(broken(root, each) is None for each in conditions)
 
 
 def _stat(root: str, paths: Sequence[str], seen: list[bytes]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from buildrun import __version__
 from buildrun.console import printable
 from buildrun.errors import BuildrunError, StoreError
+from buildrun.planning import evidence as evidences
 from buildrun.planning.evidence import DECLARED, Evidence
 from buildrun.planning.model import Step, label
 from buildrun.planning.state import MADE_BY, ProjectState
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 # What to do where a command writes among what is taken for its inputs.
 _WRITES = "if the command wrote it, declare it under `outputs` or name the step's `inputs`"
+
+
+# What to do where strict results are asked for, and a step could not be checked.
+_CHECKABLE = "run it where that can be done, see docs/caching.md, or leave the option out"
 
 
 class ResultPublisher:
@@ -56,11 +61,13 @@ class ResultPublisher:
         with self._mutex:
             obstacle, hint = status.obstacle or (outputs.problems or ("",))[0], ""
             obstacle = obstacle or evidence.obstacle
+            if not obstacle:
+                obstacle, hint = self._refused(evidence)
             if not obstacle and (obstacle := self._changed(status, outputs, upstream)):
                 hint = "" if step.inputs else _WRITES
         if obstacle:
             state.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
-            self.record(step, status._replace(key=""), outputs.digest, seconds)
+            self.record(step, status._replace(key=""), outputs.digest, seconds, DECLARED)
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
             return
@@ -71,7 +78,7 @@ class ResultPublisher:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
             state.results.save(
-                self._manifest(step, status, outputs, seconds, log),
+                self._manifest(step, status, outputs, seconds, log, evidence),
                 outputs,
                 status.inputs,
                 log.path,
@@ -81,9 +88,17 @@ class ResultPublisher:
             text = _describe(error)
             state.console.warn(f"{label(step)} the result is not cached: {text}", remedy or "")
             left = outputs.digest
-        self.record(step, status, outputs.digest, seconds)
+        self.record(step, status, outputs.digest, seconds, evidence)
         with self._mutex:
             state.history.record_leftover(step.id, left)
+
+    def _refused(self, evidence: Evidence) -> tuple[str, str]:
+        """Return why a result with this evidence is not kept, and a remedy, or "" twice."""
+        if self._state.strict and evidence.assurance == "declared":
+            return "its inputs were not checked, and `--strict-cache` asks for that", _CHECKABLE
+        if not evidences.are_sound(evidence.conditions):
+            return "the command looks for too many files that are no inputs", ""
+        return "", ""
 
     def _changed(
         self, status: StepStatus, outputs: FileSet, upstream: Mapping[str, FileSet]
@@ -99,7 +114,13 @@ class ResultPublisher:
         return f"`{printable(names[0])}`{more} changed while the command ran"
 
     def _manifest(
-        self, step: Step, status: StepStatus, outputs: FileSet, seconds: float, log: Log
+        self,
+        step: Step,
+        status: StepStatus,
+        outputs: FileSet,
+        seconds: float,
+        log: Log,
+        evidence: Evidence,
     ) -> Manifest:
         from buildrun.store.manifest import Manifest
 
@@ -119,18 +140,33 @@ class ResultPublisher:
             seconds=round(seconds, 3),
             created=time.time(),
             producer=__version__,
-            details={**self._details(step, status), "run": os.path.basename(self._state.logs)},
+            details={
+                **self._details(step, status, evidence),
+                "run": os.path.basename(self._state.logs),
+            },
         )
 
-    def record(self, step: Step, status: StepStatus, outputs: str, seconds: float) -> None:
-        """Note in the project's history how the step ended; outputs: their digest."""
+    def record(
+        self,
+        step: Step,
+        status: StepStatus,
+        outputs: str,
+        seconds: float,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Note in the project's history how the step ended.
+
+        outputs: their digest. evidence: of a command that ran; None: of the result in ``status``.
+        """
         parts = status.parts
         if parts is None or status.inputs is None:
             return
+        if evidence is None and status.manifest is not None:
+            evidence = evidences.from_details(status.manifest.details)
         last = StepRecord(
             status.key or "",
             parts.key_parts,
-            self._details(step, status),
+            self._details(step, status, evidence or DECLARED),
             status.inputs.digest,
             outputs,
             round(seconds, 3),
@@ -139,9 +175,10 @@ class ResultPublisher:
             if self._state.store_results and self._state.history.last(step.id) != last:
                 self._state.history.add(step.id, last)
 
-    def _details(self, step: Step, status: StepStatus) -> Mapping[str, Any]:
+    def _details(self, step: Step, status: StepStatus, evidence: Evidence) -> Mapping[str, Any]:
         """Return what else is worth knowing of a result."""
         details = status.parts.details if status.parts is not None else {}
+        details = {**details, **evidences.to_details(evidence)}
         made_by = (self._state.origins or {}).get(step.id)
         if made_by is None and status.manifest is not None:
             made_by = status.manifest.details.get(MADE_BY)

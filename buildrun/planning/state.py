@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from buildrun.planning import evidence
 from buildrun.planning.context import CacheSettings
 from buildrun.planning.model import Plan
 from buildrun.planning.step_history import History
@@ -24,9 +25,9 @@ MADE_BY = "mlflow_run"
 class ProjectState(NamedTuple):
     """Where a plan is worked on, and with what.
 
-    logs: the run's directory for them. store_results: whether results are kept. origins: the
-    MLflow runs that make the results, by step; None where nothing is tracked. environ: the caller's
-    variables.
+    logs: the run's directory for them. store_results: whether results are kept; strict: only those
+    whose inputs were checked. origins: the MLflow runs that make the results, by step; None where
+    nothing is tracked. environ: the caller's variables.
     """
 
     plan: Plan
@@ -40,6 +41,7 @@ class ProjectState(NamedTuple):
     store_results: bool
     environ: Mapping[str, str]
     origins: dict[str, str] | None = None
+    strict: bool = False
 
 
 def open_state(
@@ -61,7 +63,10 @@ def open_state(
     root, salt = plan.root, environ.get("BUILDRUN_SALT") or None
     fingerprints = fingerprints_of(root, home, write=write)
     history = History(home.about(root, "steps"), write=write)
-    results = ActionCache(home, root, _remote(settings, console), write=write)
+    results = ActionCache(
+        home, root, _remote(settings, console), write=write,
+        shareable=evidence.is_checked if settings.remote_strict else None,
+    )  # fmt: skip
     staleness = StalenessCheck(
         plan,
         fingerprints,
@@ -69,14 +74,18 @@ def open_state(
         history,
         salt=salt,
         options=CheckOptions(
-            None if settings.force is None else frozenset(settings.force), settings.cache
+            None if settings.force is None else frozenset(settings.force),
+            settings.cache,
+            settings.strict,
+            settings.remote_strict,
         ),
         explain=explain,
     )
     keep = write and settings.cache
     return ProjectState(
-        plan, home, staleness, fingerprints, results, history, console, logs, keep, environ
-    )
+        plan, home, staleness, fingerprints, results, history, console, logs, keep, environ,
+        strict=settings.strict,
+    )  # fmt: skip
 
 
 def fingerprints_of(root: str, home: Home, *, write: bool = True) -> Fingerprints:
@@ -95,6 +104,13 @@ def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def conditions_of(history: History, steps: Iterable[str]) -> list[Mapping[str, str]]:
+    """Return the conditions under which the last results of steps count, where there are any."""
+    last = [history.last(step) for step in steps]
+    found = [evidence.from_details(each.details).conditions for each in last if each is not None]
+    return [conditions for conditions in found if conditions]
+
+
 def close(state: ProjectState) -> None:
     """Save what was found out."""
     state.fingerprints.save()
@@ -106,4 +122,6 @@ def _remote(settings: CacheSettings, console: "Console") -> "Remote | None":
         return None
     from buildrun.store.remote.client import Remote
 
-    return Remote(settings.remote, write=settings.remote_write, warn=console.warn)
+    return Remote(
+        settings.remote, write=settings.remote_write, warn=console.warn, note=console.note
+    )

@@ -2,12 +2,13 @@
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import listed, printable
 from buildrun.errors import ProjectError
-from buildrun.planning import action_key
+from buildrun.planning import action_key, evidence
 from buildrun.planning.action_key import ActionKey
 from buildrun.planning.model import NO_OUTPUTS, CacheState, Plan, Reason, Step
 from buildrun.planning.upstream import Upstream
@@ -30,6 +31,7 @@ class StepStatus(NamedTuple):
     manifest: of a hit. obstacle: why the result of a run could not be kept, else "".
     paths: what lay at the step's paths when the key was made.
     on_disk: paths of outputs as they are on disk now; None where nobody looked.
+    assurance: of the result that is there or will be restored, else None.
     """
 
     state: CacheState
@@ -42,17 +44,20 @@ class StepStatus(NamedTuple):
     obstacle: str = ""
     on_disk: "FileSet | None" = None
     paths: "tuple[FileSet, ...]" = ()
+    assurance: evidence.Assurance | None = None
 
 
 class CheckOptions(NamedTuple):
     """What the user asked of the cache.
 
     force: ids or entry points that run in any case; None means all of them.
-    cache: whether results are looked for and kept.
+    cache: whether results are looked for and kept. strict, remote_strict: see ``CacheSettings``.
     """
 
     force: frozenset[str] | None = frozenset()
     cache: bool = True
+    strict: bool = False
+    remote_strict: bool = False
 
     def forced(self, step: Step) -> bool:
         """Return whether the step runs in any case."""
@@ -148,21 +153,41 @@ class StalenessCheck:
             return status._replace(reasons=(Reason("output-outside", leaving),), obstacle=leaving)
         if self._options.forced(step):
             return status._replace(reasons=(_FORCED,))
-        if whole and last is not None and last.key == key and last.outputs == on_disk.digest:
-            return status._replace(state="up-to-date", outputs=on_disk.digest, reasons=_UP_TO_DATE)
-        manifest = self._results.find(key)
-        if manifest is not None and whole and manifest.outputs == on_disk.digest:
+        refused: dict[Reason, None] = {}
+        counts = partial(self._counts, refused)
+        made = whole and last is not None and (last.key, last.outputs) == (key, on_disk.digest)
+        if made and last is not None and counts(last.details, False):
             return status._replace(
-                state="up-to-date", outputs=on_disk.digest, manifest=manifest, reasons=_UP_TO_DATE
+                state="up-to-date",
+                outputs=on_disk.digest,
+                reasons=_UP_TO_DATE,
+                assurance=evidence.assurance_of(last.details),
             )
-        reasons = self._reasons(step, status, last)
+        manifest = self._results.find(key, counts)
         if manifest is None:
+            reasons = (*refused, *self._reasons(step, status, last))
             if on_disk.problems:
                 reasons = (Reason("output-outside", on_disk.problems[0]),)
             return status._replace(reasons=reasons)
+        current = whole and manifest.outputs == on_disk.digest
         return status._replace(
-            state="hit", outputs=manifest.outputs, manifest=manifest, reasons=reasons
+            state="up-to-date" if current else "hit",
+            outputs=manifest.outputs,
+            manifest=manifest,
+            reasons=_UP_TO_DATE if current else (*refused, *self._reasons(step, status, last)),
+            assurance=evidence.assurance_of(manifest.details),
         )
+
+    def _counts(
+        self, refused: dict[Reason, None], details: Mapping[str, Any], remote: bool
+    ) -> bool:
+        """Return whether a result with these details counts, else note why not in ``refused``."""
+        options = self._options
+        strict = options.strict or (remote and options.remote_strict)
+        reason = evidence.refusal(self._plan.root, details, strict=strict)
+        if reason is not None:
+            refused[reason] = None
+        return reason is None
 
     def _leaving(self, step: Step) -> str:
         """Return which output is a link out of the project, where no restore may go; or ""."""

@@ -33,7 +33,7 @@ class StepDetails(TypedDict, total=False):
     started: seconds since the epoch. cpu_seconds: of user and system, with all processes that it
     waited for. peak_memory: bytes, of the largest of its processes, or of its container.
     parameters, command: without secrets. image: by digest. key: of its result. saved: seconds that
-    its command would have taken.
+    its command would have taken. assurance: ``declared``, ``checked`` or ``sandboxed``.
     """
 
     started: float | None
@@ -48,6 +48,7 @@ class StepDetails(TypedDict, total=False):
     key: str | None
     saved: float
     outputs: list[OutputReport]
+    assurance: str | None
 
 
 class StepReport(StepDetails):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from buildrun.errors import StoreError
 from buildrun.store import cas, listing
@@ -26,27 +26,46 @@ if TYPE_CHECKING:
 # Manifests looked at for one like a new result.
 _LOOKED_AT = 500
 
+# Takes the details of a result, and whether it comes from the remote cache; returns whether the
+# result counts.
+Accept = Callable[[Mapping[str, Any], bool], bool]
+
 
 class ActionCache:
     """The results for one project; may be used by several threads.
 
-    remote: asked where this machine has nothing. write: False leaves the disk alone.
+    remote: asked where this machine has nothing. write: False leaves the disk alone. shareable:
+    whether the remote cache is to have a result with these details; None: any.
     """
 
-    def __init__(self, home: Home, root: str, remote: Remote | None, *, write: bool) -> None:
+    def __init__(
+        self,
+        home: Home,
+        root: str,
+        remote: Remote | None,
+        *,
+        write: bool,
+        shareable: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
         """Take the places; nothing is read yet."""
         self._home = home
         self._root = root
         self._remote = remote
         self._write = write
+        self._shareable = shareable or (lambda _: True)
         self._distrusted: set[str] = set()
         self._whole: Manifest | None = None
 
-    def find(self, key: str) -> Manifest | None:
-        """Return the result of a key whose contents are all to be had, or None."""
+    def find(self, key: str, accept: Accept = lambda *_: True) -> Manifest | None:
+        """Return the result of a key whose contents are all to be had, or None.
+
+        accept: is asked of each result that is found, here and then in the remote cache.
+        """
         if key in self._distrusted:
             return None
         manifest = load(self._home, key)
+        if manifest is not None and not accept(manifest.details, False):
+            manifest = None
         if manifest is not None and (
             self._remote is not None
             or manifest == self._whole
@@ -58,7 +77,8 @@ class ActionCache:
             # What is lost from here on is noticed when it is restored.
             self._whole = manifest
             return manifest
-        return self._find_remotely(key)
+        manifest = self._find_remotely(key)
+        return manifest if manifest is not None and accept(manifest.details, True) else None
 
     def listing(self, digest: str) -> tuple[Entry, ...] | None:
         """Return a listing that only explains, such as that of inputs; None where it is lost."""
@@ -97,7 +117,7 @@ class ActionCache:
         if not cas.has(home, manifest.inputs):
             remote.fetch_many([(manifest.inputs, self._place(manifest.inputs), None)])
         path = path_of(home, manifest.key)
-        if manifest_at(path) is None:
+        if manifest_at(path) != manifest:  # none, or one that does not count here
             cas.publish(path, encode(manifest))
 
     def fetch_log(self, manifest: Manifest, path: str) -> bool:
@@ -123,11 +143,21 @@ class ActionCache:
         if self._remote is None or not self._remote.writes:
             return
         stored = load(self._home, key)
-        if stored is not None and self._remote.manifest(key) is None:
+        if stored is None or self._is_withheld(stored):
+            return
+        there = self._find_remotely(key)
+        if there is None or not self._shareable(there.details):
             self._upload(stored)
 
+    def _is_withheld(self, stored: Manifest) -> bool:
+        """Return whether a result stays here, and say so."""
+        withheld = not self._shareable(stored.details)
+        if withheld and self._remote is not None:
+            self._remote.withhold()
+        return withheld
+
     def _upload(self, stored: Manifest) -> None:
-        if self._remote is None:
+        if self._remote is None or not self._remote.writes or self._is_withheld(stored):
             return
         named = []
         for digest in all_digests(self._home, stored):

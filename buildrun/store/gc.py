@@ -67,6 +67,7 @@ def _entry(file: File, manifest: Manifest | None, size: int, own: int) -> CacheE
     for name in ("project", "step", "entry_point"):
         row[name] = "" if manifest is None else getattr(manifest, name)
     row |= {"bytes": size, "created": manifest.created if manifest else file.used}
+    row["assurance"] = manifest.details.get("assurance", "declared") if manifest else None
     about = f"{printable(row['project'])}: {printable(row['step'])}"
     return CacheEntry(
         "result",

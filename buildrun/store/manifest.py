@@ -22,8 +22,8 @@ class Manifest(NamedTuple):
     key: the digest of ``parts``. inputs, outputs: digests of listings. declared: outputs as
     declared, ``dir/`` with its slash. log: the digest of what the command wrote, both streams in
     order; streams: runs of (1 or 2, bytes) of it. seconds: what the command took. created: since
-    the epoch. details: JSON that explains and decides nothing;
-    ``run`` is the run that made it.
+    the epoch. details: JSON that is no part of the key: ``run`` is the run that made it; the rest
+    explains, or tells whether the result counts, which whoever asks for it decides.
     """
 
     key: str

@@ -266,6 +266,7 @@ class RunRecorder:
 
     def _unchanged(self, plan: Plan) -> Iterator[Outcome]:
         """Yield the steps of a plan in which nothing has changed."""
+        from buildrun.planning import evidence
         from buildrun.planning.model import Outcome, Reason
         from buildrun.planning.state import fingerprints_of
         from buildrun.planning.step_history import History
@@ -279,6 +280,7 @@ class RunRecorder:
             yield Outcome(
                 step, "up-to-date", (Reason(**_UNCHANGED),),
                 saved=saved, started=now, key=key, outputs=made.sizes(),
+                assurance=last and evidence.assurance_of(last.details),
             )  # fmt: skip
 
 
@@ -308,6 +310,7 @@ def _step_report(outcome: Outcome, image: ResolvedImage | None) -> StepReport:
         "key": outcome.key,
         "saved": round(outcome.saved, 3),
         "outputs": [{"path": path, "bytes": size} for path, size in outcome.outputs],
+        "assurance": outcome.assurance,
     }
 
 

@@ -40,16 +40,24 @@ class Remote:
     """
 
     def __init__(
-        self, url: str, *, write: bool, warn: Callable[[str, str], None], seconds: float = 10.0
+        self,
+        url: str,
+        *,
+        write: bool,
+        warn: Callable[[str, str], None],
+        note: Callable[[str], None] = lambda _: None,
+        seconds: float = 10.0,
     ) -> None:
         """Connect to nothing yet; url: what fsspec knows, or a directory.
 
-        warn: is called with a message and a hint, by any thread. seconds: without any progress.
+        warn: is called with a message and a hint, by any thread; note: with a message. seconds:
+        without any progress.
         """
         self.writes = write
         # A later change of directory must not lead elsewhere.
         self._url = url if "://" in url else os.path.abspath(os.path.expanduser(url))
         self._warn = warn
+        self._note = note
         self._downloads = TransferPool(fs.width(url), seconds)
         self._uploads = TransferPool(fs.width(url), seconds)
         self._lock = threading.Lock()
@@ -90,6 +98,14 @@ class Remote:
     def refuse(self, key: str, why: str) -> None:
         """Warn that a manifest that came is not used, such as for "is not JSON"."""
         self._distrust(name_of("results", key), why)
+
+    def withhold(self) -> None:
+        """Say that a result is not put there because it was made without checks."""
+        with self._lock:
+            told = "withheld" in self._told
+            self._told.add("withheld")
+        if not told:
+            self._note("results whose inputs were not checked are not put into the remote cache")
 
     def upload(self, key: str, manifest: bytes, blobs: Sequence[tuple[str, str, int]]) -> None:
         """Queue a result: its contents that are not there, then its manifest.
