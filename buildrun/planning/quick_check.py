@@ -93,7 +93,7 @@ class QuickCheck:
     ) -> None:
         """Remember that all steps are up to date, if they are, and the files as at first.
 
-        conditions: returns under which the results of the steps count, see ``workspace.conditions``.
+        conditions: returns those under which results of the steps count, one mapping a step.
         """
         if (
             self._token is None
