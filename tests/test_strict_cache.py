@@ -16,6 +16,9 @@ import pytest
 from conftest import Buildrun, Outcome, Project
 from step_helpers import LOCAL
 
+from buildrun.planning.evidence import Evidence
+from buildrun.planning.result_publisher import ResultPublisher
+
 TWO = """\
 name: sure
 entry_points:
@@ -120,6 +123,73 @@ def settled(runs: Runs, store: Path) -> Settled:
     return settle
 
 
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evidence], None]:
+    """Return a function after which every command that runs has left this evidence."""
+    publish: Any = ResultPublisher.publish
+
+    def leave(evidence: Evidence) -> None:
+        def publish_with(self: ResultPublisher, *arguments: Any) -> None:
+            publish(self, *arguments[:6], evidence)
+
+        monkeypatch.setattr(ResultPublisher, "publish", publish_with)
+
+    return leave
+
+
+# -- what is kept of a command that was watched ---------------------------------------------------
+
+
+def test_evidence_is_kept_with_the_result(
+    runs: Runs, store: Path, watched: Callable[[Evidence], None]
+) -> None:
+    watched(Evidence("checked", {"override.cfg": ""}))
+    assert "not cached" not in runs.run(STRICT).err
+    for _, manifest in manifests(store):
+        assert manifest["details"]["assurance"] == "checked"
+        assert manifest["details"]["conditions"] == {"override.cfg": ""}
+    shutil.rmtree(next(store.glob("**/results")))  # the project's history has it as well
+    for _ in range(2):
+        assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
+    (runs.directory / "override.cfg").write_text("over\n")
+    assert runs.reasons(STRICT)[1][0] == "lookup-changed"
+    watched(Evidence("checked", {"override.cfg": "file"}))
+    assert runs.states(STRICT) == ["ok", "ok"]
+    assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
+    (runs.directory / "override.cfg").unlink()
+    assert runs.states(STRICT) == ["ok", "ok"]
+
+
+def test_strict_run_keeps_nothing_that_was_not_checked(
+    runs: Runs, store: Path, watched: Callable[[Evidence], None]
+) -> None:
+    watched(Evidence())
+    done = runs.run(STRICT)
+    fact = (
+        "the result is not cached: its inputs were not checked, and `--strict-cache` asks for that"
+    )
+    assert f"[first] {fact}" in done.err
+    assert f"[main] {fact}" in done.err
+    assert not list(manifests(store))
+    assert runs.states(STRICT) == ["ok", "ok"]
+
+
+def test_result_with_too_many_conditions_is_not_kept(
+    runs: Runs, store: Path, watched: Callable[[Evidence], None]
+) -> None:
+    watched(Evidence("checked", {f"x{number}": "" for number in range(100_001)}))
+    assert "the command looks for too many files that are no inputs" in runs.run().err
+    assert not list(manifests(store))
+
+
+def test_obstacle_of_a_check_is_told(
+    runs: Runs, store: Path, watched: Callable[[Evidence], None]
+) -> None:
+    watched(Evidence("checked", obstacle="the command read `x`"))
+    assert "[first] the result is not cached: the command read `x`" in runs.run(STRICT).err
+    assert not list(manifests(store))
+
+
 # -- strict: only what was checked ----------------------------------------------------------------
 
 
@@ -132,6 +202,7 @@ def test_strict_run_takes_no_result_that_was_not_checked(
     assert runs.states() == ["ok", "ok"]
     assert runs.states() == ["up-to-date", "up-to-date"]
     fact = "its result was made without its inputs being checked"
+    assert runs.plan()[0]["state"] == "up-to-date"
     assert runs.reasons(*arguments, **environ) == [("miss", ""), ("not-checked", fact)]
     assert runs.states(*arguments, **environ)[0] == "ok"
     assert runs.steps[0]["reasons"][0] == {"code": "not-checked", "detail": fact}

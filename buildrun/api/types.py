@@ -29,11 +29,12 @@ class EnvironmentReport(TypedDict):
 
 
 class CacheReport(TypedDict):
-    """How a step's result stands."""
+    """How a step's result stands; assurance: None where there is none."""
 
     key: str | None
     state: Literal["uncached", "up-to-date", "hit", "miss"]
     reasons: list[ReasonReport]
+    assurance: Literal["declared", "checked", "sandboxed"] | None
 
 
 class PlanStep(TypedDict):
