@@ -60,7 +60,8 @@ class Task(NamedTuple):
     outputs: paths, below the project's directory. paths: names and values of `path` parameters.
     env: variables with values; pass_env: names of the caller's variables for containers.
     timeout: seconds. retries: how often it may run again after a failure. declared_only: it is to
-    find no file of the project but its inputs, and outputs of steps before it.
+    find no file of the project but its inputs, and outputs of steps before it. check_inputs: it is
+    to be watched for what it reads. network: whether it may use the network.
     """
 
     id: str
@@ -76,6 +77,8 @@ class Task(NamedTuple):
     retries: int = 0
     secret: bool = False
     declared_only: bool = False
+    check_inputs: bool = False
+    network: bool = True
 
 
 def upstream(tasks: Mapping[str, Task], task: Task) -> list[Task]:
@@ -148,6 +151,7 @@ class Result(NamedTuple):
     timed_out: whether the command was ended by its timeout.
     detached: it was only handed over, and how it ends is not known yet.
     usage: None where that is not known.
+    sandboxed: the executor has seen to it that no file of the project was there but those declared.
     """
 
     exit_code: int
@@ -155,6 +159,7 @@ class Result(NamedTuple):
     timed_out: bool = False
     detached: bool = False
     usage: Usage | None = None
+    sandboxed: bool = False
 
     def describe(self, timeout: float | None) -> str:
         """Return how it ended, for people; timeout: that it had, in seconds."""

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun import __version__
-from buildrun.executors import container_mounts, docker_cli, docker_reaper, local
+from buildrun.console import printable
+from buildrun.executors import (
+    container_mounts,
+    container_sandbox,
+    docker_cli,
+    docker_reaper,
+    local,
+)
 from buildrun.executors.base import (
     Job,
     OutputSink,
@@ -37,6 +44,7 @@ class DockerExecutor:
         """Take the context; no engine is asked yet."""
         self._context = context
         self._tasks: dict[str, Task] = {}
+        self._shows_project = False
 
     @classmethod
     def open(cls, context: ExecutorContext) -> DockerExecutor:
@@ -50,8 +58,18 @@ class DockerExecutor:
         docker_reaper.reap_abandoned(directory(home), environ)
 
     def check(self, tasks: Sequence[Task]) -> None:
-        """Take the steps; containers can run any of them."""
+        """Take the steps; raises BuildrunError for a network that is forbidden and asked for."""
         self._tasks = {task.id: task for task in tasks}
+        context = self._context
+        container_sandbox.warn_unwatched(tasks, context.console)
+        container_sandbox.require_no_network(tasks, context.containers.arguments)
+        if any(task.declared_only for task in tasks):
+            for place in container_sandbox.project_mounts(context):
+                self._shows_project = True
+                context.console.warn(
+                    f"`{printable(place)}` is mounted: `sandbox` keeps no file there from commands",
+                    "remove it from `docker_env.volumes` or `-A`, and declare `inputs`",
+                )
 
     def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result:
         """Run the job in a container of its own, see ``Executor``."""
@@ -65,7 +83,8 @@ class DockerExecutor:
         try:
             if runner is not None and sink is not None:
                 result = self._run_captured(job, container, environ, runner, sink)
-                return result._replace(usage=None)
+                is_alone = job.task.declared_only and not self._shows_project
+                return result._replace(usage=None, sandboxed=is_alone)
             terminal = sys.stdin.isatty() and sys.stdout.isatty()
             argv = docker_cli.run_argv(container, stdin=True, terminal=terminal)
             result = local.execute(Job("", job.cwd, environ, None, argv, job.log))
@@ -98,23 +117,31 @@ class DockerExecutor:
         create = Job("", job.cwd, environ, None, docker_cli.create_argv(container))
         result = runner.run(create, _errors_only(sink))
         if result.exit_code == 0:
-            docker_files.copy_in(*place, self._inputs(job.task), environ)
+            docker_files.copy_in(*place, *self._inputs(job.task), environ)
             start = ("docker", "start", "--attach", container.name)
             result = runner.run(Job("", job.cwd, environ, job.timeout, start), sink)
             if result.exit_code == 0 and result.interrupted is None:
                 docker_files.copy_out(*place, job.task.outputs, environ)
         return result
 
-    def _inputs(self, task: Task) -> list[str]:
-        """Return what goes into the container: what the step declares, and what was made for it."""
+    def _inputs(self, task: Task) -> tuple[Sequence[str], Sequence[str]]:
+        """Return what goes into the container: whole directories and files, and such alone.
+
+        That is what the step declares, and what was made for it.
+        """
+        made = [path for before in upstream(self._tasks, task) for path in before.outputs]
+        if task.declared_only:
+            from buildrun.workspace.declared import declared_files
+
+            root = self._context.root
+            files, directories = declared_files(root, task.inputs, (*task.outputs, *made))
+            return made, (*directories, *files)
         from buildrun.workspace import glob
 
-        root = os.fsencode(self._context.root)
-        declared = [
-            os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text)
-        ]
-        made = [path for before in upstream(self._tasks, task) for path in before.outputs]
-        return [path for path in dict.fromkeys((*declared, *made)) if path not in ("", ".")]
+        top = os.fsencode(self._context.root)
+        declared = [os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(top, text)]
+        found = dict.fromkeys((*declared, *made))
+        return [path for path in found if path not in ("", ".")], ()
 
 
 def container_for(
@@ -143,9 +170,11 @@ def container_for(
     volumes += tuple(f"{path}:{path}" for path in dict.fromkeys(path for _, path in task.paths))
     volumes += _artifact_volume(job.artifacts)
     name, arguments = docker_cli.container_name(options.arguments)
+    without_code = task.declared_only and image.below
+    is_cut_off = not task.network and not container_sandbox.networks(arguments)
     return Container(
         name=name or f"buildrun-{os.urandom(8).hex()}",
-        image=image.id,
+        image=image.below if without_code else image.id,
         program=program(task.command, python=image.python),
         environ=seen,
         arguments=arguments,
@@ -156,6 +185,8 @@ def container_for(
             ("buildrun.root", context.root),
         ),
         user=_user(image, volumes, options.arguments),
+        workdir=image.workdir if without_code else None,
+        network="none" if is_cut_off else "",
     )
 
 

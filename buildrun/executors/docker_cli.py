@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from buildrun.errors import UsageError
@@ -22,7 +23,8 @@ class Container(NamedTuple):
 
     image: an id, never a name that can move. program: what the container runs, as words.
     environ: variables to set in it. arguments: further ones for `docker run`, the user's.
-    volumes: as `-v` takes them. labels: names and values. user: None for the image's own.
+    volumes: as `-v` takes them. labels: names and values. user, workdir: None for the image's own.
+    network: "" for the engine's usual one.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Container(NamedTuple):
     volumes: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     user: str | None = None
+    workdir: str | None = None
+    network: str = ""
 
 
 def run_argv(container: Container, *, stdin: bool, terminal: bool) -> tuple[str, ...]:
@@ -98,7 +102,14 @@ def container_name(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
 
 def sets_user(words: Sequence[str]) -> bool:
     """Return whether the user's own arguments say as whom the container runs."""
-    return any(word in ("-u", "--user") or word.startswith("--user=") for word in words)
+    return bool(values_of(words, "-u", "--user"))
+
+
+def values_of(words: Sequence[str], *names: str) -> tuple[str, ...]:
+    """Return the values of an option, which has these names, among the user's arguments."""
+    found = [after for word, after in pairwise((*words, "")) if word in names]
+    long = [word.partition("=") for word in words if word.startswith("--")]
+    return (*found, *(value for name, equals, value in long if equals and name in names))
 
 
 def _options(container: Container) -> tuple[str, ...]:
@@ -107,6 +118,10 @@ def _options(container: Container) -> tuple[str, ...]:
         words += ["--label", f"{name}={value}"]
     if container.user is not None:
         words += ["--user", container.user]
+    if container.workdir is not None:
+        words += ["--workdir", container.workdir]
+    if container.network:
+        words += ["--network", container.network]
     # tini then passes signals on to all that the command has started, not to a shell alone.
     words += ["--env", "TINI_KILL_PROCESS_GROUP=1"]
     for name, value in container.environ.items():

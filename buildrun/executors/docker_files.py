@@ -15,14 +15,25 @@ _NULL = subprocess.DEVNULL
 
 
 def copy_in(
-    name: str, workdir: str, root: str, paths: Sequence[str], environ: Mapping[str, str]
+    name: str,
+    workdir: str,
+    root: str,
+    paths: Sequence[str],
+    alone: Sequence[str],
+    environ: Mapping[str, str],
 ) -> None:
     """Copy files and directories of the project into a container that is not yet started.
 
     workdir: where they go, an absolute path. paths: relative to the root; absent ones are passed
-    over. Raises ExecutionError.
+    over. alone: paths of which directories go without what is in them; anybody may read these.
+    Raises ExecutionError.
     """
-    there = [path.rstrip("/") for path in paths if os.path.lexists(os.path.join(root, path))]
+    wanted = [*((path, True) for path in paths), *((path, False) for path in alone)]
+    there = [
+        (path.rstrip("/"), whole)
+        for path, whole in wanted
+        if os.path.lexists(os.path.join(root, path))
+    ]
     if not there:
         return
     child = _docker_cp(("--archive=false", "-", f"{name}:/"), environ, stdin=subprocess.PIPE)
@@ -30,11 +41,12 @@ def copy_in(
         raise AssertionError(child.args)
     try:
         with child.stdin, tarfile.open(fileobj=child.stdin, mode="w|") as archive:
-            for path in there:
+            for path, whole in there:
                 archive.add(
                     os.path.join(root, path),
                     arcname=f"{workdir.strip('/')}/{path}".lstrip("/"),
-                    filter=_as_root,
+                    recursive=whole,
+                    filter=_as_root if whole else _readable,
                 )
     except BrokenPipeError:
         pass  # what it says on its standard error is the reason
@@ -94,6 +106,13 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
+
+
+def _readable(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Give a member the rights that it has in an image with the project's code."""
+    if not member.issym():
+        member.mode = 0o755 if member.isdir() or member.mode & stat.S_IXUSR else 0o644
+    return _as_root(member)
 
 
 def _is_absence(message: str) -> bool:

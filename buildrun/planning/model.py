@@ -92,6 +92,8 @@ class Step(NamedTuple):
             retries=self.retries,
             secret=bool(self.secrets),
             declared_only=self.sandbox is not None and self.inputs is not None,
+            check_inputs=self.check_inputs,
+            network=self.sandbox is None or self.sandbox.network,
         )
 
     @property
