@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from buildrun.console import holds
-from buildrun.executors import container_command, container_mounts, docker_cli
+from buildrun.console import holds, printable
+from buildrun.errors import ExecutionError
+from buildrun.executors import (
+    container_command,
+    container_mounts,
+    container_sandbox,
+    docker_cli,
+)
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
 from buildrun.executors.kubernetes import config as kubernetes_config
 from buildrun.executors.kubernetes import job_runner, manifest
@@ -18,6 +24,7 @@ from buildrun.executors.kubernetes.cluster import Cluster
 from buildrun.executors.kubernetes.manifest import MOUNT, Identity, JobSpec
 from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.store import digest, runs
+from buildrun.store.files import is_within
 from buildrun.store.memo import Memo
 
 if TYPE_CHECKING:
@@ -73,9 +80,23 @@ class KubernetesExecutor:
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Take the steps; raises BuildrunError for what no pod could have."""
+        for task in tasks:
+            if not task.network:
+                raise ExecutionError(
+                    f"`sandbox` of the step `{printable(task.id)}` has `network: false`, "
+                    "which is not possible in pods",
+                    hint="leave it out; a NetworkPolicy of the cluster keeps pods off the network",
+                )
         self._staging.check(tasks)
         for task in tasks:
             self._variables(task)  # what is not set is told before anything is built
+        container_sandbox.warn_unwatched(tasks, self._context.console)
+        if self._covering and any(task.declared_only for task in tasks):
+            self._context.console.warn(
+                f"the Job template mounts `{printable(self._covering[0])}`: `sandbox` keeps no "
+                "file there from commands",
+                f"mount it outside of `{docker_cli.CODE}`",
+            )
 
     def close(self, *, interrupted: bool) -> None:
         """Wait until what was deleted is gone, unless the run was interrupted."""
@@ -120,7 +141,7 @@ class KubernetesExecutor:
             files = staging.stage_inputs(task, spec.name, program, docker_cli.CODE)
             program = ("python3", f"{MOUNT}/pod_runner.py", f"{MOUNT}/task.json")
             spec = spec._replace(program=program, files=files)
-        return job_runner.run_job(
+        result = job_runner.run_job(
             self._cluster,
             spec,
             runner,
@@ -128,6 +149,16 @@ class KubernetesExecutor:
             lambda last: staging.collect_outputs(task, spec.name, last=last),
             detach=detach,
         )
+        return result._replace(sandboxed=task.declared_only and not self._covering)
+
+    @property
+    def _covering(self) -> list[str]:
+        """Return where the template mounts something in the project's directory, or above it."""
+        mounts = manifest.first_container(self._config.template).get("volumeMounts") or ()
+        paths = [str(mount.get("mountPath")) for mount in mounts if isinstance(mount, dict)]
+        places = [os.path.normpath(path) for path in paths]
+        code = docker_cli.CODE
+        return [path for path in places if is_within(path, code) or is_within(code, path)]
 
     def _in_image(self) -> frozenset[str]:
         """Return the paths of the files that are in the project's image."""
@@ -142,7 +173,8 @@ class KubernetesExecutor:
         """Return what else decides a Job: the template with what the config adds to it."""
         config = self._config._asdict()
         own = {name: config[name] for name in ("template", "resources", "service_account", "queue")}
-        return [own, self._cluster.namespace, task.timeout]
+        only = ("declared only",) if task.declared_only else ()
+        return [own, self._cluster.namespace, task.timeout, *only]
 
     def _variables(self, task: Task) -> tuple[dict[str, str], dict[str, str]]:
         """Return what the container sees, and apart from it what is for the Secret."""

@@ -612,6 +612,9 @@ def run_task(task: "Any") -> int:
     client = HttpClient(task.get("pause", 0.5))
     workdir = _bytes(task["workdir"])
     mask = os.umask(0o002)  # the group may do what the owner may, as in the image
+    if task.get("only") is not None:
+        with _failing(START, "what is not declared cannot be removed", workdir):
+            keep_only(workdir, *(map(_bytes, task["only"][k]) for k in ("keep", "directories")))
     with _failing(FETCH, "inputs cannot be written", workdir):
         _fetch(client, task["inputs"], workdir)
     os.umask(mask)
@@ -622,6 +625,45 @@ def run_task(task: "Any") -> int:
         with _failing(DELIVER, "outputs cannot be delivered", os.fsencode(tempfile.gettempdir())):
             _deliver(client, task, workdir, seconds)
     return code
+
+
+def keep_only(workdir: bytes, keep: "Iterable[bytes]", directories: "Iterable[bytes]") -> None:
+    """Remove what is in a directory and not to be kept, and make some directories in it.
+
+    The paths are relative to it. Volumes that are mounted there stay as they are; if it lies in
+    one itself, all stays. Raises OSError.
+    """
+    top = os.path.realpath(workdir)
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = {_unescaped(line.split(b" ")[4]) for line in file}
+    above = top
+    while above not in mounts and above != b"/":
+        above = os.path.dirname(above)
+    if above == b"/" and os.path.isdir(top):
+        _prune(top, {os.path.join(top, path) for path in keep} | mounts)
+    for path in directories:
+        os.makedirs(os.path.join(top, path), exist_ok=True)
+
+
+def _unescaped(path: bytes) -> bytes:
+    """Return a path of `proc_pid_mountinfo(5)`, which has some characters as octal numbers."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes((int(found.group(1), 8),)), path)
+
+
+def _prune(directory: bytes, kept: "set[bytes]") -> bool:
+    """Remove all that is not kept, and return whether nothing is left."""
+    is_empty = True
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if path in kept:
+            is_empty = False
+        elif not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+        elif _prune(path, kept):
+            os.rmdir(path)
+        else:
+            is_empty = False
+    return is_empty
 
 
 def _fetch(client: "HttpClient", inputs: "Any", workdir: bytes) -> None:

@@ -19,6 +19,7 @@ from buildrun.workspace.names import is_always_ignored
 if TYPE_CHECKING:
     from buildrun.executors.base import Task
     from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery, StagedArchive
+    from buildrun.workspace.declared import DeclaredFiles
 
 
 class FileStaging:
@@ -68,8 +69,8 @@ class FileStaging:
                 return
 
     def is_needed(self, task: Task) -> bool:
-        """Return whether a task's pod gets or gives files."""
-        return bool(self._why(task))
+        """Return whether a task's pod gets, gives or removes files before its command runs."""
+        return task.declared_only or bool(self._why(task))
 
     def command(self, task: Task) -> str:
         """Return the command with the paths that its files have in the pod."""
@@ -85,17 +86,18 @@ class FileStaging:
         """Send what the task needs, and return the files of its Job's Secret."""
         from buildrun.executors.kubernetes import transfer
 
-        there = self._transfer()
         if task.outputs and not self._is_seen:
-            there.arrived(job)  # or the command would run, and its outputs find no place
+            # or the command would run, and its outputs find no place
+            self._transfer().arrived(job)
             self._is_seen = True
         archives = [self._archive_of(before) for before in self._producers(task)]
         if own := self._declared(task):
-            archives.append(there.send(self._root, own))
+            archives.append(self._transfer().send(self._root, own))
         if foreign := self._foreign(task):
-            archives.append(there.send("/", foreign, as_absolute=True))
-        order = there.order(job) if task.outputs else ()
-        text = transfer.task(program, workdir, archives, task.outputs, order)
+            archives.append(self._transfer().send("/", foreign, as_absolute=True))
+        order = self._transfer().order(job) if task.outputs else ()
+        only = self._only(task) if task.declared_only else None
+        text = transfer.task(program, workdir, archives, task.outputs, order, only=only)
         return {"pod_runner.py": transfer.program(), "task.json": text}
 
     def collect_outputs(self, task: Task, job: str, *, last: bool) -> Usage | None:
@@ -149,6 +151,9 @@ class FileStaging:
 
     def _declared(self, task: Task) -> list[str]:
         """Return the declared inputs that are here and not in the image."""
+        if task.declared_only:
+            files = self._declared_files(task).files
+            return [path for path in files if path not in self._in_image]
         root = os.fsencode(self._root)
         made = [path.rstrip("/") for before in self._producers(task) for path in before.outputs]
         found = (os.fsdecode(path) for text in task.inputs for path, _ in glob.expand(root, text))
@@ -159,6 +164,21 @@ class FileStaging:
             and path not in self._in_image
             and not any(path == one or path.startswith(f"{one}/") for one in made)
         ]
+
+    def _declared_files(self, task: Task) -> DeclaredFiles:
+        from buildrun.workspace.declared import declared_files
+
+        made = [path for before in self._producers(task) for path in before.outputs]
+        return declared_files(self._root, task.inputs, (*task.outputs, *made))
+
+    def _only(self, task: Task) -> Mapping[str, Sequence[str]]:
+        """Return what stays of the image in a pod that is to have declared files alone."""
+        from buildrun.workspace.declared import merged
+
+        files, directories = self._declared_files(task)
+        paths = [inside for _, path in task.paths if (inside := self._inside(path)) is not None]
+        keep = merged(self._in_image.intersection(files), self._in_image)
+        return {"keep": [*paths, *keep], "directories": directories}
 
     def _is_in_image(self, path: str) -> bool:
         """Return whether the image has a file, or all files of a directory."""

@@ -161,10 +161,13 @@ def task(
     order: Sequence[str],
     *,
     part: int = PART,
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return what ``task.json`` of a Job says; it holds URLs, so it is a secret.
 
     order: empty where nothing is to be delivered. part: bytes of the first parts of the delivery.
+    only: what the working directory has before the inputs come, ``keep`` of what is there and
+    ``directories``; None for all that is there.
     """
     made = {
         "version": 1,
@@ -178,6 +181,7 @@ def task(
         "deliver": list(order[1:]),
         "done": order[0] if order else None,
         "part": part,
+        "only": only,
     }
     return json.dumps(made, separators=(",", ":"))
 
