@@ -50,6 +50,19 @@ def test_quiet_leaves_errors(buildrun: Buildrun, project: Project) -> None:
     assert "unknown-key" not in done.out
 
 
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [("", 1), ("sandbox: false, ", 1), ("sandbox: true, ", 0), ("check_inputs: true, ", 0)],
+)
+def test_inputs_without_outputs_are_of_use_to_a_sandbox(
+    buildrun: Buildrun, project: Project, more: str, count: int
+) -> None:
+    entry = f"entry_points:\n  main: {{{more}inputs: [MLproject], command: 'true'}}\n"
+    done = buildrun("validate", project(entry))
+    assert done.code == 0
+    assert done.out.count("[no-effect]") == count
+
+
 def test_json_has_the_documented_shape(buildrun: Buildrun, project: Project) -> None:
     directory = project(BAD + "python_env: env.yaml\n", env__yaml="python: 3.10\n")
     done = buildrun("validate", "--format", "json", "project", cwd=directory.parent)

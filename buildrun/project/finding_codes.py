@@ -56,7 +56,7 @@ MEANINGS: Mapping[str, str] = {
     "multiple-documents": "more than one YAML document",
     "multiple-environments": "more than one of `python_env`, `conda_env` and `docker_env`",
     "nested-pip": "a `pip:` section in a python_env file",
-    "no-effect": "`inputs` without `outputs`, and nothing depends on the entry point",
+    "no-effect": "`inputs` without `outputs` or `sandbox`, and nothing depends on the entry point",
     "no-project": "a directory without an MLproject, an environment file or a script",
     "not-a-file": "a directory, device or pipe in place of a file",
     "not-filled-in": "`{name}` or `$NAME` in a path, which stays as it is",

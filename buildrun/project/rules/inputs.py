@@ -60,11 +60,12 @@ def check_origins(findings: Findings, entry_points: Sequence[Declared], graph: G
 
 
 def check_effect(findings: Findings, entry_points: Sequence[Declared], graph: Graph) -> None:
-    """Check that inputs are of use: to a cache or to an entry point that depends on this one."""
+    """Check that inputs are of use: to a cache, a sandbox, or a step that depends on this one."""
     named = {name for names in graph.values() for name in names}
     for entry_point in entry_points:
         declared = findings.document.value["entry_points"][entry_point.path[-1]]
-        if entry_point.inputs and not declared.get("outputs") and entry_point.name not in named:
+        used = any(declared.get(key) for key in ("outputs", "sandbox", "check_inputs"))
+        if entry_point.inputs and not used and entry_point.name not in named:
             message = "`inputs` has no effect: without `outputs` the entry point always runs"
             hint = "add `outputs`, or remove `inputs`"
             where = (*entry_point.path, "inputs")
