@@ -125,6 +125,10 @@ class StalenessCheck:
         """Return the steps that have to end before the status of this one can be known."""
         return self._missing(self.upstream(step))
 
+    def inputs(self, step: Step) -> "FileSet":
+        """Return the step's input files; raises ProjectError for a pattern that matches nothing."""
+        return self._inputs(step, self.upstream(step))
+
     def identity(self, step: Step) -> str:
         """Return what stands for a step without outputs in the keys of those that follow it."""
         upstream = self.upstream(step)
@@ -351,17 +355,14 @@ class StalenessCheck:
 
     def upstream(self, step: Step) -> list[str]:
         """Return the steps before this one whose outputs it may see."""
+        from buildrun.workspace.glob import escape
+
         patterns = [pattern.text for pattern in step.inputs or ()]
         inside = [self._inside(path) for _, path in step.paths]
-        return self._upstream.of(step, [*patterns, *(_escape(place) for place in inside if place)])
+        return self._upstream.of(step, [*patterns, *(escape(place) for place in inside if place)])
 
 
 _UP_TO_DATE = (Reason("unchanged", "nothing has changed since it was made"),)
-
-
-def _escape(path: str) -> str:
-    """Return the pattern that matches this path alone."""
-    return "".join(f"\\{char}" if char in "*?[\\" else char for char in path)
 
 
 def _may_match(pattern: "Pattern", outputs: Sequence[str]) -> bool:

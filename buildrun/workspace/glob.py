@@ -41,6 +41,11 @@ def is_glob(text: str) -> bool:
     return any(character in text for character in "*?[\\")
 
 
+def escape(path: str) -> str:
+    """Return the pattern that matches this path alone."""
+    return "".join(f"\\{char}" if is_glob(char) else char for char in path)
+
+
 def translate(glob: str, *, docker: bool = False) -> str:
     """Return a regular expression for the whole of a path, NEVER for a malformed glob.
 

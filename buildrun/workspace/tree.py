@@ -1,0 +1,75 @@
+"""What is in a project's directory at one moment: files and directories, as globs take them in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from buildrun.store.files import is_within
+from buildrun.workspace import names
+
+_MARKS = frozenset(map(os.fsdecode, names.ENVIRONMENT))
+
+# Files at most, since a link may lead to a large disk.
+_LIMIT = 200_000
+
+
+class Tree(NamedTuple):
+    """Files with their real paths, and directories with theirs, by path relative to the real root.
+
+    Leftovers are no part of it, and of a virtualenv only its mark is, with no place. A link to a
+    directory is entered where it leads out of the project. whole: whether nothing else is there.
+    """
+
+    root: str
+    files: Mapping[str, str]
+    directories: Mapping[str, str]
+    whole: bool = True
+
+
+def look(root: str, without: Collection[str] = ()) -> Tree:
+    """Return what is in a directory; without: relative paths that are passed over."""
+    root = os.path.realpath(root)
+    files: dict[str, str] = {}
+    directories, waiting, entered = {"": root}, [""], {root}
+    while waiting and len(files) < _LIMIT:
+        below = waiting.pop()
+        held = _entries(directories[below])
+        mark = next((entry.name for entry in held if entry.name in _MARKS), None)
+        if mark is not None and below:
+            files[os.path.join(below, mark)] = ""
+            continue
+        for entry in held:
+            path = os.path.join(below, entry.name)
+            real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            if path in without:
+                continue
+            if not entry.is_dir():
+                files[path] = real
+            elif real not in entered and not (entry.is_symlink() and _is_known(real, root)):
+                entered.add(real)
+                directories[path] = real
+                waiting.append(path)
+    del directories[""]
+    return Tree(root, files, directories, not waiting)
+
+
+def is_leftover(path: str) -> bool:
+    """Return whether a path is, or lies in, what programs leave behind."""
+    return any(names.is_always_ignored(part) for part in os.fsencode(path).split(b"/"))
+
+
+def _is_known(real: str, root: str) -> bool:
+    """Return whether a directory is looked at anyway, or holds the project."""
+    return is_within(real, root) or is_within(root, real)
+
+
+def _entries(place: str) -> list[os.DirEntry[str]]:
+    """Return what counts in a directory; of one that cannot be read, nothing."""
+    try:
+        with os.scandir(place) as listing:
+            held = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        return []
+    return [entry for entry in held if not is_leftover(entry.name)]
