@@ -150,7 +150,7 @@ def _draft(findings: Sequence[Diagnostic], reader: _Drafts) -> bool:
     reader.given[real] = text
     new = load_file(path, reader)
     intended = {path for item in findings for edit in item.fix for path in edit.changes}
-    return isinstance(new, Document) and set(_differences(old.value, new.value, ())) == intended
+    return isinstance(new, Document) and set(differences(old.value, new.value)) == intended
 
 
 def _edited(content: bytes, findings: Sequence[Diagnostic]) -> bytes | None:
@@ -166,15 +166,15 @@ def _edited(content: bytes, findings: Sequence[Diagnostic]) -> bytes | None:
     return "".join(parts).encode()
 
 
-def _differences(old: Any, new: Any, path: Path) -> Iterator[Path]:
+def differences(old: Any, new: Any, path: Path = ()) -> Iterator[Path]:
     """Yield the paths of values that are there once only, or differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() ^ new.keys():
             yield (*path, key)
         for key in old.keys() & new.keys():
-            yield from _differences(old[key], new[key], (*path, key))
+            yield from differences(old[key], new[key], (*path, key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(one, other, (*path, index))
+            yield from differences(one, other, (*path, index))
     elif type(old) is not type(new) or repr(old) != repr(new):
         yield path
