@@ -27,6 +27,7 @@ COMMANDS = {
     "build": "prepare the environment a run needs, without running",
     "lock": "pin the environment to versions and hashes",
     "ls": "list entry points with their parameters",
+    "inputs": "list the input files of a step, or find out what it reads and makes",
     "runs": "list past runs, how they went and what they wrote",
     "cache": "list, check and clear what buildrun keeps",
     "validate": "check project and environment files",

@@ -38,6 +38,11 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("buildrun ls", "of the project here"),
         ("buildrun ls . --format json", "the same for programs"),
     ),
+    "inputs": (
+        ("buildrun inputs . -e train", "the files that it is made from"),
+        ("buildrun inputs . --suggest", "run main, and see what it reads and makes"),
+        ("buildrun inputs . --suggest --write", "the same, put into the MLproject"),
+    ),
     "runs": (
         ("buildrun runs ls -n 5", "the latest five"),
         ("buildrun runs show", "how the latest went"),
