@@ -113,7 +113,7 @@ CSV = ("raw/a.csv", "raw/b.csv", "raw/c.csv")
         (("a*/b", "a*/c"), ("a*/b", "a*/c"), (), ("a\\*/**",)),
         (("a", "b", "c"), ("a", "b", "c"), (), ("a", "b", "c")),
         (("a.py", ".venv/pyvenv.cfg", ".venv/lib/x.py"),
-         ("a.py", ".venv/pyvenv.cfg", ".venv/lib/x.py"), (), ("a.py",)),
+         ("a.py", ".venv/pyvenv.cfg", ".venv/lib/x.py"), (".venv",), ("a.py",)),
         ((), ("/etc/passwd",), (), ()),
     ],
 )  # fmt: skip

@@ -129,7 +129,8 @@ class _Seen:
 
     def is_listed(self, path: str) -> bool:
         """Return whether the command read the names in a directory of the project."""
-        return self._before.directories.get(path, self._before.root) in self._listed
+        place = self._before.directories.get(path) if path else self._before.root
+        return place in self._listed
 
     def tell_listed(self, path: str) -> None:
         """Note that a pattern for a directory that was listed would take in too much."""

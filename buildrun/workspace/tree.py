@@ -39,6 +39,7 @@ def look(root: str, without: Collection[str] = ()) -> Tree:
         mark = next((entry.name for entry in held if entry.name in _MARKS), None)
         if mark is not None and below:
             files[os.path.join(below, mark)] = ""
+            del directories[below]
             continue
         for entry in held:
             path = os.path.join(below, entry.name)
