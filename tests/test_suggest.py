@@ -47,6 +47,7 @@ def a_suggestion(tmp_path: Path) -> Suggest:
         files: Iterable[str],
         *,
         read: Iterable[str] = (),
+        links: Iterable[str] = (),
         made: Iterable[str] = (),
         listed: Iterable[str] = (),
         point: str = "alone",
@@ -61,7 +62,10 @@ def a_suggestion(tmp_path: Path) -> Suggest:
         make(root, made)
         places = tuple(os.path.join(root, path) for path in (*made, *removed))
         accesses = Accesses(
-            tuple(os.path.realpath(root / path) for path in read),
+            (
+                *(os.path.realpath(root / path) for path in read),
+                *(str(root / path) for path in links),
+            ),
             places,
             tuple(os.path.normpath(root / path) for path in listed),
             unseen=unseen,
@@ -216,10 +220,12 @@ def test_links_are_named_as_they_are_in_the_project(told: Suggest, tmp_path: Pat
         (root / "one").symlink_to(tmp_path / "one.txt")
         (root / "also.py").symlink_to("a.py")
         (root / "circle").symlink_to(root)
+        (root / "latest").symlink_to("v1")
 
-    read = ("a.py", tmp_path / "far/a.csv", tmp_path / "one.txt")
-    found = told(("a.py",), read=read, prepare=prepare)
-    assert found.inputs == ("a.py", "also.py", "one", "near/a.csv")
+    links = ("also.py", "circle", "near", "latest", "one")
+    read = ("a.py", "v1/x", tmp_path / "far/a.csv", tmp_path / "one.txt")
+    found = told(("a.py", "v1/x", "v1/y"), read=read, links=links, prepare=prepare)
+    assert found.inputs == ("a.py", "also.py", "circle", "latest", "one", "near/a.csv", "v1/x")
 
 
 def test_what_is_not_seen_is_told(told: Suggest) -> None:
@@ -233,6 +239,16 @@ def test_a_command_without_files_is_told(told: Suggest, tmp_path: Path) -> None:
     found = told((), read=("MLproject",))
     assert (found.inputs, found.outputs) == ((), ())
     assert ["`inputs` may not be empty" in found.notes[0], len(found.notes)] == [True, 2]
+
+
+def test_version_control_is_told(told: Suggest) -> None:
+    found = told(("a.py", ".git/HEAD"), read=("a.py", ".git/HEAD"))
+    assert (found.inputs, len(found.notes)) == (("a.py",), 1)
+    assert "read what is in `.git`" in found.notes[0]
+
+
+def test_a_file_that_was_there_before_is_told(told: Suggest) -> None:
+    assert "`log` was there before" in told(("a", "log"), read=("a",), made=("log",)).notes[0]
 
 
 def test_a_name_that_is_no_text_is_told(told: Suggest) -> None:

@@ -143,6 +143,7 @@ class _TracedRun(run_command.NewRun):
     def open(self) -> PlanSummary:
         """Read the project, and look at its files."""
         summary = super().open()
+        self._require_local()
         if self._write:
             self._require_file()
         self._ours = frozenset(own_files.below(self.context.home, summary.root))
@@ -197,6 +198,15 @@ class _TracedRun(run_command.NewRun):
         name = self.plan.steps[-1].entry_point
         return find_entry_point(self._project, name, self.context.environ)
 
+    def _require_local(self) -> None:
+        """Raise UsageError where the command runs elsewhere, unseen."""
+        backend = self.plan.steps[-1].backend
+        if backend != "local":
+            raise UsageError(
+                f"a command is watched on this machine alone, and this one runs on {backend}",
+                hint="write `inputs` and `outputs` yourself",
+            )
+
     def _require_file(self) -> None:
         """Raise UsageError where there is no entry point in a file that stays."""
         name = self.plan.steps[-1].entry_point
@@ -221,7 +231,7 @@ class _TracedRun(run_command.NewRun):
         if record is None:
             raise ProjectError(
                 f"what the command of `{printable(name)}` does with files was not seen",
-                hint="run it on this machine (`-b local`), and see what was warned of",
+                hint="see what was warned of, and write `inputs` and `outputs` yourself",
             )
         return accesses.decode(record)
 

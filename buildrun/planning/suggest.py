@@ -19,6 +19,8 @@ from buildrun.workspace.tree import Tree
 # So many files of one ending are named by a pattern, and so many of a directory by the directory.
 _ENDINGS, _WHOLE = 3, 2
 
+_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
+
 # Python's compiled form of a module, which is read in place of its source.
 _COMPILED = re.compile(r"(.*/|)__pycache__/([^/.]+)\.[^/]*\.pyc")
 
@@ -106,6 +108,7 @@ class _Seen:
         unread = files.keys() - read | changed
         given = {path for path in read if self._is_given(files[path])}
         self._tell_given(given)
+        self._tell_version_control()
         return [*_Globs(read - changed - given, unread, self).patterns(), *self._upstream()]
 
     def outputs(self) -> list[str]:
@@ -178,7 +181,16 @@ class _Seen:
                 f"`{printable(self._makers[maker])}`: two entry points cannot make the same"
             )
             return False
-        return path not in self._before.files or self._before.files[path] not in self._read
+        if path not in self._before.files:
+            return True
+        if self._before.files[path] in self._read:
+            return False
+        if not self._is_own(path):
+            self._note(
+                f"`{printable(path)}` was there before, and the command wrote it: it is an output "
+                "only if the command makes all of it"
+            )
+        return True
 
     def _whole(self, path: str, shared: Set[str], *, is_directory: bool) -> str:
         """Return the highest directory above that is all the command's, else the path."""
@@ -209,6 +221,14 @@ class _Seen:
     def _tell_given(self, given: Set[str]) -> None:
         if given:
             self._note(f"{listed(sorted(given), 3)}: part of the key as a `path` parameter")
+
+    def _tell_version_control(self) -> None:
+        parts = ((self._inside(path) or "").split("/")[0] for path in self._read)
+        for name in sorted(_VERSION_CONTROL.intersection(parts)):
+            self._note(
+                f"the command read what is in `{name}`, which is never an input: hand it in as a "
+                "parameter"
+            )
 
     def _is_utf8(self, path: str) -> bool:
         if path.isprintable() or path.encode(errors="replace").decode() == path:

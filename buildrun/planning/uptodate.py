@@ -125,10 +125,6 @@ class StalenessCheck:
         """Return the steps that have to end before the status of this one can be known."""
         return self._missing(self.upstream(step))
 
-    def inputs(self, step: Step) -> "FileSet":
-        """Return the step's input files; raises ProjectError for a pattern that matches nothing."""
-        return self._inputs(step, self.upstream(step))
-
     def identity(self, step: Step) -> str:
         """Return what stands for a step without outputs in the keys of those that follow it."""
         upstream = self.upstream(step)

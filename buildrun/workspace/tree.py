@@ -16,10 +16,11 @@ _LIMIT = 200_000
 
 
 class Tree(NamedTuple):
-    """Files with their real paths, and directories with theirs, by path relative to the real root.
+    """Files and directories by path relative to the real root, with where they really are.
 
-    Leftovers are no part of it, and of a virtualenv only its mark is, with no place. A link to a
-    directory is entered where it leads out of the project. whole: whether nothing else is there.
+    Links count as files, at their own place; one to a directory out of the project is entered
+    instead. Leftovers are no part of it, and of a virtualenv only its mark is, at no place.
+    whole: whether nothing else is there.
     """
 
     root: str
@@ -46,9 +47,10 @@ def look(root: str, without: Collection[str] = ()) -> Tree:
             real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
             if path in without:
                 continue
-            if not entry.is_dir():
-                files[path] = real
-            elif real not in entered and not (entry.is_symlink() and _is_known(real, root)):
+            is_link = entry.is_symlink()
+            if not entry.is_dir() or (is_link and (real in entered or _is_known(real, root))):
+                files[path] = entry.path
+            elif real not in entered:
                 entered.add(real)
                 directories[path] = real
                 waiting.append(path)
