@@ -249,7 +249,11 @@ class _Run:
         self._recorder.finish_steps(origins or {})
         if quick is not None:
             names = [step.id for step in plan.steps]
-            quick.note(progress.outcomes.values(), lambda: conditions_of(state.history, names))
+            quick.note(
+                progress.outcomes.values(),
+                lambda: conditions_of(state.history, names),
+                plan.outputs,
+            )
 
     def _go_through(
         self,

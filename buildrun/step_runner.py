@@ -13,7 +13,7 @@ from buildrun import step_locks
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, Interrupted, StoreError
 from buildrun.executors.base import Job, Perform, ProcessRunner, Result
-from buildrun.planning.evidence import DECLARED
+from buildrun.planning.evidence import DECLARED, Evidence
 from buildrun.planning.model import Outcome, OutcomeState, Reason, Step, failure_reasons, label
 from buildrun.planning.result_publisher import ResultPublisher
 from buildrun.step_locks import WaitNotice
@@ -327,6 +327,7 @@ class StepRunner:
         if verdict is not None and verdict.refused:
             state.console.error(f"{label(step)} the command needs what it does not declare")
             return Outcome(step, "failed", status.reasons, 1, seconds, log=log.path)
+        assurance = None
         with self._mutex:
             state.fingerprints.forget()
             if step.outputs:
@@ -342,13 +343,14 @@ class StepRunner:
                 if state.store_results:  # for the order of steps
                     state.history.record_duration(step.id, seconds)
         if step.outputs and state.store_results:
-            evidence = verdict.evidence if verdict is not None else DECLARED
+            evidence = verdict.evidence if verdict is not None else _evidence(result)
             upstream = self._upstream(step)
-            self._publisher.publish(step, status, outputs, seconds, log, upstream, evidence)
+            if self._publisher.publish(step, status, outputs, seconds, log, upstream, evidence):
+                assurance = evidence.assurance
         elif step.outputs:
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
-        return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path)
+        return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path, assurance=assurance)
 
     def _input_check(self, step: Step, status: StepStatus) -> InputCheck | None:
         """Return what watches the step's command, None where nobody asks or it runs elsewhere."""
@@ -430,3 +432,8 @@ class StepRunner:
                     hint="run again; runs with other parameters at the same time need a checkout "
                     "each",
                 )
+
+
+def _evidence(result: Result) -> Evidence:
+    """Return what is known of a command that was not watched."""
+    return Evidence("sandboxed") if result.sandboxed else DECLARED

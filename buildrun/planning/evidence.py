@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from buildrun.console import printable
@@ -76,10 +76,12 @@ def is_checked(details: Mapping[str, Any]) -> bool:
     return assurance_of(details) != "declared"
 
 
-def refusal(root: str, details: Mapping[str, Any], *, strict: bool) -> Reason | None:
+def refusal(
+    root: str, details: Mapping[str, Any], outputs: Collection[str], *, strict: bool
+) -> Reason | None:
     """Return why a result with these details does not count in a project, or None where it does.
 
-    strict: whether it has to be checked or made in a sandbox.
+    outputs: of all entry points. strict: whether it has to be checked or made in a sandbox.
     """
     if strict and not is_checked(details):
         return _NOT_CHECKED
@@ -87,17 +89,17 @@ def refusal(root: str, details: Mapping[str, Any], *, strict: bool) -> Reason | 
         conditions = from_details(details).conditions
     except ValueError:
         return _UNSOUND
-    return _broken(root, conditions) if conditions else None
+    return _broken(root, conditions, outputs) if conditions else None
 
 
-def _broken(root: str, conditions: Mapping[str, str]) -> Reason | None:
+def _broken(root: str, conditions: Mapping[str, str], outputs: Collection[str]) -> Reason | None:
     from buildrun.workspace.conditions import NAMES, broken, observe
 
     path = _leading_out(root, conditions)
     if path is not None:
         fact = f"`{printable(path)}`, which the command looks for, is behind a link that leads out"
         return Reason("lookup-changed", f"{fact} of the project")
-    path = broken(root, conditions)
+    path = broken(root, conditions, outputs)
     if path is None:
         return None
     was, now = conditions[path], observe(root, path)

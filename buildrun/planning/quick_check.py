@@ -85,15 +85,19 @@ class QuickCheck:
         if self._token is not None:
             known = memo.get(self._memo, watched.name, context.environ, subject=self._subject)
             if known is not None and known["token"] == self._token:
-                self.is_up_to_date = _hold(watched.root, known["conditions"])
+                self.is_up_to_date = _hold(watched.root, known["conditions"], known["outputs"])
                 self.seconds = float(known["seconds"])
 
     def note(
-        self, outcomes: "Collection[Outcome]", conditions: Callable[[], Sequence[Mapping[str, str]]]
+        self,
+        outcomes: "Collection[Outcome]",
+        conditions: Callable[[], Sequence[Mapping[str, str]]],
+        outputs: Sequence[str],
     ) -> None:
         """Remember that all steps are up to date, if they are, and the files as at first.
 
         conditions: returns those under which results of the steps count, one mapping a step.
+        outputs: of all entry points.
         """
         if (
             self._token is None
@@ -107,6 +111,7 @@ class QuickCheck:
             "token": self._token,
             "seconds": sum(outcome.saved for outcome in outcomes),
             "conditions": conditions(),
+            "outputs": list(outputs),
         }
         memo.put(self._memo, self._watched.name, tracker, record, subject=self._subject)
 
@@ -136,12 +141,12 @@ class QuickCheck:
         return token, any(stat_signature.is_racy(each, began) for each in seen)
 
 
-def _hold(root: str, conditions: Sequence[Mapping[str, str]]) -> bool:
+def _hold(root: str, conditions: Sequence[Mapping[str, str]], outputs: Sequence[str]) -> bool:
     if not conditions:
         return True
     from buildrun.workspace.conditions import broken
 
-    return all(broken(root, each) is None for each in conditions)
+    return all(broken(root, each, outputs) is None for each in conditions)
 
 
 def _stat(root: str, paths: Sequence[str], seen: list[bytes]) -> list[str]:

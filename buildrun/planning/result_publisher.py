@@ -51,8 +51,10 @@ class ResultPublisher:
         log: Log,
         upstream: Mapping[str, FileSet],
         evidence: Evidence = DECLARED,
-    ) -> None:
+    ) -> bool:
         """Keep the result, if what it was made from is known for certain; else say why not.
+
+        Return whether it is kept.
 
         outputs: the outputs. seconds: that the command took. upstream: what it may have read of
         other steps' outputs, by step. evidence: what is known of what it read.
@@ -70,9 +72,9 @@ class ResultPublisher:
             self.record(step, status._replace(key=""), outputs.digest, seconds, DECLARED)
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
-            return
+            return False
         if status.key is None or status.parts is None or status.inputs is None:
-            return
+            return False
         left = ""
         try:
             if log.path is None or log.flaw:
@@ -91,6 +93,7 @@ class ResultPublisher:
         self.record(step, status, outputs.digest, seconds, evidence)
         with self._mutex:
             state.history.record_leftover(step.id, left)
+        return not left
 
     def _refused(self, evidence: Evidence) -> tuple[str, str]:
         """Return why a result with this evidence is not kept, and a remedy, or "" twice."""

@@ -157,9 +157,7 @@ def find(
         {
             **_looked_up(declared, accesses),
             **{
-                path: conditions.observe(
-                    declared.root, path, names=True, outputs=(*plan.outputs, *writes)
-                )
+                path: conditions.observe(declared.root, path, names=True, outputs=plan.outputs)
                 for path in listings
             },
         },

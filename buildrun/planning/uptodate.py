@@ -184,7 +184,8 @@ class StalenessCheck:
         """Return whether a result with these details counts, else note why not in ``refused``."""
         options = self._options
         strict = options.strict or (remote and options.remote_strict)
-        reason = evidence.refusal(self._plan.root, details, strict=strict)
+        plan = self._plan
+        reason = evidence.refusal(plan.root, details, plan.outputs, strict=strict)
         if reason is not None:
             refused[reason] = None
         return reason is None

@@ -15,7 +15,8 @@ NAMES = "names:"
 def observe(root: str, path: str, *, names: bool = False, outputs: Collection[str] = ()) -> str:
     """Return what is there: "", ``file`` or ``directory``; names: of a directory its names too.
 
-    path: relative to the root. Outputs, and what programs leave behind, do not count among names.
+    path: relative to the root. Among names neither outputs count, nor directories that lead to
+    them, nor what programs leave behind: these come and go.
     """
     place = os.path.join(root, path)
     try:
@@ -25,7 +26,7 @@ def observe(root: str, path: str, *, names: bool = False, outputs: Collection[st
         held = [name for name in os.listdir(os.fsencode(place)) if not is_always_ignored(name)]
     except OSError:
         return ""
-    made = {os.fsencode(os.path.normpath(output)) for output in outputs}
+    made = _with_directories(outputs)
     below = b"" if path in ("", ".") else os.fsencode(path) + b"/"
     counted = sorted(name for name in held if below + name not in made)
     return NAMES + xxhash.xxh3_128_hexdigest(b"\0".join(counted))
@@ -37,3 +38,13 @@ def broken(root: str, conditions: Mapping[str, str], outputs: Collection[str] = 
         if observe(root, path, names=was.startswith(NAMES), outputs=outputs) != was:
             return path
     return None
+
+
+def _with_directories(outputs: Collection[str]) -> set[bytes]:
+    found: set[bytes] = set()
+    for output in outputs:
+        path = os.path.normpath(output)
+        while path not in ("", ".", "/"):
+            found.add(os.fsencode(path))
+            path = os.path.dirname(path)
+    return found
