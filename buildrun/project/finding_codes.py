@@ -26,8 +26,8 @@ MEANINGS: Mapping[str, str] = {
     "bad-timeout": "`timeout` is no time, or none between 0 seconds and 366 days",
     "bad-value": "a value that the schema does not allow",
     "bad-variable": (
-        "a variable's name or value that cannot be one, or a name under two of `env`, `pass_env` "
-        "and `key_env`, or of `key_env` and `variables` of the conda environment"
+        "a variable's name or value that cannot be one, a name under two of `env`, `pass_env` and "
+        "`key_env`, or one under `key_env` that buildrun or the conda environment sets"
     ),
     "bad-version": "a Python version that nobody can read",
     "bad-yaml-value": "a value that is not what its form promises, such as the date `2020-13-45`",

@@ -11,7 +11,7 @@ from buildrun.console import did_you_mean
 from buildrun.errors import ProjectError
 from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject, scripts_in
-from buildrun.project.model import CondaEnv, DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
+from buildrun.project.model import DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
 from buildrun.project.rules.backends import (
     KEYS,
     check_kubernetes,
@@ -130,8 +130,7 @@ def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> Projec
     if not isinstance(environment, DockerEnv) and environment.path is not None:
         files[environment.path] = "the environment file"
     entry_points = read_entry_points(findings, reserved(root, files))
-    if isinstance(environment, CondaEnv):
-        check_key_env(findings, environment, entry_points)
+    check_key_env(findings, environment, entry_points)
     return ProjectSpec(read_name(findings, name), root, path, entry_points, environment)
 
 

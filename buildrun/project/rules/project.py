@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.project.diagnostics import Findings
-from buildrun.project.model import CondaEnv, EntryPoint
+from buildrun.project.model import CondaEnv, EntryPoint, EnvironmentSpec
 from buildrun.project.rules.entry_points import check_steps, read_entry_point
 from buildrun.project.rules.values import check_scalar
 
@@ -62,16 +62,23 @@ def check_environment_keys(findings: Findings) -> None:
         findings.warning("missing-name", message, ("docker_env",), key=True, hint=hint)
 
 
+# Variables by which a run tells its command of the MLflow run; see ``buildrun.tracking``.
+_OF_A_RUN = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+
+
 def check_key_env(
-    findings: Findings, environment: CondaEnv, entry_points: Sequence[EntryPoint]
+    findings: Findings, environment: EnvironmentSpec, entry_points: Sequence[EntryPoint]
 ) -> None:
-    """Refuse variables of the caller that the environment would replace."""
-    names = {name for name, _ in environment.variables}
+    """Refuse variables of the caller in whose place commands see other values."""
+    others = dict.fromkeys(_OF_A_RUN, "buildrun")
+    if isinstance(environment, CondaEnv):
+        where = f"`variables` in {os.path.basename(environment.path)}"
+        others.update({name: where for name, _ in environment.variables})
     for entry_point in entry_points:
-        for name in (name for name in entry_point.key_env if name in names):
+        for name in (name for name in entry_point.key_env if name in others):
             path = ("entry_points", entry_point.name, "key_env")
-            message = f"`{name}` is set by the conda environment and cannot come from the caller"
-            hint = f"remove it here, or from `variables` in {os.path.basename(environment.path)}"
+            message = f"`{name}` is set by {others[name]} and cannot come from the caller"
+            hint = "remove it here, or take a variable of another name"
             findings.error("bad-variable", message, path, hint=hint)
 
 
