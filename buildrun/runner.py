@@ -248,12 +248,7 @@ class _Run:
                 state.results.finish()
         self._recorder.finish_steps(origins or {})
         if quick is not None:
-            names = [step.id for step in plan.steps]
-            quick.note(
-                progress.outcomes.values(),
-                lambda: conditions_of(state.history, names),
-                plan.outputs,
-            )
+            quick.note(progress.outcomes.values(), lambda: conditions_of(state.history, plan))
 
     def _go_through(
         self,

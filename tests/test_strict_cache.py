@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from conftest import Buildrun, Outcome, Project
+from needs import missing
 from step_helpers import LOCAL
 
 from buildrun.planning.evidence import Evidence
 from buildrun.planning.result_publisher import ResultPublisher
+from buildrun.sandbox import tracer
 
 TWO = """\
 name: sure
@@ -135,6 +137,60 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evidence], None]:
         monkeypatch.setattr(ResultPublisher, "publish", publish_with)
 
     return leave
+
+
+# -- commands that are really watched -------------------------------------------------------------
+
+
+@pytest.fixture
+def tracer_is_there() -> None:
+    if why := tracer.unavailable():
+        missing(why)
+
+
+@pytest.mark.usefixtures("tracer_is_there")
+def test_strict_run_checks_every_step_and_keeps_what_is_sound(runs: Runs) -> None:
+    runs.run()
+    assert runs.states(STRICT) == ["ok", "ok"]
+    for _ in range(3):  # by the steps, then by a look at files
+        assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
+    assert [step["assurance"] for step in runs.plan(STRICT)] == ["checked", "checked"]
+    (runs.directory / "override.cfg").write_text("over\n")
+    fact = "`override.cfg`, which the command looks for, is there now"
+    assert runs.reasons(STRICT) == [("miss", ""), ("lookup-changed", fact)]
+    assert runs.reasons() == [("miss", ""), ("lookup-changed", fact)]
+    done = runs.run(STRICT)
+    assert "the command read `override.cfg`, which is not declared" in done.err
+    assert (runs.directory / "main.txt").read_text() == "in\nover\n"
+    (runs.directory / "override.cfg").unlink()
+    assert runs.states(STRICT) == ["cached", "cached"]
+    assert (runs.directory / "main.txt").read_text() == "in\n"
+
+
+@pytest.mark.usefixtures("tracer_is_there")
+@pytest.mark.parametrize("runs_of_it", [1, 3])
+def test_name_that_appears_where_the_command_listed_makes_it_run(
+    runs: Runs, runs_of_it: int
+) -> None:
+    project = runs.directory / "MLproject"
+    project.write_text(TWO.replace("cat in.txt override.cfg", "ls"))
+    assert runs.states(STRICT) == ["ok", "ok"]
+    for _ in range(runs_of_it):
+        assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
+    runs.forget()  # outputs are no names that count
+    assert runs.states(STRICT) == ["cached", "cached"]
+    (runs.directory / "more.txt").touch()
+    assert runs.reasons(STRICT)[1] == ("lookup-changed", "the names in `.` changed")
+    assert runs.states(STRICT)[0] == "ok"
+    assert "more.txt" in (runs.directory / "main.txt").read_text()
+
+
+@pytest.mark.usefixtures("tracer_is_there")
+def test_key_is_the_same_for_a_checked_step(runs: Runs) -> None:
+    runs.run(STRICT)
+    keys = [step["key"] for step in runs.plan(STRICT)]
+    assert runs.states("--force") == ["ok", "ok"]
+    assert [step["key"] for step in runs.plan()] == keys
 
 
 # -- what is kept of a command that was watched ---------------------------------------------------

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from buildrun.console import printable
-from buildrun.planning.model import Reason
+from buildrun.planning.model import Plan, Reason
 
 # declared: nobody looked. checked: the command was watched, and read what it declares. sandboxed:
 # it could read nothing else.
@@ -76,12 +76,10 @@ def is_checked(details: Mapping[str, Any]) -> bool:
     return assurance_of(details) != "declared"
 
 
-def refusal(
-    root: str, details: Mapping[str, Any], outputs: Collection[str], *, strict: bool
-) -> Reason | None:
+def refusal(plan: Plan, details: Mapping[str, Any], *, strict: bool) -> Reason | None:
     """Return why a result with these details does not count in a project, or None where it does.
 
-    outputs: of all entry points. strict: whether it has to be checked or made in a sandbox.
+    strict: whether it has to be checked or made in a sandbox.
     """
     if strict and not is_checked(details):
         return _NOT_CHECKED
@@ -89,10 +87,10 @@ def refusal(
         conditions = from_details(details).conditions
     except ValueError:
         return _UNSOUND
-    return _broken(root, conditions, outputs) if conditions else None
+    return _broken(plan.root, conditions, plan.outputs) if conditions else None
 
 
-def _broken(root: str, conditions: Mapping[str, str], outputs: Collection[str]) -> Reason | None:
+def _broken(root: str, conditions: Mapping[str, str], outputs: Sequence[str]) -> Reason | None:
     from buildrun.workspace.conditions import NAMES, broken, observe
 
     path = _leading_out(root, conditions)

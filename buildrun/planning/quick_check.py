@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from buildrun.workspace.select import FileSet
 
 
+# Those of the results of a plan's steps, and the outputs that they leave out; JSON values.
+Conditions = tuple[Sequence[Mapping[str, str]], Sequence[str]]
+
+
 class Watched(NamedTuple):
     """What a look is at; JSON values.
 
@@ -85,19 +89,13 @@ class QuickCheck:
         if self._token is not None:
             known = memo.get(self._memo, watched.name, context.environ, subject=self._subject)
             if known is not None and known["token"] == self._token:
-                self.is_up_to_date = _hold(watched.root, known["conditions"], known["outputs"])
+                self.is_up_to_date = _hold(watched.root, *known["conditions"])
                 self.seconds = float(known["seconds"])
 
-    def note(
-        self,
-        outcomes: "Collection[Outcome]",
-        conditions: Callable[[], Sequence[Mapping[str, str]]],
-        outputs: Sequence[str],
-    ) -> None:
+    def note(self, outcomes: "Collection[Outcome]", conditions: Callable[[], Conditions]) -> None:
         """Remember that all steps are up to date, if they are, and the files as at first.
 
-        conditions: returns those under which results of the steps count, one mapping a step.
-        outputs: of all entry points.
+        conditions: returns those under which the results of the steps count.
         """
         if (
             self._token is None
@@ -111,7 +109,6 @@ class QuickCheck:
             "token": self._token,
             "seconds": sum(outcome.saved for outcome in outcomes),
             "conditions": conditions(),
-            "outputs": list(outputs),
         }
         memo.put(self._memo, self._watched.name, tracker, record, subject=self._subject)
 

@@ -15,6 +15,7 @@ from buildrun.workspace.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from buildrun.console import Console
+    from buildrun.planning.quick_check import Conditions
     from buildrun.store.remote.client import Remote
 
 
@@ -104,11 +105,11 @@ def origins_of(history: History, steps: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def conditions_of(history: History, steps: Iterable[str]) -> list[Mapping[str, str]]:
-    """Return the conditions under which the last results of steps count, where there are any."""
-    last = [history.last(step) for step in steps]
+def conditions_of(history: History, plan: Plan) -> "Conditions":
+    """Return the conditions under which the last results of a plan's steps count."""
+    last = [history.last(step.id) for step in plan.steps]
     found = [evidence.from_details(each.details).conditions for each in last if each is not None]
-    return [conditions for conditions in found if conditions]
+    return [conditions for conditions in found if conditions], plan.outputs
 
 
 def close(state: ProjectState) -> None:

@@ -184,8 +184,7 @@ class StalenessCheck:
         """Return whether a result with these details counts, else note why not in ``refused``."""
         options = self._options
         strict = options.strict or (remote and options.remote_strict)
-        plan = self._plan
-        reason = evidence.refusal(plan.root, details, plan.outputs, strict=strict)
+        reason = evidence.refusal(self._plan, details, strict=strict)
         if reason is not None:
             refused[reason] = None
         return reason is None
