@@ -171,6 +171,18 @@ def test_a_sandbox_does_not_hide_what_is_missing(root: Path, buildrun: Buildrun)
 
 
 @pytest.mark.usefixtures("watching")
+def test_a_fetched_project_and_one_without_a_cache_are_watched_as_well(
+    root: Path, buildrun: Buildrun
+) -> None:
+    shutil.make_archive(str(root.parent / "project"), "zip", root)
+    (root.parent / "link").symlink_to(root)
+    for words in ((root.parent / "project.zip",), (root.parent / "link", "--no-cache")):
+        found = buildrun("inputs", *words, *SUGGEST)
+        assert found.out == "inputs: [a.txt, data/*.csv]\noutputs: [out.txt]\n", found.err
+        (root / "out.txt").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("watching")
 def test_a_command_that_fails_suggests_nothing(root: Path, buildrun: Buildrun) -> None:
     (root / "a.txt").unlink()
     found = buildrun("inputs", root, *SUGGEST, "--write")

@@ -36,8 +36,8 @@ from buildrun.store.files import read_or_none
 from buildrun.workspace.tree import Tree, look
 
 if TYPE_CHECKING:
-    from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
+    from buildrun.planning.parameters import Download
     from buildrun.project.model import EntryPoint, ProjectSpec
     from buildrun.workspace.select import FileSet
 
@@ -148,12 +148,7 @@ class _TracedRun(run_command.NewRun):
             self._require_file()
         self._ours = frozenset(own_files.below(self.context.home, summary.root))
         self._before = look(summary.root, self._ours)
-        self.plan = _watched(self.plan)
         return summary
-
-    def complete(self, executor: Executor) -> Plan:
-        """Return the plan with its downloads and its environment."""
-        return _watched(super().complete(executor))
 
     def keep(self, plan: Plan, lease: PlanLease) -> None:
         """Leave nothing: it is no plan of `run`."""
@@ -186,6 +181,12 @@ class _TracedRun(run_command.NewRun):
         point = self._point
         inputs = frozenset(pattern.text for pattern in point.inputs or ())
         return {"inputs": inputs, "outputs": frozenset(point.outputs)}
+
+    def _make_plan(self, project: ProjectSpec, download: Download | None = None) -> Plan:
+        """Return the plan with its last step watched, and kept from nothing."""
+        plan = super()._make_plan(project, download)
+        *before, last = plan.steps
+        return plan._replace(steps=(*before, last._replace(check_inputs=True, sandbox=None)))
 
     @property
     def _project(self) -> ProjectSpec:
@@ -234,12 +235,6 @@ class _TracedRun(run_command.NewRun):
                 hint="see what was warned of, and write `inputs` and `outputs` yourself",
             )
         return accesses.decode(record)
-
-
-def _watched(plan: Plan) -> Plan:
-    """Return the plan with its last step watched, and kept from nothing."""
-    *before, last = plan.steps
-    return plan._replace(steps=(*before, last._replace(check_inputs=True, sandbox=None)))
 
 
 def _tell(suggestion: Suggestion, name: str, form: str, console: Console) -> None:

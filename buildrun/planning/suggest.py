@@ -139,7 +139,7 @@ class _Seen:
         """Note that a pattern for a directory that was listed would take in too much."""
         self._note(
             f"the command lists `{printable(path) or '.'}`: of the files there only those that it "
-            "read are named; add what else it depends on"
+            f"read are named; `{f'{printable(path)}/' if path else ''}**` would name all"
         )
 
     def is_foreign(self, pattern: str) -> bool:
