@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,6 +17,14 @@ class Place(NamedTuple):
     path: bytes
     links: tuple[bytes, ...]
     counts: bool
+
+
+class Found(NamedTuple):
+    """A file; links: that led there. mode: as ``stat`` has it, 0 where nothing is there."""
+
+    path: bytes
+    links: tuple[bytes, ...]
+    mode: int
 
 
 class Paths:
@@ -54,23 +63,24 @@ class Paths:
         """Drop what is remembered, since links or directories may have moved."""
         self._known.clear()
 
-    def file(self, path: bytes, *, follow: bool) -> tuple[bytes, tuple[bytes, ...]] | None:
-        """Return where a file really is and the links that lead there, or None where all is quiet.
+    def file(self, path: bytes, *, follow: bool) -> Found | None:
+        """Return where a file really is, and what is there; None where all is quiet.
 
         path: absolute. follow: whether a link at its end is followed.
         """
         above, _, name = path.rpartition(b"/")
         if name in (b"", b".", b".."):
             place = self.directory(path)
-            return (place.path, place.links) if place.counts else None
+            return Found(place.path, place.links, _mode(place.path)) if place.counts else None
         place = self.directory(above or b"/")
         if not place.counts:
             return None
         own = _join(place.path, name)
-        if not follow or (target := _target(own)) is None:
-            return (own, place.links)
-        real, links = self._walk(os.path.join(place.path, target))
-        return (real, (*place.links, own, *links))
+        mode = _mode(own)
+        if not follow or not stat.S_ISLNK(mode):
+            return Found(own, place.links, mode)
+        real, links = self._walk(own)
+        return Found(real, (*place.links, *links), _mode(real)) if self.counts(real) else None
 
     def _walk(self, path: bytes) -> tuple[bytes, tuple[bytes, ...]]:
         """Follow all links in a path; what is not there is taken for a directory."""
@@ -93,8 +103,15 @@ class Paths:
         return real, tuple(link for link in links if self.counts(link))
 
 
+def _mode(path: bytes) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
 def _join(directory: bytes, name: bytes) -> bytes:
-    return directory.rstrip(b"/") + b"/" + name
+    return directory + b"/" + name if directory != b"/" else b"/" + name
 
 
 def _target(path: bytes) -> bytes | None:

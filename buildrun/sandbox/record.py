@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from buildrun.sandbox.accesses import Accesses
-from buildrun.sandbox.paths import Paths
+from buildrun.sandbox.paths import Found, Paths
 from buildrun.sandbox.syscalls import Call
 
 # Files that are looked for and that a record can hold; far more than any program's own.
@@ -35,16 +35,16 @@ class Record:
         found = self._find(path, follow=not flags & os.O_NOFOLLOW)
         if found is None:
             return None
-        what = _what(found)
-        if what == "directory":
-            self._opened[found] += 1
-        if flags & os.O_PATH or what == "directory" or (not what and not flags & os.O_CREAT):
-            self._look_up(found, what)
-        elif what == "":
-            self._make(found)
-        elif what == "file":
-            self._open_file(found, flags)
-        return found
+        real, mode = found.path, found.mode
+        if stat.S_ISREG(mode) and not flags & os.O_PATH:
+            self._open_file(real, flags)
+        elif mode == 0 and flags & os.O_CREAT:
+            self._make(real)
+        else:
+            if stat.S_ISDIR(mode):
+                self._opened[real] += 1
+            self._look_up(real, mode)
+        return real
 
     def is_quiet(self, path: bytes) -> bool:
         """Return whether a path is known to be of no matter; the others may be."""
@@ -55,34 +55,34 @@ class Record:
         found = self._find(path, follow=call.follow)
         if found is None:
             return
-        what = _what(found)
-        if call.kind == "make" and not os.path.lexists(found):
-            self._make(found)
+        real, mode = found.path, found.mode
+        if call.kind == "make" and not mode:
+            self._make(real)
             self._paths.forget()
-        elif call.kind in ("remove", "change") and os.path.lexists(found):
-            self._written[found] = None
-        elif (call.kind == "run" and what == "file") or (
-            call.kind == "readlink" and os.path.islink(found)
+        elif call.kind in ("remove", "change") and mode:
+            self._written[real] = None
+        elif (call.kind == "run" and stat.S_ISREG(mode)) or (
+            call.kind == "readlink" and stat.S_ISLNK(mode)
         ):
-            self._note_read(found)
+            self._note_read(real)
         else:
-            self._look_up(found, what)
+            self._look_up(real, mode)
 
     def moved(self, call: Call, old: bytes, new: bytes) -> None:
         """Note that a file gets another name, or one more."""
         source, target = self._find(old, follow=False), self._find(new, follow=False)
-        if source is not None and not os.path.lexists(source):
-            self._look_up(source, "")
+        if source is not None and not source.mode:
+            self._look_up(source.path, 0)
             return
+        below = source.path + b"/" if source is not None else b"\0"
         if source is not None:
-            if not self.is_own(source):
-                self._note_read(source)
+            self._note_read(source.path)
             if call.kind == "rename":
-                self._written[source] = None
+                self._written[source.path] = None
         if target is not None:
-            self._make(target)
-            for path in [each for each in self._own if _is_beneath(each, source or b"\0")]:
-                self._make(target + path[len(source or b"") :])
+            self._make(target.path)
+            for path in [each for each in self._own if each.startswith(below)]:
+                self._make(target.path + b"/" + path[len(below) :])
         self._paths.forget()
 
     def listing(self, directory: bytes) -> None:
@@ -93,9 +93,9 @@ class Record:
     def is_own(self, path: bytes) -> bool:
         """Return whether the command has made all of a file, or of a directory above it."""
         while path not in self._own:
-            if path == b"/":
+            path = path.rpartition(b"/")[0]
+            if not path:
                 return False
-            path = path.rpartition(b"/")[0] or b"/"
         return True
 
     def accesses(self, imports: Mapping[bytes, int], variables: Iterable[str]) -> Accesses:
@@ -121,14 +121,12 @@ class Record:
             self.unseen,
         )
 
-    def _find(self, path: bytes, *, follow: bool) -> bytes | None:
+    def _find(self, path: bytes, *, follow: bool) -> Found | None:
         found = self._paths.file(path, follow=follow)
-        if found is None:
-            return None
-        real, links = found
-        for link in links:
-            self._note_read(link)
-        return real if self._paths.counts(real) else None
+        if found is not None:
+            for link in found.links:
+                self._note_read(link)
+        return found
 
     def _open_file(self, path: bytes, flags: int) -> None:
         access = flags & os.O_ACCMODE
@@ -149,23 +147,19 @@ class Record:
         self._written[path] = None
         self._own.add(path)
 
-    def _look_up(self, path: bytes, what: str) -> None:
-        if what != "other":
-            self._looked_up.setdefault(path, what)
+    def _look_up(self, path: bytes, mode: int) -> None:
+        if path not in self._looked_up:
+            if stat.S_ISLNK(mode):
+                mode = _mode_behind(path)
+            what = "directory" if stat.S_ISDIR(mode) else "file" if mode else ""
+            self._looked_up[path] = what
 
 
-def _what(path: bytes) -> str:
+def _mode_behind(link: bytes) -> int:
     try:
-        mode = os.stat(path).st_mode
+        return os.stat(link).st_mode
     except OSError:
-        return ""
-    if stat.S_ISDIR(mode):
-        return "directory"
-    return "file" if stat.S_ISREG(mode) else "other"
-
-
-def _is_beneath(path: bytes, directory: bytes) -> bool:
-    return path.startswith(directory.rstrip(b"/") + b"/")
+        return 0
 
 
 def _texts(paths: Iterable[bytes]) -> tuple[str, ...]:
