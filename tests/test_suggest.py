@@ -180,7 +180,7 @@ def test_what_another_entry_point_makes_is_a_dependency(told: Suggest) -> None:
 def test_what_a_step_further_before_makes_is_named(told: Suggest) -> None:
     files = ("a.py", "data/clean.csv", "middle.txt", "tidy/x")
     found = told(files, read=files, point="main")
-    assert found.inputs == ("a.py", "data/clean.csv", "tidy")
+    assert found.inputs == ("a.py", "data/clean.csv", "tidy/")
     assert found.notes == ()
 
 

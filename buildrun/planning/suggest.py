@@ -85,6 +85,7 @@ class _Seen:
             for output in other.outputs
             if other.name != point.name
         }
+        self._trees = {path.rstrip("/") for path in project.outputs if path.endswith("/")}
         self._direct = {item.entry_point for item in point.depends_on}
         self._file = project.file and os.path.relpath(project.file, project.root)
         self._needed = needed(graph_of(project), point.name)
@@ -169,7 +170,7 @@ class _Seen:
                     f"add `{printable(name)}` to `depends_on`"
                 )
             elif name not in self._direct:
-                yield glob.escape(output)
+                yield glob.escape(output) + ("/" if output in self._trees else "")
 
     def _is_made(self, path: str) -> bool:
         """Return whether the command made a file that may be an output."""
