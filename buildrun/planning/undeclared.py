@@ -235,7 +235,7 @@ def _what(step: Step) -> str:
 
 
 def _read_hint(step: Step, paths: Sequence[str]) -> str:
-    if any(path.split("/", 1)[0] in _VERSION_CONTROL for path in paths):
+    if any(map(_is_history, paths)):
         return "what version control knows is never an input; hand it in as a parameter"
     if step.inputs is None:
         return f"it is ignored; name the step's inputs under `inputs`, with {_lines(paths)}"
@@ -286,9 +286,13 @@ def _source(path: str) -> str:
 
 def _is_nothing(path: str) -> bool:
     """Return whether a path is what programs leave behind, or the project file."""
-    if path.split("/", 1)[0] in _VERSION_CONTROL:
+    if _is_history(path):
         return False
     return path == "MLproject" or any(is_always_ignored(os.fsencode(n)) for n in path.split("/"))
+
+
+def _is_history(path: str) -> bool:
+    return path.split("/", 1)[0] in _VERSION_CONTROL
 
 
 def _is_file(path: str) -> bool:
@@ -308,10 +312,10 @@ def _in_any(path: str, directories: Collection[str]) -> bool:
 
 def _listings(declared: Declaration, accesses: Accesses) -> dict[str, list[str]]:
     """Return the directories that were listed, each with what in it is not declared."""
-    found = {}
+    found, made = {}, frozenset(accesses.written)
     for path in accesses.listed:
         inside = declared.inside(path)
-        if inside is None or (inside != "." and _is_nothing(inside)):
+        if inside is None or (inside != "." and _is_nothing(inside)) or _is_history(inside):
             continue
         try:
             names = sorted(os.listdir(path))
@@ -322,7 +326,8 @@ def _listings(declared: Declaration, accesses: Accesses) -> dict[str, list[str]]
             name
             for name in names
             if not _is_nothing(beneath + name)
-            and name not in _VERSION_CONTROL
+            and not _is_history(name)
+            and os.path.join(path, name) not in made
             and not declared.is_input(beneath + name)
         ]
     return found

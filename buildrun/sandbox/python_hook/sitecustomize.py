@@ -15,6 +15,13 @@ if MYPY:  # a program need not load `typing` for us
     Tell = Callable[[bytes, bytes], None]
 
 
+# Modules that look through Python's path for others.
+IMPORTERS = (
+    "_frozen_importlib_external", "importlib._bootstrap_external", "importlib.metadata",
+    "importlib_metadata", "pkg_resources",
+)  # fmt: skip
+
+
 def _watch(log: str, with_files: bool) -> None:
     told = set()
 
@@ -32,9 +39,7 @@ def _watch(log: str, with_files: bool) -> None:
             pass
 
     _watch_variables(tell)
-    _watch_imports(tell)
-    if with_files:
-        _watch_files(tell, os.fsencode(log))
+    _watch_files(tell, os.fsencode(log), with_files)
 
 
 def _watch_variables(tell: "Tell") -> None:
@@ -58,20 +63,7 @@ def _watch_variables(tell: "Tell") -> None:
     os.environ.__class__ = Environ
 
 
-def _watch_imports(tell: "Tell") -> None:
-    from importlib.machinery import FileFinder
-
-    finder: Any = FileFinder
-    fill = finder._fill_cache
-
-    def fill_cache(self: "Any") -> None:
-        tell(b"import", os.fsencode(os.path.realpath(self.path or ".")))
-        fill(self)
-
-    finder._fill_cache = fill_cache
-
-
-def _watch_files(tell: "Tell", log: bytes) -> None:
+def _watch_files(tell: "Tell", log: bytes, with_files: bool) -> None:
     def opened(path: "Any", flags: int) -> None:
         if isinstance(path, (str, bytes)):
             path = os.path.abspath(os.fsencode(path))
@@ -79,14 +71,19 @@ def _watch_files(tell: "Tell", log: bytes) -> None:
                 tell(b"open", str(flags).encode() + b" " + path)
 
     def hook(event: str, arguments: "Any") -> None:
-        if event == "open":
+        if event in ("os.listdir", "os.scandir"):
+            listed(arguments[0] or ".")
+        elif with_files and event == "open":
             opened(arguments[0], arguments[2] or 0)
-        elif event in ("os.listdir", "os.scandir"):
-            caller = sys._getframe(1).f_code.co_name
-            if caller != "_fill_cache":
-                opened(arguments[0] or ".", os.O_DIRECTORY)
-        elif event == "os.rename":
+        elif with_files and event == "os.rename":
             opened(arguments[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def listed(path: "Any") -> None:
+        caller = sys._getframe(2).f_globals.get("__name__")
+        if caller in IMPORTERS and isinstance(path, (str, bytes)):
+            tell(b"import", os.fsencode(os.path.realpath(path)))
+        elif with_files:
+            opened(path, os.O_DIRECTORY)
 
     sys.addaudithook(hook)
 
