@@ -17,6 +17,7 @@ from conftest import Buildrun, Outcome, Project
 from needs import missing
 from step_helpers import LOCAL
 
+import buildrun as br
 from buildrun.planning.evidence import Evidence
 from buildrun.planning.result_publisher import ResultPublisher
 from buildrun.sandbox import tracer
@@ -321,6 +322,13 @@ def test_result_that_nobody_checked_tells_nothing_new(
         assert not {"assurance", "conditions"} & manifest["details"].keys()
     assert [step["assurance"] for step in runs.plan()] == ["declared", "declared"]
     assert "first: up-to-date, on local, " in buildrun("plan", runs.directory, LOCAL).out
+
+
+def test_api_has_it_as_well(runs: Runs) -> None:
+    runs.run()
+    for strict, state in ((False, "up-to-date"), (True, "miss")):
+        made = br.plan(runs.directory, env_manager="local", strict_cache=strict)
+        assert made["steps"][0]["cache"]["state"] == state
 
 
 # -- conditions -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ _TRACKING = ("on", "optional", "off")
 _FLAGS = frozenset(
     {
         "build_image", "check_inputs", "keep_going", "keep_workdir", "locked", "no_cache",
-        "offline", "quiet", "refresh", "remote_cache_write", "sandbox",
+        "offline", "quiet", "refresh", "remote_cache_write", "sandbox", "strict_cache",
     }
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ def plan(
     force: bool | str | Sequence[str] = False,
     cache: bool = True,
     remote_cache: str | None = None,
+    strict_cache: bool = False,
     locked: bool = False,
     offline: bool = False,
     cwd: StrPath | None = None,

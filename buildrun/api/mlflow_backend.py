@@ -37,7 +37,7 @@ _OWN = frozenset(
     {
         "backend", "backend_config", "cache", "check_inputs", "force", "jobs", "keep_going",
         "keep_workdir", "locked", "offline", "output", "quiet", "refresh", "remote_cache",
-        "remote_cache_write", "run_id", "sandbox",
+        "remote_cache_write", "run_id", "sandbox", "strict_cache",
     }
 )  # fmt: skip
 

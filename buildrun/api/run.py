@@ -196,6 +196,7 @@ def run(
     cache: bool = True,
     remote_cache: str | None = None,
     remote_cache_write: bool = False,
+    strict_cache: bool = False,
     check_inputs: bool = False,
     sandbox: bool = False,
     refresh: bool = False,
@@ -224,8 +225,9 @@ def run(
 
     The rest are options of ``buildrun run``: jobs, keep_going, output, quiet, force (True for
     every step, or names), cache (False: `--no-cache`), remote_cache, remote_cache_write,
-    check_inputs, sandbox, refresh, locked, offline, tracking (``on``, ``optional`` or ``off``),
-    keep_workdir. cwd: where relative paths begin; environ: the variables; both default to ours.
+    strict_cache, check_inputs, sandbox, refresh, locked, offline, tracking (``on``, ``optional``
+    or ``off``), keep_workdir. cwd: where relative paths begin; environ: the variables; both default
+    to ours.
 
     Raises UsageError and ParameterError for arguments that cannot be, at once.
     """
