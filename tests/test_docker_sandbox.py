@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_mounted_project_is_told(
     assert (outcome.code, outcome.out) == (0, "ran\n"), outcome.err
     said = f"`{(directory / (mounted or '.')).resolve()}` is mounted: `sandbox` keeps no file there"
     assert (said in outcome.err) == (mounted is not None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "assurance"),
+    [
+        ("sandbox: true, inputs: [data]", (), "sandboxed"),
+        ("sandbox: true, inputs: [data]", ("-A", "v={}:/here"), "declared"),
+        ("sandbox: true", (), "declared"),
+        ("inputs: [data]", (), "declared"),
+    ],
+)
+def test_result_tells_whether_only_declared_files_were_there(
+    project: Project, buildrun: Buildrun, tmp_path: Path, entry: str, arguments: tuple[str, ...],
+    assurance: str,
+) -> None:  # fmt: skip
+    text = f"  main: {{{entry}, outputs: [copy], command: 'cp data copy'}}\n"
+    directory = project(HEAD + text, data="data\n")
+    words = [word.format(directory) for word in arguments]
+    report = tmp_path / "report.json"
+    outcome = buildrun(directory, "--build-image", *words, "--report", report)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(report.read_text())["steps"][0]["assurance"] == assurance
 
 
 @pytest.mark.parametrize(("more", "count"), [("", 1), ("sandbox: true, ", 0)])
