@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import select
 import socket
 import struct
@@ -38,6 +39,8 @@ _CONTINUE = 1
 _ADD_AND_SEND = 2
 
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+# Before Linux 6.11 nothing wakes who waits for a call when all that could make one have ended.
+_ASLEEP = tuple(map(int, re.findall(r"[0-9]+", os.uname().release)[:2])) < (6, 11)
 _EMPTY = bytes(_NOTIFICATION.size)
 _RESPONSE = struct.Struct("=QqiI")
 _DESCRIPTOR = struct.Struct("=QIIII")
@@ -154,15 +157,17 @@ class Listener:
     def receive(self) -> Notification | None:
         """Wait for a call; None where all that the filter was on have ended. Raises OSError."""
         while True:
-            if self.has_ended(None):
+            if _ASLEEP and self.has_ended(None):
                 return None
             self._buffer[:] = _EMPTY  # or the kernel refuses
             try:
                 fcntl.ioctl(self.descriptor, _RECEIVE, self._buffer)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR):
-                    continue  # it was killed
-                raise
+                if error.errno not in (errno.ENOENT, errno.EINTR):
+                    raise
+                if self.has_ended(0):
+                    return None
+                continue  # it was killed
             id_, thread, _, number, audit, _, *arguments = _NOTIFICATION.unpack(self._buffer)
             foreign = audit != self._audit or number >= _X32
             return Notification(id_, thread, number, arguments, foreign)
