@@ -20,6 +20,7 @@ PEERS: Mapping[str, tuple[str, ...]] = {
     "check-jsonschema": ("check-jsonschema",),
     "dvc": ("dvc",),
     "snakemake": ("snakemake",),
+    "scikit-learn": ("scikit-learn", "pandas"),
 }
 NAMES = ("buildrun", *PEERS)
 

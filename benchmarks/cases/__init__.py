@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    checked_inputs,
     docker_context,
     docker_run,
     fingerprint_large,
@@ -40,6 +41,7 @@ CASES: Mapping[str, Case] = {
     "fingerprint-tree": fingerprint_tree,
     "fingerprint-large": fingerprint_large,
     "restore": restore,
+    "checked-inputs": checked_inputs,
     "docker-context": docker_context,
     "docker-run": docker_run,
     "tracked-run": tracked_run,
