@@ -44,7 +44,9 @@ class Paths:
         found = self._known.get(path)
         if found is None:
             real, links = self._walk(path)
-            found = self._known[path] = Place(real, links, self.counts(real))
+            found = Place(real, links, self.counts(real))
+            if not path.startswith(b"/proc/"):  # where links change by themselves
+                self._known[path] = found
         return found
 
     def counts(self, path: bytes) -> bool:
@@ -54,7 +56,10 @@ class Paths:
         return self._counts[path]
 
     def is_quiet(self, path: bytes) -> bool:
-        """Return whether a path's directory is known, and known to be of no interest."""
+        """Return whether a path's directory is known, and known to be of no interest.
+
+        A link there may still lead to what is.
+        """
         above, _, name = path.rpartition(b"/")
         place = self._known.get(above)
         return place is not None and not place.counts and name != b".."
@@ -73,12 +78,12 @@ class Paths:
             place = self.directory(path)
             return Found(place.path, place.links, _mode(place.path)) if place.counts else None
         place = self.directory(above or b"/")
-        if not place.counts:
+        if not place.counts and not follow:
             return None
         own = _join(place.path, name)
         mode = _mode(own)
         if not follow or not stat.S_ISLNK(mode):
-            return Found(own, place.links, mode)
+            return Found(own, place.links, mode) if place.counts else None
         real, links = self._walk(own)
         return Found(real, (*place.links, *links), _mode(real)) if self.counts(real) else None
 

@@ -223,11 +223,10 @@ class _Watcher:
             self._record.moved(call, path, other)
         else:
             path = self._path(asked, call.path, call.directory)
-            if self._record.is_quiet(path):
-                return None  # most are
             if call.kind == "open":
                 return self._note_open(path, asked, name, call)
-            self._record.reached(call, path)
+            if call.kind == "run" or not self._record.is_quiet(path):
+                self._record.reached(call, path)
         return None
 
     def _note_open(
@@ -272,12 +271,18 @@ def _open_for(asked: Notification, opening: _Opening, listener: Listener) -> Non
         os.close(descriptor)
 
 
+_STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
+
+
 def _own(thread: int, name: bytes) -> bytes:
     return b"/proc/%d/%s" % (thread, name)
 
 
 def _own_path(thread: int, path: bytes) -> bytes:
     """Return a path with what means another process for us than for the one that uses it."""
+    number = _STREAMS.get(path)
+    if number is not None:
+        return _own(thread, b"fd/%d" % number)
     for start, end in ((b"/proc/self/", b""), (b"/proc/thread-self/", b""), (b"/dev/fd/", b"fd/")):
         if path.startswith(start):
             return _own(thread, end + path[len(start) :])
