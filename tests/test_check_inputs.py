@@ -105,6 +105,35 @@ def test_a_file_read_on_the_second_run_alone_is_found_then(watched: Watched) -> 
     assert watched.state(directory) == "miss"
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("cat override.cfg > out.txt 2>&1 || cp a.txt out.txt", "override.cfg"),
+        ("[ -e sub/override.cfg ]; cp a.txt out.txt", "sub/override.cfg"),
+        ("python -c \"import os; os.path.exists('no'); open('out.txt', 'w')\"", "no"),
+        ("make -s", "out.c"),
+        ("PYTHONPATH=sub python -c \"import json; open('out.txt', 'w')\"", "more.py"),
+        ("python -I -c \"import os; os.listdir('sub'); open('out.txt', 'w')\"", "sub/more"),
+    ],
+)
+def test_what_was_looked_for_and_appears_has_the_step_run(
+    command: str, name: str, watched: Watched
+) -> None:
+    files = {"sub/b.txt": "", "Makefile": "out.txt:\n\t@cat $(wildcard *.c) /dev/null > out.txt\n"}
+    directory = watched.put(Step(command, files))
+    done = watched.run(directory)
+    assert (done.code, "warning" in done.err) == (0, False), done
+    assert watched.state(directory) == "up-to-date"
+    (directory / "unrelated").mkdir()
+    (directory / "sub" / "__pycache__").mkdir()
+    (directory / "unrelated").rmdir()
+    assert watched.state(directory) == "up-to-date"
+    (directory / name).write_text("now\n")
+    found = watched.plan(directory)["cache"]
+    assert found["state"] == "miss", found
+    assert "lookup-changed" in {each["code"] for each in found["reasons"]}, found
+
+
 def test_an_ignored_file_is_found_without_inputs(watched: Watched) -> None:
     step = Step("cat secret.cfg > out.txt", {".gitignore": "*.cfg\n"}, inputs=None)
     directory = watched.put(step)

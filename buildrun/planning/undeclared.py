@@ -145,7 +145,8 @@ def find(
                 outside[path] = None
         elif not _is_nothing(inside) and not declared.is_output(inside) and _is_file(path):
             writes[inside] = None
-    listings = _listings(declared, accesses)
+    listings = _listings(declared, accesses, accesses.listed)
+    searched = _listings(declared, accesses, accesses.searched)
     makers = {path: maker for path in reads if (maker := declared.maker(path)) is not None}
     return Undeclared(
         [path for path in reads if path not in makers],
@@ -158,7 +159,7 @@ def find(
             **_looked_up(declared, accesses),
             **{
                 path: conditions.observe(declared.root, path, names=True, outputs=plan.outputs)
-                for path in listings
+                for path in (*listings, *searched)
             },
         },
     )
@@ -310,10 +311,12 @@ def _in_any(path: str, directories: Collection[str]) -> bool:
     return any(path == one or path.startswith(one + "/") for one in directories)
 
 
-def _listings(declared: Declaration, accesses: Accesses) -> dict[str, list[str]]:
-    """Return the directories that were listed, each with what in it is not declared."""
+def _listings(
+    declared: Declaration, accesses: Accesses, paths: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return directories that were listed, each with what in it is not declared."""
     found, made = {}, frozenset(accesses.written)
-    for path in accesses.listed:
+    for path in paths:
         inside = declared.inside(path)
         if inside is None or (inside != "." and _is_nothing(inside)) or _is_history(inside):
             continue

@@ -13,10 +13,11 @@ class Accesses(NamedTuple):
     """What was done with files; paths are absolute, without links, undecodable bytes escaped.
 
     read: what was there before and was opened for reading, or run. written: what was made, changed
-    or removed. listed: directories whose names were read, as a program's own doing. looked_up:
-    names that were looked for and neither read nor written, and what was there: "", ``file`` or
-    ``directory``. variables: names of variables that Python programs read. unseen: why not
-    everything was seen, "" where it was.
+    or removed. listed: directories whose names were read, as a program's own doing. searched: those
+    whose names were read in search of single ones, as far as can be told. looked_up: names that
+    were looked for and neither read nor written, and what was there: "", ``file`` or ``directory``.
+    variables: names of variables that Python programs read. unseen: why not everything was seen, ""
+    where it was.
     """
 
     read: tuple[str, ...] = ()
@@ -25,6 +26,7 @@ class Accesses(NamedTuple):
     looked_up: Mapping[str, str] = {}
     variables: tuple[str, ...] = ()
     unseen: str = ""
+    searched: tuple[str, ...] = ()
 
 
 def encode(accesses: Accesses) -> bytes:
@@ -40,6 +42,6 @@ def decode(data: bytes) -> Accesses:
         raise ValueError("not a record of accesses")
     if value.keys() != set(Accesses._fields):
         raise ValueError("not a record of accesses")
-    for name in ("read", "written", "listed", "variables"):
+    for name in ("read", "written", "listed", "variables", "searched"):
         value[name] = tuple(value[name])
     return Accesses(**value)

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-_HOOK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "python_hook")
+# The directory of a `sitecustomize`.
+HOOK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "python_hook")
 
 # The variables that the hook reads: where it writes to, and whether it tells of files too.
 _LOG, _ALL = "BUILDRUN_WATCH_LOG", "BUILDRUN_WATCH_FILES"
@@ -32,7 +33,7 @@ def variables(environ: Mapping[str, str], log: str, *, files: bool) -> dict[str,
     files as well, where nobody else sees these.
     """
     given = environ.get("PYTHONPATH", "")
-    path = _HOOK + os.pathsep + given if given else _HOOK
+    path = HOOK + os.pathsep + given if given else HOOK
     return {"PYTHONPATH": path, _LOG: log, **({_ALL: "1"} if files else {})}
 
 

@@ -27,8 +27,8 @@ class Record:
         # Of these the command has made all of the content.
         self._own = set(outputs)
         self._looked_up: dict[bytes, str] = {}
-        self._opened: Counter[bytes] = Counter()
-        self._listed: dict[bytes, None] = {}
+        self._listed: Counter[bytes] = Counter()
+        self._searched: dict[bytes, None] = {}
 
     def opening(self, path: bytes, flags: int) -> bytes | None:
         """Note that a file is opened; return where it really is, None where that is no matter."""
@@ -41,8 +41,6 @@ class Record:
         elif mode == 0 and flags & os.O_CREAT:
             self._make(real)
         else:
-            if stat.S_ISDIR(mode):
-                self._opened[real] += 1
             self._look_up(real, mode)
         return real
 
@@ -85,10 +83,19 @@ class Record:
                 self._make(target.path + b"/" + path[len(below) :])
         self._paths.forget()
 
-    def listing(self, directory: bytes) -> None:
-        """Note that the names in a directory are read; directory: as the kernel tells it."""
-        if self._paths.counts(directory):
-            self._listed[directory] = None
+    def counts(self, path: bytes) -> bool:
+        """Return whether what lies there is of interest; path: without links."""
+        return self._paths.counts(path)
+
+    def listing(self, directory: bytes, *, searches: bool = False) -> None:
+        """Note that the names in a directory begin to be read.
+
+        directory: without links. searches: whether it is in search of single names.
+        """
+        if searches:
+            self._searched[directory] = None
+        else:
+            self._listed[directory] += 1
 
     def is_own(self, path: bytes) -> bool:
         """Return whether the command has made all of a file, or of a directory above it."""
@@ -111,7 +118,7 @@ class Record:
         }
         if len(looked_up) > _MOST:
             looked_up, self.unseen = {}, self.unseen or "it looked for too many files"
-        listed = (path for path in self._listed if self._opened[path] > imports.get(path, 0))
+        listed = [path for path, times in self._listed.items() if times > imports.get(path, 0)]
         return Accesses(
             _texts(self._read),
             _texts(self._written),
@@ -119,6 +126,7 @@ class Record:
             {os.fsdecode(path): what for path, what in looked_up.items()},
             tuple(sorted(variables)),
             self.unseen,
+            _texts(path for path in self._searched if path not in listed and not self.is_own(path)),
         )
 
     def _find(self, path: bytes, *, follow: bool) -> Found | None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from buildrun.sandbox import python_log, syscalls
+from buildrun.sandbox import python_log, searching, syscalls
 from buildrun.sandbox.accesses import Accesses
 from buildrun.sandbox.landlock import Ruleset
 from buildrun.sandbox.paths import Paths
@@ -116,9 +116,11 @@ class Tracer:
         else:
             self._record.unseen = f"only Python programs were watched: {unavailable()}"
             for path, flags in told.opened:
-                if self._record.opening(path, flags) and flags & os.O_DIRECTORY:
-                    self._record.listing(path)
-        return self._record.accesses(told.imports, told.variables)
+                real = self._record.opening(path, flags)
+                if real is not None and flags & os.O_DIRECTORY:
+                    self._record.listing(real)
+        imports = told.imports if self._watcher is not None else {}  # else these are not in it
+        return self._record.accesses(imports, told.variables)
 
     @property
     def tried_network(self) -> bool:
@@ -215,8 +217,7 @@ class _Watcher:
         if call.kind == "hide":
             self._record.unseen = f"`{name}` has changed what paths mean to it"
         elif call.kind == "list":
-            here = os.readlink(_own(asked.thread, b"fd/%d" % (asked.arguments[call.directory])))
-            self._record.listing(here)
+            self._note_listing(asked.thread, asked.arguments[call.directory])
         elif call.other >= 0:
             path = self._path(asked, call.path, call.directory)
             other = self._path(asked, call.other, call.other_directory)
@@ -228,6 +229,11 @@ class _Watcher:
             if call.kind == "run" or not self._record.is_quiet(path):
                 self._record.reached(call, path)
         return None
+
+    def _note_listing(self, thread: int, number: int) -> None:
+        directory = os.readlink(_own(thread, b"fd/%d" % number))
+        if self._record.counts(directory) and _is_at_start(thread, number):
+            self._record.listing(directory, searches=searching.is_search(thread))
 
     def _note_open(
         self, path: bytes, asked: Notification, name: str, call: Call
@@ -287,6 +293,12 @@ def _own_path(thread: int, path: bytes) -> bytes:
         if path.startswith(start):
             return _own(thread, end + path[len(start) :])
     return path
+
+
+def _is_at_start(thread: int, number: int) -> bool:
+    """Return whether a process has read nothing yet from an open directory."""
+    with open(_own(thread, b"fdinfo/%d" % number), "rb") as file:
+        return int(file.readline().split()[1]) == 0
 
 
 def _umask(thread: int) -> int:
