@@ -56,7 +56,8 @@ class InputCheck:
         self._upstream = upstream
         self._environ: Mapping[str, str] = {}
         self._accesses: Accesses | None = None
-        self._tried_network = False
+        self._tried_network = self._ran_own = False
+        self._allowed: list[str] = []
         self._is_sandboxed = step.sandbox is not None and self._has_sandbox()
 
     @contextmanager
@@ -65,6 +66,10 @@ class InputCheck:
         step, root = self._step, self._declared.root
         sandbox = step.sandbox if self._is_sandboxed else None
         system = roots.environment(job.environ)
+        home = job.environ.get("HOME", "")
+        if step.sandbox is not None:
+            allow = (os.path.join(home, path.removeprefix("~/")) for path in step.sandbox.allow)
+            self._allowed = list(map(os.path.realpath, allow))
         with ExitStack() as stack:
             outputs = [os.path.join(root, path.rstrip("/")) for path in step.outputs]
             watched = tracer.Tracer(
@@ -76,10 +81,8 @@ class InputCheck:
             environ = {**job.environ}
             if sandbox is not None:
                 environ["TMPDIR"] = watched.make_temporary()
-                home = job.environ.get("HOME", "")
-                allowed = [os.path.join(home, path.removeprefix("~/")) for path in sandbox.allow]
                 holes = [root, *([os.path.realpath(home)] if home else [])]
-                readable = [*roots.around(system, holes), *allowed, *_records(job.environ)]
+                readable = [*roots.around(system, holes), *self._allowed, *_records(job.environ)]
                 watched.rules = landlock.Ruleset(
                     [*readable, watched.directory, *self._readable_in_project()]
                 )
@@ -88,7 +91,7 @@ class InputCheck:
             self._environ = environ = {**environ, **watched.variables(environ)}
             yield job._replace(environ=environ, restrict=watched.restrict)
             self._accesses = watched.accesses()
-            self._tried_network = watched.tried_network
+            self._tried_network, self._ran_own = watched.tried_network, watched.ran_own
 
     def conclude(self, result: Result, log: str | None) -> Verdict:
         """Tell what the command did beyond what is declared, and return what follows from it.
@@ -103,9 +106,13 @@ class InputCheck:
         step, plan = self._step, self._state.plan
         caller = self._state.environ
         found = undeclared.find(self._declared, plan, step, accesses, caller, self._environ)
+        outside = [path for path in found.outside if not roots.is_in_any(path, self._allowed)]
+        found = found._replace(outside=outside)
         findings = undeclared.describe(found, step)
         if self._tried_network:
             findings.append(_NETWORK)
+        if self._ran_own and result.exit_code != 0:
+            findings.append(_OWN_PROGRAM)
         if self._is_sandboxed:
             findings = [_as_refused(finding) for finding in findings]
         refused = self._is_sandboxed and self._is_refused(found, result)
@@ -163,6 +170,13 @@ _NETWORK = Finding(
     "network-refused",
     "the command tried to use the network, which its sandbox does not have",
     "leave `network: false` out of `sandbox`, or hand in what it fetches",
+)
+
+
+_OWN_PROGRAM = Finding(
+    "own-program-refused",
+    "the sandbox has kept the command from running a program that it has made itself",
+    "make it below `$TMPDIR`, or in a step of its own",
 )
 
 

@@ -38,15 +38,24 @@ class Ruleset:
 
     def __init__(self, paths: Iterable[str | bytes]) -> None:
         """Take the paths; those that are not there are passed over. Raises OSError."""
+        self._paths = frozenset(map(os.fsencode, paths))
         attributes = struct.pack("=Q", _READ_FILE | _REFER)
         self._descriptor = _checked(LIBC.syscall(_CREATE, attributes, len(attributes), 0))
         try:
             self._allow("/", _REFER)
-            for path in paths:
+            for path in self._paths:
                 self._allow(path, _READ_FILE)
         except OSError:
             self.close()
             raise
+
+    def allows(self, path: bytes) -> bool:
+        """Return whether an absolute path, without links, may be read."""
+        while path not in self._paths:
+            path = path.rpartition(b"/")[0]
+            if not path:
+                return False
+        return True
 
     def restrict(self) -> None:
         """Put the rules on this process, for good; raises OSError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from buildrun.sandbox.accesses import Accesses
 from buildrun.sandbox.paths import Found, Paths
@@ -24,8 +24,10 @@ class Record:
         self.unseen = ""
         self._read: dict[bytes, None] = {}
         self._written: dict[bytes, None] = {}
-        # Of these the command has made all of the content.
+        # Of these the command has made all of the content; but of those taken, which are files that
+        # it may not read by another name.
         self._own = set(outputs)
+        self._taken: set[bytes] = set()
         self._looked_up: dict[bytes, str] = {}
         self._listed: Counter[bytes] = Counter()
         self._searched: dict[bytes, None] = {}
@@ -48,11 +50,11 @@ class Record:
         """Return whether a path is known to be of no matter; the others may be."""
         return self._paths.is_quiet(path)
 
-    def reached(self, call: Call, path: bytes) -> None:
-        """Note a call other than ``open`` with one path."""
+    def reached(self, call: Call, path: bytes) -> bytes | None:
+        """Note a call other than ``open`` with one path; returns the same as ``opening``."""
         found = self._find(path, follow=call.follow)
         if found is None:
-            return
+            return None
         real, mode = found.path, found.mode
         if call.kind == "make" and not mode:
             self._make(real)
@@ -65,14 +67,23 @@ class Record:
             self._note_read(real)
         else:
             self._look_up(real, mode)
+        return real
 
-    def moved(self, call: Call, old: bytes, new: bytes) -> None:
-        """Note that a file gets another name, or one more."""
+    def moved(
+        self, call: Call, old: bytes, new: bytes, may_read: Callable[[bytes], bool] | None
+    ) -> None:
+        """Note that a file gets another name, or one more.
+
+        may_read: tells of a path whether the command may read it; None where it may read all.
+        """
         source, target = self._find(old, follow=False), self._find(new, follow=False)
         if source is not None and not source.mode:
             self._look_up(source.path, 0)
             return
         below = source.path + b"/" if source is not None else b"\0"
+        is_taken = False
+        if source is not None and may_read is not None:
+            is_taken = not (self.has_made(source.path) or may_read(source.path))
         if source is not None:
             self._note_read(source.path)
             if call.kind == "rename":
@@ -81,6 +92,8 @@ class Record:
             self._make(target.path)
             for path in [each for each in self._own if each.startswith(below)]:
                 self._make(target.path + b"/" + path[len(below) :])
+            if is_taken:
+                self._taken.add(target.path)
         self._paths.forget()
 
     def counts(self, path: bytes) -> bool:
@@ -104,6 +117,14 @@ class Record:
             if not path:
                 return False
         return True
+
+    def has_made(self, path: bytes) -> bool:
+        """Return whether a file is the command's own, and not one that it may not read, renamed."""
+        while path and path not in self._taken:
+            if path in self._own:
+                return True
+            path = path.rpartition(b"/")[0]
+        return False
 
     def accesses(self, imports: Mapping[bytes, int], variables: Iterable[str]) -> Accesses:
         """Return what was done in all.
@@ -154,6 +175,7 @@ class Record:
     def _make(self, path: bytes) -> None:
         self._written[path] = None
         self._own.add(path)
+        self._taken.discard(path)
 
     def _look_up(self, path: bytes, mode: int) -> None:
         if path not in self._looked_up:

@@ -54,6 +54,11 @@ def around(roots: Iterable[str], holes: Iterable[str]) -> Iterator[str]:
         yield from _around(root, [hole for hole in avoided if _is_in(hole, root)])
 
 
+def is_in_any(path: str, directories: Iterable[str]) -> bool:
+    """Return whether a path is one of these, or lies in one."""
+    return any(_is_in(path, directory) for directory in directories)
+
+
 def _around(root: str, holes: list[str]) -> Iterator[str]:
     if not holes:
         yield root

@@ -127,6 +127,11 @@ class Tracer:
         """Return whether it was kept from using the network."""
         return self._watcher is not None and self._watcher.tried_network
 
+    @property
+    def ran_own(self) -> bool:
+        """Return whether it was kept from running a program that it has made in the project."""
+        return self._watcher is not None and self._watcher.ran_own
+
 
 class _Opening(NamedTuple):
     """A file to be opened in a program's place."""
@@ -156,6 +161,7 @@ class _Watcher:
         }
         self._memory = Memory()
         self.tried_network = False
+        self.ran_own = False
         self._ours, self._theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="tracer", daemon=True)
         self._thread.start()
@@ -221,13 +227,16 @@ class _Watcher:
         elif call.other >= 0:
             path = self._path(asked, call.path, call.directory)
             other = self._path(asked, call.other, call.other_directory)
-            self._record.moved(call, path, other)
+            may_read = self._rules.allows if self._rules is not None else None
+            self._record.moved(call, path, other, may_read)
         else:
             path = self._path(asked, call.path, call.directory)
             if call.kind == "open":
                 return self._note_open(path, asked, name, call)
             if call.kind == "run" or not self._record.is_quiet(path):
-                self._record.reached(call, path)
+                real = self._record.reached(call, path)
+                if call.kind == "run" and self._rules is not None and real is not None:
+                    self.ran_own = self.ran_own or self._record.has_made(real)
         return None
 
     def _note_listing(self, thread: int, number: int) -> None:
@@ -247,7 +256,7 @@ class _Watcher:
         real = self._record.opening(path, flags)
         if real is None or self._rules is None or flags & os.O_ACCMODE == os.O_WRONLY:
             return None
-        if not self._record.is_own(real) or os.path.isdir(real):
+        if not self._record.has_made(real) or os.path.isdir(real):
             return None
         return _Opening(real, flags, mode & ~_umask(asked.thread))
 
