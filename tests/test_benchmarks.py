@@ -43,6 +43,7 @@ def test_list_names_every_case() -> None:
         "fingerprint-tree",
         "fingerprint-large",
         "restore",
+        "checked-inputs",
         "docker-context",
         "docker-run",
         "tracked-run",
