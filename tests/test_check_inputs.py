@@ -6,15 +6,17 @@ import json
 import os
 import py_compile
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import Outcome
 from needs import missing, need_program
 from planted_programs import PLANTED, SCIENCE, STATIC
+from step_helpers import Gate, a_gate
 from watch_helpers import Step, Watched, a_watched, science
 
-__all__ = ["a_watched", "science"]
+__all__ = ["a_gate", "a_watched", "science"]
 
 READ = "[main] the command read "
 ADD = "hint: add to `inputs`: "
@@ -237,6 +239,28 @@ def test_a_program_with_a_changed_root_is_said_to_be_unseen(watched: Watched) ->
         assert done.code != 0
         missing("only root may change a program's root")
     assert "not all that it reads was seen: `chroot` has changed what paths mean" in done.err, done
+
+
+def test_what_a_command_leaves_running_is_said_to_be_unseen(watched: Watched, gate: Gate) -> None:
+    later = "sh -c 'read _ < $GO; cat secret.cfg; echo > $UP' > /dev/null 2>&1 &"
+    directory = watched.put(Step(f"{later} cp a.txt out.txt"))
+    done = watched.run(directory, **gate.environ)
+    gate.open()
+    assert done.code == 0
+    assert "not all that it reads was seen: it has left processes running" in done.err, done
+
+
+def test_packages_of_the_user_are_part_of_the_environment(watched: Watched) -> None:
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    place = Path(watched.environ["HOME"], ".local/lib", version, "site-packages")
+    place.mkdir(parents=True)
+    (place / "of_user.py").write_text("")
+    python = Path(sys.base_prefix, "bin", version)
+    directory = watched.put(Step(f"{python} -c \"import of_user; open('out.txt', 'w')\""))
+    for option in ("--check-inputs", "--sandbox"):
+        done = watched.run(directory, option)
+        assert (done.code, "warning" in done.err) == (0, False), done
+        (directory / "a.txt").write_text("other\n")
 
 
 def test_what_was_seen_lies_beside_the_log(watched: Watched) -> None:

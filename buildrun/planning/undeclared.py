@@ -141,7 +141,7 @@ def find(
     for path in accesses.written:
         inside = declared.inside(path)
         if inside is None:
-            if _is_lasting(path):
+            if _is_lasting(path, given):
                 outside[path] = None
         elif not _is_nothing(inside) and not declared.is_output(inside) and _is_file(path):
             writes[inside] = None
@@ -300,11 +300,12 @@ def _is_file(path: str) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)
 
 
-def _is_lasting(path: str) -> bool:
+def _is_lasting(path: str, environ: Mapping[str, str]) -> bool:
     """Return whether something written out of the project is more than temporary."""
-    parts = path.split("/")
-    hidden = any(part.startswith(".") for part in parts)
-    return not path.startswith(_TEMPORARY) and not hidden and _is_file(path)
+    temporary = os.path.realpath(environ.get("TMPDIR") or _TEMPORARY[0])
+    if path.startswith((*_TEMPORARY, temporary.rstrip("/") + "/")):
+        return False
+    return not any(part.startswith(".") for part in path.split("/")) and _is_file(path)
 
 
 def _in_any(path: str, directories: Collection[str]) -> bool:

@@ -30,6 +30,7 @@ def environment(environ: Mapping[str, str]) -> list[str]:
         found += _prefix(directory, home)
         for python in glob.glob(os.path.join(glob.escape(directory), "python*")):
             found += _prefix(os.path.dirname(os.path.realpath(python)), home)
+    found += glob.glob(os.path.join(glob.escape(home), ".local/lib/python*")) if home else []
     found += _split(environ.get("LD_LIBRARY_PATH", ""))
     found += (environ[name] for name in _CERTIFICATES if os.path.isabs(environ.get(name, "")))
     found += (sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__)))

@@ -204,6 +204,8 @@ class _Watcher:
                 listener.fail(asked, errno.EACCES)
                 return
             opening = self._note(asked)
+        except PermissionError:
+            self._record.unseen = "a program lets nobody look at its memory"
         except OSError:
             pass  # a path that is no path, or a process that is gone
         except Exception as error:  # the command must not wait for ever
