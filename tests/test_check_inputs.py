@@ -113,6 +113,8 @@ def test_a_file_read_on_the_second_run_alone_is_found_then(watched: Watched) -> 
         ("cat override.cfg > out.txt 2>&1 || cp a.txt out.txt", "override.cfg"),
         ("[ -e sub/override.cfg ]; cp a.txt out.txt", "sub/override.cfg"),
         ("python -c \"import os; os.path.exists('no'); open('out.txt', 'w')\"", "no"),
+        ("python -c \"import colorsys; open('out.txt', 'w')\"", "colorsys.py"),
+        ("PYTHONPATH=sub:$PYTHONPATH python -c \"import csv; open('out.txt', 'w')\"", "sub/csv.py"),
         ("make -s", "out.c"),
         ("PYTHONPATH=sub python -c \"import json; open('out.txt', 'w')\"", "more.py"),
         ("python -I -c \"import os; os.listdir('sub'); open('out.txt', 'w')\"", "sub/more"),
@@ -127,6 +129,8 @@ def test_what_was_looked_for_and_appears_has_the_step_run(
     assert (done.code, "warning" in done.err) == (0, False), done
     assert watched.state(directory) == "up-to-date"
     (directory / "unrelated").mkdir()
+    if "python -c" in command and "PYTHONPATH=sub python" not in command:
+        (directory / "unrelated.py").write_text("")
     (directory / "sub" / "__pycache__").mkdir()
     (directory / "unrelated").rmdir()
     assert watched.state(directory) == "up-to-date"

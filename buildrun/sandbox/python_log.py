@@ -19,11 +19,15 @@ _LOG, _ALL = "BUILDRUN_WATCH_LOG", "BUILDRUN_WATCH_FILES"
 
 
 class Told(NamedTuple):
-    """variables: their names. imports: listings by the import system. opened: paths and flags."""
+    """variables: their names. imports: listings by the import system. opened: paths and flags.
+
+    modules: names at the top, without dots, of what they import.
+    """
 
     variables: frozenset[str]
     imports: Mapping[bytes, int]
     opened: tuple[tuple[bytes, int], ...]
+    modules: frozenset[bytes]
 
 
 def variables(environ: Mapping[str, str], log: str, *, files: bool) -> dict[str, str]:
@@ -40,6 +44,7 @@ def variables(environ: Mapping[str, str], log: str, *, files: bool) -> dict[str,
 def read(log: str) -> Told:
     """Return what they have told."""
     names: set[str] = set()
+    modules: set[bytes] = set()
     imports: Counter[bytes] = Counter()
     opened: list[tuple[bytes, int]] = []
     try:
@@ -53,7 +58,9 @@ def read(log: str) -> Told:
             names.add(os.fsdecode(text))
         elif kind == b"import":
             imports[text] += 1
+        elif kind == b"module":
+            modules.add(text)
         elif kind == b"open":
             flags, _, path = text.partition(b" ")
             opened.append((path, int(flags)))
-    return Told(frozenset(names - {_LOG, _ALL}), imports, tuple(opened))
+    return Told(frozenset(names - {_LOG, _ALL}), imports, tuple(opened), frozenset(modules))

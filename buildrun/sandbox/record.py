@@ -126,6 +126,21 @@ class Record:
             path = path.rpartition(b"/")[0]
         return False
 
+    def sought(self, modules: Iterable[bytes], directories: Iterable[bytes]) -> None:
+        """Note that Python has looked for modules in directories, whose names it knows by listing.
+
+        An extension module that is not there is not noted.
+        """
+        names = [name for module in modules for name in (module, module + b".py")]
+        for directory in filter(self.counts, directories):
+            try:
+                there = {*os.listdir(directory)}
+            except OSError:
+                continue
+            for name in names:
+                if name not in there:
+                    self._looked_up.setdefault(directory + b"/" + name, "")
+
     def accesses(self, imports: Mapping[bytes, int], variables: Iterable[str]) -> Accesses:
         """Return what was done in all.
 

@@ -119,6 +119,7 @@ class Tracer:
                 real = self._record.opening(path, flags)
                 if real is not None and flags & os.O_DIRECTORY:
                     self._record.listing(real)
+        self._record.sought(told.modules, told.imports)
         imports = told.imports if self._watcher is not None else {}  # else these are not in it
         return self._record.accesses(imports, told.variables)
 

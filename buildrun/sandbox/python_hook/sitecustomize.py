@@ -1,4 +1,4 @@
-"""Has a Python program tell which variables it reads, and which directories imports list.
+"""Has a Python program tell which variables it reads, what it imports, and where that is sought.
 
 Python imports a module of this name when it starts. This one runs in any Python from 3.6 on, writes
 a line with a NUL at its end for each event, and must never fail.
@@ -73,6 +73,8 @@ def _watch_files(tell: "Tell", log: bytes, with_files: bool) -> None:
     def hook(event: str, arguments: "Any") -> None:
         if event in ("os.listdir", "os.scandir"):
             listed(arguments[0] or ".")
+        elif event == "import":
+            tell(b"module", os.fsencode(arguments[0].partition(".")[0]))
         elif with_files and event == "open":
             opened(arguments[0], arguments[2] or 0)
         elif with_files and event == "os.rename":
