@@ -302,13 +302,19 @@ def test_many_short_processes_are_watched(option: str, watched: Watched) -> None
     assert (directory / "out.txt").read_text() == 100 * "a\n"
 
 
-@pytest.mark.parametrize("option", ["--check-inputs", SANDBOX])
+def held(watched: Watched, key: str, gate: Gate) -> Path:
+    """Return a project whose command tells its number and waits at the gate."""
+    directory = watched.put(Step(f"{PAUSE.format('$$')} && cp a.txt out.txt"))
+    pipes = Path(gate.environ["GO"]).parent
+    declare(directory, f"{key}: {'true' if key != 'sandbox' else f'{{allow: [{pipes}]}}'}")
+    return directory
+
+
+@pytest.mark.parametrize("option", ["check_inputs", "sandbox"])
 def test_a_killed_run_leaves_nothing_that_hangs(
     option: str, watched: Watched, start: Start, gate: Gate
 ) -> None:
-    command = f"{PAUSE.format('$$')}; cat a.txt; echo > out.txt"
-    environ = {**watched.environ, "PWD": str(watched.place)}
-    live = start(watched.put(Step(command)), option, **environ)
+    live = start(held(watched, option, gate), "--quiet")
     pid = int(gate.wait())
     live.kill()
     gate.open()
@@ -316,12 +322,12 @@ def test_a_killed_run_leaves_nothing_that_hangs(
     assert state_of(pid) in ("", "Z")
 
 
-@pytest.mark.parametrize("option", ["--check-inputs", SANDBOX])
+@pytest.mark.parametrize("option", ["check_inputs", "sandbox"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_its_watched_command(
     number: int, option: str, watched: Watched, start: Start, gate: Gate
 ) -> None:
-    live = start(watched.put(Step(f"{PAUSE.format('$$')}; cp a.txt out.txt")), option)
+    live = start(held(watched, option, gate), "--quiet")
     pid = int(gate.wait())
     live.send(number)
     ran = live.wait()
