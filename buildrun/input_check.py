@@ -103,12 +103,10 @@ class InputCheck:
             return Verdict()
         if log is not None:
             _keep(os.path.splitext(log)[0] + ".accesses.json", accesses)
-        step, plan = self._step, self._state.plan
-        caller = self._state.environ
-        found = undeclared.find(self._declared, plan, step, accesses, caller, self._environ)
+        found = undeclared.find(self._declared, accesses, self._state.environ, self._environ)
         outside = [path for path in found.outside if not roots.is_in_any(path, self._allowed)]
         found = found._replace(outside=outside)
-        findings = undeclared.describe(found, step)
+        findings = undeclared.describe(found, self._step)
         if self._tried_network:
             findings.append(_NETWORK)
         if self._ran_own and result.exit_code != 0:

@@ -217,3 +217,17 @@ def test_a_command_that_runs_elsewhere_is_refused(project: Project, buildrun: Bu
     refused = buildrun("inputs", root, "--suggest")
     assert refused.code == 2
     assert "this one runs on docker" in refused.err
+
+
+@pytest.mark.usefixtures("watching")
+def test_a_name_with_the_signs_of_patterns_is_told_as_a_pattern_for_it_alone(
+    project: Project, buildrun: Buildrun
+) -> None:
+    text = (
+        "entry_points:\n  main:\n    inputs: [a.txt]\n    outputs: [o]\n    command: cat *x* > o\n"
+    )
+    root = project(text, a__txt="a")
+    (root / "x[1].cfg").touch()
+    told = buildrun("run", root, LOCAL, "--check-inputs")
+    assert "the command read `x[1].cfg`" in told.err
+    assert r'add to `inputs`: `- "x\\[1].cfg"`' in told.err

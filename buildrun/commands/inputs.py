@@ -38,7 +38,7 @@ from buildrun.workspace.tree import Tree, look
 if TYPE_CHECKING:
     from buildrun.planning.model import Plan
     from buildrun.planning.parameters import Download
-    from buildrun.project.model import EntryPoint, ProjectSpec
+    from buildrun.project.model import ProjectSpec
     from buildrun.workspace.select import FileSet
 
 
@@ -122,14 +122,13 @@ def _suggest(
 class _TracedRun(run_command.NewRun):
     """A run whose last step is watched; the project's files before it and after it."""
 
-    _before: Tree | None = None
-    _after: Tree | None = None
+    _before: Tree
+    _after: Tree
 
     def __init__(self, context: RunContext, options: RunOptions, *, write: bool) -> None:
         """Take the options; write: whether the project's MLproject has to be one to write to."""
         super().__init__(context, options, None, refresh=False)
         self._write = write
-        self._ours: frozenset[str] = frozenset()
         self._records: list[runs.Record] = []
 
     def go(self) -> int:
@@ -146,41 +145,29 @@ class _TracedRun(run_command.NewRun):
         self._require_local()
         if self._write:
             self._require_file()
-        self._ours = frozenset(own_files.below(self.context.home, summary.root))
-        self._before = look(summary.root, self._ours)
+        ours = frozenset(own_files.below(self.context.home, summary.root))
+        self._before = look(summary.root, ours)
+
+        def look_again() -> None:
+            self._after = look(summary.root, ours)
+
+        self._cleanup.callback(look_again)  # before the project is removed, if it was fetched
         return summary
 
     def keep(self, plan: Plan, lease: PlanLease) -> None:
         """Leave nothing: it is no plan of `run`."""
 
-    def close(self) -> None:
-        """Look at the project's files again, as long as they are there."""
-        if self._before is not None:
-            self._after = look(self._before.root, self._ours)
-        super().close()
-
     def suggestion(self) -> Suggestion:
         """Return what the entry point should declare; raises ProjectError without a trace."""
-        if self._before is None or self._after is None:
-            raise AssertionError
-        return suggest(
-            self._accesses(),
-            self._before,
-            self._after,
-            self._project,
-            self._point,
-            [path for _, path in self.plan.steps[-1].paths],
-        )
+        step, project = self.plan.steps[-1], self._project
+        point = find_entry_point(project, step.entry_point, self.context.environ)
+        paths = [path for _, path in step.paths]
+        return suggest(self._accesses(), self._before, self._after, project, point, paths)
 
+    @property
     def file(self) -> str:
         """Return the path of the MLproject."""
         return self._project.file or self._project.root
-
-    def declared(self) -> Mapping[str, frozenset[str]]:
-        """Return what the entry point declares now, by key."""
-        point = self._point
-        inputs = frozenset(pattern.text for pattern in point.inputs or ())
-        return {"inputs": inputs, "outputs": frozenset(point.outputs)}
 
     def _make_plan(self, project: ProjectSpec, download: Download | None = None) -> Plan:
         """Return the plan with its last step watched, and kept from nothing."""
@@ -193,11 +180,6 @@ class _TracedRun(run_command.NewRun):
         if self.plan.spec is None:
             raise AssertionError(self.plan.project)
         return self.plan.spec
-
-    @property
-    def _point(self) -> EntryPoint:
-        name = self.plan.steps[-1].entry_point
-        return find_entry_point(self._project, name, self.context.environ)
 
     def _require_local(self) -> None:
         """Raise UsageError where the command runs elsewhere, unseen."""
@@ -220,7 +202,7 @@ class _TracedRun(run_command.NewRun):
             raise UsageError(
                 f"`{printable(name)}` is no entry point of an MLproject, so there is nowhere to "
                 "write to",
-                place=self.file(),
+                place=self.file,
                 hint="declare it under `entry_points`; `buildrun init` writes a first MLproject",
             )
 
@@ -261,18 +243,13 @@ def _write(suggestion: Suggestion, run: _TracedRun, console: Console, cwd: str) 
     if not suggestion.whole:
         raise ProjectError(
             "not written, since not all that the command does was seen",
-            place=run.file(),
+            place=run.file,
             hint="look the suggestion through, and put it there yourself",
         )
-    declared, point = run.declared(), run.plan.steps[-1].entry_point
-    lists = {
-        key: values
-        for key, values in _lists(suggestion).items()
-        if declared[key] != frozenset(values)
-    }
-    mended = rewrite.declare(run.file(), point, lists, cwd)
+    point = run.plan.steps[-1].entry_point
+    mended = rewrite.declare(run.file, point, _lists(suggestion), cwd)
     if mended.before == mended.after:
-        console.note(f"{printable(run.file())}: nothing to be changed")
+        console.note(f"{printable(run.file)}: nothing to be changed")
         return
     fix.write(mended)
     sys.stderr.write(report.diff(mended, cwd))

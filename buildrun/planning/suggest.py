@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
@@ -12,17 +11,12 @@ from buildrun.console import listed, printable
 from buildrun.project.model import EntryPoint, ProjectSpec
 from buildrun.project.rules.dependencies import graph_of, needed
 from buildrun.sandbox.accesses import Accesses
-from buildrun.store.files import is_within
-from buildrun.workspace import glob
+from buildrun.store.files import and_above, is_within
+from buildrun.workspace import glob, names
 from buildrun.workspace.tree import Tree
 
 # So many files of one ending are named by a pattern, and so many of a directory by the directory.
 _ENDINGS, _WHOLE = 3, 2
-
-_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
-
-# Python's compiled form of a module, which is read in place of its source.
-_COMPILED = re.compile(r"(.*/|)__pycache__/([^/.]+)\.[^/]*\.pyc")
 
 
 class Suggestion(NamedTuple):
@@ -89,7 +83,7 @@ class _Seen:
         self._direct = {item.entry_point for item in point.depends_on}
         self._file = project.file and os.path.relpath(project.file, project.root)
         self._needed = needed(graph_of(project), point.name)
-        self._read = set(_with_sources(accesses.read, before.root))
+        self._read = {*accesses.read, *map(names.source, accesses.read)}
         self._written = {self._inside(path) for path in accesses.written} - {None}
         self._listed = set(accesses.listed)
         self._paths = paths
@@ -122,14 +116,14 @@ class _Seen:
             if path in self._written and path not in held and not self._was_there(path)
         ]
         kept = self._after.files.keys() - made
-        shared = {above for path in (*kept, *self._makers) for above in _and_above(path)}
+        shared = {above for path in (*kept, *self._makers) for above in and_above(path)}
         found = dict.fromkeys(path.rstrip("/") for path in self._point.outputs)
-        names = list(self._point.outputs)
+        declared = list(self._point.outputs)
         for path in sorted((*made, *new)):
-            if found.keys().isdisjoint(_and_above(path)):
-                names.append(self._whole(path, shared, is_directory=path in new))
-                found[names[-1].rstrip("/")] = None
-        return names
+            if found.keys().isdisjoint(and_above(path)):
+                declared.append(self._whole(path, shared, is_directory=path in new))
+                found[declared[-1].rstrip("/")] = None
+        return declared
 
     def is_listed(self, path: str) -> bool:
         """Return whether the command read the names in a directory of the project."""
@@ -195,7 +189,7 @@ class _Seen:
 
     def _whole(self, path: str, shared: Set[str], *, is_directory: bool) -> str:
         """Return the highest directory above that is all the command's, else the path."""
-        for above in reversed([*_and_above(os.path.dirname(path))]):
+        for above in reversed([*and_above(os.path.dirname(path))]):
             if above not in shared and not self._was_there(above):
                 return above + "/"
         return path + "/" if is_directory else path
@@ -209,7 +203,7 @@ class _Seen:
 
     def _maker(self, path: str | None) -> str | None:
         """Return the output of another entry point that a path is or lies in."""
-        return next((each for each in _and_above(path or "") if each in self._makers), None)
+        return next((each for each in and_above(path or "") if each in self._makers), None)
 
     def _inside(self, path: str) -> str | None:
         """Return a real path relative to the project, None for one that is out of it."""
@@ -225,7 +219,7 @@ class _Seen:
 
     def _tell_version_control(self) -> None:
         parts = ((self._inside(path) or "").split("/")[0] for path in self._read)
-        for name in sorted(_VERSION_CONTROL.intersection(parts)):
+        for name in sorted({*names.VERSION_CONTROL}.intersection(parts)):
             self._note(
                 f"the command read what is in `{name}`, which is never an input: hand it in as a "
                 "parameter"
@@ -251,7 +245,7 @@ class _Globs:
         self._left = _beneath(unread)
         self._below: dict[str, set[str]] = {}
         for path in (*read, *unread):
-            for each in _and_above(path):
+            for each in and_above(path):
                 self._below.setdefault(os.path.dirname(each), set()).add(each)
 
     def patterns(self) -> list[str]:
@@ -295,24 +289,9 @@ def _beneath(paths: Iterable[str]) -> Counter[str]:
     """Return how many of the paths each directory holds, at any depth."""
     found: Counter[str] = Counter()
     for path in paths:
-        found.update(map(os.path.dirname, _and_above(path)))
+        found.update(map(os.path.dirname, and_above(path)))
     return found
 
 
 def _ending(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[1]
-
-
-def _and_above(path: str) -> Iterator[str]:
-    """Yield a relative path, and the directories that it lies in."""
-    while path:
-        yield path
-        path = os.path.dirname(path)
-
-
-def _with_sources(read: Iterable[str], root: str) -> Iterator[str]:
-    """Yield paths, for a compiled module of the project that of its source."""
-    for path in read:
-        yield path
-        if is_within(path, root) and (compiled := _COMPILED.fullmatch(path)):
-            yield f"{compiled[1]}{compiled[2]}.py"

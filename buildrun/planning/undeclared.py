@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import listed, printable
 from buildrun.planning.model import Plan, Step
-from buildrun.workspace import conditions
-from buildrun.workspace.names import is_always_ignored
+from buildrun.store.files import and_above, is_within, names_in
+from buildrun.workspace import conditions, glob, names
 
 if TYPE_CHECKING:
     from buildrun.sandbox.accesses import Accesses
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 _TEMPORARY = ("/tmp/", "/var/tmp/", "/dev/")  # noqa: S108
-_VERSION_CONTROL = (".git", ".hg", ".svn")
-_COMPILED = re.compile(r"(?P<directory>(?:.*/)?)__pycache__/(?P<name>[^/.]+)\.[^/]*\.pyc")
+
+# Where a finding is mended in an entry point; the others at its command.
+_MENDED_AT = {
+    "undeclared-read": "inputs",
+    "undeclared-listing": "inputs",
+    "undeclared-write": "outputs",
+}
 
 # What a caller's variables may be called that say where and how, and not what.
 _USUAL = re.compile(
@@ -66,58 +72,42 @@ class Declaration:
         self, plan: Plan, step: Step, inputs: FileSet | None, upstream: Iterable[str]
     ) -> None:
         """Take the step; inputs: as they were; upstream: the outputs of steps before it."""
+        self.plan, self.step = plan, step
         self.root = os.path.realpath(plan.root)
-        self._plan = plan
-        self._step = step
-        self._outputs = [path.rstrip("/") for path in step.outputs]
-        self._upstream = [path.rstrip("/") for path in upstream]
-        self._paths = [os.path.realpath(path) for _, path in step.paths]
-        self._files, self._above = _places(self.root, inputs)
-        self._makers = {
-            path.rstrip("/"): point.name
-            for point in (plan.spec.entry_points if plan.spec is not None else ())
-            for path in point.outputs
-        } | {path.rstrip("/"): each.entry_point for each in plan.steps for path in each.outputs}
+        self._files = _places(self.root, inputs)
+        self._outputs = self._within(step.outputs)
+        self._readable = (
+            *self._outputs,
+            *self._within(upstream),
+            *(os.path.realpath(path) for _, path in step.paths),
+        )
+        points = plan.spec.entry_points if plan.spec is not None else ()
+        self._makers = {path.rstrip("/"): each.name for each in points for path in each.outputs}
+        for each in plan.steps:
+            self._makers |= {path.rstrip("/"): each.entry_point for path in each.outputs}
 
-    def inside(self, path: str) -> str | None:
-        """Return a path relative to the project, None where it does not lie there."""
-        if path == self.root:
-            return "."
-        prefix = self.root.rstrip("/") + "/"
-        return path[len(prefix) :] if path.startswith(prefix) else None
+    def inside(self, path: str) -> str:
+        """Return a path relative to the project, "" where it does not lie there."""
+        return os.path.relpath(path, self.root) if is_within(path, self.root) else ""
 
     def is_output(self, path: str) -> bool:
         """Return whether the step makes a path."""
         return _in_any(path, self._outputs)
 
     def is_input(self, path: str) -> bool:
-        """Return whether a path in the project is declared to be read."""
-        place = os.path.join(self.root, path)
-        return (
-            place in self._files
-            or place in self._above
-            or self.is_output(path)
-            or _in_any(path, self._upstream)
-            or self.is_foreign_input(place)
-        )
-
-    def is_foreign_input(self, path: str) -> bool:
-        """Return whether an absolute path is an input by a link or a parameter."""
-        return path in self._files or _in_any(path, self._paths)
+        """Return whether a path, in the project or not, is declared to be read."""
+        return path in self._files or _in_any(path, self._readable)
 
     def maker(self, path: str) -> str | None:
-        """Return another entry point that makes a path."""
-        while path:
-            if path in self._makers:
-                return self._makers[path]
-            path = path.rpartition("/")[0]
-        return None
+        """Return another entry point that makes a path, which is relative to the project."""
+        return next((self._makers[each] for each in and_above(path) if each in self._makers), None)
+
+    def _within(self, paths: Iterable[str]) -> list[str]:
+        return [os.path.join(self.root, path.rstrip("/")) for path in paths]
 
 
 def find(
     declared: Declaration,
-    plan: Plan,
-    step: Step,
     accesses: Accesses,
     environ: Mapping[str, str],
     given: Mapping[str, str],
@@ -126,89 +116,74 @@ def find(
 
     environ: the variables of buildrun's caller. given: those that the command had.
     """
-    reads: dict[str, None] = {}
-    outside: dict[str, None] = {}
-    for path in accesses.read:
+    reads: list[str] = []
+    writes, outside = [], list[str]()
+    for path in map(names.source, accesses.read):
         inside = declared.inside(path)
-        if inside is None:
-            if not declared.is_foreign_input(path):
-                outside[path] = None
-            continue
-        source = _source(inside)
-        if not _is_nothing(source) and not declared.is_input(source):
-            reads[source] = None
-    writes: dict[str, None] = {}
+        if not declared.is_input(path) and not _is_nothing(inside):
+            (reads if inside else outside).append(inside or path)
     for path in accesses.written:
         inside = declared.inside(path)
-        if inside is None:
-            if _is_lasting(path, given):
-                outside[path] = None
-        elif not _is_nothing(inside) and not declared.is_output(inside) and _is_file(path):
-            writes[inside] = None
+        if not inside:
+            outside += [path] if _is_lasting(path, given) else []
+        elif not _is_nothing(inside) and not declared.is_output(path) and _is_file(path):
+            writes.append(inside)
     listings = _listings(declared, accesses, accesses.listed)
     searched = _listings(declared, accesses, accesses.searched)
+    held, root = conditions.observe, declared.root
     makers = {path: maker for path in reads if (maker := declared.maker(path)) is not None}
     return Undeclared(
-        [path for path in reads if path not in makers],
+        [path for path in dict.fromkeys(reads) if path not in makers],
         makers,
-        list(writes),
-        {path: names for path, names in listings.items() if names},
-        list(outside),
-        _variables(step, accesses, environ, given),
-        {
-            **_looked_up(declared, accesses),
-            **{
-                path: conditions.observe(declared.root, path, names=True, outputs=plan.outputs)
-                for path in (*listings, *searched)
-            },
+        writes,
+        {path: undeclared for path, undeclared in listings.items() if undeclared},
+        list(dict.fromkeys(outside)),
+        _variables(declared.step, accesses, environ, given),
+        _looked_up(declared, accesses)
+        | {
+            path: held(root, path, names=True, outputs=declared.plan.outputs)
+            for path in (*listings, *searched)
         },
     )
 
 
 def describe(found: Undeclared, step: Step) -> list[Finding]:
     """Return what people are told, with the line to add to MLproject."""
-    findings = []
+    return [Finding(*each) for each in (*_of_files(found, step), *_of_others(found))]
+
+
+def _of_files(found: Undeclared, step: Step) -> Iterator[tuple[str, str, str]]:
+    """Yield what there is to tell of the project's files."""
     if found.reads:
-        findings.append(
-            Finding(
-                "undeclared-read",
-                f"the command read {_named(found.reads)}, which {_what(step)}",
-                _read_hint(step, found.reads),
-            )
-        )
+        what = "is no input" if step.inputs is None else "`inputs` does not name"
+        text = f"the command read {_named(found.reads)}, which {what}"
+        yield "undeclared-read", text, _read_hint(step, found.reads)
     for maker in dict.fromkeys(found.of_others.values()):
         paths = [path for path, by in found.of_others.items() if by == maker]
-        add = "" if step.inputs is None else f", and {_lines(paths)} to `inputs`"
-        findings.append(
-            Finding(
-                "undeclared-read",
-                f"the command read {_named(paths)}, which `{printable(maker)}` makes, and does not "
-                "depend on it",
-                f"add `- {printable(maker)}` to `depends_on`{add}",
-            )
-        )
+        add = "" if step.inputs is None else f", and {_lines(paths, glob.escape)} to `inputs`"
+        text = f"the command read {_named(paths)}, which `{printable(maker)}` makes, and does not "
+        hint = f"add `- {printable(maker)}` to `depends_on`{add}"
+        yield "undeclared-read", text + "depend on it", hint
     if found.writes and step.outputs:
         text = f"the command wrote {_named(found.writes)}, which `outputs` does not name"
         hint = f"add to `outputs`: {_lines(found.writes)}; or write it below `$TMPDIR`"
-        findings.append(Finding("undeclared-write", text, hint))
-    for directory, names in found.listings.items():
-        beneath = "**" if directory == "." else f"{directory}/**"
-        text = (
-            f"the command listed the directory `{printable(directory)}`, in which {_named(names)} "
-            f"{'is' if len(names) == 1 else 'are'} no input"
-        )
-        hint = f"add to `inputs`: `- {_yaml(beneath)}`"
-        findings.append(Finding("undeclared-listing", text, hint))
+        yield "undeclared-write", text, hint
+    for path, held in found.listings.items():
+        text = f"the command listed the directory `{printable(path)}`, in which {_named(held)} "
+        hint = f"add to `inputs`: {_lines(['**' if path == '.' else f'{glob.escape(path)}/**'])}"
+        yield "undeclared-listing", text + f"{'is' if len(held) == 1 else 'are'} no input", hint
+
+
+def _of_others(found: Undeclared) -> Iterator[tuple[str, str, str]]:
+    """Yield what there is to tell of other files, and of variables."""
     if found.outside:
         text = f"the command used {_named(found.outside)}, out of the project"
         hint = "what is there is no part of the key; declare a parameter of the type `path` for it"
-        findings.append(Finding("outside-access", text, hint))
-    if found.variables:
-        names = list(found.variables)
-        text = f"the command read the variables {_named(names)}, which are no part of the key"
-        hint = f"add to `key_env`: {_lines(names)}; or to `pass_env`, where they decide nothing"
-        findings.append(Finding("undeclared-variable", text, hint))
-    return findings
+        yield "outside-access", text, hint
+    if read := found.variables:
+        text = f"the command read the variables {_named(read)}, which are no part of the key"
+        hint = f"add to `key_env`: {_lines(read)}; or to `pass_env`, where they decide nothing"
+        yield "undeclared-variable", text, hint
 
 
 def place(plan: Plan, step: Step, code: str) -> str:
@@ -222,78 +197,52 @@ def place(plan: Plan, step: Step, code: str) -> str:
     document = load(file, DependencyTracker({})) if file is not None else None
     if file is None or document is None or isinstance(document, Diagnostic):
         return ""
-    key = {
-        "undeclared-read": "inputs",
-        "undeclared-listing": "inputs",
-        "undeclared-write": "outputs",
-    }
-    line, column = document.place(("entry_points", step.entry_point, key.get(code, "command")))
+    key = _MENDED_AT.get(code, "command")
+    line, column = document.place(("entry_points", step.entry_point, key))
     return f"{os.path.basename(file)}:{line}:{column}: "
-
-
-def _what(step: Step) -> str:
-    return "is no input" if step.inputs is None else "`inputs` does not name"
 
 
 def _read_hint(step: Step, paths: Sequence[str]) -> str:
     if any(map(_is_history, paths)):
         return "what version control knows is never an input; hand it in as a parameter"
     if step.inputs is None:
-        return f"it is ignored; name the step's inputs under `inputs`, with {_lines(paths)}"
-    return f"add to `inputs`: {_lines(paths)}"
+        named = _lines(paths, glob.escape)
+        return f"it is ignored; name the step's inputs under `inputs`, with {named}"
+    return f"add to `inputs`: {_lines(paths, glob.escape)}"
 
 
 def _named(paths: Sequence[str]) -> str:
     return listed([printable(path) for path in paths], _SHOWN)
 
 
-def _lines(paths: Sequence[str]) -> str:
-    shown = ", ".join(f"`- {_yaml(path)}`" for path in paths[:_SHOWN])
+def _lines(paths: Sequence[str], escape: Callable[[str], str] = str) -> str:
+    """Return lines for a list in MLproject; escape: makes patterns of the paths."""
+    from buildrun.project.rewrite import scalar
+
+    shown = ", ".join(f"`- {scalar(escape(path))}`" for path in paths[:_SHOWN])
     return shown + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
 
 
-_PLAIN = re.compile(r"[\w./][\w./ -]*(?<! )")
-
-
-def _yaml(text: str) -> str:
-    """Return a path as YAML takes it."""
-    if _PLAIN.fullmatch(text) and not text.isdecimal():
-        return text
-    return "'" + printable(text).replace("'", "''") + "'"
-
-
-def _places(root: str, inputs: FileSet | None) -> tuple[frozenset[str], frozenset[str]]:
+def _places(root: str, inputs: FileSet | None) -> Set[str]:
     """Return where inputs really lie, and what is on the way to them as they are written."""
-    files: set[str] = set()
-    above: set[str] = {root}
+    found = {root}
     real: dict[str, str] = {}
     for path in inputs.selection.paths if inputs is not None else ():
         directory, name = os.path.split(os.path.join(root, os.fsdecode(path).rstrip("/")))
         if directory not in real:
             real[directory] = os.path.realpath(directory)
-            here = directory
-            while here not in above and here != "/":
-                above.add(here)
-                here = os.path.dirname(here)
-        files.add(os.path.join(real[directory], name))
-    return frozenset(files), frozenset(above)
-
-
-def _source(path: str) -> str:
-    """Return the source file where Python has read what it has compiled of it."""
-    found = _COMPILED.fullmatch(path)
-    return f"{found['directory']}{found['name']}.py" if found else path
+            found.update(itertools.takewhile(lambda each: each != root, and_above(directory)))
+        found.add(os.path.join(real[directory], name))
+    return found
 
 
 def _is_nothing(path: str) -> bool:
     """Return whether a path is what programs leave behind, or the project file."""
-    if _is_history(path):
-        return False
-    return path == "MLproject" or any(is_always_ignored(os.fsencode(n)) for n in path.split("/"))
+    return path == "MLproject" or (names.is_leftover(path) and not _is_history(path))
 
 
 def _is_history(path: str) -> bool:
-    return path.split("/", 1)[0] in _VERSION_CONTROL
+    return path.split("/", 1)[0] in names.VERSION_CONTROL
 
 
 def _is_file(path: str) -> bool:
@@ -302,51 +251,45 @@ def _is_file(path: str) -> bool:
 
 def _is_lasting(path: str, environ: Mapping[str, str]) -> bool:
     """Return whether something written out of the project is more than temporary."""
-    temporary = os.path.realpath(environ.get("TMPDIR") or _TEMPORARY[0])
-    if path.startswith((*_TEMPORARY, temporary.rstrip("/") + "/")):
-        return False
-    return not any(part.startswith(".") for part in path.split("/")) and _is_file(path)
+    temporary = os.path.realpath(environ.get("TMPDIR") or _TEMPORARY[0]).rstrip("/") + "/"
+    is_temporary = path.startswith((*_TEMPORARY, temporary))
+    return not is_temporary and "/." not in path and _is_file(path)
 
 
-def _in_any(path: str, directories: Collection[str]) -> bool:
-    return any(path == one or path.startswith(one + "/") for one in directories)
+def _in_any(path: str, directories: Iterable[str]) -> bool:
+    return any(is_within(path, each) for each in directories)
 
 
 def _listings(
-    declared: Declaration, accesses: Accesses, paths: Iterable[str]
+    declared: Declaration, accesses: Accesses, directories: Iterable[str]
 ) -> dict[str, list[str]]:
     """Return directories that were listed, each with what in it is not declared."""
     found, made = {}, frozenset(accesses.written)
-    for path in paths:
-        inside = declared.inside(path)
-        if inside is None or (inside != "." and _is_nothing(inside)) or _is_history(inside):
+    for directory in directories:
+        inside = declared.inside(directory)
+        if not inside or names.is_leftover(inside) or not os.path.isdir(directory):
             continue
-        try:
-            names = sorted(os.listdir(path))
-        except OSError:
-            continue
-        beneath = "" if inside == "." else inside + "/"
+        held = (os.path.join(directory, name) for name in sorted(names_in(directory)))
         found[inside] = [
-            name
-            for name in names
-            if not _is_nothing(beneath + name)
-            and not _is_history(name)
-            and os.path.join(path, name) not in made
-            and not declared.is_input(beneath + name)
+            os.path.basename(path)
+            for path in held
+            if path not in made
+            and not declared.is_input(path)
+            and (each := declared.inside(path)) != "MLproject"
+            and not names.is_leftover(each)
         ]
     return found
 
 
 def _looked_up(declared: Declaration, accesses: Accesses) -> dict[str, str]:
     """Return what was looked for in the project, and is neither an input nor made."""
-    found = {}
-    for path, what in accesses.looked_up.items():
-        inside = declared.inside(path)
-        if inside in (None, ".") or inside is None or _is_nothing(inside):
-            continue
-        if not declared.is_input(inside):
-            found[inside] = what
-    return found
+    return {
+        inside: what
+        for path, what in accesses.looked_up.items()
+        if (inside := declared.inside(path)) not in ("", ".")
+        and not _is_nothing(inside)
+        and not declared.is_input(path)
+    }
 
 
 def _variables(

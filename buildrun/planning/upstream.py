@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from buildrun.planning.model import Step
 from buildrun.project.producers import Producers
+from buildrun.store.files import and_above
 from buildrun.workspace import glob
 
 
@@ -34,11 +35,7 @@ class Upstream:
 
     def maker(self, path: str) -> str | None:
         """Return the step that makes the path, or something that it lies in."""
-        while path:
-            if path in self._makers:
-                return self._makers[path]
-            path = path.rpartition("/")[0]
-        return None
+        return next((self._makers[each] for each in and_above(path) if each in self._makers), None)
 
     def _makers_of(self, pattern: str) -> Iterable[str]:
         if glob.is_glob(pattern):

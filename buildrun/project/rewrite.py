@@ -6,8 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Mapping, Sequence
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -21,7 +20,7 @@ from buildrun.store.memo import DependencyTracker
 
 # What a list that is written on one line leaves of a line's columns.
 _COLUMNS = 100
-_LINE_END = re.compile("(\r\n|\r|\n)")
+_LINE = re.compile("[^\r\n]*(?:\r\n?|\n)")
 _PLAIN = re.compile(r"[A-Za-z0-9_./][\w./*?+-]*")
 
 # A key that is not there yet is written above the first of these that is.
@@ -42,13 +41,17 @@ def declare(path: str, name: str, lists: Mapping[str, Sequence[str]], cwd: str) 
     old = load(path, reader)
     if not isinstance(old, Document):
         raise ProjectError(old.message, place=old.place, hint=old.hint)
-    content, text = reader.read(path), old.text
+    content, point = reader.read(path), old.value["entry_points"][name]
+    # The last line gets an end while it is worked on.
+    text, end = content.decode(), "" if content.endswith((b"\n", b"\r")) else "\n"
+    text += end
     try:
         for key, values in lists.items():
-            text = _with(text, name, key, values)
+            if sorted(point.get(key) or ()) != sorted(values):
+                text = _with(text, name, key, values)
     except (_Unsure, yaml.YAMLError):
         raise _refusal(path, name) from None
-    changed = _restored(content, text)
+    changed = text.removesuffix(end).encode()
     draft = DependencyTracker({}, {os.path.realpath(path): changed})
     new = load(path, draft)
     if not isinstance(new, Document) or not _is_meant(old, new, name, lists):
@@ -59,7 +62,7 @@ def declare(path: str, name: str, lists: Mapping[str, Sequence[str]], cwd: str) 
 
 def block(lists: Mapping[str, Sequence[str]]) -> str:
     """Return the lists as YAML, to be put beneath an entry point."""
-    return "".join("".join(_lines(key, values, "")) for key, values in lists.items())
+    return "".join(_block(key, values) for key, values in lists.items())
 
 
 def _refusal(path: str, name: str) -> ProjectError:
@@ -126,14 +129,13 @@ def _added(text: str, above: Node, key: str, values: Sequence[str], *, flow: boo
     start, column = above.start_mark.index, above.start_mark.column
     if flow:
         return f"{text[:start]}{key}: {_flow(values)}, {text[start:]}"
-    lines, at = text.split("\n"), above.start_mark.line
-    indent = lines[at][:column]
+    lines, at, indent = _LINE.findall(text), above.start_mark.line, text[start - column : start]
     if indent.strip():
         raise _Unsure
     while lines[at - 1].startswith(indent + "#"):
         at -= 1
-    lines[at:at] = "".join(_lines(key, values, indent)).splitlines()
-    return "\n".join(lines)
+    lines.insert(at, _block(key, values, indent, _end(lines)))
+    return "".join(lines)
 
 
 def _replaced(text: str, key: Node, value: Node, values: Sequence[str]) -> str:
@@ -142,67 +144,56 @@ def _replaced(text: str, key: Node, value: Node, values: Sequence[str]) -> str:
     old = text[start:end]
     if start < key.end_mark.index or not old.startswith("[") or "#" in old:
         raise _Unsure
-    line = key.start_mark.line
-    indent = text.split("\n")[line][: key.start_mark.column]
-    alone = not indent.strip() and value.start_mark.line == line
-    rest = text[end:].split("\n", 1)[0]
+    first, lines = key.start_mark.index, _LINE.findall(text)
+    indent = text[first - key.start_mark.column : first]
+    alone = not indent.strip() and value.start_mark.line == key.start_mark.line
+    rest = _LINE.findall(text[end:])[0]
     if alone and not rest.strip() and text[key.end_mark.index : start].strip() == ":":
-        new = "".join(_lines(text[key.start_mark.index : key.end_mark.index], values, indent))
-        return text[: key.start_mark.index] + new.strip() + text[end:]
+        new = _block(text[first : key.end_mark.index], values, indent, _end(lines))
+        return text[:first] + new.strip() + text[end:]
     return text[:start] + _flow(values) + text[end:]
 
 
 def _changed_items(text: str, value: SequenceNode, values: Sequence[str]) -> str:
     """Return the text with items of a list in block style added and removed; others stay."""
-    lines = text.split("\n")
+    lines = _LINE.findall(text)
     first, last = value.value[0], value.value[-1]
     dash = lines[first.start_mark.line][: first.start_mark.column]
     there = [item.value for item in value.value if isinstance(item, ScalarNode) and _is_line(item)]
     if len(there) < len(value.value) or not re.fullmatch(r"\s*-\s+", dash):
         raise _Unsure
     at = last.end_mark.line + 1
-    lines[at:at] = [dash + _scalar(each) for each in values if each not in there]
+    lines[at:at] = [dash + scalar(each) + _end(lines) for each in values if each not in there]
     for item in reversed(value.value):
         if item.value not in values:
             del lines[item.start_mark.line]
-    return "\n".join(lines)
+    return "".join(lines)
 
 
 def _is_line(item: ScalarNode) -> bool:
     return item.style not in ("|", ">") and item.start_mark.line == item.end_mark.line
 
 
-def _lines(key: str, values: Sequence[str], indent: str) -> Iterator[str]:
-    """Yield a key with its list, on one line where that suffices."""
-    flow = f"{indent}{key}: {_flow(values)}\n"
-    if len(flow) <= _COLUMNS:
-        yield flow
-        return
-    yield f"{indent}{key}:\n"
-    yield from (f"{indent}  - {_scalar(value)}\n" for value in values)
+def _end(lines: Sequence[str]) -> str:
+    """Return how the first line ends; new ones end as it does."""
+    return lines[0][len(lines[0].rstrip("\r\n")) :]
+
+
+def _block(key: str, values: Sequence[str], indent: str = "", end: str = "\n") -> str:
+    """Return a key with its list, on one line where that suffices."""
+    flow = f"{indent}{key}: {_flow(values)}"
+    if len(flow) < _COLUMNS:
+        return flow + end
+    items = (f"{indent}  - {scalar(value)}{end}" for value in values)
+    return f"{indent}{key}:{end}{''.join(items)}"
 
 
 def _flow(values: Sequence[str]) -> str:
-    return f"[{', '.join(map(_scalar, values))}]"
+    return f"[{', '.join(map(scalar, values))}]"
 
 
-def _scalar(text: str) -> str:
-    """Return a text as YAML: plain where it is one, and else in quotes, which JSON's also are."""
+def scalar(text: str) -> str:
+    """Return a text as YAML: plain where that means the same, else in quotes as JSON has them."""
     if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-def _restored(content: bytes, text: str) -> bytes:
-    """Return the text as bytes, its lines ending as they did in the file."""
-    original = content.decode()
-    parts = _LINE_END.split(original.removeprefix("\ufeff"))
-    before, ends = parts[::2], [*parts[1::2], ""]
-    after, common = text.split("\n"), ends[0] or "\n"
-    found = [common] * len(after)
-    for _, a, a_end, b, b_end in SequenceMatcher(None, before, after, False).get_opcodes():
-        for offset in range(min(a_end - a, b_end - b)):
-            found[b + offset] = ends[a + offset] or common
-    found[-1] = ""
-    mark = "\ufeff" if original.startswith("\ufeff") else ""
-    return (mark + "".join(map("".join, zip(after, found, strict=True)))).encode()

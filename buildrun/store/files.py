@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import AnyStr, BinaryIO
 
 from buildrun.errors import StoreError, UsageError
@@ -65,6 +66,13 @@ def names_in(directory: str) -> list[str]:
 def is_within(path: AnyStr, directory: AnyStr) -> bool:
     """Return whether a path is a directory or lies in it; both are absolute, or none."""
     return path == directory or path.startswith(os.path.join(directory, directory[:0]))
+
+
+def and_above(path: AnyStr) -> Iterator[AnyStr]:
+    """Yield a path and the directories that it lies in, but not the root of all; upwards."""
+    while (above := os.path.dirname(path)) != path:
+        yield path
+        path = above
 
 
 class closing:

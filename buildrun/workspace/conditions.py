@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 import xxhash
 
+from buildrun.store.files import and_above
 from buildrun.workspace.names import is_always_ignored
 
 # What stands before the digest of the names that a directory holds.
@@ -26,7 +27,7 @@ def observe(root: str, path: str, *, names: bool = False, outputs: Collection[st
         held = [name for name in os.listdir(os.fsencode(place)) if not is_always_ignored(name)]
     except OSError:
         return ""
-    made = _with_directories(outputs)
+    made = {each for path in outputs for each in and_above(os.fsencode(os.path.normpath(path)))}
     below = b"" if path in ("", ".") else os.fsencode(path) + b"/"
     counted = sorted(name for name in held if below + name not in made)
     return NAMES + xxhash.xxh3_128_hexdigest(b"\0".join(counted))
@@ -38,13 +39,3 @@ def broken(root: str, conditions: Mapping[str, str], outputs: Collection[str] = 
         if observe(root, path, names=was.startswith(NAMES), outputs=outputs) != was:
             return path
     return None
-
-
-def _with_directories(outputs: Collection[str]) -> set[bytes]:
-    found: set[bytes] = set()
-    for output in outputs:
-        path = os.path.normpath(output)
-        while path not in ("", ".", "/"):
-            found.add(os.fsencode(path))
-            path = os.path.dirname(path)
-    return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from buildrun.store import stat_signature
+from buildrun.store.files import and_above
 from buildrun.workspace import link_targets, select
 
 # As many links in a row as Linux follows.
@@ -47,18 +48,14 @@ def declared_files(root: str, patterns: Iterable[str], without: Sequence[str]) -
 def merged(chosen: Iterable[str], known: Iterable[str]) -> list[str]:
     """Return the chosen ones among known paths, a directory for all that is known in it."""
     wanted = set(chosen)
-    partly = {above for path in known if path not in wanted for above in _above(path)}
+    partly = {
+        above for path in known if path not in wanted for above in and_above(os.path.dirname(path))
+    }
     found = set()
     for path in wanted:
-        whole = [above for above in _above(path) if above not in partly]
+        whole = [above for above in and_above(os.path.dirname(path)) if above not in partly]
         found.add(whole[-1] if whole else path)
     return sorted(found)
-
-
-def _above(path: str) -> Iterator[str]:
-    """Yield the directories that a path lies in, the innermost first."""
-    while path := os.path.dirname(path):
-        yield path
 
 
 def _sorted(paths: set[bytes]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from buildrun.store.files import and_above
 from buildrun.workspace import names
 
 NEVER = "(?!)"
@@ -259,7 +260,7 @@ def behind(
     searched = {(each.searched, each.parts) for each in linked}
     for each in linked:
         real = os.path.realpath(os.path.join(root, each.path))
-        if any((place, each.parts) in searched for place in _and_above(real)):
+        if any((place, each.parts) in searched for place in and_above(real)):
             continue
         searched.add((real, each.parts))
         if real == b"/":
@@ -268,12 +269,6 @@ def behind(
         for path, status in _found(_Search(root, on_error, linked), each.path + b"/", each.parts):
             if not directories or _is_directory(os.path.join(root, path), status):
                 yield path, status
-
-
-def _and_above(path: bytes) -> Iterator[bytes]:
-    yield path
-    while (path := os.path.dirname(path)) != b"/":
-        yield path
 
 
 class _Search(NamedTuple):

@@ -43,11 +43,10 @@ def look(root: str, without: Collection[str] = ()) -> Tree:
             del directories[below]
             continue
         for entry in held:
-            path = os.path.join(below, entry.name)
-            real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            path, is_link = os.path.join(below, entry.name), entry.is_symlink()
+            real = os.path.realpath(entry.path) if is_link else entry.path
             if path in without:
                 continue
-            is_link = entry.is_symlink()
             if not entry.is_dir() or (is_link and (real in entered or _is_known(real, root))):
                 files[path] = entry.path
             elif real not in entered:
@@ -56,11 +55,6 @@ def look(root: str, without: Collection[str] = ()) -> Tree:
                 waiting.append(path)
     del directories[""]
     return Tree(root, files, directories, not waiting)
-
-
-def is_leftover(path: str) -> bool:
-    """Return whether a path is, or lies in, what programs leave behind."""
-    return any(names.is_always_ignored(part) for part in os.fsencode(path).split(b"/"))
 
 
 def _is_known(real: str, root: str) -> bool:
@@ -75,4 +69,4 @@ def _entries(place: str) -> list[os.DirEntry[str]]:
             held = sorted(listing, key=lambda entry: entry.name)
     except OSError:
         return []
-    return [entry for entry in held if not is_leftover(entry.name)]
+    return [entry for entry in held if not names.is_leftover(entry.name)]
