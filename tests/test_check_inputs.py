@@ -298,5 +298,5 @@ def test_a_failed_command_is_told_of_as_well(watched: Watched) -> None:
 def test_names_that_yaml_would_take_otherwise_are_quoted(watched: Watched) -> None:
     files = {"secret: it's #1.cfg": "x\n"}
     done = watched.run(watched.put(Step("cat secret:* > out.txt", files)))
-    (line,) = re.findall("add to `inputs`: `(.*?)` ", done.err)
+    line, *_ = re.findall("add to `inputs`: `(.*?)` ", done.err)
     assert yaml.safe_load(line) == ["secret: it's #1.cfg"]
