@@ -65,7 +65,7 @@ class InputCheck:
         """Yield the job as it is to be run; its command has ended when this is left."""
         step, root = self._step, self._declared.root
         sandbox = step.sandbox if self._is_sandboxed else None
-        system = roots.environment(job.environ)
+        system = roots.environment(job.environ, root)
         home = job.environ.get("HOME", "")
         if step.sandbox is not None:
             allow = (os.path.join(home, path.removeprefix("~/")) for path in step.sandbox.allow)
@@ -90,7 +90,7 @@ class InputCheck:
             stack.enter_context(watched)
             self._environ = environ = {**environ, **watched.variables(environ)}
             yield job._replace(environ=environ, restrict=watched.restrict)
-            self._accesses = watched.accesses()
+            self._accesses = records.joined(self._accesses, watched.accesses())
             self._tried_network, self._ran_own = watched.tried_network, watched.ran_own
 
     def conclude(self, result: Result, log: str | None) -> Verdict:

@@ -354,7 +354,9 @@ class StepRunner:
 
     def _input_check(self, step: Step, status: StepStatus) -> InputCheck | None:
         """Return what watches the step's command, None where nobody asks or it runs elsewhere."""
-        if not (step.check_inputs or step.sandbox) or step.backend != "local":
+        # What a watched command has looked for is there now: unwatched, nobody would tell of it.
+        matters = any(reason.code == "lookup-changed" for reason in status.reasons)
+        if not (step.check_inputs or step.sandbox or matters) or step.backend != "local":
             return None
         from buildrun.input_check import InputCheck
 

@@ -29,6 +29,19 @@ class Accesses(NamedTuple):
     searched: tuple[str, ...] = ()
 
 
+def joined(earlier: Accesses | None, later: Accesses) -> Accesses:
+    """Return what two tries of a command did: what the first one has read the other may know."""
+    if earlier is None:
+        return later
+    both = {
+        name: tuple(dict.fromkeys(getattr(earlier, name) + value))
+        for name, value in later._asdict().items()
+        if isinstance(value, tuple)
+    }
+    looked_up = {**later.looked_up, **earlier.looked_up}
+    return Accesses(**both, looked_up=looked_up, unseen=earlier.unseen or later.unseen)
+
+
 def encode(accesses: Accesses) -> bytes:
     """Return the record as JSON in ASCII."""
     value = {"version": VERSION, **accesses._asdict()}

@@ -15,14 +15,18 @@ _SYSTEM = (
 # Directories of programs, beside which their libraries lie.
 _PROGRAMS = frozenset({"bin", "sbin", "shims", "condabin"})
 
+# What marks an environment of Python or conda, or a Python itself.
+_ENVIRONMENT = ("pyvenv.cfg", "conda-meta", "lib/python3*")
+
 # Variables that name certificates.
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def environment(environ: Mapping[str, str]) -> list[str]:
+def environment(environ: Mapping[str, str], project: str) -> list[str]:
     """Return the system's directories and those of the programs and libraries on a path.
 
-    environ: of the command. Paths are absolute and without links.
+    environ: of the command. project: its directory, of which environments alone are taken. Paths
+    are absolute and without links.
     """
     found = [path for path in _SYSTEM if os.path.isdir(path)]
     home = _home(environ)
@@ -33,8 +37,9 @@ def environment(environ: Mapping[str, str]) -> list[str]:
     found += glob.glob(os.path.join(glob.escape(home), ".local/lib/python*")) if home else []
     found += _split(environ.get("LD_LIBRARY_PATH", ""))
     found += (environ[name] for name in _CERTIFICATES if os.path.isabs(environ.get(name, "")))
-    found += (sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__)))
-    return list(dict.fromkeys(map(os.path.realpath, found)))
+    found = [path for path in map(os.path.realpath, found) if _is_foreign(path, project)]
+    ours = sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__))
+    return list(dict.fromkeys([*found, *map(os.path.realpath, ours)]))
 
 
 def caches(environ: Mapping[str, str]) -> list[str]:
@@ -67,6 +72,13 @@ def _around(root: str, holes: list[str]) -> Iterator[str]:
         for name in _names(root):
             path = os.path.join(root, name)
             yield from _around(path, [hole for hole in holes if _is_in(hole, path)])
+
+
+def _is_foreign(path: str, project: str) -> bool:
+    """Return whether a path is out of the project, or in it an environment or of one."""
+    above = (path, os.path.dirname(path))
+    marks = (os.path.join(glob.escape(each), name) for each in above for name in _ENVIRONMENT)
+    return not _is_in(path, project) or any(map(glob.glob, marks))
 
 
 def _names(directory: str) -> list[str]:

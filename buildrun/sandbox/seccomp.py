@@ -31,6 +31,7 @@ _WAIT_KILLABLE = 1 << 5  # Linux 5.19: no signal breaks off a call that we are b
 _ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`
+_NETLINK = 16  # how programs ask the kernel for addresses and users
 _X32 = 0x40000000  # numbers from here on are those of another calling convention
 
 _RECEIVE, _SEND, _ADD_DESCRIPTOR, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40182103, 0x40082104
@@ -70,7 +71,7 @@ class _Program(ctypes.Structure):
 
 
 class Filter:
-    """A filter ready to be installed, in BPF; network: whether internet sockets may be made."""
+    """A filter ready to be installed, in BPF; network: whether all sockets may be made."""
 
     def __init__(self, there: Architecture, *, network: bool = True) -> None:
         """Write the program."""
@@ -129,8 +130,8 @@ def _code(there: Architecture, *, network: bool) -> list[tuple[int, int, int, in
         code += [
             (_EQUAL, 0, 4, there.socket),
             (_LOAD, 0, 0, _ARGUMENTS),
-            (_EQUAL, 1, 0, socket.AF_INET),
-            (_EQUAL, 0, 1, socket.AF_INET6),
+            (_EQUAL, 2, 0, socket.AF_UNIX),
+            (_EQUAL, 1, 0, _NETLINK),
             (_RETURN, 0, 0, _ASK),
             (_LOAD, 0, 0, _NUMBER),
         ]

@@ -29,6 +29,8 @@ class Call(NamedTuple):
 
 # Whose flags lie in memory, in a `struct open_how`.
 OPENAT2 = "openat2"
+# Has paths begin at the descriptor even where they are absolute.
+RESOLVE_IN_ROOT = 0x10
 
 CALLS = {
     "open": Call("open", 0, flags=1),
@@ -42,6 +44,7 @@ CALLS = {
     "newfstatat": Call("look", 1, 0),
     "statx": Call("look", 1, 0),
     "access": Call("look", 0),
+    "chdir": Call("look", 0),
     "faccessat": Call("look", 1, 0),
     "faccessat2": Call("look", 1, 0),
     "readlink": Call("readlink", 0, follow=False),
@@ -60,13 +63,16 @@ CALLS = {
     "truncate": Call("change", 0),
     "rename": Call("rename", 0, other=1, follow=False),
     "renameat": Call("rename", 1, 0, other=3, other_directory=2, follow=False),
-    "renameat2": Call("rename", 1, 0, other=3, other_directory=2, follow=False),
+    "renameat2": Call("rename", 1, 0, 4, other=3, other_directory=2, follow=False),
     "link": Call("link", 0, other=1, follow=False),
-    "linkat": Call("link", 1, 0, other=3, other_directory=2, follow=False),
+    "linkat": Call("link", 1, 0, 4, other=3, other_directory=2, follow=False),
     # After these, paths may mean something else for the program than for us.
     "chroot": Call("hide", -1),
     "pivot_root": Call("hide", -1),
     "mount": Call("hide", -1),
+    "umount2": Call("hide", -1),
+    "open_tree": Call("hide", -1),
+    "fsmount": Call("hide", -1),
     "move_mount": Call("hide", -1),
     "setns": Call("hide", -1),
     "open_by_handle_at": Call("hide", -1),
@@ -88,19 +94,20 @@ class Architecture(NamedTuple):
     unavailable: tuple[int, ...] = (425,)
 
 
-_COMMON = {"openat2": 437, "faccessat2": 439, "move_mount": 429}
+_COMMON = {"openat2": 437, "faccessat2": 439, "open_tree": 428, "move_mount": 429, "fsmount": 432}
 
 ARCHITECTURES = {
     "x86_64": Architecture(
         0xC000003E,
         {
             "open": 2, "stat": 4, "lstat": 6, "access": 21, "execve": 59, "truncate": 76,
-            "getdents": 78, "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86,
-            "unlink": 87, "symlink": 88, "readlink": 89, "mknod": 133, "pivot_root": 155,
-            "chroot": 161, "mount": 165, "getdents64": 217, "openat": 257, "mkdirat": 258,
-            "mknodat": 259, "newfstatat": 262, "unlinkat": 263, "renameat": 264, "linkat": 265,
-            "symlinkat": 266, "readlinkat": 267, "faccessat": 269, "open_by_handle_at": 304,
-            "setns": 308, "renameat2": 316, "execveat": 322, "statx": 332, **_COMMON,
+            "getdents": 78, "chdir": 80, "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85,
+            "link": 86, "unlink": 87, "symlink": 88, "readlink": 89, "mknod": 133,
+            "pivot_root": 155, "chroot": 161, "mount": 165, "umount2": 166, "getdents64": 217,
+            "openat": 257, "mkdirat": 258, "mknodat": 259, "newfstatat": 262, "unlinkat": 263,
+            "renameat": 264, "linkat": 265, "symlinkat": 266, "readlinkat": 267, "faccessat": 269,
+            "open_by_handle_at": 304, "setns": 308, "renameat2": 316, "execveat": 322, "statx": 332,
+            **_COMMON,
         },
         seccomp=317,
         socket=41,
@@ -109,10 +116,10 @@ ARCHITECTURES = {
         0xC00000B7,
         {
             "mknodat": 33, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37,
-            "renameat": 38, "mount": 40, "pivot_root": 41, "truncate": 45, "faccessat": 48,
-            "chroot": 51, "openat": 56, "getdents64": 61, "readlinkat": 78, "newfstatat": 79,
-            "execve": 221, "open_by_handle_at": 265, "setns": 268, "renameat2": 276,
-            "execveat": 281, "statx": 291, **_COMMON,
+            "renameat": 38, "umount2": 39, "mount": 40, "pivot_root": 41, "truncate": 45,
+            "faccessat": 48, "chdir": 49, "chroot": 51, "openat": 56, "getdents64": 61,
+            "readlinkat": 78, "newfstatat": 79, "execve": 221, "open_by_handle_at": 265,
+            "setns": 268, "renameat2": 276, "execveat": 281, "statx": 291, **_COMMON,
         },
         seccomp=277,
         socket=198,

@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import socket
+import stat
 import struct
 import tempfile
 import threading
@@ -16,13 +17,20 @@ from typing import NamedTuple
 from buildrun.sandbox import python_log, searching, syscalls
 from buildrun.sandbox.accesses import Accesses
 from buildrun.sandbox.landlock import Ruleset
-from buildrun.sandbox.paths import Paths
+from buildrun.sandbox.paths import LONGEST, Paths
 from buildrun.sandbox.record import Record
 from buildrun.sandbox.seccomp import Filter, Listener, Memory, Notification
 from buildrun.sandbox.syscalls import Call
 
 # Seconds that what a command has started may take to end after it.
 _LEFT = 1.0
+
+# What is wrong with a call that the kernel refuses as well: a path that is no path, a descriptor
+# that is none; or with a process that is gone.
+_NO_CALL = (errno.EFAULT, errno.EBADF, errno.ENOENT, errno.ESRCH)
+
+# How the kernel tells a directory that has been removed; the way up from it still leads on.
+_GONE = b" (deleted)"
 
 _WORKING_DIRECTORY = 0xFFFFFF9C  # AT_FDCWD in an unsigned number
 
@@ -140,6 +148,7 @@ class _Opening(NamedTuple):
     path: bytes
     flags: int
     mode: int
+    is_pipe: bool
 
 
 class _Watcher:
@@ -156,6 +165,7 @@ class _Watcher:
         self._record = record
         self._there = there
         self._rules = rules
+        self._network = network
         self._filter = Filter(there, network=network)
         self._calls = {
             number: (name, syscalls.CALLS[name]) for name, number in there.numbers.items()
@@ -186,13 +196,16 @@ class _Watcher:
 
     def _serve(self) -> None:
         with self._ours:
-            _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1)
+            flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # or other commands inherit it
+            _, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1, flags)
         if not descriptors:
             return  # it was never started
         listener = Listener(descriptors[0], self._there.audit)
         try:
             while (asked := listener.receive()) is not None:
                 self._answer(asked, listener)
+        except OSError as error:
+            self._record.unseen = f"the watch broke off: {error.strerror}"
         finally:
             listener.close()
 
@@ -200,19 +213,24 @@ class _Watcher:
         """Note a call, and have it done."""
         opening = None
         try:
-            if asked.number == self._there.socket and not asked.foreign:
+            if not self._network and (asked.foreign or asked.number == self._there.socket):
+                # Of a program for another architecture nobody knows what it does.
                 self.tried_network = True
                 listener.fail(asked, errno.EACCES)
                 return
             opening = self._note(asked)
         except PermissionError:
             self._record.unseen = "a program lets nobody look at its memory"
-        except OSError:
-            pass  # a path that is no path, or a process that is gone
+        except OSError as error:
+            if error.errno not in _NO_CALL:
+                self._record.unseen = f"what a call means could not be seen: {error.strerror}"
         except Exception as error:  # the command must not wait for ever
             self._record.unseen = f"a call was not understood: {error!r}"
         if opening is None:
             listener.proceed(asked)
+        elif opening.is_pipe:  # it waits for its other end, which somebody has to open meanwhile
+            arguments = asked, opening, listener
+            threading.Thread(target=_open_for, args=arguments, daemon=True).start()
         else:
             _open_for(asked, opening, listener)
 
@@ -230,14 +248,19 @@ class _Watcher:
         elif call.other >= 0:
             path = self._path(asked, call.path, call.directory)
             other = self._path(asked, call.other, call.other_directory)
+            flags = asked.arguments[call.flags] if call.flags >= 0 else 0
             may_read = self._rules.allows if self._rules is not None else None
-            self._record.moved(call, path, other, may_read)
+            self._record.moved(call, path, other, flags, asked.thread, may_read)
         else:
             path = self._path(asked, call.path, call.directory)
-            if call.kind == "open":
+            if name == syscalls.OPENAT2 and self._how(asked)[2] & syscalls.RESOLVE_IN_ROOT:
+                self._record.unseen = "`openat2` has changed what paths mean to it"
+            elif call.kind not in ("make", "run") and self._record.is_quiet(path):
+                return None  # most are
+            elif call.kind == "open":
                 return self._note_open(path, asked, name, call)
-            if call.kind == "run" or not self._record.is_quiet(path):
-                real = self._record.reached(call, path)
+            else:
+                real = self._record.reached(call, path, asked.thread)
                 if call.kind == "run" and self._rules is not None and real is not None:
                     self.ran_own = self.ran_own or self._record.has_made(real)
         return None
@@ -252,27 +275,35 @@ class _Watcher:
     ) -> _Opening | None:
         flags, mode = call.given, 0
         if name == syscalls.OPENAT2:
-            how = self._memory.read(asked.thread, asked.arguments[2], 16)
-            flags, mode = struct.unpack("=QQ", how)
+            flags, mode, _ = self._how(asked)
         elif call.flags >= 0:
             flags, mode = asked.arguments[call.flags] & 0xFFFFFFFF, asked.arguments[call.flags + 1]
-        real = self._record.opening(path, flags)
+        real = self._record.opening(path, flags, asked.thread)
         if real is None or self._rules is None or flags & os.O_ACCMODE == os.O_WRONLY:
             return None
         if not self._record.has_made(real) or os.path.isdir(real):
             return None
-        return _Opening(real, flags, mode & ~_umask(asked.thread))
+        return _Opening(real, flags, mode & ~_umask(asked.thread), _is_pipe(real))
+
+    def _how(self, asked: Notification) -> tuple[int, int, int]:
+        """Return flags, mode and resolution of an ``openat2``; raises OSError."""
+        how = self._memory.read(asked.thread, asked.arguments[2], 24)
+        flags, mode, resolution = struct.unpack("=QQQ", how)
+        return flags, mode, resolution
 
     def _path(self, asked: Notification, argument: int, directory: int) -> bytes:
         """Return a path that a call was given, made absolute; raises OSError."""
         thread, text = asked.thread, self._memory.text(asked.thread, asked.arguments[argument])
+        if len(text) >= LONGEST:
+            raise OSError(errno.EFAULT, "the kernel takes no path as long as this")
         if text.startswith(b"/"):
-            if text.startswith((b"/proc/", b"/dev/")):
-                return _own_path(thread, text)
             return text
         number = asked.arguments[directory] & 0xFFFFFFFF if directory >= 0 else _WORKING_DIRECTORY
         base = b"cwd" if number == _WORKING_DIRECTORY else b"fd/%d" % number
-        return os.path.join(os.readlink(_own(thread, base)), text)
+        here = os.readlink(_own(thread, base))
+        if here.endswith(_GONE) and text.startswith(b"..") and not os.path.exists(here):
+            raise OSError(errno.ESTALE, "it uses a directory that is gone")
+        return os.path.join(here, text)
 
 
 def _open_for(asked: Notification, opening: _Opening, listener: Listener) -> None:
@@ -284,27 +315,25 @@ def _open_for(asked: Notification, opening: _Opening, listener: Listener) -> Non
         listener.fail(asked, error.errno or errno.EACCES)
         return
     try:
+        # A directory on the way may have become a link since.
+        if os.readlink(b"/proc/self/fd/%d" % descriptor) != opening.path:
+            raise OSError(errno.EACCES, "it is not what it was")
         listener.give(asked, descriptor, on_exec=not opening.flags & os.O_CLOEXEC)
+    except OSError as error:  # or the program can have no more open files
+        listener.fail(asked, error.errno or errno.EACCES)
     finally:
         os.close(descriptor)
-
-
-_STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
 
 
 def _own(thread: int, name: bytes) -> bytes:
     return b"/proc/%d/%s" % (thread, name)
 
 
-def _own_path(thread: int, path: bytes) -> bytes:
-    """Return a path with what means another process for us than for the one that uses it."""
-    number = _STREAMS.get(path)
-    if number is not None:
-        return _own(thread, b"fd/%d" % number)
-    for start, end in ((b"/proc/self/", b""), (b"/proc/thread-self/", b""), (b"/dev/fd/", b"fd/")):
-        if path.startswith(start):
-            return _own(thread, end + path[len(start) :])
-    return path
+def _is_pipe(path: bytes) -> bool:
+    try:
+        return stat.S_ISFIFO(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _is_at_start(thread: int, number: int) -> bool:
