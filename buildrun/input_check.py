@@ -118,16 +118,9 @@ class InputCheck:
         return Verdict(self._evidence(found, accesses), refused, tuple(findings))
 
     def _has_sandbox(self) -> bool:
-        why = landlock.unavailable() or tracer.unavailable()
-        if not why or self._step.sandbox is None:
-            return True
-        if self._step.sandbox.required:
-            raise ExecutionError(
-                f"{label(self._step)} it asks for a sandbox, and there is none: {why}",
-                hint="`sandbox: auto` runs without one where there is none",
-            )
-        self._state.console.warn(f"{label(self._step)} it runs without a sandbox: {why}")
-        return False
+        if why := why_without_sandbox(self._step):
+            self._state.console.warn(f"{label(self._step)} it runs without a sandbox: {why}")
+        return not why
 
     def _is_refused(self, found: Undeclared, result: Result) -> bool:
         """Return whether the command was kept from something that it needs.
@@ -162,6 +155,22 @@ class InputCheck:
         paths = [os.path.realpath(path) for _, path in self._step.paths]
         made = [os.path.join(root, path) for path in self._upstream]
         return [*granted(root, self._inputs), *paths, *made]
+
+
+def why_without_sandbox(step: Step) -> str:
+    """Return why a step that asks for a sandbox runs without one on this machine, or "".
+
+    Raises ExecutionError where it must not.
+    """
+    if step.sandbox is None or step.backend != "local":
+        return ""
+    why = landlock.unavailable() or tracer.unavailable()
+    if why and step.sandbox.required:
+        raise ExecutionError(
+            f"{label(step)} it asks for a sandbox, and there is none: {why}",
+            hint="`sandbox: auto` runs without one where there is none",
+        )
+    return why
 
 
 _NETWORK = Finding(

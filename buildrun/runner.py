@@ -265,7 +265,13 @@ class _Run:
         scheduler.resolve_cached(progress, step_runner, context.console)
         if not scheduler.may_continue(progress, limits):
             return
-        state.staleness.require_inputs(progress.remaining())
+        remaining = progress.remaining()
+        state.staleness.require_inputs(remaining)
+        if any(step.sandbox is not None for step in remaining):
+            from buildrun.input_check import why_without_sandbox
+
+            for step in remaining:  # told before an environment is built
+                why_without_sandbox(step)
         environment = self._provide()
         changes = {**environment.variables, **self._tracking.variables}
         environ = _environ(context.environ, changes)

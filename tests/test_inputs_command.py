@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,29 @@ def test_a_command_that_runs_elsewhere_is_refused(project: Project, buildrun: Bu
     refused = buildrun("inputs", root, "--suggest")
     assert refused.code == 2
     assert "this one runs on docker" in refused.err
+
+
+@pytest.mark.usefixtures("watching")
+def test_a_sandbox_that_cannot_be_had_is_told_before_an_environment_is_built(
+    project: Project, buildrun: Buildrun
+) -> None:
+    inner = project(
+        "python_env: python_env.yaml\nentry_points:\n"
+        "  main: {sandbox: true, inputs: [a.txt], outputs: [o], command: cp a.txt o}\n",
+        a__txt="a", python_env__yaml="python: '3.99'\n",
+    )  # fmt: skip
+    # What is watched already cannot be watched again.
+    again = f"{sys.executable} -m buildrun run {inner}"
+    outer = project(
+        f"entry_points: {{main: {{check_inputs: true, command: {again}}}}}\n", name="outer"
+    )
+    told = buildrun("run", outer, LOCAL)
+    assert told.code == 1
+    assert (
+        "[main] it asks for a sandbox, and there is none: buildrun is watched itself"
+        in told.out + told.err
+    )
+    assert "3.99" not in told.out + told.err
 
 
 @pytest.mark.usefixtures("watching")
