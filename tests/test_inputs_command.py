@@ -253,5 +253,5 @@ def test_a_name_with_the_signs_of_patterns_is_told_as_a_pattern_for_it_alone(
     root = project(text, a__txt="a")
     (root / "x[1].cfg").touch()
     told = buildrun("run", root, LOCAL, "--check-inputs")
-    assert "the command read `x[1].cfg`" in told.err
+    assert "the result is not cached: the command read `x[1].cfg`" in told.err
     assert r'add to `inputs`: `- "x\\[1].cfg"`' in told.err

@@ -277,3 +277,30 @@ def test_options_add_to_what_steps_declare(
     assert [bool(digest) for _, digest in step.key_env] == [True, False]
     remembered = load_plan(json.loads(json.dumps(dump_plan(made))))
     assert remembered == made._replace(spec=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "check_inputs"),
+    [
+        (("--check-inputs",), "first: miss, inputs to be checked, on local", False),
+        (("--strict-cache",), "first: miss, inputs to be checked, on local", True),
+        (("--sandbox",), "first: miss, in a sandbox, on local", False),
+        ((), "first: miss, on local", False),
+    ],
+)
+def test_what_is_checked_or_sandboxed_is_shown(
+    project: Project, buildrun: Buildrun, words: tuple[str, ...], shown: str, check_inputs: bool
+) -> None:
+    root = project(
+        "entry_points:\n"
+        "  first: {inputs: [a], outputs: [b], command: cp a b}\n"
+        "  main: {depends_on: [first], sandbox: auto, outputs: [c], command: cp b c}\n",
+        a="a",
+    )
+    lines = buildrun("run", root, LOCAL, "--dry-run", *words).out
+    assert shown in lines
+    assert "main: miss, in a sandbox, on local" in lines
+    strict = [word for word in words if word == "--strict-cache"]
+    steps = buildrun("plan", root, LOCAL, *strict, "--format", "json").data["steps"]
+    seen = [(step["check_inputs"], step["sandbox"]) for step in steps]
+    assert seen == [(check_inputs, False), (check_inputs, True)]

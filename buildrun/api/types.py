@@ -38,7 +38,7 @@ class CacheReport(TypedDict):
 
 
 class PlanStep(TypedDict):
-    """A step that would run."""
+    """A step that would run; check_inputs, sandbox: whether its command is watched, or kept in."""
 
     id: str
     entry_point: str
@@ -48,6 +48,8 @@ class PlanStep(TypedDict):
     backend: str
     environment: EnvironmentReport
     image: str | None
+    check_inputs: bool
+    sandbox: bool
     cache: CacheReport
 
 

@@ -194,6 +194,11 @@ def is_set(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
+def checks_inputs(settings: CacheSettings, environ: Mapping[str, str]) -> bool:
+    """Return whether the inputs of all steps are to be checked, without `--check-inputs` too."""
+    return settings.strict or is_set(environ, "BUILDRUN_CHECK_INPUTS")
+
+
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options, and the URI."""
     # Not required by argparse: `--force .` means the project `.`, not a step of that name.

@@ -104,9 +104,15 @@ def show(
     cwd: str,
     *,
     form: str,
+    check_inputs: bool = False,
+    sandbox: bool = False,
 ) -> int:
-    """Write the plan to standard output; raises BuildrunError."""
-    write(*make(options, settings, environ, cwd), environ, form)
+    """Write the plan to standard output; raises BuildrunError.
+
+    check_inputs, sandbox: whether all steps are checked, or sandboxed.
+    """
+    plan, statuses = make(options, settings, environ, cwd)
+    write(model.guarded(plan, check_inputs=check_inputs, sandbox=sandbox), statuses, environ, form)
     return 0
 
 
@@ -145,6 +151,8 @@ def _make(
     plan = model.make_plan(
         loaded.project, project_loader.plan_request(context), state, content=content
     )
+    checked = command_options.checks_inputs(settings, context.environ)
+    plan = model.guarded(plan, check_inputs=checked, sandbox=False)
     command_options.refuse_unknown(settings, plan)
     for problem in plan.problems:
         context.console.warn(f"a run would stop: {problem.message}", problem.hint or "")
@@ -199,6 +207,8 @@ def _step_to_json(step: model.Step, status: StepStatus) -> dict[str, Any]:
         "backend": step.backend,
         "environment": step.environment._asdict(),
         "image": step.image,
+        "check_inputs": step.check_inputs,
+        "sandbox": step.sandbox is not None,
         "cache": {
             "key": status.key,
             "state": status.state,
@@ -214,12 +224,21 @@ def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
         state = step.environment
         ready = "ready" if state.ready else "to be built"
         ready += f", {state.lock}" if state.lock else ""
-        sure = "" if status.assurance in (None, "declared") else f"{status.assurance}, "
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
         lines += [
             "",
-            f"{printable(step.id)}: {status.state}, {sure}on {step.backend}, {where}",
+            f"{printable(step.id)}: {status.state}, {_assured(step, status)}on {step.backend}, "
+            + where,
             *(f"    {printable(line)}" for line in step.shown.splitlines()),
             *(f"  because {printable(reason.detail)}" for reason in status.reasons),
         ]
     return lines
+
+
+def _assured(step: model.Step, status: StepStatus) -> str:
+    """Return how sure the result is, or how a run would make sure of it."""
+    if status.state not in ("miss", "uncached"):
+        return "" if status.assurance in (None, "declared") else f"{status.assurance}, "
+    if step.sandbox is not None:
+        return "in a sandbox, "
+    return "inputs to be checked, " if step.check_inputs and step.backend == "local" else ""

@@ -121,7 +121,10 @@ def execute(
         from buildrun.commands import plan as plan_command
 
         lease.release()
-        return plan_command.show(options, settings, environ, cwd, form="text")
+        return plan_command.show(
+            options, settings, environ, cwd,
+            form="text", check_inputs=arguments.check_inputs, sandbox=arguments.sandbox,
+        )  # fmt: skip
     if arguments.watch:
         from buildrun.commands import watch
 
@@ -137,9 +140,7 @@ def execute(
         arguments.quiet,
         tuple(dict.fromkeys(report_file.resolve(path, cwd) for path in arguments.report)),
         arguments.provenance and report_file.resolve_provenance(arguments.provenance, cwd),
-        settings.strict
-        or arguments.check_inputs
-        or command_options.is_set(environ, "BUILDRUN_CHECK_INPUTS"),
+        arguments.check_inputs or command_options.checks_inputs(settings, environ),
         arguments.sandbox,
     )
     run = NewRun(context, run_options, arguments.tracking, refresh=arguments.refresh)
