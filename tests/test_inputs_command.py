@@ -244,6 +244,20 @@ def test_a_sandbox_that_cannot_be_had_is_told_before_an_environment_is_built(
 
 
 @pytest.mark.usefixtures("watching")
+def test_a_listing_is_told_with_what_no_step_makes(project: Project, buildrun: Buildrun) -> None:
+    root = project(
+        "entry_points:\n"
+        "  other: {inputs: [a.txt], outputs: [made.txt], command: cp a.txt made.txt}\n"
+        "  main: {inputs: [a.txt], outputs: [o], command: ls > o}\n",
+        a__txt="a", b__txt="b", made__txt="",
+    )  # fmt: skip
+    told = buildrun("run", root, LOCAL, "--check-inputs").err
+    assert "listed the directory `.`, in which `b.txt` is no input" in told
+    (root / "made.txt").unlink()
+    assert "main: up-to-date" in buildrun("plan", root, LOCAL).out
+
+
+@pytest.mark.usefixtures("watching")
 def test_a_name_with_the_signs_of_patterns_is_told_as_a_pattern_for_it_alone(
     project: Project, buildrun: Buildrun
 ) -> None:

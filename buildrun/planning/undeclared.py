@@ -277,6 +277,7 @@ def _listings(
             and not declared.is_input(path)
             and (each := declared.inside(path)) != "MLproject"
             and not names.is_leftover(each)
+            and declared.maker(each) is None  # what steps make comes and goes
         ]
     return found
 
