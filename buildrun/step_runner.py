@@ -317,16 +317,8 @@ class StepRunner:
             status = status._replace(reasons=(*status.reasons, *verdict.reasons()))
         if result.detached:
             return Outcome(step, "submitted", status.reasons, None, seconds)
-        if result.interrupted is not None or result.exit_code != 0:
-            ended_as: OutcomeState = "cancelled" if result.interrupted is not None else "failed"
-            if ended_as == "failed":
-                hint = f"its log: {printable(log.path)}" if log.path is not None else ""
-                state.console.error(f"{label(step)} {result.describe(step.timeout)}", hint)
-            reasons, code = (*status.reasons, *failure_reasons(result, step)), result.exit_code
-            return Outcome(step, ended_as, reasons, code, seconds, log=log.path)
-        if verdict is not None and verdict.refused:
-            state.console.error(f"{label(step)} the command needs what it does not declare")
-            return Outcome(step, "failed", status.reasons, 1, seconds, log=log.path)
+        if result.exit_code != 0 or result.interrupted is not None or (verdict and verdict.refused):
+            return self._failed(step, status, result, seconds, log)
         assurance = None
         with self._mutex:
             state.fingerprints.forget()
@@ -351,6 +343,22 @@ class StepRunner:
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
         return Outcome(step, "ok", status.reasons, 0, seconds, log=log.path, assurance=assurance)
+
+    def _failed(
+        self, step: Step, status: StepStatus, result: Result, seconds: float, log: Log
+    ) -> Outcome:
+        """Tell how a command ended badly, or that it was kept from what it needs."""
+        ended_as: OutcomeState = "cancelled" if result.interrupted is not None else "failed"
+        reasons, code = status.reasons, result.exit_code
+        if code == 0 and ended_as == "failed":
+            text, hint, code = "the command needs what it does not declare", "", 1
+        else:
+            text = result.describe(step.timeout)
+            hint = f"its log: {printable(log.path)}" if log.path is not None else ""
+            reasons = (*reasons, *failure_reasons(result, step))
+        if ended_as == "failed":
+            self._state.console.error(f"{label(step)} {text}", hint)
+        return Outcome(step, ended_as, reasons, code, seconds, log=log.path)
 
     def _input_check(self, step: Step, status: StepStatus) -> InputCheck | None:
         """Return what watches the step's command, None where nobody asks or it runs elsewhere."""

@@ -54,19 +54,13 @@ class ResultPublisher:
     ) -> bool:
         """Keep the result, if what it was made from is known for certain; else say why not.
 
-        Return whether it is kept.
-
-        outputs: the outputs. seconds: that the command took. upstream: what it may have read of
-        other steps' outputs, by step. evidence: what is known of what it read.
+        Returns whether it is kept. outputs: the outputs. seconds: that the command took. upstream:
+        what it may have read of other steps' outputs, by step. evidence: what is known of what it
+        read.
         """
         state = self._state
         with self._mutex:
-            obstacle, hint = status.obstacle or (outputs.problems or ("",))[0], ""
-            obstacle = obstacle or evidence.obstacle
-            if not obstacle:
-                obstacle, hint = self._refused(evidence)
-            if not obstacle and (obstacle := self._changed(status, outputs, upstream)):
-                hint = "" if step.inputs else _WRITES
+            obstacle, hint = self._obstacle(step, status, outputs, upstream, evidence)
         if obstacle:
             state.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
             self.record(step, status._replace(key=""), outputs.digest, seconds, DECLARED)
@@ -79,12 +73,8 @@ class ResultPublisher:
         try:
             if log.path is None or log.flaw:
                 raise StoreError(log.flaw)
-            state.results.save(
-                self._manifest(step, status, outputs, seconds, log, evidence),
-                outputs,
-                status.inputs,
-                log.path,
-            )
+            manifest = self._manifest(step, status, outputs, seconds, log, evidence)
+            state.results.save(manifest, outputs, status.inputs, log.path)
         except (BuildrunError, OSError) as error:
             remedy = error.hint if isinstance(error, BuildrunError) else None
             text = _describe(error)
@@ -95,13 +85,22 @@ class ResultPublisher:
             state.history.record_leftover(step.id, left)
         return not left
 
-    def _refused(self, evidence: Evidence) -> tuple[str, str]:
-        """Return why a result with this evidence is not kept, and a remedy, or "" twice."""
+    def _obstacle(
+        self,
+        step: Step,
+        status: StepStatus,
+        outputs: FileSet,
+        upstream: Mapping[str, FileSet],
+        evidence: Evidence,
+    ) -> tuple[str, str]:
+        """Return why a result is not kept, "" where it is, and a remedy."""
+        if known := status.obstacle or (outputs.problems or ("",))[0] or evidence.obstacle:
+            return known, ""
         if self._state.strict and evidence.assurance == "declared":
             return "its inputs were not checked, and `--strict-cache` asks for that", _CHECKABLE
         if not evidences.are_sound(evidence.conditions):
             return "the command looks for too many files that are no inputs", ""
-        return "", ""
+        return self._changed(status, outputs, upstream), "" if step.inputs else _WRITES
 
     def _changed(
         self, status: StepStatus, outputs: FileSet, upstream: Mapping[str, FileSet]
