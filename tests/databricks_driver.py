@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from processes import processes
+from processes import processes, state_of
 
 _PROGRAM = """
 import io, json, sys, traceback
@@ -124,6 +124,8 @@ class Driver:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        while any(state_of(pid)[:1] not in ("", "Z") for pid in family):
+            pass  # signals take a moment, and nobody is to find them afterwards
 
     def fate(self) -> Fate:
         """Tell how it has ended."""
