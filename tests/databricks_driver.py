@@ -22,7 +22,7 @@ from typing import NamedTuple
 from processes import processes, state_of
 
 _PROGRAM = """
-import io, json, sys, traceback
+import io, json, sys, traceback, types
 
 class Console(io.TextIOBase):
     encoding = "UTF-8"
@@ -40,16 +40,18 @@ class Console(io.TextIOBase):
 log, fate, path = sys.argv[1:4]
 del sys.argv[:3]
 sys.stdout = sys.stderr = Console(open(log, "ab", 0))
-scope = vars(sys.modules["__main__"])
+ours, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+told = {"error": "", "error_trace": ""}
 try:
     with open(path, encoding="utf-8") as file:
         code = compile(file.read(), path, "exec")
-    exec(code, scope)
+    exec(code, vars(sys.modules["__main__"]))
 except BaseException as error:
     if not (isinstance(error, SystemExit) and error.code in (None, 0)):
-        said = type(error).__name__ + (f": {error}" if str(error) else "")
-        with open(fate, "w") as file:
-            json.dump({"error": said, "error_trace": traceback.format_exc()}, file)
+        told["error"] = type(error).__name__ + (f": {error}" if str(error) else "")
+        told["error_trace"] = traceback.format_exc()
+with open(fate, "w") as file:
+    json.dump(told, file)
 """
 
 RUNTIME = "16.4"
@@ -72,7 +74,6 @@ class Driver:
         self._log = self._place / "log"
         self._log.touch()
         self._process: subprocess.Popen[bytes] | None = None
-        self._killed = False
 
     def start(self, file: Path, parameters: Sequence[str], variables: Mapping[str, str]) -> None:
         """Start the task with the variables of its cluster, and none of this process but PATH."""
@@ -114,7 +115,6 @@ class Driver:
         """Kill it and all its descendants, as the end of a cluster does."""
         if self._process is None or not self.running():
             return
-        self._killed = True
         family = {self._process.pid}
         listed, found = tuple(processes()), 0
         while found != len(family):
@@ -132,9 +132,7 @@ class Driver:
         with suppress(FileNotFoundError):
             told = json.loads((self._place / "fate").read_text())
             return Fate(told["error"], told["error_trace"])
-        if self._process is not None and self._process.returncode == 0:
-            return Fate()
-        return Fate("The Python process exited unexpectedly" if not self._killed else "Cancelled")
+        return Fate("The Python process exited unexpectedly.")
 
     def write(self, text: str) -> None:
         """Have the log say so, for a task that is not run."""

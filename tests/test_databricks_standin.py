@@ -54,6 +54,8 @@ told["classic"] = [done.wait(), done.get_status()]
 cancelled = run("strict", "classic", {"new_cluster": cluster})
 cancelled.cancel()
 told["cancelled"] = cancelled.get_status()
+skipped = run("strict", "classic", {"new_cluster": cluster})
+told["skipped"] = {skipped.get_status() for _ in range(9)}.pop()
 tags = mlflow.MlflowClient().get_run(done.run_id).data.tags
 told["tags"] = {name: text for name, text in tags.items() if name.startswith("mlflow.databricks")}
 for form in ("classic", "spark"):
@@ -145,6 +147,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     python = mlflow_install.prefix() / "bin" / "python"
     with Workspace() as strict, Workspace() as lenient:
         lenient.lenient = True
+        strict.play(Script(), Script(), SKIPPED)
         (home / ".databrickscfg").write_text(
             f"[strict]\nhost = {strict.url}\ntoken = {strict.token}\n"
             f"[lenient]\nhost = {lenient.url}\nclient_id = {lenient.client_id}\n"
@@ -169,6 +172,13 @@ def test_mlflow_runs_a_classic_project(both: Both) -> None:
     assert set(body["shell_command_task"]["env_vars"]) == {
         "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID",
     }  # fmt: skip
+
+
+def test_mlflow_waits_for_a_run_that_was_skipped(both: Both) -> None:
+    # It has ended long since, without the result state that MLflow waits for.
+    (skipped,) = (run for run in both.strict.runs.values() if run.state == "SKIPPED")
+    assert "result_state" not in skipped.state_told()
+    assert both.told["skipped"] == "RUNNING"
 
 
 def test_mlflow_makes_the_requests_of_the_reference(both: Both) -> None:
@@ -364,6 +374,26 @@ def test_run_times_out_by_the_clock(site: Workspace) -> None:
     site.play(TIMEOUT)
     site.looks_advance = True
     assert ended(site, submit(site))["state"]["result_state"] == "TIMEDOUT"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise SystemExit(0)", ""),
+        ("raise SystemExit('no')", "SystemExit: no"),
+        ("traceback", "NameError: name 'traceback' is not defined"),
+        ("import os; os._exit(0)", "The Python process exited unexpectedly."),
+        (
+            "import sys; sys.stdout.buffer",
+            "AttributeError: 'Console' object has no attribute 'buffer'",
+        ),
+        ("import sys; sys.stdout.fileno()", "UnsupportedOperation: fileno"),
+    ],
+)
+def test_python_file_has_a_clean_start(site: Workspace, code: str, error: str) -> None:
+    told = ended(site, submit(site, code))
+    assert told["state"]["result_state"] == ("FAILED" if error else "SUCCESS")
+    assert told["state"]["state_message"].removeprefix("io.") == error
 
 
 def test_log_may_be_cut(site: Workspace) -> None:
