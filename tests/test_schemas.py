@@ -232,6 +232,7 @@ FILES = {
     "MLproject": "MLproject",
     "python_env": "python_env.yaml",
     "conda": "conda.yaml",
+    "databricks_config": "cluster.json",
     "kubernetes_config": "k8s.json",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-SCHEMAS = {"MLproject", "python_env", "conda", "kubernetes_config"}
+SCHEMAS = {"MLproject", "python_env", "conda", "databricks_config", "kubernetes_config"}
 
 
 def run(*arguments: str | os.PathLike[str], cwd: Path) -> str:

@@ -53,8 +53,12 @@ MEANINGS: Mapping[str, str] = {
     "missing-name": "a docker project without `name`",
     "missing-parameter": "a required parameter that is not handed down",
     "missing-requirements-file": "a file that a requirement names is not there",
+    "multiple-clusters": (
+        "a Databricks configuration that says more than once where commands run, or not at all"
+    ),
     "multiple-documents": "more than one YAML document",
     "multiple-environments": "more than one of `python_env`, `conda_env` and `docker_env`",
+    "multiple-places": "`volume` beside `workspace` in a Databricks configuration",
     "nested-pip": "a `pip:` section in a python_env file",
     "no-effect": "`inputs` without `outputs` or `sandbox`, and nothing depends on the entry point",
     "no-project": "a directory without an MLproject, an environment file or a script",
@@ -82,7 +86,7 @@ MEANINGS: Mapping[str, str] = {
     "unknown-file": "neither an MLproject nor an environment file",
     "unknown-key": (
         "a key that has no meaning and holds nothing that an alias repeats; an error under "
-        "`sandbox`, and in a python_env file, which MLflow refuses"
+        "`sandbox`, in a Databricks configuration, and in a python_env file, which MLflow refuses"
     ),
     "unknown-placeholder": "`{name}` that no parameter fills",
     "unknown-type": (

@@ -13,7 +13,9 @@ from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.project.locate import CONDA_ENV, PYTHON_ENV, find_mlproject, scripts_in
 from buildrun.project.model import DockerEnv, EnvironmentSpec, ProjectSpec, PythonEnv
 from buildrun.project.rules.backends import (
+    DATABRICKS_KEYS,
     KEYS,
+    check_databricks_config,
     check_kubernetes,
     load_json,
     read_docker_env,
@@ -208,7 +210,7 @@ def _near(path: str) -> str:
     return did_you_mean(wanted, names) or "the path is relative to the directory of MLproject"
 
 
-Kind = Literal["mlproject", "python_env", "conda", "kubernetes"]
+Kind = Literal["mlproject", "python_env", "conda", "kubernetes", "databricks"]
 
 # What a file is by its name, in lower case, or else by any of its keys.
 _NAMES: Mapping[Kind, str] = {
@@ -218,6 +220,7 @@ _NAMES: Mapping[Kind, str] = {
 }
 _KEYS: tuple[tuple[tuple[str, ...], Kind], ...] = (
     (KEYS, "kubernetes"),
+    (DATABRICKS_KEYS, "databricks"),
     (("entry_points", *ENVIRONMENTS, "databricks_spark_job"), "mlproject"),
     (("channels", "prefix"), "conda"),
     (("python", "build_dependencies"), "python_env"),
@@ -287,9 +290,12 @@ def _check_file(path: str, cwd: str, reader: DependencyTracker) -> tuple[Diagnos
         return (Diagnostic("error", "unknown-file", message, path, hint=hint),)
     if kind == "mlproject":
         return _check_mlproject(path, reader)
-    if kind == "kubernetes" and isinstance(document, Document):
+    if kind in ("kubernetes", "databricks") and isinstance(document, Document):
         findings = Findings(document)
-        check_kubernetes(findings, cwd, reader)
+        if kind == "kubernetes":
+            check_kubernetes(findings, cwd, reader)
+        else:
+            check_databricks_config(findings)
         return findings.sorted()
     return read_environment(EnvironmentFile(kind == "conda", path), None, reader)[1].diagnostics
 

@@ -19,7 +19,7 @@ from buildrun.store.files import shipped
 if TYPE_CHECKING:
     from jsonschema import Draft7Validator
 
-NAMES = ("MLproject", "conda", "kubernetes_config", "python_env")
+NAMES = ("MLproject", "conda", "databricks_config", "kubernetes_config", "python_env")
 
 
 def path(name: str) -> str:
@@ -203,6 +203,7 @@ def _unknown_key(failure: _Failure, key: object, known: list[str], findings: Fin
     rule = failure.rule
     severity = rule.get("severity", "error")
     message = f"unknown key `{_short(key)}`" + ("; it is ignored" * (severity == "warning"))
+    message = rule["message"].format(key=_short(key)) if "message" in rule else message
     hint = did_you_mean(key, known, rule.get("synonyms"))
     if "default" in known:
         hint = _parameter_hint(failure.error.instance, key) or hint

@@ -1,4 +1,4 @@
-"""Rules of docker_env and of Kubernetes backend configs."""
+"""Rules of docker_env and of backend configs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 
 from buildrun.project.diagnostics import Diagnostic, Findings, Path
 from buildrun.project.model import DockerEnv
+from buildrun.project.rules.entry_points import LONGEST, seconds
 from buildrun.project.rules.values import check_scalar, items
-from buildrun.project.schemas import check_schema
+from buildrun.project.schemas import check_schema, load
 from buildrun.project.yaml_loader import Document, parse, read_text
 from buildrun.store.memo import DependencyTracker
 
@@ -35,6 +36,7 @@ def _variable(findings: Findings, path: Path, item: object) -> str | tuple[str, 
 
 
 KEYS = ("kube-context", "repository-uri", "kube-job-template-path")
+DATABRICKS_KEYS = ("new_cluster", "existing_cluster_id", "serverless", "spark_version")
 
 
 def load_json(path: str, reader: DependencyTracker) -> Document | Diagnostic:
@@ -70,3 +72,28 @@ def check_kubernetes(findings: Findings, cwd: str, reader: DependencyTracker) ->
         message = f"there is no Job template `{name[:200]}`"
         hint = "the path is relative to the directory that buildrun is called in, or to this file"
         findings.warning("missing-job-template", message, ("kube-job-template-path",), hint=hint)
+
+
+def check_databricks_config(findings: Findings) -> None:
+    """Check a backend configuration for Databricks."""
+    check_schema("databricks_config", findings)
+    value = findings.document.value
+    if not isinstance(value, dict):
+        return
+    for key in ("timeout", "poll"):
+        given = value.get(key)
+        number = seconds(given) if isinstance(given, str) else None
+        if number is not None and not 0 < number <= LONGEST:
+            message = f"`{key}` is no time above 0 seconds and up to 366 days: `{given}`"
+            findings.error("bad-timeout", message, (key,), hint="write a time such as `5s` or `2h`")
+    if value.keys().isdisjoint(DATABRICKS_KEYS[:3]):
+        return
+    for key in cluster_keys().intersection(value):
+        message = f"`{key}` stands beside what says where commands run, and has no effect"
+        hint = "move it into `new_cluster`, or take it out"
+        findings.warning("unknown-key", message, (key,), key=True, hint=hint)
+
+
+def cluster_keys() -> frozenset[str]:
+    """Return the keys of a new cluster that are known, which MLflow has at the top as well."""
+    return frozenset(load("databricks_config")["definitions"]["new_cluster"]["properties"])

@@ -1,0 +1,400 @@
+"""Requests to Databricks' REST API, tried again while their trouble may pass."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.client import HTTPException, HTTPResponse
+from math import inf
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlencode
+
+from buildrun import http
+from buildrun.console import duration, printable, redact
+from buildrun.errors import ExecutionError
+from buildrun.executors.databricks.auth import AGENT
+from buildrun.http import Answer, HttpClient
+
+if TYPE_CHECKING:
+    from buildrun.executors.databricks.auth import Connection
+
+Found = TypeVar("Found")
+
+# Seconds, from the first failure on: Databricks advises to repeat for ten minutes; a server that
+# has never answered, or that a Ctrl-C does not wait for, has less; between tries at most.
+_PATIENCE = 600.0
+_FIRST = 10.0
+HURRY = 3.0
+_LONGEST_PAUSE = 10.0
+# Seconds of trouble after which it is told.
+_TOLD = 5.0
+
+_BUSY = (429, 503)
+_PASSING = (429, 500, 502, 503, 504)
+
+_CODES = {
+    401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "RESOURCE_DOES_NOT_EXIST",
+    409: "RESOURCE_ALREADY_EXISTS", 413: "REQUEST_TOO_LARGE", 429: "RESOURCE_EXHAUSTED",
+    503: "TEMPORARILY_UNAVAILABLE",
+}  # fmt: skip
+
+_NOT_ONE = (
+    "name the workspace's own address, such as `https://adb-1234567890123456.7.azuredatabricks.net`"
+)
+
+
+class ApiError(ExecutionError):
+    """A refusal. status: of HTTP. code: Databricks' name for the reason, such as INVALID_STATE.
+
+    retry_after: seconds that the server asks to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        place: str,
+        hint: str | None,
+        status: int,
+        code: str,
+        retry_after: float = 0.0,
+    ) -> None:
+        """Keep what tells one refusal from another."""
+        super().__init__(message, place=place, hint=hint)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+
+class NoAnswer(ExecutionError):
+    """Databricks does not answer, or what answers is no Databricks."""
+
+
+class Api:
+    """The REST API of a workspace; used by several threads.
+
+    All methods raise ApiError for a refusal, NoAnswer, and ExecutionError for credentials that
+    cannot be had. Paths are of the API, not quoted, such as ``/api/2.2/jobs/runs/get``.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        environ: Mapping[str, str],
+        *,
+        patience: float = _PATIENCE,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        patience: seconds of trouble after which a request is given up. tell: is told, by any
+        thread, when trouble takes long.
+        """
+        self.connection = connection
+        self._environ = environ
+        self._patience = patience
+        self._tell = tell
+        self._answered = False
+        self._changed = threading.Condition()
+        self._hurried: float | None = None
+        self._idle: list[HttpClient] = []
+
+    def call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> Any:
+        """Return the JSON value that is answered, {} where nothing is.
+
+        It may be done twice when an answer is lost, but a run without a token of its own is not
+        submitted again.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        once = path.endswith("/runs/submit") and "idempotency_token" not in (body or {})
+
+        def attempt(client: HttpClient, given: Mapping[str, str]) -> Any:
+            answer = client.request(method, _target(path, query), {**given, **headers}, content)
+            return self._value(method, path, answer)
+
+        return self._persist(attempt, path, once=once)
+
+    def upload(
+        self, path: str, file: BinaryIO, size: int, *, query: Mapping[str, str] | None = None
+    ) -> None:
+        """Send so many bytes of a file from where it is now by PUT, also when it is repeated."""
+        start = file.tell()
+        headers = {"Content-Type": "application/octet-stream"}
+
+        def attempt(client: HttpClient, given: Mapping[str, str]) -> None:
+            file.seek(start)
+            answer = client.send("PUT", _target(path, query), {**given, **headers}, file, size)
+            self._value("PUT", path, answer)
+
+        self._persist(attempt, path)
+
+    def download(self, path: str) -> BinaryIO:
+        """Return the content of a file as it comes; reading raises NoAnswer where it is cut off."""
+
+        def attempt(client: HttpClient, given: Mapping[str, str]) -> BinaryIO:
+            del client  # it is asked for more while the file comes
+            own = HttpClient(self.connection.server, self._environ)
+            response = own.open("GET", _target(path, None), given)
+            if response.status != 200 or _is_page(response.headers.get("Content-Type", "")):
+                try:
+                    self._value("GET", path, own.whole(response))
+                finally:
+                    own.close()
+            return io.BufferedReader(_Download(self, path, own, response), 1 << 18)
+
+        return self._persist(attempt, path)
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file or directory, by HEAD."""
+
+        def attempt(client: HttpClient, given: Mapping[str, str]) -> bool:
+            answer = client.request("HEAD", _target(path, None), given)
+            if answer.status == 404 and not _is_page(answer.kind):
+                return False
+            self._value("HEAD", path, answer)
+            return True
+
+        return self._persist(attempt, path)
+
+    def hurry(self) -> None:
+        """Give requests a few seconds from now on, those on their way included."""
+        with self._changed:
+            if self._hurried is None:
+                self._hurried = time.monotonic()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Hang up; a later request connects again."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for client in idle:
+            client.close()
+
+    def lost(self, path: str, error: Exception) -> NoAnswer:
+        """Return what is raised where there is no sound answer to a request."""
+        hint = "check the network, `https_proxy` and `no_proxy`; try again later"
+        words = self.connection.hide(http.reason(error))
+        if "certificate" in words.lower():
+            hint = (
+                "name the authority that signs its certificate, or the proxy's, by "
+                "REQUESTS_CA_BUNDLE"
+            )
+        elif "name" in words:
+            hint = f"check the host of {self.connection.source}"
+        return NoAnswer(
+            f"Databricks does not answer to `{path}`: {words}",
+            place=self.connection.host, hint=hint,
+        )  # fmt: skip
+
+    def _persist(
+        self,
+        attempt: Callable[[HttpClient, Mapping[str, str]], Found],
+        path: str,
+        *,
+        once: bool = False,
+    ) -> Found:
+        """Return what an attempt gives, made again while its trouble may pass.
+
+        once: not where it may have been done.
+        """
+        started, tries, renewed, told = time.monotonic(), 0, False, False
+        failed = 0.0  # when it did first
+        while True:
+            client = self._take()
+            trouble: ExecutionError
+            asked = 0.0
+            try:
+                found = self._in_time(client, attempt, started)
+                self._answered = True
+                return found
+            except ApiError as error:
+                self._answered = True
+                if error.status == 401 and not renewed and self.connection.renew():
+                    renewed = True
+                    continue
+                if error.status not in (_BUSY if once else _PASSING):
+                    raise
+                trouble, asked = error, error.retry_after
+            except http.TROUBLE as error:
+                trouble = self.lost(path, error)
+                if (once and client.sent) or _is_final(error, answered=self._answered):
+                    raise trouble from None
+            failed = failed or time.monotonic()
+            left = self._left(started, failed)
+            if left <= asked:
+                raise trouble from None
+            if time.monotonic() - failed > _TOLD and not told:
+                told = True
+                self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
+            tries += 1
+            pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
+            self._pause(max(asked, min(pause, left)))
+
+    def _take(self) -> HttpClient:
+        with self._changed:
+            if self._idle:
+                return self._idle.pop()
+        return HttpClient(self.connection.server, self._environ)
+
+    def _in_time(
+        self,
+        client: HttpClient,
+        attempt: Callable[[HttpClient, Mapping[str, str]], Found],
+        started: float,
+    ) -> Found:
+        """Return what an attempt gives; in a hurry, one that takes too long is left behind."""
+        found: list[Found] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                found.append(attempt(client, {**AGENT, **self.connection.headers()}))
+            except BaseException as error:
+                failed.append(error)
+            with self._changed:
+                self._changed.notify_all()
+
+        threading.Thread(target=run, daemon=True).start()
+        with self._changed:
+            while not (found or failed):
+                end = self._end(started)
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError  # the client stays with who still uses it
+                self._changed.wait(left)
+            self._idle.append(client)
+        if failed:
+            raise failed[0]
+        return found[0]
+
+    def _end(self, started: float) -> float | None:
+        """Return when a request must have ended that was started at a time, None for no limit."""
+        return None if self._hurried is None else max(self._hurried, started) + HURRY
+
+    def _left(self, started: float, failed: float) -> float:
+        """Return the seconds that are left to a request that failed first at a time."""
+        patience = self._patience if self._answered else min(_FIRST, self._patience)
+        ends = [failed + patience, self._end(started) or inf]
+        return min(ends) - time.monotonic()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            if self._hurried is None:
+                self._changed.wait_for(lambda: self._hurried is not None, seconds)
+                return
+        time.sleep(seconds)
+
+    def _value(self, method: str, path: str, answer: Answer) -> Any:
+        """Return what is in an answer; raises ApiError and NoAnswer."""
+        status = answer.status
+        try:
+            value = json.loads(answer.content) if answer.content else None
+        except (ValueError, RecursionError):
+            value = None
+        if 200 <= status < 300:
+            if isinstance(value, dict):
+                return value
+            may_be_empty = method not in ("GET", "POST") or status == 204
+            if may_be_empty and not answer.content and not _is_page(answer.kind):
+                return {}
+            raise self._stranger(answer)
+        body = value if isinstance(value, dict) else {}
+        is_known = "error_code" in body or "message" in body
+        if not (is_known or method == "HEAD" or status in (401, 403, 413) or status in _PASSING):
+            raise self._stranger(answer)
+        raise self._refusal(method, path, answer, body)
+
+    def _refusal(self, method: str, path: str, answer: Answer, body: Mapping[str, Any]) -> ApiError:
+        status, source = answer.status, self.connection.source
+        code = str(body.get("error_code") or "")
+        if not code or code.isdigit():
+            code = _CODES.get(status, "UNKNOWN")
+        words = self.connection.hide(str(body.get("message") or "").strip())
+        words = f": {words}" if words else ""
+        hint: str | None = None
+        if status == 401:
+            message = f"Databricks does not accept {source} (401){words}"
+            hint = "it may have expired, or be of another workspace: make a new one, or sign in"
+        elif status == 403:
+            message = f"Databricks does not allow `{method} {path}` ({code}){words}"
+            hint = f"whom {source} stands for needs the right; an administrator can give it"
+        elif status == 429 or status >= 500:
+            message = f"Databricks is in trouble ({status} {code}){words}"
+            hint = "try again later; https://status.databricks.com tells of outages"
+        else:
+            message = f"Databricks refuses `{method} {path}` ({status} {code}){words}"
+        after = answer.headers.get("Retry-After", "").strip()
+        asked = float(after) if after.isascii() and after.isdigit() else 0.0
+        return ApiError(message, self.connection.host, hint, status, code, asked)
+
+    def _stranger(self, answer: Answer) -> NoAnswer:
+        """Return what is raised for an answer that no Databricks would give."""
+        there = printable(redact(answer.headers.get("Location", "")))
+        if 300 <= answer.status < 400 and there:
+            what = f"it sends us to `{there.partition('?')[0]}`"
+        elif _is_page(answer.kind):
+            what = "it answers with a page for people"
+        elif not answer.content:
+            what = "its answer is empty"
+        else:
+            what = f"it answers with {printable(answer.kind) or 'something else'}"
+        return NoAnswer(
+            f"this is no Databricks workspace: {what} ({answer.status})",
+            place=self.connection.host,
+            hint=f"the host comes from {self.connection.source}: {_NOT_ONE}; behind a private "
+            "link, the workspace is only reached from its network",
+        )
+
+
+class _Download(io.RawIOBase):
+    """The body of an answer; closing it hangs up."""
+
+    def __init__(self, api: Api, path: str, client: HttpClient, response: HTTPResponse) -> None:
+        self._api = api
+        self._path = path
+        self._client = client
+        self._response = response
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = self._response.readinto(buffer)
+            if not count and self._response.length:
+                raise HTTPException
+        except http.TROUBLE as error:
+            raise self._api.lost(self._path, error) from None
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._response.close()
+            self._client.close()
+        super().close()
+
+
+def _target(path: str, query: Mapping[str, str] | None) -> str:
+    return quote(path) + (f"?{urlencode(query)}" if query else "")
+
+
+def _is_page(kind: str) -> bool:
+    return kind.partition(";")[0].strip().lower() == "text/html"
+
+
+def _is_final(error: Exception, *, answered: bool) -> bool:
+    """Return whether it cannot help to try again: a name, a certificate or a proxy is wrong."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    text = str(error)
+    if "Tunnel connection failed: 4" in text:
+        return True
+    return not answered and isinstance(error, (socket.gaierror, UnicodeError))
