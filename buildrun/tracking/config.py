@@ -58,6 +58,10 @@ class TrackingClient(Protocol):
     @property
     def uri(self) -> str: ...
 
+    # The same for messages and notes of ours, without credentials.
+    @property
+    def store(self) -> str: ...
+
     # Calls `/api/2.0/mlflow/<name>` and returns the answer. patient: it may be called twice, and
     # is worth waiting for. Raises Refused, or TrackingError where there is no sound answer.
     def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any: ...
@@ -98,6 +102,14 @@ def absolute(uri: str, cwd: str) -> str:
 def is_server(uri: str) -> bool:
     """Return whether the store is spoken to over HTTP."""
     return uri.lower().startswith(("http://", "https://"))
+
+
+def is_databricks(uri: str) -> bool:
+    """Return whether the store is a workspace at Databricks, of a profile or by variables.
+
+    What a colon in the profile's place means only MLflow knows, in notebooks.
+    """
+    return uri == "databricks" or (uri.startswith("databricks://") and ":" not in uri[13:])
 
 
 def directory(uri: str) -> str | None:

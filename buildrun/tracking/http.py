@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from buildrun import __version__, http
 from buildrun.console import printable, redact
-from buildrun.errors import TrackingError
+from buildrun.errors import ExecutionError, TrackingError
 from buildrun.http import Answer, Certificates, HttpClient, Server
 from buildrun.tracking.config import WITHOUT, Refused, is_true, timeout_seconds
 
@@ -28,24 +28,38 @@ _LOGIN = (
     "the server knows"
 )
 
+_LEADS = "set MLFLOW_TRACKING_URI to the address that it leads to"
+_ONE = "set MLFLOW_TRACKING_URI to the address of one"
+
 # What the messages call it.
 _NAME = "the tracking server"
 
 
-class RestClient:
-    """A client of the server at an `http` or `https` URI."""
+class Access(NamedTuple):
+    """How a server is told who we are. headers: raises TrackingError, and what is in http.TROUBLE.
 
-    def __init__(self, uri: str, environ: Mapping[str, str]) -> None:
-        """Read the settings; nothing is sent yet. Raises TrackingError for those that are odd."""
+    renew: has other credentials used, False where there are none. login, address: hints for who is
+    not let in, and for what is another server. hide: makes the server's words fit to be shown, None
+    where they are not.
+    """
+
+    headers: Callable[[], Mapping[str, str]]
+    login: str = _LOGIN
+    address: str = ""
+    renew: Callable[[], bool] = lambda: False
+    hide: Callable[[str], str] | None = None
+
+
+class RestClient:
+    """A client of a server that speaks MLflow's REST API; uri: as commands see it."""
+
+    def __init__(
+        self, uri: str, store: str, server: Server, access: Access, environ: Mapping[str, str]
+    ) -> None:
+        """Prepare; nothing is sent yet. Raises TrackingError for settings that are odd."""
         self.uri = uri
-        self._shown = redact(uri)
-        address = http.address_of(uri)
-        if address is None:
-            raise TrackingError("MLFLOW_TRACKING_URI is not the address of a server")
-        self._headers = _headers(address.userinfo, environ)
-        certificates = _certificates(environ) if address.scheme == "https" else Certificates()
-        timeout = timeout_seconds(environ, http.ANSWER)
-        server = Server(address, _NAME, TrackingError, certificates, timeout)
+        self.store = store
+        self._access = access
         self._client = HttpClient(server, environ)
 
     def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any:
@@ -59,7 +73,7 @@ class RestClient:
         repeated = _BUSY + _TROUBLED if patient else _BUSY
         for pause in (*_PAUSES, 0.0):
             try:
-                answer = self._client.request(verb, path, self._headers, body)
+                answer = self._ask(verb, path, body)
             except http.TROUBLE as error:
                 if not patient or not pause:
                     raise self._unreachable(error) from None
@@ -73,6 +87,12 @@ class RestClient:
         """Hang up; a later call connects again."""
         self._client.close()
 
+    def _ask(self, verb: str, path: str, body: bytes) -> Answer:
+        answer = self._client.request(verb, path, self._access.headers(), body)
+        if answer.status == 401 and self._access.renew():
+            answer = self._client.request(verb, path, self._access.headers(), body)
+        return answer
+
     def _value(self, answer: Answer) -> Any:
         """Return what is in an answer; raises TrackingError."""
         status = answer.status
@@ -84,27 +104,76 @@ class RestClient:
             if status == 200:
                 return value
             if isinstance(value.get("message"), str) and status not in (401, 403):
-                raise Refused(str(value.get("error_code", "")), value["message"], self._shown)
+                raise Refused(str(value.get("error_code", "")), value["message"], self.store)
         if status in (401, 403):
-            raise self._error(f"the tracking server does not let you in ({status})", _LOGIN)
+            hide = self._access.hide
+            said = hide(str(value.get("message") or "")) if hide and isinstance(value, dict) else ""
+            fact = f"the tracking server does not let you in ({status})"
+            raise self._error(f"{fact}: {said}" if said else fact, self._access.login)
         if 300 <= status < 400:
             there = printable(answer.headers.get("Location", ""))
             place = redact(there).partition("/api/2.0/")[0]
             where = f" to `{place}`" if place else " elsewhere"
-            hint = "set MLFLOW_TRACKING_URI to the address that it leads to"
-            raise self._error(f"the tracking server sends us{where} ({status})", hint)
+            fact = f"the tracking server sends us{where} ({status})"
+            raise self._error(fact, self._access.address or _LEADS)
         if status >= 500:
             raise self._error(f"the tracking server failed ({status})", WITHOUT)
         kind = printable(answer.kind) or "nothing that can be read"
         fact = f"this is no MLflow server: it answers with {kind} ({status})"
-        raise self._error(fact, "set MLFLOW_TRACKING_URI to the address of one")
+        raise self._error(fact, self._access.address or _ONE)
 
     def _unreachable(self, error: Exception) -> TrackingError:
         fact = f"the tracking server cannot be reached: {http.reason(error)}"
         return self._error(fact, WITHOUT)
 
     def _error(self, fact: str, hint: str) -> TrackingError:
-        return TrackingError(fact, place=self._shown, hint=hint)
+        return TrackingError(fact, place=self.store, hint=hint)
+
+
+def connect(uri: str, environ: Mapping[str, str]) -> RestClient:
+    """Return a client of the server at an `http` or `https` URI; raises TrackingError."""
+    address = http.address_of(uri)
+    if address is None:
+        raise TrackingError("MLFLOW_TRACKING_URI is not the address of a server")
+    headers = _headers(address.userinfo, environ)
+    certificates = _certificates(environ) if address.scheme == "https" else Certificates()
+    timeout = timeout_seconds(environ, http.ANSWER)
+    server = Server(address, _NAME, TrackingError, certificates, timeout)
+    return RestClient(uri, redact(uri), server, Access(lambda: headers), environ)
+
+
+def connect_databricks(uri: str, environ: Mapping[str, str]) -> RestClient:
+    """Return a client of a Databricks workspace; raises TrackingError.
+
+    uri: `databricks`, or `databricks://` and the name of a profile.
+    """
+    from buildrun.executors.databricks import auth
+
+    try:
+        connection = auth.connect(uri.partition("://")[2] or None, environ)
+    except ExecutionError as error:
+        raise _as_tracking(error) from None
+
+    def headers() -> Mapping[str, str]:
+        try:
+            return {**auth.AGENT, "Content-Type": "application/json", **connection.headers()}
+        except ExecutionError as error:
+            raise _as_tracking(error) from None
+
+    access = Access(
+        headers,
+        f"it goes by {connection.source}: sign in anew, or have the right to the experiment given",
+        f"{connection.origin} must be the workspace's own address",
+        connection.renew,
+        connection.hide,
+    )
+    timeout = timeout_seconds(environ, http.ANSWER)
+    server = connection.server._replace(name=_NAME, error=TrackingError, timeout=timeout)
+    return RestClient(uri, connection.host, server, access, environ)
+
+
+def _as_tracking(error: ExecutionError) -> TrackingError:
+    return TrackingError(error.message, place=error.place, hint=f"{error.hint}; {WITHOUT}")
 
 
 def _headers(userinfo: str, environ: Mapping[str, str]) -> dict[str, str]:

@@ -58,6 +58,7 @@ class MlflowProcess:
             self.close()
             raise self._refused(hello["error"])
         self.uri = config.absolute(str(hello.get("uri", "")), cwd)
+        self.store = redact(self.uri)
 
     def call(self, name: str, values: Mapping[str, Any], *, patient: bool = False) -> Any:
         """Have MLflow do it; see `TrackingClient`."""

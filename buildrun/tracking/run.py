@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from buildrun.console import redact
 from buildrun.errors import TrackingError
 from buildrun.store.home import Home
 from buildrun.tracking import config, open_runs
@@ -46,7 +45,7 @@ class TrackedRun:
         self.experiment_id = str(info["experiment_id"])
         # A directory of this machine where its artifacts go, else None.
         self.artifacts = config.directory(str(info.get("artifact_uri") or ""))
-        self._hold = open_runs.keep(home, self.run_id, redact(client.uri))
+        self._hold = open_runs.keep(home, self.run_id, client.store)
 
     @property
     def variables(self) -> Mapping[str, str | None]:
@@ -183,13 +182,13 @@ def _resume(client: TrackingClient, wanted: RunSpec, run_id: str, home: Home) ->
         if error.code != ABSENT:
             raise
         raise TrackingError(
-            f"there is no MLflow run {run_id}", place=redact(client.uri),
+            f"there is no MLflow run {run_id}", place=client.store,
             hint="leave `--run-id` out for a new run",
         ) from None  # fmt: skip
     info = _info(client, found)
     if info.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow run {run_id} is deleted", place=redact(client.uri),
+            f"the MLflow run {run_id} is deleted", place=client.store,
             hint="restore it, or leave `--run-id` out for a new run",
         )  # fmt: skip
     known = {item.get("key") for item in found["run"].get("data", {}).get("params", ())}
@@ -205,6 +204,11 @@ def _resume(client: TrackingClient, wanted: RunSpec, run_id: str, home: Home) ->
 def _experiment(client: TrackingClient, wanted: RunSpec) -> str:
     """Return the id of the experiment, made now if it is only a name yet."""
     if wanted.experiment_name is None:
+        if wanted.experiment_id is None and config.is_databricks(client.uri):
+            raise TrackingError(
+                "Databricks has no default experiment", place=client.store,
+                hint="name one: `--experiment-name /Users/YOU/NAME`, or by MLFLOW_EXPERIMENT_NAME",
+            )  # fmt: skip
         return wanted.experiment_id or _DEFAULT
     name = wanted.experiment_name
     try:
@@ -215,7 +219,7 @@ def _experiment(client: TrackingClient, wanted: RunSpec) -> str:
         return _new_experiment(client, name)
     if found.get("lifecycle_stage") == "deleted":
         raise TrackingError(
-            f"the MLflow experiment `{name}` is deleted", place=redact(client.uri),
+            f"the MLflow experiment `{name}` is deleted", place=client.store,
             hint="restore it with `mlflow experiments restore`, or name another one",
         )  # fmt: skip
     return str(found["experiment_id"])
@@ -246,7 +250,7 @@ def _end(
 
 def _end_abandoned(client: TrackingClient, home: Home) -> None:
     """End the runs at the same store whose buildrun was killed."""
-    for note, hold in open_runs.abandoned(home, redact(client.uri)):
+    for note, hold in open_runs.abandoned(home, client.store):
         try:
             _end(client, note.run_id, note.status or "KILLED", note.ended or _now(), patient=False)
         except Refused:
@@ -262,7 +266,7 @@ def _info(client: TrackingClient, answer: Any) -> Any:
     except (KeyError, TypeError, AttributeError):
         pass
     raise TrackingError(
-        "the tracking server's answer is not about a run", place=redact(client.uri),
+        "the tracking server's answer is not about a run", place=client.store,
         hint=WITHOUT,
     )  # fmt: skip
 
@@ -285,10 +289,14 @@ def _connect(environ: Mapping[str, str], cwd: str, prefixes: Sequence[str]) -> T
     """Return a client of the caller's store; raises TrackingError."""
     given = environ.get("MLFLOW_TRACKING_URI", "")
     uri = config.absolute(given, cwd) if given else ""
-    if config.is_server(uri) and not _needs_mlflow(environ):
-        from buildrun.tracking.http import RestClient
+    if config.is_databricks(uri) and not _is_driver(environ):
+        from buildrun.tracking.http import connect_databricks
 
-        return RestClient(uri, environ)
+        return connect_databricks(uri, environ)
+    if config.is_server(uri) and not _needs_mlflow(environ):
+        from buildrun.tracking.http import connect
+
+        return connect(uri, environ)
     from buildrun.tracking.mlflow_process import MlflowProcess
 
     return MlflowProcess(uri, environ, cwd, prefixes)
@@ -299,3 +307,8 @@ def _needs_mlflow(environ: Mapping[str, str]) -> bool:
     if environ.get("MLFLOW_TRACKING_AUTH"):
         return True
     return config.is_true(environ, "MLFLOW_TRACKING_AWS_SIGV4")
+
+
+def _is_driver(environ: Mapping[str, str]) -> bool:
+    """Return whether we run at Databricks itself, where MLflow's client needs no credentials."""
+    return bool(environ.get("DATABRICKS_RUNTIME_VERSION")) and not environ.get("DATABRICKS_HOST")

@@ -44,10 +44,6 @@ _CODES = {
     503: "TEMPORARILY_UNAVAILABLE",
 }  # fmt: skip
 
-_NOT_ONE = (
-    "name the workspace's own address, such as `https://adb-1234567890123456.7.azuredatabricks.net`"
-)
-
 
 class ApiError(ExecutionError):
     """A refusal. status: of HTTP. code: Databricks' name for the reason, such as INVALID_STATE.
@@ -117,6 +113,8 @@ class Api:
         once = path.endswith("/runs/submit") and "idempotency_token" not in (body or {})
 
         def attempt(client: HttpClient, given: Mapping[str, str]) -> Any:
+            if once:
+                client.close()  # else it is sent anew where the connection was dropped meanwhile
             answer = client.request(method, _target(path, query), {**given, **headers}, content)
             return self._value(method, path, answer)
 
@@ -188,7 +186,7 @@ class Api:
                 "REQUESTS_CA_BUNDLE"
             )
         elif "name" in words:
-            hint = f"check the host of {self.connection.source}"
+            hint = f"check the host of {self.connection.origin}"
         return NoAnswer(
             f"Databricks does not answer to `{path}`: {words}",
             place=self.connection.host, hint=hint,
@@ -225,7 +223,10 @@ class Api:
                 trouble, asked = error, error.retry_after
             except http.TROUBLE as error:
                 trouble = self.lost(path, error)
-                if (once and client.sent) or _is_final(error, answered=self._answered):
+                if once and client.sent:
+                    trouble.hint = "it may have been done: look at the workspace's job runs first"
+                    raise trouble from None
+                if _is_final(error, answered=self._answered):
                     raise trouble from None
             failed = failed or time.monotonic()
             left = self._left(started, failed)
@@ -349,8 +350,8 @@ class Api:
         return NoAnswer(
             f"this is no Databricks workspace: {what} ({answer.status})",
             place=self.connection.host,
-            hint=f"the host comes from {self.connection.source}: {_NOT_ONE}; behind a private "
-            "link, the workspace is only reached from its network",
+            hint=f"set {self.connection.origin} to the workspace's own address; what is behind a "
+            "private link is only reached from its network",
         )
 
 

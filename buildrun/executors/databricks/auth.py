@@ -53,6 +53,10 @@ AGENT = {"User-Agent": f"buildrun/{__version__}", "Accept": "application/json"}
 # What looks like a token of Databricks, or is one of OAuth.
 _TOKENS = re.compile(r"\b(?:dapi|dose|dkea|eyJ)[\w.-]{12,}")
 
+_ADDRESS = (
+    "the host is the workspace's address, such as "
+    "`https://adb-1234567890123456.7.azuredatabricks.net`"
+)
 _SET = (
     "set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_HOST, DATABRICKS_CLIENT_ID and "
     "DATABRICKS_CLIENT_SECRET, or name a profile of ~/.databrickscfg by DATABRICKS_CONFIG_PROFILE "
@@ -79,13 +83,15 @@ class _Granted(NamedTuple):
 class Connection:
     """A workspace and the credentials for it; used by several threads.
 
-    host: its URL. source: where the credentials come from, for messages. server: for HttpClient.
+    host: its URL. source: where the credentials come from, and origin: where the host does, for
+    messages. server: for HttpClient.
     """
 
     def __init__(
         self,
         server: Server,
         source: str,
+        origin: str,
         grant: Callable[[], _Granted],
         *,
         renewable: bool,
@@ -96,6 +102,7 @@ class Connection:
         self.server = server
         self.host = f"{server.address.scheme}://{server.address.netloc}"
         self.source = source
+        self.origin = origin
         self._grant = grant
         self._renewable = renewable
         self._workspace = workspace
@@ -142,7 +149,8 @@ def connect(profile: str | None, environ: Mapping[str, str]) -> Connection:
                 f"`{key}` of {source} holds characters that no header can",
                 hint="it may hold a line's end; set it anew",
             )
-    server = _server(settings, source)
+    origin = source if name else _VARIABLES["host"]
+    server = _server(settings, origin)
     kind = _kind(settings)
     values = [settings[key] for key in _KINDS.get(kind, ())]
     grant: Callable[[], _Granted]
@@ -155,7 +163,7 @@ def connect(profile: str | None, environ: Mapping[str, str]) -> Connection:
     else:
         grant = partial(_ask_children, settings, name, environ, source)
     return Connection(
-        server, source, grant, renewable=kind in ("", "oauth-m2m"),
+        server, source, origin, grant, renewable=kind in ("", "oauth-m2m"),
         workspace=settings.get("workspace_id", ""), secrets=values[-1:],
     )  # fmt: skip
 
@@ -181,7 +189,9 @@ def _settings(
     if profile is None and "host" in given and (_kind(given) or named is None):
         return given, _source_of(given), None
     if profile is None and named is None and _kind({"host": "", **given}):
-        raise ExecutionError("DATABRICKS_HOST is not set", hint=f"it goes with {_source_of(given)}")
+        raise ExecutionError(
+            f"DATABRICKS_HOST is not set, as {_source_of(given)} needs", hint=f"set it: {_ADDRESS}"
+        )
     path = environ.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg"
     if path.startswith("~/"):
         path = os.path.join(environ.get("HOME") or os.path.expanduser("~"), path[2:])
@@ -229,23 +239,17 @@ def _profiles(path: str) -> dict[str, dict[str, str]]:
     return {name: {k: v.strip() for k, v in config.items(name) if v} for name in config.sections()}
 
 
-def _server(settings: Mapping[str, str], source: str) -> Server:
+def _server(settings: Mapping[str, str], origin: str) -> Server:
     """Return the workspace's server; raises ExecutionError."""
     host = settings.get("host", "")
     if not host:
-        raise ExecutionError(
-            f"{source} names no `host`",
-            hint="it is the address of the workspace, such as "
-            "`https://adb-1234567890123456.7.azuredatabricks.net`",
-        )
+        raise ExecutionError(f"{origin} names no `host`", hint=_ADDRESS)
     # What browsers show has more behind the host, such as `/?o=123`.
     scheme, _, rest = host.rpartition("://")
     address = http.address_of(f"{scheme or 'https'}://{rest.partition('/')[0].partition('?')[0]}")
     if address is None or address.userinfo:
         raise ExecutionError(
-            f"the host of {source} is no address: `{printable(redact(host))}`",
-            hint="it is the address of the workspace, such as "
-            "`https://adb-1234567890123456.7.azuredatabricks.net`",
+            f"the host of {origin} is no address: `{printable(redact(host))}`", hint=_ADDRESS
         )
     trusting = settings.get("insecure") or settings.get("skip_verify") or ""
     insecure = trusting.lower() in ("true", "1")
@@ -310,7 +314,7 @@ def _ask_children(
         fact = f"there are no credentials for {source}: {'; '.join(said)}"
         raise ExecutionError(fact, hint=f"`databricks auth login` signs in; or {_SET}")
     raise ExecutionError(
-        f"{source} has no token, and neither Databricks' CLI nor its SDK is here to ask for one",
+        f"there is no token for {source}, and neither Databricks' CLI nor its SDK to ask for one",
         hint=f"install the CLI (`databricks`) or `pip install databricks-sdk`; or {_SET}",
     )
 
