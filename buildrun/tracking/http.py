@@ -95,7 +95,7 @@ class RestClient:
 
     def _value(self, answer: Answer) -> Any:
         """Return what is in an answer; raises TrackingError."""
-        status = answer.status
+        status, words = answer.status, ""
         try:
             value = json.loads(answer.content) if answer.content else {}
         except (ValueError, RecursionError):
@@ -103,21 +103,25 @@ class RestClient:
         if isinstance(value, dict):
             if status == 200:
                 return value
-            if isinstance(value.get("message"), str) and status not in (401, 403):
-                raise Refused(str(value.get("error_code", "")), value["message"], self.store)
+            said, hide = value.get("message"), self._access.hide
+            if isinstance(said, str) and hide is not None:
+                said = hide(said)
+                words = f": {said}"
+            # What Databricks says in JSON while it is in trouble is no refusal.
+            passing = (429, *range(500, 600)) if words else ()
+            if isinstance(said, str) and status not in (401, 403, *passing):
+                raise Refused(str(value.get("error_code", "")), said, self.store)
         if status in (401, 403):
-            hide = self._access.hide
-            said = hide(str(value.get("message") or "")) if hide and isinstance(value, dict) else ""
-            fact = f"the tracking server does not let you in ({status})"
-            raise self._error(f"{fact}: {said}" if said else fact, self._access.login)
+            fact = f"the tracking server does not let you in ({status}){words}"
+            raise self._error(fact, self._access.login)
         if 300 <= status < 400:
             there = printable(answer.headers.get("Location", ""))
             place = redact(there).partition("/api/2.0/")[0]
             where = f" to `{place}`" if place else " elsewhere"
             fact = f"the tracking server sends us{where} ({status})"
             raise self._error(fact, self._access.address or _LEADS)
-        if status >= 500:
-            raise self._error(f"the tracking server failed ({status})", WITHOUT)
+        if status >= 500 or words:
+            raise self._error(f"the tracking server failed ({status}){words}", WITHOUT)
         kind = printable(answer.kind) or "nothing that can be read"
         fact = f"this is no MLflow server: it answers with {kind} ({status})"
         raise self._error(fact, self._access.address or _ONE)

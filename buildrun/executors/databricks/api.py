@@ -32,8 +32,8 @@ _PATIENCE = 600.0
 _FIRST = 10.0
 HURRY = 3.0
 _LONGEST_PAUSE = 10.0
-# Seconds of trouble after which it is told.
-_TOLD = 5.0
+# So many failures, in about two seconds, are told.
+_TOLD = 4
 
 _BUSY = (429, 503)
 _PASSING = (429, 500, 502, 503, 504)
@@ -203,7 +203,7 @@ class Api:
 
         once: not where it may have been done.
         """
-        started, tries, renewed, told = time.monotonic(), 0, False, False
+        started, tries, renewed = time.monotonic(), 0, False
         failed = 0.0  # when it did first
         while True:
             client = self._take()
@@ -232,10 +232,9 @@ class Api:
             left = self._left(started, failed)
             if left <= asked:
                 raise trouble from None
-            if time.monotonic() - failed > _TOLD and not told:
-                told = True
-                self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
             tries += 1
+            if tries == _TOLD:
+                self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
             self._pause(max(asked, min(pause, left)))
 

@@ -315,7 +315,7 @@ def _ask_children(
         raise ExecutionError(fact, hint=f"`databricks auth login` signs in; or {_SET}")
     raise ExecutionError(
         f"there is no token for {source}, and neither Databricks' CLI nor its SDK to ask for one",
-        hint=f"install the CLI (`databricks`) or `pip install databricks-sdk`; or {_SET}",
+        hint=f"install the CLI (`databricks`) or `pip install 'buildrun[databricks]'`; or {_SET}",
     )
 
 
