@@ -5,22 +5,25 @@ from __future__ import annotations
 import io
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from databricks_tracking import workspace
 from databricks_workspace import CLIENT, CLUSTER, TOKEN, USER, VOLUME, Workspace
 from source_helpers import free_port
-from test_tracking_errors import tunnelling
+from test_tracking_errors import certificates, tunnelling
 from tracking_stub import Answer, Play, playing, said
 
+from buildrun.errors import ExecutionError
 from buildrun.executors.databricks.api import Api, ApiError, NoAnswer
 from buildrun.executors.databricks.auth import connect
 
-__all__ = ["workspace"]
+__all__ = ["certificates", "workspace"]
 
 ME = "/api/2.0/preview/scim/v2/Me"
 SUBMIT = "/api/2.2/jobs/runs/submit"
@@ -302,6 +305,21 @@ def test_proxy_that_refuses_is_not_asked_again() -> None:
         with pytest.raises(NoAnswer, match=r"the proxy refuses it \(407\)"):
             api.call("GET", ME)
     assert len(seen) == 1
+
+
+def test_certificate_of_nobody_is_refused_at_once(certificates: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates)
+    with playing(context) as server:
+        server.answers[""] = lambda _: said({"userName": USER})
+        connection = connect(None, {"DATABRICKS_HOST": server.uri, "DATABRICKS_TOKEN": TOKEN})
+        with pytest.raises(NoAnswer, match="certificate") as told:
+            Api(connection, {}).call("GET", ME)
+        assert "REQUESTS_CA_BUNDLE" in str(told.value.hint)
+        trusting = {"REQUESTS_CA_BUNDLE": str(certificates)}
+        assert Api(connection, trusting).call("GET", ME)["userName"] == USER
+        with pytest.raises(ExecutionError, match="the certificate for Databricks cannot be read"):
+            Api(connection, {"REQUESTS_CA_BUNDLE": "/absent.pem"}).call("GET", ME)
 
 
 def test_hurry_gives_up_what_is_on_its_way() -> None:

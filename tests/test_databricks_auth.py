@@ -5,6 +5,7 @@ They are seen through runs that are tracked there, which ask for nothing else.
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from databricks_tracking import Tracked, statuses, track, workspace
 from databricks_workspace import CLIENT, TOKEN, Workspace
+from tracking_stub import playing
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.databricks.auth import connect
@@ -208,6 +210,16 @@ def test_nothing_at_all_names_what_to_set(track: Tracked) -> None:
     )  # fmt: skip
 
 
+def test_name_and_password_of_a_profile_are_sent(track: Tracked) -> None:
+    with playing() as server:
+        track.profiles(
+            f"[DEFAULT]\ndescription = Büro\nhost = {server.uri}\nusername = me\npassword = pw\n"
+        )
+        track("--experiment-id=1", MLFLOW_EXPERIMENT_NAME=None).printed()
+    expected = "Basic " + base64.b64encode(b"me:pw").decode()
+    assert {call.headers["Authorization"] for call in server.calls} == {expected}
+
+
 BROKEN = {
     "no header": (f"token = {SECRET}\n", ":1: the file of Databricks' profiles cannot be read"),
     "twice": ("[a]\n[a]\n", ":2: the file of Databricks' profiles cannot be read"),
@@ -217,6 +229,7 @@ BROKEN = {
     "odd host": ("[DEFAULT]\nhost = ftp://x\ntoken = x\n", "is no address: `ftp://x`"),
     "user": (f"[DEFAULT]\nhost = https://me:{SECRET}@x\ntoken = x\n", "is no address"),
     "spaces": (f"[DEFAULT]\nhost = x\ntoken = {SECRET}\x01\n", "that no header can"),
+    "empty": ("[DEFAULT]\n[other]\nhost = x\n", "there are no credentials for Databricks"),
     "another": ("[other]\nhost = x\n", "there are no credentials for Databricks"),
 }
 

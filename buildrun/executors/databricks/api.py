@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
 from buildrun import http
-from buildrun.console import duration, printable, redact
+from buildrun.console import duration
 from buildrun.errors import ExecutionError
+from buildrun.executors.databricks import errors
 from buildrun.executors.databricks.auth import AGENT
+from buildrun.executors.databricks.errors import ApiError, NoAnswer
 from buildrun.http import Answer, HttpClient
 
 if TYPE_CHECKING:
     from buildrun.executors.databricks.auth import Connection
+
+__all__ = ["Api", "ApiError", "NoAnswer"]
 
 Found = TypeVar("Found")
 
@@ -37,38 +41,6 @@ _TOLD = 4
 
 _BUSY = (429, 503)
 _PASSING = (429, 500, 502, 503, 504)
-
-_CODES = {
-    401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "RESOURCE_DOES_NOT_EXIST",
-    409: "RESOURCE_ALREADY_EXISTS", 413: "REQUEST_TOO_LARGE", 429: "RESOURCE_EXHAUSTED",
-    503: "TEMPORARILY_UNAVAILABLE",
-}  # fmt: skip
-
-
-class ApiError(ExecutionError):
-    """A refusal. status: of HTTP. code: Databricks' name for the reason, such as INVALID_STATE.
-
-    retry_after: seconds that the server asks to wait.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        place: str,
-        hint: str | None,
-        status: int,
-        code: str,
-        retry_after: float = 0.0,
-    ) -> None:
-        """Keep what tells one refusal from another."""
-        super().__init__(message, place=place, hint=hint)
-        self.status = status
-        self.code = code
-        self.retry_after = retry_after
-
-
-class NoAnswer(ExecutionError):
-    """Databricks does not answer, or what answers is no Databricks."""
 
 
 class Api:
@@ -141,12 +113,12 @@ class Api:
             del client  # it is asked for more while the file comes
             own = HttpClient(self.connection.server, self._environ)
             response = own.open("GET", _target(path, None), given)
-            if response.status != 200 or _is_page(response.headers.get("Content-Type", "")):
+            if response.status != 200 or errors.is_page(response.headers.get("Content-Type", "")):
                 try:
                     self._value("GET", path, own.whole(response))
                 finally:
                     own.close()
-            return io.BufferedReader(_Download(self, path, own, response), 1 << 18)
+            return io.BufferedReader(_Download(self.connection, path, own, response), 1 << 18)
 
         return self._persist(attempt, path)
 
@@ -155,7 +127,7 @@ class Api:
 
         def attempt(client: HttpClient, given: Mapping[str, str]) -> bool:
             answer = client.request("HEAD", _target(path, None), given)
-            if answer.status == 404 and not _is_page(answer.kind):
+            if answer.status == 404 and not errors.is_page(answer.kind):
                 return False
             self._value("HEAD", path, answer)
             return True
@@ -175,22 +147,6 @@ class Api:
             idle, self._idle = self._idle, []
         for client in idle:
             client.close()
-
-    def lost(self, path: str, error: Exception) -> NoAnswer:
-        """Return what is raised where there is no sound answer to a request."""
-        hint = "check the network, `https_proxy` and `no_proxy`; try again later"
-        words = self.connection.hide(http.reason(error))
-        if "certificate" in words.lower():
-            hint = (
-                "name the authority that signs its certificate, or the proxy's, by "
-                "REQUESTS_CA_BUNDLE"
-            )
-        elif "name" in words:
-            hint = f"check the host of {self.connection.origin}"
-        return NoAnswer(
-            f"Databricks does not answer to `{path}`: {words}",
-            place=self.connection.host, hint=hint,
-        )  # fmt: skip
 
     def _persist(
         self,
@@ -222,7 +178,7 @@ class Api:
                     raise
                 trouble, asked = error, error.retry_after
             except http.TROUBLE as error:
-                trouble = self.lost(path, error)
+                trouble = errors.no_answer(self.connection, path, error)
                 if once and client.sent:
                     trouble.hint = "it may have been done: look at the workspace's job runs first"
                     raise trouble from None
@@ -303,62 +259,23 @@ class Api:
             if isinstance(value, dict):
                 return value
             may_be_empty = method not in ("GET", "POST") or status == 204
-            if may_be_empty and not answer.content and not _is_page(answer.kind):
+            if may_be_empty and not answer.content and not errors.is_page(answer.kind):
                 return {}
-            raise self._stranger(answer)
+            raise errors.no_workspace(self.connection, answer)
         body = value if isinstance(value, dict) else {}
         is_known = "error_code" in body or "message" in body
         if not (is_known or method == "HEAD" or status in (401, 403, 413) or status in _PASSING):
-            raise self._stranger(answer)
-        raise self._refusal(method, path, answer, body)
-
-    def _refusal(self, method: str, path: str, answer: Answer, body: Mapping[str, Any]) -> ApiError:
-        status, source = answer.status, self.connection.source
-        code = str(body.get("error_code") or "")
-        if not code or code.isdigit():
-            code = _CODES.get(status, "UNKNOWN")
-        words = self.connection.hide(str(body.get("message") or "").strip())
-        words = f": {words}" if words else ""
-        hint: str | None = None
-        if status == 401:
-            message = f"Databricks does not accept {source} (401){words}"
-            hint = "it may have expired, or be of another workspace: make a new one, or sign in"
-        elif status == 403:
-            message = f"Databricks does not allow `{method} {path}` ({code}){words}"
-            hint = f"whom {source} stands for needs the right; an administrator can give it"
-        elif status == 429 or status >= 500:
-            message = f"Databricks is in trouble ({status} {code}){words}"
-            hint = "try again later; https://status.databricks.com tells of outages"
-        else:
-            message = f"Databricks refuses `{method} {path}` ({status} {code}){words}"
-        after = answer.headers.get("Retry-After", "").strip()
-        asked = float(after) if after.isascii() and after.isdigit() else 0.0
-        return ApiError(message, self.connection.host, hint, status, code, asked)
-
-    def _stranger(self, answer: Answer) -> NoAnswer:
-        """Return what is raised for an answer that no Databricks would give."""
-        there = printable(redact(answer.headers.get("Location", "")))
-        if 300 <= answer.status < 400 and there:
-            what = f"it sends us to `{there.partition('?')[0]}`"
-        elif _is_page(answer.kind):
-            what = "it answers with a page for people"
-        elif not answer.content:
-            what = "its answer is empty"
-        else:
-            what = f"it answers with {printable(answer.kind) or 'something else'}"
-        return NoAnswer(
-            f"this is no Databricks workspace: {what} ({answer.status})",
-            place=self.connection.host,
-            hint=f"set {self.connection.origin} to the workspace's own address; what is behind a "
-            "private link is only reached from its network",
-        )
+            raise errors.no_workspace(self.connection, answer)
+        raise errors.refusal(self.connection, method, path, answer, body)
 
 
 class _Download(io.RawIOBase):
     """The body of an answer; closing it hangs up."""
 
-    def __init__(self, api: Api, path: str, client: HttpClient, response: HTTPResponse) -> None:
-        self._api = api
+    def __init__(
+        self, connection: Connection, path: str, client: HttpClient, response: HTTPResponse
+    ) -> None:
+        self._connection = connection
         self._path = path
         self._client = client
         self._response = response
@@ -372,7 +289,7 @@ class _Download(io.RawIOBase):
             if not count and self._response.length:
                 raise HTTPException
         except http.TROUBLE as error:
-            raise self._api.lost(self._path, error) from None
+            raise errors.no_answer(self._connection, self._path, error) from None
         return count
 
     def close(self) -> None:
@@ -384,10 +301,6 @@ class _Download(io.RawIOBase):
 
 def _target(path: str, query: Mapping[str, str] | None) -> str:
     return quote(path) + (f"?{urlencode(query)}" if query else "")
-
-
-def _is_page(kind: str) -> bool:
-    return kind.partition(";")[0].strip().lower() == "text/html"
 
 
 def _is_final(error: Exception, *, answered: bool) -> bool:

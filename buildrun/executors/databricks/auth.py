@@ -45,8 +45,9 @@ _BEFORE = 120.0
 _GOOD = 300.0
 _CHILD = 60.0
 
-# Characters of the words of others that are shown.
+# Characters of the words of others that are shown; of what is looked for in them as a secret.
 _LONGEST = 1000
+_SHORTEST = 4
 
 AGENT = {"User-Agent": f"buildrun/{__version__}", "Accept": "application/json"}
 
@@ -132,8 +133,8 @@ class Connection:
 
     def hide(self, text: str) -> str:
         """Return a text of others as it can be shown, without credentials."""
-        for secret in self._secrets:
-            text = text.replace(secret, MASK) if secret else text
+        for secret in tuple(self._secrets):
+            text = text.replace(secret, MASK) if len(secret) >= _SHORTEST else text
         return _shown(text)
 
 
@@ -143,8 +144,8 @@ def connect(profile: str | None, environ: Mapping[str, str]) -> Connection:
     Raises ExecutionError where no host or no credentials are known.
     """
     settings, source, name = _settings(profile, environ)
-    for key, value in settings.items():
-        if not http.is_clean(value):
+    for key in _VARIABLES:
+        if not http.is_clean(settings.get(key, "")):
             raise ExecutionError(
                 f"`{key}` of {source} holds characters that no header can",
                 hint="it may hold a line's end; set it anew",
@@ -197,9 +198,9 @@ def _settings(
         path = os.path.join(environ.get("HOME") or os.path.expanduser("~"), path[2:])
     profiles = _profiles(path)
     chosen = named or profiles.get("__settings__", {}).get("default_profile") or "DEFAULT"
+    if named is None and not profiles.get(chosen):
+        raise ExecutionError("there are no credentials for Databricks", hint=_SET)
     if chosen not in profiles:
-        if named is None:
-            raise ExecutionError("there are no credentials for Databricks", hint=_SET)
         names = [name for name in profiles if name != "__settings__"]
         there = f"; there is {listed(names, 10)}" if names else ""
         raise ExecutionError(

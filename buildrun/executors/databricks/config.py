@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import is_named
 from buildrun.errors import ProjectError
 from buildrun.project.diagnostics import Diagnostic, Findings
-from buildrun.project.rules.backends import check_databricks_config, cluster_keys, load_json
-from buildrun.project.rules.entry_points import seconds
-from buildrun.project.yaml_loader import Document, parse
 from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
+
+# A config that is remembered needs no parser and no schema.
+if TYPE_CHECKING:
+    from buildrun.project.yaml_loader import Document
 
 # The environment of serverless compute for whoever only says that he wants it.
 _ENVIRONMENT = "4"
@@ -73,6 +74,8 @@ def read(
 def _read(
     given: str, cwd: str, reader: DependencyTracker, warnings: list[tuple[str, str]]
 ) -> Config:
+    from buildrun.project.rules.backends import check_databricks_config, cluster_keys
+
     document = _document(given, cwd, reader)
     findings = Findings(document)
     check_databricks_config(findings)
@@ -106,6 +109,9 @@ def _read(
 
 
 def _document(given: str, cwd: str, reader: DependencyTracker) -> Document:
+    from buildrun.project.rules.backends import load_json
+    from buildrun.project.yaml_loader import parse
+
     if given.endswith(".json"):
         found = load_json(os.path.join(cwd, given), reader)
     else:
@@ -117,6 +123,8 @@ def _document(given: str, cwd: str, reader: DependencyTracker) -> Document:
 
 def _seconds(value: str | float) -> float:
     """Return the seconds of a time that the schema has let through."""
+    from buildrun.project.rules.entry_points import seconds
+
     return float((seconds(value) if isinstance(value, str) else value) or 0)
 
 
