@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -38,6 +39,9 @@ HURRY = 3.0
 _LONGEST_PAUSE = 10.0
 # So many failures, in about two seconds, are told.
 _TOLD = 4
+
+# Bytes of a file that are read at once.
+_BLOCK = 1 << 18
 
 _BUSY = (429, 503)
 _PASSING = (429, 500, 502, 503, 504)
@@ -107,26 +111,18 @@ class Api:
         self._persist(attempt, path)
 
     def download(self, path: str) -> BinaryIO:
-        """Return the content of a file as it comes; reading raises NoAnswer where it is cut off."""
+        """Return the content of a file as it comes; what is cut off is gone on with.
 
-        def attempt(client: HttpClient, given: Mapping[str, str]) -> BinaryIO:
-            del client  # it is asked for more while the file comes
-            own = HttpClient(self.connection.server, self._environ)
-            response = own.open("GET", _target(path, None), given)
-            if response.status != 200 or errors.is_page(response.headers.get("Content-Type", "")):
-                try:
-                    self._value("GET", path, own.whole(response))
-                finally:
-                    own.close()
-            return io.BufferedReader(_Download(self.connection, path, own, response), 1 << 18)
-
-        return self._persist(attempt, path)
+        Reading raises what the other methods do.
+        """
+        lost = partial(errors.no_answer, self.connection, path)
+        return io.BufferedReader(_Download(partial(self._open, path), lost), _BLOCK)
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or directory, by HEAD."""
 
         def attempt(client: HttpClient, given: Mapping[str, str]) -> bool:
-            answer = client.request("HEAD", _target(path, None), given)
+            answer = client.request("HEAD", _target(path), given)
             if answer.status == 404 and not errors.is_page(answer.kind):
                 return False
             self._value("HEAD", path, answer)
@@ -147,6 +143,29 @@ class Api:
             idle, self._idle = self._idle, []
         for client in idle:
             client.close()
+
+    def _open(self, path: str, start: int) -> tuple[HttpClient, HTTPResponse]:
+        """Return the answer that holds a file from a byte on, and what reads it."""
+
+        def attempt(_: HttpClient, given: Mapping[str, str]) -> tuple[HttpClient, HTTPResponse]:
+            # It reads while others are asked for more.
+            client = HttpClient(self.connection.server, self._environ)
+            some = {"Range": f"bytes={start}-"} if start else {}
+            response = client.open("GET", _target(path), {**given, **some})
+            if response.status == 200 and start:
+                client.close()
+                raise errors.no_answer(self.connection, path, HTTPException())
+            is_page = errors.is_page(response.headers.get("Content-Type", ""))
+            if response.status == (206 if start else 200) and not is_page:
+                return client, response
+            try:
+                answer = client.whole(response)
+            finally:
+                client.close()
+            self._value("GET", path, answer)
+            raise errors.no_workspace(self.connection, answer)
+
+        return self._persist(attempt, path)
 
     def _persist(
         self,
@@ -197,7 +216,9 @@ class Api:
     def _take(self) -> HttpClient:
         with self._changed:
             if self._idle:
-                return self._idle.pop()
+                client = self._idle.pop()
+                client.sent = False
+                return client
         return HttpClient(self.connection.server, self._environ)
 
     def _in_time(
@@ -270,27 +291,37 @@ class Api:
 
 
 class _Download(io.RawIOBase):
-    """The body of an answer; closing it hangs up."""
+    """A file that comes over a connection, and over another one where that is lost."""
 
     def __init__(
-        self, connection: Connection, path: str, client: HttpClient, response: HTTPResponse
+        self,
+        open_at: Callable[[int], tuple[HttpClient, HTTPResponse]],
+        lost: Callable[[Exception], NoAnswer],
     ) -> None:
-        self._connection = connection
-        self._path = path
-        self._client = client
-        self._response = response
+        self._open_at = open_at
+        self._lost = lost
+        self._at = 0
+        self._lost_at = -1
+        self._client, self._response = open_at(0)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            count = self._response.readinto(buffer)
-            if not count and self._response.length:
-                raise HTTPException
-        except http.TROUBLE as error:
-            raise errors.no_answer(self._connection, self._path, error) from None
-        return count
+        while True:
+            try:
+                count = self._response.readinto(buffer)
+                if not count and self._response.length:
+                    raise HTTPException
+            except http.TROUBLE as error:
+                self._client.close()
+                if self._at == self._lost_at:
+                    raise self._lost(error) from None
+                self._lost_at = self._at
+                self._client, self._response = self._open_at(self._at)
+            else:
+                self._at += count
+                return count
 
     def close(self) -> None:
         if not self.closed:
@@ -299,7 +330,7 @@ class _Download(io.RawIOBase):
         super().close()
 
 
-def _target(path: str, query: Mapping[str, str] | None) -> str:
+def _target(path: str, query: Mapping[str, str] | None = None) -> str:
     return quote(path) + (f"?{urlencode(query)}" if query else "")
 
 
