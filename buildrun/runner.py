@@ -131,7 +131,7 @@ class _Run:
             spec,
             () if spec is None else planned.plan.steps,
             () if prefix is None else (prefix,),
-            may_wait=prefix is None and not kind.USES_IMAGE,
+            may_wait=prefix is None and not kind.USES_IMAGE and not base.builds_nothing_here(kind),
         )
         if not tracking.needs_environment:
             runs.announce(self._recorder.run_id)
@@ -168,6 +168,7 @@ class _Run:
             remote=self._options.cache.remote,
             detach=self._options.detach,
             containers=planned.provider.containers,
+            packages=planned.provider.packages,
         )
 
     def _provide(self) -> Environment:

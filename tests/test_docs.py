@@ -39,7 +39,19 @@ _FENCE = re.compile(
 )
 
 # Programs of others that a console block may call.
-OTHERS = {"cosign", "docker", "eval", "export", "git", "kubectl", "mlflow", "pip", "python", "uv"}
+OTHERS = {
+    "cosign",
+    "databricks",
+    "docker",
+    "eval",
+    "export",
+    "git",
+    "kubectl",
+    "mlflow",
+    "pip",
+    "python",
+    "uv",
+}
 
 
 # What stands in the form of a command, for something else.
@@ -132,7 +144,7 @@ def check_yaml(block: Block, directory: Path, buildrun: Buildrun) -> None:
     value = yaml.safe_load(block.text)
     if "repos" in value:
         check_pre_commit(block, directory)
-    elif "entry_points" in value:
+    elif "entry_points" in value or "databricks_spark_job" in value:
         check_mlproject(block.text, value, directory, buildrun)
     elif value.get("kind", "Job") == "Job":
         check_job(value, directory, buildrun)
@@ -158,7 +170,7 @@ def check_mlproject(text: str, value: Any, directory: Path, buildrun: Buildrun) 
     for key in ("python_env", "conda_env"):
         if key in value:
             (directory / value[key]).write_text("dependencies: []\n")
-    for point in value["entry_points"].values():
+    for point in value.get("entry_points", {}).values():
         for pattern in point.get("inputs", ()):
             name = pattern.replace("**", "any").replace("*", "any")
             path = directory / (f"{name}any" if name.endswith("/") else name)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.commands import options as command_options
 from buildrun.commands import table
+from buildrun.console import counted
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.provider import PrefixProvider
+from buildrun.environments.remote import RemoteProvider
 from buildrun.errors import BuildrunError, Interrupted, UsageError
 from buildrun.executors.base import Environment, ResolvedImage
 from buildrun.executors.docker import DockerExecutor
@@ -57,7 +59,7 @@ def _build(context: RunContext, loaded: LoadedProject, arguments: argparse.Names
 
 def _provide(context: RunContext, loaded: LoadedProject, arguments: argparse.Namespace) -> int:
     provider = open_provider(context, loaded.project, refresh=arguments.refresh)
-    if isinstance(provider, PrefixProvider):
+    if isinstance(provider, (PrefixProvider, RemoteProvider)):
         if arguments.push is not None:
             raise UsageError(
                 "only an image can be pushed, and this is an environment", hint="add `-b docker`"
@@ -67,7 +69,7 @@ def _provide(context: RunContext, loaded: LoadedProject, arguments: argparse.Nam
         if arguments.format == "json":
             table.write_json(_to_json(environment))
         else:
-            sys.stdout.write(_text(environment))
+            sys.stdout.write(_text(environment, provider.packages))
         return 0
     DockerExecutor.reap_abandoned(context.home, context.environ)
     _, content = provider.identify(arguments.push)
@@ -107,7 +109,10 @@ def _to_json(environment: Environment) -> dict[str, Any]:
     }
 
 
-def _text(environment: Environment) -> str:
+def _text(environment: Environment, packages: Sequence[str]) -> str:
+    if environment.key is not None and environment.prefix is None:
+        what = f"{counted(len(packages), 'requirement')} of the project"
+        return f"{what}, installed where it runs; nothing to build here\nkey: {environment.key}\n"
     if environment.prefix is None:
         return "the caller's own environment; nothing to build\n"
     how = "reused" if environment.reused else "built"

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from buildrun.commands import all_projects, export, table
 from buildrun.commands import options as command_options
 from buildrun.console import Console, printable
-from buildrun.environments import base, lockfile
+from buildrun.environments import base, lockfile, remote
 from buildrun.environments.base import EnvironmentRequest, here, identify
 from buildrun.environments.lockfile import Lock
 from buildrun.errors import FAILURE, EnvironmentFailure, ProjectError, StoreError, UsageError
+from buildrun.executors.base import builds_nothing_here
+from buildrun.executors.base import load as load_executor
 from buildrun.planning import project_loader
 from buildrun.planning.context import RunContext, new_context
 from buildrun.planning.project_loader import LoadedProject
@@ -115,16 +117,20 @@ def _lock(context: RunContext, loaded: LoadedProject, arguments: argparse.Namesp
         sys.stdout.write("the project declares no environment; there is nothing to lock\n")
         return 0
     previous, reasons = _state(request, path)
+    asked = list(arguments.platform)
+    if options.backend and builds_nothing_here(load_executor(options.backend)):
+        asked.append(remote.PLATFORM)
+        reasons = [reason for reason in reasons if reason != lockfile.lacks(here())]
     if arguments.export:
         return export.write(context, request, path, previous, reasons, arguments)
     if arguments.check:
-        absent = set(arguments.platform).difference(previous.platforms if previous else ())
+        absent = set(asked).difference(previous.platforms if previous else ())
         reasons = [*reasons, *(lockfile.lacks(name) for name in sorted(absent))]
         code = _say_state(lock_path(path), reasons)
         if reasons and loaded.source.workdir is None:
             context.console.note(f"hint: `{_command(context, loaded, absent)}` makes a fresh one")
         return code
-    platforms = _platforms(arguments.platform, previous)
+    platforms = _platforms(asked, previous)
     fresh = not reasons and previous is not None and set(platforms) <= set(previous.platforms)
     if fresh and not arguments.update:
         return _show(lock_path(path), previous, previous, arguments.format)

@@ -33,15 +33,15 @@ _LISTED = 10
 
 
 class _Backends:
-    """What `--backend` takes: our executors, those of installed packages, and databricks."""
+    """What `--backend` takes: our executors, and those of installed packages."""
 
     def __iter__(self) -> Iterator[str]:
         """Yield those that are always there."""
-        return iter((*EXECUTORS, "databricks"))
+        return iter(EXECUTORS)
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such a backend."""
-        return name == "databricks" or (isinstance(name, str) and is_known(name))
+        return isinstance(name, str) and is_known(name)
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +109,12 @@ def read_project_options(
             "specify 'backend_config' when using kubernetes mode",
             hint='`-c kubernetes_config.json`, with at least `{"repository-uri": "…"}`; '
             "see docs/kubernetes.md",
+        )
+    if arguments.backend == "databricks" and arguments.backend_config is None:
+        raise UsageError(
+            "backend spec must be provided when launching MLflow project runs on Databricks",
+            hint='`-c cluster.json`, with at least `{"new_cluster": …}` or `{"serverless": true}`; '
+            "see docs/databricks.md",
         )
     return ProjectOptions(
         uri=here(cwd) if arguments.uri is None else arguments.uri,

@@ -218,6 +218,13 @@ def _step_to_json(step: model.Step, status: StepStatus) -> dict[str, Any]:
     }
 
 
+def _packages_of(state: model.EnvironmentState) -> str:
+    """Return what a step finds on a cluster."""
+    if state.lock is None:
+        return "with no packages but its own"
+    return f"{state.manager} packages installed there, {state.lock}"
+
+
 def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
     lines = [f"{plan.project} ({printable(plan.root)})"]
     for step, status in zip(plan.steps, statuses, strict=True):
@@ -225,6 +232,8 @@ def _lines(plan: model.Plan, statuses: Sequence[StepStatus]) -> list[str]:
         ready = "ready" if state.ready else "to be built"
         ready += f", {state.lock}" if state.lock else ""
         where = f"image {step.image}" if step.image else f"{state.manager} environment, {ready}"
+        if state.platform is not None:
+            where = _packages_of(state)
         lines += [
             "",
             f"{printable(step.id)}: {status.state}, {_assured(step, status)}on {step.backend}, "

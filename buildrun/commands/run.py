@@ -34,6 +34,7 @@ from buildrun.tracking.session import spec_for
 if TYPE_CHECKING:
     from buildrun.environments.images.provider import ImageProvider
     from buildrun.environments.provider import PrefixProvider
+    from buildrun.environments.remote import RemoteProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
     from buildrun.planning.parameters import Download
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--watch", action="store_true", help="run again whenever an input changes")
     option(
         "--detach", action="store_true",
-        help="with Kubernetes: return as soon as what can start is submitted",
+        help="with Kubernetes and Databricks: return as soon as what can start is submitted",
     )  # fmt: skip
     option("--dry-run", action="store_true", help="show the plan and run nothing")
     option(
@@ -108,9 +109,10 @@ def execute(
         return all_projects.run(arguments, environ, cwd, execute)
     settings = command_options.read_cache_options(arguments, environ, cwd)
     options = command_options.read_project_options(arguments, environ, cwd)
-    if arguments.detach and options.backend != "kubernetes":
+    if arguments.detach and options.backend not in ("kubernetes", "databricks"):
         raise UsageError(
-            "`--detach` is for Kubernetes", hint="put buildrun into the background: `buildrun … &`"
+            "`--detach` is for Kubernetes and Databricks",
+            hint="put buildrun into the background: `buildrun … &`",
         )
     if arguments.provenance and not settings.cache:
         raise UsageError(
@@ -151,7 +153,7 @@ class NewRun:
     """A run whose plan is made from the command line, see ``PlannedRun``."""
 
     plan: Plan
-    provider: PrefixProvider | ImageProvider
+    provider: PrefixProvider | ImageProvider | RemoteProvider
     spec: RunSpec | None
     watched: Watched | None = None
 
@@ -200,10 +202,6 @@ class NewRun:
                 hint="declare what the command makes under `outputs`",
             )
         step = plan.steps[-1]
-        if step.backend == "databricks":
-            raise UsageError(
-                "buildrun does not run projects on Databricks", hint="use `mlflow run`"
-            )
         self.plan = plan
         commands = [each.command for each in plan.steps]
         self.provider = open_provider(context, project, commands, refresh=self._refresh)

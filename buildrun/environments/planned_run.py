@@ -21,6 +21,7 @@ from buildrun.store.memo import DependencyTracker, Memo, frozen
 if TYPE_CHECKING:
     from buildrun.environments.images.provider import ImageProvider
     from buildrun.environments.provider import EnvironmentProvider, PrefixProvider
+    from buildrun.environments.remote import RemoteProvider
     from buildrun.executors.base import Executor
     from buildrun.planning.model import Plan
     from buildrun.planning.plan_cache import PlanLease, RunRecord
@@ -123,7 +124,11 @@ class RememberedRun:
     @property
     def provider(self) -> EnvironmentProvider:
         """Return what provides the environment; it is built again where it is gone."""
-        if self._opened is None:
+        if self._opened is None and "remote" in self._record["environment"]:
+            from buildrun.environments.remote import remembered
+
+            self._opened = remembered(self._record["environment"])
+        elif self._opened is None:
             from buildrun.environments.provider import RememberedPrefix
 
             record = self._record
@@ -182,17 +187,29 @@ def open_provider(
     commands: Sequence[str] = (),
     *,
     refresh: bool = False,
-) -> PrefixProvider | ImageProvider:
-    """Return the environment or the image that the executor of the user's choice needs.
+) -> PrefixProvider | ImageProvider | RemoteProvider:
+    """Return the environment, image or packages that the executor of the user's choice needs.
 
     commands: what is going to run in it. refresh: it is built anew. Raises UsageError where there
-    is no such executor, or it runs no containers and the project names an image.
+    is no such executor, it runs no containers and the project names an image, or the project is a
+    job of Databricks alone.
     """
     from buildrun.executors import base as executors
-    from buildrun.planning.model import backend_of, docker_env
+    from buildrun.planning.model import backend_of, docker_env, is_job
 
     executor = backend_of(project, context.options.backend)
-    if executor != "databricks" and executors.load(executor).USES_IMAGE:
+    kind = executors.load(executor)
+    is_remote = executors.builds_nothing_here(kind)
+    if is_job(project) and not is_remote:
+        from buildrun.errors import UsageError
+
+        raise UsageError(
+            "the project is a job of Databricks alone: `databricks_spark_job` with `python_file`",
+            place=project.file,
+            hint="run it there, with `-b databricks -c cluster.json`; for other places declare the "
+            "command under `entry_points`",
+        )
+    if kind.USES_IMAGE:
         from buildrun.environments.images.provider import ImageProvider
 
         return ImageProvider(context, project, commands, refresh=refresh)
@@ -204,6 +221,10 @@ def open_provider(
             place=project.file,
             hint="use `-b docker` or `-b kubernetes`",
         )
+    if is_remote:
+        from buildrun.environments import remote
+
+        return remote.RemoteProvider(lambda: remote.resolve(context, project))
     from buildrun.environments.provider import PrefixProvider
 
     return PrefixProvider(context, lambda: project, refresh=refresh)

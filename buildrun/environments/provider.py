@@ -33,6 +33,10 @@ class EnvironmentProvider(Protocol):
     @property
     def containers(self) -> ContainerOptions: ...
 
+    # The requirements that an executor has installed itself; none where they are provided here.
+    @property
+    def packages(self) -> tuple[str, ...]: ...
+
     # Returns it ready for commands, built if need be, and held until `close`. Raises BuildrunError.
     def provide(self) -> Environment: ...
 
@@ -45,6 +49,7 @@ class PrefixProvider:
 
     image = None
     containers = ContainerOptions()
+    packages: tuple[str, ...] = ()
 
     def __init__(
         self, context: RunContext, load: Callable[[], ProjectSpec], *, refresh: bool = False

@@ -207,7 +207,8 @@ class ExecutorContext(NamedTuple):
     project: the project's name. root: its directory. outputs: the paths that its entry points
     make. config: the backend config; config_given: its text or the path of its file, None where
     there is none. environ, cwd: the caller's. run_id: of this run. remote: the URL of the remote
-    cache, else None. detach: steps are submitted and not waited for.
+    cache, else None. detach: steps are submitted and not waited for. packages: requirements that
+    are to be installed where commands run, see ``builds_nothing_here``.
     """
 
     project: str
@@ -223,6 +224,7 @@ class ExecutorContext(NamedTuple):
     remote: str | None
     detach: bool
     containers: ContainerOptions
+    packages: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -258,10 +260,19 @@ EXECUTORS = {
     "local": "buildrun.executors.local:LocalExecutor",
     "docker": "buildrun.executors.docker:DockerExecutor",
     "kubernetes": "buildrun.executors.kubernetes.executor:KubernetesExecutor",
+    "databricks": "buildrun.executors.databricks.executor:DatabricksExecutor",
 }
 
 # The entry point group in which other packages name executors of theirs.
 ENTRY_POINTS = "buildrun.executors"
+
+
+def builds_nothing_here(kind: type[Executor]) -> bool:
+    """Return whether it has the project's packages installed where its commands run.
+
+    It says so by an attribute that others need not have, `BUILDS_NOTHING_HERE = True`.
+    """
+    return bool(getattr(kind, "BUILDS_NOTHING_HERE", False))
 
 
 def is_known(name: str) -> bool:

@@ -65,7 +65,7 @@ def compute(
         "environment": environment,
         "inputs": inputs,
         "outputs": sorted(step.outputs),
-        "platform": f"{sys.platform}-{os.uname().machine}",
+        "platform": step.environment.platform or f"{sys.platform}-{os.uname().machine}",
         "salt": salt,
         "upstream": dict(upstream),
     }

@@ -98,7 +98,8 @@ def critical_path(
 def _node(project: ProjectSpec, item: _Frame, ids: Mapping[_Identity, str]) -> ResolvedStep:
     problems: list[BuildrunError] = list(item.rendered.problems)
     if missing := missing_script(project, item.entry_point):
-        problems.append(NoEntryPoint(missing, hint="check the name given with `-e`"))
+        what = "`python_file`" if project.spark_job is not None else "the name given with `-e`"
+        problems.append(NoEntryPoint(missing, hint=f"check {what}"))
     values = dict(item.rendered.parameters)
     local = dict(item.rendered.paths)
     downloads = tuple(
@@ -208,12 +209,15 @@ def find_entry_point(spec: ProjectSpec, name: str, environ: Mapping[str, str]) -
 
 
 def missing_script(spec: ProjectSpec, entry_point: EntryPoint) -> str | None:
-    """Return why an undeclared script cannot run, or None."""
-    if spec.entry_point(entry_point.name) is not None:
+    """Return why a script that is no command of an entry point cannot run, or None."""
+    name = entry_point.name
+    if spec.spark_job is not None and spec.spark_job.python_file is not None:
+        name = spec.spark_job.python_file
+    elif spec.entry_point(name) is not None:
         return None
-    if os.path.isfile(os.path.join(spec.root, entry_point.name)):
+    if os.path.isfile(os.path.join(spec.root, name)):
         return None
-    return f"there is no script `{entry_point.name}` in {spec.root}"
+    return f"there is no script `{name}` in {spec.root}"
 
 
 def _unknown(spec: ProjectSpec, name: str) -> NoEntryPoint:

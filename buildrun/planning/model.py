@@ -29,13 +29,15 @@ NO_OUTPUTS = Reason("no-outputs", "an entry point without outputs always runs")
 class EnvironmentState(NamedTuple):
     """The environment a step runs in; key is None where it cannot be known yet.
 
-    lock: ``locked``, ``stale`` or ``unlocked``; None where nothing can be locked.
+    lock: ``locked``, ``stale`` or ``unlocked``; None where nothing can be locked. platform: that it
+    is for, such as ``linux-x86_64``, where packages are installed elsewhere; else None.
     """
 
     manager: str
     key: str | None
     ready: bool
     lock: str | None = None
+    platform: str | None = None
 
 
 class Step(NamedTuple):
@@ -150,9 +152,10 @@ def make_plan(
     """
     from buildrun.planning import graph
 
-    nodes = graph.expand(
-        project, request.entry_point, request.values, request.cwd, request.environ, download
-    )
+    entry_point, values = request.entry_point, request.values
+    if is_job(project):
+        entry_point, values = "main", {}
+    nodes = graph.expand(project, entry_point, values, request.cwd, request.environ, download)
     backend, docker = backend_of(project, request.backend), docker_env(project)
     image = docker.image if docker else None
     steps = tuple(_step(node, backend, environment, image, request.environ) for node in nodes)
@@ -238,6 +241,11 @@ def docker_env(project: "ProjectSpec") -> "DockerEnv | None":
     from buildrun.project.model import DockerEnv
 
     return project.environment if isinstance(project.environment, DockerEnv) else None
+
+
+def is_job(project: "ProjectSpec") -> bool:
+    """Return whether the project is one Python file that Databricks runs."""
+    return project.spark_job is not None and project.spark_job.python_file is not None
 
 
 def backend_of(project: "ProjectSpec", requested: str | None) -> str:

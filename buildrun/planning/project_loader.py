@@ -138,7 +138,9 @@ def require_valid(context: RunContext, opened: LoadedProject, *, entry_point: bo
         if len(concerned) > _SHOWN:
             more = len(concerned) - _SHOWN
             context.console.warn(f"and {more} more; `buildrun validate` shows them all")
-    if entry_point:
+    if entry_point and model.is_job(opened.project):
+        _warn_of_unused(context)
+    elif entry_point:
         _check_values(context, opened.project.entry_point(context.options.entry_point))
 
 
@@ -159,6 +161,16 @@ def _check_values(context: RunContext, entry_point: EntryPoint | None) -> None:
             hint = f"give {what}, or declare the parameter as a string"
         context.tracker.untrackable = True  # so that the warning is said each time
         context.console.warn(redact(printable(fact)), printable(hint))
+
+
+def _warn_of_unused(context: RunContext) -> None:
+    """Warn of what a job with a Python file of its own does not heed, as with MLflow."""
+    given = context.options
+    unused = ["-e"] * (given.entry_point != "main") + ["-P"] * bool(given.parameters)
+    if unused:
+        context.tracker.untrackable = True  # so that the warning is said each time
+        fact = "`databricks_spark_job` has a `python_file` of its own, so there is no use for "
+        context.console.warn(fact + " and ".join(unused), "its arguments are `parameters` there")
 
 
 def _bears(spec: ProjectSpec) -> bool:

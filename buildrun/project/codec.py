@@ -15,6 +15,7 @@ from buildrun.project.model import (
     ProjectSpec,
     PythonEnv,
     Sandbox,
+    SparkJob,
 )
 from buildrun.store.memo import frozen
 
@@ -35,6 +36,7 @@ def load_project(value: dict[str, Any]) -> ProjectSpec:
         file=value["file"],
         entry_points=tuple(_decode_entry_point(*item) for item in value["entry_points"]),
         environment=_decode_environment(value["environment"]),
+        spark_job=value.get("spark_job") and SparkJob(*frozen(value["spark_job"])),
     )
 
 

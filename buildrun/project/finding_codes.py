@@ -32,7 +32,6 @@ MEANINGS: Mapping[str, str] = {
     "bad-version": "a Python version that nobody can read",
     "bad-yaml-value": "a value that is not what its form promises, such as the date `2020-13-45`",
     "cut-command": "a line break cuts the command in two",
-    "databricks-job": "a Databricks job, which buildrun does not run",
     "default-mismatch": "a default that does not fit its type",
     "dependency-cycle": "entry points that wait for each other",
     "duplicate-key": "a key stands twice; the last one counts",

@@ -92,6 +92,14 @@ class DockerEnv(NamedTuple):
 EnvironmentSpec = PythonEnv | CondaEnv | DockerEnv
 
 
+class SparkJob(NamedTuple):
+    """A job of Databricks (`databricks_spark_job`), see `docs/databricks.md`."""
+
+    python_file: str | None = None  # where there is one, the only entry point runs it
+    parameters: tuple[str, ...] = ()  # its arguments
+    python_libraries: tuple[str, ...] = ()  # requirements to install on the cluster
+
+
 class ProjectSpec(NamedTuple):
     """A project as its files declare it."""
 
@@ -100,6 +108,7 @@ class ProjectSpec(NamedTuple):
     file: str | None  # the absolute path of its MLproject
     entry_points: tuple[EntryPoint, ...]
     environment: EnvironmentSpec
+    spark_job: SparkJob | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -25,11 +25,12 @@ from buildrun.project.rules.inputs import unmatched
 from buildrun.project.rules.outputs import reserved
 from buildrun.project.rules.project import (
     ENVIRONMENTS,
-    check_databricks,
     check_environment_keys,
     check_key_env,
+    entry_point_of,
     read_entry_points,
     read_name,
+    read_spark_job,
 )
 from buildrun.project.schemas import check_schema
 from buildrun.project.yaml_loader import Document, load
@@ -127,13 +128,15 @@ def _spec(findings: Findings, root: str, environment: EnvironmentSpec) -> Projec
     if findings.document.value is None:
         return ProjectSpec(name, root, path, (), environment)
     check_environment_keys(findings)
-    check_databricks(findings)
+    job = read_spark_job(findings)
     files = {path: "the MLproject file"}
     if not isinstance(environment, DockerEnv) and environment.path is not None:
         files[environment.path] = "the environment file"
     entry_points = read_entry_points(findings, reserved(root, files))
+    if job is not None and (only := entry_point_of(job)):
+        entry_points = (only,)  # beside it MLflow takes no others
     check_key_env(findings, environment, entry_points)
-    return ProjectSpec(read_name(findings, name), root, path, entry_points, environment)
+    return ProjectSpec(read_name(findings, name), root, path, entry_points, environment, job)
 
 
 def _environment(

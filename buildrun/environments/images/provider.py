@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class ImageProvider:
     """An image: the project's own, or one that is built with its environment or its code."""
 
+    packages: tuple[str, ...] = ()
+
     def __init__(
         self,
         context: RunContext,
@@ -134,6 +136,7 @@ class RememberedImage:
     """The image of a remembered plan."""
 
     prefix = None
+    packages: tuple[str, ...] = ()
 
     def __init__(self, context: RunContext, record: Any, plan: Any) -> None:
         """Take the records; raises PlanOutdated where the image would be another one by now."""

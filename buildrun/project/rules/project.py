@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildrun.project.diagnostics import Findings
-from buildrun.project.model import CondaEnv, EntryPoint, EnvironmentSpec
+from buildrun.project.model import CondaEnv, EntryPoint, EnvironmentSpec, SparkJob
 from buildrun.project.rules.entry_points import check_steps, read_entry_point
 from buildrun.project.rules.values import check_scalar
 
@@ -82,20 +83,34 @@ def check_key_env(
             findings.error("bad-variable", message, path, hint=hint)
 
 
-def check_databricks(findings: Findings) -> None:
-    """Check a Databricks job as MLflow does, and say that buildrun does not run it."""
+def read_spark_job(findings: Findings) -> SparkJob | None:
+    """Return the Databricks job, None where there is none, and check it as MLflow does."""
     document = findings.document
     job = document.value.get("databricks_spark_job")
     if not isinstance(job, dict):
-        return
-    path = ("databricks_spark_job",)
+        return None
     if refusal := _databricks_refusal(document.value, job):
         message, hint = refusal
+        path = ("databricks_spark_job",)
         findings.error("bad-databricks-job", message, path, key=True, hint=hint)
-        return
-    message = "buildrun does not run Databricks jobs; MLflow runs this one on Databricks"
-    hint = "run it with `mlflow run --backend databricks`"
-    findings.warning("databricks-job", message, path, key=True, hint=hint)
+    python_file = job.get("python_file")
+    return SparkJob(
+        None if python_file is None else str(python_file),
+        _texts(job.get("parameters")),
+        _texts(job.get("python_libraries")),
+    )
+
+
+def entry_point_of(job: SparkJob) -> EntryPoint | None:
+    """Return the entry point that stands for a job's Python file, None for a job without."""
+    if job.python_file is None:
+        return None
+    command = shlex.join(("python", job.python_file, *job.parameters))
+    return EntryPoint("main", (), command.replace("{", "{{").replace("}", "}}"))
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _databricks_refusal(value: Mapping[Any, Any], job: Mapping[Any, Any]) -> tuple[str, str] | None:
