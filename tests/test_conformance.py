@@ -390,3 +390,22 @@ def test_kubernetes_config_lacks_nothing_that_is_needed(
     assert outcome.code == 1
     assert f"config.json:1:1: `{missing}` is missing" in outcome.err
     assert buildrun("run", directory, "-b", "kubernetes").code == 2
+
+
+NEW_CLUSTER = '{"new_cluster": {"spark_version": "16.4.x-scala2.12", "node_type_id": "m"}}'
+
+
+def test_databricks_needs_a_backend_config(project: Project, buildrun: Buildrun) -> None:
+    outcome = buildrun("run", project(HERE), "-b", "databricks")
+    assert outcome.code == 2
+    assert "backend spec must be provided when launching MLflow project runs" in outcome.err
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "build"])
+def test_docker_projects_are_not_for_databricks(
+    project: Project, buildrun: Buildrun, verb: str
+) -> None:
+    directory = project(f"docker_env: {{image: i}}\n{HERE}")
+    outcome = buildrun(verb, directory, "-b", "databricks", "-c", NEW_CLUSTER)
+    assert outcome.code == 2
+    assert "`databricks` runs no containers, and the project names an image" in outcome.err

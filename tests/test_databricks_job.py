@@ -96,9 +96,12 @@ def test_listing_shows_the_command(job: Path, buildrun: Buildrun) -> None:
 
 def test_example_runs_with_its_library_and_keeps_its_report(
     tmp_path: Path,
+    buildrun: Buildrun,
     cluster: Cluster,  # noqa: F811
 ) -> None:
     directory = Path(shutil.copytree(REPOSITORY / "examples" / "databricks", tmp_path / "words"))
+    checked = buildrun("validate", "--strict", directory / "cluster.json")
+    assert (checked.code, checked.out) == (0, "")
     config = json.loads((directory / "cluster.json").read_text())
     for state in ("ok", "up-to-date"):
         assert cluster.run(directory, "-e", "report", **config).states == {"report": state}

@@ -192,7 +192,11 @@ def check_job(value: Any, directory: Path, buildrun: Buildrun) -> None:
 
 def check_json(block: Block, directory: Path, buildrun: Buildrun) -> None:
     value = json.loads(block.text)
-    if not block.is_for_ci and "repository-uri" in value:
+    if not value.keys().isdisjoint(("new_cluster", "existing_cluster_id", "serverless")):
+        (directory / "cluster.json").write_text(block.text)
+        outcome = buildrun("validate", "--strict", "cluster.json", cwd=directory)
+        assert (outcome.code, outcome.out) == (0, "")
+    elif not block.is_for_ci and "repository-uri" in value:
         template = value.get("kube-job-template-path")
         if template:
             job = block_with(block.page, "yaml", "namespace: mlflow\nspec")
