@@ -128,6 +128,8 @@ def test_refusal_raises_what_the_command_line_says(project: Project) -> None:
     ("arguments", "message"),
     [
         ({"backend": "moon"}, "unsupported execution mode moon"),
+        ({"backend": "databricks"}, "backend spec must be provided when launching"),
+        ({"backend": "kubernetes", "backend_config": {}}, "specify 'backend_config'"),
         ({"env_manager": "moon"}, "`moon` is no environment manager"),
         ({"experiment_name": "a", "experiment_id": "1"}, "only one of 'experiment_name'"),
         ({"uri": "--upload-pack=x"}, "looks like an option"),

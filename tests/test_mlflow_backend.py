@@ -50,7 +50,8 @@ tell("succeeded", done.run_id, own=done.get_status(), wait=done.wait())
 
 for name, more in {"failed": {"entry_point": "fails"}, "refused": {"entry_point": "nope"},
                    "unknown": {"backend_config": {"nonsense": 1}},
-                   "impossible": {"backend_config": {"backend": "moon"}}}.items():
+                   "impossible": {"backend_config": {"backend": "moon"}},
+                   "elsewhere": {"backend_config": {"backend": "databricks"}}}.items():
     try:
         run(**more)
     except ExecutionException as error:
@@ -181,6 +182,11 @@ def test_backend_config_holds_options_of_buildrun_alone(told: Told) -> None:
     assert "does not know `nonsense`" in told.parts["unknown"]["error"]
     assert "unsupported execution mode moon" in told.parts["impossible"]["error"]
     assert told.parts["impossible"]["status"] == "FAILED"
+
+
+def test_databricks_is_reached(told: Told) -> None:
+    assert "backend spec must be provided" in told.parts["elsewhere"]["error"]
+    assert told.parts["elsewhere"]["status"] == "FAILED"
 
 
 def test_cancelled_run_is_killed(told: Told) -> None:

@@ -50,6 +50,7 @@ def command_line(verb: str, arguments: Mapping[str, Any]) -> list[str]:
 def _check_choices(given: dict[str, Any]) -> None:
     """Refuse values that no option takes; empty names of experiments become None."""
     from buildrun.environments.base import MANAGERS
+    from buildrun.executors.base import refuse_without_config
     from buildrun.executors.output import MODES
 
     for name in ("experiment_name", "experiment_id", "backend"):
@@ -61,6 +62,8 @@ def _check_choices(given: dict[str, Any]) -> None:
         raise UsageError(
             f"got unsupported execution mode {backend}. Supported values: {list(_BACKENDS)}"
         )
+    if not given.get("backend_config"):
+        refuse_without_config(backend)
     if (manager := given.get("env_manager")) not in (None, *MANAGERS):
         known = ", ".join(f"`{name}`" for name in MANAGERS)
         raise UsageError(f"`{manager}` is no environment manager", hint=f"choose one of {known}")

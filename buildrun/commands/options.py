@@ -13,7 +13,7 @@ from buildrun.commands.parser import group
 from buildrun.console import listed, printable
 from buildrun.environments.base import MANAGERS
 from buildrun.errors import UsageError
-from buildrun.executors.base import EXECUTORS, is_known
+from buildrun.executors.base import EXECUTORS, is_known, refuse_without_config
 from buildrun.planning.context import CacheSettings, ProjectOptions
 from buildrun.planning.model import Plan
 from buildrun.project.locate import find_mlproject, projects_below
@@ -104,18 +104,8 @@ def read_project_options(
     if name is None and identifier is None:
         identifier = environ.get("MLFLOW_EXPERIMENT_ID") or None
         name = None if identifier else environ.get("MLFLOW_EXPERIMENT_NAME") or None
-    if arguments.backend == "kubernetes" and arguments.backend_config is None:
-        raise UsageError(
-            "specify 'backend_config' when using kubernetes mode",
-            hint='`-c kubernetes_config.json`, with at least `{"repository-uri": "…"}`; '
-            "see docs/kubernetes.md",
-        )
-    if arguments.backend == "databricks" and arguments.backend_config is None:
-        raise UsageError(
-            "backend spec must be provided when launching MLflow project runs on Databricks",
-            hint='`-c cluster.json`, with at least `{"new_cluster": …}` or `{"serverless": true}`; '
-            "see docs/databricks.md",
-        )
+    if arguments.backend_config is None:
+        refuse_without_config(arguments.backend)
     return ProjectOptions(
         uri=here(cwd) if arguments.uri is None else arguments.uri,
         entry_point=arguments.entry_point,

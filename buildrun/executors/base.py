@@ -267,6 +267,30 @@ EXECUTORS = {
 ENTRY_POINTS = "buildrun.executors"
 
 
+# Those that need a backend config: the fact that there is none, in MLflow's words, and a remedy.
+_CONFIGURED = {
+    "kubernetes": (
+        "specify 'backend_config' when using kubernetes mode",
+        '`-c kubernetes_config.json`, with at least `{"repository-uri": "…"}`; '
+        "see docs/kubernetes.md",
+    ),
+    "databricks": (
+        "backend spec must be provided when launching MLflow project runs on Databricks",
+        '`-c cluster.json`, with at least `{"new_cluster": …}` or `{"serverless": true}`; '
+        "see docs/databricks.md",
+    ),
+}
+
+
+def refuse_without_config(name: str | None) -> None:
+    """Raise UsageError for an executor that needs a backend config."""
+    if name in _CONFIGURED:
+        from buildrun.errors import UsageError
+
+        fact, hint = _CONFIGURED[name]
+        raise UsageError(fact, hint=hint)
+
+
 def builds_nothing_here(kind: type[Executor]) -> bool:
     """Return whether it has the project's packages installed where its commands run.
 
