@@ -189,6 +189,53 @@ def test_options_and_constraints_are_said_to_have_no_effect(
     assert cluster.told == ["numpy"]
 
 
+def test_index_of_a_locked_project_is_not_shown_with_its_password(
+    project: Project, cluster: Cluster
+) -> None:
+    option = "--index-url https://me:word@host/simple"
+    directory = project(PYTHON + LONE, python_env__yaml=f"dependencies: ['{option}', numpy]\n")
+    outcome = cluster("run", directory)
+    assert "`--index-url https://host/simple` has no effect on a cluster" in outcome.err
+    assert "me:word" not in outcome.err
+    assert cluster.told == ["numpy"]
+
+
+SHA256 = "ab" * 32
+UV_LOCK = f"""\
+version = 1
+requires-python = ">=3.8"
+
+[[package]]
+name = "p"
+version = "1"
+source = {{ virtual = "." }}
+dependencies = [{{ name = "six" }}]
+
+[[package]]
+name = "six"
+version = "1.16.0"
+source = {{ registry = "https://pypi.org/simple" }}
+wheels = [{{ url = "https://host/six-1.16.0-py2.py3-none-any.whl", hash = "sha256:{SHA256}" }}]
+"""
+
+
+@pytest.mark.parametrize(("text", "code"), [(UV_LOCK, 0), ("version = [", 1)])
+def test_lock_of_uv_is_taken_or_refused(
+    project: Project, cluster: Cluster, text: str, code: int
+) -> None:
+    directory = project(
+        PYTHON + LONE,
+        python_env__yaml="dependencies: [numpy]\n", uv__lock=text,
+        pyproject__toml="[project]\nname = 'p'\nversion = '1'\ndependencies = ['six']\n",
+    )  # fmt: skip
+    outcome = cluster("run", directory, "--env-manager", "uv")
+    assert outcome.code == code, outcome.err
+    if code == 0:
+        assert cluster.told == ["six==1.16.0"]
+    else:
+        assert f"{directory}/uv.lock: its packages could not be read" in outcome.err
+
+
 Key = Callable[..., str]
 
 

@@ -224,7 +224,7 @@ def open_provider(
     if is_remote:
         from buildrun.environments import remote
 
-        return remote.RemoteProvider(lambda: remote.resolve(context, project))
+        return remote.of_project(context, project)
     from buildrun.environments.provider import PrefixProvider
 
     return PrefixProvider(context, lambda: project, refresh=refresh)
