@@ -21,6 +21,9 @@ from buildrun.store import runs
 # Exit codes of those whom SIGHUP, SIGINT, SIGTERM have ended.
 _CANCELLED = (129, 130, 143)
 
+# Backends where a run may wait before it begins.
+_REMOTE = ("databricks", "kubernetes")
+
 _STATUS: Mapping[str, Status] = {"ok": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
 # Seconds that a run gets to end by itself where the terminal has sent it our Ctrl-C as well.
@@ -212,10 +215,10 @@ def run(
     uri, entry_point, version: as on the command line. parameters: values are made texts by
     ``str``, and paths by ``os.fsdecode``. docker_args: a flag where the value is True; a list is an
         argument for each of its items.
-    experiment_name or experiment_id, run_id, run_name: for MLflow. backend: ``local``, ``docker``
-    or ``kubernetes``; the project decides where it is ``local``. backend_config: a mapping, JSON
-    text, or the path of a file that ends in ``.json``. storage_dir: where ``path`` parameters are
-    downloaded to. env_manager: ``local``, ``virtualenv``, ``uv`` or ``conda``. docker_auth: as
+    experiment_name or experiment_id, run_id, run_name: for MLflow. backend: ``local``, ``docker``,
+    ``kubernetes`` or ``databricks``; the project decides where it is ``local``. backend_config: a
+    mapping, JSON text, or the path of a file that ends in ``.json``. storage_dir: where ``path``
+    parameters are downloaded to. env_manager: ``local``, ``virtualenv``, ``uv`` or ``conda``. docker_auth: as
     for docker-py's ``login``.
 
     synchronous: wait for the end, with our standard streams; raises ExecutionException where the
@@ -261,7 +264,7 @@ def start(
         environ = {**spec.environ, "DOCKER_CONFIG": directory}
         spec = spec._replace(directory=directory, environ=environ)
     try:
-        started = Run(spec, remote=arguments.get("backend") == "kubernetes")
+        started = Run(spec, remote=arguments.get("backend") in _REMOTE)
     except BaseException:
         forget(spec.directory)
         raise
