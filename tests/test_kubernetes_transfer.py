@@ -32,7 +32,11 @@ from remote_helpers import SECRET, Bucket, Handler, bucket
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes import transfer
 from buildrun.executors.kubernetes.archive import PartLimit
-from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery
+from buildrun.executors.kubernetes.transfer import (
+    ArtifactTransfer,
+    Delivery,
+    through_cache,
+)
 from buildrun.workspace import outputs
 
 JOB = "br-project-train-0123456789abcdef"
@@ -86,7 +90,7 @@ def run(pod: Pod, task: str) -> tuple[int, str, str]:
 
 
 def on(store: Depot, **options: Any) -> ArtifactTransfer:
-    return ArtifactTransfer(f"{store.address}/team?{SIGNATURE}", os.environ, **options)
+    return through_cache(f"{store.address}/team?{SIGNATURE}", os.environ, **options)
 
 
 def delivery(store: Depot, data: bytes, *, parts: int = 1) -> None:
@@ -136,7 +140,7 @@ def tree(root: Path) -> dict[str, bytes | str | None]:
 )  # fmt: skip
 def test_place_that_pods_cannot_use_is_refused(url: str) -> None:
     with pytest.raises(ExecutionError) as caught:
-        ArtifactTransfer(url, {})
+        through_cache(url, {})
     assert "files cannot travel to pods and back through `" in caught.value.message
     assert "secret" not in str(caught.value)
     assert "s3://bucket/path" in str(caught.value.hint)
@@ -151,7 +155,7 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
     (root / "run.sh").write_text("#!/bin/sh\ncp -a data empty run.sh out\n")
     (root / "run.sh").chmod(0o700)
     before = tree(root)
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     parcel = sent.send(str(root), ["data/", "empty", "run.sh", "absent"])
     order = sent.order(JOB)
     assert sent.arrived(JOB) is None
@@ -170,7 +174,7 @@ def test_files_travel_to_a_pod_and_back(s3: Bucket, root: Path, pod: Pod) -> Non
 
 def test_no_credentials_go_to_the_pod(s3: Bucket, root: Path) -> None:
     (root / "file").write_text("x")
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     task = transfer.task(["true"], "/w", [sent.send(str(root), ["file"])], ["x"], sent.order(JOB))
     assert SECRET not in task + transfer.program()
     compile(transfer.program(), "pod_runner.py", "exec")
@@ -184,7 +188,7 @@ def test_archive_depends_on_content_alone(s3: Bucket, root: Path, tmp_path: Path
             (place / "d" / name).write_text("same")
         (place / "d" / first).chmod(0o600)
         os.utime(place / "d" / first, (1, 1))
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     one = sent.send(str(root), ["d"])
     assert one.sha256 == sent.send(str(other), ["d/", "d/a", "./d"]).sha256
     (other / "d" / "a").chmod(0o755)
@@ -219,7 +223,7 @@ def test_parts_grow_where_there_would_be_too_many() -> None:
 
 
 def test_objects_are_named_by_their_digests(s3: Bucket, root: Path) -> None:
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     parcel = sent.send(str(root), ["absent"])
     assert (parcel.urls, parcel.size, parcel.sha256) == ((), 0, sha256(b""))
     assert not s3.names()
@@ -250,7 +254,7 @@ def test_file_may_appear_under_its_own_path(store: Depot, tmp_path: Path, pod: P
 
 
 LEAVES = "is a link that leaves the project"
-OUTSIDE = "cannot be sent to the pod"
+OUTSIDE = "it cannot be sent: it lies outside of the project"
 
 
 @pytest.mark.parametrize(
@@ -300,14 +304,14 @@ def test_file_that_changes_while_it_is_sent_is_told(store: Depot, root: Path, ch
 def test_addresses_are_those_that_pods_see(s3: Bucket, root: Path, pod: Pod) -> None:
     (root / "file").write_text("seen")
     port = urlsplit(s3.environ["AWS_ENDPOINT_URL"]).port
-    sent = ArtifactTransfer(s3.url, os.environ, endpoint=f"http://localhost:{port}")
+    sent = through_cache(s3.url, os.environ, endpoint=f"http://localhost:{port}")
     parcel, order = sent.send(str(root), ["file"]), sent.order(JOB)
     hosts = {urlsplit(url).netloc for url in (*parcel.urls, *order)}
     assert hosts == {f"localhost:{port}"}
     argv = ("cp", "file", "out")
     assert run(pod, transfer.task(argv, str(pod.workdir), [parcel], ["out"], order))[0] == 0
     # The client goes by its own address.
-    unseen = ArtifactTransfer(s3.url, os.environ, endpoint="http://store.invalid:9000")
+    unseen = through_cache(s3.url, os.environ, endpoint="http://store.invalid:9000")
     unseen.fetch(JOB, arrived(unseen), str(root), ["out"])
     assert (root / "out").read_text() == "seen"
     assert (
@@ -327,7 +331,7 @@ def test_plain_server_may_have_another_address_for_pods(store: Depot) -> None:
 def test_addresses_are_good_for_as_long_as_is_allowed(
     s3: Bucket, hours: float, seconds: int
 ) -> None:
-    order = ArtifactTransfer(s3.url, os.environ, hours=hours).order(JOB, 3)
+    order = through_cache(s3.url, os.environ, hours=hours).order(JOB, 3)
     assert len(order) == 4
     for url in order:
         query = parse_qs(urlsplit(url).query)
@@ -343,7 +347,7 @@ def test_name_of_no_job_is_refused(store: Depot, name: str) -> None:
 
 
 def test_delivery_becomes_the_input_of_another_pod(s3: Bucket, root: Path, pod: Pod) -> None:
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     script = "mkdir data; head -c 250000 /dev/urandom >data/x; sha256sum <data/x"
     task = transfer.task(
         ("bash", "-c", script), str(pod.workdir), [], ["data"], sent.order(JOB), part=100_000
@@ -495,9 +499,9 @@ def test_what_a_killed_fetch_leaves_is_cleared_away(store: Depot, root: Path) ->
     done = arrived(sent)
     script = (
         "import sys\n"
-        "from buildrun.executors.kubernetes.transfer import ArtifactTransfer, Delivery\n"
+        "from buildrun.executors.kubernetes.transfer import Delivery, through_cache\n"
         "url, job, size, digest, root = sys.argv[1:]\n"
-        "ArtifactTransfer(url, {}).fetch(job, Delivery(1, int(size), digest, 1.0), root, ['out'])\n"
+        "through_cache(url, {}).fetch(job, Delivery(1, int(size), digest, 1.0), root, ['out'])\n"
     )
     child = subprocess.Popen(
         (sys.executable, "-c", script, store.url("team"), JOB, str(done.size), done.sha256, root)
@@ -518,10 +522,10 @@ def test_disk_without_room_is_told_and_nothing_is_left(store: Depot, root: Path)
     script = (
         "import resource, sys\n"
         "from buildrun.errors import ExecutionError\n"
-        "from buildrun.executors.kubernetes.transfer import ArtifactTransfer\n"
+        "from buildrun.executors.kubernetes.transfer import through_cache\n"
         "url, job, root = sys.argv[1:]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
-        "sent = ArtifactTransfer(url, {})\n"
+        "sent = through_cache(url, {})\n"
         "try:\n"
         "    sent.fetch(job, sent.arrived(job), root, ['first', 'out'])\n"
         "except ExecutionError as error:\n"
@@ -559,7 +563,7 @@ def test_record_that_is_wrong_is_not_trusted(
 
 
 def test_delivery_is_deleted(s3: Bucket, pod: Pod) -> None:
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     for name in (JOB, f"{JOB}-2"):
         task = transfer.task(
             ("touch", "out"), str(pod.workdir), [], ["out"], sent.order(name), part=300
@@ -588,7 +592,7 @@ def test_store_without_credentials_is_told(s3: Bucket, root: Path, monkeypatch: 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     for call in (lambda: sent.send(str(root), ["file"]), lambda: sent.order(JOB)):
         with pytest.raises(ExecutionError, match="gets no valid credentials") as caught:
             call()
@@ -600,7 +604,7 @@ def test_store_that_is_not_there_is_told(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/team?{SIGNATURE}"
     with pytest.raises(ExecutionError, match="cannot be reached") as caught:
-        ArtifactTransfer(url, os.environ).send(str(root), ["file"])
+        through_cache(url, os.environ).send(str(root), ["file"])
     assert SIGNATURE not in str(caught.value)
 
 
@@ -641,7 +645,7 @@ def test_sending_survives_what_passes(store: Depot, root: Path) -> None:
 
 def test_many_threads_may_use_it_at_once(s3: Bucket, root: Path, pod: Pod) -> None:
     (root / "shared").write_text("x")
-    sent = ArtifactTransfer(s3.url, os.environ)
+    sent = through_cache(s3.url, os.environ)
     failures: list[BaseException] = []
     barrier = threading.Barrier(4)
 

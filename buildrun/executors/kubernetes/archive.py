@@ -116,7 +116,7 @@ def changed(error: Changed) -> ExecutionError:
 
 def _unreadable(error: OSError) -> ExecutionError:
     place = printable(os.fsdecode(error.filename)) if error.filename else None
-    return ExecutionError(f"it cannot be sent to the pod: {error.strerror}", place=place)
+    return ExecutionError(f"it cannot be sent: {error.strerror}", place=place)
 
 
 def _name(path: str, top: bytes, *, as_absolute: bool) -> bytes:
@@ -124,7 +124,9 @@ def _name(path: str, top: bytes, *, as_absolute: bool) -> bytes:
     if as_absolute:
         name = os.path.normpath(os.path.join(top, name)).lstrip(b"/")
     if name.startswith(b"/") or name.split(b"/")[0] in (b"", b".", b".."):
-        raise ExecutionError("it cannot be sent to the pod", place=printable(path))
+        raise ExecutionError(
+            "it cannot be sent: it lies outside of the project", place=printable(path)
+        )
     return name
 
 
@@ -161,7 +163,7 @@ def _spans(base: bytes, top: bytes, as_absolute: bool) -> Iterator[_Span]:
             if not as_absolute and not pod_runner.stays(name, target):
                 raise ExecutionError(
                     f"`{printable(os.fsdecode(name))}` is a link that leaves the project",
-                    hint="a pod has no other files of this machine: copy there what it leads to",
+                    hint="no other files of this machine are sent: copy there what it leads to",
                 )
             yield _head(tar.header(name, tar.SYMLINK, target=target, mode=0o777))
         else:

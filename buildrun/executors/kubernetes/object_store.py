@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from buildrun.errors import BuildrunError, ExecutionError
 from buildrun.executors.kubernetes import archive
 from buildrun.executors.kubernetes.pod_runner import HttpClient, MultipartReader
+from buildrun.executors.kubernetes.transfer import UNTRUSTED
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
 from buildrun.store.remote.transfer import (
@@ -37,8 +38,6 @@ _HTTP = frozenset({"http", "https"})
 # Returns the URL of an object by its name and a method, GET or PUT.
 Signer = Callable[[str, str], str]
 
-UNTRUSTED = "delete it there, and see who may write there"
-
 _TRIES = 3
 _BROKEN = frozenset(
     {"ServerDisconnectedError", "ClientPayloadError", "ClientOSError", "ConnectionClosedError"}
@@ -51,7 +50,7 @@ class ObjectStore:
     What breaks on the way is done again, a few times; what makes no progress for ``patience``
     seconds is given up. All methods raise ExecutionError.
 
-    shown: its address without credentials. is_plain: whether it is an HTTP server without
+    shown: for people, without credentials. is_plain: whether it is an HTTP server without
     signatures.
     """
 
@@ -69,7 +68,7 @@ class ObjectStore:
         where that is another one. seconds: how long URLs are good for.
         """
         _refuse_unreachable(url)
-        self.shown = hide(shown(url), url, environ)
+        self.shown = f"the remote cache `{hide(shown(url), url, environ)}`"
         self.is_plain = fs.scheme_of(url) in ("http", "https")
         self._url, self._environ, self._endpoint = url, environ, endpoint
         self._seconds, self._patience = seconds, patience
@@ -183,7 +182,7 @@ class ObjectStore:
         if isinstance(error, Changed):
             return archive.changed(error)
         if isinstance(error, Refused):
-            text = f"the remote cache `{self.shown}` holds what {error}; {outcome}"
+            text = f"{self.shown} holds what {error}; {outcome}"
             return ExecutionError(text, hint=UNTRUSTED)
         if isinstance(error, Stopped):  # since something else hung
             error = NoProgress()

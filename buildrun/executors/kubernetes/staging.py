@@ -35,10 +35,12 @@ class FileStaging:
         environ: Mapping[str, str],
         endpoint: str | None,
         in_image: Callable[[], frozenset[str]],
+        transfer: ArtifactTransfer | None = None,
     ) -> None:
         """Take the place; it is connected to when it is first needed.
 
-        in_image: returns the paths of the files that the image has.
+        in_image: returns the paths of the files that the image has. transfer: the way that files
+        take, by default through the remote cache.
         """
         self._root = root
         self._remote = remote
@@ -46,7 +48,7 @@ class FileStaging:
         self._endpoint = endpoint
         self._look_into_image = in_image
         self._mutex = threading.Lock()
-        self._opened: ArtifactTransfer | None = None
+        self._opened = transfer
         self._tasks: dict[str, Task] = {}
         self._delivered: dict[str, tuple[str, Delivery]] = {}
         self._own: list[str] = []
@@ -57,7 +59,7 @@ class FileStaging:
         self._tasks = {task.id: task for task in tasks}
         for task in tasks:
             why = self._why(task)
-            if why and self._remote is None:
+            if why and self._remote is None and self._opened is None:
                 raise ExecutionError(
                     f"the step `{printable(task.id)}` {why}, and files travel to pods and back by "
                     "way of a remote cache",
@@ -72,12 +74,17 @@ class FileStaging:
         """Return whether a task's pod gets, gives or removes files before its command runs."""
         return task.declared_only or bool(self._why(task))
 
-    def command(self, task: Task) -> str:
-        """Return the command with the paths that its files have in the pod."""
+    def command(self, task: Task, code: str = CODE, others: str = "") -> str:
+        """Return the command with the paths that its files have where it runs.
+
+        code: the project's directory there. others: that of files from elsewhere, with the paths
+        that they have here.
+        """
         text = task.command
         for _, path in task.paths:
-            if (inside := self._inside(path)) is not None:
-                text = text.replace(shlex.quote(path), shlex.quote(f"{CODE}/{inside}"))
+            inside = self._inside(path)
+            there = others + path if inside is None else f"{code}/{inside}"
+            text = text.replace(shlex.quote(path), shlex.quote(there))
         return text
 
     def stage_inputs(
@@ -90,15 +97,23 @@ class FileStaging:
             # or the command would run, and its outputs find no place
             self._transfer().arrived(job)
             self._is_seen = True
+        archives = self.archives(task)
+        order = self._transfer().order(job) if task.outputs else ()
+        only = self.only(task) if task.declared_only else None
+        text = transfer.task(program, workdir, archives, task.outputs, order, only=only)
+        return {"pod_runner.py": transfer.program(), "task.json": text}
+
+    def archives(self, task: Task) -> list[StagedArchive]:
+        """Send what the task needs beside the image's files, and return where it is.
+
+        These are outputs of steps before it, declared inputs, and paths of this machine.
+        """
         archives = [self._archive_of(before) for before in self._producers(task)]
         if own := self._declared(task):
             archives.append(self._transfer().send(self._root, own))
         if foreign := self._foreign(task):
             archives.append(self._transfer().send("/", foreign, as_absolute=True))
-        order = self._transfer().order(job) if task.outputs else ()
-        only = self._only(task) if task.declared_only else None
-        text = transfer.task(program, workdir, archives, task.outputs, order, only=only)
-        return {"pod_runner.py": transfer.program(), "task.json": text}
+        return archives
 
     def collect_outputs(self, task: Task, job: str, *, last: bool) -> Usage | None:
         """Bring a task's outputs into the project, and return what its command has used.
@@ -111,7 +126,7 @@ class FileStaging:
         done = there.arrived(job)
         if done is None:
             raise ExecutionError(
-                "the pod has succeeded, and its outputs did not arrive in the remote cache",
+                f"the command has succeeded, and its outputs did not arrive in {there.shown}",
                 hint="its log may tell why; run again",
             )
         there.fetch(job, done, self._root, task.outputs)
@@ -135,15 +150,13 @@ class FileStaging:
         return self._transfer().send(self._root, [path.rstrip("/") for path in task.outputs])
 
     def _transfer(self) -> ArtifactTransfer:
-        from buildrun.executors.kubernetes.transfer import ArtifactTransfer
+        from buildrun.executors.kubernetes.transfer import through_cache
 
         with self._mutex:
             if self._opened is None:
                 if self._remote is None:
                     raise AssertionError("checked before")
-                self._opened = ArtifactTransfer(
-                    self._remote, self._environ, endpoint=self._endpoint
-                )
+                self._opened = through_cache(self._remote, self._environ, endpoint=self._endpoint)
             return self._opened
 
     def _producers(self, task: Task) -> list[Task]:
@@ -171,7 +184,7 @@ class FileStaging:
         made = [path for before in self._producers(task) for path in before.outputs]
         return declared_files(self._root, task.inputs, (*task.outputs, *made))
 
-    def _only(self, task: Task) -> Mapping[str, Sequence[str]]:
+    def only(self, task: Task) -> Mapping[str, Sequence[str]]:
         """Return what stays of the image in a pod that is to have declared files alone."""
         from buildrun.workspace.declared import merged
 

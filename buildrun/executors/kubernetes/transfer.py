@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError, StoreError
 from buildrun.executors.base import Usage
 from buildrun.executors.kubernetes import archive, pod_runner
-from buildrun.executors.kubernetes.object_store import LONGEST, UNTRUSTED, ObjectStore
 from buildrun.store.manifest import DeclaredOutputs
 from buildrun.workspace import outputs as staging
+
+if TYPE_CHECKING:
+    from buildrun.executors.kubernetes.archive import Part, PartLimit
 
 WORKDIR, EVERYWHERE = "workdir", "/"
 
@@ -32,6 +34,8 @@ _JOB = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Written last, so that what it tells of is there.
 _RECORD = "done.json"
+
+UNTRUSTED = "delete it there, and see who may write there"
 
 
 class StagedArchive(NamedTuple):
@@ -61,30 +65,69 @@ class Delivery(NamedTuple):
     usage: Usage | None = None
 
 
+class Store(Protocol):
+    """Where files are on their way, by names; its methods raise ExecutionError."""
+
+    # What it is, for people; without credentials.
+    @property
+    def shown(self) -> str: ...
+
+    # Writes the objects that are not there yet.
+    def upload(self, parts: Mapping[str, Part]) -> None: ...
+
+    # Returns where a command's place finds objects (GET), or may leave them (PUT).
+    def urls(self, names: Sequence[str], method: str) -> tuple[str, ...]: ...
+
+    # Returns the bytes of objects, one behind the other; ``what`` names them in messages.
+    def stream(self, names: Sequence[str], what: str) -> pod_runner.MultipartReader: ...
+
+    # Returns an object of so many bytes at most, None where there is none.
+    def read(self, name: str, limit: int) -> bytes | None: ...
+
+    # Deletes objects, as far as they are there.
+    def delete(self, names: Sequence[str]) -> None: ...
+
+
+def through_cache(
+    url: str,
+    environ: Mapping[str, str],
+    *,
+    endpoint: str | None = None,
+    hours: float = 168,
+    patience: float = 30.0,
+    part: int | None = None,
+) -> ArtifactTransfer:
+    """Return the way through a remote cache; nothing is connected to yet.
+
+    endpoint: the address of the store's service for pods, where that is another one. environ: whose
+    credentials no message may show. hours: how long addresses are good for, as far as the store
+    and the credentials allow. patience: seconds without progress after which a transfer is given
+    up. part: bytes of a part of what is sent, by default what suits. Raises ExecutionError for a
+    remote cache that pods cannot use.
+    """
+    from buildrun.executors.kubernetes.object_store import LONGEST, ObjectStore
+
+    seconds = max(1, min(int(hours * 3600), LONGEST))
+    store = ObjectStore(url, environ, endpoint, seconds, patience)
+    usual = _PLAIN if store.is_plain else _SIGNED
+    return ArtifactTransfer(store, usual if part is None else usual._replace(bytes=part))
+
+
 class ArtifactTransfer:
-    """The way for files to pods and back; used by several threads. Raises ExecutionError."""
+    """The way for files to commands elsewhere and back; used by several threads.
 
-    def __init__(
-        self,
-        url: str,
-        environ: Mapping[str, str],
-        *,
-        endpoint: str | None = None,
-        hours: float = 168,
-        patience: float = 30.0,
-        part: int | None = None,
-    ) -> None:
-        """Connect to nothing yet; raises for a remote cache that pods cannot use.
+    Raises ExecutionError.
+    """
 
-        endpoint: the address of the store's service for pods, where that is another one.
-        environ: whose credentials no message may show. hours: how long addresses are good for, as
-        far as the store and the credentials allow. patience: seconds without progress after which
-        a transfer is given up. part: bytes of a part of what is sent, by default what suits.
-        """
-        seconds = max(1, min(int(hours * 3600), LONGEST))
-        self._store = ObjectStore(url, environ, endpoint, seconds, patience)
-        usual = _PLAIN if self._store.is_plain else _SIGNED
-        self._limit = usual if part is None else usual._replace(bytes=part)
+    def __init__(self, store: Store, limit: PartLimit) -> None:
+        """Take the store, and how what is sent is cut."""
+        self._store = store
+        self._limit = limit
+
+    @property
+    def shown(self) -> str:
+        """Return where files are on their way, for people."""
+        return self._store.shown
 
     def send(self, root: str, paths: Sequence[str], *, as_absolute: bool = False) -> StagedArchive:
         """Have files, directories and links in the store, where they are not there already.
@@ -111,7 +154,7 @@ class ArtifactTransfer:
         try:
             return _delivery(json.loads(data))
         except (ValueError, RecursionError):
-            text = f"the remote cache `{self._store.shown}` holds no sound delivery of `{name}`"
+            text = f"{self._store.shown} holds no sound delivery of `{name}`"
             raise ExecutionError(text, hint=UNTRUSTED) from None
 
     def delivered_archive(self, name: str, done: Delivery) -> StagedArchive:
@@ -135,7 +178,7 @@ class ArtifactTransfer:
                 stage.swap(_unpack(stream, done, stage, paths))
         except pod_runner.TransferError as error:
             raise ExecutionError(
-                f"the outputs cannot be fetched from `{self._store.shown}`: {error}",
+                f"the outputs cannot be fetched from {self._store.shown}: {error}",
                 hint="run it again, and see who may write there",
             ) from None
         except StoreError as error:
