@@ -14,8 +14,8 @@ from typing import Any
 from buildrun.commands import table
 from buildrun.console import Console, printable, size
 from buildrun.errors import ExecutionError, StoreError, UsageError
-from buildrun.executors.kubernetes.cluster import Submitted, recorded
-from buildrun.executors.kubernetes.detached import Detached, DetachedState
+from buildrun.executors import submitted
+from buildrun.executors.submitted import DetachedState, Submitted, recorded
 from buildrun.store import home, runs
 from buildrun.store.runs import Record
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cancel = verbs.add_parser(
         "cancel",
         help="end a run",
-        description="end a run on this machine, or the Kubernetes Jobs that it has left",
+        description="end a run on this machine, or what it has left at Kubernetes or Databricks",
     )
     for verb in (show, logs, report, cancel):
         verb.add_argument(
@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     logs.add_argument("step", metavar="STEP", nargs="?", help="only this step")
     logs.add_argument(
-        "-f", "--follow", action="store_true", help="with Kubernetes: to the end of its Jobs"
+        "-f",
+        "--follow",
+        action="store_true",
+        help="of what is left at Kubernetes or Databricks: to its end",
     )
     report.add_argument(
         "--output",
@@ -104,7 +107,7 @@ def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
 
 def _show(directory: str, record: Record, form: str, environ: Mapping[str, str]) -> int:
     jobs = _on_cluster(directory, record, None)
-    left = Detached(jobs, environ).look() if jobs else []
+    left = submitted.connect(jobs, environ).look() if jobs else []
     if form == "json":
         value = {"version": 1, **runs.told(record)}
         if left:
@@ -130,7 +133,7 @@ def _show(directory: str, record: Record, form: str, environ: Mapping[str, str])
             lines.append(f"    {printable(step['log'])}")
     for item in left:
         ended = "" if item.exit_code is None else f" with exit code {item.exit_code}"
-        lines.append(f"  Job {item.job.namespace}/{item.job.job}: {item.state}{ended}")
+        lines.append(f"  {item.job.shown}: {item.state}{ended}")
     table.tell(lines, [(step["id"], step["state"]) for step in record.steps], environ)
     return 0
 
@@ -143,7 +146,7 @@ def _usage(step: Mapping[str, Any]) -> str:
 
 
 def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submitted]:
-    """Return the Jobs that a run has left on a cluster, or may have when it was killed."""
+    """Return the jobs that a run has left elsewhere, or may have when it was killed."""
     if record.status not in ("submitted", "lost"):
         return []
     jobs = recorded(runs.directory(directory, record.run_id))
@@ -151,8 +154,8 @@ def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submit
 
 
 def _logs_of_jobs(jobs: list[Submitted], environ: Mapping[str, str], *, follow: bool) -> int:
-    """Write what Jobs have written so far, or with ``follow`` all that they will."""
-    detached = Detached(jobs, environ)
+    """Write what jobs have written so far, or with ``follow`` all that they will."""
+    detached = submitted.connect(jobs, environ)
     lost: ExecutionError | None = None
 
     def write(text: bytes) -> None:
@@ -256,11 +259,12 @@ def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
             place=f"run {printable(record.run_id)}",
             hint="`buildrun runs ls` shows which are running or submitted",
         )
-    ended = Detached(jobs, environ).cancel()
+    detached = submitted.connect(jobs, environ)
+    ended = detached.cancel()
     for item in ended:
         if item.state != "gone":
             how = "" if item.exit_code is None else f", which had ended: exit code {item.exit_code}"
-            sys.stdout.write(f"Job {item.job.namespace}/{item.job.job} deleted{how}\n")
+            sys.stdout.write(f"{item.job.shown} {detached.CANCELLED}{how}\n")
     runs.write(directory, _cancelled(record, ended))
     gone = all(item.state == "gone" for item in ended)
     _tell(record, "cancelled; its Jobs were gone" if gone else "cancelled")
@@ -268,7 +272,7 @@ def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
 
 
 def _cancelled(record: Record, ended: Sequence[DetachedState]) -> Record:
-    """Return the record of a run whose Jobs were deleted, each as it stood then."""
+    """Return the record of a run whose jobs were ended, each as it stood then."""
     codes = {item.job.step: item.exit_code for item in ended}
     steps = []
     for step in record.steps:
@@ -358,7 +362,7 @@ def _nearest(everything: list[Record], cwd: str) -> list[Record]:
 
 
 def _outstanding(directory: str, records: list[Record]) -> list[Record]:
-    """Return the runs with Jobs on a cluster that no later run has followed."""
+    """Return the runs with jobs elsewhere that no later run has followed."""
     followed: set[Submitted] = set()
     found = []
     for record in records:

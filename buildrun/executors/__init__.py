@@ -1,8 +1,7 @@
-"""Where commands run: on this machine, in containers, as Kubernetes Jobs, or as others add.
+"""Where commands run: here, in containers, as Kubernetes Jobs, at Databricks, or as others add.
 
 Its face: `base`, `container_command`, `databricks.api`, `databricks.auth`, `docker`, `docker_cli`,
-`docker_reaper`, `kubernetes.cluster`, `kubernetes.detached`, `local`, `output`, `supervisor`; the
-other modules are its own.
+`docker_reaper`, `local`, `output`, `submitted`, `supervisor`; the other modules are its own.
 """
 
 from buildrun.executors.base import (

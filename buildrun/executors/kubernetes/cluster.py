@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from buildrun.errors import ExecutionError
+from buildrun.executors import submitted
 from buildrun.executors.kubernetes import manifest
 from buildrun.executors.kubernetes.api import Api, Target
 from buildrun.executors.kubernetes.errors import kubectl
 from buildrun.executors.kubernetes.watch import Event, Events, Watcher, pods_of
+from buildrun.executors.submitted import KubernetesJob
 
 if TYPE_CHECKING:
     from buildrun.console import Console
@@ -21,28 +22,12 @@ if TYPE_CHECKING:
     from buildrun.executors.kubernetes.config import Config
     from buildrun.executors.kubernetes.watch import View
 
-# In a run's directory: the Jobs that it submitted, a JSON object a line.
-_JOBS = "jobs.jsonl"
-
 # Seconds that what was deleted may take to go, beyond what its pods are given, by default.
 GOING = 60.0
 _GRACE = 30.0
 
 # Seconds that the cluster's answers are waited for while watches go on.
 _PATIENCE = 300.0
-
-
-class Submitted(NamedTuple):
-    """A Job that a run has submitted, as it is recorded.
-
-    context, kubeconfig: how the cluster was found; None and "" for what is so by default.
-    """
-
-    step: str
-    job: str
-    namespace: str
-    context: str | None
-    kubeconfig: str
 
 
 class Cluster:
@@ -101,18 +86,10 @@ class Cluster:
         return Target(kind, self.namespace, name)
 
     def record(self, step: str, job: str) -> None:
-        """Note that the run has submitted a Job; a full disk costs `runs` only its memory."""
-        made = Submitted(step, job, self.namespace, self.config.context, self._kubeconfig)
-        try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(os.path.join(self._directory, _JOBS), flags, 0o600)
-            try:
-                os.write(descriptor, json.dumps(made._asdict()).encode() + b"\n")
-            finally:
-                os.close(descriptor)
-        except OSError:
-            pass
+        """Note that the run has submitted a Job."""
+        context, kubeconfig = self.config.context, self._kubeconfig
+        made = KubernetesJob(step, job, self.namespace, context, kubeconfig)
+        submitted.record(self._directory, made)
 
     def is_news(self, warning: str) -> bool:
         """Return whether the run is told something for the first time; each step's Job may."""
@@ -172,22 +149,6 @@ class Cluster:
                     f"the Job `{name}` was deleted, and its pod is still there",
                     f"look at it: {self.kubectl} get pods -l job-name={name}",
                 )
-
-
-def recorded(directory: str) -> list[Submitted]:
-    """Return the Jobs that a run has submitted, each once."""
-    try:
-        with open(os.path.join(directory, _JOBS), "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    found: dict[Submitted, None] = {}
-    for line in lines:
-        try:
-            found[Submitted(**json.loads(line))] = None
-        except (ValueError, TypeError):
-            continue  # cut off
-    return list(found)
 
 
 def grace_of(view: View) -> float:

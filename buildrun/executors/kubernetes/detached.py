@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.kubernetes.api import Api, Target
 from buildrun.executors.kubernetes.auth import connect
-from buildrun.executors.kubernetes.cluster import GOING, Submitted, grace_of
+from buildrun.executors.kubernetes.cluster import GOING, grace_of
 from buildrun.executors.kubernetes.errors import ApiError, kubectl
 from buildrun.executors.kubernetes.job_state import Ended, Running, State, Waiting, classify
 from buildrun.executors.kubernetes.logs import Follower
 from buildrun.executors.kubernetes.watch import View, pods_of
+from buildrun.executors.submitted import DetachedState, KubernetesJob
 
 # Seconds between two looks at a Job.
 _LOOK = 1.0
 
 
-class DetachedState(NamedTuple):
-    """A Job that a run has submitted, and how it stands now.
-
-    state: ``waiting``, ``running``, ``ended`` or ``gone``. exit_code: of one that has ended.
-    """
-
-    job: Submitted
-    state: str
-    exit_code: int | None = None
-
-
-class Detached:
+class KubernetesJobs:
     """The Jobs of one run, on the cluster that they were submitted to.
 
     All methods raise ApiError and ExecutionError.
     """
 
-    def __init__(self, jobs: Sequence[Submitted], environ: Mapping[str, str]) -> None:
+    CANCELLED: ClassVar[str] = "deleted"
+
+    def __init__(self, jobs: Sequence[KubernetesJob], environ: Mapping[str, str]) -> None:
         """Connect; raises ExecutionError without a kubeconfig."""
         self.jobs = tuple(jobs)
         first = jobs[0]
@@ -56,7 +48,9 @@ class Detached:
                 found.append(DetachedState(job, word))
         return found
 
-    def follow(self, job: Submitted, sink: Callable[[bytes], None], *, to_its_end: bool) -> None:
+    def follow(
+        self, job: KubernetesJob, sink: Callable[[bytes], None], *, to_its_end: bool
+    ) -> None:
         """Pass on what a Job has written, and with ``to_its_end`` what it still writes."""
         view = self._view(job)
         state = self._state(view)
@@ -97,7 +91,7 @@ class Detached:
             self._await_gone(job)
         return found
 
-    def _await_gone(self, job: Submitted) -> None:
+    def _await_gone(self, job: KubernetesJob) -> None:
         view = self._view(job)
         end = time.monotonic() + grace_of(view) + GOING
         while view.is_there:
@@ -110,7 +104,7 @@ class Detached:
             time.sleep(_LOOK / 4)
             view = self._view(job)
 
-    def _view(self, job: Submitted) -> View:
+    def _view(self, job: KubernetesJob) -> View:
         try:
             found = self._api.get(Target("jobs", job.namespace, job.job))
         except ApiError as error:

@@ -531,15 +531,19 @@ def _header(name: bytes, kind: bytes, mode: int, size: int = 0, target: bytes = 
 
 
 def upload(
-    client: "HttpClient", urls: "Sequence[str]", part: int, pieces: "Iterable[bytes]"
+    client: "HttpClient",
+    urls: "Sequence[str]",
+    part: int,
+    pieces: "Iterable[bytes]",
+    growth: int = 1,
 ) -> "dict[str, Any]":
     """Upload a stream in parts; return the number of parts, and the size and digest of all.
 
-    part: the bytes of the first eight parts. Each further eight are larger by as much, so that
-    a few URLs are enough for much. Each part is kept in a temporary file until it is uploaded.
-    Raises TransferError, and OSError where the file cannot be written.
+    part: the bytes of the first eight parts. Each further eight are larger by as much, times
+    ``growth``, so that a few URLs are enough for much. Each part is kept in a temporary file until
+    it is uploaded. Raises TransferError, and OSError where the file cannot be written.
     """
-    sizes = [part * (1 + number // 8) for number in range(len(urls))]
+    sizes = [part * (1 + growth * (number // 8)) for number in range(len(urls))]
     digest, size, number = hashlib.sha256(), 0, 0
     with tempfile.TemporaryFile() as file:
         for piece in pieces:
@@ -703,7 +707,8 @@ def _fetch(client: "HttpClient", inputs: "Any", workdir: bytes) -> None:
 
 def _deliver(client: "HttpClient", task: "Any", workdir: bytes, seconds: float) -> None:
     outputs = [_bytes(path).rstrip(b"/") for path in task["outputs"]]
-    delivery = upload(client, task["deliver"], task["part"], packed(workdir, outputs))
+    pieces, growth = packed(workdir, outputs), task.get("growth", 1)
+    delivery = upload(client, task["deliver"], task["part"], pieces, growth)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     delivery.update(version=1, exit_code=0, seconds=round(seconds, 3))
     delivery.update(
