@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _SOURCE = re.compile(r"(?:\A|,)(?:source|src)=([^,]+)")
 
 
-def warn_unwatched(tasks: Iterable[Task], console: Console) -> None:
+def warn_unwatched(tasks: Iterable[Task], console: Console, place: str = "in containers") -> None:
     """Warn once where commands are to be watched that see more than they declare."""
     if any(task.check_inputs and not task.declared_only for task in tasks):
         console.warn(
-            "commands in containers are not watched for what they read",
+            f"commands {place} are not watched for what they read",
             "`sandbox: true` beside `inputs` gives them declared files alone",
         )
 

@@ -1,0 +1,290 @@
+"""Runs commands at Databricks: where the project's files go, and what is submitted."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from buildrun.console import holds, printable
+from buildrun.errors import ExecutionError
+from buildrun.executors import container_command, container_mounts, container_sandbox
+from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
+from buildrun.executors.databricks import config as databricks_config
+from buildrun.executors.databricks import files, launch
+from buildrun.executors.databricks.api import Api
+from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.files import Place
+from buildrun.executors.databricks.jobs import Jobs
+from buildrun.executors.databricks.run import StepRun, Workspace, run_step
+from buildrun.executors.kubernetes import pod_runner, transfer
+from buildrun.executors.kubernetes.staging import FileStaging
+from buildrun.executors.kubernetes.transfer import ArtifactTransfer, StagedArchive
+from buildrun.store import digest, runs
+from buildrun.store.memo import Memo
+
+if TYPE_CHECKING:
+    from buildrun.executors.base import ExecutorContext
+    from buildrun.executors.databricks.config import Config
+
+# Parts of what a driver delivers, at most.
+_PARTS = 256
+_PART = 256 << 20
+
+
+class DatabricksExecutor:
+    """Runs the steps of one project as job runs of a workspace."""
+
+    USES_IMAGE = False
+    HAS_TERMINAL = False
+    # Packages are installed where commands run.
+    BUILDS_NOTHING_HERE: ClassVar[bool] = True
+    repository = None
+
+    def __init__(self, context: ExecutorContext, config: Config, api: Api) -> None:
+        """Take the context; nothing is asked yet."""
+        self._context = context
+        self._config = config
+        self._api = api
+        self._jobs = Jobs(api, config.poll)
+        self._tasks: Sequence[Task] = ()
+        self._mutex = threading.Lock()
+        self._used = False
+
+    @classmethod
+    def open(cls, context: ExecutorContext) -> DatabricksExecutor:
+        """Read the config; raises ProjectError for it, ExecutionError without credentials."""
+        environ, console = context.environ, context.console
+        memory = Memo(context.home.memo)
+        given = context.config_given or "{}"
+        config = databricks_config.read(given, environ, context.cwd, memory, console.warn)
+        connection = connect(config.profile, environ)
+        return cls(context, config, Api(connection, environ, tell=console.warn))
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Take the steps; raises ExecutionError for what cannot be had there."""
+        for task in tasks:
+            if not task.network:
+                raise ExecutionError(
+                    f"`sandbox` of the step `{printable(task.id)}` has `network: false`, "
+                    "which is not possible at Databricks",
+                    hint="leave it out; a network policy of the workspace can do it",
+                )
+        self._tasks = tasks
+        console = self._context.console
+        container_sandbox.warn_unwatched(tasks, console, "at Databricks")
+        uri = self._context.environ.get("MLFLOW_TRACKING_URI") or ""
+        if uri and not container_mounts.is_remote(uri) and not uri.startswith("databricks"):
+            console.warn(
+                "commands at Databricks do not reach the tracking store, which is on this machine",
+                "`MLFLOW_TRACKING_URI=databricks` records at Databricks",
+            )
+
+    def run(self, job: Job, runner: ProcessRunner | None, sink: OutputSink | None) -> Result:
+        """Run a step there: files to the place, its log to the sink, outputs from the place."""
+        task = job.task
+        if task is None or runner is None or sink is None:
+            raise AssertionError(job.command)
+        self._used = True
+        archives = self._archives(task)
+        environ, secrets = self._variables(task)
+        known = job.identity() or digest.key("unknown", os.urandom(16).hex())
+        parts = [known, environ, sorted(secrets), [archive.sha256 for archive in archives]]
+        spec = StepRun(
+            step=task.id,
+            key=digest.key("databricks", [*parts, task.timeout, self._compute]).rpartition(":")[2],
+            task=lambda token: self._task(task, token, archives, {**environ, **_mlflow(job)}),
+            body=lambda path: self._body(task, path),
+            secrets=lambda token: {**secrets, **self._secret_command(task, token)},
+            collect=lambda token: self._staging.collect_outputs(task, token, last=True),
+        )
+        result = run_step(self._workspace, spec, runner, sink, detach=self._context.detach)
+        return result._replace(sandboxed=task.declared_only)
+
+    def close(self, *, interrupted: bool) -> None:
+        """Delete what was delivered, now that it is in the project."""
+        try:
+            if self._used and not interrupted and not self._context.detach:
+                self._staging.discard()
+        finally:
+            self._api.close()
+
+    # -- where it runs -------------------------------------------------------------------------
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        context = self._context
+        directory = runs.directory(context.home.runs, context.run_id)
+        return Workspace(self._jobs, self._place, context.console, directory, self._config.profile)
+
+    @cached_property
+    def _place(self) -> Place:
+        return Place(self._api, self._config.place or files.default(self._api))
+
+    @cached_property
+    def _compute(self) -> Mapping[str, Any]:
+        """Return what a task's body says of where it runs, and with which packages."""
+        config = self._config
+        packages = [{"pypi": {"package": package}} for package in self._context.packages]
+        libraries = [*packages, *config.libraries]
+        if config.environment_version is not None:
+            return {"environment_key": "default"}
+        if config.existing_cluster_id is not None:
+            return {"existing_cluster_id": config.existing_cluster_id, "libraries": libraries}
+        cluster = dict(config.new_cluster or {})
+        if config.tags:
+            cluster["custom_tags"] = {**(cluster.get("custom_tags") or {}), **config.tags}
+        return {"new_cluster": cluster, "libraries": libraries}
+
+    def _body(self, task: Task, path: str) -> Mapping[str, Any]:
+        """Return what is submitted; nothing of it is secret."""
+        config = self._config
+        python = {"python_file": self._place.at(self._launch_name), "parameters": [path]}
+        body: dict[str, Any] = {
+            "run_name": printable(f"{self._context.project}: {task.id}"),
+            "tasks": [{"task_key": "step", "spark_python_task": python, **self._compute}],
+        }
+        if config.timeout is not None:
+            body["timeout_seconds"] = max(1, round(config.timeout))
+        if config.run_as is not None:
+            body["run_as"] = dict(config.run_as)
+        if config.environment_version is not None:
+            given = [
+                library["pypi"]["package"] for library in config.libraries if "pypi" in library
+            ]
+            spec = {
+                "environment_version": config.environment_version,
+                "dependencies": [*self._context.packages, *given],
+            }
+            body["environments"] = [{"environment_key": "default", "spec": spec}]
+        return body
+
+    # -- what travels --------------------------------------------------------------------------
+
+    @cached_property
+    def _staging(self) -> FileStaging:
+        context = self._context
+        sent = ArtifactTransfer(self._place, self._place.limit)
+        staging = FileStaging(
+            context.root, None, context.environ, None, lambda: self._project_files, sent
+        )
+        staging.check(self._tasks)
+        return staging
+
+    @cached_property
+    def _project_files(self) -> frozenset[str]:
+        """Return the paths of the project's files, without links that lead out of it."""
+        from buildrun.workspace import image_context
+
+        context = self._context
+        fingerprints = image_context.fingerprints(context.home, context.root)
+        content = image_context.content(context.root, context.outputs, fingerprints)
+        return frozenset(
+            entry.path
+            for entry in content.taken.entries()
+            if not _leads_out(os.path.join(context.root, entry.path), entry.path)
+        )
+
+    @cached_property
+    def _project(self) -> StagedArchive:
+        return self._send(sorted(self._project_files))
+
+    def _send(self, paths: Sequence[str]) -> StagedArchive:
+        return ArtifactTransfer(self._place, self._place.limit).send(self._context.root, paths)
+
+    def _archives(self, task: Task) -> list[StagedArchive]:
+        """Send what a task needs, where it is not there yet: its launch program, and files."""
+        with self._mutex:  # steps that begin at once share the project's archive
+            self._send_launch()
+            staging = self._staging
+            if task.declared_only:
+                return [self._send(staging.only(task)["keep"]), *staging.archives(task)]
+            project = self._project
+        return [project, *staging.archives(task)]
+
+    @cached_property
+    def _launch(self) -> bytes:
+        with open(launch.__file__, "rb") as file:
+            return file.read()
+
+    @cached_property
+    def _launch_name(self) -> str:
+        import hashlib
+
+        return f"v1/launch-{hashlib.sha256(self._launch).hexdigest()[:16]}.py"
+
+    def _send_launch(self) -> None:
+        place, name = self._place, self._launch_name
+        if not place.has(name):
+            place.write(name, self._launch)
+
+    def _task(
+        self, task: Task, token: str, archives: Sequence[StagedArchive], environ: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return what the launch program is to do."""
+        staging, place = self._staging, self._place
+        directory = _directory(token)
+        code, others = f"{directory}/project", f"{directory}/files"
+        argv: Sequence[str] = ("bash", "-c", staging.command(task, code, others))
+        if task.secret:
+            argv = container_command.program_of_variable(task.command)
+        inputs = [
+            archive if archive.root == transfer.WORKDIR else archive._replace(root=others)
+            for archive in archives
+        ]
+        only = {"keep": [], "directories": staging.only(task)["directories"]}
+        order = ArtifactTransfer(place, place.limit).order(token, _PARTS) if task.outputs else ()
+        work = transfer.task(
+            argv, code, inputs, task.outputs, order, part=min(_PART, place.limit.bytes),
+            only=only if task.declared_only else None,
+        )  # fmt: skip
+        return {
+            "directory": directory,
+            "runner": transfer.program(),
+            "task": {**json.loads(work), "growth": int(place.is_volume)},
+            "variables": environ,
+            "timeout": task.timeout,
+        }
+
+    def _secret_command(self, task: Task, token: str) -> Mapping[str, str]:
+        if not task.secret:
+            return {}
+        directory = _directory(token)
+        text = self._staging.command(task, f"{directory}/project", f"{directory}/files")
+        return {container_command.COMMAND: text}
+
+    def _variables(self, task: Task) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what the command sees, and apart from it what is secret."""
+        caller = self._context.environ
+        seen = {"PYTHONUNBUFFERED": "1"}  # or lines of a Python program come late
+        seen.update({name: caller[name] for name in task.pass_env if name in caller})
+        seen.update(dict(task.env))
+        secrets = {name: text for name, text in seen.items() if holds(name, text)}
+        return {name: text for name, text in seen.items() if name not in secrets}, secrets
+
+
+def _directory(token: str) -> str:
+    """Return the directory that a run has to itself on its driver."""
+    return f"/tmp/buildrun-{token}"  # noqa: S108 - made anew, for its user alone
+
+
+def _leads_out(path: str, name: str) -> bool:
+    try:
+        return not pod_runner.stays(os.fsencode(name), os.fsencode(os.readlink(path)))
+    except OSError:
+        return False  # it is no link
+
+
+def _mlflow(job: Job) -> dict[str, str]:
+    """Return MLflow's variables, as they can be used there."""
+    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    found = {name: job.environ[name] for name in names if job.environ.get(name)}
+    uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
+    if uri.startswith("databricks"):
+        found["MLFLOW_TRACKING_URI"] = "databricks"  # profiles are of this machine
+    elif container_mounts.is_remote(uri):
+        found["MLFLOW_TRACKING_URI"] = uri
+    return found

@@ -1,0 +1,284 @@
+"""One step as a run at Databricks, from its submission to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from buildrun.console import printable
+from buildrun.errors import ExecutionError
+from buildrun.executors import submitted
+from buildrun.executors.base import TIMED_OUT, OutputSink, ProcessRunner, Result, Usage
+from buildrun.executors.databricks import files
+from buildrun.executors.databricks.api import ApiError, NoAnswer
+from buildrun.executors.databricks.jobs import Jobs, Output, RunState, exit_code
+from buildrun.executors.submitted import DatabricksRun
+
+if TYPE_CHECKING:
+    from buildrun.console import Console
+    from buildrun.executors.databricks.files import Place
+
+# Bytes of a task's file that is looked for again.
+_LARGEST = 16 << 20
+_TOKEN = re.compile(r"[0-9a-f]{43}-[0-9a-f]{20}")
+
+# What failed on the driver in place of the command, and what to do.
+_FAILED = {
+    "fetch": "the files cannot be had on the driver, or not be unpacked",
+    "start": "the command cannot be started",
+    "deliver": "the outputs cannot be delivered",
+}
+_REACH = "the cluster must be allowed to read and write `{}`, see docs/databricks.md"
+
+
+class StepRun(NamedTuple):
+    """What a step's run is made of.
+
+    key: of all that decides it, in hexadecimal. task: returns what the launch program is to do, by
+    the run's token. body: returns what is submitted, by the task's path. secrets: returns variables
+    that travel in a file of their own, by the token. collect: brings the outputs of the run of a
+    token into the project, and returns what the command has used.
+    """
+
+    step: str
+    key: str
+    task: Callable[[str], Mapping[str, Any]]
+    body: Callable[[str], Mapping[str, Any]]
+    secrets: Callable[[str], Mapping[str, str]]
+    collect: Callable[[str], Usage | None]
+
+    @property
+    def task_name(self) -> str:
+        """Return the name of the task's file, which is there as long as its run is wanted."""
+        return f"v1/tasks/{self.key[:60]}.json"
+
+
+class Workspace(NamedTuple):
+    """Where runs are. directory: of buildrun's run, where they are recorded."""
+
+    jobs: Jobs
+    place: Place
+    console: Console
+    directory: str
+    profile: str | None
+
+
+def run_step(
+    workspace: Workspace,
+    spec: StepRun,
+    runner: ProcessRunner,
+    sink: OutputSink,
+    *,
+    detach: bool = False,
+) -> Result:
+    """Run a step to its end, or follow the run that is there for the same.
+
+    detach: return as soon as it is submitted. Raises ExecutionError where it does not run; then
+    nothing of it is left.
+    """
+    run = _Following(workspace, spec, runner, sink)
+    with runner.on_interrupt(run.interrupt):
+        try:
+            run.submit()
+        except NoAnswer as error:
+            if run.signal is None:
+                hint = f"{error.hint}; the same command follows the run, if it was submitted"
+                raise ExecutionError(error.message, place=error.place, hint=hint) from None
+            hint = f"see its list of job runs: {workspace.jobs.api.connection.host}/#job/list"
+            run.warn(f"{error.message}; the run may be there", hint)
+            return Result(128 + run.signal, run.signal)
+        if detach and run.signal is None:
+            return Result(0, detached=True)
+        return run.to_its_end()
+
+
+class _Following:
+    def __init__(
+        self, workspace: Workspace, spec: StepRun, runner: ProcessRunner, sink: OutputSink
+    ) -> None:
+        self._jobs = workspace.jobs
+        self._place = workspace.place
+        self._workspace = workspace
+        self._spec = spec
+        self._runner = runner
+        self._sink = sink
+        # The signal by which the user asks to end; set by another thread, as the events are.
+        self.signal: int | None = None
+        self._wake = threading.Event()
+        self._impatient = threading.Event()
+        self._number = 0
+        self._token = ""
+        self._secrets = ""
+        self._url = ""
+        self._said = ""
+
+    def interrupt(self, number: int) -> None:
+        """Take note of a signal by which the user asks to end."""
+        if self.signal is not None:
+            self._impatient.set()
+        self.signal = self.signal or number
+        self._jobs.api.hurry()
+        self._wake.set()
+
+    # -- the beginning -------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Submit the run, or find the one that is there for the same."""
+        attached = self._claim()
+        try:
+            self._number = self._submit()
+        except ApiError as error:
+            if attached and error.status not in (400, 404):
+                raise
+            self._discard()
+            if not attached:
+                raise
+            # Its run is too long ago, or was deleted.
+            attached = self._claim()
+            self._number = self._submit()
+        self._record()
+        state = self._jobs.look(self._number, self._wake)
+        self._url = printable(state.url)
+        how = "submitted"
+        if attached:
+            how = "has ended meanwhile" if state.is_over else "runs already"
+            how = f"attached to the one that {how}"
+        self._note(f"run {self._number} {how}: {self._url}")
+
+    def _submit(self) -> int:
+        body = self._spec.body(self._place.at(self._spec.task_name))
+        return self._jobs.submit({**body, "idempotency_token": self._token})
+
+    def _claim(self) -> bool:
+        """Lay down the task with a token of its own; True where a run is there for the same."""
+        spec, place = self._spec, self._place
+        self._token = own = f"{spec.key[:43]}-{os.urandom(10).hex()}"
+        if secrets := spec.secrets(own):
+            self._secrets = f"v1/tasks/{own}.json"
+            place.write(self._secrets, json.dumps(secrets).encode())
+        path = place.at(self._secrets) if secrets else None
+        data = json.dumps({**spec.task(own), "token": own, "secrets": path}).encode()
+        if place.write(spec.task_name, data, replace=False):
+            return False
+        there = files.load(place.read(spec.task_name, _LARGEST)).get("token")
+        if not isinstance(there, str) or not _TOKEN.fullmatch(there):
+            place.write(spec.task_name, data)
+            return False
+        if there == own:
+            return False  # the answer was lost
+        if secrets:
+            place.delete([self._secrets])
+            self._secrets = f"v1/tasks/{there}.json"
+        self._token = there
+        return True
+
+    def _record(self) -> None:
+        spec, place, host = self._spec, self._place, self._jobs.api.connection.host
+        names = tuple(name for name in (spec.task_name, self._secrets) if name)
+        made = DatabricksRun(
+            spec.step, str(self._number), host, self._workspace.profile, place.path, names
+        )
+        submitted.record(self._workspace.directory, made)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def to_its_end(self) -> Result:
+        """Follow the run until it has ended; a signal ends it."""
+        try:
+            state = self._jobs.await_end(self._number, self._wake, self._tell_waiting)
+            if self.signal is not None and not state.is_over:
+                return self._cancel(self.signal)
+            output = self._jobs.output(state)
+        except NoAnswer as error:
+            if self.signal is not None:
+                return self._unknown(self.signal, error)
+            hint = f"the run may go on, and the same command follows it; its page: {self._url}"
+            raise ExecutionError(error.message, place=error.place, hint=hint) from None
+        except BaseException:
+            with suppress(ExecutionError):
+                self._jobs.cancel(self._number)
+                self._discard()
+            raise
+        try:
+            return self._end(state, output)
+        finally:
+            self._discard()
+
+    def _end(self, state: RunState, output: Output) -> Result:
+        self._show(output)
+        code = exit_code(state, output)
+        if code is None:
+            words = f"{state.reason}; {printable(output.error)}"
+            fact = state.reason if output.error in ("", state.message) else words
+            raise ExecutionError(f"the run has failed: {fact}", hint=state.hint)
+        if state.result == "TIMEDOUT":
+            hint = f"`timeout` in the backend config is how long it may take; {self._url}"
+            self._error("the run was ended at its timeout", hint)
+        elif output.kind in _FAILED:
+            self._error(_FAILED[output.kind], _REACH.format(self._place.path))
+        usage = self._spec.collect(self._token) if code == 0 else None
+        late = output.kind == "timeout" and code == TIMED_OUT
+        return Result(code, timed_out=late, usage=usage)
+
+    def _show(self, output: Output) -> None:
+        if output.is_cut:
+            hint = f"Databricks keeps the last 5 MB; all of it may be at {self._url}"
+            self.warn("the beginning of the log is lost", hint)
+        data = output.text.encode(errors="surrogatepass")
+        if data:
+            self._runner.call_in_loop(lambda: self._sink(1, data))
+
+    def _cancel(self, number: int) -> Result:
+        """End the run and wait for that; a second signal ends the waiting."""
+        self._note("ending the run and waiting for its end; Ctrl-C again does not wait")
+        try:
+            self._jobs.cancel(self._number)
+            state = self._jobs.await_end(self._number, self._impatient)
+            self._discard()
+        except NoAnswer as error:
+            return self._unknown(number, error)
+        if not state.is_over:
+            self.warn("the run was cancelled, and is still ending", f"its page: {self._url}")
+        return Result(128 + number, number)
+
+    def _unknown(self, number: int, error: NoAnswer) -> Result:
+        text = f"{error.message}; the run {self._number} may go on"
+        self.warn(text, f"cancel it once Databricks answers: {self._url}")
+        return Result(128 + number, number)
+
+    def _discard(self) -> None:
+        """Delete the task, so that the same command makes a run anew, and the secrets."""
+        names = [name for name in (self._spec.task_name, self._secrets) if name]
+        try:
+            self._place.delete(names)
+        except ExecutionError as error:
+            self.warn(f"`{self._place.at(names[-1])}` stays: {error.message}", "delete it there")
+
+    # -- words ---------------------------------------------------------------------------------
+
+    def _tell_waiting(self, state: RunState) -> None:
+        """Say once what a run waits for that does not begin."""
+        if state.life in ("QUEUED", "BLOCKED") and state.life != self._said:
+            self._said = state.life
+            self._note(f"the run is {state.life.lower()}: {printable(state.message)}")
+
+    def _head(self, text: str) -> str:
+        return f"[{printable(self._spec.step)}] {text}"
+
+    def _note(self, text: str) -> None:
+        console = self._workspace.console
+        self._runner.call_in_loop(lambda: console.note(self._head(text)))
+
+    def warn(self, text: str, hint: str) -> None:
+        """Say what the user should know."""
+        console = self._workspace.console
+        self._runner.call_in_loop(lambda: console.warn(self._head(text), hint))
+
+    def _error(self, text: str, hint: str) -> None:
+        console = self._workspace.console
+        self._runner.call_in_loop(lambda: console.error(self._head(text), hint))
