@@ -218,8 +218,8 @@ def run(
     experiment_name or experiment_id, run_id, run_name: for MLflow. backend: ``local``, ``docker``,
     ``kubernetes`` or ``databricks``; the project decides where it is ``local``. backend_config: a
     mapping, JSON text, or the path of a file that ends in ``.json``. storage_dir: where ``path``
-    parameters are downloaded to. env_manager: ``local``, ``virtualenv``, ``uv`` or ``conda``. docker_auth: as
-    for docker-py's ``login``.
+    parameters are downloaded to. env_manager: ``local``, ``virtualenv``, ``uv`` or ``conda``.
+    docker_auth: as for docker-py's ``login``.
 
     synchronous: wait for the end, with our standard streams; raises ExecutionException where the
     run fails, and KeyboardInterrupt where the user stops it. Else return at once: the run goes
