@@ -71,11 +71,12 @@ class InputCheck:
             allow = (os.path.join(home, path.removeprefix("~/")) for path in step.sandbox.allow)
             self._allowed = list(map(os.path.realpath, allow))
         with ExitStack() as stack:
-            outputs = [os.path.join(root, path.rstrip("/")) for path in step.outputs]
+            outputs = [undeclared.real_output(root, path) for path in step.outputs]
             watched = tracer.Tracer(
                 root,
                 [*system, *roots.caches(job.environ), *_records(job.environ)],
                 outputs,
+                self._declared.passing(),
                 network=sandbox is None or sandbox.network,
             )
             environ = {**job.environ}

@@ -359,3 +359,34 @@ socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
 def need_landlock() -> None:
     if why := landlock.unavailable():
         missing(why)
+
+
+@pytest.mark.parametrize("option", [CHECK, "--sandbox"])
+def test_outputs_behind_a_link_are_outputs(option: str, directory: Path, run: Run) -> None:
+    (directory / "real").mkdir()
+    (directory / "o").symlink_to("real")
+    (directory / "MLproject").write_text(
+        "name: link\nentry_points:\n  main:\n    inputs: [data/a.txt]\n    outputs: [o/d/]\n"
+        "    command: 'mkdir o/d; cp data/a.txt o/d/x; cat o/d/x; ls o/d'\n"
+    )
+    ran = run(directory, option)
+    assert ran.states == {"main": "ok"}
+    assert "warning" not in ran.err
+
+
+def test_outputs_of_others_that_come_after_a_listing_are_no_condition(
+    directory: Path, run: Run, gate: Gate
+) -> None:
+    (directory / "MLproject").write_text(
+        "name: listed\nentry_points:\n"
+        "  lists:\n    inputs: ['*.txt']\n    outputs: [names]\n"
+        "    command: 'ls > names; echo > $UP; read _ < $GO'\n"
+        "  other:\n    inputs: [in.txt]\n    outputs: [late/other]\n"
+        "    command: 'read _ < $UP; mkdir late; touch late/other; echo > $GO'\n"
+        "  main:\n    depends_on: [lists, other]\n    inputs: [in.txt]\n    outputs: [main.out]\n"
+        "    command: 'touch main.out'\n"
+    )
+    (directory / "in.txt").write_text("in\n")
+    first = run(directory, CHECK, "-j", "2", environ=gate.environ)
+    assert set(first.states.values()) == {"ok"}, first.err
+    assert set(run(directory, CHECK).states.values()) == {"up-to-date"}

@@ -74,11 +74,12 @@ class Declaration:
         """Take the step; inputs: as they were; upstream: the outputs of steps before it."""
         self.plan, self.step = plan, step
         self.root = os.path.realpath(plan.root)
-        self._files = _places(self.root, inputs)
+        made = tuple(upstream)
+        self._files = _places(self.root, inputs) | self._above((*step.outputs, *made))
         self._outputs = self._within(step.outputs)
         self._readable = (
             *self._outputs,
-            *self._within(upstream),
+            *self._within(made),
             *(os.path.realpath(path) for _, path in step.paths),
         )
         points = plan.spec.entry_points if plan.spec is not None else ()
@@ -103,7 +104,25 @@ class Declaration:
         return next((self._makers[each] for each in and_above(path) if each in self._makers), None)
 
     def _within(self, paths: Iterable[str]) -> list[str]:
-        return [os.path.join(self.root, path.rstrip("/")) for path in paths]
+        """Return where outputs are as they are declared, and where links lead on the way there."""
+        places = [os.path.join(self.root, path.rstrip("/")) for path in paths]
+        return [*places, *(real_output(self.root, path) for path in places)]
+
+    def _above(self, paths: Iterable[str]) -> set[str]:
+        """Return what is on the way to outputs as they are declared."""
+        above = (each for path in paths for each in and_above(os.path.dirname(path.rstrip("/"))))
+        return {os.path.join(self.root, path) for path in above}
+
+    def passing(self) -> list[str]:
+        """Return what steps make, and what leads there: it comes and goes in what is listed."""
+        made = (each for path in self.plan.outputs for each in and_above(os.path.normpath(path)))
+        return [os.path.join(self.root, path) for path in made]
+
+
+def real_output(root: str, output: str) -> str:
+    """Return the absolute path of an output, without links but for the output itself."""
+    above, name = os.path.split(os.path.join(root, output.rstrip("/")))
+    return os.path.join(os.path.realpath(above), name)
 
 
 def find(

@@ -24,8 +24,14 @@ _MOST_INTERPRETERS, _FIRST_LINE = 6, 256
 class Record:
     """The accesses of one command; each method is called before what it tells of is done."""
 
-    def __init__(self, paths: Paths, outputs: Collection[bytes]) -> None:
-        """Take what resolves paths; outputs: absolute paths that the command makes."""
+    def __init__(
+        self, paths: Paths, outputs: Collection[bytes], passing: Iterable[bytes] = ()
+    ) -> None:
+        """Take what resolves paths; outputs: absolute paths that the command makes.
+
+        passing: those that come and go in directories that it lists, without being of interest.
+        """
+        self._passing = frozenset(passing)
         self._paths = paths
         self.unseen = ""
         self._read: dict[bytes, None] = {}
@@ -222,7 +228,7 @@ class Record:
                 continue
             found |= {os.path.join(directory, name): "" for name in now.difference(names)}
             found |= {os.path.join(directory, name): "file" for name in names.difference(now)}
-        return found
+        return {path: what for path, what in found.items() if path not in self._passing}
 
     def _find(self, path: bytes, thread: int, *, follow: bool) -> Found | None:
         found = self._paths.file(path, follow=follow, thread=thread)

@@ -66,13 +66,14 @@ class Tracer:
         project: str,
         quiet: Iterable[str],
         outputs: Iterable[str],
+        passing: Iterable[str] = (),
         *,
         network: bool = True,
     ) -> None:
         """Take what is of interest, see ``Paths``; all paths are absolute and without links.
 
-        outputs: what the command makes. network: whether it may use that. Where ``unavailable``
-        says so, only Python programs are watched.
+        outputs: what the command makes. passing: what comes and goes where it lists. network:
+        whether it may use that. Where ``unavailable`` says so, only Python programs are watched.
         """
         self.directory = os.path.realpath(tempfile.mkdtemp(prefix="buildrun-"))
         # For what the command may read; outputs, and all other files that it makes itself, it may
@@ -82,7 +83,8 @@ class Tracer:
         self._network = network
         ignored = [os.fsencode(path) for path in (*quiet, self.directory)]
         paths = Paths(os.fsencode(project), ignored)
-        self._record = Record(paths, [os.fsencode(path) for path in outputs])
+        made = [os.fsencode(path) for path in outputs]
+        self._record = Record(paths, made, map(os.fsencode, passing))
         self._watcher: _Watcher | None = None
 
     def __enter__(self) -> Tracer:
