@@ -110,6 +110,21 @@ except FileExistsError:
     print(open("secret.cfg").read())
 os.unlink("mine")
 """,
+    "a directory that could not be replaced": """
+os.makedirs("out/new/sub")
+try:
+    os.rename("out/new", "data")
+except OSError:
+    print(open("data/secret.cfg").read())
+""",
+    "a file that could not be moved to another file system": """
+made = tempfile.mkstemp(dir="/dev/shm")[1]
+try:
+    os.rename(made, "secret.cfg")
+except OSError:
+    print(open("secret.cfg").read())
+os.unlink(made)
+""",
     "a file that could not be made": """
 try:
     os.open("secret.cfg", os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_RDWR)

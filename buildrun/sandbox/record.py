@@ -110,9 +110,11 @@ class Record:
         if source is not None and not source.mode and not by_descriptor:
             self._look_up(source.path, 0)
             return
-        if target is not None and target.mode and (is_link or flags & _NO_REPLACE):
-            self._look_up(target.path, target.mode)  # it fails
-            return
+        if target is not None and target.mode and not flags & _EXCHANGE:
+            kept = is_link or flags & _NO_REPLACE
+            if kept or not _can_replace(old if source is None else source.path, target.path):
+                self._look_up(target.path, target.mode)  # it fails
+                return
         exchanged = target if not is_link and flags & _EXCHANGE else None
         taken = [self._is_taken(each, may_read) for each in (source, exchanged)]
         for each in (source, exchanged):
@@ -287,6 +289,17 @@ class Record:
                 mode = _mode_behind(path)
             what = "directory" if stat.S_ISDIR(mode) else "file" if mode else ""
             self._looked_up[path] = what
+
+
+def _can_replace(old: bytes, new: bytes) -> bool:
+    """Return whether one file can be given the name of another one, which is there."""
+    try:
+        one, other = os.lstat(old), os.lstat(new)
+        if one.st_dev != other.st_dev or stat.S_ISDIR(one.st_mode) != stat.S_ISDIR(other.st_mode):
+            return False
+        return not stat.S_ISDIR(other.st_mode) or not os.listdir(new)
+    except OSError:
+        return False
 
 
 def _interpreter(program: bytes) -> bytes:
