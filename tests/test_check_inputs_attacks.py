@@ -405,3 +405,14 @@ def test_outputs_of_others_that_come_after_a_listing_are_no_condition(
     first = run(directory, CHECK, "-j", "2", environ=gate.environ)
     assert set(first.states.values()) == {"ok"}, first.err
     assert set(run(directory, CHECK).states.values()) == {"up-to-date"}
+
+
+@pytest.mark.parametrize("option", [CHECK, "--sandbox"])
+def test_a_file_that_the_caller_has_opened_is_read(option: str, directory: Path, run: Run) -> None:
+    held = os.open(directory / "secret.cfg", os.O_RDONLY)
+    os.set_inheritable(held, True)
+    try:
+        ran = start(directory, f"print(os.read({held}, 100))", run, option)
+    finally:
+        os.close(held)
+    assert "`secret.cfg`, which `inputs` does not name" in ran.err

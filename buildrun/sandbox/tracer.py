@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 import shutil
@@ -11,7 +12,7 @@ import stat
 import struct
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from buildrun.sandbox import python_log, searching, syscalls
@@ -81,6 +82,7 @@ class Tracer:
         self.rules: Ruleset | None = None
         self._log = os.path.join(self.directory, "python.log")
         self._network = network
+        self._project = project
         ignored = [os.fsencode(path) for path in (*quiet, self.directory)]
         paths = Paths(os.fsencode(project), ignored)
         made = [os.fsencode(path) for path in outputs]
@@ -91,6 +93,8 @@ class Tracer:
         """Begin to wait for the command's process."""
         there = syscalls.here()
         if there is not None and not unavailable():
+            for path in _inherited(self._project):
+                self._record.opening(path, os.O_RDONLY)
             self._watcher = _Watcher(self._record, there, self.rules, network=self._network)
         return self
 
@@ -142,6 +146,18 @@ class Tracer:
     def ran_own(self) -> bool:
         """Return whether it was kept from running a program that it has made in the project."""
         return self._watcher is not None and self._watcher.ran_own
+
+
+def _inherited(project: str) -> Iterator[bytes]:
+    """Yield files of the project that our caller has opened for reading, and commands inherit."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            may_read = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+            path = os.readlink(b"/proc/self/fd/%d" % number)
+            if number > 2 and may_read and os.get_inheritable(number):
+                yield from [path] if path.startswith(os.fsencode(project) + b"/") else []
+        except OSError:
+            continue  # it was for the listing alone
 
 
 class _Opening(NamedTuple):
