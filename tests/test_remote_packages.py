@@ -283,6 +283,17 @@ def test_key_does_not_depend_on_this_machine(
     assert key(directory) == first
 
 
+def test_provenance_tells_of_the_platform_of_the_cluster(
+    project: Project, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = project(PYTHON + STEP, python_env__yaml="dependencies: []\n", in__txt="text\n")
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((*real[:4], "riscv64")))
+    assert cluster("run", directory, "--provenance", tmp_path / "p.json").code == 0
+    definition = json.loads((tmp_path / "p.json").read_text())["predicate"]["buildDefinition"]
+    assert definition["internalParameters"]["platform"] == "linux-x86_64"
+
+
 def test_plan_and_build_say_where_the_packages_go(project: Project, cluster: Cluster) -> None:
     directory = project(PYTHON + LONE, python_env__yaml="dependencies: [numpy, pandas]\n")
     planned = cluster("plan", directory)

@@ -78,7 +78,7 @@ def test_what_is_known_of_a_step_is_recorded(project: Project, buildrun: Buildru
     assert main["parameters"] == {"n": "1", "token": "***"}
     assert "sesame" not in json.dumps(run)
     assert (main["depends_on"], main["backend"], main["image"]) == (["first"], "local", None)
-    assert main["environment"] == {"manager": "local", "key": None, "lock": None}
+    assert main["environment"] == {"manager": "local", "key": None, "lock": None, "platform": None}
     assert run["started"] <= first["started"] <= main["started"]
     for step in (first, main):
         assert step["cpu_seconds"] >= 0

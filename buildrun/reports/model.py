@@ -20,11 +20,15 @@ class OutputReport(TypedDict):
 
 
 class EnvironmentKey(TypedDict):
-    """The environment of a step; key: None for the caller's own, and for images. See plans."""
+    """The environment of a step; key: None for the caller's own, and for images. See plans.
+
+    platform: that of packages which are installed elsewhere, else None.
+    """
 
     manager: str
     key: str | None
     lock: str | None
+    platform: str | None
 
 
 class StepDetails(TypedDict, total=False):

@@ -100,7 +100,8 @@ def _statement(report: RunReport, origin: Origin, home: Home) -> dict[str, Any]:
                     "parameters": asked["parameters"],
                 },
                 "internalParameters": {
-                    "platform": f"{sys.platform}-{os.uname().machine}",
+                    "platform": asked["environment"]["platform"]
+                    or f"{sys.platform}-{os.uname().machine}",
                     "steps": [_step(step, results.get(step["id"])) for step in report["steps"]],
                 },
                 "resolvedDependencies": [

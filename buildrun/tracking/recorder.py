@@ -305,6 +305,7 @@ def _step_report(outcome: Outcome, image: ResolvedImage | None) -> StepReport:
             "manager": step.environment.manager,
             "key": step.environment.key,
             "lock": step.environment.lock,
+            "platform": step.environment.platform,
         },
         "image": None if image is None else image.pushed or image.id,
         "key": outcome.key,
