@@ -92,9 +92,7 @@ def run_step(
             hint = f"see its list of job runs: {workspace.jobs.api.connection.host}/#job/list"
             run.warn(f"{error.message}; the run may be there", hint)
             return Result(128 + run.signal, run.signal)
-        if detach and run.signal is None:
-            return Result(0, detached=True)
-        return run.to_its_end()
+        return run.follow(detach=detach)
 
 
 class _Following:
@@ -114,7 +112,8 @@ class _Following:
         self._number = 0
         self._token = ""
         self._secrets = ""
-        self._url = ""
+        self._url = f"{workspace.jobs.api.connection.host}/#job/list"
+        self._is_attached = False
         self._said = ""
 
     def interrupt(self, number: int) -> None:
@@ -141,14 +140,8 @@ class _Following:
             # Its run is too long ago, or was deleted.
             attached = self._claim()
             self._number = self._submit()
+        self._is_attached = attached
         self._record()
-        state = self._jobs.look(self._number, self._wake)
-        self._url = printable(state.url)
-        how = "submitted"
-        if attached:
-            how = "has ended meanwhile" if state.is_over else "runs already"
-            how = f"attached to the one that {how}"
-        self._note(f"run {self._number} {how}: {self._url}")
 
     def _submit(self) -> int:
         body = self._spec.body(self._place.at(self._spec.task_name))
@@ -187,9 +180,12 @@ class _Following:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def to_its_end(self) -> Result:
-        """Follow the run until it has ended; a signal ends it."""
+    def follow(self, *, detach: bool) -> Result:
+        """Say where the run is, and follow it until it has ended; a signal ends it."""
         try:
+            self._announce(self._jobs.look(self._number, self._wake))
+            if detach and self.signal is None:
+                return Result(0, detached=True)
             state = self._jobs.await_end(self._number, self._wake, self._tell_waiting)
             if self.signal is not None and not state.is_over:
                 return self._cancel(self.signal)
@@ -208,6 +204,14 @@ class _Following:
             return self._end(state, output)
         finally:
             self._discard()
+
+    def _announce(self, state: RunState) -> None:
+        self._url = printable(state.url)
+        how = "submitted"
+        if self._is_attached:
+            how = "has ended meanwhile" if state.is_over else "runs already"
+            how = f"attached to the one that {how}"
+        self._note(f"run {self._number} {how}: {self._url}")
 
     def _end(self, state: RunState, output: Output) -> Result:
         self._show(output)
