@@ -362,9 +362,9 @@ class StepRunner:
 
     def _input_check(self, step: Step, status: StepStatus) -> InputCheck | None:
         """Return what watches the step's command, None where nobody asks or it runs elsewhere."""
-        # What a watched command has looked for is there now: unwatched, nobody would tell of it.
-        matters = any(reason.code == "lookup-changed" for reason in status.reasons)
-        if not (step.check_inputs or step.sandbox or matters) or step.backend != "local":
+        with self._mutex:
+            is_known = self._state.staleness.looks_for_files(step, status)
+        if not (step.check_inputs or step.sandbox or is_known) or step.backend != "local":
             return None
         from buildrun.input_check import InputCheck
 

@@ -300,3 +300,20 @@ def test_names_that_yaml_would_take_otherwise_are_quoted(watched: Watched) -> No
     done = watched.run(watched.put(Step("cat secret:* > out.txt", files)))
     line, *_ = re.findall("add to `inputs`: `(.*?)` ", done.err)
     assert yaml.safe_load(line) == ["secret: it's #1.cfg"]
+
+
+def test_size_of_a_file_that_is_no_input_is_a_condition(watched: Watched) -> None:
+    directory = watched.put(Step("stat -c %s secret.cfg > out.txt"))
+    assert "warning" not in watched.run(directory).err
+    assert watched.state(directory) == "up-to-date"
+    (directory / "secret.cfg").write_text("of another size, that is\n")
+    assert watched.state(directory) == "miss"
+
+
+def test_forced_run_without_a_check_keeps_the_conditions(watched: Watched) -> None:
+    directory = watched.put(Step("test -f override.cfg && echo 1 > out.txt || echo 2 > out.txt"))
+    watched.run(directory)
+    watched.run(directory, "--force")
+    assert watched.state(directory) == "up-to-date"
+    (directory / "override.cfg").touch()
+    assert watched.state(directory) == "miss"

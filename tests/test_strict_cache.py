@@ -210,7 +210,7 @@ def test_evidence_is_kept_with_the_result(
         assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
     (runs.directory / "override.cfg").write_text("over\n")
     assert runs.reasons(STRICT)[1][0] == "lookup-changed"
-    watched(Evidence("checked", {"override.cfg": "file"}))
+    watched(Evidence("checked", {"override.cfg": "file:5"}))
     assert runs.states(STRICT) == ["ok", "ok"]
     assert runs.states(STRICT) == ["up-to-date", "up-to-date"]
     (runs.directory / "override.cfg").unlink()
@@ -361,7 +361,7 @@ def test_conditions_hold_again(runs: Runs, settled: Settled) -> None:
 def test_changes_of_what_was_looked_for_are_told(runs: Runs, settled: Settled) -> None:
     (runs.directory / "conf").mkdir()
     (runs.directory / "flag").touch()
-    settled(conditions={"conf": "directory", "flag": "file"})
+    settled(conditions={"conf": "directory", "flag": "file:0"})
     assert runs.plan()[0]["state"] == "up-to-date"
     (runs.directory / "flag").unlink()
     assert runs.reasons()[1][1] == "`flag`, which the command looks for, is gone"
@@ -525,7 +525,7 @@ def test_result_of_others_counts_where_its_conditions_hold(
     remote = ("--remote-cache", tmp_path / "remote")
     runs.run(*remote, WRITE)
     tell(tmp_path / "remote", conditions={"override.cfg": ""})
-    tell(store, conditions={"override.cfg": "file"})
+    tell(store, conditions={"override.cfg": "file:0"})
     runs.forget()
     # That of this store does not hold, that of the others does, and is kept from now on.
     assert runs.states(*remote) == ["cached", "cached"]

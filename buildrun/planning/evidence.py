@@ -17,7 +17,7 @@ MOST_CONDITIONS = 100_000
 
 # Names among the details of a result.
 _ASSURANCE, _CONDITIONS = "assurance", "conditions"
-_OBSERVED = re.compile(r"(file|directory|names:[0-9a-f]{32})?")
+_OBSERVED = re.compile(r"(file:[0-9]{1,19}|directory|names:[0-9a-f]{32})?")
 _NOT_CHECKED = Reason("not-checked", "its result was made without its inputs being checked")
 _UNSOUND = Reason("lookup-changed", "its result does not tell which files the command looked for")
 
@@ -76,6 +76,11 @@ def is_checked(details: Mapping[str, Any]) -> bool:
     return assurance_of(details) != "declared"
 
 
+def has_conditions(details: Mapping[str, Any]) -> bool:
+    """Return whether a result with these details counts under conditions only."""
+    return bool(details.get(_CONDITIONS))
+
+
 def refusal(plan: Plan, details: Mapping[str, Any], *, strict: bool) -> Reason | None:
     """Return why a result with these details does not count in a project, or None where it does.
 
@@ -103,7 +108,10 @@ def _broken(root: str, conditions: Mapping[str, str], outputs: Sequence[str]) ->
     was, now = conditions[path], observe(root, path)
     if was.startswith(NAMES) and now == "directory":
         return Reason("lookup-changed", f"the names in `{printable(path)}` changed")
-    fact = "is there now" if not was else "is gone" if not now else f"is a {now} now"
+    kind = now.split(":")[0]
+    fact = "is there now" if not was else "is gone" if not now else f"is a {kind} now"
+    if was.startswith("file:") and kind == "file":
+        fact = "has another size"
     return Reason("lookup-changed", f"`{printable(path)}`, which the command looks for, {fact}")
 
 

@@ -304,12 +304,18 @@ def _listings(
 def _looked_up(declared: Declaration, accesses: Accesses) -> dict[str, str]:
     """Return what was looked for in the project, and is neither an input nor made."""
     return {
-        inside: what
+        inside: _with_size(declared.root, inside) if what == "file" else what
         for path, what in accesses.looked_up.items()
         if (inside := declared.inside(path)) not in ("", ".")
         and not _is_nothing(inside)
         and not declared.is_input(path)
     }
+
+
+def _with_size(root: str, path: str) -> str:
+    """Return the condition on a file that was there; one that has gone meanwhile is to break it."""
+    now = conditions.observe(root, path)
+    return now if now.startswith("file:") else "file:0"
 
 
 def _variables(

@@ -189,6 +189,16 @@ class StalenessCheck:
             refused[reason] = None
         return reason is None
 
+    def looks_for_files(self, step: Step, status: StepStatus) -> bool:
+        """Return whether a command that was watched is known to look for files that are no inputs.
+
+        Unwatched, its result would count whether they are there or not.
+        """
+        if any(reason.code == "lookup-changed" for reason in status.reasons):
+            return True
+        last = self._history.last(step.id)
+        return last is not None and last.key == status.key and evidence.has_conditions(last.details)
+
     def _leaving(self, step: Step) -> str:
         """Return which output is a link out of the project, where no restore may go; or ""."""
         from buildrun.workspace.select import leads_out

@@ -14,16 +14,17 @@ NAMES = "names:"
 
 
 def observe(root: str, path: str, *, names: bool = False, outputs: Collection[str] = ()) -> str:
-    """Return what is there: "", ``file`` or ``directory``; names: of a directory its names too.
+    """Return what is there: "", ``file:`` with its size, or ``directory``; names: and its names.
 
     path: relative to the root. Among names neither outputs count, nor directories that lead to
     them, nor what programs leave behind: these come and go.
     """
     place = os.path.join(root, path)
     try:
-        is_directory = stat.S_ISDIR(os.stat(place).st_mode)
+        status = os.stat(place)
         if not names:
-            return "directory" if is_directory else "file"
+            is_directory = stat.S_ISDIR(status.st_mode)
+            return "directory" if is_directory else f"file:{status.st_size}"
         held = [name for name in os.listdir(os.fsencode(place)) if not is_always_ignored(name)]
     except OSError:
         return ""
