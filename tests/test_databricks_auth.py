@@ -91,6 +91,18 @@ def test_profile_that_is_asked_for_gets_no_token_of_variables(
     assert workspace.requests == []
 
 
+def test_variables_fill_what_a_profile_lacks_unless_their_host_is_another(
+    track: Tracked, workspace: Workspace
+) -> None:
+    track.profiles(f"[staging]\nhost = {workspace.url}\n")
+    named = {"DATABRICKS_CONFIG_PROFILE": "staging", "PATH": "/usr/bin:/bin"}
+    track(**named, DATABRICKS_TOKEN=TOKEN).printed()
+    assert statuses(workspace) == ["FINISHED"]
+    track.profiles(f"[staging]\nhost = {workspace.url}\ntoken = {TOKEN}\n")
+    track(**named, DATABRICKS_HOST="http://127.0.0.1:1", DATABRICKS_CLIENT_ID="x").printed()
+    assert statuses(workspace) == ["FINISHED", "FINISHED"]
+
+
 def test_service_principal_signs_in_once(track: Tracked, workspace: Workspace) -> None:
     environ = {
         "DATABRICKS_HOST": workspace.url, "DATABRICKS_CLIENT_ID": CLIENT[0],

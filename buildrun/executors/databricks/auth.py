@@ -208,9 +208,12 @@ def _settings(
             hint=f"name another one, or make it: `databricks auth login --profile "
             f"{printable(shlex.quote(chosen))}`",
         )  # fmt: skip
-    # A token of variables is never sent to the host of a profile that was asked for by its name.
-    more = {} if profile is not None or named is None else given
-    return {**profiles[chosen], **more}, f"the profile `{printable(chosen)}` of {path}", chosen
+    own = profiles[chosen]
+    hosts = {given.get("host"), own.get("host")} - {None}
+    # Variables fill what such a profile lacks; but no token is sent to another host than its own.
+    if profile is not None or named is None or len(hosts) > 1:
+        given = {}
+    return {**given, **own}, f"the profile `{printable(chosen)}` of {path}", chosen
 
 
 def _source_of(given: Mapping[str, str]) -> str:
@@ -358,4 +361,5 @@ def _checked(authorization: str) -> _Granted:
 
 
 def _shown(text: str) -> str:
-    return printable(_TOKENS.sub(MASK, redact(text[:_LONGEST])))
+    # Cut off last, since the beginning of a token would not be known for one.
+    return printable(_TOKENS.sub(MASK, redact(text)))[:_LONGEST]
