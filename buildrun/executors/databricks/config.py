@@ -76,6 +76,8 @@ def _read(
 ) -> Config:
     from buildrun.project.rules.backends import check_databricks_config, cluster_keys
 
+    # Not needed while the config is remembered.
+
     document = _document(given, cwd, reader)
     findings = Findings(document)
     check_databricks_config(findings)
@@ -109,6 +111,7 @@ def _read(
 
 
 def _document(given: str, cwd: str, reader: DependencyTracker) -> Document:
+    from buildrun.project.diagnostics import Diagnostic
     from buildrun.project.rules.backends import load_json
     from buildrun.project.yaml_loader import parse
 

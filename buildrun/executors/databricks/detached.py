@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
-from buildrun.executors.databricks.api import Api, ApiError
+from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.errors import ApiError
 from buildrun.executors.databricks.files import Place
 from buildrun.executors.databricks.jobs import Jobs, RunState, exit_code
 from buildrun.executors.submitted import DatabricksRun, DetachedState

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from buildrun.console import size
 from buildrun.errors import ExecutionError
-from buildrun.executors.databricks.api import ApiError
+from buildrun.executors.databricks.errors import ApiError
 from buildrun.executors.kubernetes import archive
 from buildrun.executors.kubernetes.pod_runner import MultipartReader, TransferError
 from buildrun.store.remote.transfer import Changed

@@ -15,7 +15,7 @@ from buildrun.errors import ExecutionError
 from buildrun.executors import submitted
 from buildrun.executors.base import TIMED_OUT, OutputSink, ProcessRunner, Result, Usage
 from buildrun.executors.databricks import files
-from buildrun.executors.databricks.api import ApiError, NoAnswer
+from buildrun.executors.databricks.errors import ApiError, NoAnswer
 from buildrun.executors.databricks.jobs import Jobs, Output, RunState, exit_code
 from buildrun.executors.submitted import DatabricksRun
 
