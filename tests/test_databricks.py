@@ -258,13 +258,17 @@ def test_ignored_inputs_and_paths_of_this_machine_travel(
 
 def test_declared_files_alone_are_there(databricks: Databricks, project: Project) -> None:
     text = (
-        "name: sandbox\nentry_points:\n  main:\n    inputs: [in.txt]\n    outputs: [out]\n"
-        "    sandbox: true\n    command: 'ls -A > out; ls'\n"
+        "name: sandbox\nentry_points:\n  main:\n    inputs: [in.txt, data/a]\n    outputs: [out]\n"
+        "    sandbox: true\n    command: 'ls -A > out; ls; ls data'\n"
     )
     directory = project(text, in__txt="", other__txt="")
+    (directory / ".gitignore").write_text("*.key\n")
+    (directory / "data").mkdir()
+    (directory / "data" / "a").write_text("")
+    (directory / "data" / "my.key").write_text("")
     outcome = databricks(directory)
     assert outcome.code == 0, outcome.err
-    assert outcome.out == "in.txt\nout\n"
+    assert outcome.out == "data\nin.txt\nout\na\n"
     network = text.replace("sandbox: true", "sandbox: {network: false}")
     (directory / "MLproject").write_text(network)
     databricks(directory).refused("`network: false`, which is not possible at Databricks", code=1)
@@ -476,6 +480,23 @@ def test_run_whose_client_was_killed_is_followed_by_the_next(
     outcome = databricks(paused)
     assert (outcome.code, outcome.out) == (3, "begun\ndone\n")
     assert len(databricks.site.runs) == 1
+
+
+def test_ctrl_c_leaves_the_run_to_another_call_that_follows_it(
+    databricks: Databricks, paused: Path, gate: Gate
+) -> None:
+    first = databricks.start(paused)
+    gate.wait()
+    second = databricks.start(paused)
+    second.said("attached to the one that runs already")
+    first.send(signal.SIGINT)
+    ended = first.wait()
+    assert ended.code == 130
+    assert "is left to the other call that follows it" in ended.err
+    gate.open()
+    outcome = second.wait()
+    assert (outcome.code, outcome.out) == (3, "begun\ndone\n")
+    assert databricks.left() == []
 
 
 def test_outputs_of_a_detached_step_are_fetched_later(

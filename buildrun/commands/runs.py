@@ -15,7 +15,7 @@ from buildrun.commands import table
 from buildrun.console import Console, printable, size
 from buildrun.errors import ExecutionError, StoreError, UsageError
 from buildrun.executors import submitted
-from buildrun.executors.submitted import DetachedState, Submitted, recorded
+from buildrun.executors.submitted import DatabricksRun, DetachedState, Submitted, recorded
 from buildrun.store import home, runs
 from buildrun.store.runs import Record
 
@@ -204,11 +204,13 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
             for item in chosen
             if item["log"] and os.path.basename(item["log"]) in there
         ]
-    if not found and recorded(runs.directory(directory, record.run_id)):
+    if not found and (jobs := recorded(runs.directory(directory, record.run_id))):
+        fact = "it went with the Jobs"
+        hint = "`keep-jobs` in the backend config keeps them; `kubectl logs` shows what is left"
+        if isinstance(jobs[0], DatabricksRun):
+            fact, hint = "it was not fetched", "the run's page at Databricks may show it"
         raise StoreError(
-            "there is no log: it went with the Jobs",
-            place=f"run {printable(record.run_id)}",
-            hint="`keep-jobs` in the backend config keeps them; `kubectl logs` shows what is left",
+            f"there is no log: {fact}", place=f"run {printable(record.run_id)}", hint=hint
         )
     if not found:
         raise StoreError(

@@ -24,6 +24,7 @@ from buildrun.executors.kubernetes import pod_runner, transfer
 from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.executors.kubernetes.transfer import ArtifactTransfer, StagedArchive
 from buildrun.store import digest, runs
+from buildrun.store.files import is_within
 from buildrun.store.memo import Memo
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class DatabricksExecutor:
             task=lambda token: self._task(task, token, archives, {**environ, **_mlflow(job)}),
             body=lambda path: self._body(task, path),
             secrets=lambda token: {**secrets, **self._secret_command(task, token)},
-            collect=lambda token: self._staging.collect_outputs(task, token, last=True),
+            collect=lambda token, last: self._staging.collect_outputs(task, token, last=last),
         )
         result = run_step(self._workspace, spec, runner, sink, detach=self._context.detach)
         return result._replace(sandboxed=task.declared_only)
@@ -118,7 +119,10 @@ class DatabricksExecutor:
     def _workspace(self) -> Workspace:
         context = self._context
         directory = runs.directory(context.home.runs, context.run_id)
-        return Workspace(self._jobs, self._place, context.console, directory, self._config.profile)
+        return Workspace(
+            self._jobs, self._place, context.console, context.run_id, directory,
+            self._config.profile,
+        )  # fmt: skip
 
     @cached_property
     def _place(self) -> Place:
@@ -200,10 +204,15 @@ class DatabricksExecutor:
         with self._mutex:  # steps that begin at once share the project's archive
             self._send_launch()
             staging = self._staging
-            if task.declared_only:
-                return [self._send(staging.only(task)["keep"]), *staging.archives(task)]
-            project = self._project
+            project = self._declared(task) if task.declared_only else self._project
         return [project, *staging.archives(task)]
+
+    def _declared(self, task: Task) -> StagedArchive:
+        """Send what a task has of the project that is to have its declared files alone."""
+        known, staging = self._project_files, self._staging
+        tops = staging.paths_inside(task)
+        paths = {path for path in known if any(is_within(path, top) for top in tops)}
+        return self._send(sorted(paths | known.intersection(staging.declared_files(task).files)))
 
     @cached_property
     def _launch(self) -> bytes:
@@ -235,11 +244,11 @@ class DatabricksExecutor:
             archive if archive.root == transfer.WORKDIR else archive._replace(root=others)
             for archive in archives
         ]
-        only = {"keep": [], "directories": staging.only(task)["directories"]}
+        directories = staging.declared_files(task).directories if task.declared_only else ()
         order = ArtifactTransfer(place, place.limit).order(token, _PARTS) if task.outputs else ()
         work = transfer.task(
             argv, code, inputs, task.outputs, order, part=min(_PART, place.limit.bytes),
-            only=only if task.declared_only else None,
+            only={"keep": (), "directories": directories} if directories else None,
         )  # fmt: skip
         return {
             "directory": directory,

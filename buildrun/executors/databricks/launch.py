@@ -52,7 +52,8 @@ def main(path: str) -> int:
     if task["secrets"]:
         with open(local + task["secrets"], "rb") as file:
             secrets = json.loads(file.read().decode())
-        os.unlink(local + task["secrets"])
+        with suppress(OSError):  # whoever has submitted it deletes it as well
+            os.unlink(local + task["secrets"])
     shutil.rmtree(place, ignore_errors=True)
     os.mkdir(place, 0o700)  # refused where it is there still, which is somebody else's
     try:
@@ -65,7 +66,9 @@ def _variables(plain: "Mapping[str, str]", secrets: "Mapping[str, str]") -> "dic
     """Return what the command sees: first of all the driver's Python, with the libraries."""
     found = {**os.environ, **plain, **secrets}
     if "PATH" not in plain:
-        found["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+        found["PATH"] = os.pathsep.join(
+            (os.path.dirname(sys.executable), os.environ.get("PATH", "/usr/bin:/bin"))
+        )
     if found.get("MLFLOW_TRACKING_URI") == "databricks" and "DATABRICKS_TOKEN" not in found:
         with suppress(Exception):  # the command may do without
             # What MLflow finds by itself in this process, and in no other one.

@@ -42,7 +42,8 @@ class StepRun(NamedTuple):
     key: of all that decides it, in hexadecimal. task: returns what the launch program is to do, by
     the run's token. body: returns what is submitted, by the task's path. secrets: returns variables
     that travel in a file of their own, by the token. collect: brings the outputs of the run of a
-    token into the project, and returns what the command has used.
+    token into the project, and returns what the command has used; it is told whether nobody else
+    needs them there.
     """
 
     step: str
@@ -50,7 +51,7 @@ class StepRun(NamedTuple):
     task: Callable[[str], Mapping[str, Any]]
     body: Callable[[str], Mapping[str, Any]]
     secrets: Callable[[str], Mapping[str, str]]
-    collect: Callable[[str], Usage | None]
+    collect: Callable[[str, bool], Usage | None]
 
     @property
     def task_name(self) -> str:
@@ -59,11 +60,12 @@ class StepRun(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Where runs are. directory: of buildrun's run, where they are recorded."""
+    """Where runs are. run_id, directory: of buildrun's run, where they are recorded."""
 
     jobs: Jobs
     place: Place
     console: Console
+    run_id: str
     directory: str
     profile: str | None
 
@@ -128,19 +130,18 @@ class _Following:
 
     def submit(self) -> None:
         """Submit the run, or find the one that is there for the same."""
-        attached = self._claim()
+        self._is_attached = self._claim()
         try:
             self._number = self._submit()
         except ApiError as error:
-            if attached and error.status not in (400, 404):
+            if self._is_attached and error.status not in (400, 404):
                 raise
             self._discard()
-            if not attached:
+            if not self._is_attached:
                 raise
             # Its run is too long ago, or was deleted.
-            attached = self._claim()
+            self._is_attached = self._claim()
             self._number = self._submit()
-        self._is_attached = attached
         self._record()
 
     def _submit(self) -> int:
@@ -168,7 +169,18 @@ class _Following:
             place.delete([self._secrets])
             self._secrets = f"v1/tasks/{there}.json"
         self._token = there
+        place.write(self._follower, json.dumps({"run": self._workspace.run_id}).encode())
         return True
+
+    @property
+    def _follower(self) -> str:
+        """Return the name of the file that says which call has come last to follow the run."""
+        return f"v1/tasks/{self._token}.follower.json"
+
+    def _is_ours(self) -> bool:
+        """Return whether it is for us to clean up: whoever came last does."""
+        follower = files.load(self._place.read(self._follower, _LARGEST)).get("run")
+        return follower in (None, self._workspace.run_id)
 
     def _record(self) -> None:
         spec, place, host = self._spec, self._place, self._jobs.api.connection.host
@@ -225,7 +237,7 @@ class _Following:
             self._error("the run was ended at its timeout", hint)
         elif output.kind in _FAILED:
             self._error(_FAILED[output.kind], _REACH.format(self._place.path))
-        usage = self._spec.collect(self._token) if code == 0 else None
+        usage = self._spec.collect(self._token, self._is_ours()) if code == 0 else None
         late = output.kind == "timeout" and code == TIMED_OUT
         return Result(code, timed_out=late, usage=usage)
 
@@ -239,8 +251,11 @@ class _Following:
 
     def _cancel(self, number: int) -> Result:
         """End the run and wait for that; a second signal ends the waiting."""
-        self._note("ending the run and waiting for its end; Ctrl-C again does not wait")
         try:
+            if not self._is_ours():
+                self._note(f"run {self._number} is left to the other call that follows it")
+                return Result(128 + number, number)
+            self._note("ending the run and waiting for its end; Ctrl-C again does not wait")
             self._jobs.cancel(self._number)
             state = self._jobs.await_end(self._number, self._impatient)
             self._discard()
@@ -257,9 +272,11 @@ class _Following:
 
     def _discard(self) -> None:
         """Delete the task, so that the same command makes a run anew, and the secrets."""
-        names = [name for name in (self._spec.task_name, self._secrets) if name]
+        names = [self._spec.task_name]
+        names += [name for name in (self._secrets, self._is_attached and self._follower) if name]
         try:
-            self._place.delete(names)
+            if self._is_ours():
+                self._place.delete(names)
         except ExecutionError as error:
             self.warn(f"`{self._place.at(names[-1])}` stays: {error.message}", "delete it there")
 

@@ -99,7 +99,7 @@ class FileStaging:
             self._is_seen = True
         archives = self.archives(task)
         order = self._transfer().order(job) if task.outputs else ()
-        only = self.only(task) if task.declared_only else None
+        only = self._only(task) if task.declared_only else None
         text = transfer.task(program, workdir, archives, task.outputs, order, only=only)
         return {"pod_runner.py": transfer.program(), "task.json": text}
 
@@ -165,7 +165,7 @@ class FileStaging:
     def _declared(self, task: Task) -> list[str]:
         """Return the declared inputs that are here and not in the image."""
         if task.declared_only:
-            files = self._declared_files(task).files
+            files = self.declared_files(task).files
             return [path for path in files if path not in self._in_image]
         root = os.fsencode(self._root)
         made = [path.rstrip("/") for before in self._producers(task) for path in before.outputs]
@@ -178,20 +178,25 @@ class FileStaging:
             and not any(path == one or path.startswith(f"{one}/") for one in made)
         ]
 
-    def _declared_files(self, task: Task) -> DeclaredFiles:
+    def declared_files(self, task: Task) -> DeclaredFiles:
+        """Return the files that a task declares, as far as they are here."""
         from buildrun.workspace.declared import declared_files
 
         made = [path for before in self._producers(task) for path in before.outputs]
         return declared_files(self._root, task.inputs, (*task.outputs, *made))
 
-    def only(self, task: Task) -> Mapping[str, Sequence[str]]:
+    def _only(self, task: Task) -> Mapping[str, Sequence[str]]:
         """Return what stays of the image in a pod that is to have declared files alone."""
         from buildrun.workspace.declared import merged
 
-        files, directories = self._declared_files(task)
-        paths = [inside for _, path in task.paths if (inside := self._inside(path)) is not None]
+        files, directories = self.declared_files(task)
         keep = merged(self._in_image.intersection(files), self._in_image)
-        return {"keep": [*paths, *keep], "directories": directories}
+        return {"keep": [*self.paths_inside(task), *keep], "directories": directories}
+
+    def paths_inside(self, task: Task) -> list[str]:
+        """Return the values of `path` parameters that are in the image, relative to the project."""
+        found = (self._inside(path) for _, path in task.paths)
+        return [inside for inside in found if inside is not None]
 
     def _is_in_image(self, path: str) -> bool:
         """Return whether the image has a file, or all files of a directory."""
