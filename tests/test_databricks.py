@@ -415,6 +415,19 @@ def test_ctrl_c_while_there_is_no_cluster(databricks: Databricks, paused: Path) 
     assert site.left_running() == []
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_ctrl_c_before_there_is_a_run(databricks: Databricks, paused: Path, method: str) -> None:
+    site = databricks.site
+    site.fail(method, "/api/2", times=10_000)
+    live = databricks.start(paused)
+    site.until(lambda: bool(site.asked(method, "/api/2")))
+    live.send(signal.SIGINT)
+    outcome = live.wait()
+    assert outcome.code == 130
+    assert "defect" not in outcome.err
+    assert site.runs == {}
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_detached_run_is_shown_followed_and_attached_to(
     databricks: Databricks, paused: Path, gate: Gate, ended: bool
@@ -603,6 +616,23 @@ def test_right_that_is_lost_in_the_middle_ends_the_run(
     databricks.site.step()
     databricks.site.step()
     assert databricks.left() == []
+
+
+def test_secrets_do_not_stay_where_the_task_cannot_be_written(
+    databricks: Databricks, project: Project
+) -> None:
+    text = "name: n\nentry_points: {main: {pass_env: [API_TOKEN], command: 'true'}}\n"
+    directory = project(text)
+    environ = {"API_TOKEN": "tok-12345"}
+    assert databricks(directory, environ=environ).code == 0
+    body = {"error_code": "PERMISSION_DENIED", "message": "Full."}
+    key = databricks.site.asked("DELETE", "/")[-2].path  # the task's; then that of the secrets
+    databricks.site.fail("PUT", key, status=403, body=body)
+    outcome = databricks(directory, environ=environ)
+    assert outcome.code == 1
+    assert "Full." in outcome.err
+    assert databricks.left() == []
+    assert len(databricks.site.runs) == 1
 
 
 @pytest.mark.parametrize("place", ["volume", "workspace"])

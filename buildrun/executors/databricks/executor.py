@@ -17,6 +17,7 @@ from buildrun.executors.databricks import config as databricks_config
 from buildrun.executors.databricks import files, launch
 from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.errors import NoAnswer
 from buildrun.executors.databricks.files import Place
 from buildrun.executors.databricks.jobs import Jobs
 from buildrun.executors.databricks.run import StepRun, Workspace, run_step
@@ -90,20 +91,37 @@ class DatabricksExecutor:
         if task is None or runner is None or sink is None:
             raise AssertionError(job.command)
         self._used = True
+        signals: list[int] = []
+
+        def interrupt(number: int) -> None:
+            signals.append(number)
+            self._api.hurry()
+
+        with runner.on_interrupt(interrupt):
+            try:
+                spec = self._step_run(job, task)
+            except NoAnswer:
+                if not signals:
+                    raise
+                return Result(128 + signals[0], signals[0])
+        result = run_step(self._workspace, spec, runner, sink, detach=self._context.detach)
+        return result._replace(sandboxed=task.declared_only)
+
+    def _step_run(self, job: Job, task: Task) -> StepRun:
+        """Return what a step's run is made of, once its files are there."""
         archives = self._archives(task)
         environ, secrets = self._variables(task)
         known = job.identity() or digest.key("unknown", os.urandom(16).hex())
         parts = [known, environ, sorted(secrets), [archive.sha256 for archive in archives]]
-        spec = StepRun(
+        key = digest.key("databricks", [*parts, task.timeout, self._compute])
+        return StepRun(
             step=task.id,
-            key=digest.key("databricks", [*parts, task.timeout, self._compute]).rpartition(":")[2],
+            key=key.rpartition(":")[2],
             task=lambda token: self._task(task, token, archives, {**environ, **_mlflow(job)}),
             body=lambda path: self._body(task, path),
             secrets=lambda token: {**secrets, **self._secret_command(task, token)},
             collect=lambda token, last: self._staging.collect_outputs(task, token, last=last),
         )
-        result = run_step(self._workspace, spec, runner, sink, detach=self._context.detach)
-        return result._replace(sandboxed=task.declared_only)
 
     def close(self, *, interrupted: bool) -> None:
         """Delete what was delivered, now that it is in the project."""

@@ -94,6 +94,8 @@ def run_step(
             hint = f"see its list of job runs: {workspace.jobs.api.connection.host}/#job/list"
             run.warn(f"{error.message}; the run may be there", hint)
             return Result(128 + run.signal, run.signal)
+        if run.signal is not None and not run.is_submitted:
+            return Result(128 + run.signal, run.signal)
         return run.follow(detach=detach)
 
 
@@ -129,8 +131,19 @@ class _Following:
     # -- the beginning -------------------------------------------------------------------------
 
     def submit(self) -> None:
-        """Submit the run, or find the one that is there for the same."""
-        self._is_attached = self._claim()
+        """Submit the run, or find the one that is there for the same; not after a signal."""
+        if self._wake.is_set():
+            return
+        try:
+            self._is_attached = self._claim()
+        except ExecutionError:
+            if self._secrets:
+                with suppress(ExecutionError):
+                    self._place.delete([self._secrets])
+            raise
+        if self._wake.is_set() and not self._is_attached:
+            self._discard()
+            return
         try:
             self._number = self._submit()
         except ApiError as error:
@@ -143,6 +156,11 @@ class _Following:
             self._is_attached = self._claim()
             self._number = self._submit()
         self._record()
+
+    @property
+    def is_submitted(self) -> bool:
+        """Return whether there is a run."""
+        return self._number != 0
 
     def _submit(self) -> int:
         body = self._spec.body(self._place.at(self._spec.task_name))
