@@ -483,6 +483,21 @@ def test_run_of_another_workspace_is_not_looked_for_here(
     assert databricks.runs("cancel").code == 0
 
 
+def test_second_ctrl_c_does_not_wait(databricks: Databricks, paused: Path, gate: Gate) -> None:
+    site = databricks.site
+    live = databricks.start(paused)
+    gate.wait()
+    site.looks_advance = False
+    live.send(signal.SIGINT)
+    live.said("ending the run and waiting for its end")
+    live.send(signal.SIGINT)
+    outcome = live.wait()
+    assert outcome.code == 130
+    assert "the run was cancelled, and is still ending" in outcome.err
+    site.step()
+    site.step()
+
+
 def test_run_whose_client_was_killed_is_followed_by_the_next(
     databricks: Databricks, paused: Path, gate: Gate
 ) -> None:
@@ -649,6 +664,25 @@ def test_archive_that_is_too_large_is_told(
     assert "exceeds the limit" in outcome.err
     assert ('"volume": "/Volumes/' in outcome.err) == (place == "workspace")
     assert databricks.site.runs == {}
+
+
+def test_large_files_travel_in_parts_where_they_have_to(
+    databricks: Databricks, project: Project
+) -> None:
+    text = "name: n\nentry_points: {main: {outputs: [out], command: cp large out}}\n"
+    directory = project(text)
+    data = os.urandom(1 << 20) * 15
+    (directory / "large").write_bytes(data)
+    config = {"volume": None, "workspace": f"{HOME}/runs"}
+    outcome = databricks(directory, config=config)
+    assert outcome.code == 0, outcome.err
+    assert (directory / "out").read_bytes() == data
+    with (directory / "large").open("r+b") as file:
+        file.truncate(450 << 20)
+    outcome = databricks(directory, "--force", config=config)
+    assert outcome.code == 1
+    assert "are more than `/Workspace/" in outcome.err
+    assert '"volume": "/Volumes/' in outcome.err
 
 
 def hostile(*members: tuple[str, bytes, bytes]) -> bytes:
