@@ -650,6 +650,40 @@ def test_secrets_do_not_stay_where_the_task_cannot_be_written(
     assert len(databricks.site.runs) == 1
 
 
+def test_trouble_that_passes_is_waited_for(databricks: Databricks, project: Project) -> None:
+    site = databricks.site
+    site.fail("POST", f"{RUNS}/submit", status=429, headers={"Retry-After": "1"})
+    site.fail("PUT", "/api/2.0/fs/files", times=3)
+    site.fail("GET", f"{RUNS}/get", times=3, status=500)
+    outcome = databricks(project(LONE))
+    assert (outcome.code, outcome.out) == (5, "as it is\ntwo\n"), outcome.err
+    assert len(site.runs) == 1
+
+
+def test_wrong_host_is_told(databricks: Databricks, project: Project) -> None:
+    databricks.site.login_page()
+    outcome = databricks(project(LONE))
+    assert outcome.code == 1
+    assert "this is no Databricks workspace" in outcome.err
+    assert databricks.site.runs == {}
+
+
+def test_run_that_cannot_be_ended_is_told(databricks: Databricks, paused: Path) -> None:
+    site = databricks.site
+    live = databricks.start(paused)
+    live.said("submitted")
+    site.tokens.clear()
+    outcome = live.wait()
+    assert outcome.code == 1
+    assert "does not accept" in outcome.err
+    (number,) = site.runs
+    assert f"the run {number} may go on" in outcome.err
+    assert site.token not in outcome.err
+    site.runs[number].cancel()
+    site.step()
+    site.step()
+
+
 @pytest.mark.parametrize("place", ["volume", "workspace"])
 def test_archive_that_is_too_large_is_told(
     databricks: Databricks, project: Project, place: str

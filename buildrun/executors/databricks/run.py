@@ -226,9 +226,7 @@ class _Following:
             hint = f"the run may go on, and the same command follows it; its page: {self._url}"
             raise ExecutionError(error.message, place=error.place, hint=hint) from None
         except BaseException:
-            with suppress(ExecutionError):
-                self._jobs.cancel(self._number)
-                self._discard()
+            self._abandon()
             raise
         try:
             return self._end(state, output)
@@ -282,6 +280,15 @@ class _Following:
         if not state.is_over:
             self.warn("the run was cancelled, and is still ending", f"its page: {self._url}")
         return Result(128 + number, number)
+
+    def _abandon(self) -> None:
+        """End the run, since it cannot be followed."""
+        try:
+            self._jobs.cancel(self._number)
+        except ExecutionError:
+            self.warn(f"the run {self._number} may go on", f"cancel it there: {self._url}")
+        else:
+            self._discard()
 
     def _unknown(self, number: int, error: NoAnswer) -> Result:
         text = f"{error.message}; the run {self._number} may go on"
