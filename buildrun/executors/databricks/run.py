@@ -219,7 +219,7 @@ class _Following:
             state = self._jobs.await_end(self._number, self._wake, self._tell_waiting)
             if self.signal is not None and not state.is_over:
                 return self._cancel(self.signal)
-            output = self._jobs.output(state)
+            output, is_ours = self._jobs.output(state), self._is_ours()
         except NoAnswer as error:
             if self.signal is not None:
                 return self._unknown(self.signal, error)
@@ -229,9 +229,10 @@ class _Following:
             self._abandon()
             raise
         try:
-            return self._end(state, output)
+            return self._end(state, output, last=is_ours)
         finally:
-            self._discard()
+            if is_ours:
+                self._discard()
 
     def _announce(self, state: RunState) -> None:
         self._url = printable(state.url)
@@ -241,7 +242,7 @@ class _Following:
             how = f"attached to the one that {how}"
         self._note(f"run {self._number} {how}: {self._url}")
 
-    def _end(self, state: RunState, output: Output) -> Result:
+    def _end(self, state: RunState, output: Output, *, last: bool) -> Result:
         self._show(output)
         code = exit_code(state, output)
         if code is None:
@@ -253,7 +254,7 @@ class _Following:
             self._error("the run was ended at its timeout", hint)
         elif output.kind in _FAILED:
             self._error(_FAILED[output.kind], _REACH.format(self._place.path))
-        usage = self._spec.collect(self._token, self._is_ours()) if code == 0 else None
+        usage = self._spec.collect(self._token, last) if code == 0 else None
         late = output.kind == "timeout" and code == TIMED_OUT
         return Result(code, timed_out=late, usage=usage)
 
@@ -300,8 +301,7 @@ class _Following:
         names = [self._spec.task_name]
         names += [name for name in (self._secrets, self._is_attached and self._follower) if name]
         try:
-            if self._is_ours():
-                self._place.delete(names)
+            self._place.delete(names)
         except ExecutionError as error:
             self.warn(f"`{self._place.at(names[-1])}` stays: {error.message}", "delete it there")
 
