@@ -14,7 +14,7 @@ from typing import Any
 from buildrun.commands import table
 from buildrun.console import Console, printable, size
 from buildrun.errors import ExecutionError, StoreError, UsageError
-from buildrun.executors import submitted
+from buildrun.executors.detached import connect
 from buildrun.executors.submitted import DatabricksRun, DetachedState, Submitted, recorded
 from buildrun.store import home, runs
 from buildrun.store.runs import Record
@@ -107,7 +107,7 @@ def _list(records: list[Record], form: str, environ: Mapping[str, str]) -> int:
 
 def _show(directory: str, record: Record, form: str, environ: Mapping[str, str]) -> int:
     jobs = _on_cluster(directory, record, None)
-    left = submitted.connect(jobs, environ).look() if jobs else []
+    left = connect(jobs, environ).look() if jobs else []
     if form == "json":
         value = {"version": 1, **runs.told(record)}
         if left:
@@ -155,7 +155,7 @@ def _on_cluster(directory: str, record: Record, step: str | None) -> list[Submit
 
 def _logs_of_jobs(jobs: list[Submitted], environ: Mapping[str, str], *, follow: bool) -> int:
     """Write what jobs have written so far, or with ``follow`` all that they will."""
-    detached = submitted.connect(jobs, environ)
+    detached = connect(jobs, environ)
     lost: ExecutionError | None = None
 
     def write(text: bytes) -> None:
@@ -261,7 +261,7 @@ def cancel(directory: str, record: Record, environ: Mapping[str, str]) -> int:
             place=f"run {printable(record.run_id)}",
             hint="`buildrun runs ls` shows which are running or submitted",
         )
-    detached = submitted.connect(jobs, environ)
+    detached = connect(jobs, environ)
     ended = detached.cancel()
     for item in ended:
         if item.state != "gone":

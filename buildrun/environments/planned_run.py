@@ -222,9 +222,14 @@ def open_provider(
             hint="use `-b docker` or `-b kubernetes`",
         )
     if is_remote:
-        from buildrun.environments import remote
+        from buildrun.environments.remote import RemotePackages, RemoteProvider
 
-        return remote.of_project(context, project)
+        def resolve() -> RemotePackages:
+            from buildrun.environments import remote_packages
+
+            return remote_packages.resolve(context, project)
+
+        return RemoteProvider(resolve)
     from buildrun.environments.provider import PrefixProvider
 
     return PrefixProvider(context, lambda: project, refresh=refresh)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from buildrun.executors.base import ContainerOptions, Environment
 from buildrun.planning.model import EnvironmentState
 from buildrun.store.memo import frozen
-
-if TYPE_CHECKING:
-    from buildrun.planning.context import RunContext
-    from buildrun.project.model import ProjectSpec
 
 # That of the nodes, whatever runs here: what a key holds, and what a lock has to be made for.
 PLATFORM = "linux-x86_64"
@@ -80,14 +76,3 @@ class RemoteProvider:
 def remembered(record: Any) -> RemoteProvider:
     """Return the provider of a remembered plan."""
     return RemoteProvider(lambda: RemotePackages(*frozen(record["remote"])))
-
-
-def of_project(context: RunContext, project: ProjectSpec) -> RemoteProvider:
-    """Return the provider of a project; nothing is looked at yet."""
-
-    def resolve() -> RemotePackages:
-        from buildrun.environments import remote_packages
-
-        return remote_packages.resolve(context, project)
-
-    return RemoteProvider(resolve)

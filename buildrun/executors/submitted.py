@@ -1,11 +1,10 @@
-"""Jobs that a run has left elsewhere: as they are recorded, and as they stand now."""
+"""Jobs that a run has submitted elsewhere, as they are recorded."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import NamedTuple
 
 # In a run's directory: the jobs that it submitted, a JSON object a line.
 _JOBS = "jobs.jsonl"
@@ -63,22 +62,6 @@ class DetachedState(NamedTuple):
     exit_code: int | None = None
 
 
-class Detached(Protocol):
-    """The jobs of one run, where they were submitted; all methods raise ExecutionError."""
-
-    # What ``cancel`` does with each, for people: ``deleted`` or ``cancelled``.
-    CANCELLED: ClassVar[str]
-
-    # Returns how each stands.
-    def look(self) -> list[DetachedState]: ...
-
-    # Passes on what one has written, and with ``to_its_end`` what it still writes.
-    def follow(self, job: Any, sink: Callable[[bytes], None], *, to_its_end: bool) -> None: ...
-
-    # Ends all, waits for that, and returns how each stood before.
-    def cancel(self) -> list[DetachedState]: ...
-
-
 def record(directory: str, made: Submitted) -> None:
     """Note that a run has submitted a job; a full disk costs `runs` only its memory."""
     try:
@@ -114,15 +97,3 @@ def _submitted(value: dict[str, object]) -> Submitted:
         return KubernetesJob(**value)  # type: ignore[arg-type]
     files = value["files"]
     return DatabricksRun(**{**value, "files": tuple(files)})  # type: ignore[arg-type]
-
-
-def connect(jobs: Sequence[Submitted], environ: Mapping[str, str]) -> Detached:
-    """Return the jobs of one run; raises ExecutionError where their place cannot be reached."""
-    clusters = [job for job in jobs if isinstance(job, KubernetesJob)]
-    if clusters:
-        from buildrun.executors.kubernetes.detached import KubernetesJobs
-
-        return KubernetesJobs(clusters, environ)
-    from buildrun.executors.databricks.detached import DatabricksRuns
-
-    return DatabricksRuns([job for job in jobs if isinstance(job, DatabricksRun)], environ)

@@ -20,7 +20,7 @@ _POLL = 5.0
 
 
 class DatabricksRuns:
-    """The runs that one run of buildrun has submitted, see ``submitted.Detached``."""
+    """The runs that one run of buildrun has submitted, see ``detached.Detached``."""
 
     CANCELLED: ClassVar[str] = "cancelled"
 

@@ -18,6 +18,9 @@ from buildrun.workspace import archive as tar
 
 _STAGING = os.fsencode(STAGING)
 
+# What to do about something in a store that is not what was put there.
+UNTRUSTED = "delete it there, and see who may write there"
+
 
 class _Span(NamedTuple):
     """Some bytes of an archive: ``data``, or where there is a ``path`` those of a file."""

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit, urlunsplit
 from buildrun.errors import BuildrunError, ExecutionError
 from buildrun.executors.kubernetes import archive
 from buildrun.executors.kubernetes.pod_runner import HttpClient, MultipartReader
-from buildrun.executors.kubernetes.transfer import UNTRUSTED
 from buildrun.store.remote import fs
 from buildrun.store.remote.errors import explain, hide, is_absent, is_denied, shown
 from buildrun.store.remote.transfer import (
@@ -183,7 +182,7 @@ class ObjectStore:
             return archive.changed(error)
         if isinstance(error, Refused):
             text = f"{self.shown} holds what {error}; {outcome}"
-            return ExecutionError(text, hint=UNTRUSTED)
+            return ExecutionError(text, hint=archive.UNTRUSTED)
         if isinstance(error, Stopped):  # since something else hung
             error = NoProgress()
         text, hint = explain(error, self._url, self._environ, outcome)

@@ -35,8 +35,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Written last, so that what it tells of is there.
 _RECORD = "done.json"
 
-UNTRUSTED = "delete it there, and see who may write there"
-
 
 class StagedArchive(NamedTuple):
     """An archive that a pod can get.
@@ -155,7 +153,7 @@ class ArtifactTransfer:
             return _delivery(json.loads(data))
         except (ValueError, RecursionError):
             text = f"{self._store.shown} holds no sound delivery of `{name}`"
-            raise ExecutionError(text, hint=UNTRUSTED) from None
+            raise ExecutionError(text, hint=archive.UNTRUSTED) from None
 
     def delivered_archive(self, name: str, done: Delivery) -> StagedArchive:
         """Return what a Job has delivered for another one."""
