@@ -288,7 +288,8 @@ def test_a_watched_step_cannot_watch_others_and_says_so(
     option: str, told: str, watched: Watched
 ) -> None:
     inner = watched.put(Step("cp a.txt out.txt"), "inner")
-    command = f"{sys.executable} -m buildrun run {inner} --env-manager local {option}; cp a.txt out.txt"
+    words = f"{sys.executable} -m buildrun run {inner} --env-manager local {option}"
+    command = f"{words}; cp a.txt out.txt"
     done = watched.run(watched.put(Step(command)))
     assert done.code == 0
     assert told in done.err, done
