@@ -63,9 +63,11 @@ def test_value_is_returned(api: Api, workspace: Workspace) -> None:
 
 
 def test_connections_are_kept(api: Api, workspace: Workspace) -> None:
+    api.call("GET", ME)
+    before = threading.active_count()  # the stand-in has a thread for each connection
     for _ in range(3):
         api.call("GET", ME)
-    assert threading.active_count() < 20
+    assert threading.active_count() <= before
     assert len(workspace.requests) == 3
 
 
