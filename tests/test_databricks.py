@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import os
+import select
+import shutil
 import signal
 import sys
 import tarfile
@@ -26,9 +28,11 @@ from databricks_runs import (
     SKIPPED,
     TIMEOUT,
     End,
+    Run,
     Script,
 )
 from databricks_workspace import CLUSTER, HOME, VOLUME, Workspace
+from processes import processes
 from step_helpers import Gate, Live, Ran, a_gate  # noqa: F401
 
 from buildrun.executors.databricks.jobs import Pacer
@@ -56,6 +60,13 @@ def site() -> Iterator[Workspace]:
     with Workspace() as workspace:
         yield workspace
         assert workspace.left_running() == []
+        for run in workspace.runs.values():  # a run that is killed leaves its directory
+            shutil.rmtree(directory_of(run), ignore_errors=True)
+
+
+def directory_of(run: Run) -> Path:
+    """Return the directory that a run has on its driver, which is this machine."""
+    return Path("/tmp") / f"buildrun-{run.body['idempotency_token']}"
 
 
 class Databricks:
@@ -481,6 +492,36 @@ def test_run_of_another_workspace_is_not_looked_for_here(
     refused = buildrun("runs", "show", environ=environ)
     assert f"the run is at {site.url}" in refused.err
     assert databricks.runs("cancel").code == 0
+
+
+def test_launch_program_that_is_killed_leaves_nothing(
+    databricks: Databricks, paused: Path, gate: Gate
+) -> None:
+    site = databricks.site
+    assert databricks(paused, "--detach").code == 0
+    (run,) = site.runs.values()
+    site.step()
+    gate.wait()
+    place = directory_of(run)
+    assert place.stat().st_mode & 0o777 == 0o700
+    family = [each for each in processes() if str(place) in command_line_of(each.pid)]
+    (runner,) = [each for each in family if each.parent not in {other.pid for other in family}]
+    descriptor = os.pidfd_open(runner.pid)
+    os.kill(runner.parent, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 60)[0]
+    os.close(descriptor)
+    assert not place.exists()
+    site.step()
+    outcome = databricks(paused)
+    assert outcome.code == 1
+    assert "The Python process exited unexpectedly" in outcome.err
+
+
+def command_line_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def test_second_ctrl_c_does_not_wait(databricks: Databricks, paused: Path, gate: Gate) -> None:

@@ -31,15 +31,21 @@ TIMED_OUT = 124
 _GRACE = 10.0
 _MOST_READS, _LINGER = 100, 0.1
 
-# Runs `pod_runner`, and ends its command when the process that started it is gone: 1 stands for
-# PR_SET_PDEATHSIG. Not done between fork and exec, since a driver has threads.
+# Runs `pod_runner`, and ends its command when the process that started it is gone, then removes
+# the directory in its place. Not done between fork and exec, since a driver has threads; 1 stands
+# for PR_SET_PDEATHSIG.
 _CHILD = """
-import ctypes, os, runpy, signal, sys
+import ctypes, os, runpy, shutil, signal, sys
+parent = int(sys.argv[1])
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    del sys.argv[:2]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+del sys.argv[:2]
+try:
+    if os.getppid() == parent:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    if os.getppid() != parent:
+        shutil.rmtree(os.path.dirname(sys.argv[0]), ignore_errors=True)
 """
 
 
