@@ -539,6 +539,16 @@ def test_second_ctrl_c_does_not_wait(databricks: Databricks, paused: Path, gate:
     site.step()
 
 
+def test_run_of_another_user_is_not_attached_to(databricks: Databricks, project: Project) -> None:
+    directory = project(LONE)
+    assert databricks(directory, "--detach", environ={"BUILDRUN_OWNER": "one"}).code == 0
+    outcome = databricks(directory, environ={"BUILDRUN_OWNER": "another"})
+    assert outcome.code == 5
+    assert len(databricks.site.runs) == 2
+    assert databricks(directory, environ={"BUILDRUN_OWNER": "one"}).code == 5
+    assert len(databricks.site.runs) == 2
+
+
 def test_run_whose_client_was_killed_is_followed_by_the_next(
     databricks: Databricks, paused: Path, gate: Gate
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 # In a run's directory: the jobs that it submitted, a JSON object a line.
@@ -97,3 +99,11 @@ def _submitted(value: dict[str, object]) -> Submitted:
         return KubernetesJob(**value)  # type: ignore[arg-type]
     files = value["files"]
     return DatabricksRun(**{**value, "files": tuple(files)})  # type: ignore[arg-type]
+
+
+def owner(environ: Mapping[str, str]) -> str:
+    """Return whose jobs a run makes and attaches to: BUILDRUN_OWNER, else the user's name."""
+    try:
+        return environ.get("BUILDRUN_OWNER") or getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())

@@ -24,6 +24,7 @@ from buildrun.executors.databricks.run import StepRun, Workspace, run_step
 from buildrun.executors.kubernetes import pod_runner, transfer
 from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.executors.kubernetes.transfer import ArtifactTransfer, StagedArchive
+from buildrun.executors.submitted import owner
 from buildrun.store import digest, runs
 from buildrun.store.files import is_within
 from buildrun.store.memo import Memo
@@ -112,8 +113,15 @@ class DatabricksExecutor:
         archives = self._archives(task)
         environ, secrets = self._variables(task)
         known = job.identity() or digest.key("unknown", os.urandom(16).hex())
-        parts = [known, environ, sorted(secrets), [archive.sha256 for archive in archives]]
-        key = digest.key("databricks", [*parts, task.timeout, self._compute])
+        parts: list[object] = [
+            known,
+            owner(self._context.environ),
+            task.shown,
+            environ,
+            sorted(secrets),
+        ]
+        parts += [[archive.sha256 for archive in archives], task.declared_only, task.timeout]
+        key = digest.key("databricks", [*parts, self._compute])
         return StepRun(
             step=task.id,
             key=key.rpartition(":")[2],

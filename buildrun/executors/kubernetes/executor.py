@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from buildrun.executors.kubernetes.auth import connect
 from buildrun.executors.kubernetes.cluster import Cluster
 from buildrun.executors.kubernetes.manifest import MOUNT, Identity, JobSpec
 from buildrun.executors.kubernetes.staging import FileStaging
+from buildrun.executors.submitted import owner
 from buildrun.store import digest, runs
 from buildrun.store.files import is_within
 from buildrun.store.memo import Memo
@@ -221,11 +221,3 @@ class KubernetesExecutor:
 
 
 _URI_THERE = "KUBE_MLFLOW_TRACKING_URI"
-
-
-def owner(environ: Mapping[str, str]) -> str:
-    """Return whose Jobs a run makes and attaches to: BUILDRUN_OWNER, else the user's name."""
-    try:
-        return environ.get("BUILDRUN_OWNER") or getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.getuid())
