@@ -641,6 +641,19 @@ def test_run_that_databricks_ends_is_told(
     assert databricks.left() == []
 
 
+def test_place_that_the_driver_does_not_see_is_told(
+    databricks: Databricks, project: Project
+) -> None:
+    spec = {"spark_version": "16.4.x-scala2.12", "node_type_id": "i3.xlarge"}
+    spec["spark_env_vars"] = {"BUILDRUN_DRIVER_ROOT": "/nowhere"}  # type: ignore[assignment]
+    config = {"existing_cluster_id": None, "new_cluster": spec}
+    outcome = databricks(project(LONE), config=config)
+    assert outcome.code == 1
+    assert "FileNotFoundError" in outcome.err
+    assert f"must be allowed to read and write `{PLACE}`" in outcome.err
+    assert databricks.left() == []
+
+
 def test_run_that_takes_too_long_is_told(databricks: Databricks, project: Project) -> None:
     databricks.site.play(TIMEOUT)
     outcome = databricks(project("name: n\nentry_points: {main: {command: 'true'}}\n"))

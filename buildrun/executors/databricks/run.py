@@ -248,7 +248,9 @@ class _Following:
         if code is None:
             words = f"{state.reason}; {printable(output.error)}"
             fact = state.reason if output.error in ("", state.message) else words
-            raise ExecutionError(f"the run has failed: {fact}", hint=state.hint)
+            path = self._place.path
+            hint = _REACH.format(path) if path in output.error else state.hint
+            raise ExecutionError(f"the run has failed: {fact}", hint=hint)
         if state.result == "TIMEDOUT":
             hint = f"`timeout` in the backend config is how long it may take; {self._url}"
             self._error("the run was ended at its timeout", hint)
