@@ -169,16 +169,19 @@ class HttpClient:
             raise
 
     def open(self, method: str, path: str, headers: Mapping[str, str]) -> HTTPResponse:
-        """Return the beginning of an answer whose body is read by the caller, who closes us.
+        """Return the beginning of an answer, which closes the connection when it is closed.
 
         The timeout is for each part of the body. Raises what is in TROUBLE.
         """
         self.close()
         try:
-            return self._exchange(method, path, headers, None, whole=False)
+            response = self._exchange(method, path, headers, None, whole=False)
         except BaseException:
             self.close()
             raise
+        if self._connection.sock is not None:
+            self._connection.sock.close()  # the answer keeps it open
+        return response
 
     def close(self) -> None:
         """Hang up; a later request connects again."""

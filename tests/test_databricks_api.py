@@ -17,11 +17,12 @@ from databricks_tracking import workspace
 from databricks_workspace import CLIENT, CLUSTER, TOKEN, USER, VOLUME, Workspace
 from source_helpers import free_port
 from test_tracking_errors import certificates, tunnelling
-from tracking_stub import Answer, Call, Play, playing, said
+from tracking_stub import Answer, Play, playing, said
 
 from buildrun.errors import ExecutionError
 from buildrun.executors.databricks.api import Api, ApiError, NoAnswer
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.files import Place
 
 __all__ = ["certificates", "workspace"]
 
@@ -279,31 +280,22 @@ def test_file_that_is_cut_off_again_and_again_is_told(content: bytes) -> None:
     cut = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\n"
     with (
         stranger(Answer(raw=cut + content)) as (api, _),
-        api.download(FILES) as file,
         pytest.raises(NoAnswer, match=r"does not answer to `/api/2\.0/fs/files"),
     ):
-        file.read()
+        api.read(FILES, 9)
 
 
-def test_file_that_is_cut_off_is_gone_on_with() -> None:
-    asked: list[str | None] = []
-    head = b"Content-Type: application/octet-stream\r\nContent-Length: "
-
-    def serve(call: Call) -> Answer:
-        asked.append(call.headers.get("Range"))
-        answers = {
-            None: b"HTTP/1.1 200 OK\r\n" + head + b"9\r\n\r\nabc",
-            "bytes=3-": b"HTTP/1.1 206 Partial Content\r\n" + head + b"6\r\n\r\nde",
-            "bytes=5-": b"HTTP/1.1 206 Partial Content\r\n" + head + b"4\r\n\r\nfghi",
-        }
-        return Answer(raw=answers[asked[-1]])
-
+def test_file_that_is_cut_off_is_fetched_again() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\n"
+    contents = [b"abc", b"abcde", b"abcdefghi", b"abc", b"abcdefghi"]
     with playing() as server:
-        server.answers[""] = serve
+        server.answers[""] = lambda _: Answer(raw=head + contents.pop(0))
         connection = connect(None, {"DATABRICKS_HOST": server.uri, "DATABRICKS_TOKEN": TOKEN})
-        with Api(connection, {}).download(FILES) as file:
-            assert file.read() == b"abcdefghi"
-    assert asked == [None, "bytes=3-", "bytes=5-"]
+        api = Api(connection, {})
+        stream = Place(api, VOLUME).stream(["file"], "the outputs")
+        assert b"".join(iter(stream.read, b"")) == b"abcdefghi"
+        assert api.read(FILES, 9) == b"abcdefghi"
+    assert not contents
 
 
 def test_host_that_is_not_there_is_given_up_soon() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import socket
@@ -10,7 +9,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from http.client import HTTPException, HTTPResponse
 from math import inf
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -39,9 +37,6 @@ HURRY = 3.0
 _LONGEST_PAUSE = 10.0
 # So many failures, in about two seconds, are told.
 _TOLD = 4
-
-# Bytes of a file that are read at once.
-_BLOCK = 1 << 18
 
 _BUSY = (429, 503)
 _PASSING = (429, 500, 502, 503, 504)
@@ -110,13 +105,24 @@ class Api:
 
         self._persist(attempt, path)
 
-    def download(self, path: str) -> BinaryIO:
-        """Return the content of a file as it comes; what is cut off is gone on with.
+    def read(self, path: str, limit: int) -> bytes:
+        """Return a file of so many bytes at most, of a larger one the first of them."""
 
-        Reading raises what the other methods do.
+        def attempt(_: HttpClient, given: Mapping[str, str]) -> bytes:
+            with self._open(path, given) as response:
+                data = response.read(limit)
+                if response.length and len(data) < limit:
+                    raise HTTPException
+                return data
+
+        return self._persist(attempt, path)
+
+    def download(self, path: str) -> HTTPResponse:
+        """Return the content of a file as it comes, to be closed.
+
+        Reading raises what is in http.TROUBLE; what was cut off has a ``length`` that is left.
         """
-        lost = partial(errors.no_answer, self.connection, path)
-        return io.BufferedReader(_Download(partial(self._open, path), lost), _BLOCK)
+        return self._persist(lambda _, given: self._open(path, given), path)
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or directory, by HEAD."""
@@ -144,28 +150,16 @@ class Api:
         for client in idle:
             client.close()
 
-    def _open(self, path: str, start: int) -> tuple[HttpClient, HTTPResponse]:
-        """Return the answer that holds a file from a byte on, and what reads it."""
-
-        def attempt(_: HttpClient, given: Mapping[str, str]) -> tuple[HttpClient, HTTPResponse]:
-            # It reads while others are asked for more.
-            client = HttpClient(self.connection.server, self._environ)
-            some = {"Range": f"bytes={start}-"} if start else {}
-            response = client.open("GET", _target(path), {**given, **some})
-            if response.status == 200 and start:
-                client.close()
-                raise errors.no_answer(self.connection, path, HTTPException())
-            is_page = errors.is_page(response.headers.get("Content-Type", ""))
-            if response.status == (206 if start else 200) and not is_page:
-                return client, response
-            try:
-                answer = client.whole(response)
-            finally:
-                client.close()
-            self._value("GET", path, answer)
-            raise errors.no_workspace(self.connection, answer)
-
-        return self._persist(attempt, path)
+    def _open(self, path: str, given: Mapping[str, str]) -> HTTPResponse:
+        client = HttpClient(self.connection.server, self._environ)
+        response = client.open("GET", _target(path), given)
+        is_page = errors.is_page(response.headers.get("Content-Type", ""))
+        if response.status == 200 and not is_page:
+            return response
+        with response:
+            answer = client.whole(response)
+        self._value("GET", path, answer)
+        raise errors.no_workspace(self.connection, answer)
 
     def _persist(
         self,
@@ -288,46 +282,6 @@ class Api:
         if not (is_known or method == "HEAD" or status in (401, 403, 413) or status in _PASSING):
             raise errors.no_workspace(self.connection, answer)
         raise errors.refusal(self.connection, method, path, answer, body)
-
-
-class _Download(io.RawIOBase):
-    """A file that comes over a connection, and over another one where that is lost."""
-
-    def __init__(
-        self,
-        open_at: Callable[[int], tuple[HttpClient, HTTPResponse]],
-        lost: Callable[[Exception], NoAnswer],
-    ) -> None:
-        self._open_at = open_at
-        self._lost = lost
-        self._at = 0
-        self._lost_at = -1
-        self._client, self._response = open_at(0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            try:
-                count = self._response.readinto(buffer)
-                if not count and self._response.length:
-                    raise HTTPException
-            except http.TROUBLE as error:
-                self._client.close()
-                if self._at == self._lost_at:
-                    raise self._lost(error) from None
-                self._lost_at = self._at
-                self._client, self._response = self._open_at(self._at)
-            else:
-                self._at += count
-                return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._response.close()
-            self._client.close()
-        super().close()
 
 
 def _target(path: str, query: Mapping[str, str] | None = None) -> str:

@@ -8,18 +8,19 @@ import json
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from buildrun.console import size
 from buildrun.errors import ExecutionError
 from buildrun.executors.databricks.errors import ApiError
 from buildrun.executors.kubernetes import archive
-from buildrun.executors.kubernetes.pod_runner import MultipartReader, TransferError
+from buildrun.executors.kubernetes.pod_runner import HttpClient, MultipartReader, TransferError
 from buildrun.store.remote.transfer import Changed
 
 if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
     from buildrun.executors.databricks.api import Api
-    from buildrun.executors.kubernetes.pod_runner import HttpClient
 
 _MIB = 1 << 20
 # Files of a volume have 5 GiB at most, and the workspace takes 10 MiB of Base64 in a request.
@@ -74,13 +75,14 @@ class Place:
 
     def stream(self, names: Sequence[str], what: str) -> MultipartReader:
         """Return the bytes of files, one behind the other; ``what`` names them in messages."""
-        return MultipartReader(cast("HttpClient", _Client(self)), names, what)
+        return MultipartReader(_Client(self), names, what)
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return a file, None where there is none; of a larger one its first bytes."""
         try:
-            with self.open(name) as file:
-                return file.read(limit)
+            if self.is_volume:
+                return self._api.read(self._file(name), limit)
+            return self._exported(name)[:limit]
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -119,14 +121,17 @@ class Place:
             raise
         return True
 
-    def open(self, name: str) -> BinaryIO:
-        """Return a file's content as it comes."""
+    def open(self, name: str) -> HTTPResponse | BinaryIO:
+        """Return a file's content as it comes, see ``Api.download``."""
         if self.is_volume:
             return self._api.download(self._file(name))
+        return io.BytesIO(self._exported(name))
+
+    def _exported(self, name: str) -> bytes:
         query = {"path": self._object(name), "format": "AUTO"}
         found = self._api.call("GET", "/api/2.0/workspace/export", query=query)
         try:
-            return io.BytesIO(base64.b64decode(found["content"], validate=True))
+            return base64.b64decode(found["content"], validate=True)
         except (KeyError, TypeError, ValueError):
             raise ExecutionError(f"{self.shown} holds no sound `{name}`") from None
 
@@ -192,19 +197,22 @@ class Place:
         return self.at(name).removeprefix("/Workspace")
 
 
-class _Client:
-    """Gives files at a place to a reader of parts; trouble is met by the API."""
+class _Client(HttpClient):
+    """Gives files at a place to a reader of parts."""
 
     def __init__(self, place: Place) -> None:
+        super().__init__()
         self._place = place
 
-    def open(self, name: str, **_: object) -> BinaryIO:
-        return self._place.open(name)
+    def open(self, url: str, **_: object) -> Any:
+        return self._place.open(url)
 
-    def wait_to_retry(self, error: Exception, _failures: int, what: str) -> int:
+    def wait_to_retry(self, error: Exception, failures: int, what: str) -> int:
         if isinstance(error, ApiError) and error.status == 404:
             raise TransferError(f"{what} is gone") from None
-        raise error
+        if isinstance(error, ExecutionError):  # the API has tried again
+            raise error
+        return super().wait_to_retry(error, failures, what)
 
 
 def load(data: bytes | None) -> dict[str, Any]:
