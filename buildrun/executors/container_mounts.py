@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from buildrun.console import holds
 from buildrun.errors import ProjectError
 
 # Where MLflow puts a tracking store that is a directory or a file of this machine.
@@ -20,6 +21,8 @@ _CREDENTIALS = (
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
     "DATABRICKS_HOST", "DATABRICKS_TOKEN",
 )  # fmt: skip
+
+_RUN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
 class HostAccess(NamedTuple):
@@ -47,6 +50,20 @@ def tracking(environ: Mapping[str, str], cwd: str) -> HostAccess:
 def is_remote(uri: str) -> bool:
     """Return whether a tracking store is to be had from elsewhere."""
     return bool(uri) and _local(uri)[1] is None
+
+
+def mlflow_run(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that tell of an MLflow run, without a store of this machine."""
+    found = {name: environ[name] for name in _RUN if environ.get(name)}
+    if is_remote(environ.get("MLFLOW_TRACKING_URI") or ""):
+        found["MLFLOW_TRACKING_URI"] = environ["MLFLOW_TRACKING_URI"]
+    return found
+
+
+def without_secrets(seen: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables that hold no secrets, and apart from them those that do."""
+    secrets = {name: text for name, text in seen.items() if holds(name, text)}
+    return {name: text for name, text in seen.items() if name not in secrets}, secrets
 
 
 def credentials(environ: Mapping[str, str]) -> HostAccess:

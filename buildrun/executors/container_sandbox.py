@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from buildrun.console import printable
-from buildrun.errors import UsageError
+from buildrun.errors import ExecutionError, UsageError
 from buildrun.executors import container_mounts, docker_cli
 from buildrun.store.files import is_within
 
@@ -26,6 +26,17 @@ def warn_unwatched(tasks: Iterable[Task], console: Console, place: str = "in con
             f"commands {place} are not watched for what they read",
             "`sandbox: true` beside `inputs` gives them declared files alone",
         )
+
+
+def refuse_without_network(tasks: Iterable[Task], place: str, hint: str) -> None:
+    """Raise ExecutionError for a step that is to have no network, where that is not possible."""
+    for task in tasks:
+        if not task.network:
+            raise ExecutionError(
+                f"`sandbox` of the step `{printable(task.id)}` has `network: false`, "
+                f"which is not possible {place}",
+                hint=f"leave it out; {hint}",
+            )
 
 
 def require_no_network(tasks: Iterable[Task], arguments: Sequence[str]) -> None:

@@ -67,6 +67,12 @@ def content(
     return Content(taken, tuple(sorted(secrets)))
 
 
+def paths(home: Home, root: str, outputs: Iterable[str]) -> frozenset[str]:
+    """Return the paths of the files that go into the project's image; raises ProjectError."""
+    found = content(root, outputs, fingerprints(home, root))
+    return frozenset(entry.path for entry in found.taken.entries())
+
+
 def _rules(root: str) -> Rules:
     path = os.path.join(root, DOCKERIGNORE)
     try:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from buildrun.console import is_named
-from buildrun.errors import ProjectError
-from buildrun.project.diagnostics import Diagnostic, Findings
-from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
-
-# A config that is remembered needs no parser and no schema.
-if TYPE_CHECKING:
-    from buildrun.project.yaml_loader import Document
+from buildrun.executors import backend_config
+from buildrun.project.diagnostics import Findings
+from buildrun.store.memo import DependencyTracker, Memo
 
 # The environment of serverless compute for whoever only says that he wants it.
 _ENVIRONMENT = "4"
@@ -60,31 +57,21 @@ def read(
     memory: keeps it while all that it was made from is unchanged, unless it holds secrets. warn:
     gets a message and a hint.
     """
-    warnings: list[tuple[str, str]] = []
-
-    def compute(tracker: DependencyTracker) -> Any:
-        return {"config": _read(given, cwd, tracker, warnings), "warnings": warnings}
-
-    found = memoize(memory, f"databricks config {cwd} {given}", environ, compute)
-    for text, hint in found["warnings"]:
-        warn(text, hint)
-    return Config(*map(frozen, found["config"]))
+    name = f"databricks config {cwd} {given}"
+    found = backend_config.remembered(name, environ, memory, warn, partial(_read, given, cwd))
+    return Config(*found)
 
 
 def _read(
-    given: str, cwd: str, reader: DependencyTracker, warnings: list[tuple[str, str]]
+    given: str, cwd: str, reader: DependencyTracker, warnings: backend_config.Warnings
 ) -> Config:
+    # Not needed while the config is remembered.
     from buildrun.project.rules.backends import check_databricks_config, cluster_keys
 
-    # Not needed while the config is remembered.
-
-    document = _document(given, cwd, reader)
+    document = backend_config.load(given, cwd, reader)
     findings = Findings(document)
     check_databricks_config(findings)
-    for finding in findings.sorted():
-        if finding.severity == "error":
-            raise _error(finding)
-        warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))
+    backend_config.judge(findings, warnings)
     value: Mapping[str, Any] = document.value
     reader.untrackable = reader.untrackable or _has_secret(value)
     cluster = value.get("new_cluster")
@@ -110,20 +97,6 @@ def _read(
     )
 
 
-def _document(given: str, cwd: str, reader: DependencyTracker) -> Document:
-    from buildrun.project.diagnostics import Diagnostic
-    from buildrun.project.rules.backends import load_json
-    from buildrun.project.yaml_loader import parse
-
-    if given.endswith(".json"):
-        found = load_json(os.path.join(cwd, given), reader)
-    else:
-        found = parse("--backend-config", given)
-    if isinstance(found, Diagnostic):
-        raise _error(found)
-    return found
-
-
 def _seconds(value: str | float) -> float:
     """Return the seconds of a time that the schema has let through."""
     from buildrun.project.rules.entry_points import seconds
@@ -141,10 +114,4 @@ def _has_secret(value: Any) -> bool:
         _has_secret(item)
         or (is_named(str(name)) and isinstance(item, str) and not item.startswith("{{secrets/"))
         for name, item in value.items()
-    )
-
-
-def _error(finding: Diagnostic) -> ProjectError:
-    return ProjectError(
-        f"{finding.message} [{finding.code}]", place=finding.place, hint=finding.hint or None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -9,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from buildrun.console import holds, printable
-from buildrun.errors import ExecutionError
+from buildrun.console import printable
 from buildrun.executors import container_command, container_mounts, container_sandbox
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
 from buildrun.executors.databricks import config as databricks_config
@@ -69,13 +69,8 @@ class DatabricksExecutor:
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Take the steps; raises ExecutionError for what cannot be had there."""
-        for task in tasks:
-            if not task.network:
-                raise ExecutionError(
-                    f"`sandbox` of the step `{printable(task.id)}` has `network: false`, "
-                    "which is not possible at Databricks",
-                    hint="leave it out; a network policy of the workspace can do it",
-                )
+        remedy = "a network policy of the workspace can do it"
+        container_sandbox.refuse_without_network(tasks, "at Databricks", remedy)
         self._tasks = tasks
         console = self._context.console
         container_sandbox.warn_unwatched(tasks, console, "at Databricks")
@@ -172,7 +167,7 @@ class DatabricksExecutor:
     def _body(self, task: Task, path: str) -> Mapping[str, Any]:
         """Return what is submitted; nothing of it is secret."""
         config = self._config
-        python = {"python_file": self._place.at(self._launch_name), "parameters": [path]}
+        python = {"python_file": self._launch_path, "parameters": [path]}
         body: dict[str, Any] = {
             "run_name": printable(f"{self._context.project}: {task.id}"),
             "tasks": [{"task_key": "step", "spark_python_task": python, **self._compute}],
@@ -195,11 +190,14 @@ class DatabricksExecutor:
     # -- what travels --------------------------------------------------------------------------
 
     @cached_property
+    def _transfer(self) -> ArtifactTransfer:
+        return ArtifactTransfer(self._place, self._place.limit)
+
+    @cached_property
     def _staging(self) -> FileStaging:
         context = self._context
-        sent = ArtifactTransfer(self._place, self._place.limit)
         staging = FileStaging(
-            context.root, None, context.environ, None, lambda: self._project_files, sent
+            context.root, None, context.environ, None, lambda: self._project_files, self._transfer
         )
         staging.check(self._tasks)
         return staging
@@ -210,25 +208,19 @@ class DatabricksExecutor:
         from buildrun.workspace import image_context
 
         context = self._context
-        fingerprints = image_context.fingerprints(context.home, context.root)
-        content = image_context.content(context.root, context.outputs, fingerprints)
+        paths = image_context.paths(context.home, context.root, context.outputs)
         return frozenset(
-            entry.path
-            for entry in content.taken.entries()
-            if not _leads_out(os.path.join(context.root, entry.path), entry.path)
+            path for path in paths if not _leads_out(os.path.join(context.root, path), path)
         )
 
     @cached_property
     def _project(self) -> StagedArchive:
-        return self._send(sorted(self._project_files))
-
-    def _send(self, paths: Sequence[str]) -> StagedArchive:
-        return ArtifactTransfer(self._place, self._place.limit).send(self._context.root, paths)
+        return self._transfer.send(self._context.root, sorted(self._project_files))
 
     def _archives(self, task: Task) -> list[StagedArchive]:
         """Send what a task needs, where it is not there yet: its launch program, and files."""
         with self._mutex:  # steps that begin at once share the project's archive
-            self._send_launch()
+            _ = self._launch_path
             staging = self._staging
             project = self._declared(task) if task.declared_only else self._project
         return [project, *staging.archives(task)]
@@ -238,23 +230,18 @@ class DatabricksExecutor:
         known, staging = self._project_files, self._staging
         tops = staging.paths_inside(task)
         paths = {path for path in known if any(is_within(path, top) for top in tops)}
-        return self._send(sorted(paths | known.intersection(staging.declared_files(task).files)))
+        paths |= known.intersection(staging.declared_files(task).files)
+        return self._transfer.send(self._context.root, sorted(paths))
 
     @cached_property
-    def _launch(self) -> bytes:
+    def _launch_path(self) -> str:
+        """Return the path of the launch program, which is there from then on."""
         with open(launch.__file__, "rb") as file:
-            return file.read()
-
-    @cached_property
-    def _launch_name(self) -> str:
-        import hashlib
-
-        return f"v1/launch-{hashlib.sha256(self._launch).hexdigest()[:16]}.py"
-
-    def _send_launch(self) -> None:
-        place, name = self._place, self._launch_name
-        if not place.has(name):
-            place.write(name, self._launch)
+            data = file.read()
+        name = f"v1/launch-{hashlib.sha256(data).hexdigest()[:16]}.py"
+        if not self._place.has(name):
+            self._place.write(name, data)
+        return self._place.at(name)
 
     def _task(
         self, task: Task, token: str, archives: Sequence[StagedArchive], environ: Mapping[str, str]
@@ -271,7 +258,7 @@ class DatabricksExecutor:
             for archive in archives
         ]
         directories = staging.declared_files(task).directories if task.declared_only else ()
-        order = ArtifactTransfer(place, place.limit).order(token, _PARTS) if task.outputs else ()
+        order = self._transfer.order(token, _PARTS) if task.outputs else ()
         work = transfer.task(
             argv, code, inputs, task.outputs, order, part=min(_PART, place.limit.bytes),
             only={"keep": (), "directories": directories} if directories else None,
@@ -297,8 +284,7 @@ class DatabricksExecutor:
         seen = {"PYTHONUNBUFFERED": "1"}  # or lines of a Python program come late
         seen.update({name: caller[name] for name in task.pass_env if name in caller})
         seen.update(dict(task.env))
-        secrets = {name: text for name, text in seen.items() if holds(name, text)}
-        return {name: text for name, text in seen.items() if name not in secrets}, secrets
+        return container_mounts.without_secrets(seen)
 
 
 def _directory(token: str) -> str:
@@ -315,11 +301,7 @@ def _leads_out(path: str, name: str) -> bool:
 
 def _mlflow(job: Job) -> dict[str, str]:
     """Return MLflow's variables, as they can be used there."""
-    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-    found = {name: job.environ[name] for name in names if job.environ.get(name)}
-    uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
-    if uri.startswith("databricks"):
+    found = container_mounts.mlflow_run(job.environ)
+    if (job.environ.get("MLFLOW_TRACKING_URI") or "").startswith("databricks"):
         found["MLFLOW_TRACKING_URI"] = "databricks"  # profiles are of this machine
-    elif container_mounts.is_remote(uri):
-        found["MLFLOW_TRACKING_URI"] = uri
     return found

@@ -253,9 +253,10 @@ class _Following:
             raise ExecutionError(f"the run has failed: {fact}", hint=hint)
         if state.result == "TIMEDOUT":
             hint = f"`timeout` in the backend config is how long it may take; {self._url}"
-            self._error("the run was ended at its timeout", hint)
+            self._say(self._workspace.console.error, "the run was ended at its timeout", hint)
         elif output.kind in _FAILED:
-            self._error(_FAILED[output.kind], _REACH.format(self._place.path))
+            hint = _REACH.format(self._place.path)
+            self._say(self._workspace.console.error, _FAILED[output.kind], hint)
         usage = self._spec.collect(self._token, last) if code == 0 else None
         late = output.kind == "timeout" and code == TIMED_OUT
         return Result(code, timed_out=late, usage=usage)
@@ -315,18 +316,13 @@ class _Following:
             self._said = state.life
             self._note(f"the run is {state.life.lower()}: {printable(state.message)}")
 
-    def _head(self, text: str) -> str:
-        return f"[{printable(self._spec.step)}] {text}"
-
     def _note(self, text: str) -> None:
-        console = self._workspace.console
-        self._runner.call_in_loop(lambda: console.note(self._head(text)))
+        self._say(self._workspace.console.note, text)
 
     def warn(self, text: str, hint: str) -> None:
         """Say what the user should know."""
-        console = self._workspace.console
-        self._runner.call_in_loop(lambda: console.warn(self._head(text), hint))
+        self._say(self._workspace.console.warn, text, hint)
 
-    def _error(self, text: str, hint: str) -> None:
-        console = self._workspace.console
-        self._runner.call_in_loop(lambda: console.error(self._head(text), hint))
+    def _say(self, say: Callable[..., None], text: str, *hint: str) -> None:
+        text = f"[{printable(self._spec.step)}] {text}"
+        self._runner.call_in_loop(lambda: say(text, *hint))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
-from buildrun.project.diagnostics import Diagnostic, Findings, Path
-from buildrun.project.rules.backends import check_kubernetes, load_json
+from buildrun.executors import backend_config
+from buildrun.project.diagnostics import Findings, Path
+from buildrun.project.rules.backends import check_kubernetes
 from buildrun.project.rules.entry_points import seconds
-from buildrun.project.yaml_loader import Document, parse, read_text
-from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
-
-Found = TypeVar("Found")
+from buildrun.project.yaml_loader import parse, read_text
+from buildrun.store.memo import DependencyTracker, Memo
 
 # Of the backend config, in the user's hands or by default.
 _PULL = "1m"
@@ -59,33 +59,18 @@ def read(
 
     memory: keeps it while all that it was made from is unchanged. warn: gets a message and a hint.
     """
-    warnings: list[tuple[str, str]] = []
-    try:
-        found = memoize(
-            memory,
-            f"backend config {cwd} {given}",
-            environ,
-            lambda tracker: {"config": _read(given, cwd, tracker, warnings), "warnings": warnings},
-        )
-    except ProjectError:
-        for text, hint in warnings:
-            warn(text, hint)
-        raise
-    for text, hint in found["warnings"]:
-        warn(text, hint)
-    return Config(*map(frozen, found["config"]))
+    name = f"backend config {cwd} {given}"
+    found = backend_config.remembered(name, environ, memory, warn, partial(_read, given, cwd))
+    return Config(*found)
 
 
 def _read(
-    given: str, cwd: str, reader: DependencyTracker, warnings: list[tuple[str, str]]
+    given: str, cwd: str, reader: DependencyTracker, warnings: backend_config.Warnings
 ) -> Config:
-    document = _document(given, reader, cwd)
+    document = backend_config.load(given, cwd, reader)
     findings = Findings(document)
     check_kubernetes(findings, cwd, reader)
-    for finding in findings.sorted():
-        if finding.severity == "error" or finding.code == "missing-job-template":
-            raise _error(finding)
-        warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))
+    backend_config.judge(findings, warnings, fatal=["missing-job-template"])
     value: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
     source = ""
     if name := value.get("kube-job-template-path"):
@@ -128,18 +113,12 @@ _DEFAULT: Mapping[str, Any] = {
 }
 
 
-def _document(given: str, reader: DependencyTracker, cwd: str) -> Document:
-    if given.endswith(".json"):
-        return _sound(load_json(os.path.join(cwd, given), reader))
-    return _sound(parse("--backend-config", given))
-
-
 def _template(path: str, reader: DependencyTracker) -> Mapping[str, Any]:
-    document = _sound(parse(path, _sound(read_text(path, reader))))
+    document = backend_config.sound(parse(path, backend_config.sound(read_text(path, reader))))
     findings = Findings(document)
     _check(findings)
     for finding in findings.sorted():
-        raise _error(finding)
+        raise backend_config.error_of(finding)
     # What YAML takes for a date is a text in JSON.
     made: Mapping[str, Any] = json.loads(json.dumps(document.value, default=str))
     return made
@@ -154,19 +133,6 @@ def _seconds(value: Mapping[str, Any], name: str, default: str) -> float:
             hint="write a time such as `90s`, `10m` or `1h`",
         )
     return found
-
-
-def _sound(found: Found | Diagnostic) -> Found:
-    """Return what was read; raises ProjectError for what keeps it from being read."""
-    if isinstance(found, Diagnostic):
-        raise _error(found)
-    return found
-
-
-def _error(finding: Diagnostic) -> ProjectError:
-    return ProjectError(
-        f"{finding.message} [{finding.code}]", place=finding.place, hint=finding.hint or None
-    )
 
 
 # What buildrun adds to or reads must be of these types where it is there: a mapping with what is in

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from buildrun.console import holds, printable
-from buildrun.errors import ExecutionError
+from buildrun.console import printable
 from buildrun.executors import (
     container_command,
     container_mounts,
@@ -80,13 +79,8 @@ class KubernetesExecutor:
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Take the steps; raises BuildrunError for what no pod could have."""
-        for task in tasks:
-            if not task.network:
-                raise ExecutionError(
-                    f"`sandbox` of the step `{printable(task.id)}` has `network: false`, "
-                    "which is not possible in pods",
-                    hint="leave it out; a NetworkPolicy of the cluster keeps pods off the network",
-                )
+        remedy = "a NetworkPolicy of the cluster keeps pods off the network"
+        container_sandbox.refuse_without_network(tasks, "in pods", remedy)
         self._staging.check(tasks)
         for task in tasks:
             self._variables(task)  # what is not set is told before anything is built
@@ -164,10 +158,8 @@ class KubernetesExecutor:
         """Return the paths of the files that are in the project's image."""
         from buildrun.workspace import image_context
 
-        root = self._context.root
-        fingerprints = image_context.fingerprints(self._context.home, root)
-        content = image_context.content(root, self._context.outputs, fingerprints)
-        return frozenset(entry.path for entry in content.taken.entries())
+        context = self._context
+        return image_context.paths(context.home, context.root, context.outputs)
 
     def _fixed(self, task: Task) -> list[object]:
         """Return what else decides a Job: the template with what the config adds to it."""
@@ -187,20 +179,13 @@ class KubernetesExecutor:
         seen.update(container_mounts.declared_mounts((), declared, caller, root).environ)
         seen.update({name: caller[name] for name in task.pass_env if name in caller})
         seen.update(dict(task.env))
-        secrets = {name: text for name, text in seen.items() if holds(name, text)}
-        return {name: text for name, text in seen.items() if name not in secrets}, secrets
+        return container_mounts.without_secrets(seen)
 
     def _of_mlflow(self, job: Job) -> dict[str, str]:
         """Return MLflow's three variables, as the cluster can use them."""
-        caller, found = self._context.environ, {}
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            if text := job.environ.get(name):
-                found[name] = text
-        uri = job.environ.get("MLFLOW_TRACKING_URI") or ""
-        if other := caller.get("KUBE_MLFLOW_TRACKING_URI"):
+        found = container_mounts.mlflow_run(job.environ)
+        if other := self._context.environ.get(_URI_THERE):
             found["MLFLOW_TRACKING_URI"] = other
-        elif container_mounts.is_remote(uri):
-            found["MLFLOW_TRACKING_URI"] = uri
         return found
 
     def _warn(self) -> None:

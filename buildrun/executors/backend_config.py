@@ -1,0 +1,77 @@
+"""Backend configs: of a file or of JSON text, checked, and remembered while they are unchanged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from buildrun.errors import ProjectError
+from buildrun.project.diagnostics import Diagnostic, Findings
+from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
+
+if TYPE_CHECKING:
+    from buildrun.project.yaml_loader import Document
+
+Found = TypeVar("Found")
+Warnings = list[tuple[str, str]]
+
+
+def remembered(
+    name: str,
+    environ: Mapping[str, str],
+    memory: Memo,
+    warn: Callable[[str, str], None],
+    make: Callable[[DependencyTracker, Warnings], Any],
+) -> Sequence[Any]:
+    """Return the fields of a config, made where none is remembered by this name.
+
+    make: notes what it reads and what is to be warned of. warn: gets a message and a hint.
+    """
+    warnings: Warnings = []
+
+    def compute(reader: DependencyTracker) -> Any:
+        return {"config": make(reader, warnings), "warnings": warnings}
+
+    try:
+        found = memoize(memory, name, environ, compute)
+    except ProjectError:
+        for text, hint in warnings:
+            warn(text, hint)
+        raise
+    for text, hint in found["warnings"]:
+        warn(text, hint)
+    return [frozen(field) for field in found["config"]]
+
+
+def load(given: str, cwd: str, reader: DependencyTracker) -> Document:
+    """Return the JSON of a config; raises ProjectError."""
+    # Not needed while the config is remembered.
+    from buildrun.project.rules.backends import load_json
+    from buildrun.project.yaml_loader import parse
+
+    if given.endswith(".json"):
+        return sound(load_json(os.path.join(cwd, given), reader))
+    return sound(parse("--backend-config", given))
+
+
+def sound(found: Found | Diagnostic) -> Found:
+    """Return what was read; raises ProjectError for what keeps it from being read."""
+    if isinstance(found, Diagnostic):
+        raise error_of(found)
+    return found
+
+
+def judge(findings: Findings, warnings: Warnings, fatal: Collection[str] = ()) -> None:
+    """Add what is warned of; raises ProjectError for an error, and for a code that is fatal."""
+    for finding in findings.sorted():
+        if finding.severity == "error" or finding.code in fatal:
+            raise error_of(finding)
+        warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))
+
+
+def error_of(finding: Diagnostic) -> ProjectError:
+    """Return the error that a finding is."""
+    return ProjectError(
+        f"{finding.message} [{finding.code}]", place=finding.place, hint=finding.hint or None
+    )
