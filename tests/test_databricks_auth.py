@@ -5,7 +5,6 @@ They are seen through runs that are tracked there, which ask for nothing else.
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 from pathlib import Path
@@ -222,14 +221,11 @@ def test_nothing_at_all_names_what_to_set(track: Tracked) -> None:
     )  # fmt: skip
 
 
-def test_name_and_password_of_a_profile_are_sent(track: Tracked) -> None:
+def test_profile_may_hold_letters_of_all_kinds(track: Tracked) -> None:
     with playing() as server:
-        track.profiles(
-            f"[DEFAULT]\ndescription = Büro\nhost = {server.uri}\nusername = me\npassword = pw\n"
-        )
+        track.profiles(f"[DEFAULT]\ndescription = Büro\nhost = {server.uri}\ntoken = {TOKEN}\n")
         track("--experiment-id=1", MLFLOW_EXPERIMENT_NAME=None).printed()
-    expected = "Basic " + base64.b64encode(b"me:pw").decode()
-    assert {call.headers["Authorization"] for call in server.calls} == {expected}
+    assert {call.headers["Authorization"] for call in server.calls} == {f"Bearer {TOKEN}"}
 
 
 BROKEN = {

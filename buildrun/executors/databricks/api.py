@@ -177,7 +177,6 @@ class Api:
         while True:
             client = self._take()
             trouble: ExecutionError
-            asked = 0.0
             try:
                 found = self._in_time(client, attempt, started)
                 self._answered = True
@@ -191,12 +190,8 @@ class Api:
                     raise
                 trouble, asked = error, error.retry_after
             except http.TROUBLE as error:
-                trouble = errors.no_answer(self.connection, path, error)
-                if once and client.sent:
-                    trouble.hint = "it may have been done: look at the workspace's job runs first"
-                    raise trouble from None
-                if _is_final(error, answered=self._answered):
-                    raise trouble from None
+                trouble = self._lost(error, path, may_be_done=once and client.sent)
+                asked = 0.0
             failed = failed or time.monotonic()
             left = self._left(started, failed)
             if left <= asked:
@@ -206,6 +201,16 @@ class Api:
                 self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
             self._pause(max(asked, min(pause, left)))
+
+    def _lost(self, error: Exception, path: str, *, may_be_done: bool) -> NoAnswer:
+        """Return what a request has met that is worth another one; raises it where none is."""
+        trouble = errors.no_answer(self.connection, path, error)
+        if may_be_done:
+            trouble.hint = "it may have been done: look at the workspace's job runs first"
+            raise trouble from None
+        if _is_final(error, answered=self._answered):
+            raise trouble from None
+        return trouble
 
     def _take(self) -> HttpClient:
         with self._changed:
