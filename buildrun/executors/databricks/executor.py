@@ -17,10 +17,11 @@ from buildrun.executors.databricks import config as databricks_config
 from buildrun.executors.databricks import files, launch
 from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.claim import StepRun
 from buildrun.executors.databricks.errors import NoAnswer
 from buildrun.executors.databricks.files import Place
 from buildrun.executors.databricks.jobs import Jobs
-from buildrun.executors.databricks.run import StepRun, Workspace, run_step
+from buildrun.executors.databricks.run import Workspace, run_step
 from buildrun.executors.kubernetes import pod_runner, transfer
 from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.executors.kubernetes.transfer import ArtifactTransfer, StagedArchive

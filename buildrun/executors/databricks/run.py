@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
 from buildrun.executors import submitted
-from buildrun.executors.base import TIMED_OUT, OutputSink, ProcessRunner, Result, Usage
-from buildrun.executors.databricks import files
+from buildrun.executors.base import TIMED_OUT, OutputSink, ProcessRunner, Result
+from buildrun.executors.databricks.claim import Claim, StepRun
 from buildrun.executors.databricks.errors import ApiError, NoAnswer
 from buildrun.executors.databricks.jobs import Jobs, Output, RunState, exit_code
 from buildrun.executors.submitted import DatabricksRun
@@ -23,10 +19,6 @@ if TYPE_CHECKING:
     from buildrun.console import Console
     from buildrun.executors.databricks.files import Place
 
-# Bytes of a task's file that is looked for again.
-_LARGEST = 16 << 20
-_TOKEN = re.compile(r"[0-9a-f]{43}-[0-9a-f]{20}")
-
 # What failed on the driver in place of the command, and what to do.
 _FAILED = {
     "fetch": "the files cannot be had on the driver, or not be unpacked",
@@ -34,29 +26,6 @@ _FAILED = {
     "deliver": "the outputs cannot be delivered",
 }
 _REACH = "the cluster must be allowed to read and write `{}`, see docs/databricks.md"
-
-
-class StepRun(NamedTuple):
-    """What a step's run is made of.
-
-    key: of all that decides it, in hexadecimal. task: returns what the launch program is to do, by
-    the run's token. body: returns what is submitted, by the task's path. secrets: returns variables
-    that travel in a file of their own, by the token. collect: brings the outputs of the run of a
-    token into the project, and returns what the command has used; it is told whether nobody else
-    needs them there.
-    """
-
-    step: str
-    key: str
-    task: Callable[[str], Mapping[str, Any]]
-    body: Callable[[str], Mapping[str, Any]]
-    secrets: Callable[[str], Mapping[str, str]]
-    collect: Callable[[str, bool], Usage | None]
-
-    @property
-    def task_name(self) -> str:
-        """Return the name of the task's file, which is there as long as its run is wanted."""
-        return f"v1/tasks/{self.key[:60]}.json"
 
 
 class Workspace(NamedTuple):
@@ -114,10 +83,8 @@ class _Following:
         self._wake = threading.Event()
         self._impatient = threading.Event()
         self._number = 0
-        self._token = ""
-        self._secrets = ""
         self._url = f"{workspace.jobs.api.connection.host}/#job/list"
-        self._is_attached = False
+        self._claim = Claim(workspace.place, spec, workspace.run_id)
         self._said = ""
 
     def interrupt(self, number: int) -> None:
@@ -134,26 +101,20 @@ class _Following:
         """Submit the run, or find the one that is there for the same; not after a signal."""
         if self._wake.is_set():
             return
-        try:
-            self._is_attached = self._claim()
-        except ExecutionError:
-            if self._secrets:
-                with suppress(ExecutionError):
-                    self._place.delete([self._secrets])
-            raise
-        if self._wake.is_set() and not self._is_attached:
+        self._claim.take()
+        if self._wake.is_set() and not self._claim.is_attached:
             self._discard()
             return
         try:
             self._number = self._submit()
         except ApiError as error:
-            if self._is_attached and error.status not in (400, 404):
+            if self._claim.is_attached and error.status not in (400, 404):
                 raise
             self._discard()
-            if not self._is_attached:
+            if not self._claim.is_attached:
                 raise
             # Its run is too long ago, or was deleted.
-            self._is_attached = self._claim()
+            self._claim.take()
             self._number = self._submit()
         self._record()
 
@@ -164,45 +125,11 @@ class _Following:
 
     def _submit(self) -> int:
         body = self._spec.body(self._place.at(self._spec.task_name))
-        return self._jobs.submit({**body, "idempotency_token": self._token})
-
-    def _claim(self) -> bool:
-        """Lay down the task with a token of its own; True where a run is there for the same."""
-        spec, place = self._spec, self._place
-        self._token = own = f"{spec.key[:43]}-{os.urandom(10).hex()}"
-        if secrets := spec.secrets(own):
-            self._secrets = f"v1/tasks/{own}.json"
-            place.write(self._secrets, json.dumps(secrets).encode())
-        path = place.at(self._secrets) if secrets else None
-        data = json.dumps({**spec.task(own), "token": own, "secrets": path}).encode()
-        if place.write(spec.task_name, data, replace=False):
-            return False
-        there = files.load(place.read(spec.task_name, _LARGEST)).get("token")
-        if not isinstance(there, str) or not _TOKEN.fullmatch(there):
-            place.write(spec.task_name, data)
-            return False
-        if there == own:
-            return False  # the answer was lost
-        if secrets:
-            place.delete([self._secrets])
-            self._secrets = f"v1/tasks/{there}.json"
-        self._token = there
-        place.write(self._follower, json.dumps({"run": self._workspace.run_id}).encode())
-        return True
-
-    @property
-    def _follower(self) -> str:
-        """Return the name of the file that says which call has come last to follow the run."""
-        return f"v1/tasks/{self._token}.follower.json"
-
-    def _is_ours(self) -> bool:
-        """Return whether it is for us to clean up: whoever came last does."""
-        follower = files.load(self._place.read(self._follower, _LARGEST)).get("run")
-        return follower in (None, self._workspace.run_id)
+        return self._jobs.submit({**body, "idempotency_token": self._claim.token})
 
     def _record(self) -> None:
         spec, place, host = self._spec, self._place, self._jobs.api.connection.host
-        names = tuple(name for name in (spec.task_name, self._secrets) if name)
+        names = self._claim.names
         made = DatabricksRun(
             spec.step, str(self._number), host, self._workspace.profile, place.path, names
         )
@@ -219,7 +146,7 @@ class _Following:
             state = self._jobs.await_end(self._number, self._wake, self._tell_waiting)
             if self.signal is not None and not state.is_over:
                 return self._cancel(self.signal)
-            output, is_ours = self._jobs.output(state), self._is_ours()
+            output, is_ours = self._jobs.output(state), self._claim.is_ours()
         except NoAnswer as error:
             if self.signal is not None:
                 return self._unknown(self.signal, error)
@@ -237,7 +164,7 @@ class _Following:
     def _announce(self, state: RunState) -> None:
         self._url = printable(state.url)
         how = "submitted"
-        if self._is_attached:
+        if self._claim.is_attached:
             how = "has ended meanwhile" if state.is_over else "runs already"
             how = f"attached to the one that {how}"
         self._note(f"run {self._number} {how}: {self._url}")
@@ -257,7 +184,7 @@ class _Following:
         elif output.kind in _FAILED:
             hint = _REACH.format(self._place.path)
             self._say(self._workspace.console.error, _FAILED[output.kind], hint)
-        usage = self._spec.collect(self._token, last) if code == 0 else None
+        usage = self._spec.collect(self._claim.token, last) if code == 0 else None
         late = output.kind == "timeout" and code == TIMED_OUT
         return Result(code, timed_out=late, usage=usage)
 
@@ -272,7 +199,7 @@ class _Following:
     def _cancel(self, number: int) -> Result:
         """End the run and wait for that; a second signal ends the waiting."""
         try:
-            if not self._is_ours():
+            if not self._claim.is_ours():
                 self._note(f"run {self._number} is left to the other call that follows it")
                 return Result(128 + number, number)
             self._note("ending the run and waiting for its end; Ctrl-C again does not wait")
@@ -300,13 +227,12 @@ class _Following:
         return Result(128 + number, number)
 
     def _discard(self) -> None:
-        """Delete the task, so that the same command makes a run anew, and the secrets."""
-        names = [self._spec.task_name]
-        names += [name for name in (self._secrets, self._is_attached and self._follower) if name]
+        """Let go of the task; where that cannot be, it is said."""
         try:
-            self._place.delete(names)
+            self._claim.release()
         except ExecutionError as error:
-            self.warn(f"`{self._place.at(names[-1])}` stays: {error.message}", "delete it there")
+            name = self._claim.names[-1]
+            self.warn(f"`{self._place.at(name)}` stays: {error.message}", "delete it there")
 
     # -- words ---------------------------------------------------------------------------------
 
