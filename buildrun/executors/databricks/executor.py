@@ -196,9 +196,8 @@ class DatabricksExecutor:
 
     @cached_property
     def _staging(self) -> FileStaging:
-        context = self._context
         staging = FileStaging(
-            context.root, None, context.environ, None, lambda: self._project_files, self._transfer
+            self._context.root, lambda: self._project_files, lambda: self._transfer
         )
         staging.check(self._tasks)
         return staging

@@ -29,6 +29,7 @@ from buildrun.store.memo import Memo
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext
     from buildrun.executors.kubernetes.config import Config
+    from buildrun.executors.kubernetes.transfer import ArtifactTransfer
 
 
 class KubernetesExecutor:
@@ -41,9 +42,8 @@ class KubernetesExecutor:
         """Take the context; the cluster is not asked yet."""
         self._context = context
         self._config = config
-        self._staging = FileStaging(
-            context.root, context.remote, context.environ, config.endpoint, self._in_image
-        )
+        open_transfer = self._open_transfer if context.remote is not None else None
+        self._staging = FileStaging(context.root, self._in_image, open_transfer)
         self._resources = ExitStack()
         self._attempts: dict[str, int] = {}
         self._cluster: Cluster
@@ -160,6 +160,12 @@ class KubernetesExecutor:
 
         context = self._context
         return image_context.paths(context.home, context.root, context.outputs)
+
+    def _open_transfer(self) -> ArtifactTransfer:
+        from buildrun.executors.kubernetes.transfer import through_cache
+
+        context = self._context
+        return through_cache(context.remote or "", context.environ, endpoint=self._config.endpoint)
 
     def _fixed(self, task: Task) -> list[object]:
         """Return what else decides a Job: the template with what the config adds to it."""

@@ -1,4 +1,4 @@
-"""Which files of steps travel to pods and back, by way of the remote cache."""
+"""Which files of steps travel to where their commands run, and back."""
 
 from __future__ import annotations
 
@@ -31,24 +31,19 @@ class FileStaging:
     def __init__(
         self,
         root: str,
-        remote: str | None,
-        environ: Mapping[str, str],
-        endpoint: str | None,
         in_image: Callable[[], frozenset[str]],
-        transfer: ArtifactTransfer | None = None,
+        open_transfer: Callable[[], ArtifactTransfer] | None,
     ) -> None:
         """Take the place; it is connected to when it is first needed.
 
-        in_image: returns the paths of the files that the image has. transfer: the way that files
-        take, by default through the remote cache.
+        in_image: returns the paths of the files that the image has. open_transfer: returns the way
+        that files take, None where there is none.
         """
         self._root = root
-        self._remote = remote
-        self._environ = environ
-        self._endpoint = endpoint
         self._look_into_image = in_image
         self._mutex = threading.Lock()
-        self._opened = transfer
+        self._open_transfer = open_transfer
+        self._opened: ArtifactTransfer | None = None
         self._tasks: dict[str, Task] = {}
         self._delivered: dict[str, tuple[str, Delivery]] = {}
         self._own: list[str] = []
@@ -59,7 +54,7 @@ class FileStaging:
         self._tasks = {task.id: task for task in tasks}
         for task in tasks:
             why = self._why(task)
-            if why and self._remote is None and self._opened is None:
+            if why and self._open_transfer is None:
                 raise ExecutionError(
                     f"the step `{printable(task.id)}` {why}, and files travel to pods and back by "
                     "way of a remote cache",
@@ -150,13 +145,11 @@ class FileStaging:
         return self._transfer().send(self._root, [path.rstrip("/") for path in task.outputs])
 
     def _transfer(self) -> ArtifactTransfer:
-        from buildrun.executors.kubernetes.transfer import through_cache
-
         with self._mutex:
             if self._opened is None:
-                if self._remote is None:
+                if self._open_transfer is None:
                     raise AssertionError("checked before")
-                self._opened = through_cache(self._remote, self._environ, endpoint=self._endpoint)
+                self._opened = self._open_transfer()
             return self._opened
 
     def _producers(self, task: Task) -> list[Task]:
