@@ -481,6 +481,10 @@ def test_detached_run_is_cancelled(databricks: Databricks, paused: Path, gate: G
     assert latest["status"] == "cancelled"
     again = databricks.runs("cancel", latest["run_id"])
     again.refused("the run has ended already", code=1)
+    logs = databricks.runs("logs", latest["run_id"])
+    logs.refused(
+        "there is no log: it was not fetched", f"run {number} at {databricks.site.url}", code=1
+    )
 
 
 def test_run_of_another_workspace_is_not_looked_for_here(
@@ -681,7 +685,18 @@ def test_cluster_that_is_not_there_leaves_nothing(databricks: Databricks, projec
     outcome = databricks(project(LONE), config={"existing_cluster_id": "0000-none"})
     assert outcome.code == 1
     assert "Cluster 0000-none does not exist" in outcome.err
+    assert "correct `existing_cluster_id` in the backend config" in outcome.err
     assert databricks.left() == []
+
+
+def test_volume_that_is_not_there_is_told_with_a_remedy(
+    databricks: Databricks, project: Project
+) -> None:
+    config = {"volume": "/Volumes/main/default/none"}
+    outcome = databricks(project(LONE), config=config)
+    assert outcome.code == 1
+    assert "Volume 'main.default.none' does not exist" in outcome.err
+    assert "correct `volume` in the backend config, or make it first" in outcome.err
 
 
 def test_right_that_is_lost_in_the_middle_ends_the_run(

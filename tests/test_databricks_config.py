@@ -77,6 +77,10 @@ BAD: dict[str, tuple[Any, str, str]] = {
         {"new_clustr": CLUSTER, "serverless": True}, "1:2: unknown key `new_clustr`",
         "did you mean `new_cluster`?",
     ),
+    "slip alone": (
+        {"serverles": True, "volume": "/Volumes/a/b/c"}, "1:2: unknown key `serverles`",
+        "did you mean `serverless`?",
+    ),
     "cluster_id": (
         {"cluster_id": "x", "serverless": True}, "1:2: unknown key `cluster_id`",
         "did you mean `existing_cluster_id`?",
@@ -96,6 +100,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "outside": ({"serverless": True, "volume": "/Volumes/a/b/c/../x"}, "is no directory", "write"),
     "workspace": ({"serverless": True, "workspace": "/Users/x"}, "is no directory", "/Workspace/"),
     "time": ({"serverless": True, "poll": "fast"}, "`poll` must be a time", "such as `5s`"),
+    "parts": ({"serverless": True, "poll": "0.2s"}, "not `0.2s`", "seconds as a number"),
     "zero": ({"serverless": True, "poll": "0s"}, "`poll` is no time above 0", "such as `5s`"),
     "number": ({"serverless": True, "timeout": 0}, "`timeout` must be a time", "`2h`"),
     "run as": ({"serverless": True, "run_as": {}}, "`run_as` names nobody", "user_name"),

@@ -205,13 +205,7 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
             if item["log"] and os.path.basename(item["log"]) in there
         ]
     if not found and (jobs := recorded(runs.directory(directory, record.run_id))):
-        fact = "it went with the Jobs"
-        hint = "`keep-jobs` in the backend config keeps them; `kubectl logs` shows what is left"
-        if isinstance(jobs[0], DatabricksRun):
-            fact, hint = "it was not fetched", "the run's page at Databricks may show it"
-        raise StoreError(
-            f"there is no log: {fact}", place=f"run {printable(record.run_id)}", hint=hint
-        )
+        raise _no_log(record, jobs[0])
     if not found:
         raise StoreError(
             "there is no log: what ran wrote straight to the terminal, or nothing had to run",
@@ -219,6 +213,19 @@ def _logs_of(directory: str, record: Record, step: str | None) -> list[tuple[str
             hint="with `--output stream` a log is kept on a terminal too",
         )
     return found
+
+
+def _no_log(record: Record, job: Submitted) -> StoreError:
+    """Return what is raised for a submitted run that has ended without its log being fetched."""
+    fact, hint = (
+        "it went with the Jobs",
+        "`keep-jobs` in the backend config keeps them; `kubectl logs` shows what is left",
+    )
+    if isinstance(job, DatabricksRun):
+        fact = "it was not fetched before the run ended"
+        hint = f"the page of run {job.job} at {job.host} shows it, for 60 days"
+    place = f"run {printable(record.run_id)}"
+    return StoreError(f"there is no log: {fact}", place=place, hint=hint)
 
 
 def _find(directory: str, start: str) -> Record:

@@ -62,9 +62,14 @@ def sound(found: Found | Diagnostic) -> Found:
     return found
 
 
-def judge(findings: Findings, warnings: Warnings, fatal: Collection[str] = ()) -> None:
-    """Add what is warned of; raises ProjectError for an error, and for a code that is fatal."""
-    for finding in findings.sorted():
+def judge(
+    findings: Findings, warnings: Warnings, fatal: Collection[str] = (), *, last: str = ""
+) -> None:
+    """Add what is warned of; raises ProjectError for an error, and for a code that is fatal.
+
+    last: a code that is told where there is nothing else.
+    """
+    for finding in sorted(findings.sorted(), key=lambda each: each.code == last):
         if finding.severity == "error" or finding.code in fatal:
             raise error_of(finding)
         warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))

@@ -53,7 +53,10 @@ def suggest(
     if not whole:
         notes.append("the project holds too many files: not all of them were looked at")
     if not inputs:
-        notes.append("the command read no file of the project, and `inputs` may not be empty")
+        notes.append(
+            "the command read no file of the project, and `inputs` may not be empty: without it "
+            "all of the project's files count; name one that a step before makes, if it reads one"
+        )
     if not outputs:
         notes.append("the command made no file of the project, so there is no result to be kept")
     return Suggestion(tuple(inputs), tuple(outputs), tuple(notes), whole and not accesses.unseen)

@@ -71,7 +71,8 @@ def _read(
     document = backend_config.load(given, cwd, reader)
     findings = Findings(document)
     check_databricks_config(findings)
-    backend_config.judge(findings, warnings)
+    # A misspelt key says more than what is missing without it.
+    backend_config.judge(findings, warnings, last="multiple-clusters")
     value: Mapping[str, Any] = document.value
     reader.untrackable = reader.untrackable or _has_secret(value)
     cluster = value.get("new_cluster")

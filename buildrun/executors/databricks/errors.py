@@ -69,9 +69,23 @@ def refusal(
         hint = "try again later; https://status.databricks.com tells of outages"
     else:
         message = f"Databricks refuses `{method} {path}` ({status} {code}){words}"
+        hint = _remedy(words)
     after = answer.headers.get("Retry-After", "").strip()
     asked = float(after) if after.isascii() and after.isdigit() else 0.0
     return ApiError(message, connection.host, hint, status, code, asked)
+
+
+def _remedy(words: str) -> str | None:
+    """Return what to do about something of the backend config that is not there."""
+    if not words.endswith(("does not exist", "does not exist.")):
+        return None
+    if words.startswith(": Volume "):
+        return "correct `volume` in the backend config, or make it first, in SQL: `CREATE VOLUME …`"
+    if words.startswith(": Cluster "):
+        return (
+            "correct `existing_cluster_id` in the backend config; it is in the address of its page"
+        )
+    return None
 
 
 def no_workspace(connection: Connection, answer: Answer) -> NoAnswer:

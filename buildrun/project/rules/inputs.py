@@ -162,4 +162,7 @@ def _unmatched_hint(spec: ProjectSpec, entry_point: EntryPoint, text: str) -> st
     except (OSError, ValueError):
         beside = []
     meant = did_you_mean(text.rstrip("/"), [os.path.join(directory, name) for name in beside])
-    return meant or "check its spelling: it is relative to the project's root; or remove it"
+    return meant or (
+        "check its spelling: it is relative to the project's root; put there what is missing, "
+        "such as data that git ignores in a fresh clone; or remove it"
+    )
