@@ -81,6 +81,21 @@ def test_only_outputs_that_were_edited_are_rescued(project: Project, run: Run, s
     assert outcome.err.count("was not made by buildrun") == 1
 
 
+def test_old_output_that_is_made_again_as_it_was_is_no_loss(
+    project: Project, run: Run, store: Path
+) -> None:
+    text = one("mkdir out; cat in.txt | tee out/a > other", outputs="[out/, other]")
+    directory = project(text, in__txt="data", other="data")
+    (directory / "out").mkdir()
+    (directory / "out/a").write_text("mine")
+    outcome = run(directory)
+    assert outcome.states == {"main": "ok"}
+    assert outcome.err.count("was not made by buildrun") == 1
+    previous = store / "runs" / outcome.report["run_id"] / "previous"
+    assert [path.name for path in previous.iterdir()] == ["out"]
+    assert (previous / "out/a").read_text() == "mine"
+
+
 def test_old_output_that_the_cache_does_not_know_is_kept_when_a_command_fails(
     project: Project, run: Run, store: Path
 ) -> None:

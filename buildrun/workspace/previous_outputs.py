@@ -28,6 +28,8 @@ class PreviousOutputs:
         """Take the place."""
         self._state = place
         self.previous = previous_of(place.logs)
+        # What was at outputs with which something would be lost.
+        self._digests: dict[str, str] = {}
 
     def unknown(self, step: Step, outputs: FileSet | None) -> Sequence[str]:
         """Return those of a step's outputs with which something would be lost.
@@ -37,7 +39,9 @@ class PreviousOutputs:
         look = self._state.fingerprints.outputs
         if self._is_known(step, look(step.outputs) if outputs is None else outputs):
             return ()
-        found = [path for path in step.outputs if not self._is_known(step, look((path,)))]
+        old = {path: look((path,)) for path in step.outputs}
+        found = [path for path in step.outputs if not self._is_known(step, old[path])]
+        self._digests.update({path: old[path].digest for path in found if not old[path].problems})
         return found or step.outputs
 
     def _is_known(self, step: Step, outputs: FileSet) -> bool:
@@ -70,8 +74,15 @@ class PreviousOutputs:
         self.note_left(step)
 
     def rescue(self, displaced: Staging, unknown: Sequence[str]) -> None:
-        """Move old outputs, which new ones have replaced, to where they can be had from."""
-        for path, place in self._rescue(displaced, unknown):
+        """Move old outputs, which other ones have replaced, to where they can be had from."""
+        fingerprints = self._state.fingerprints
+        fingerprints.forget()
+        lost = [
+            path
+            for path in unknown
+            if self._digests.get(path) != fingerprints.outputs((path,)).digest
+        ]
+        for path, place in self._rescue(displaced, lost):
             self._state.console.warn(
                 f"`{printable(path)}` was replaced; what was there before was not made by "
                 f"buildrun, and is now `{printable(place)}`",
