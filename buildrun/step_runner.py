@@ -232,7 +232,7 @@ class StepRunner:
         console, root = state.console, state.plan.root
         log = Log(self._log_path(step), step.id, self._display)
         ended_as: OutcomeState = "failed"
-        console.note(console.style(f"{label(step)} {step.shown}", "dim"))
+        console.note(console.style(f"{label(step)} {step.shown.rstrip()}", "dim"))
         try:
             unknown: Sequence[str] = ()
             displaced = None

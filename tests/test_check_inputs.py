@@ -147,8 +147,16 @@ def test_an_ignored_file_is_found_without_inputs(watched: Watched) -> None:
     directory = watched.put(step)
     done = watched.run(directory)
     assert "the command read `secret.cfg`, which is no input" in done.err, done
+    assert "it is ignored; name the step's inputs" in done.err
     assert "`- secret.cfg`" in done.err
     assert watched.state(directory) == "miss"
+
+
+def test_several_ignored_files_are_told_as_several(watched: Watched) -> None:
+    files = {".gitignore": "*.cfg\n", "b.cfg": "b"}
+    done = watched.run(watched.put(Step("cat secret.cfg b.cfg > out.txt", files, inputs=None)))
+    assert "which are no input" in done.err, done
+    assert "they are ignored; name the step's inputs" in done.err
 
 
 def test_what_version_control_knows_is_found(watched: Watched) -> None:

@@ -253,6 +253,7 @@ def test_a_listing_is_told_with_what_no_step_makes(project: Project, buildrun: B
     )  # fmt: skip
     told = buildrun("run", root, LOCAL, "--check-inputs").err
     assert "listed the directory `.`, in which `b.txt` is no input" in told
+    assert "as it is, the names there count, and not what is in them" in told
     (root / "made.txt").unlink()
     assert "main: up-to-date" in buildrun("plan", root, LOCAL).out
 

@@ -181,7 +181,10 @@ def test_name_that_appears_where_the_command_listed_makes_it_run(
     runs.forget()  # outputs are no names that count
     assert runs.states(STRICT) == ["cached", "cached"]
     (runs.directory / "more.txt").touch()
-    assert runs.reasons(STRICT)[1] == ("lookup-changed", "the names in `.` changed")
+    assert runs.reasons(STRICT)[1] == (
+        "lookup-changed",
+        "the names in the project's directory changed",
+    )
     assert runs.states(STRICT)[0] == "ok"
     assert "more.txt" in (runs.directory / "main.txt").read_text()
 

@@ -107,7 +107,8 @@ def _broken(root: str, conditions: Mapping[str, str], outputs: Sequence[str]) ->
         return None
     was, now = conditions[path], observe(root, path)
     if was.startswith(NAMES) and now == "directory":
-        return Reason("lookup-changed", f"the names in `{printable(path)}` changed")
+        where = "the project's directory" if path == "." else f"`{printable(path)}`"
+        return Reason("lookup-changed", f"the names in {where} changed")
     kind = now.split(":")[0]
     fact = "is there now" if not was else "is gone" if not now else f"is a {kind} now"
     if was.startswith("file:") and kind == "file":

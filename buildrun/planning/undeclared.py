@@ -174,7 +174,7 @@ def describe(found: Undeclared, step: Step) -> list[Finding]:
 def _of_files(found: Undeclared, step: Step) -> Iterator[tuple[str, str, str]]:
     """Yield what there is to tell of the project's files."""
     if found.reads:
-        what = "is no input" if step.inputs is None else "`inputs` does not name"
+        what = f"{_are(found.reads)} no input" if step.inputs is None else "`inputs` does not name"
         text = f"the command read {_named(found.reads)}, which {what}"
         yield "undeclared-read", text, _read_hint(step, found.reads)
     for maker in dict.fromkeys(found.of_others.values()):
@@ -190,7 +190,8 @@ def _of_files(found: Undeclared, step: Step) -> Iterator[tuple[str, str, str]]:
     for path, held in found.listings.items():
         text = f"the command listed the directory `{printable(path)}`, in which {_named(held)} "
         hint = f"add to `inputs`: {_lines(['**' if path == '.' else f'{glob.escape(path)}/**'])}"
-        yield "undeclared-listing", text + f"{'is' if len(held) == 1 else 'are'} no input", hint
+        hint += "; as it is, the names there count, and not what is in them" * (path == ".")
+        yield "undeclared-listing", text + f"{_are(held)} no input", hint
 
 
 def _of_others(found: Undeclared) -> Iterator[tuple[str, str, str]]:
@@ -200,7 +201,8 @@ def _of_others(found: Undeclared) -> Iterator[tuple[str, str, str]]:
         hint = "what is there is no part of the key; declare a parameter of the type `path` for it"
         yield "outside-access", text, hint
     if read := found.variables:
-        text = f"the command read the variables {_named(read)}, which are no part of the key"
+        variables = f"variable{'s' * (len(read) > 1)} {_named(read)}"
+        text = f"the command read the {variables}, which {_are(read)} no part of the key"
         hint = f"add to `key_env`: {_lines(read)}; or to `pass_env`, where they decide nothing"
         yield "undeclared-variable", text, hint
 
@@ -225,9 +227,14 @@ def _read_hint(step: Step, paths: Sequence[str]) -> str:
     if any(map(_is_history, paths)):
         return "what version control knows is never an input; hand it in as a parameter"
     if step.inputs is None:
+        ignored = "it is ignored" if len(paths) == 1 else "they are ignored"
         named = _lines(paths, glob.escape)
-        return f"it is ignored; name the step's inputs under `inputs`, with {named}"
+        return f"{ignored}; name the step's inputs under `inputs`, with {named}"
     return f"add to `inputs`: {_lines(paths, glob.escape)}"
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _named(paths: Sequence[str]) -> str:
