@@ -243,6 +243,10 @@ def test_variables_that_python_reads_are_told(watched: Watched) -> None:
     assert "read the variables `API_URL`, `MODEL`, which are no part of the key" in done.err
     assert "add to `key_env`: `- API_URL`, `- MODEL`" in done.err
     assert "NEVER_READ" not in done.err
+    (directory / "prog.py").write_text(code.replace("os.environ['MODEL']", "''"))
+    done = watched.run(directory, API_URL="http://a")
+    assert "read the variable `API_URL`, which is no part of the key" in done.err
+    assert "`pass_env`, where it decides nothing" in done.err
 
 
 def test_a_program_with_a_changed_root_is_said_to_be_unseen(watched: Watched) -> None:

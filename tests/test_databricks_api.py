@@ -280,9 +280,10 @@ def test_file_that_is_cut_off_again_and_again_is_told(content: bytes) -> None:
     cut = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\n"
     with (
         stranger(Answer(raw=cut + content)) as (api, _),
-        pytest.raises(NoAnswer, match=r"does not answer to `/api/2\.0/fs/files"),
+        pytest.raises(NoAnswer, match=r"does not answer to `/api/2\.0/fs/files") as told,
     ):
         api.read(FILES, 9)
+    assert "check the host of" in (told.value.hint or "")
 
 
 def test_file_that_is_cut_off_is_fetched_again() -> None:

@@ -28,7 +28,7 @@ _WRITES = "if the command wrote it, declare it under `outputs` or name the step'
 
 
 # What to do where strict results are asked for, and a step could not be checked.
-_CHECKABLE = "run it where that can be done, see docs/caching.md, or leave the option out"
+_CHECKABLE = "run it where that can be done, or in a sandbox, see docs/caching.md"
 
 
 class ResultPublisher:

@@ -203,7 +203,8 @@ def _of_others(found: Undeclared) -> Iterator[tuple[str, str, str]]:
     if read := found.variables:
         variables = f"variable{'s' * (len(read) > 1)} {_named(read)}"
         text = f"the command read the {variables}, which {_are(read)} no part of the key"
-        hint = f"add to `key_env`: {_lines(read)}; or to `pass_env`, where they decide nothing"
+        decides = "it decides" if len(read) == 1 else "they decide"
+        hint = f"add to `key_env`: {_lines(read)}; or to `pass_env`, where {decides} nothing"
         yield "undeclared-variable", text, hint
 
 

@@ -110,7 +110,7 @@ def no_workspace(connection: Connection, answer: Answer) -> NoAnswer:
 def no_answer(connection: Connection, path: str, error: Exception) -> NoAnswer:
     """Return what is raised where there is no sound answer; error: one of http.TROUBLE."""
     words = connection.hide(http.reason(error))
-    hint = "check the network, `https_proxy` and `no_proxy`; try again later"
+    hint = f"check the host of {connection.origin}, the network, `https_proxy` and `no_proxy`"
     if "certificate" in words.lower():
         hint = "REQUESTS_CA_BUNDLE names the file of the authority that signs its certificate"
     elif "name" in words:
