@@ -152,6 +152,15 @@ def test_an_ignored_file_is_found_without_inputs(watched: Watched) -> None:
     assert watched.state(directory) == "miss"
 
 
+def test_a_result_that_was_not_kept_is_the_reason(watched: Watched) -> None:
+    directory = watched.put(Step("cat secret.cfg > out.txt"))
+    assert "the result is not cached" in watched.run(directory).err
+    for text in ("a", "other"):
+        (directory / "a.txt").write_text(text)
+        reasons = watched.plan(directory)["cache"]["reasons"]
+        assert [reason["code"] for reason in reasons] == ["not-kept"]
+
+
 def test_several_ignored_files_are_told_as_several(watched: Watched) -> None:
     files = {".gitignore": "*.cfg\n", "b.cfg": "b"}
     done = watched.run(watched.put(Step("cat secret.cfg b.cfg > out.txt", files, inputs=None)))

@@ -66,6 +66,7 @@ class CheckOptions(NamedTuple):
 
 _NO_CACHE = Reason("no-cache", "`--no-cache` was given")
 _FORCED = Reason("forced", "`--force` was given")
+_NOT_KEPT = Reason("not-kept", "the result of its last run was not kept")
 _NEVER = Reason("never-run", "it has not run yet")
 
 
@@ -218,6 +219,8 @@ class StalenessCheck:
             raise AssertionError(step.id)
         if last is None:
             return (_NEVER, *self._nearest(step, action, inputs))
+        if not last.key:
+            return (_NOT_KEPT,)
         if not is_digest(last.key):
             return (action_key.MADE_ANOTHER_WAY,)
         found: list[Reason] = []
