@@ -338,3 +338,17 @@ def test_forced_run_without_a_check_keeps_the_conditions(watched: Watched) -> No
     assert watched.state(directory) == "up-to-date"
     (directory / "override.cfg").touch()
     assert watched.state(directory) == "miss"
+
+
+def test_a_result_that_was_kept_before_the_undeclared_read_was_seen_is_dropped(
+    watched: Watched,
+) -> None:
+    directory = watched.put(Step("cat a.txt secret.cfg > out.txt"))
+    watched.run(directory, "--quiet")
+    assert watched.state(directory) == "up-to-date"
+    (directory / "secret.cfg").write_text("new\n")
+    watched.run(directory, "--force", "--check-inputs")
+    assert "new" in (directory / "out.txt").read_text()
+    assert watched.state(directory) == "miss"
+    watched.run(directory, "--quiet")
+    assert "new" in (directory / "out.txt").read_text()

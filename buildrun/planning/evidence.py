@@ -16,7 +16,7 @@ Assurance = Literal["declared", "checked", "sandboxed"]
 MOST_CONDITIONS = 100_000
 
 # Names among the details of a result.
-_ASSURANCE, _CONDITIONS = "assurance", "conditions"
+_ASSURANCE, _CONDITIONS, _INCOMPLETE = "assurance", "conditions", "incomplete"
 _OBSERVED = re.compile(r"(file:[0-9]{1,19}|directory|names:[0-9a-f]{32})?")
 _NOT_CHECKED = Reason("not-checked", "its result was made without its inputs being checked")
 _UNSOUND = Reason("lookup-changed", "its result does not tell which files the command looked for")
@@ -27,12 +27,14 @@ class Evidence(NamedTuple):
 
     conditions: on files that the step does not declare and the command looked for, with what was
     there, see ``workspace.conditions``; the result stands for its key while they hold. obstacle:
-    why the result must not be kept, "" where it may.
+    why the result must not be kept, "" where it may. incomplete: the key that a result did not get
+    for that, since it does not tell all that the command read.
     """
 
     assurance: Assurance = "declared"
     conditions: Mapping[str, str] = {}
     obstacle: str = ""
+    incomplete: str = ""
 
 
 DECLARED = Evidence()
@@ -43,6 +45,8 @@ def to_details(evidence: Evidence) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if evidence.assurance != "declared":
         found[_ASSURANCE] = evidence.assurance
+    if evidence.incomplete:
+        found[_INCOMPLETE] = evidence.incomplete
     if evidence.conditions:
         found[_CONDITIONS] = dict(evidence.conditions)
     return found
@@ -79,6 +83,11 @@ def is_checked(details: Mapping[str, Any]) -> bool:
 def has_conditions(details: Mapping[str, Any]) -> bool:
     """Return whether a result with these details counts under conditions only."""
     return bool(details.get(_CONDITIONS))
+
+
+def is_incomplete(details: Mapping[str, Any], key: str) -> bool:
+    """Return whether a command was seen to read more than a key tells of."""
+    return details.get(_INCOMPLETE) == key
 
 
 def refusal(plan: Plan, details: Mapping[str, Any], *, strict: bool) -> Reason | None:

@@ -63,7 +63,12 @@ class ResultPublisher:
             obstacle, hint = self._obstacle(step, status, outputs, upstream, evidence)
         if obstacle:
             state.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
-            self.record(step, status._replace(key=""), outputs.digest, seconds, DECLARED)
+            known = DECLARED
+            if evidence.obstacle and status.key:
+                # What an unwatched command has left under this key is no better.
+                state.results.forget(status.key)
+                known = Evidence(incomplete=status.key)
+            self.record(step, status._replace(key=""), outputs.digest, seconds, known)
             with self._mutex:
                 state.history.record_leftover(step.id, outputs.digest)
             return False

@@ -155,7 +155,8 @@ class StalenessCheck:
         if self._options.forced(step):
             return status._replace(reasons=(_FORCED,))
         refused: dict[Reason, None] = {}
-        counts = partial(self._counts, refused)
+        incomplete = last is not None and evidence.is_incomplete(last.details, key)
+        counts = partial(self._counts, refused, incomplete)
         made = whole and last is not None and (last.key, last.outputs) == (key, on_disk.digest)
         if made and last is not None and counts(last.details, False):
             return status._replace(
@@ -180,11 +181,18 @@ class StalenessCheck:
         )
 
     def _counts(
-        self, refused: dict[Reason, None], details: Mapping[str, Any], remote: bool
+        self,
+        refused: dict[Reason, None],
+        incomplete: bool,
+        details: Mapping[str, Any],
+        remote: bool,
     ) -> bool:
-        """Return whether a result with these details counts, else note why not in ``refused``."""
+        """Return whether a result with these details counts, else note why not in ``refused``.
+
+        incomplete: the command was seen to read more than its key tells of.
+        """
         options = self._options
-        strict = options.strict or (remote and options.remote_strict)
+        strict = incomplete or options.strict or (remote and options.remote_strict)
         reason = evidence.refusal(self._plan, details, strict=strict)
         if reason is not None:
             refused[reason] = None

@@ -178,6 +178,11 @@ class ActionCache:
                 cas.discard(self._home, digest)
         cas.ignore_errors(os.unlink, path_of(self._home, manifest.key))
 
+    def forget(self, key: str) -> None:
+        """Drop the result of a key here, which turned out not to tell all that it was made from."""
+        self._whole = None
+        cas.ignore_errors(os.unlink, path_of(self._home, key))
+
     def finish(self) -> None:
         """Wait for what is on its way to the remote cache."""
         if self._remote is not None:
