@@ -11,6 +11,7 @@ import pytest
 from conftest import Buildrun
 
 from buildrun.errors import ProjectError
+from buildrun.executors.backend_config import Source
 from buildrun.executors.databricks.config import Config, read
 from buildrun.store.memo import Memo
 
@@ -25,7 +26,7 @@ def told(_: str, __: str) -> None:
 def of(tmp_path: Path, value: Any, memory: Memo | None = None) -> Config:
     """Return the config of a file that holds this."""
     (tmp_path / "cluster.json").write_text(json.dumps(value))
-    return read("cluster.json", os.environ, str(tmp_path), memory or Memo(), told)
+    return read(Source("cluster.json", os.environ, str(tmp_path), memory or Memo(), told))
 
 
 def test_new_cluster_is_sent_as_it_is(tmp_path: Path) -> None:
@@ -132,17 +133,19 @@ def test_mistake_is_told_with_its_place(kind: str, tmp_path: Path, buildrun: Bui
 
 def test_json_text_is_taken_as_well(tmp_path: Path) -> None:
     text = json.dumps({"new_cluster": CLUSTER})
-    assert read(text, os.environ, str(tmp_path), Memo(), told).new_cluster == CLUSTER
+    assert read(Source(text, os.environ, str(tmp_path), Memo(), told)).new_cluster == CLUSTER
     with pytest.raises(ProjectError, match=r"--backend-config:1:1: .* must be a JSON object"):
-        read("5", os.environ, str(tmp_path), Memo(), told)
+        read(Source("5", os.environ, str(tmp_path), Memo(), told))
     with pytest.raises(ProjectError, match=r"absent\.json"):
-        read("absent.json", os.environ, str(tmp_path), Memo(), told)
+        read(Source("absent.json", os.environ, str(tmp_path), Memo(), told))
 
 
 def test_keys_that_databricks_may_have_by_now_are_sent_with_a_warning(tmp_path: Path) -> None:
     warnings: list[tuple[str, str]] = []
     text = json.dumps({"new_cluster": {**CLUSTER, "nod_type_id": "x", "brand_new": 1}})
-    found = read(text, os.environ, str(tmp_path), Memo(), lambda *warning: warnings.append(warning))
+    found = read(
+        Source(text, os.environ, str(tmp_path), Memo(), lambda *given: warnings.append(given))
+    )
     assert found.new_cluster == {**CLUSTER, "nod_type_id": "x", "brand_new": 1}
     (slip, hint), (new, _) = warnings
     assert "unknown key `nod_type_id`; it is sent as it is" in slip

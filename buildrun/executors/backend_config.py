@@ -4,55 +4,76 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from buildrun.errors import ProjectError
 from buildrun.project.diagnostics import Diagnostic, Findings
 from buildrun.store.memo import DependencyTracker, Memo, frozen, memoize
 
 if TYPE_CHECKING:
+    from buildrun.executors.base import ExecutorContext
     from buildrun.project.yaml_loader import Document
 
 Found = TypeVar("Found")
 Warnings = list[tuple[str, str]]
 
 
-def remembered(
-    name: str,
-    environ: Mapping[str, str],
-    memory: Memo,
-    warn: Callable[[str, str], None],
-    make: Callable[[DependencyTracker, Warnings], Any],
-) -> Sequence[Any]:
-    """Return the fields of a config, made where none is remembered by this name.
+class Source(NamedTuple):
+    """What a config is read from. given: the path of a file that ends in ``.json``, or JSON text.
 
-    make: notes what it reads and what is to be warned of. warn: gets a message and a hint.
+    cwd: where paths begin. memory: keeps a config while all that it was made from is unchanged.
+    warn: gets a message and a hint.
+    """
+
+    given: str
+    environ: Mapping[str, str]
+    cwd: str
+    memory: Memo
+    warn: Callable[[str, str], None]
+
+
+def source_of(context: ExecutorContext) -> Source:
+    """Return what the user has given for an executor."""
+    memory = Memo(context.home.memo)
+    given = context.config_given or "{}"
+    return Source(given, context.environ, context.cwd, memory, context.console.warn)
+
+
+def read(
+    source: Source, kind: str, make: Callable[[Source, DependencyTracker, Warnings], Any]
+) -> Sequence[Any]:
+    """Return the fields of a config; raises ProjectError with the place.
+
+    kind: of config. make: returns it where none is remembered; it notes what it reads, and what is
+    to be warned of.
     """
     warnings: Warnings = []
 
     def compute(reader: DependencyTracker) -> Any:
-        return {"config": make(reader, warnings), "warnings": warnings}
+        return {"config": make(source, reader, warnings), "warnings": warnings}
 
     try:
-        found = memoize(memory, name, environ, compute)
+        found = memoize(
+            source.memory, f"{kind} {source.cwd} {source.given}", source.environ, compute
+        )
     except ProjectError:
         for text, hint in warnings:
-            warn(text, hint)
+            source.warn(text, hint)
         raise
     for text, hint in found["warnings"]:
-        warn(text, hint)
+        source.warn(text, hint)
     return [frozen(field) for field in found["config"]]
 
 
-def load(given: str, cwd: str, reader: DependencyTracker) -> Document:
+def load(source: Source, reader: DependencyTracker) -> Document:
     """Return the JSON of a config; raises ProjectError."""
     # Not needed while the config is remembered.
     from buildrun.project.rules.backends import load_json
     from buildrun.project.yaml_loader import parse
 
-    if given.endswith(".json"):
-        return sound(load_json(os.path.join(cwd, given), reader))
-    return sound(parse("--backend-config", given))
+    if source.given.endswith(".json"):
+        return sound(load_json(os.path.join(source.cwd, source.given), reader))
+    return sound(parse("--backend-config", source.given))
 
 
 def sound(found: Found | Diagnostic) -> Found:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from buildrun.console import is_named
 from buildrun.executors import backend_config
+from buildrun.executors.backend_config import Source
 from buildrun.project.diagnostics import Findings
-from buildrun.store.memo import DependencyTracker, Memo
+from buildrun.store.memo import DependencyTracker
 
 # The environment of serverless compute for whoever only says that he wants it.
 _ENVIRONMENT = "4"
@@ -45,30 +45,16 @@ class Config(NamedTuple):
         return self.environment_version is not None
 
 
-def read(
-    given: str,
-    environ: Mapping[str, str],
-    cwd: str,
-    memory: Memo,
-    warn: Callable[[str, str], None],
-) -> Config:
-    """Return the config of a file, or of JSON text; raises ProjectError with the place.
-
-    memory: keeps it while all that it was made from is unchanged, unless it holds secrets. warn:
-    gets a message and a hint.
-    """
-    name = f"databricks config {cwd} {given}"
-    found = backend_config.remembered(name, environ, memory, warn, partial(_read, given, cwd))
-    return Config(*found)
+def read(source: Source) -> Config:
+    """Return the config; raises ProjectError with the place. One with secrets is not remembered."""
+    return Config(*backend_config.read(source, "databricks config", _read))
 
 
-def _read(
-    given: str, cwd: str, reader: DependencyTracker, warnings: backend_config.Warnings
-) -> Config:
+def _read(source: Source, reader: DependencyTracker, warnings: backend_config.Warnings) -> Config:
     # Not needed while the config is remembered.
     from buildrun.project.rules.backends import check_databricks_config, cluster_keys
 
-    document = backend_config.load(given, cwd, reader)
+    document = backend_config.load(source, reader)
     findings = Findings(document)
     check_databricks_config(findings)
     # A misspelt key says more than what is missing without it.

@@ -11,7 +11,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from buildrun.console import printable
-from buildrun.executors import container_command, container_mounts, container_sandbox
+from buildrun.executors import (
+    backend_config,
+    container_command,
+    container_mounts,
+    container_sandbox,
+)
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
 from buildrun.executors.databricks import config as databricks_config
 from buildrun.executors.databricks import files, launch
@@ -28,7 +33,6 @@ from buildrun.executors.kubernetes.transfer import ArtifactTransfer, StagedArchi
 from buildrun.executors.submitted import owner
 from buildrun.store import digest, runs
 from buildrun.store.files import is_within
-from buildrun.store.memo import Memo
 
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext
@@ -61,12 +65,10 @@ class DatabricksExecutor:
     @classmethod
     def open(cls, context: ExecutorContext) -> DatabricksExecutor:
         """Read the config; raises ProjectError for it, ExecutionError without credentials."""
-        environ, console = context.environ, context.console
-        memory = Memo(context.home.memo)
-        given = context.config_given or "{}"
-        config = databricks_config.read(given, environ, context.cwd, memory, console.warn)
-        connection = connect(config.profile, environ)
-        return cls(context, config, Api(connection, environ, tell=console.warn))
+        environ = context.environ
+        config = databricks_config.read(backend_config.source_of(context))
+        api = Api(connect(config.profile, environ), environ, tell=context.console.warn)
+        return cls(context, config, api)
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Take the steps; raises ExecutionError for what cannot be had there."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from buildrun.errors import ProjectError
 from buildrun.executors import backend_config
+from buildrun.executors.backend_config import Source
 from buildrun.project.diagnostics import Findings, Path
 from buildrun.project.rules.backends import check_kubernetes
 from buildrun.project.rules.entry_points import seconds
 from buildrun.project.yaml_loader import parse, read_text
-from buildrun.store.memo import DependencyTracker, Memo
+from buildrun.store.memo import DependencyTracker
 
 # Of the backend config, in the user's hands or by default.
 _PULL = "1m"
@@ -48,40 +48,27 @@ class Config(NamedTuple):
     endpoint: str | None
 
 
-def read(
-    given: str,
-    environ: Mapping[str, str],
-    cwd: str,
-    memory: Memo,
-    warn: Callable[[str, str], None],
-) -> Config:
-    """Return the config of a file, or of JSON text; raises ProjectError with the place.
-
-    memory: keeps it while all that it was made from is unchanged. warn: gets a message and a hint.
-    """
-    name = f"backend config {cwd} {given}"
-    found = backend_config.remembered(name, environ, memory, warn, partial(_read, given, cwd))
-    return Config(*found)
+def read(source: Source) -> Config:
+    """Return the config; raises ProjectError with the place."""
+    return Config(*backend_config.read(source, "backend config", _read))
 
 
-def _read(
-    given: str, cwd: str, reader: DependencyTracker, warnings: backend_config.Warnings
-) -> Config:
-    document = backend_config.load(given, cwd, reader)
+def _read(source: Source, reader: DependencyTracker, warnings: backend_config.Warnings) -> Config:
+    document = backend_config.load(source, reader)
     findings = Findings(document)
-    check_kubernetes(findings, cwd, reader)
+    check_kubernetes(findings, source.cwd, reader)
     backend_config.judge(findings, warnings, fatal=["missing-job-template"])
     value: Mapping[str, Any] = document.value if isinstance(document.value, dict) else {}
-    source = ""
+    template = ""
     if name := value.get("kube-job-template-path"):
         # Relative to the caller's directory or to the config's.
-        place = os.path.join(cwd, name)
+        place = os.path.join(source.cwd, name)
         beside = os.path.join(os.path.dirname(document.path), name)
-        source = place if reader.exists(place) else beside
+        template = place if reader.exists(place) else beside
     return Config(
         context=value.get("kube-context") or None,
         repository=str(value["repository-uri"]),
-        template=_template(source, reader) if source else _DEFAULT,
+        template=_template(template, reader) if template else _DEFAULT,
         namespace=value.get("namespace"),
         resources=value.get("resources") or {},
         service_account=value.get("service-account"),

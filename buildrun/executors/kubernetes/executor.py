@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from buildrun.console import printable
 from buildrun.executors import (
+    backend_config,
     container_command,
     container_mounts,
     container_sandbox,
@@ -24,7 +25,6 @@ from buildrun.executors.kubernetes.staging import FileStaging
 from buildrun.executors.submitted import owner
 from buildrun.store import digest, runs
 from buildrun.store.files import is_within
-from buildrun.store.memo import Memo
 
 if TYPE_CHECKING:
     from buildrun.executors.base import ExecutorContext
@@ -55,10 +55,8 @@ class KubernetesExecutor:
 
         Raises ProjectError for the config, ExecutionError without a kubeconfig.
         """
-        environ, console = context.environ, context.console
-        given = context.config_given or "{}"
-        memory = Memo(context.home.memo)
-        config = kubernetes_config.read(given, environ, context.cwd, memory, console.warn)
+        environ = context.environ
+        config = kubernetes_config.read(backend_config.source_of(context))
         executor = cls(context, config)
         executor._cluster = executor._resources.enter_context(
             Cluster(
@@ -66,7 +64,7 @@ class KubernetesExecutor:
                 config,
                 owner(environ),
                 runs.directory(context.home.runs, context.run_id),
-                console,
+                context.console,
                 environ.get("KUBECONFIG") or "",
             )
         )
