@@ -65,8 +65,8 @@ class ResultPublisher:
             state.console.warn(f"{label(step)} the result is not cached: {obstacle}", hint)
             known = DECLARED
             if evidence.obstacle and status.key:
-                # What an unwatched command has left under this key is no better.
-                state.results.forget(status.key)
+                # What an unwatched command has left under this key may be made from anything.
+                state.results.forget(status.key, evidences.is_checked)
                 known = Evidence(incomplete=status.key)
             self.record(step, status._replace(key=""), outputs.digest, seconds, known)
             with self._mutex:

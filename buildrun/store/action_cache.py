@@ -178,10 +178,12 @@ class ActionCache:
                 cas.discard(self._home, digest)
         cas.ignore_errors(os.unlink, path_of(self._home, manifest.key))
 
-    def forget(self, key: str) -> None:
-        """Drop the result of a key here, which turned out not to tell all that it was made from."""
-        self._whole = None
-        cas.ignore_errors(os.unlink, path_of(self._home, key))
+    def forget(self, key: str, unless: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drop the result of a key on this machine; unless: tells by its details that it stays."""
+        manifest = load(self._home, key)
+        if manifest is not None and not unless(manifest.details):
+            self._whole = None
+            cas.ignore_errors(os.unlink, path_of(self._home, key))
 
     def finish(self) -> None:
         """Wait for what is on its way to the remote cache."""
