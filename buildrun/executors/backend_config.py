@@ -90,9 +90,11 @@ def judge(
 
     last: a code that is told where there is nothing else.
     """
-    for finding in sorted(findings.sorted(), key=lambda each: each.code == last):
+    found = sorted(findings.sorted(), key=lambda each: each.code == last)
+    for finding in found:
         if finding.severity == "error" or finding.code in fatal:
             raise error_of(finding)
+    for finding in found:
         warnings.append((f"{finding.place}: {finding.message} [{finding.code}]", finding.hint))
 
 
