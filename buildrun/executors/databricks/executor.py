@@ -19,7 +19,7 @@ from buildrun.executors import (
 )
 from buildrun.executors.base import Job, OutputSink, ProcessRunner, Result, Task
 from buildrun.executors.databricks import config as databricks_config
-from buildrun.executors.databricks import files, launch
+from buildrun.executors.databricks import files, launch, submission
 from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
 from buildrun.executors.databricks.claim import StepRun
@@ -119,7 +119,9 @@ class DatabricksExecutor:
             sorted(secrets),
         ]
         parts += [[archive.sha256 for archive in archives], task.declared_only, task.timeout]
-        key = digest.key("databricks", [*parts, self._compute])
+        key = digest.key(
+            "databricks", [*parts, submission.compute(self._config, self._context.packages)]
+        )
         return StepRun(
             step=task.id,
             key=key.rpartition(":")[2],
@@ -152,43 +154,10 @@ class DatabricksExecutor:
     def _place(self) -> Place:
         return Place(self._api, self._config.place or files.default(self._api))
 
-    @cached_property
-    def _compute(self) -> Mapping[str, Any]:
-        """Return what a task's body says of where it runs, and with which packages."""
-        config = self._config
-        packages = [{"pypi": {"package": package}} for package in self._context.packages]
-        libraries = [*packages, *config.libraries]
-        if config.environment_version is not None:
-            return {"environment_key": "default"}
-        if config.existing_cluster_id is not None:
-            return {"existing_cluster_id": config.existing_cluster_id, "libraries": libraries}
-        cluster = dict(config.new_cluster or {})
-        if config.tags:
-            cluster["custom_tags"] = {**(cluster.get("custom_tags") or {}), **config.tags}
-        return {"new_cluster": cluster, "libraries": libraries}
-
     def _body(self, task: Task, path: str) -> Mapping[str, Any]:
-        """Return what is submitted; nothing of it is secret."""
-        config = self._config
-        python = {"python_file": self._launch_path, "parameters": [path]}
-        body: dict[str, Any] = {
-            "run_name": printable(f"{self._context.project}: {task.id}"),
-            "tasks": [{"task_key": "step", "spark_python_task": python, **self._compute}],
-        }
-        if config.timeout is not None:
-            body["timeout_seconds"] = max(1, round(config.timeout))
-        if config.run_as is not None:
-            body["run_as"] = dict(config.run_as)
-        if config.environment_version is not None:
-            given = [
-                library["pypi"]["package"] for library in config.libraries if "pypi" in library
-            ]
-            spec = {
-                "environment_version": config.environment_version,
-                "dependencies": [*self._context.packages, *given],
-            }
-            body["environments"] = [{"environment_key": "default", "spec": spec}]
-        return body
+        context = self._context
+        name = printable(f"{context.project}: {task.id}")
+        return submission.body(self._config, context.packages, name, (self._launch_path, path))
 
     # -- what travels --------------------------------------------------------------------------
 
