@@ -69,7 +69,7 @@ def test_connections_are_kept(api: Api, workspace: Workspace) -> None:
     for _ in range(3):
         api.call("GET", ME)
     assert threading.active_count() <= before
-    assert len(workspace.requests) == 3
+    assert len(workspace.requests) == 4
 
 
 def test_file_goes_there_and_back(api: Api) -> None:
