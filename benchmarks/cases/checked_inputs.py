@@ -42,7 +42,10 @@ def measure(bench: Workbench) -> Outcome:
 
     def run(entry_point: str, words: Sequence[str]) -> Sample:
         argv = (bench.buildrun, "run", "-q", ".", "-e", entry_point, "--force", *words)
-        return bench.timed(*argv, "--env-manager", "local", cwd=project, environ=environ)
+        # A command that was watched in a store is watched there again.
+        store = bench.path(f"store{''.join(words)}")
+        given = {**environ, "BUILDRUN_HOME": store}
+        return bench.timed(*argv, "--env-manager", "local", cwd=project, environ=given)
 
     runners = [
         Runner(f"{name}, {way}", partial(run, point, words))
