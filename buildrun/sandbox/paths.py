@@ -89,14 +89,17 @@ class Paths:
             return self._found(place.path, place.links, place.counts)
         place = self.directory(above or b"/", thread)
         own = _join(place.path, name)
-        if place.counts:
-            mode = _mode(own)
-            if not follow or not stat.S_ISLNK(mode):
+        mode = _mode(own)
+        lasts = above in self._known
+        if not follow or not stat.S_ISLNK(mode):
+            if place.counts:
                 return Found(own, place.links, mode)
-        elif not follow:
-            return self._found(own, place.links, counts=False)
-        real, links, lasts = self._walk(own, thread)
-        found = self._found(real, (*place.links, *links), self.counts(real))
+            found = self._found(own, place.links, counts=False)
+            lasts = lasts and not stat.S_ISLNK(mode)
+        else:
+            real, links, is_same = self._walk(own, thread)
+            found = self._found(real, (*place.links, *links), self.counts(real))
+            lasts = lasts and is_same
         if found is None and lasts:
             self._quiet.add(path)
         return found
