@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
+from buildrun.store.files import and_above
 from buildrun.workspace.names import is_always_ignored, is_never_part
 
 if TYPE_CHECKING:
@@ -20,11 +22,8 @@ def granted(root: str, inputs: FileSet) -> list[bytes]:
     declared = {os.path.join(top, path.rstrip(b"/")) for path in inputs.selection.paths}
     found: list[bytes] = [path for path in declared if not path.startswith(top + b"/")]
     above = {top}
-    for path in declared:
-        here = os.path.dirname(path)
-        while here not in above and len(here) > len(top):
-            above.add(here)
-            here = os.path.dirname(here)
+    for here in {path.rpartition(b"/")[0] for path in declared}:
+        above.update(itertools.takewhile(lambda each: len(each) > len(top), and_above(here)))
     if _grant(top, declared, above, found):
         return [*found, top]
     return found
@@ -36,12 +35,13 @@ def _grant(directory: bytes, declared: set[bytes], above: set[bytes], found: lis
     is_whole = True
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.path in declared or _is_leftover(entry.name):
-                some.append(entry.path)
-            elif entry.path not in above or not entry.is_dir(follow_symlinks=False):
+            path = entry.path
+            if path in declared or _is_leftover(entry.name):
+                some.append(path)
+            elif path not in above or not entry.is_dir(follow_symlinks=False):
                 is_whole = False
-            elif _grant(entry.path, declared, above, found):
-                some.append(entry.path)
+            elif _grant(path, declared, above, found):
+                some.append(path)
             else:
                 is_whole = False
     if not is_whole:

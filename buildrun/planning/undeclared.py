@@ -255,11 +255,12 @@ def _places(root: str, inputs: FileSet | None) -> Set[str]:
     found = {root}
     real: dict[str, str] = {}
     for path in inputs.selection.paths if inputs is not None else ():
-        directory, name = os.path.split(os.path.join(root, os.fsdecode(path).rstrip("/")))
+        directory, _, name = os.fsdecode(path).rstrip("/").rpartition("/")
         if directory not in real:
-            real[directory] = os.path.realpath(directory)
-            found.update(itertools.takewhile(lambda each: each != root, and_above(directory)))
-        found.add(os.path.join(real[directory], name))
+            place = os.path.join(root, directory).rstrip("/")
+            real[directory] = os.path.realpath(place).rstrip("/")
+            found.update(itertools.takewhile(lambda each: each != root, and_above(place)))
+        found.add(f"{real[directory]}/{name}")
     return found
 
 

@@ -32,7 +32,7 @@ def environment(environ: Mapping[str, str], project: str) -> list[str]:
     home = _home(environ)
     for directory in _split(environ.get("PATH", os.defpath)):
         found += _prefix(directory, home)
-        for python in glob.glob(os.path.join(glob.escape(directory), "python*")):
+        for python in _named(directory, "python"):
             found += _prefix(os.path.dirname(os.path.realpath(python)), home)
     found += glob.glob(os.path.join(glob.escape(home), ".local/lib/python*")) if home else []
     found += _split(environ.get("LD_LIBRARY_PATH", ""))
@@ -90,6 +90,12 @@ def _names(directory: str) -> list[str]:
 
 def _is_in(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _named(directory: str, start: str) -> list[str]:
+    """Return what in a directory has a name with this start."""
+    names = (name for name in _names(directory) if name.startswith(start))
+    return [os.path.join(directory, name) for name in names]
 
 
 def _split(text: str) -> list[str]:
