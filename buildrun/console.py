@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 _STYLES = {
     "error": "1;31", "warning": "1;33", "hint": "36", "dim": "2", "bold": "1",
@@ -279,6 +279,22 @@ def is_named(name: str) -> bool:
 def holds(name: str, value: str) -> bool:
     """Return whether a variable holds a secret, by its name or as a URL with a password."""
     return is_named(name) or has_credentials(value)
+
+
+def holds_within(value: Any) -> bool:
+    """Return whether a JSON value holds what looks like a secret, other than by its name alone.
+
+    `{{secrets/SCOPE/KEY}}` is how Databricks is told a secret's name.
+    """
+    if isinstance(value, list):
+        return any(map(holds_within, value))
+    if not isinstance(value, dict):
+        return False
+    return any(
+        holds_within(item)
+        or (is_named(str(name)) and isinstance(item, str) and not item.startswith("{{secrets/"))
+        for name, item in value.items()
+    )
 
 
 def display(path: bytes) -> str:

@@ -12,6 +12,7 @@ from buildrun import runner, tracking
 from buildrun.commands import all_projects
 from buildrun.commands import options as command_options
 from buildrun.commands.parser import group
+from buildrun.console import holds_within
 from buildrun.environments.planned_run import open_provider
 from buildrun.environments.resolve import manager_of
 from buildrun.errors import UsageError
@@ -190,7 +191,10 @@ class NewRun:
         project = loaded.project
         # What no environment can mend is found before one is built.
         plan = self._make_plan(project)
-        if self._refresh or any(step.secrets for step in plan.steps):
+        bears = any(step.secrets for step in plan.steps) or holds_within(
+            context.options.backend_config
+        )
+        if self._refresh or bears:
             context.tracker.untrackable = True  # no record for the next run, which would hold them
         command_options.refuse_unknown(self.options.cache, plan)
         for problem in plan.problems:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What a backend config says of the software that is there before any package is installed.
 _RUNTIME = (
     "docker_image", "existing_cluster_id", "init_scripts", "libraries", "serverless",
-    "spark_version",
+    "spark_conf", "spark_env_vars", "spark_version",
 )  # fmt: skip
 
 # Conda packages that stand for what every runtime brings.

@@ -124,6 +124,17 @@ class Api:
         """
         return self._persist(lambda _, given: self._open(path, given), path)
 
+    def deadline(self, path: str) -> Callable[[], None]:
+        """Return what raises NoAnswer, in a hurry, when a download that begins now takes long."""
+        started = time.monotonic()
+
+        def check() -> None:
+            end = self._end(started)
+            if end is not None and time.monotonic() >= end:
+                raise errors.no_answer(self.connection, path, TimeoutError())
+
+        return check
+
     def exists(self, path: str) -> bool:
         """Return whether there is a file or directory, by HEAD."""
 
@@ -197,7 +208,7 @@ class Api:
             if left <= asked:
                 raise trouble from None
             tries += 1
-            if tries == _TOLD:
+            if tries == _TOLD or (tries == 1 and asked >= _LONGEST_PAUSE):
                 self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
             self._pause(max(asked, min(pause, left)))
@@ -266,7 +277,7 @@ class Api:
             if self._hurried is None:
                 self._changed.wait_for(lambda: self._hurried is not None, seconds)
                 return
-        time.sleep(seconds)
+        time.sleep(min(seconds, HURRY))  # the hurry may have begun after they were counted
 
     def _value(self, method: str, path: str, answer: Answer) -> Any:
         """Return what is in an answer; raises ApiError and NoAnswer."""
@@ -284,7 +295,8 @@ class Api:
             raise errors.no_workspace(self.connection, answer)
         body = value if isinstance(value, dict) else {}
         is_known = "error_code" in body or "message" in body
-        if not (is_known or method == "HEAD" or status in (401, 403, 413) or status in _PASSING):
+        is_known = is_known or (method == "HEAD" and status >= 400)
+        if not (is_known or status in (401, 403, 413) or status in _PASSING):
             raise errors.no_workspace(self.connection, answer)
         raise errors.refusal(self.connection, method, path, answer, body)
 

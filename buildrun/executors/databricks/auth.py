@@ -215,7 +215,7 @@ def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Any
         return {}, str(error.strerror).lower()
     try:
         value = json.loads(done.stdout) if done.returncode == 0 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     words = _shown(lines[-1].removeprefix("Error: ")) if lines else "nothing that can be read"

@@ -28,7 +28,7 @@ class StepRun(NamedTuple):
     the run's token. body: returns what is submitted, by the task's path. secrets: returns variables
     that travel in a file of their own, by the token. collect: brings the outputs of the run of a
     token into the project, and returns what the command has used; it is told whether nobody else
-    needs them there.
+    needs them there. forget: deletes the archives that were sent.
     """
 
     step: str
@@ -37,6 +37,7 @@ class StepRun(NamedTuple):
     body: Callable[[str], Mapping[str, Any]]
     secrets: Callable[[str], Mapping[str, str]]
     collect: Callable[[str, bool], Usage | None]
+    forget: Callable[[], None]
 
     @property
     def task_name(self) -> str:
@@ -62,7 +63,7 @@ class Claim:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the files that go with the run."""
+        """Return the names of the files that go with the run, of its task first."""
         return tuple(name for name in (self._spec.task_name, self._secrets) if name)
 
     def take(self) -> None:
@@ -95,7 +96,8 @@ class Claim:
         if place.write(spec.task_name, data, replace=False):
             return False
         there = files.load(place.read(spec.task_name, _LARGEST)).get("token")
-        if not isinstance(there, str) or not _TOKEN.fullmatch(there):
+        # One of another key would give results of others.
+        if not (isinstance(there, str) and _TOKEN.fullmatch(there) and there[:43] == own[:43]):
             place.write(spec.task_name, data)
             return False
         if there == own:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from buildrun.console import is_named
+from buildrun.console import holds_within
 from buildrun.executors import backend_config
 from buildrun.executors.backend_config import Source
 from buildrun.project.diagnostics import Findings
@@ -60,7 +60,7 @@ def _read(source: Source, reader: DependencyTracker, warnings: backend_config.Wa
     # A misspelt key says more than what is missing without it.
     backend_config.judge(findings, warnings, last="multiple-clusters")
     value: Mapping[str, Any] = document.value
-    reader.untrackable = reader.untrackable or _has_secret(value)
+    reader.untrackable = reader.untrackable or holds_within(value)
     cluster = value.get("new_cluster")
     if "spark_version" in value:
         known = cluster_keys()
@@ -89,16 +89,3 @@ def _seconds(value: str | float) -> float:
     from buildrun.project.rules.entry_points import seconds
 
     return float((seconds(value) if isinstance(value, str) else value) or 0)
-
-
-def _has_secret(value: Any) -> bool:
-    """Return whether a value holds what looks like a secret, other than by its name alone."""
-    if isinstance(value, list):
-        return any(map(_has_secret, value))
-    if not isinstance(value, dict):
-        return False
-    return any(
-        _has_secret(item)
-        or (is_named(str(name)) and isinstance(item, str) and not item.startswith("{{secrets/"))
-        for name, item in value.items()
-    )

@@ -67,7 +67,9 @@ class DatabricksRuns:
         for run in going:
             self._jobs.await_end(int(run.job), threading.Event())
         for run in self._runs:
-            Place(self._api, run.place).delete(run.files)
+            # The task of one that has ended may be followed still, or be another run's by now.
+            names = run.files if run in going else run.files[1:]
+            Place(self._api, run.place).delete(names)
         return found
 
     def _look(self, run: DatabricksRun) -> RunState | None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from buildrun.console import printable
+from buildrun.errors import ExecutionError
 from buildrun.executors import (
     backend_config,
     container_command,
@@ -23,7 +24,6 @@ from buildrun.executors.databricks import files, launch, submission
 from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
 from buildrun.executors.databricks.claim import StepRun
-from buildrun.executors.databricks.errors import NoAnswer
 from buildrun.executors.databricks.files import Place
 from buildrun.executors.databricks.jobs import Jobs
 from buildrun.executors.databricks.run import Workspace, run_step
@@ -99,7 +99,7 @@ class DatabricksExecutor:
         with runner.on_interrupt(interrupt):
             try:
                 spec = self._step_run(job, task)
-            except NoAnswer:
+            except ExecutionError:
                 if not signals:
                     raise
                 return Result(128 + signals[0], signals[0])
@@ -110,6 +110,7 @@ class DatabricksExecutor:
         """Return what a step's run is made of, once its files are there."""
         archives = self._archives(task)
         environ, secrets = self._variables(task)
+        plain, hidden = container_mounts.without_secrets(_mlflow(job))
         known = job.identity() or digest.key("unknown", os.urandom(16).hex())
         parts: list[object] = [
             known,
@@ -125,10 +126,11 @@ class DatabricksExecutor:
         return StepRun(
             step=task.id,
             key=key.rpartition(":")[2],
-            task=lambda token: self._task(task, token, archives, {**environ, **_mlflow(job)}),
+            task=lambda token: self._task(task, token, archives, {**environ, **plain}),
             body=lambda path: self._body(task, path),
-            secrets=lambda token: {**secrets, **self._secret_command(task, token)},
+            secrets=lambda token: {**secrets, **hidden, **self._secret_command(task, token)},
             collect=lambda token, last: self._staging.collect_outputs(task, token, last=last),
+            forget=lambda: self._forget(archives),
         )
 
     def close(self, *, interrupted: bool) -> None:
@@ -206,13 +208,21 @@ class DatabricksExecutor:
 
     @cached_property
     def _launch_path(self) -> str:
-        """Return the path of the launch program, which is there from then on."""
+        """Return the path of the launch program, which is there as it is here from then on."""
         with open(launch.__file__, "rb") as file:
             data = file.read()
         name = f"v1/launch-{hashlib.sha256(data).hexdigest()[:16]}.py"
-        if not self._place.has(name):
+        if self._place.read(name, len(data) + 1) != data:  # whoever has changed it
             self._place.write(name, data)
         return self._place.at(name)
+
+    def _forget(self, archives: Sequence[StagedArchive]) -> None:
+        """Delete archives that are damaged there, so that they are sent anew."""
+        top = f"{self._place.path}/"
+        names = [url.removeprefix(top) for archive in archives for url in archive.urls]
+        self._place.delete([name for name in names if transfer.is_content(name)])
+        with self._mutex:
+            self.__dict__.pop("_project", None)
 
     def _task(
         self, task: Task, token: str, archives: Sequence[StagedArchive], environ: Mapping[str, str]

@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from buildrun.console import size
@@ -75,7 +75,7 @@ class Place:
 
     def stream(self, names: Sequence[str], what: str) -> MultipartReader:
         """Return the bytes of files, one behind the other; ``what`` names them in messages."""
-        return MultipartReader(_Client(self), names, what)
+        return _Reader(self, names, what, self._api.deadline(self.path))
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return a file, None where there is none; of a larger one its first bytes."""
@@ -91,6 +91,7 @@ class Place:
     def delete(self, names: Sequence[str]) -> None:
         """Delete files, as far as they are there."""
         for name in names:
+            self._present.discard(name)
             try:
                 if self.is_volume:
                     self._api.call("DELETE", self._file(name))
@@ -213,6 +214,20 @@ class _Client(HttpClient):
         if isinstance(error, ExecutionError):  # the API has tried again
             raise error
         return super().wait_to_retry(error, failures, what)
+
+
+class _Reader(MultipartReader):
+    """Reads until a Ctrl-C does not wait for more."""
+
+    def __init__(
+        self, place: Place, names: Sequence[str], what: str, check: Callable[[], None]
+    ) -> None:
+        super().__init__(_Client(place), names, what)
+        self._check = check
+
+    def read(self, _size: int = -1) -> bytes:
+        self._check()
+        return super().read()
 
 
 def load(data: bytes | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buildrun.console import printable
 from buildrun.errors import ExecutionError
+from buildrun.executors.databricks.errors import ApiError
 from buildrun.executors.databricks.launch import MARK
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ class Jobs:
         """Return how a run stands, when it is its turn, or at once when the event is set."""
         (wake or threading.Event()).wait(self._pacer.turn())
         found = self.api.call("GET", f"{_RUNS}/get", query={"run_id": str(number)})
-        return state_of(found)
+        state = state_of(found)
+        if not state.life:
+            raise ExecutionError(f"Databricks does not tell how the run {number} stands")
+        return state
 
     def await_end(
         self,
@@ -159,7 +163,12 @@ class Jobs:
 
     def output(self, state: RunState) -> Output:
         """Return what a run has written that has ended."""
-        found = self.api.call("GET", f"{_RUNS}/get-output", query={"run_id": str(state.task)})
+        try:
+            found = self.api.call("GET", f"{_RUNS}/get-output", query={"run_id": str(state.task)})
+        except ApiError as refused:
+            if state.result == "SUCCESS" or refused.status not in (400, 404):
+                raise
+            found = {}  # it has not begun, and its state says why
         logs, error = found.get("logs"), found.get("error")
         text = logs if isinstance(logs, str) else ""
         mark = _MARK.search(text)
@@ -184,12 +193,15 @@ def state_of(found: Mapping[str, Any]) -> RunState:
     life = str(state.get("life_cycle_state") or status.get("state") or "")
     code = str(details.get("code") or queued.get("code") or "")
     result = str(state.get("result_state") or ("SUCCESS" if code == "SUCCESS" else ""))
+    if not result and code == "RUN_EXECUTION_ERROR":
+        result = "FAILED"
     words = details.get("message") or queued.get("message") or state.get("queue_reason")
     tasks = found.get("tasks")
     task = _object(tasks[0]) if isinstance(tasks, list) and tasks else found
+    task_id = task.get("run_id")
     return RunState(
         life, result, code, str(words or state.get("state_message") or ""),
-        str(found.get("run_page_url") or ""), int(task.get("run_id") or 0),
+        str(found.get("run_page_url") or ""), task_id if type(task_id) is int else 0,
     )  # fmt: skip
 
 
@@ -199,7 +211,8 @@ def exit_code(state: RunState, output: Output) -> int | None:
         return output.code or 0
     if state.result == "TIMEDOUT":
         return 124
-    return (output.code or 1) if state.result == "FAILED" and output.code is not None else None
+    # A command that has succeeded is not what has failed.
+    return (output.code or None) if state.result == "FAILED" else None
 
 
 def _object(value: Any) -> Mapping[str, Any]:

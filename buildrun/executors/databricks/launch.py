@@ -117,7 +117,7 @@ def _run(task: "Any", place: str, variables: "Mapping[str, str]") -> int:
 def _show(child: "subprocess.Popen[bytes]") -> None:
     """Pass on what it writes until its end, as text, which is what the log takes."""
     assert child.stdout is not None  # noqa: S101
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # type: Callable[[bytes], str]
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # type: Callable[[bytes, bool], str]
     descriptor = child.stdout.fileno()
     left = _MOST_READS
     while left:
@@ -126,7 +126,7 @@ def _show(child: "subprocess.Popen[bytes]") -> None:
             _signal_group(child.pid, signal.SIGKILL)  # what the command has left running
         if select.select([descriptor], [], [], _LINGER)[0]:
             chunk = os.read(descriptor, 1 << 16)
-            sys.stdout.write(decode(chunk))
+            sys.stdout.write(decode(chunk, not chunk))  # at the end also what is cut off
             sys.stdout.flush()
             left = left if chunk else 0
         elif child.returncode is not None:

@@ -13,6 +13,7 @@ from buildrun.executors.base import TIMED_OUT, OutputSink, ProcessRunner, Result
 from buildrun.executors.databricks.claim import Claim, StepRun
 from buildrun.executors.databricks.errors import ApiError, NoAnswer
 from buildrun.executors.databricks.jobs import Jobs, Output, RunState, exit_code
+from buildrun.executors.kubernetes.pod_runner import DAMAGES
 from buildrun.executors.submitted import DatabricksRun
 
 if TYPE_CHECKING:
@@ -56,16 +57,21 @@ def run_step(
     with runner.on_interrupt(run.interrupt):
         try:
             run.submit()
-        except NoAnswer as error:
-            if run.signal is None:
-                hint = f"{error.hint}; the same command follows the run, if it was submitted"
-                raise ExecutionError(error.message, place=error.place, hint=hint) from None
-            hint = f"see its list of job runs: {workspace.jobs.api.connection.host}/#job/list"
-            run.warn(f"{error.message}; the run may be there", hint)
-            return Result(128 + run.signal, run.signal)
+        except (NoAnswer, ApiError) as error:
+            return run.tell_refusal(error)
         if run.signal is not None and not run.is_submitted:
             return Result(128 + run.signal, run.signal)
         return run.follow(detach=detach)
+
+
+def _may_be_done(error: NoAnswer | ApiError) -> bool:
+    """Return whether what was asked for may have been done all the same."""
+    return isinstance(error, NoAnswer) or error.status >= 500
+
+
+def _may_pass(error: NoAnswer | ApiError) -> bool:
+    """Return whether it says nothing of the run, which can be followed later."""
+    return _may_be_done(error) or (isinstance(error, ApiError) and error.status in (401, 429))
 
 
 class _Following:
@@ -85,6 +91,7 @@ class _Following:
         self._number = 0
         self._url = f"{workspace.jobs.api.connection.host}/#job/list"
         self._claim = Claim(workspace.place, spec, workspace.run_id)
+        self._is_over = False
         self._said = ""
 
     def interrupt(self, number: int) -> None:
@@ -106,26 +113,45 @@ class _Following:
             self._discard()
             return
         try:
-            self._number = self._submit()
+            self._submit()
         except ApiError as error:
-            if self._claim.is_attached and error.status not in (400, 404):
+            if not self._is_gone(error):
                 raise
-            self._discard()
-            if not self._claim.is_attached:
-                raise
-            # Its run is too long ago, or was deleted.
             self._claim.take()
-            self._number = self._submit()
+            self._submit()
         self._record()
+
+    def tell_refusal(self, error: NoAnswer | ApiError) -> Result:
+        """Say that a run may be there whose submission failed; raises the error without Ctrl-C."""
+        may_be_there = _may_be_done(error)
+        if self.signal is None:
+            if not may_be_there:
+                raise error
+            hint = f"{error.hint}; the same command follows the run, if it was submitted"
+            raise ExecutionError(error.message, place=error.place, hint=hint) from None
+        if may_be_there:
+            self.warn(f"{error.message}; the run may be there", f"see its list: {self._url}")
+        return Result(128 + self.signal, self.signal)
 
     @property
     def is_submitted(self) -> bool:
         """Return whether there is a run."""
         return self._number != 0
 
-    def _submit(self) -> int:
+    def _submit(self) -> None:
+        """Submit the task that is laid down; it stays where there may be a run of it."""
         body = self._spec.body(self._place.at(self._spec.task_name))
-        return self._jobs.submit({**body, "idempotency_token": self._claim.token})
+        try:
+            self._number = self._jobs.submit({**body, "idempotency_token": self._claim.token})
+        except ApiError as error:
+            may_be_there = self._claim.is_attached or _may_be_done(error)
+            if self._is_gone(error) or not may_be_there:
+                self._discard()
+            raise
+
+    def _is_gone(self, error: ApiError) -> bool:
+        """Return whether the run that was found is too long ago, or was deleted."""
+        return self._claim.is_attached and error.status in (400, 404)
 
     def _record(self) -> None:
         spec, place, host = self._spec, self._place, self._jobs.api.connection.host
@@ -146,20 +172,17 @@ class _Following:
             state = self._jobs.await_end(self._number, self._wake, self._tell_waiting)
             if self.signal is not None and not state.is_over:
                 return self._cancel(self.signal)
+            self._is_over = state.is_over
             output, is_ours = self._jobs.output(state), self._claim.is_ours()
-        except NoAnswer as error:
-            if self.signal is not None:
-                return self._unknown(self.signal, error)
-            hint = f"the run may go on, and the same command follows it; its page: {self._url}"
-            raise ExecutionError(error.message, place=error.place, hint=hint) from None
+            result = self._end(state, output, last=is_ours)
+        except (NoAnswer, ApiError) as error:
+            return self._leave(error)
         except BaseException:
             self._abandon()
             raise
-        try:
-            return self._end(state, output, last=is_ours)
-        finally:
-            if is_ours:
-                self._discard()
+        if is_ours:
+            self._discard()
+        return result
 
     def _announce(self, state: RunState) -> None:
         self._url = printable(state.url)
@@ -183,6 +206,9 @@ class _Following:
             self._say(self._workspace.console.error, "the run was ended at its timeout", hint)
         elif output.kind in _FAILED:
             hint = _REACH.format(self._place.path)
+            if output.kind == "fetch" and any(words in output.text for words in DAMAGES):
+                self._spec.forget()
+                hint = "they were damaged there; run it again, and they are sent anew"
             self._say(self._workspace.console.error, _FAILED[output.kind], hint)
         usage = self._spec.collect(self._claim.token, last) if code == 0 else None
         late = output.kind == "timeout" and code == TIMED_OUT
@@ -206,24 +232,43 @@ class _Following:
             self._jobs.cancel(self._number)
             state = self._jobs.await_end(self._number, self._impatient)
             self._discard()
-        except NoAnswer as error:
+        except ExecutionError as error:
             return self._unknown(number, error)
         if not state.is_over:
             self.warn("the run was cancelled, and is still ending", f"its page: {self._url}")
         return Result(128 + number, number)
 
+    def _leave(self, error: NoAnswer | ApiError) -> Result:
+        """Leave the run to a later call where the trouble may pass, else end it; raises."""
+        if not _may_pass(error):
+            self._abandon()
+            raise error
+        if self.signal is not None:
+            return self._unknown(self.signal, error)
+        how = "has ended" if self._is_over else "may go on"
+        hint = f"the run {how}, and the same command follows it; its page: {self._url}"
+        raise ExecutionError(error.message, place=error.place, hint=hint) from None
+
     def _abandon(self) -> None:
-        """End the run, since it cannot be followed."""
+        """Leave nothing of the run, unless another call follows it; say what cannot be ended."""
         try:
-            self._jobs.cancel(self._number)
-        except ExecutionError:
-            self.warn(f"the run {self._number} may go on", f"cancel it there: {self._url}")
+            if not self._claim.is_ours():
+                return
+            if not self._is_over:
+                self._jobs.cancel(self._number)
+        except ExecutionError as error:
+            if not self._is_over:
+                text = f"the run {self._number} cannot be cancelled, and may go on"
+                hint = f"the same command follows it; its page: {self._url}"
+                self.warn(f"{text}: {error.message}", hint)
         else:
             self._discard()
 
-    def _unknown(self, number: int, error: NoAnswer) -> Result:
-        text = f"{error.message}; the run {self._number} may go on"
-        self.warn(text, f"cancel it once Databricks answers: {self._url}")
+    def _unknown(self, number: int, error: ExecutionError) -> Result:
+        text, hint = f"the run {self._number} may go on", "cancel it once Databricks answers"
+        if self._is_over:
+            text, hint = "the run has ended", "the same command follows it"
+        self.warn(f"{error.message}; {text}", f"{hint}: {self._url}")
         return Result(128 + number, number)
 
     def _discard(self) -> None:

@@ -40,7 +40,8 @@ def body(
 def compute(config: Config, packages: Sequence[str]) -> Mapping[str, Any]:
     """Return what a task says of where it runs, and on clusters with which packages."""
     if config.serverless:
-        return {"environment_key": _ENVIRONMENT}
+        # Or serverless compute runs a command that has failed again by itself.
+        return {"environment_key": _ENVIRONMENT, "disable_auto_optimization": True}
     libraries = [{"pypi": {"package": package}} for package in packages]
     installed = {"libraries": [*libraries, *config.libraries]}
     if config.existing_cluster_id is not None:

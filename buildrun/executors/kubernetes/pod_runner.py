@@ -56,6 +56,10 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 
 _TIME = 315619200  # as in buildrun.workspace.archive
 _ENCODING = ("utf-8", "surrogateescape")
+_DIFFERS, _CUT, _DAMAGED = (
+    "its digest differs", "the archive ends too early", "the archive is damaged",
+)  # fmt: skip
+DAMAGES = (_DIFFERS, _CUT, _DAMAGED)
 # The kinds of members that buildrun writes, each with the most bytes of its content. A pax
 # header holds a path and a link target, of 4 KiB at most each.
 _SIZES = {
@@ -249,7 +253,7 @@ class MultipartReader:
         if size is not None and size != self._size:
             raise TransferError(f"{self._what}: {self._size} bytes instead of {size}")
         if sha256 is not None and sha256 != self._hash.hexdigest():
-            raise TransferError(f"{self._what}: not what was sent, its digest differs")
+            raise TransferError(f"{self._what}: not what was sent, {_DIFFERS}")
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -301,7 +305,7 @@ class _ArchiveReader:
             kind, mode, size = block[156:157], _octal(block[100:108]), _octal(block[124:136])
             rest = block[:148] + b" " * 8 + block[156:]
             if _octal(block[148:156]) != sum(rest):
-                raise TransferError("the archive is damaged")
+                raise TransferError(_DAMAGED)
             name = extra.get(b"path", _text(block[345:500]) + _text(block[:100]))
             if b"size" in extra:
                 size = _number(extra[b"size"], 10)
@@ -336,7 +340,7 @@ class _ArchiveReader:
         if not self._piece:
             self._piece = memoryview(self._stream.read(_PIECE))
         if not self._piece:
-            raise TransferError("the archive ends too early")
+            raise TransferError(_CUT)
         piece, self._piece = self._piece[:most], self._piece[most:]
         return piece
 
@@ -353,7 +357,7 @@ def _number(text: bytes, base: int) -> int:
     try:
         return int(text, base)
     except ValueError:
-        raise TransferError("the archive is damaged") from None
+        raise TransferError(_DAMAGED) from None
 
 
 def _pax_records(content: bytes) -> "dict[bytes, bytes]":
@@ -366,7 +370,7 @@ def _pax_records(content: bytes) -> "dict[bytes, bytes]":
         known = key in (b"path", b"linkpath", b"size", b"hdrcharset")
         ends = length > len(digits) and content[length - 1 : length] == b"\n"
         if not (equals and known and ends):
-            raise TransferError("the archive is damaged")
+            raise TransferError(_DAMAGED)
         found[key] = value
         content = content[length:]
     return found
@@ -421,7 +425,7 @@ class Unpacker:
 
     def _link(self, name: bytes, path: bytes, target: bytes) -> None:
         if not target or b"\0" in target:
-            raise TransferError("the archive is damaged")
+            raise TransferError(_DAMAGED)
         if not self._any_links and not stays(name, target):
             raise TransferError(f"`{shown(name)}` is a link that leads out")
         _remove(path)

@@ -28,6 +28,7 @@ PART = 256 << 20
 _SIGNED = archive.PartLimit(256 << 20, 128)
 _PLAIN = archive.PartLimit(8 << 20, 2048)
 
+_CONTENT = "v1/carried/sha256/"
 _LARGEST_RECORD = 1 << 16
 _MOST_PARTS = 10_000
 _JOB = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
@@ -234,7 +235,12 @@ def program() -> str:
 
 
 def _content_name(sha256: str) -> str:
-    return f"v1/carried/sha256/{sha256[:2]}/{sha256}"
+    return f"{_CONTENT}{sha256[:2]}/{sha256}"
+
+
+def is_content(name: str) -> bool:
+    """Return whether a name of a store is that of what was sent, by its content."""
+    return name.startswith(_CONTENT)
 
 
 def _names(job: str, parts: int) -> list[str]:
