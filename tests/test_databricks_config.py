@@ -202,3 +202,11 @@ def test_misspelt_key_is_mended(buildrun: Buildrun, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"serverless": true, "polll": "2s"}\n')
     assert buildrun("validate", "--fix", "c.json").code == 0
     assert json.loads((tmp_path / "c.json").read_text()) == {"serverless": True, "poll": "2s"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("two", "multiple-clusters"), ("places", "multiple-places")]
+)
+def test_what_is_said_twice_has_its_code(kind: str, code: str, tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=rf"\[{code}\]"):
+        of(tmp_path, BAD[kind][0])
