@@ -285,6 +285,7 @@ class StepRunner:
             timeout=step.timeout,
             task=step.task(),
             identity=identity,
+            anew=any(reason.code == "forced" for reason in status.reasons),
         )
         for attempt in range(step.retries + 1):
             started, began = time.time(), time.monotonic()

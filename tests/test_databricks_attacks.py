@@ -321,6 +321,31 @@ def test_cancelling_an_older_run_leaves_a_newer_one_of_the_same_step(
     assert len(databricks.site.runs) == 2
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_ended_run_that_nobody_has_collected_is_not_what_force_asks_for(
+    databricks: Databricks, project: Project, forced: bool
+) -> None:
+    directory = project(MAKES)
+    assert databricks(directory, "--detach").code == 0
+    finish(databricks)
+    outcome = databricks(directory, *(["--force"] if forced else []))
+    assert (outcome.code, outcome.states) == (0, {"main": "ok"}), outcome.err
+    assert ("attached" in outcome.err) is not forced
+    assert len(databricks.site.runs) == 1 + forced
+    assert databricks.left() == []
+
+
+def test_run_that_goes_on_is_what_force_asks_for(
+    databricks: Databricks, paused: Path, gate: Gate
+) -> None:
+    assert databricks(paused, "--detach").code == 0
+    databricks.site.step()
+    gate.wait()
+    gate.open()
+    assert databricks(paused, "--force").code == 3
+    assert len(databricks.site.runs) == 1
+
+
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 

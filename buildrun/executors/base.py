@@ -109,6 +109,7 @@ class Job(NamedTuple):
     identity: returns the key of all that decides the step's result, or "" where that is unknown.
     restrict: is called in the new process of a command of this machine, just before its program is
         loaded; what it raises as OSError is why the command cannot be started.
+    anew: the user wants it to run, whatever ended run of it is left somewhere.
     """
 
     command: str
@@ -123,6 +124,7 @@ class Job(NamedTuple):
     artifacts: str | None = None
     identity: Callable[[], str] = str
     restrict: Callable[[], None] | None = None
+    anew: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ class StepRun(NamedTuple):
     the run's token. body: returns what is submitted, by the task's path. secrets: returns variables
     that travel in a file of their own, by the token. collect: brings the outputs of the run of a
     token into the project, and returns what the command has used; it is told whether nobody else
-    needs them there. forget: deletes the archives that were sent.
+    needs them there. forget: deletes the archives that were sent. anew: an ended run that
+    is found for the same is not wanted; drop: deletes its outputs, by its token, in the end.
     """
 
     step: str
@@ -38,6 +39,8 @@ class StepRun(NamedTuple):
     secrets: Callable[[str], Mapping[str, str]]
     collect: Callable[[str, bool], Usage | None]
     forget: Callable[[], None]
+    drop: Callable[[str], None]
+    anew: bool = False
 
     @property
     def task_name(self) -> str:
@@ -60,11 +63,12 @@ class Claim:
         self.token = ""
         self.is_attached = False
         self._secrets = ""
+        self._left: list[str] = []
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the files that go with the run, of its task first."""
-        return tuple(name for name in (self._spec.task_name, self._secrets) if name)
+        return tuple(name for name in (self._spec.task_name, self._secrets, *self._left) if name)
 
     def take(self) -> None:
         """Lay down the task with a token of its own, unless a run is there for the same."""
@@ -84,6 +88,14 @@ class Claim:
     def release(self) -> None:
         """Delete the task, so that the same command makes a run anew, and the secrets."""
         self._place.delete([*self.names, *([self._follower] if self.is_attached else [])])
+
+    def leave(self) -> None:
+        """Delete the task of the run that was found, to make one anew."""
+        self._place.delete(self.names)
+        self._spec.drop(self.token)
+        self._secrets = ""
+        # Whoever still collects that run sees by it that the new task is not his.
+        self._left.append(self._follower)
 
     def _take(self) -> bool:
         spec, place = self._spec, self._place

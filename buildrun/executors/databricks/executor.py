@@ -131,6 +131,8 @@ class DatabricksExecutor:
             secrets=lambda token: {**secrets, **hidden, **self._secret_command(task, token)},
             collect=lambda token, last: self._staging.collect_outputs(task, token, last=last),
             forget=lambda: self._forget(archives),
+            drop=self._staging.drop,
+            anew=job.anew,
         )
 
     def close(self, *, interrupted: bool) -> None:

@@ -112,13 +112,12 @@ class _Following:
         if self._wake.is_set() and not self._claim.is_attached:
             self._discard()
             return
-        try:
-            self._submit()
-        except ApiError as error:
-            if not self._is_gone(error):
-                raise
+        self._submit_again()
+        is_found = self._claim.is_attached and self._spec.anew
+        if is_found and self._jobs.look(self._number, self._wake).is_over:
+            self._claim.leave()
             self._claim.take()
-            self._submit()
+            self._submit_again()
         self._record()
 
     def tell_refusal(self, error: NoAnswer | ApiError) -> Result:
@@ -137,6 +136,16 @@ class _Following:
     def is_submitted(self) -> bool:
         """Return whether there is a run."""
         return self._number != 0
+
+    def _submit_again(self) -> None:
+        """Submit the task; anew where the run that was found is gone."""
+        try:
+            self._submit()
+        except ApiError as error:
+            if not self._is_gone(error):
+                raise
+            self._claim.take()
+            self._submit()
 
     def _submit(self) -> None:
         """Submit the task that is laid down; it stays where there may be a run of it."""

@@ -131,6 +131,11 @@ class FileStaging:
                 self._own.append(job)
         return done.usage
 
+    def drop(self, job: str) -> None:
+        """Have what a Job has delivered deleted as well when all is discarded."""
+        with self._mutex:
+            self._own.append(job)
+
     def discard(self) -> None:
         """Delete what was delivered, now that it is in the project."""
         for job in self._own:
