@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import Buildrun, Outcome
-from needs import missing
+from needs import missing, need_program
 
 from buildrun.sandbox import landlock, tracer
 
 LOCAL = ("--env-manager", "local")
 PACKAGES = ("pandas", "scikit-learn", "matplotlib", "pip")
+
+# Programs of steps that a machine may not have.
+_PROGRAMS = frozenset({"gcc", "make", "node", "perl"})
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +97,9 @@ class Watched:
             Path(directory).mkdir()
 
     def put(self, step: Step, name: str = "project") -> Path:
+        program = step.command.split()[0]
+        if program in _PROGRAMS:
+            need_program(program)
         directory = self.place / name
         directory.mkdir()
         return step.write(directory)
