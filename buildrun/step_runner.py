@@ -356,6 +356,7 @@ class StepRunner:
         else:
             text = result.describe(step.timeout)
             hint = f"its log: {printable(log.path)}" if log.path is not None else ""
+            hint += "; its sandbox holds its declared files alone" if result.sandboxed else ""
             reasons = (*reasons, *failure_reasons(result, step))
         if ended_as == "failed":
             self._state.console.error(f"{label(step)} {text}", hint)

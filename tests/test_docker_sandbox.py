@@ -84,6 +84,7 @@ def test_declared_files_and_outputs_of_steps_before_are_all_that_is_there(
     assert outcome.code == 1
     assert outcome.out == f"{DECLARED}out\nout/a\ntool\nmade\n"
     assert "secret.cfg: No such file" in outcome.err
+    assert "its sandbox holds its declared files alone" in outcome.err
     assert os.access(steps / "out/a", os.X_OK)
 
 
