@@ -220,6 +220,8 @@ def _show(path: str, old: Lock | None, new: Lock | None, form: str) -> int:
     sys.stdout.write(f"{path}\n")
     for name, lines in changes.items():
         count = len(after.get(name, ()))
-        sys.stdout.write(f"{name}: {count} packages{'' if lines else ', unchanged'}\n")
+        sys.stdout.write(
+            f"{name}: {count} package{'s'[: count != 1]}{'' if lines else ', unchanged'}\n"
+        )
         sys.stdout.writelines(f"  {line}\n" for line in lines)
     return 0

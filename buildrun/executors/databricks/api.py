@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
 from buildrun import http
-from buildrun.console import duration
 from buildrun.errors import ExecutionError
 from buildrun.executors.databricks import errors
 from buildrun.executors.databricks.auth import AGENT
@@ -209,7 +208,7 @@ class Api:
                 raise trouble from None
             tries += 1
             if tries == _TOLD or (tries == 1 and asked >= _LONGEST_PAUSE):
-                self._tell(f"{trouble.message}; it is tried again for {duration(left)}")
+                self._tell(f"{trouble.message}; it is tried again for {left:.0f} s")
             pause = random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2**tries))  # noqa: S311
             self._pause(max(asked, min(pause, left)))
 
