@@ -288,7 +288,8 @@ def test_what_ignores_everything_is_killed(
     running = process()
     group = running.group()
     running.signal(signal.SIGINT)
-    assert running.wait() in (130, 137)
+    # A shell that is slow to end by SIGINT gets SIGTERM, then SIGKILL.
+    assert running.wait() in (130, 137, 143)
     assert place.result.interrupted == signal.SIGINT
     assert group_has_ended(group)
 
