@@ -20,8 +20,9 @@ from test_tracking_errors import certificates, tunnelling
 from tracking_stub import Answer, Play, playing, said
 
 from buildrun.errors import ExecutionError
-from buildrun.executors.databricks.api import Api, ApiError, NoAnswer
+from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.errors import ApiError, NoAnswer
 from buildrun.executors.databricks.files import Place
 
 __all__ = ["certificates", "workspace"]

@@ -22,8 +22,9 @@ from test_databricks import LONE, PLACE, RUNS, Databricks, databricks, paused, s
 from tracking_stub import Answer, playing
 
 from buildrun.executors.databricks import launch
-from buildrun.executors.databricks.api import Api, NoAnswer
+from buildrun.executors.databricks.api import Api
 from buildrun.executors.databricks.auth import connect
+from buildrun.executors.databricks.errors import NoAnswer
 from buildrun.executors.databricks.files import Place
 from buildrun.executors.kubernetes import pod_runner
 

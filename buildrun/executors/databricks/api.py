@@ -24,8 +24,6 @@ from buildrun.http import Answer, HttpClient
 if TYPE_CHECKING:
     from buildrun.executors.databricks.auth import Connection
 
-__all__ = ["Api", "ApiError", "NoAnswer"]
-
 Found = TypeVar("Found")
 
 # Seconds, from the first failure on: Databricks advises to repeat for ten minutes; a server that
