@@ -33,26 +33,13 @@ from databricks_runs import (
 )
 from databricks_workspace import CLUSTER, HOME, VOLUME, Workspace
 from processes import processes
-from step_helpers import Gate, Live, Ran, a_gate  # noqa: F401
+from step_helpers import TWO, Gate, Live, Ran, a_gate  # noqa: F401
 
 from buildrun.executors.databricks.jobs import Pacer
 
 PLACE = f"{VOLUME}/team"
 RUNS = "/api/2.2/jobs/runs"
 LONE = "name: alone\nentry_points:\n  main: {command: \"echo 'as it is'; echo two >&2; exit 5\"}\n"
-TWO = """\
-name: two
-entry_points:
-  first:
-    inputs: [in.txt]
-    outputs: [first.txt, tree/]
-    command: "mkdir -p tree/deep; cat in.txt > first.txt; cp in.txt tree/deep/a; echo told"
-  main:
-    depends_on: [first]
-    inputs: [first.txt]
-    outputs: [main.txt]
-    command: "cat first.txt tree/deep/a > main.txt"
-"""
 
 
 @pytest.fixture
