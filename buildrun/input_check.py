@@ -15,6 +15,7 @@ from buildrun.planning.model import Reason, Step, label
 from buildrun.planning.undeclared import Declaration, Finding, Undeclared
 from buildrun.sandbox import accesses as records
 from buildrun.sandbox import landlock, roots, tracer
+from buildrun.store.files import is_within
 
 if TYPE_CHECKING:
     from buildrun.executors.base import Job, Result
@@ -105,18 +106,19 @@ class InputCheck:
         if log is not None:
             _keep(os.path.splitext(log)[0] + ".accesses.json", accesses)
         found = undeclared.find(self._declared, accesses, self._state.environ, self._environ)
-        outside = [path for path in found.outside if not roots.is_in_any(path, self._allowed)]
+        outside = [path for path in found.outside if not self._is_allowed(path)]
         found = found._replace(outside=outside)
-        findings = undeclared.describe(found, self._step)
+        findings = undeclared.describe(found, self._step, refused=self._is_sandboxed)
         if self._tried_network:
             findings.append(_NETWORK)
         if self._ran_own and result.exit_code != 0:
             findings.append(_OWN_PROGRAM)
-        if self._is_sandboxed:
-            findings = [_as_refused(finding) for finding in findings]
         refused = self._is_sandboxed and self._is_refused(found, result)
         self._tell(findings, accesses)
         return Verdict(self._evidence(found, accesses), refused, tuple(findings))
+
+    def _is_allowed(self, path: str) -> bool:
+        return any(is_within(path, each) for each in self._allowed)
 
     def _has_sandbox(self) -> bool:
         if why := why_without_sandbox(self._step):
@@ -186,17 +188,6 @@ _OWN_PROGRAM = Finding(
     "the sandbox has kept the command from running a program that it has made itself",
     "make it below `$TMPDIR`, or in a step of its own",
 )
-
-
-def _as_refused(finding: Finding) -> Finding:
-    """Return a finding as it reads where a sandbox has kept the command from files."""
-    if finding.code == "undeclared-read":
-        detail = finding.detail.replace("the command read", "the sandbox has kept the command from")
-        return finding._replace(detail=detail)
-    if finding.code == "outside-access":
-        detail = finding.detail.replace("the command used", "the sandbox has kept the command from")
-        return finding._replace(detail=detail, hint="list it under `allow` of `sandbox`")
-    return finding
 
 
 def _keep(path: str, accesses: Accesses) -> None:

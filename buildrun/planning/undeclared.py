@@ -166,21 +166,29 @@ def find(
     )
 
 
-def describe(found: Undeclared, step: Step) -> list[Finding]:
-    """Return what people are told, with the line to add to MLproject."""
-    return [Finding(*each) for each in (*_of_files(found, step), *_of_others(found))]
+def describe(found: Undeclared, step: Step, *, refused: bool) -> list[Finding]:
+    """Return what people are told, with the line to add to MLproject.
+
+    refused: a sandbox has kept the command from what it wanted to read.
+    """
+    told = (*_of_files(found, step, refused), *_of_others(found, refused))
+    return [Finding(*each) for each in told]
 
 
-def _of_files(found: Undeclared, step: Step) -> Iterator[tuple[str, str, str]]:
+_REFUSED = "the sandbox has kept the command from"
+
+
+def _of_files(found: Undeclared, step: Step, refused: bool) -> Iterator[tuple[str, str, str]]:
     """Yield what there is to tell of the project's files."""
+    read = _REFUSED if refused else "the command read"
     if found.reads:
         what = f"{_are(found.reads)} no input" if step.inputs is None else "`inputs` does not name"
-        text = f"the command read {_named(found.reads)}, which {what}"
+        text = f"{read} {_named(found.reads)}, which {what}"
         yield "undeclared-read", text, _read_hint(step, found.reads)
     for maker in dict.fromkeys(found.of_others.values()):
         paths = [path for path, by in found.of_others.items() if by == maker]
         add = "" if step.inputs is None else f", and {_lines(paths, glob.escape)} to `inputs`"
-        text = f"the command read {_named(paths)}, which `{printable(maker)}` makes, and does not "
+        text = f"{read} {_named(paths)}, which `{printable(maker)}` makes, and does not "
         hint = f"add `- {printable(maker)}` to `depends_on`{add}"
         yield "undeclared-read", text + "depend on it", hint
     if found.writes and step.outputs:
@@ -194,11 +202,14 @@ def _of_files(found: Undeclared, step: Step) -> Iterator[tuple[str, str, str]]:
         yield "undeclared-listing", text + f"{_are(held)} no input", hint
 
 
-def _of_others(found: Undeclared) -> Iterator[tuple[str, str, str]]:
+def _of_others(found: Undeclared, refused: bool) -> Iterator[tuple[str, str, str]]:
     """Yield what there is to tell of other files, and of variables."""
     if found.outside:
-        text = f"the command used {_named(found.outside)}, out of the project"
+        used = _REFUSED if refused else "the command used"
+        text = f"{used} {_named(found.outside)}, out of the project"
         hint = "what is there is no part of the key; declare a parameter of the type `path` for it"
+        if refused:
+            hint = "list it under `allow` of `sandbox`"
         yield "outside-access", text, hint
     if read := found.variables:
         variables = f"variable{'s' * (len(read) > 1)} {_named(read)}"

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 
 from buildrun.sandbox.seccomp import LIBC, no_new_privileges
+from buildrun.store.files import and_above
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on all architectures
 _VERSION = 1
@@ -51,11 +52,7 @@ class Ruleset:
 
     def allows(self, path: bytes) -> bool:
         """Return whether an absolute path, without links, may be read."""
-        while path not in self._paths:
-            path = path.rpartition(b"/")[0]
-            if not path:
-                return False
-        return True
+        return any(each in self._paths for each in and_above(path))
 
     def restrict(self) -> None:
         """Put the rules on this process, for good; raises OSError."""

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
+from buildrun.store.files import is_within, names_in
+
 _SYSTEM = (
     "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/opt", "/proc", "/sys",
     "/dev", "/run", "/var", "/snap", "/nix", "/gnu", "/boot",
@@ -57,44 +59,28 @@ def around(roots: Iterable[str], holes: Iterable[str]) -> Iterator[str]:
     """
     avoided = [hole for hole in holes if hole != "/"]
     for root in roots:
-        yield from _around(root, [hole for hole in avoided if _is_in(hole, root)])
-
-
-def is_in_any(path: str, directories: Iterable[str]) -> bool:
-    """Return whether a path is one of these, or lies in one."""
-    return any(_is_in(path, directory) for directory in directories)
+        yield from _around(root, [hole for hole in avoided if is_within(hole, root)])
 
 
 def _around(root: str, holes: list[str]) -> Iterator[str]:
     if not holes:
         yield root
     elif root not in holes:
-        for name in _names(root):
+        for name in names_in(root):
             path = os.path.join(root, name)
-            yield from _around(path, [hole for hole in holes if _is_in(hole, path)])
+            yield from _around(path, [hole for hole in holes if is_within(hole, path)])
 
 
 def _is_foreign(path: str, project: str) -> bool:
     """Return whether a path is out of the project, or in it an environment or of one."""
     above = (path, os.path.dirname(path))
     marks = (os.path.join(glob.escape(each), name) for each in above for name in _ENVIRONMENT)
-    return not _is_in(path, project) or any(map(glob.glob, marks))
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def _is_in(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
+    return not is_within(path, project) or any(map(glob.glob, marks))
 
 
 def _named(directory: str, start: str) -> list[str]:
     """Return what in a directory has a name with this start."""
-    names = (name for name in _names(directory) if name.startswith(start))
+    names = (name for name in names_in(directory) if name.startswith(start))
     return [os.path.join(directory, name) for name in names]
 
 
